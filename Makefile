@@ -1,0 +1,38 @@
+# Two commands matter: `make demo` and `make test`. Both make their own environment first.
+PYTHON ?= python3.11
+VENV ?= .venv
+PY := $(VENV)/bin/python
+
+.PHONY: demo test lint lock clean
+
+# Everything but torch is pinned by hash in requirements.lock. torch is pinned by version: its builds
+# (CPU, CUDA, Mac) differ by machine, and so do their hashes and what they bring along.
+$(VENV)/ready: requirements.lock requirements-torch.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: $(VENV)/ready
+	$(VENV)/bin/crosstune run studies/demo.yaml
+	$(VENV)/bin/crosstune results runs/demo
+	$(VENV)/bin/crosstune report runs/demo
+
+test: $(VENV)/ready
+	$(PY) -m pytest
+
+lint: $(VENV)/ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+# Needs pip-tools (https://pypi.org/project/pip-tools/).
+lock:
+	pip-compile --quiet --all-extras --constraint requirements-torch.txt --generate-hashes --strip-extras \
+		--unsafe-package torch --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
+		--no-annotate --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV)

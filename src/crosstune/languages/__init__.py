@@ -1,0 +1,5 @@
+"""Languages: one table of codes, families, scripts and resource classes, and a search by any code."""
+
+from crosstune.languages.table import LANGUAGES, Language, find, order_by_family
+
+__all__ = ["LANGUAGES", "Language", "find", "order_by_family"]

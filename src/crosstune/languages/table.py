@@ -1,0 +1,141 @@
+"""What is known about each language variety, and how to find it by whatever code a dataset uses.
+
+The facts stand in ``languages.csv``, which ``scripts/build_languages.py`` writes (sources: ATTRIBUTION.md).
+A canonical code is ISO 639-1 where the language has one and ISO 639-3 otherwise; a variety that is not its
+language's default carries a script, as in BCP-47 (``zh`` is simplified Chinese, ``zh-Hant`` traditional).
+"""
+
+import csv
+import functools
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from importlib.resources import files
+
+from crosstune.errors import UserError, did_you_mean
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """One language variety. Texts are empty where the sources say nothing.
+
+    Attributes:
+        code: Canonical code, unique.
+        name: English name, unique.
+        endonym: The language's name for itself, in this variety's script.
+        iso639_1: Two-letter code of the language.
+        iso639_3: Three-letter code, of the member FLORES names where the language is a macrolanguage.
+        flores: FLORES-200 code such as ``deu_Latn``; for five romanised varieties, Belebele's.
+        bcp47: Tag for other software.
+        family: Top-level family, "isolate" or "Constructed".
+        branch: A commonly cited branch of the family (Germanic, Bantu, ...).
+        script: ISO 15924 code.
+        resource: Class 0 (least text) to 5 of Joshi et al. 2020; None where they list no such language.
+        macroarea: Glottolog's: Africa, Eurasia, Papunesia, North America, South America.
+    """
+
+    code: str
+    name: str
+    endonym: str
+    iso639_1: str
+    iso639_3: str
+    flores: str
+    bcp47: str
+    family: str
+    branch: str
+    script: str
+    resource: int | None
+    macroarea: str
+
+
+def _read() -> tuple[dict[str, Language], dict[str, list[str]]]:
+    """The rows by canonical code, and each row's further codes and names."""
+    languages: dict[str, Language] = {}
+    aliases: dict[str, list[str]] = {}
+    text = files(__package__).joinpath("languages.csv").read_text(encoding="utf-8")
+    for row in csv.DictReader(text.splitlines()):
+        values: dict[str, str] = {field.name: row[field.name] for field in fields(Language)}
+        resource = values.pop("resource")
+        languages[row["code"]] = Language(**values, resource=int(resource) if resource else None)
+        aliases[row["code"]] = row["aliases"].split("|") if row["aliases"] else []
+    return languages, aliases
+
+
+LANGUAGES, _ALIASES = _read()
+
+# Regions whose usual script is not the language's default, and scripts that are names for another one.
+_SCRIPT_OF_REGION = {("zh", "TW"): "Hant", ("zh", "HK"): "Hant", ("zh", "MO"): "Hant", ("yue", "CN"): "Hans"}
+_SAME_SCRIPT = {"Kore": "Hang", "Aran": "Arab"}
+_TAG = re.compile(r"([a-z]{2,3})(?:-([a-z]{4}))?(?:-([a-z]{2}|[0-9]{3}))?")
+
+
+def _key(code: str) -> str:
+    return unicodedata.normalize("NFC", code).strip().casefold().replace("_", "-")
+
+
+def _plain(key: str) -> str:
+    """A key without its diacritics, so that "bokmal" is found too."""
+    return "".join(c for c in unicodedata.normalize("NFKD", key) if not unicodedata.combining(c))
+
+
+@functools.cache
+def _index() -> dict[str, str]:
+    """Canonical code by everything a variety is called. Codes are entered first: they win over names."""
+    index = {_key(code): code for code in LANGUAGES}
+    # A default variety's ISO codes name the language; a second script's must not, so defaults come first.
+    ordered = sorted(LANGUAGES.values(), key=lambda row: "-" in row.code)
+    for row in ordered:
+        for code in (row.flores, row.bcp47, row.iso639_3):
+            if code:
+                index.setdefault(_key(code), row.code)
+    names = [(name, row.code) for row in ordered for name in (*_ALIASES[row.code], row.name)]
+    for name, code in names:
+        index.setdefault(_key(name), code)
+    for name, code in names:
+        index.setdefault(_plain(_key(name)), code)
+    return index
+
+
+def find(code: str) -> Language:
+    """The variety that a code or English name stands for.
+
+    Takes canonical, ISO 639-1, -2 and -3, FLORES (``deu_Latn``) and BCP-47 codes (``zh-Hant-TW``), with ``_``
+    or ``-``, in any case, and names ("German"). The code of a macrolanguage gives its default variety
+    (``ara``: Modern Standard Arabic). A region is ignored unless it implies another script.
+
+    Raises:
+        UserError: Nothing in the table is called so; the nearest name is suggested.
+    """
+    key = _key(code)
+    index = _index()
+    if key in index:
+        return LANGUAGES[index[key]]
+    if (tag := _TAG.fullmatch(key)) and (base := index.get(tag[1])):
+        script = (tag[2] or _SCRIPT_OF_REGION.get((base, (tag[3] or "").upper()), "")).title()
+        script = _SAME_SCRIPT.get(script, script)
+        if not script or script == LANGUAGES[base].script:
+            return LANGUAGES[base]
+        if found := LANGUAGES.get(f"{base}-{script}"):
+            return found
+        kept = [row.code for row in LANGUAGES.values() if row.code.split("-")[0] == base]
+        raise UserError(
+            f'no variety of {LANGUAGES[base].name} in script "{script}" for {code!r}; use {" or ".join(kept)}'
+        )
+    raise UserError(f"unknown language {code!r}{did_you_mean(_key(code), index)}")
+
+
+def order_by_family(codes: Iterable[str]) -> list[str]:
+    """The codes in reading order for charts: by family, branch, then English name.
+
+    Isolates and constructed languages come last. Codes come back as they were given.
+
+    Raises:
+        UserError: A code is unknown.
+    """
+
+    def rank(code: str) -> tuple[bool, str, str, str, str]:
+        row = find(code)
+        return (row.family in ("isolate", "Constructed"), row.family, row.branch, row.name, code)
+
+    return sorted(codes, key=rank)

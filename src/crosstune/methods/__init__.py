@@ -1,0 +1,20 @@
+"""Methods by name. A new one is a file here and a line in this dict."""
+
+from crosstune.methods.base import Method
+from crosstune.methods.few_shot import FewShot
+from crosstune.methods.full import Full
+from crosstune.methods.llama_adapter import LlamaAdapter
+from crosstune.methods.lora import Lora
+from crosstune.methods.none import NoTuning
+from crosstune.methods.prefix import Prefix
+from crosstune.methods.soft_prompt import SoftPrompt
+
+METHODS: dict[str, type[Method]] = {
+    "none": NoTuning,
+    "few-shot": FewShot,
+    "soft-prompt": SoftPrompt,
+    "prefix": Prefix,
+    "llama-adapter": LlamaAdapter,
+    "lora": Lora,
+    "full": Full,
+}

@@ -1,0 +1,175 @@
+"""What a method is: trained parameters that attach to a frozen model and come off without a trace."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from crosstune.errors import UserError
+from crosstune.models.geometry import Geometry
+from crosstune.models.language_model import LanguageModel
+
+# Real text to start prompts from: on the manifold of the model's inputs from the first step.
+INIT_TEXT = (
+    "Read the text carefully, think about what is asked, and answer the question. The answer is short, "
+    "exact and in the form that was asked for. The same question can be put in any language, and its "
+    "answer means the same in all of them."
+)
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method, as written in a study file. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Layered(MethodConfig):
+    """Settings of a method that can live in some layers only.
+
+    Attributes:
+        layers: None for all, k for the last k, or a list of layer numbers from 0 at the bottom.
+    """
+
+    layers: int | list[int] | None = None
+
+    def chosen(self, total: int) -> list[int]:
+        """Layer numbers in a model of ``total`` layers, ascending.
+
+        Raises:
+            UserError: More layers than the model has, or a number outside it.
+        """
+        if self.layers is None:
+            return list(range(total))
+        if isinstance(self.layers, int):
+            if not 1 <= self.layers <= total:
+                raise UserError(f"layers: {self.layers} asked for, but the model has {total}; give 1 to {total}")
+            return list(range(total - self.layers, total))
+        wrong = [i for i in self.layers if not 0 <= i < total]
+        if wrong or not self.layers:
+            raise UserError(f"layers: {wrong or 'an empty list'}; the model's layers are 0 to {total - 1}")
+        return sorted(set(self.layers))
+
+
+class Prompted(MethodConfig):
+    """Settings of a method that learns prompt tokens.
+
+    Attributes:
+        length: How many.
+        init_text: Text that ``init: text`` starts from, repeated when it is shorter than ``length``.
+    """
+
+    length: int = Field(default=10, ge=1)
+    init_text: str = INIT_TEXT
+
+
+class Method(ABC):
+    """A way to adapt a frozen model. A subclass is one file and one line in `crosstune.methods.METHODS`.
+
+    Attributes:
+        name: As written in a study file.
+        summary: One line for ``crosstune list methods``.
+        learning_rate: Default; None where nothing is trained.
+        learning_rate_from: Where the default comes from.
+        shots: English exemplars that stand in every prompt (only `few-shot` has some).
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    learning_rate: ClassVar[float | None]
+    learning_rate_from: ClassVar[str]
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+    shots: int = 0
+
+    def __init__(self, config: MethodConfig | None = None) -> None:
+        self.config = config if config is not None else self.Config()
+        self.lm: LanguageModel | None = None
+
+    @property
+    def default_rate(self) -> float | None:
+        """Learning rate when the study names none."""
+        return self.learning_rate
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train."""
+        return self.learning_rate is not None
+
+    @classmethod
+    @abstractmethod
+    def count(cls, config: MethodConfig, geometry: Geometry) -> int:
+        """Trained parameters in closed form, from the model's shape alone."""
+
+    @abstractmethod
+    def attach(self, lm: LanguageModel, seed: int = 0) -> None:
+        """Make the parameters (from ``seed``) and hook them into the model."""
+
+    @abstractmethod
+    def detach(self) -> None:
+        """Take everything off again: the model's logits are the same bits as before `attach`."""
+
+    @abstractmethod
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The fp32 parameters the optimiser steps, by name."""
+
+    def after_backward(self) -> None:  # noqa: B027 - most methods need nothing here
+        """Called after each backward pass, before gradients are clipped."""
+
+    def after_step(self) -> None:  # noqa: B027
+        """Called after each optimiser step."""
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the model computes what was trained in its cheapest form."""
+        yield
+
+    def state(self) -> dict[str, Tensor]:
+        """What is saved: enough to attach the trained method to the same model again."""
+        return {name: p.detach() for name, p in self.parameters().items()}
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Put saved tensors into an attached method.
+
+        Raises:
+            UserError: Names or shapes differ from what this config on this model has.
+        """
+        mine = self.parameters()
+        if set(mine) != set(state):
+            odd = sorted(set(mine) ^ set(state))[0]
+            raise UserError(f"weights do not fit {self.name}: {odd} is on one side only")
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                if parameter.shape != state[name].shape:
+                    raise UserError(
+                        f"weights do not fit {self.name}: {name} is {tuple(state[name].shape)}, "
+                        f"this model wants {tuple(parameter.shape)}"
+                    )
+                parameter.copy_(state[name])
+        self.after_step()
+
+    def attached(self) -> LanguageModel:
+        """The model this method is on."""
+        if self.lm is None:
+            raise RuntimeError(f"{self.name} is not attached to a model")
+        return self.lm
+
+
+def init_ids(lm: LanguageModel, text: str, length: int) -> Tensor:
+    """``[length]`` token ids of ``text`` as a prompt starts (with the beginning-of-text token)."""
+    first = lm.encode_prompts([text])[0]
+    more = lm.tokenizer.encode(" " + text, add_special_tokens=False)
+    if not first or not more:
+        raise UserError(f"init_text {text!r} has no tokens; give a sentence")
+    ids = first
+    while len(ids) < length:
+        ids = ids + more
+    return torch.tensor(ids[:length], device=lm.device)
+
+
+def normal(shape: Sequence[int], seed: int, scale: float = 1.0) -> Tensor:
+    """fp32 draws from N(0, scale²), the same on every device."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator) * scale

@@ -1,0 +1,1 @@
+"""Scores of one answer, as pure functions of text."""

@@ -1,0 +1,59 @@
+"""Comparing short texts in any script: what counts as the same answer."""
+
+import re
+import unicodedata
+
+_SPACE = re.compile(r"\s+")
+# Turkish and Azerbaijani have two letters i; Unicode's default folding maps the capitals to the wrong one.
+_DOTTED_I = str.maketrans({"İ": "i", "I": "ı"})
+_DOTTED_I_LANGUAGES = frozenset({"tr", "az"})
+_APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼʹ′`´＇", "'"))
+
+
+def fold(text: str, language: str = "") -> str:
+    """Canonical, caseless form (Unicode chapter 3.13, D145), composed, with runs of white space made one.
+
+    Args:
+        text: Any text.
+        language: Canonical code; matters where upper case maps differently (Turkish, Azerbaijani).
+    """
+    if language in _DOTTED_I_LANGUAGES:
+        text = unicodedata.normalize("NFC", text).translate(_DOTTED_I)
+    text = unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold())
+    return unicodedata.normalize("NFC", _SPACE.sub(" ", text).strip())
+
+
+def normalise_answer(text: str, language: str = "") -> str:
+    """`fold`, with the punctuation and white space around the answer removed."""
+    return _strip_edges(fold(text, language))
+
+
+def normalise_number_words(text: str, language: str = "") -> str:
+    """Letters and marks of a number written out, with everything that only spells it prettily removed.
+
+    Style guides of one language disagree on spaces, hyphens and commas inside a number ("ikibin" and "iki
+    bin", "vingt et un" and "vingt-et-un"), so white space, hyphens, commas, full stops and invisible joiners
+    are dropped; apostrophes are part of words (Ukrainian) and are only made alike.
+
+    Returns:
+        The empty string where the text holds no word at all.
+    """
+    folded = fold(text, language).translate(_APOSTROPHES)
+    return _strip_edges("".join(char for char in folded if char == "'" or not _is_spelling_only(char)))
+
+
+def _strip_edges(text: str) -> str:
+    start, end = 0, len(text)
+    while start < end and _is_edge(text[start]):
+        start += 1
+    while end > start and _is_edge(text[end - 1]):
+        end -= 1
+    return unicodedata.normalize("NFC", text[start:end])
+
+
+def _is_edge(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char)[0] == "P"
+
+
+def _is_spelling_only(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char) in {"Pd", "Po", "Cf"}

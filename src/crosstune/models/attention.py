@@ -1,0 +1,171 @@
+"""The attention hook: the one place where a method's prompt meets the model's attention.
+
+transformers lets an attention function be registered by name and used by every architecture that
+follows its interface (Llama, Mistral, Gemma 3, Qwen 3, ...). crosstune registers one, called
+``crosstune``. It asks the attention module for the `Prompt` that a method left there:
+
+* none: the model's own scaled dot-product attention, untouched, bit for bit;
+* joint: prompt keys and values stand in front of the text's and share its softmax,
+  ``softmax(q [P_k; K]^T) [P_v; V]`` (prefix tuning, arXiv 2101.00190);
+* gated: a second softmax over the prompt alone is added before the output projection,
+  ``softmax(q K^T) V + gate * softmax(q P_k^T) P_v`` (LLaMA-Adapter, arXiv 2303.16199).
+
+A prompt is visible to every token, also beyond a sliding window. Because nothing goes through a
+key/value cache, gradient checkpointing and every decoder shape keep working.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+IMPLEMENTATION = "crosstune"
+_SLOT = "crosstune_prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a method leaves on one attention module.
+
+    Attributes:
+        keys_values: Called with the module in every forward; returns keys and values, each
+            ``[kv_heads, n, head_dim]`` in the model's dtype. Keys are used as they are, not rotated.
+        gate: Called for the factor of the gated form, ``[heads]`` or ``[1]``; None for the joint form.
+    """
+
+    keys_values: Callable[[nn.Module], tuple[Tensor, Tensor]]
+    gate: Callable[[], Tensor] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A row that holds one trunk and several branches: every branch sees the trunk and itself.
+
+    Attributes:
+        segments: ``[batch, length]``: 0 the trunk, 1, 2, ... its branches, -1 padding.
+        positions: ``[batch, length]``: place of each token in its own trunk-plus-branch text.
+    """
+
+    segments: Tensor
+    positions: Tensor
+
+    def mask(self, window: int | None) -> Tensor:
+        """Boolean ``[batch, 1, length, length]``, True where row may attend to column."""
+        length = self.segments.shape[1]
+        row, column = self.segments[:, :, None], self.segments[:, None, :]
+        index = torch.arange(length, device=self.segments.device)
+        seen = ((column == 0) | (column == row)) & (column >= 0) & (index[None, :, None] >= index[None, None, :])
+        if window is not None:
+            seen &= self.positions[:, :, None] - self.positions[:, None, :] < window
+        # A padding row attends to itself, so that no softmax is over nothing.
+        return (seen | torch.eye(length, dtype=torch.bool, device=seen.device))[:, None]
+
+
+_layout: ContextVar[Layout | None] = ContextVar("crosstune_layout", default=None)
+
+
+@contextmanager
+def laid_out(layout: Layout | None) -> Iterator[None]:
+    """Inside, models attend by ``layout`` instead of plain causal order."""
+    token = _layout.set(layout)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
+def place(module: nn.Module, prompt: Prompt) -> None:
+    """Leave a prompt on an attention module."""
+    setattr(module, _SLOT, prompt)
+
+
+def remove(module: nn.Module) -> None:
+    """Take the prompt off an attention module, if there is one."""
+    if hasattr(module, _SLOT):
+        delattr(module, _SLOT)
+
+
+def _mask_with_prompt(mask: Tensor | None, n: int, query: Tensor, key: Tensor) -> Tensor | None:
+    """The text's mask, widened by ``n`` columns that every row sees.
+
+    Args:
+        mask: Boolean ``[batch, 1, rows, columns]`` of the text, or None for plain causal order.
+        n: Length of the prompt.
+        query: ``[batch, heads, rows, head_dim]``.
+        key: ``[batch, kv_heads, columns, head_dim]`` of the text alone.
+    """
+    if mask is not None:
+        return torch.cat([mask.new_ones((*mask.shape[:-1], n)), mask], dim=-1)
+    rows, columns = query.shape[2], key.shape[2]
+    if rows == 1:
+        return None
+    # Causal and aligned at the lower right: the last row sees everything.
+    seen = torch.ones(rows, n + columns, dtype=torch.bool, device=key.device)
+    return seen.tril(n + columns - rows)[None, None]
+
+
+def attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **kwargs: object,
+) -> tuple[Tensor, None]:
+    """Attention of one layer with the prompt left on ``module``.
+
+    Args:
+        module: The attention module, possibly holding a `Prompt`.
+        query: ``[batch, heads, rows, head_dim]``, rotated.
+        key: ``[batch, kv_heads, columns, head_dim]``, rotated.
+        value: As ``key``.
+        attention_mask: Boolean ``[batch, 1, rows, columns]`` or None for plain causal order.
+        dropout: Of attention probabilities.
+        scaling: Factor of the scores before the softmax.
+        **kwargs: Whatever else the architecture passes on.
+
+    Returns:
+        ``[batch, rows, heads, head_dim]`` and None (attention weights are not kept).
+    """
+
+    def plain(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        out, _ = sdpa_attention_forward(
+            module, query, k, v, mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return out
+
+    prompt: Prompt | None = getattr(module, _SLOT, None)
+    if prompt is None:
+        return plain(key, value, attention_mask), None
+    keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
+    if prompt.gate is None:
+        mask = _mask_with_prompt(attention_mask, keys.shape[2], query, key)
+        return plain(torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2), mask), None
+    text = plain(key, value, attention_mask)
+    extra = nn.functional.scaled_dot_product_attention(
+        query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
+    ).transpose(1, 2)
+    return text + prompt.gate().to(text.dtype)[:, None] * extra, None
+
+
+def attention_mask(
+    batch_size: int, q_length: int, kv_length: int, *, local_size: int | None = None, **kwargs: object
+) -> Tensor | None:
+    """The mask transformers asks for: plain causal or windowed, or that of the active `Layout`."""
+    layout = _layout.get()
+    if layout is None:
+        mask: Tensor | None = sdpa_mask(batch_size, q_length, kv_length, local_size=local_size, **kwargs)
+        return mask
+    return layout.mask(local_size)
+
+
+AttentionInterface.register(IMPLEMENTATION, attention)
+AttentionMaskInterface.register(IMPLEMENTATION, attention_mask)

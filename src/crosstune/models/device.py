@@ -1,0 +1,100 @@
+"""Where a model runs and in which number format, chosen from what the machine can do."""
+
+import torch
+
+from crosstune.errors import UserError, did_you_mean
+
+DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+}
+_KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+def choose_device(wish: str = "auto") -> torch.device:
+    """Turn a wish into a device that is there.
+
+    Args:
+        wish: "auto" (the first GPU, else Apple's, else the CPU), "cpu", "cuda", "cuda:1", "mps".
+
+    Raises:
+        UserError: Unknown, or not on this machine.
+    """
+    if wish == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    kind, _, index = wish.partition(":")
+    if kind not in _KINDS or kind == "auto" or (":" in wish and not (index.isascii() and index.isdigit())):
+        raise UserError(f'unknown device "{wish}"{did_you_mean(kind, _KINDS)} (a second GPU is "cuda:1")')
+    if kind == "cuda":
+        return _cuda(wish, int(index or 0))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f'device "{wish}": PyTorch finds no Apple GPU on this machine; use "auto" or "cpu"')
+    if index not in ("", "0"):
+        raise UserError(f'device "{wish}": there is only one {kind} device; write "{kind}"')
+    return torch.device(kind)
+
+
+def _cuda(wish: str, index: int) -> torch.device:
+    """The GPU of that number, or what keeps it from being used."""
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise UserError(
+            f'device "{wish}": PyTorch {torch.__version__} is built without CUDA; install a CUDA build '
+            '(https://pytorch.org/get-started) or use "cpu"'
+        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise UserError(
+            f'device "{wish}": PyTorch sees no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES, or use "cpu"'
+        )
+    if index >= count:
+        raise UserError(
+            f'device "{wish}": the machine has {count} GPU{"s" if count > 1 else ""}, numbered from 0; '
+            f'use "cuda:{count - 1}" or lower'
+        )
+    return torch.device("cuda", index)
+
+
+def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
+    """Turn a wish into the number format of the frozen weights.
+
+    Args:
+        wish: "auto" (bfloat16 where the device multiplies it in hardware, else float32) or a key of `DTYPES`.
+        device: Where the model will run.
+
+    Raises:
+        UserError: Unknown name.
+    """
+    if wish != "auto":
+        if wish not in DTYPES:
+            raise UserError(f'unknown dtype "{wish}"{did_you_mean(wish, ["auto", *DTYPES])}')
+        return DTYPES[wish]
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = device.type == "cpu" and _cpu_has_bf16()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU has bf16 matrix instructions (avx512_bf16, AMX, or Arm's bf16) that PyTorch uses.
+
+    Emulated bf16 is slower than fp32, so "PyTorch can do it" is not enough. The checks are private to
+    PyTorch and differ between its versions; one that is missing counts as no.
+    """
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        check = getattr(torch.cpu, name, None)
+        if check is not None and check():
+            return True
+    capabilities = getattr(torch.cpu, "get_capabilities", None)
+    # oneDNN, whose Arm kernels these are, is not part of PyTorch for macOS.
+    if capabilities is None or not torch._C._has_mkldnn:
+        return False
+    found = capabilities()
+    return found.get("architecture") in ("arm64", "aarch64") and bool(found.get("bf16"))

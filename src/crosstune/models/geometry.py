@@ -1,0 +1,104 @@
+"""The shape of a decoder, read from its config alone: no weights needed to count parameters."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from crosstune.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Sizes that decide how many parameters a method trains.
+
+    Attributes:
+        layers: Decoder layers.
+        hidden: Width of the residual stream.
+        heads: Query heads.
+        kv_heads: Key/value heads (grouped-query attention when fewer than ``heads``).
+        head_dim: Size of one head; not always ``hidden / heads``.
+        intermediate: Width of the MLP.
+        vocabulary: Rows of the embedding.
+        tied: Whether the output embedding is the input embedding.
+        parameters: All parameters of the decoder (what ``full`` trains), a tied embedding counted once.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocabulary: int
+    tied: bool
+    parameters: int
+
+    @property
+    def kv_size(self) -> int:
+        """Width of one token's keys (or values) in one layer."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def q_size(self) -> int:
+        """Width of one token's queries in one layer."""
+        return self.heads * self.head_dim
+
+
+def geometry_of(config: "PretrainedConfig") -> Geometry:
+    """Read the shape of the text decoder a config describes.
+
+    Parameters are counted on a model built without storage (PyTorch's meta device), so the total is exact
+    for every architecture transformers knows, and takes milliseconds at any size.
+
+    Args:
+        config: Of a causal LM, or of a multimodal model, whose text decoder is then the one described.
+
+    Raises:
+        UserError: Not a decoder that transformers can build, or one whose layers differ in shape.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    auto: Any = AutoModelForCausalLM
+    text: Any = config.get_text_config(decoder=True)
+    try:
+        with torch.device("meta"):
+            # Never code from a repository: an architecture is one that transformers ships.
+            model = auto.from_config(text, trust_remote_code=False)
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f'"{text.model_type}" is not a causal language model that transformers can build; '
+            "choose a decoder such as Llama, Mistral, Gemma or Qwen"
+        ) from error
+    output = model.get_output_embeddings()
+    inputs = model.get_input_embeddings().weight
+    heads = _size(text, "num_attention_heads")
+    return Geometry(
+        layers=_size(text, "num_hidden_layers"),
+        hidden=_size(text, "hidden_size"),
+        heads=heads,
+        kv_heads=_size(text, "num_key_value_heads", default=heads),
+        head_dim=_size(text, "head_dim", default=_size(text, "hidden_size") // heads),
+        intermediate=_size(text, "intermediate_size", default=4 * _size(text, "hidden_size")),
+        vocabulary=inputs.shape[0],
+        tied=output is not None and output.weight is inputs,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )
+
+
+def _size(config: Any, name: str, default: int | None = None) -> int:
+    """One size out of a config; families leave some out (then ``default``) and a few list one per layer."""
+    value = getattr(config, name, None)
+    if value is None:
+        value = default
+    if isinstance(value, list | tuple) and len(set(value)) == 1:
+        value = value[0]
+    if not isinstance(value, int):
+        found = "nothing" if value is None else "a different one per layer"
+        raise UserError(
+            f'config of "{config.model_type}": {name} gives {found}; only decoders whose layers all have '
+            "one shape are supported"
+        )
+    return value

@@ -1,0 +1,88 @@
+"""Shapes of well-known models, typed in as facts: parameters can be counted offline, without torch."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from crosstune.errors import UserError, did_you_mean
+from crosstune.models.geometry import Geometry
+
+_LLAMA_8B = Geometry(32, 4096, 32, 8, 128, 14336, 128_256, tied=False, parameters=8_030_261_248)
+
+KNOWN: dict[str, Geometry] = {
+    "llama-3.1-8b": _LLAMA_8B,
+    "llama-3.2-1b": Geometry(16, 2048, 32, 8, 64, 8192, 128_256, tied=True, parameters=1_235_814_400),
+    "llama-3.2-3b": Geometry(28, 3072, 24, 8, 128, 8192, 128_256, tied=True, parameters=3_212_749_824),
+    "mistral-7b-v0.3": replace(_LLAMA_8B, vocabulary=32_768, parameters=7_248_023_552),
+    "mistral-small-24b": Geometry(
+        40, 5120, 32, 8, 128, 32768, 131_072, tied=False, parameters=23_572_403_200
+    ),
+    "gemma-3-270m": Geometry(18, 640, 4, 1, 256, 2048, 262_144, tied=True, parameters=268_098_176),
+    "gemma-3-1b": Geometry(26, 1152, 4, 1, 256, 6912, 262_144, tied=True, parameters=999_885_952),
+    "qwen3-0.6b": Geometry(28, 1024, 16, 8, 128, 3072, 151_936, tied=True, parameters=596_049_920),
+    "qwen3-1.7b": Geometry(28, 2048, 16, 8, 128, 6144, 151_936, tied=True, parameters=1_720_574_976),
+    "qwen3-8b": Geometry(36, 4096, 32, 8, 128, 12288, 151_936, tied=False, parameters=8_190_735_360),
+    "smollm2-135m": Geometry(30, 576, 9, 3, 64, 1536, 49_152, tied=True, parameters=134_515_008),
+}
+
+# The first hub id of each is the one suggested to someone who wants to load it.
+ALIASES: dict[str, str] = {
+    "meta-llama/Llama-3.1-8B": "llama-3.1-8b",
+    "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
+    "meta-llama/Meta-Llama-3.1-8B": "llama-3.1-8b",
+    "meta-llama/Llama-3.2-1B": "llama-3.2-1b",
+    "meta-llama/Llama-3.2-1B-Instruct": "llama-3.2-1b",
+    "meta-llama/Llama-3.2-3B": "llama-3.2-3b",
+    "meta-llama/Llama-3.2-3B-Instruct": "llama-3.2-3b",
+    "mistralai/Mistral-7B-v0.3": "mistral-7b-v0.3",
+    "mistralai/Mistral-7B-Instruct-v0.3": "mistral-7b-v0.3",
+    "mistralai/Mistral-Small-24B-Base-2501": "mistral-small-24b",
+    "mistralai/Mistral-Small-24B-Instruct-2501": "mistral-small-24b",
+    "mistral-small-24b-2501": "mistral-small-24b",
+    "google/gemma-3-270m": "gemma-3-270m",
+    "google/gemma-3-270m-it": "gemma-3-270m",
+    "google/gemma-3-1b-pt": "gemma-3-1b",
+    "google/gemma-3-1b-it": "gemma-3-1b",
+    "Qwen/Qwen3-0.6B-Base": "qwen3-0.6b",
+    "Qwen/Qwen3-0.6B": "qwen3-0.6b",
+    "Qwen/Qwen3-1.7B-Base": "qwen3-1.7b",
+    "Qwen/Qwen3-1.7B": "qwen3-1.7b",
+    "Qwen/Qwen3-8B-Base": "qwen3-8b",
+    "Qwen/Qwen3-8B": "qwen3-8b",
+    "HuggingFaceTB/SmolLM2-135M": "smollm2-135m",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m",
+    "demo:gemma-3-270m": "gemma-3-270m",
+    "demo:smollm2-135m": "smollm2-135m",
+}
+
+_LOWERED = {alias.lower(): name for alias, name in ALIASES.items()} | {name: name for name in KNOWN}
+
+
+def geometry_for(name: str) -> Geometry:
+    """The shape of a model, given any of its names; no weights are read or fetched.
+
+    Args:
+        name: A known name or alias in any case, a folder with config.json, that file itself, or a hub id
+            (of which only config.json is fetched).
+
+    Raises:
+        UserError: None of these.
+    """
+    if name.lower() in _LOWERED:
+        return KNOWN[_LOWERED[name.lower()]]
+    from crosstune.models.geometry import geometry_of
+    from crosstune.models.hub import fetch_config, is_hub_id
+    from crosstune.models.load import read_config
+
+    path = Path(name).expanduser()
+    if path.name == "config.json" and path.is_file():
+        path = path.parent
+    if path.is_dir():
+        return geometry_of(read_config(path, name))
+    if path.exists():
+        raise UserError(f"{name}: give a model folder, or its config.json")
+    if is_hub_id(name):
+        return geometry_of(read_config(fetch_config(name).parent, name))
+    if os.sep in name:
+        raise UserError(f"{name}: no such folder")
+    raise UserError(f'unknown model "{name}"{did_you_mean(name, _LOWERED)}')

@@ -1,0 +1,248 @@
+"""A loaded decoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from crosstune.errors import UserError
+from crosstune.models.attention import Layout, laid_out
+from crosstune.models.geometry import Geometry
+
+
+@dataclass
+class LanguageModel:
+    """One Hugging Face causal language model, frozen, with the two places where methods hook in.
+
+    Attributes:
+        model: The transformers model, loaded with ``attn_implementation="crosstune"``.
+        tokenizer: Its tokenizer.
+        name: Hub id, folder or ``demo:`` name.
+        revision: Commit or fingerprint of the weights.
+        geometry: Its shape.
+        soft_prompt: ``[n, hidden]`` stood in front of the text's embeddings, left by `soft-prompt`.
+        first_position: Position of the first text token, left by `prefix` (its length).
+    """
+
+    model: PreTrainedModel
+    tokenizer: Any
+    name: str
+    revision: str
+    geometry: Geometry
+    soft_prompt: Tensor | None = None
+    first_position: int = 0
+    _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if not hasattr(self.decoder, "layers") or not hasattr(self.decoder.layers[0], "self_attn"):
+            raise UserError(
+                f"{self.name}: {type(self.model).__name__} is not a decoder with layers[i].self_attn; "
+                "choose a Llama, Mistral, Gemma, Qwen or similar causal language model"
+            )
+
+    # --- parts ------------------------------------------------------------------------------
+
+    @property
+    def decoder(self) -> Any:
+        """The stack of layers, without the output embedding."""
+        return self.model.get_decoder()
+
+    @property
+    def embedding(self) -> nn.Module:
+        """Input embedding (scaled where the architecture scales it)."""
+        return cast(nn.Module, self.model.get_input_embeddings())
+
+    @property
+    def attentions(self) -> list[nn.Module]:
+        """Self-attention of each layer, bottom first."""
+        return [layer.self_attn for layer in self.decoder.layers]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's input goes."""
+        return self.embedding.weight.device  # type: ignore[return-value, union-attr]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Dtype of the frozen weights."""
+        return self.embedding.weight.dtype  # type: ignore[return-value, union-attr]
+
+    @property
+    def pad_id(self) -> int:
+        """A token id to fill batches with; what it is never matters, as nothing attends to it."""
+        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        return 0
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Token ids that end an answer."""
+        ids = {self.tokenizer.eos_token_id}
+        configured = getattr(self.model.generation_config, "eos_token_id", None)
+        ids.update(configured if isinstance(configured, list) else [configured])
+        return frozenset(int(i) for i in ids if i is not None)
+
+    # --- text -------------------------------------------------------------------------------
+
+    def encode_prompts(self, texts: list[str]) -> list[list[int]]:
+        """Token ids of whole prompts, with the beginning-of-text token where the model has one."""
+        return [] if not texts else cast(list[list[int]], self.tokenizer(texts)["input_ids"])
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """Token ids of ``" " + answer`` as they follow a prompt that ends in a colon.
+
+        Taken behind a colon and not alone, because some tokenizers put a space of their own in
+        front of a text; and always the same ids, whatever the prompt, so that prompts and answers
+        can be tokenised once each.
+        """
+        if answer not in self._suffixes:
+            encode = self.tokenizer.encode
+            stem = encode(":", add_special_tokens=False)
+            whole = encode(f": {answer}", add_special_tokens=False)
+            if whole[: len(stem)] != stem:
+                whole, stem = encode(f" {answer}", add_special_tokens=False), []
+            self._suffixes[answer] = whole[len(stem) :]
+        return self._suffixes[answer]
+
+    # --- forward ----------------------------------------------------------------------------
+
+    def hidden(self, ids: Tensor, layout: Layout | None = None) -> Tensor:
+        """Final hidden states of right-padded rows, those of the text alone.
+
+        Padding stands behind the text, and a token sees only what is before it: no mask is needed.
+
+        Args:
+            ids: ``[batch, length]`` token ids.
+            layout: Who sees whom, when rows hold branches.
+
+        Returns:
+            ``[batch, length, hidden]``, after the final norm.
+        """
+        embeds = self.embedding(ids)
+        n = 0
+        if self.soft_prompt is not None:
+            n = self.soft_prompt.shape[0]
+            front = self.soft_prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
+            embeds = torch.cat([front, embeds], dim=1)
+        if layout is None:
+            positions = torch.arange(embeds.shape[1], device=ids.device)[None] + self.first_position
+        else:
+            layout = _behind(layout, n)
+            positions = layout.positions + self.first_position
+        with laid_out(layout):
+            out = self.decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+        return cast(Tensor, out.last_hidden_state[:, n:])
+
+    def prefill(self, ids: Tensor, real: Tensor) -> tuple[Tensor, "DecodingState"]:
+        """Read left-padded prompts into a fresh cache.
+
+        Args:
+            ids: ``[batch, length]``, padding in front.
+            real: Boolean of the same shape, False on padding.
+
+        Returns:
+            Hidden state of each row's last token ``[batch, hidden]``, and the state to decode on from.
+        """
+        embeds = self.embedding(ids)
+        if self.soft_prompt is not None:
+            # Right in front of each row's text, behind its padding: a sliding window counts columns.
+            n, length = self.soft_prompt.shape[0], ids.shape[1]
+            front = self.soft_prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
+            column = torch.arange(n + length, device=ids.device)[None]
+            pads = (~real).sum(1, keepdim=True)
+            take = torch.where(column < pads, column + n, torch.where(column < pads + n, column - pads, column))
+            embeds = torch.cat([front, embeds], dim=1)
+            embeds = embeds.gather(1, take[..., None].expand_as(embeds))
+            real = column >= pads
+        positions = (real.cumsum(1) - 1).clamp(min=0) + self.first_position
+        cache = DynamicCache(config=self.decoder.config)
+        mask = None if bool(real.all()) else real
+        out = self.decoder(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return out.last_hidden_state[:, -1], DecodingState(cache, real, positions[:, -1])
+
+    def step(self, ids: Tensor, state: "DecodingState") -> Tensor:
+        """Read one more token a row. ``ids`` is ``[batch]``; returns ``[batch, hidden]``."""
+        state.positions = state.positions + 1
+        state.real = torch.cat([state.real, state.real.new_ones(len(ids), 1)], dim=1)
+        out = self.decoder(
+            inputs_embeds=self.embedding(ids[:, None]),
+            attention_mask=None if bool(state.real.all()) else state.real,
+            position_ids=state.positions[:, None],
+            past_key_values=state.cache,
+            use_cache=True,
+        )
+        return cast(Tensor, out.last_hidden_state[:, -1])
+
+    def logits(self, rows: Tensor, columns: Tensor | None = None) -> Tensor:
+        """Scores of the vocabulary (or of some of its columns) at chosen rows.
+
+        Args:
+            rows: ``[n, hidden]`` final hidden states.
+            columns: ``[m]`` token ids, or None for the whole vocabulary.
+
+        Returns:
+            fp32 ``[n, vocabulary]`` or ``[n, m]``.
+        """
+        head = self.model.get_output_embeddings()
+        if columns is None:
+            scores = head(rows)
+        else:
+            bias = None if head.bias is None else head.bias[columns]
+            scores = nn.functional.linear(rows, head.weight[columns], bias)
+        scores = scores.float()
+        cap = getattr(self.decoder.config, "final_logit_softcapping", None)
+        return scores if cap is None else cap * torch.tanh(scores / cap)
+
+    def check(self) -> None:
+        """Compare with the model's own forward once, on five tokens.
+
+        Raises:
+            UserError: The architecture scales or caps its logits, or masks its attention, in a way
+                that crosstune does not know.
+        """
+        ids = torch.arange(5, device=self.device)[None] % self.geometry.vocabulary
+        with torch.inference_mode():
+            ours = self.logits(self.hidden(ids)[0])
+            theirs = self.model(input_ids=ids, use_cache=False).logits[0].float()
+        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+            raise UserError(
+                f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
+                "know; choose another model or report it"
+            )
+
+
+@dataclass
+class DecodingState:
+    """What is kept between two decoding steps of a batch.
+
+    Attributes:
+        cache: Keys and values read so far.
+        real: Boolean ``[batch, columns]``, False on padding.
+        positions: ``[batch]`` position of the last token read.
+    """
+
+    cache: DynamicCache
+    real: Tensor
+    positions: Tensor
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only (``[k]`` indices)."""
+        self.cache.batch_select_indices(rows)
+        self.real, self.positions = self.real[rows], self.positions[rows]
+
+
+def _behind(layout: Layout, n: int) -> Layout:
+    """The layout with ``n`` trunk tokens in front of it."""
+    if n == 0:
+        return layout
+    batch = layout.segments.shape[0]
+    front = torch.arange(n, device=layout.segments.device).expand(batch, -1)
+    return Layout(
+        torch.cat([torch.zeros_like(front), layout.segments], dim=1),
+        torch.cat([front, layout.positions + n], dim=1),
+    )

@@ -1,0 +1,175 @@
+"""Load a causal language model by hub id, folder or ``demo:`` name: frozen, hooked, and pinned."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+
+from crosstune.errors import UserError, did_you_mean
+from crosstune.models import demo, hub
+from crosstune.models.attention import IMPLEMENTATION
+from crosstune.models.device import choose_device, choose_dtype
+from crosstune.models.fingerprint import fingerprint, read_json, weight_files
+from crosstune.models.geometry import geometry_of
+from crosstune.models.known import ALIASES, KNOWN
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.quiet import quiet
+
+# Where the decoder sits in the weight files of a multimodal model, and where it does alone.
+_DECODER_KEYS = {
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+
+
+def load(
+    name: str, *, device: str = "auto", dtype: str = "auto", revision: str | None = None
+) -> LanguageModel:
+    """Load a model for all the runs of a study.
+
+    Weights come from safetensors only and code from a repository is never run. Of a multimodal model only
+    the text decoder is loaded. Every parameter is frozen.
+
+    Args:
+        name: ``demo:...``, a folder written by ``save_pretrained``, or a hub id such as
+            ``meta-llama/Llama-3.2-1B``.
+        device: See `choose_device`.
+        dtype: See `choose_dtype`.
+        revision: Branch, tag or commit; for hub ids only.
+
+    Returns:
+        The model. Its ``revision`` is the commit hash for a hub id, and a fingerprint of the files otherwise.
+
+    Raises:
+        UserError: Anything a person can mend: a wrong name, no access, damaged files, too little memory.
+    """
+    where = choose_device(device)
+    number = choose_dtype(dtype, where)
+    folder, pinned = _locate(name, revision)
+    config = read_config(folder, name)
+    weight_files(folder)
+    geometry = geometry_of(config)
+    model = _model(folder, name, config, size=geometry.parameters, device=where, dtype=number)
+    tokenizer = _tokenizer(folder, name)
+    if len(tokenizer) > geometry.vocabulary:
+        raise UserError(
+            f"{name}: the tokenizer has {len(tokenizer):,} tokens but the embedding {geometry.vocabulary:,} "
+            "rows; tokenizer and weights are not of one model"
+        )
+    loaded = LanguageModel(model=model, tokenizer=tokenizer, name=name, revision=pinned, geometry=geometry)
+    loaded.check()
+    return loaded
+
+
+def read_config(folder: Path, name: str) -> PretrainedConfig:
+    """The config of a model folder.
+
+    Args:
+        folder: Holds config.json.
+        name: What the user called the model, for messages.
+
+    Raises:
+        UserError: No config.json, not JSON, or of a model type transformers does not know.
+    """
+    file = folder / "config.json"
+    if not file.is_file():
+        raise UserError(f"not a model folder: no config.json in {folder}")
+    kind = read_json(file).get("model_type")
+    try:
+        with quiet():
+            config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a config's own validation has error classes of its own
+        raise UserError(
+            f'{name}: its config.json (model_type "{kind}") is not one that transformers reads without '
+            f"running code from the repository ({_first_line(error)}); mend it, or try a newer transformers"
+        ) from error
+    return config
+
+
+def _locate(name: str, revision: str | None) -> tuple[Path, str]:
+    """Folder of a model, and what pins its content."""
+    folder = Path(name).expanduser()
+    if revision is not None and (folder.is_dir() or not hub.is_hub_id(name)):
+        raise UserError(f"{name}: a revision can be given for hub ids only; remove it")
+    if name.startswith(demo.PREFIX):
+        prepared = demo.prepare(name)
+        return prepared, demo.revision(prepared)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"not a model folder: no config.json in {folder}")
+        return folder, fingerprint(folder)
+    if hub.is_hub_id(name):
+        return hub.fetch(name, revision)
+    raise UserError(f'no model "{name}": {_instead(name, folder)}')
+
+
+def _instead(name: str, folder: Path) -> str:
+    """What to write instead of a name that is nothing."""
+    ids = [alias for alias, known in ALIASES.items() if known == name.lower() and "/" in alias]
+    if ids:
+        return f"to load it, give its hub id, {ids[0]}"
+    if folder.exists():
+        return "it is a file; give the folder that holds config.json"
+    if len(folder.parts) > 1:
+        return "no such folder"
+    near = did_you_mean(name, [*demo.DEMOS, *KNOWN])
+    return f"give a folder, a hub id such as meta-llama/Llama-3.2-1B, or a demo model{near}"
+
+
+def _model(
+    folder: Path, name: str, config: PretrainedConfig, *, size: int, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """The frozen decoder, of ``size`` parameters, on its device."""
+    text = config.get_text_config(decoder=True)
+    auto: Any = AutoModelForCausalLM
+    nested: dict[str, Any] = {} if text is config else {"key_mapping": _DECODER_KEYS}
+    try:
+        with quiet():
+            model, report = auto.from_pretrained(
+                folder,
+                config=text,
+                dtype=dtype,
+                device_map={"": device} if device.type == "cuda" else None,
+                attn_implementation=IMPLEMENTATION,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **nested,
+            )
+            model.to(device)
+    except torch.OutOfMemoryError as error:
+        gigabytes = size * dtype.itemsize / 2**30
+        raise UserError(
+            f"{name}: {gigabytes:.1f} GiB of weights do not fit on {device}; free its memory, choose another "
+            "device, a smaller model, or dtype bfloat16"
+        ) from error
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{name}: cannot be loaded from {folder}: {_first_line(error)}") from error
+    # transformers fills what a file lacks with random numbers and only logs it.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{name}: {len(missing)} weights are missing from the files in {folder} (first: {missing[0]}); "
+            "they do not belong to this config.json"
+        )
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer beside the weights."""
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged tokenizer.json
+        raise UserError(f"{name}: no usable tokenizer in {folder}: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    """What an exception says, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,94 @@
+"""What a task is: examples with a prompt and either choices or a free answer, in many languages."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Split = Literal["train", "dev", "test"]
+Kind = Literal["choice", "generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    r"""One question, its prompt already written out.
+
+    Attributes:
+        id: The same in every language where the task is parallel.
+        language: Canonical code of the language table (`crosstune.languages`).
+        prompt: Text that ends where the answer starts, without trailing space ("...\nTopic:").
+        answers: Acceptable answers without leading space; the first is the one training writes.
+        choices: What is scored, for a choice task (each without leading space); empty for a free answer.
+    """
+
+    id: str
+    language: str
+    prompt: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+
+    @property
+    def gold(self) -> int:
+        """Index of the right choice."""
+        return self.choices.index(self.answers[0])
+
+
+class TaskOptions(BaseModel):
+    """Settings of a task that a study file may change. Tasks extend it; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Task(ABC):
+    """A skill measured in many languages. A subclass is one file and one line in `crosstune.tasks.TASKS`.
+
+    Attributes:
+        name: As written in a study file.
+        version: Raised whenever prompts, examples or scoring change; part of a run's id.
+        kind: "choice" (log-probabilities of the choices are compared) or "generation" (greedy decoding).
+        metrics: Names that `score` returns; the first is the task's main one. All in [0, 1].
+        split_names: What the source calls the splits used, e.g. {"test": "test.tsv"}; reported with results.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    kind: ClassVar[Kind]
+    metrics: ClassVar[tuple[str, ...]]
+    summary: ClassVar[str]
+    split_names: ClassVar[dict[Split, str]]
+    source_language: ClassVar[str] = "en"
+    max_answer_tokens: ClassVar[int] = 32
+    stop: ClassVar[tuple[str, ...]] = ("\n",)
+    Options: ClassVar[type[TaskOptions]] = TaskOptions
+
+    def __init__(self, options: TaskOptions | None = None) -> None:
+        self.options = options if options is not None else self.Options()
+
+    @abstractmethod
+    def languages(self) -> list[str]:
+        """Canonical codes of the languages whose test split the source offers, source language first."""
+
+    @abstractmethod
+    def examples(self, split: Split, language: str) -> list[Example]:
+        """All examples of a split, in a fixed order.
+
+        Raises:
+            UserError: The source lacks that language or split, or a file is damaged (file and line named).
+        """
+
+    def score(self, example: Example, answer: str) -> dict[str, float]:
+        """Metrics of one answer. For a choice task ``answer`` is the text of the choice picked."""
+        return {self.metrics[0]: float(answer in example.answers)}
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """SHA-256 (first 16 hex digits) over everything in the examples, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        fields = (example.id, example.language, example.prompt, *example.answers, "\x1e", *example.choices)
+        digest.update("\x1f".join(fields).encode())
+        digest.update(b"\x1d")
+    return digest.hexdigest()[:16]

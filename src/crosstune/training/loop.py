@@ -1,0 +1,190 @@
+"""The training loop: the only one, for every method."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from crosstune.errors import UserError
+from crosstune.methods.base import Method
+from crosstune.training.batches import Row, collate, order, split
+from crosstune.training.loss import answer_loss
+from crosstune.training.settings import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What is told after each step.
+
+    Attributes:
+        step: Steps done.
+        total: Steps to do.
+        loss: Mean nats an answer token in this step's batch.
+        tokens: Text tokens read so far, padding left out.
+        seconds: Since training began.
+    """
+
+    step: int
+    total: int
+    loss: float
+    tokens: int
+    seconds: float
+
+
+@dataclass
+class Trained:
+    """What training leaves beside the weights.
+
+    Attributes:
+        steps: Optimiser steps taken.
+        chosen_step: Step whose weights were kept (the last, or the best on development data).
+        learning_rate: Peak.
+        tokens: Text tokens read.
+        padded_tokens: Tokens computed, padding included.
+        seconds: Wall time of the loop.
+        curve: One ``{"step", "loss", "learning_rate"}`` a step.
+        dev: One ``{"step", "score"}`` for each score on development data.
+    """
+
+    steps: int = 0
+    chosen_step: int = 0
+    learning_rate: float = 0.0
+    tokens: int = 0
+    padded_tokens: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    dev: list[dict[str, float]] = field(default_factory=list)
+
+
+def rate(settings: TrainSettings, peak: float, step: int, total: int) -> float:
+    """Learning rate of step ``step`` (from 0): linear warm-up, then decay to zero after the last step."""
+    warm = min(settings.warmup_steps, total - 1)
+    if step < warm:
+        return peak * (step + 1) / warm
+    left = (total - step) / max(1, total - warm)
+    if settings.decay == "linear":
+        return peak * left
+    if settings.decay == "cosine":
+        return peak * (1 + math.cos(math.pi * (1 - left))) / 2
+    return peak
+
+
+def train(
+    method: Method,
+    rows: Sequence[Row],
+    settings: TrainSettings,
+    seed: int = 0,
+    dev_score: Callable[[], float] | None = None,
+    tell: Callable[[Progress], None] | None = None,
+) -> Trained:
+    """Train an attached method; its best (or last) weights are in place when this returns.
+
+    Args:
+        method: Attached to a model.
+        rows: Tokenised source-language examples.
+        settings: Steps, batch, learning rate, ...
+        seed: Decides the order of the examples.
+        dev_score: Score on source-language development data, higher is better; called every
+            ``evaluate_every`` steps and at the end. The weights of the best score are kept, the
+            earlier one on ties.
+        tell: Called after each step.
+
+    Raises:
+        UserError: There is nothing to train on, or the loss is no longer a number.
+    """
+    if not rows:
+        raise UserError("there are no training examples")
+    lm = method.attached()
+    peak = settings.learning_rate if settings.learning_rate is not None else method.default_rate
+    assert peak is not None, "a method without parameters is not trained"
+    total = settings.total_steps(len(rows))
+    result = Trained(learning_rate=peak)
+    best: tuple[float, dict[str, Tensor]] | None = None
+    since_best = 0
+    batches = order(rows, settings.batch_size, seed)
+    parameters = method.parameters()
+    optimiser = torch.optim.AdamW(parameters.values(), lr=peak, weight_decay=settings.weight_decay)
+    began = time.perf_counter()
+    with _training_mode(method, settings, seed):
+        for step in range(total):
+            batch = next(batches)
+            answers = sum(row.answer for row in batch)
+            summed = 0.0
+            for part in split(batch, settings.tokens_per_pass):
+                collated = collate(part, lm.pad_id, lm.device)
+                loss = answer_loss(lm, collated)
+                (loss / answers).backward()
+                method.after_backward()
+                summed += float(loss.detach())
+                result.tokens += sum(len(row.ids) - 1 for row in part)
+                result.padded_tokens += collated.ids.numel()
+            mean = summed / answers
+            if not math.isfinite(mean):
+                raise UserError(
+                    f"the loss became {mean} at step {step + 1}; try a learning rate below {peak:g} or dtype: float32"
+                )
+            if settings.clip:
+                torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
+            now = rate(settings, peak, step, total)
+            for group in optimiser.param_groups:
+                group["lr"] = now
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+            method.after_step()
+            result.steps = result.chosen_step = step + 1
+            result.curve.append({"step": step + 1, "loss": mean, "learning_rate": now})
+            if tell is not None:
+                tell(Progress(step + 1, total, mean, result.tokens, time.perf_counter() - began))
+            due = settings.evaluate_every and (step + 1) % settings.evaluate_every == 0
+            if dev_score is not None and (due or (settings.evaluate_every and step + 1 == total)):
+                with _paused(method):
+                    score = dev_score()
+                result.dev.append({"step": step + 1, "score": score})
+                if best is None or score > best[0]:
+                    best = score, {name: p.detach().clone() for name, p in parameters.items()}
+                    best_step, since_best = step + 1, 0
+                else:
+                    since_best += 1
+                if settings.patience is not None and since_best >= settings.patience:
+                    break
+    if best is not None:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(best[1][name])
+        method.after_step()
+        result.chosen_step = best_step
+    result.seconds = time.perf_counter() - began
+    return result
+
+
+@contextmanager
+def _training_mode(method: Method, settings: TrainSettings, seed: int) -> Iterator[None]:
+    """Training mode on, global randomness (dropout) seeded, checkpointing as set; all put back after."""
+    model = method.attached().model
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        torch.manual_seed(seed)
+        model.train()
+        if settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        try:
+            yield
+        finally:
+            if settings.gradient_checkpointing:
+                model.gradient_checkpointing_disable()
+            model.eval()
+
+
+@contextmanager
+def _paused(method: Method) -> Iterator[None]:
+    """Evaluation mode in the middle of training, without disturbing dropout's random stream."""
+    model = method.attached().model
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train()

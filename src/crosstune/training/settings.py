@@ -1,0 +1,57 @@
+"""How a run is trained."""
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class TrainSettings(BaseModel):
+    """Settings of the training loop, the same for every method unless a study says otherwise.
+
+    Attributes:
+        steps: Optimiser steps; or give ``epochs``.
+        epochs: Passes over the training examples; None when ``steps`` is given.
+        batch_size: Examples an optimiser step (the effective batch).
+        tokens_per_pass: Most tokens, padding included, that go through the model at once; a batch
+            over it is split, with the same gradient.
+        learning_rate: Peak; None takes the method's own default.
+        weight_decay: Decoupled (AdamW).
+        warmup_steps: Linear rise of the learning rate.
+        decay: "linear" or "cosine" to zero at the last step, or "constant".
+        clip: Largest gradient norm; 0 for no clipping.
+        limit: Train on this many examples, drawn with the run's seed; None for all.
+        evaluate_every: Steps between scores on source-language development data; None for never.
+        dev_limit: Development examples used for that.
+        patience: Stop after this many such scores without a better one; None to go on.
+        gradient_checkpointing: Recompute activations in the backward pass to save memory.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=16, ge=1)
+    tokens_per_pass: int = Field(default=8192, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    warmup_steps: int = Field(default=10, ge=0)
+    decay: str = Field(default="linear", pattern="^(linear|cosine|constant)$")
+    clip: float = Field(default=1.0, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    evaluate_every: int | None = Field(default=None, ge=1)
+    dev_limit: int | None = Field(default=200, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainSettings":
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError("give steps or epochs, not both")
+        if self.patience is not None and self.evaluate_every is None:
+            raise ValueError("patience needs evaluate_every")
+        return self
+
+    def total_steps(self, examples: int) -> int:
+        """Optimiser steps for a training set of that many examples (one epoch when nothing is said)."""
+        if self.steps is not None:
+            return self.steps
+        per_epoch = -(-examples // self.batch_size)
+        return max(1, round((self.epochs or 1.0) * per_epoch))

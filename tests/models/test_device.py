@@ -56,16 +56,22 @@ def test_auto_dtype_follows_the_hardware(monkeypatch):
     assert choose_dtype("auto", CPU) is torch.float32
 
 
+def test_avx512_bf16_without_amx_is_not_enough(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"}, raising=False)
+    assert module._cpu_has_bf16() is False
+
+
 def test_cpu_check_survives_a_torch_without_the_helpers(monkeypatch):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "get_capabilities"):
+    for name in ("_is_amx_tile_supported", "get_capabilities"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert module._cpu_has_bf16() is False
 
 
 @pytest.mark.parametrize(("architecture", "expected"), [("aarch64", True), ("x86_64", False)])
 def test_arm_bf16(monkeypatch, architecture, expected):
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch._C, "_has_mkldnn", True)
     found = {"architecture": architecture, "bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)

@@ -63,7 +63,7 @@ class Prompted(MethodConfig):
     """
 
     length: int = Field(default=10, ge=1)
-    init_text: str = INIT_TEXT
+    init_text: str = Field(default=INIT_TEXT, min_length=1)
 
 
 class Method(ABC):
@@ -127,7 +127,10 @@ class Method(ABC):
         yield
 
     def state(self) -> dict[str, Tensor]:
-        """What is saved: enough to attach the trained method to the same model again."""
+        """What is saved: enough to attach the trained method to the same model again.
+
+        These may be the live tensors, not copies: write or clone them before `detach` or another step.
+        """
         return {name: p.detach() for name, p in self.parameters().items()}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
@@ -140,13 +143,14 @@ class Method(ABC):
         if set(mine) != set(state):
             odd = sorted(set(mine) ^ set(state))[0]
             raise UserError(f"weights do not fit {self.name}: {odd} is on one side only")
+        for name, parameter in mine.items():
+            if parameter.shape != state[name].shape:
+                raise UserError(
+                    f"weights do not fit {self.name}: {name} is {tuple(state[name].shape)}, "
+                    f"this model wants {tuple(parameter.shape)}"
+                )
         with torch.no_grad():
             for name, parameter in mine.items():
-                if parameter.shape != state[name].shape:
-                    raise UserError(
-                        f"weights do not fit {self.name}: {name} is {tuple(state[name].shape)}, "
-                        f"this model wants {tuple(parameter.shape)}"
-                    )
                 parameter.copy_(state[name])
         self.after_step()
 

@@ -25,8 +25,16 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from crosstune.errors import UserError
+
 IMPLEMENTATION = "crosstune"
 _SLOT = "crosstune_prompt"
+# What some architectures pass on that changes the scores and that scaled dot-product attention leaves out.
+_UNKNOWN = {
+    "softcap": "capped attention scores",
+    "s_aux": "attention sinks",
+    "position_bias": "position biases",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +142,15 @@ def attention(
 
     Returns:
         ``[batch, rows, heads, head_dim]`` and None (attention weights are not kept).
+
+    Raises:
+        UserError: The architecture asks for something that this attention would leave out.
     """
+    for name, what in _UNKNOWN.items():
+        if kwargs.get(name) is not None:
+            raise UserError(
+                f"{type(module).__name__} has {what} ({name}), which are not supported; choose another model"
+            )
 
     def plain(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         out, _ = sdpa_attention_forward(

@@ -83,15 +83,15 @@ def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether the CPU has bf16 matrix instructions (avx512_bf16, AMX, or Arm's bf16) that PyTorch uses.
+    """Whether PyTorch multiplies bf16 matrices faster than fp32 ones here: with AMX, or Arm's bf16.
 
-    Emulated bf16 is slower than fp32, so "PyTorch can do it" is not enough. The checks are private to
-    PyTorch and differ between its versions; one that is missing counts as no.
+    avx512_bf16 alone is not enough: two cores with it and without AMX reached 165 GFLOP/s in bf16
+    and 320 in fp32 (benchmarks/NOTES.md). The checks are private to PyTorch and differ between its
+    versions; one that is missing counts as no.
     """
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        check = getattr(torch.cpu, name, None)
-        if check is not None and check():
-            return True
+    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    if amx is not None and amx():
+        return True
     capabilities = getattr(torch.cpu, "get_capabilities", None)
     # oneDNN, whose Arm kernels these are, is not part of PyTorch for macOS.
     if capabilities is None or not torch._C._has_mkldnn:

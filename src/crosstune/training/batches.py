@@ -38,7 +38,9 @@ class Batch:
     targets: Tensor
 
 
-def tokenize(lm: LanguageModel, examples: Sequence[Example], kind: Kind, first_token: bool = False) -> list[Row]:
+def tokenize(
+    lm: LanguageModel, examples: Sequence[Example], kind: Kind, first_token: bool = False
+) -> list[Row]:
     """Token ids of training examples.
 
     A free answer ends in the end-of-text token, so that the model learns to stop.
@@ -60,8 +62,8 @@ def tokenize(lm: LanguageModel, examples: Sequence[Example], kind: Kind, first_t
     return made
 
 
-def order(rows: Sequence[Row], batch_size: int, seed: int) -> Iterator[list[Row]]:
-    """Endless batches: every epoch a new seeded shuffle, rows of like length together.
+def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = True) -> Iterator[list[Row]]:
+    """Endless batches: every epoch a new seeded shuffle, with ``by_length`` rows of like length together.
 
     The last batch of an epoch may be smaller; no row is dropped or repeated within an epoch.
     """
@@ -70,7 +72,7 @@ def order(rows: Sequence[Row], batch_size: int, seed: int) -> Iterator[list[Row]
         shuffler = random.Random(f"{seed}:{epoch}")
         shuffled = list(rows)
         shuffler.shuffle(shuffled)
-        pool = POOL * batch_size
+        pool = POOL * batch_size if by_length else batch_size
         batches = []
         for start in range(0, len(shuffled), pool):
             part = sorted(shuffled[start : start + pool], key=lambda row: len(row.ids))
@@ -80,16 +82,35 @@ def order(rows: Sequence[Row], batch_size: int, seed: int) -> Iterator[list[Row]
         epoch += 1
 
 
-def split(batch: list[Row], tokens: int) -> list[list[Row]]:
-    """Parts of a batch that hold at most ``tokens`` each, padding included (at least one row each)."""
+def split(batch: list[Row], tokens: int, pass_cost: int = 0) -> list[list[Row]]:
+    """Parts of a batch to run one after the other, with the least padding worth having.
+
+    Of all ways to cut the rows, sorted by length, the one with the smallest sum of padded tokens plus
+    ``pass_cost`` a part (what one more pass through the model costs, in tokens).
+
+    Args:
+        batch: Rows.
+        tokens: Most tokens a part may hold, padding included (one row always may).
+        pass_cost: See above.
+    """
+    rows = sorted(batch, key=lambda r: len(r.ids))
+    # best[i]: cheapest way to run the first i rows, and where its last part starts.
+    best: list[tuple[int, int]] = [(0, 0)]
+    for end in range(1, len(rows) + 1):
+        width = len(rows[end - 1].ids)
+        options = [
+            (best[start][0] + (end - start) * width + pass_cost, start)
+            for start in range(end)
+            if (end - start) * width <= tokens or end - start == 1
+        ]
+        best.append(min(options))
     parts: list[list[Row]] = []
-    for row in sorted(batch, key=lambda r: len(r.ids)):
-        # Rows come shortest first, so the newest is the width of its part.
-        if parts and (len(parts[-1]) + 1) * len(row.ids) <= tokens:
-            parts[-1].append(row)
-        else:
-            parts.append([row])
-    return parts
+    end = len(rows)
+    while end:
+        start = best[end][1]
+        parts.append(rows[start:end])
+        end = start
+    return parts[::-1]
 
 
 def collate(rows: Sequence[Row], pad: int, device: torch.device) -> Batch:

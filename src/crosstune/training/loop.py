@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,11 @@ from crosstune.methods.base import Method
 from crosstune.training.batches import Row, collate, order, split
 from crosstune.training.loss import answer_loss
 from crosstune.training.settings import TrainSettings
+
+# What one more pass through the model costs, in tokens: little on a CPU, where arithmetic is all; much
+# on a GPU, where a short pass leaves it idle.
+PASS_COST = {"cpu": 64}
+PASS_COST_ELSEWHERE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +111,17 @@ def train(
     result = Trained(learning_rate=peak)
     best: tuple[float, dict[str, Tensor]] | None = None
     since_best = 0
-    batches = order(rows, settings.batch_size, seed)
+    batches = order(rows, settings.batch_size, seed, settings.by_length)
     parameters = method.parameters()
     optimiser = torch.optim.AdamW(parameters.values(), lr=peak, weight_decay=settings.weight_decay)
+    pass_cost = PASS_COST.get(lm.device.type, PASS_COST_ELSEWHERE)
     began = time.perf_counter()
     with _training_mode(method, settings, seed):
         for step in range(total):
             batch = next(batches)
             answers = sum(row.answer for row in batch)
             summed = 0.0
-            for part in split(batch, settings.tokens_per_pass):
+            for part in split(batch, settings.tokens_per_pass, pass_cost):
                 collated = collate(part, lm.pad_id, lm.device)
                 loss = answer_loss(lm, collated)
                 (loss / answers).backward()
@@ -164,18 +171,27 @@ def train(
 @contextmanager
 def _training_mode(method: Method, settings: TrainSettings, seed: int) -> Iterator[None]:
     """Training mode on, global randomness (dropout) seeded, checkpointing as set; all put back after."""
-    model = method.attached().model
+    model: Any = method.attached().model
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed)
         model.train()
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            _checkpointing(model, "enable", {"use_reentrant": False})
+            # transformers makes the embeddings' output require gradients and leaves it so when checkpointing
+            # is switched off: every layer below the lowest trained one would run backward for nothing.
+            model.disable_input_require_grads()
         try:
             yield
         finally:
             if settings.gradient_checkpointing:
-                model.gradient_checkpointing_disable()
+                _checkpointing(model, "disable")
             model.eval()
+
+
+def _checkpointing(model: Any, verb: str, *args: object) -> None:
+    """Switch checkpointing by the name that this transformers has for it (the second is the older)."""
+    new = f"activation_checkpointing_{verb}"
+    getattr(model, new if hasattr(model, new) else f"gradient_checkpointing_{verb}")(*args)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ class TrainSettings(BaseModel):
         batch_size: Examples an optimiser step (the effective batch).
         tokens_per_pass: Most tokens, padding included, that go through the model at once; a batch
             over it is split, with the same gradient.
+        by_length: Put examples of like length into one batch; else batches are plain random draws.
         learning_rate: Peak; None takes the method's own default.
         weight_decay: Decoupled (AdamW).
         warmup_steps: Linear rise of the learning rate.
@@ -30,6 +31,7 @@ class TrainSettings(BaseModel):
     epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=16, ge=1)
     tokens_per_pass: int = Field(default=8192, ge=1)
+    by_length: bool = True
     learning_rate: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=10, ge=0)

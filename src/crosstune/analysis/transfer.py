@@ -1,0 +1,291 @@
+"""Transfer: how much of what was learnt in the source language shows up in the others.
+
+Everything here is a pure function of the runs' settings and the table of predictions; no model, no files.
+Two rules keep the numbers honest. Runs are put in one row or one comparison only when they saw the same
+test examples under the same task version, options and way of scoring (the ``protocol`` column says which).
+And a mean over target languages uses only the languages that every run of a comparison was scored on.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+from crosstune.errors import UserError
+
+Run = Mapping[str, Any]
+
+COMPARISON = ["model", "task", "protocol"]
+"""Columns inside which methods may be compared."""
+
+ROW = [*COMPARISON, "setup"]
+"""Columns that make one row of a results table: its runs differ in nothing but the seed."""
+
+SCORING = ("choices", "max_answer_tokens")
+"""Evaluation settings that change what an answer scores; the others change its speed, or the test data."""
+
+
+def language_scores(runs: Sequence[Run], predictions: pl.DataFrame) -> pl.DataFrame:
+    """Score every run in every language.
+
+    Args:
+        runs: Finished runs, as their ``run.json`` holds them; a run given twice counts once.
+        predictions: One row an example, with columns run, language, example, score and any ``metric.<name>``.
+            Rows of runs that are not in ``runs`` are left out.
+
+    Returns:
+        One row per run and language: run, model, task, protocol, setup, method (unique inside a comparison),
+        method_name, seed, measure (the main metric's name), source_language, language, is_source, zero_shot,
+        trained_parameters, n (examples), score (mean of the main metric, in [0, 1]), se (its standard error
+        over examples taken as independent; null for one example), and the mean of each ``metric.<name>``.
+
+    Raises:
+        UserError: No runs, a run without predictions, an example scored twice, or a score that is no number.
+    """
+    unique = list({run["id"]: run for run in runs}.values())
+    if not unique:
+        raise UserError("no finished runs to analyse: run the study first")
+    means = _mean_scores([run["id"] for run in unique], predictions)
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for run_id, language, n in means.select("run", "language", "n").iter_rows():
+        counts[run_id][language] = n
+    for run in unique:
+        if run["id"] not in counts:
+            raise UserError(
+                f"run {run['id']} ({run['label']}) has no predictions: delete it and run it again"
+            )
+    protocol = _protocols(unique, counts)
+    setup, label = _setups(unique, protocol)
+    facts = [
+        {
+            "run": run["id"],
+            "model": run["model"],
+            "task": run["task"]["name"],
+            "protocol": protocol[run["id"]],
+            "setup": setup[run["id"]],
+            "method": label[run["id"]],
+            "method_name": run["method"]["name"],
+            "seed": run["seed"],
+            "measure": run["task"]["metrics"][0],
+            "source_language": run["source_language"],
+            "zero_shot": bool(run["zero_shot"]),
+            "trained_parameters": run["trained_parameters"],
+        }
+        for run in unique
+    ]
+    scores = pl.DataFrame(facts, infer_schema_length=None).join(means, on="run", how="inner")
+    return scores.with_columns(is_source=pl.col("language") == pl.col("source_language")).sort(
+        *COMPARISON, "method", "seed", "run", "language"
+    )
+
+
+def comparable(scores: pl.DataFrame) -> pl.DataFrame:
+    """The rows of `language_scores` in languages that every run of a comparison was scored on."""
+    runs = pl.col("run").n_unique().over(COMPARISON)
+    return scores.filter(pl.col("run").n_unique().over([*COMPARISON, "language"]) == runs)
+
+
+def seed_means(scores: pl.DataFrame) -> pl.DataFrame:
+    """One row per method and language: the mean over seeds of score and of every ``metric.<name>``.
+
+    ``sd`` is the standard deviation of the score over seeds (null for one seed), ``seeds`` their number.
+    """
+    metrics = [name for name in scores.columns if name.startswith("metric.")]
+    kept = ["method", "method_name", "measure", "source_language", "is_source", "zero_shot", "n"]
+    return (
+        scores.group_by(*ROW, "language", maintain_order=True)
+        .agg(
+            *[pl.col(name).first() for name in kept],
+            pl.col("trained_parameters").max(),
+            pl.col("score").std().alias("sd"),
+            pl.col("score").mean(),
+            *[pl.col(name).mean() for name in metrics],
+            pl.len().alias("seeds"),
+        )
+        .sort(*COMPARISON, "method", "language")
+    )
+
+
+def transfer(scores: pl.DataFrame) -> pl.DataFrame:
+    """Transfer of each method: the source score, the mean over target languages, and the gap between them.
+
+    The mean is unweighted over the ``targets`` languages common to every run of that model, task and
+    protocol (``targets_seen`` counts those that any run covers); it is taken for each seed, then averaged.
+
+    Args:
+        scores: From `language_scores`.
+
+    Returns:
+        One row per model, task, protocol and method, best mean first: method, method_name, measure, seeds,
+        source_language, zero_shot, trained_parameters, targets, targets_seen, source, target_mean,
+        gap = source - target_mean, relative = target_mean / source (null when the source score is 0), the
+        standard deviations over seeds source_sd, target_sd, gap_sd (null for one seed), best_language and
+        worst_language among the targets with best_score and worst_score, and ``metric.<name>`` means over
+        the same targets. ``source`` is null when some run lacks the source language. Scores are in [0, 1].
+    """
+    shared = comparable(scores)
+    targets = shared.filter(~pl.col("is_source"))
+    metrics = [name for name in scores.columns if name.startswith("metric.")]
+    run = [*ROW, "run"]
+    per_run = (
+        scores.select(run)
+        .unique()
+        .join(shared.filter("is_source").select(*run, source="score"), on=run, how="left")
+        .join(
+            targets.group_by(run).agg(
+                *[pl.col(m).mean() for m in metrics], target_mean=pl.col("score").mean()
+            ),
+            on=run,
+            how="left",
+        )
+        .with_columns(gap=pl.col("source") - pl.col("target_mean"))
+        .sort("run")
+    )
+    rows = per_run.group_by(ROW).agg(
+        pl.len().alias("seeds"),
+        *[pl.col(name).mean() for name in ("source", "target_mean", "gap", *metrics)],
+        pl.col("source").std().alias("source_sd"),
+        pl.col("target_mean").std().alias("target_sd"),
+        pl.col("gap").std().alias("gap_sd"),
+    )
+    ranked = seed_means(targets).sort("score", "language", descending=[True, False])
+    extremes = ranked.group_by(ROW, maintain_order=True).agg(
+        targets=pl.len(),
+        best_language=pl.col("language").first(),
+        best_score=pl.col("score").first(),
+        worst_language=pl.col("language").last(),
+        worst_score=pl.col("score").last(),
+    )
+    seen = scores.group_by(COMPARISON).agg(
+        targets_seen=pl.col("language").filter(~pl.col("is_source")).n_unique()
+    )
+    names = ["method", "method_name", "measure", "source_language", "zero_shot"]
+    described = scores.group_by(ROW).agg(
+        *[pl.col(name).first() for name in names], pl.col("trained_parameters").max()
+    )
+    return (
+        described.join(rows, on=ROW)
+        .join(extremes, on=ROW, how="left")
+        .join(seen, on=COMPARISON)
+        .with_columns(
+            pl.col("targets").fill_null(0),
+            relative=pl.when(pl.col("source") > 0).then(pl.col("target_mean") / pl.col("source")),
+        )
+        .sort(*COMPARISON, "target_mean", "method", descending=[False] * 3 + [True, False], nulls_last=True)
+    )
+
+
+def _mean_scores(ids: list[str], predictions: pl.DataFrame) -> pl.DataFrame:
+    metrics = [name for name in predictions.columns if name.startswith("metric.")]
+    # Sorted, so that sums round the same way whatever order the rows came in.
+    kept = predictions.filter(pl.col("run").is_in(ids)).sort("run", "language", "example")
+    bad = kept.filter(pl.col("score").is_null() | ~pl.col("score").is_finite())
+    if bad.height:
+        run, language, example = bad.select("run", "language", "example").row(0)
+        raise UserError(f"run {run}, language {language}, example {example!r}: its score is no number")
+    means = kept.group_by("run", "language").agg(
+        # An undecided metric (null or NaN) of one example says nothing about the others.
+        *[pl.col(name).cast(pl.Float64).fill_nan(None).mean() for name in metrics],
+        n=pl.len(),
+        distinct=pl.col("example").n_unique(),
+        se=pl.col("score").std() / pl.len().sqrt(),
+        score=pl.col("score").mean(),
+    )
+    twice = means.filter(pl.col("distinct") != pl.col("n"))
+    if twice.height:
+        run, language = twice.select("run", "language").row(0)
+        raise UserError(
+            f"run {run}, language {language}: an example was scored twice; delete the run, run it again"
+        )
+    return means.drop("distinct")
+
+
+def _protocols(runs: Sequence[Run], counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+    """Run id to protocol key. Runs share a key when nothing says that they saw different test examples.
+
+    Runs may cover different languages. Those of one task version and options are poured, widest first, into
+    the first pool whose test data agrees with theirs in every language both have.
+    """
+    pools: dict[str, list[dict[str, str]]] = defaultdict(list)
+    place: dict[str, tuple[str, dict[str, str]]] = {}
+    for run in sorted(runs, key=lambda run: (-len(counts[run["id"]]), run["id"])):
+        task = run["task"]
+        scoring = {key: value for key, value in (run.get("evaluate") or {}).items() if key in SCORING}
+        kind = _canonical(
+            [task["name"], task["version"], task.get("options"), run["source_language"], scoring]
+        )
+        known = run["fingerprints"].get("test") or {}
+        # The count is part of the data's identity: a half-written language must not pass for the whole.
+        data = {lang: f"{known.get(lang, 'unknown')}/{n}" for lang, n in counts[run["id"]].items()}
+        for pool in pools[kind]:
+            if all(pool.get(lang, mark) == mark for lang, mark in data.items()):
+                break
+        else:
+            pool = {}
+            pools[kind].append(pool)
+        pool.update(data)
+        place[run["id"]] = (kind, pool)
+    return {run_id: _digest([kind, pool]) for run_id, (kind, pool) in place.items()}
+
+
+def _setups(runs: Sequence[Run], protocol: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Run id to setup key (shared by runs that differ only in the seed), and to a label unique to it."""
+    settings = {run["id"]: _settings(run) for run in runs}
+    repeats: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for run in runs:
+        repeats[run["model"], protocol[run["id"]], _digest(settings[run["id"]]), run["seed"]].append(
+            run["id"]
+        )
+    again = {key[:3] for key, ids in repeats.items() if len(ids) > 1}
+    for (model, key, digest, _), ids in repeats.items():
+        if (model, key, digest) in again:  # Same settings, same seed, twice: not seeds, so never averaged.
+            for run_id in ids:
+                settings[run_id]["run"] = run_id[:6]
+    setup = {run_id: _digest(values) for run_id, values in settings.items()}
+    # Two studies may name one setup differently: the run of the lowest id names it for all.
+    name: dict[tuple[str, str, str], str] = {}
+    same_label: dict[tuple[str, str, str], list[str]] = defaultdict(list)
+    for run in sorted(runs, key=lambda run: str(run["id"])):
+        model, key = run["model"], protocol[run["id"]]
+        label = name.setdefault((model, key, setup[run["id"]]), run["label"])
+        same_label[model, key, label].append(run["id"])
+    labels: dict[str, str] = {}
+    for (_, _, label), ids in same_label.items():
+        differing = _differing([settings[run_id] for run_id in ids])
+        for run_id in ids:
+            parts = [f"{key} {settings[run_id].get(key, '-')}" for key in differing]
+            labels[run_id] = ", ".join([label, *parts])
+    return setup, labels
+
+
+def _settings(run: Run) -> dict[str, Any]:
+    """What decides a run's result besides model, task and seed, as flat names to values."""
+    flat = {key.replace("_", " "): value for key, value in run["method"].items()}
+    for key, value in (run.get("train") or {}).items():
+        if key != "seed":
+            name = key.replace("_", " ")
+            flat[f"training {name}" if name in flat else name] = value
+    flat["dtype"] = run.get("dtype")
+    flat["revision"] = run.get("revision")
+    flat["zero-shot"] = run["zero_shot"]
+    flat["training data"] = (run["fingerprints"].get("train") or "-")[:6]
+    return flat
+
+
+def _differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    values: dict[str, set[str]] = defaultdict(set)
+    entries = list(settings)
+    for key in {key for entry in entries for key in entry}:
+        values[key] = {_canonical(entry.get(key, "-")) for entry in entries}
+    return sorted(key for key, found in values.items() if len(found) > 1)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:8]

@@ -1,0 +1,297 @@
+"""The report: one HTML file that opens anywhere, offline, and asks the network for nothing.
+
+Tables are plain HTML and need no JavaScript; charts are Vega-Lite specifications beside an inlined Vega.
+The page's Content-Security-Policy runs only its own two scripts, known by their hashes; no request goes out.
+"""
+
+import base64
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import altair as alt
+import jinja2
+import polars as pl
+from markupsafe import Markup
+
+from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
+from crosstune.analysis.transfer import Run, comparable
+from crosstune.errors import UserError
+from crosstune.report import charts
+from crosstune.report.samples import samples
+from crosstune.report.sections import (
+    IN_ENGLISH,
+    Section,
+    finding,
+    group_name,
+    language_name,
+    overall_finding,
+    sections,
+)
+from crosstune.report.text import percent, visible, with_sd
+
+TEMPLATES = Path(__file__).parent / "templates"
+GROUPINGS: dict[Grouping, str] = {"family": "Family", "script": "Script", "resource": "Resource class"}
+
+
+def write_report(runs: Sequence[Run], predictions: pl.DataFrame, path: Path, title: str) -> Path:
+    """Write the report of some finished runs.
+
+    Args:
+        runs: Finished runs, as their ``run.json`` holds them.
+        predictions: One row an example; see `crosstune.analysis.transfer.language_scores`.
+        path: The file to write; missing folders are made. The same input gives the same bytes.
+        title: The page's heading.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        UserError: No runs, damaged predictions, a path that cannot be written, or vl-convert-python missing.
+    """
+    page = render(runs, predictions, title)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot write the report there ({error.strerror}); name another file"
+        ) from error
+    return path
+
+
+def render(runs: Sequence[Run], predictions: pl.DataFrame, title: str) -> str:
+    """The report as text; arguments and errors as `write_report`."""
+    parts = sections(runs, predictions)
+    vega, own = vega_bundle(), (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "visible": visible,
+        "percent": percent,
+    }
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        finding=overall_finding(parts),
+        sections=[_view(number, part, predictions) for number, part in enumerate(parts, 1)],
+        runs=[_run_view(run) for part in parts for run in part.runs],
+        hashes=[_csp_hash(script) for script in (vega, own)],
+        vega=Markup(vega),
+        script=Markup(own),
+        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+    )
+
+
+@functools.cache
+def vega_bundle() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script, in the version Altair writes for.
+
+    Raises:
+        UserError: vl-convert-python is not installed.
+    """
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise UserError(
+            'the HTML report needs vl-convert-python, which is missing: pip install "crosstune[figures]"'
+        ) from error
+    wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    known = wanted in vl_convert.get_vegalite_versions()
+    bundle: str = vl_convert.javascript_bundle(
+        "window.vegaEmbed = vegaEmbed;", vl_version=wanted if known else None
+    )
+    # Inside a string or a pattern a slash may be escaped; as it stands it would end the script element.
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def embedded_json(value: Any) -> Markup:
+    """JSON that is safe inside a script element: no character of it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+
+
+def _csp_hash(script: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return f"'sha256-{digest}'"
+
+
+def _view(number: int, section: Section, predictions: pl.DataFrame) -> dict[str, Any]:
+    """What the template shows of a section."""
+    row = section.table.row(0, named=True)
+    top = section.table.filter("zero_shot")["target_mean"].max()
+    return {
+        "id": f"s{number}",
+        "task": section.task,
+        "model": section.model,
+        "note": section.note,
+        "protocol": section.protocol,
+        "measure": row["measure"],
+        "finding": finding(section),
+        "source": section.source,
+        "targets": row["targets"],
+        "targets_seen": row["targets_seen"],
+        "rows": [_method_view(entry, top) for entry in section.table.rows(named=True)],
+        "overlap": section.overlap,
+        "all_zero_shot": bool(section.table["zero_shot"].all()),
+        "has_in_english": section.has_in_english,
+        "charts": _charts(section),
+        "methods": section.methods,
+        "languages": _language_rows(section),
+        "groups": _group_tables(section),
+        "samples": samples(section, predictions),
+    }
+
+
+def _method_view(row: dict[str, Any], top: Any) -> dict[str, Any]:
+    return row | {
+        "best": row["zero_shot"] and row["target_mean"] is not None and row["target_mean"] == top,
+        "source_text": with_sd(row["source"], row["source_sd"]),
+        "target_text": with_sd(row["target_mean"], row["target_sd"]),
+        "gap_text": with_sd(row["gap"], row["gap_sd"]),
+        "best_name": None if row["best_language"] is None else language_name(row["best_language"]),
+        "worst_name": None if row["worst_language"] is None else language_name(row["worst_language"]),
+        "in_english": row.get(IN_ENGLISH),
+    }
+
+
+def _charts(section: Section) -> dict[str, list[dict[str, Any]]]:
+    """Charts by their place in the page; each with its spec, caption and least readable width in pixels."""
+    methods = len(section.methods)
+    grid = 210 + 30 * methods
+    drawn: dict[str, list[dict[str, Any]]] = {
+        "gap": [
+            _chart(charts.gap_chart(section), f"{section.source} and the mean of targets, by method", 300)
+        ],
+        "heatmap": [_chart(charts.heatmap(section), "Score by language and method", grid)],
+        "groups": [],
+        "more": [],
+    }
+    if section.table["targets"][0]:
+        for by, name in GROUPINGS.items():
+            text = f"Mean by {name.lower()} (in brackets: how many target languages)"
+            drawn["groups"].append(_chart(charts.group_chart(section, by), text, 300))
+    if section.has_in_english:
+        drawn["more"].append(
+            _chart(
+                charts.in_english(section), "Share of answers that are right, but written in English", grid
+            )
+        )
+    curves = charts.loss_curves(section)
+    if curves is not None:
+        drawn["more"].append(_chart(curves, "Training loss, one line a run", 300))
+    return drawn
+
+
+def _chart(chart: alt.Chart | alt.LayerChart, caption: str, least: int) -> dict[str, Any]:
+    return {"spec": embedded_json(chart.to_dict()), "caption": caption, "least": least}
+
+
+def _language_rows(section: Section) -> list[dict[str, Any]]:
+    means = section.languages
+    shared = set(comparable(section.scores)["language"])
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in means.rows(named=True):
+        cells.setdefault(row["language"], {})[row["method"]] = row
+    rows = []
+    for code in family_order(cells):
+        known = language_or_none(code)
+        some = next(iter(cells[code].values()))
+        rows.append(
+            {
+                "code": code,
+                "name": language_name(code),
+                "family": group_of(code, "family"),
+                "script": group_name("script", group_of(code, "script")),
+                "resource": None if known is None else known.resource,
+                "n": some["n"],
+                "is_source": some["is_source"],
+                "shared": code in shared,
+                "scores": [cells[code].get(method, {}).get("score") for method in section.methods],
+            }
+        )
+    return rows
+
+
+def _group_tables(section: Section) -> list[dict[str, Any]]:
+    tables = []
+    for by in get_args(Grouping):
+        found: dict[str, dict[str, Any]] = {}
+        for row in group_means(section.scores, by).rows(named=True):
+            names = ", ".join(language_name(code) for code in row["codes"])
+            entry = found.setdefault(
+                row["group"],
+                {
+                    "group": group_name(by, row["group"]),
+                    "languages": row["languages"],
+                    "names": names,
+                    "scores": {},
+                },
+            )
+            entry["scores"][row["method"]] = row["score"]
+        tables.append({"by": GROUPINGS.get(by, by.capitalize()), "rows": list(found.values())})
+    return tables
+
+
+def _run_view(run: Run) -> dict[str, Any]:
+    """A run's settings as (heading, name-value pairs), everything that decides or explains its numbers."""
+    task = run["task"]
+    cost = run.get("cost") or {}
+    times = {
+        key: run[key] for key in ("study", "revision", "chosen_step", "started", "finished") if run.get(key)
+    }
+    tests = run["fingerprints"].get("test") or {}
+    data = {key: value for key, value in run["fingerprints"].items() if key != "test"}
+    data |= {f"test {code}": value for code, value in sorted(tests.items())}
+    blocks = {
+        "Run": times,
+        "Method": run["method"],
+        "Training": run.get("train") or {"": "not trained"},
+        "Task options": task.get("options") or {},
+        "Evaluation": run.get("evaluate") or {},
+        "Splits": task.get("splits") or {},
+        "Data fingerprints": data,
+        "Test examples also in training data, by": run.get("overlap") or {},
+        "Versions": run.get("versions") or {},
+        "Hardware": run.get("hardware") or {},
+        "Cost": cost,
+    }
+    train = run.get("train") or {}
+    return {
+        "id": run["id"],
+        "model": run["model"],
+        "task": f"{task['name']} v{task['version']}",
+        "label": run["label"],
+        "seed": run["seed"],
+        "zero_shot": run["zero_shot"],
+        "trained_parameters": run["trained_parameters"],
+        "learning_rate": train.get("learning_rate"),
+        "steps": train.get("steps"),
+        "batch_size": train.get("batch_size"),
+        "dtype": run.get("dtype"),
+        "device": run.get("device"),
+        "train_seconds": cost.get("train_seconds"),
+        "evaluate_seconds": cost.get("evaluate_seconds"),
+        "blocks": {name: _pairs(block) for name, block in blocks.items() if block},
+    }
+
+
+def _pairs(block: Any) -> list[tuple[str, str]]:
+    if not isinstance(block, dict):
+        return [("", str(block))]
+    return [
+        (
+            str(key),
+            json.dumps(value, ensure_ascii=False, default=str)
+            if isinstance(value, dict | list)
+            else str(value),
+        )
+        for key, value in block.items()
+    ]

@@ -1,0 +1,90 @@
+"""Results as tables for a terminal about 100 columns wide."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+from rich import box
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from crosstune.analysis.transfer import Run
+from crosstune.report.sections import IN_ENGLISH, Section, finding, language_name, sections
+from crosstune.report.text import percent, visible, with_sd
+
+
+def results_table(runs: Sequence[Run], predictions: pl.DataFrame) -> Group:
+    """One table for each model, task and protocol: method against source score, mean of targets, gap.
+
+    Scores are out of 100; the best zero-shot value of a column is bold. Names are shown as plain text:
+    neither control characters nor rich markup in them acts.
+
+    Raises:
+        UserError: As `crosstune.analysis.transfer.language_scores`.
+    """
+    shown: list[RenderableType] = []
+    for section in sections(runs, predictions):
+        heading = " · ".join(part for part in (section.task, section.model, section.note) if part)
+        notes = [Text(_caption(section), style="dim"), Text(visible(finding(section), 1000))]
+        shown += [Text(visible(heading), style="bold"), _table(section), Padding(Group(*notes), (0, 1, 1, 1))]
+    return Group(*shown)
+
+
+def _table(section: Section) -> Table:
+    rows = section.table.rows(named=True)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("Method", overflow="fold", min_width=12)
+    targets = rows[0]["targets"]
+    for name in ("Trained", section.source, f"Mean of {targets}", "Gap", "Relative", "Worst language"):
+        table.add_column(name, justify="right", overflow="fold")
+    if section.has_in_english:
+        table.add_column("In English", justify="right")
+    best = {
+        name: max((row[name] for row in rows if row["zero_shot"] and row[name] is not None), default=None)
+        for name in ("source", "target_mean", "worst_score")
+    }
+
+    def cell(row: dict[str, Any], name: str, text: str) -> Text:
+        return Text(text, style="bold" if row["zero_shot"] and row[name] == best[name] is not None else "")
+
+    for row in rows:
+        worst = "–" if row["worst_language"] is None else language_name(row["worst_language"])
+        cells = [
+            Text(visible(row["method"], 60) + ("" if row["zero_shot"] else " †")),
+            Text(_compact(row["trained_parameters"])),
+            cell(row, "source", with_sd(row["source"], row["source_sd"])),
+            cell(row, "target_mean", with_sd(row["target_mean"], row["target_sd"])),
+            Text(percent(row["gap"])),
+            Text("–" if row["relative"] is None else f"{row['relative']:.2f}"),
+            cell(row, "worst_score", f"{visible(worst, 20)} {percent(row['worst_score'])}"),
+        ]
+        if section.has_in_english:
+            cells.append(Text(f"{percent(row[IN_ENGLISH], 0)}%" if row[IN_ENGLISH] is not None else "–"))
+        table.add_row(*cells)
+    return table
+
+
+def _caption(section: Section) -> str:
+    source, row = section.source, section.table.row(0, named=True)
+    parts = [f"{visible(row['measure'], 30)} out of 100; gap = {source} − mean; relative = mean / {source}"]
+    if row["targets_seen"] > row["targets"]:
+        parts.append(
+            f"mean over the {row['targets']} of {row['targets_seen']} target languages that every run has"
+        )
+    if section.table["seeds"].max() != 1:
+        parts.append("± = standard deviation over seeds")
+    if not section.table["zero_shot"].all():
+        parts.append("† not zero-shot")
+    if section.has_in_english:
+        parts.append("In English = right, but written in English (targets)")
+    if section.overlap:
+        parts.append(f"{section.overlap:,} test prompts are also in the training data")
+    return "; ".join(parts)
+
+
+def _compact(count: int | None) -> str:
+    if count is None:
+        return "–"
+    return f"{count:,}" if count < 10_000_000 else f"{count / 1e6:,.1f}M"

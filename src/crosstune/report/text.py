@@ -1,0 +1,42 @@
+"""Text from datasets and models is hostile: it is made visible, short and inert before anyone sees it."""
+
+import unicodedata
+
+# Controls that reorder or hide what follows. Zero-width joiners stay: Persian and Indic scripts need them.
+_HIDDEN = frozenset("\u061c\u200b\u200e\u200f\u2028\u2029\u2060\ufeff") | {
+    chr(code)
+    for start, end in ((0x202A, 0x202E), (0x2066, 0x206F), (0xE0000, 0xE007F))
+    for code in range(start, end + 1)
+}
+_NAMES = {"\n": "⏎", "\r": "⏎", "\t": "⇥"}
+
+
+def visible(text: object, limit: int = 200) -> str:
+    """The text on one line, cut after ``limit`` characters, with nothing in it that acts instead of shows.
+
+    Line ends and tabs become arrows; other control, reordering and invisible characters become their
+    code point in angle brackets; text that is cut says how long it was.
+    """
+    whole = str(text)
+    shown = "".join(
+        _NAMES.get(char) or (f"⟨U+{ord(char):04X}⟩" if _acts(char) else char) for char in whole[:limit]
+    )
+    if len(whole) > limit:
+        shown += f"… ({len(whole):,} characters)"
+    return shown
+
+
+def _acts(char: str) -> bool:
+    return char in _HIDDEN or unicodedata.category(char) in ("Cc", "Cs")
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """A score in [0, 1] as text out of 100; a dash for none. Never "-0.0"."""
+    if value is None:
+        return "–"
+    return f"{round(100 * value, digits) + 0.0:.{digits}f}"
+
+
+def with_sd(value: float | None, sd: float | None) -> str:
+    """A score with its standard deviation over seeds, where there is one."""
+    return percent(value) if value is None or sd is None else f"{percent(value)} ±{percent(sd)}"

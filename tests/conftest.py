@@ -1,0 +1,32 @@
+"""Fixtures for tests on tiny random models."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # for tiny_models and reference_decoder
+
+from crosstune.models.language_model import LanguageModel
+from tiny_models import FAMILIES, differences, make_lm
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each model family in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def tiny_lm() -> Callable[..., LanguageModel]:
+    """``tiny_lm(family, dtype=torch.float32)``: a frozen, hooked model with random weights."""
+    return make_lm
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """With -v, how far apart the two sides of each numeric test came."""
+    if differences and terminalreporter.verbosity >= 0:
+        terminalreporter.section("largest differences, relative to the largest entry")
+        for name, gap in sorted(differences.items()):
+            terminalreporter.write_line(f"{gap:9.2e}  {name}")

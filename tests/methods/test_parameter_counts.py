@@ -1,0 +1,140 @@
+"""Counts in closed form equal what is attached, and the figures of the published models."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from crosstune.errors import UserError
+from crosstune.methods import METHODS
+from crosstune.models.geometry import Geometry
+from tiny_models import CASES, CONFIGS, FAMILIES, make_lm, make_method
+
+LLAMA_8B = Geometry(32, 4096, 32, 8, 128, 14336, 128256, False, 8030261248)
+LLAMA_1B = Geometry(16, 2048, 32, 8, 64, 8192, 128256, True, 1235814400)
+MISTRAL_7B = Geometry(32, 4096, 32, 8, 128, 14336, 32768, False, 7248023552)
+MISTRAL_24B = Geometry(40, 5120, 32, 8, 128, 32768, 131072, False, 23572403200)
+ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def count(geometry: Geometry, name: str, **config: Any) -> int:
+    method = METHODS[name]
+    return method.count(method.Config(**config), geometry)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "name", "config"),
+    [
+        (1_228_800, "prefix", {"length": 10, "layers": 30}),
+        (1_228_800, "prefix", {"length": 20, "layers": 30, "space": "kv"}),
+        (655_360, "prefix", {"length": 10, "space": "kv"}),
+        (1_048_576, "prefix", {"length": 16, "space": "kv"}),
+        (1_179_648, "prefix", {"length": 18, "space": "kv"}),
+        (1_245_184, "prefix", {"length": 19, "space": "kv"}),
+        (1_310_720, "prefix", {"length": 20, "space": "kv"}),
+        (1_966_080, "prefix", {"length": 30, "space": "kv"}),
+        (1_229_760, "llama-adapter", {"length": 10, "layers": 30}),
+        (1_228_830, "llama-adapter", {"length": 10, "layers": 30, "gate": "layer"}),
+        (1_228_800, "soft-prompt", {"length": 300}),
+        (40_960, "soft-prompt", {"length": 10}),
+        (409_600, "soft-prompt", {"length": 100}),
+        (1_703_936, "lora", {"rank": 4}),
+        (2_359_296, "lora", {"rank": 4, "target_modules": ("q_proj", "k_proj", "v_proj")}),
+        (3_407_872, "lora", {"rank": 4, "target_modules": ("q_proj", "k_proj", "v_proj", "o_proj")}),
+        (10_485_760, "lora", {"rank": 4, "target_modules": ALL_LINEAR}),
+        (1_310_720, "lora", {"rank": 4, "target_modules": ("k_proj", "v_proj")}),
+        (1_048_576, "lora", {"rank": 4, "target_modules": ("q_proj",)}),
+        (8_030_261_248, "full", {}),
+        (0, "none", {}),
+        (0, "few-shot", {"k": 8}),
+    ],
+)
+def test_llama_3_1_8b(wanted, name, config):
+    assert count(LLAMA_8B, name, **config) == wanted
+
+
+def test_other_published_models():
+    assert count(LLAMA_1B, "lora", rank=4) == 425_984
+    assert count(MISTRAL_7B, "lora", rank=4) == 1_703_936
+    assert count(MISTRAL_24B, "lora", rank=4) == 2_457_600
+    assert count(LLAMA_1B, "prefix", length=10, layers=14) == 286_720
+    assert count(MISTRAL_24B, "prefix", length=10, layers=38) == 1_945_600
+
+
+def attached(lm, method) -> int:
+    method.attach(lm)
+    total = sum(p.numel() for p in method.parameters().values())
+    method.detach()
+    return total
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_count_equals_what_is_attached(tiny_lm, kind, case):
+    lm, method = tiny_lm(kind), make_method(case)
+    assert method.count(method.config, lm.geometry) == attached(lm, method)
+    assert method.trains == (method.count(method.config, lm.geometry) > 0)
+    assert (method.default_rate is not None) == method.trains
+
+
+LMS = {family: make_lm(family) for family in FAMILIES}
+LAYERS = st.one_of(st.none(), st.integers(1, 3), st.lists(st.integers(0, 2), min_size=1, max_size=4))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from(FAMILIES),
+    LAYERS,
+    st.integers(1, 70),
+    st.sampled_from(["hidden", "kv"]),
+    st.sampled_from([None, 1, 7]),
+    st.sampled_from(["text", "random"]),
+    st.sampled_from(["head", "layer"]),
+    st.integers(1, 9),
+    st.sets(st.sampled_from(ALL_LINEAR), min_size=1),
+)
+def test_counts_of_any_setting(family, layers, length, space, inner, init, gate, rank, targets):
+    lm = LMS[family]
+    settings_of: dict[str, dict[str, Any]] = {
+        "soft-prompt": {"length": length, "init": init},
+        "prefix": {"length": length, "layers": layers, "space": space, "reparameterise": inner, "init": init},
+        "llama-adapter": {"length": length, "layers": layers, "gate": gate, "init": init},
+        "lora": {"layers": layers, "rank": rank, "target_modules": tuple(sorted(targets))},
+    }
+    for name, config in settings_of.items():
+        assert count(lm.geometry, name, **config) == attached(
+            lm, METHODS[name](METHODS[name].Config(**config))
+        )
+
+
+@pytest.mark.parametrize("name", ["prefix", "llama-adapter", "lora"])
+@pytest.mark.parametrize(
+    ("layers", "words"), [(4, "has 3"), (0, "give 1 to"), ([3], "0 to 2"), ([], "empty")]
+)
+def test_layers_the_model_does_not_have(tiny_lm, name, layers, words):
+    lm = tiny_lm("llama")
+    method = METHODS[name](METHODS[name].Config(layers=layers))
+    with pytest.raises(UserError, match=words):
+        method.count(method.config, lm.geometry)
+    with pytest.raises(UserError, match=words):
+        method.attach(lm)
+
+
+def test_settings_that_make_no_sense(tiny_lm):
+    with pytest.raises(UserError, match='unknown target module "q_porj"; did you mean "q_proj"'):
+        count(LLAMA_8B, "lora", target_modules=("q_porj",))
+    with pytest.raises(UserError, match="lora"):
+        METHODS["lora"](METHODS["lora"].Config(target_modules=("q_porj",))).attach(tiny_lm("llama"))
+    for name, config in [
+        ("prefix", {"length": 0}),
+        ("prefix", {"init_text": ""}),
+        ("lora", {"rank": 0}),
+        ("few-shot", {"k": 0}),
+    ]:
+        with pytest.raises(ValidationError):
+            METHODS[name].Config(**config)
+    for name in METHODS:
+        with pytest.raises(ValidationError):
+            METHODS[name].Config(lenght=3)

@@ -1,0 +1,189 @@
+"""A second, slow implementation of the four families and of every method, in fp64 and without transformers.
+
+One sequence at a time, one head at a time, masks by the definition. It shares no code with the package:
+weights are read from the model's tensors, a method's effect from its trained tensors and its equation.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosstune.methods.base import Method
+from crosstune.models.language_model import LanguageModel
+
+
+@dataclass
+class Effect:
+    """What a method does to the model.
+
+    Attributes:
+        joint: Layer -> keys and values ``[kv_heads, n, head_dim]`` in front of the text's.
+        gated: Layer -> keys, values and a gate a head.
+        front: ``[n, hidden]`` in front of the embeddings.
+        first: Position of the first token.
+    """
+
+    joint: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    gated: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    front: Tensor | None = None
+    first: int = 0
+
+
+def weights_of(lm: LanguageModel) -> dict[str, Tensor]:
+    """fp64 weights by plain name, LoRA's ``W + (alpha / r) B A`` multiplied out."""
+    raw = {k: v.detach().double().cpu() for k, v in lm.model.named_parameters()}
+    plain = {k.replace(".base_layer", ""): v for k, v in raw.items() if ".lora_" not in k}
+    for name, a in raw.items():
+        if ".lora_A.default" in name:
+            module = name.removesuffix(".lora_A.default.weight")
+            b = raw[f"{module}.lora_B.default.weight"]
+            plain[f"{module}.weight"] = plain[f"{module}.weight"] + lora_scale(lm, module) * b @ a
+    return plain
+
+
+def lora_scale(lm: LanguageModel, module: str) -> float:
+    """Alpha / rank, from the two numbers PEFT holds."""
+    layer: Any = lm.model.get_submodule(module)
+    return float(layer.lora_alpha["default"]) / int(layer.r["default"])
+
+
+def norm(x: Tensor, weight: Tensor, config: Any) -> Tensor:
+    """Root-mean-square norm; Gemma multiplies by 1 + weight."""
+    scaled = x / torch.sqrt((x * x).mean(-1, keepdim=True) + config.rms_norm_eps)
+    return scaled * (weight + 1 if config.model_type.startswith("gemma") else weight)
+
+
+def rotate(x: Tensor, positions: Tensor, theta: float) -> Tensor:
+    """Rotary embedding: entries i and i + d/2 turn by position * theta^(-2i/d)."""
+    half = x.shape[-1] // 2
+    turn = positions[:, None].double() * theta ** (-torch.arange(half).double() * 2 / x.shape[-1])
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat(
+        [first * turn.cos() - second * turn.sin(), second * turn.cos() + first * turn.sin()], dim=-1
+    )
+
+
+def keys_values(
+    lm: LanguageModel, weights: dict[str, Tensor], layer: int, states: Tensor
+) -> tuple[Tensor, Tensor]:
+    """``[kv_heads, n, head_dim]`` keys (normed where the family norms them, not rotated) and values."""
+    at = f"model.layers.{layer}.self_attn"
+    g = lm.geometry
+    shape = (len(states), g.kv_heads, g.head_dim)
+    keys = (states @ weights[f"{at}.k_proj.weight"].T).view(shape).transpose(0, 1)
+    values = (states @ weights[f"{at}.v_proj.weight"].T).view(shape).transpose(0, 1)
+    if f"{at}.k_norm.weight" in weights:
+        keys = norm(keys, weights[f"{at}.k_norm.weight"], lm.model.config)
+    return keys, values
+
+
+def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
+    """A method's effect from its saved tensors and its equation."""
+    if method is None or method.name in ("none", "few-shot", "lora", "full"):
+        return Effect()
+    state = {k: v.double().cpu() for k, v in method.state().items()}
+    weights = weights_of(lm)
+    config: Any = method.config
+    if method.name == "soft-prompt":
+        return Effect(front=state["prompt"])
+    if method.name == "prefix":
+        joint = {}
+        for name, tensor in state.items():
+            layer = int(name.removeprefix("layers."))
+            if config.space == "hidden":
+                joint[layer] = keys_values(lm, weights, layer, tensor)
+            else:
+                k, v = tensor.view(2, config.length, lm.geometry.kv_heads, lm.geometry.head_dim).transpose(
+                    1, 2
+                )
+                joint[layer] = (k, v)
+        return Effect(joint=joint, first=config.length)
+    assert method.name == "llama-adapter"
+    gated = {}
+    for name, tensor in state.items():
+        if name.endswith(".prompt"):
+            layer = int(name.split(".")[1])
+            gate = state[f"layers.{layer}.gate"].expand(lm.geometry.heads)
+            gate = gate.tanh() if config.squash == "tanh" else gate
+            gated[layer] = (*keys_values(lm, weights, layer, tensor), gate)
+    return Effect(gated=gated)
+
+
+def windows_and_thetas(config: Any) -> list[tuple[int | None, float]]:
+    """Sliding window (None where a layer sees everything) and rotary base of each layer."""
+    out: list[tuple[int | None, float]] = []
+    for layer in range(config.num_hidden_layers):
+        if config.model_type.startswith("gemma"):
+            kind = config.layer_types[layer]
+            theta = config.rope_parameters[kind]["rope_theta"]
+            out.append((config.sliding_window if kind == "sliding_attention" else None, theta))
+        else:
+            out.append((getattr(config, "sliding_window", None), config.rope_parameters["rope_theta"]))
+    return out
+
+
+def reference_hidden(lm: LanguageModel, ids: list[int], effect: Effect | None = None) -> Tensor:
+    """Final hidden states ``[length, hidden]`` of one text, fp64."""
+    effect = effect or Effect()
+    config, g = lm.model.config, lm.geometry
+    weights = weights_of(lm)
+    gemma = config.model_type.startswith("gemma")
+    h = weights["model.embed_tokens.weight"][torch.tensor(ids)]
+    if gemma:
+        h = h * config.hidden_size**0.5
+    n = 0 if effect.front is None else len(effect.front)
+    if effect.front is not None:
+        h = torch.cat([effect.front, h])
+    length = len(h)
+    positions = torch.arange(length) + effect.first
+    scale = (config.query_pre_attn_scalar if gemma else g.head_dim) ** -0.5
+    for layer, (window, theta) in enumerate(windows_and_thetas(config)):
+        at = f"model.layers.{layer}"
+        x = norm(h, weights[f"{at}.input_layernorm.weight"], config)
+        q = (x @ weights[f"{at}.self_attn.q_proj.weight"].T).view(length, g.heads, g.head_dim).transpose(0, 1)
+        if f"{at}.self_attn.q_norm.weight" in weights:
+            q = norm(q, weights[f"{at}.self_attn.q_norm.weight"], config)
+        k, v = keys_values(lm, weights, layer, x)
+        q, k = rotate(q, positions, theta), rotate(k, positions, theta)
+        hidden_from = [
+            [j > i or (window is not None and i - j >= window) for j in range(length)] for i in range(length)
+        ]
+        outputs = []
+        for head in range(g.heads):
+            group = head // (g.heads // g.kv_heads)
+            scores = (q[head] @ k[group].T * scale).masked_fill(torch.tensor(hidden_from), -torch.inf)
+            seen = v[group]
+            if layer in effect.joint:
+                pk, pv = (t[group] for t in effect.joint[layer])
+                scores, seen = torch.cat([q[head] @ pk.T * scale, scores], dim=1), torch.cat([pv, seen])
+            out = scores.softmax(-1) @ seen
+            if layer in effect.gated:
+                pk, pv, gate = effect.gated[layer]
+                out = out + gate[head] * ((q[head] @ pk[group].T * scale).softmax(-1) @ pv[group])
+            outputs.append(out)
+        out = torch.cat(outputs, dim=-1) @ weights[f"{at}.self_attn.o_proj.weight"].T
+        if gemma:
+            out = norm(out, weights[f"{at}.post_attention_layernorm.weight"], config)
+        h = h + out
+        before = "pre_feedforward_layernorm" if gemma else "post_attention_layernorm"
+        x = norm(h, weights[f"{at}.{before}.weight"], config)
+        gate_in = x @ weights[f"{at}.mlp.gate_proj.weight"].T
+        act = (
+            torch.nn.functional.gelu(gate_in, approximate="tanh")
+            if gemma
+            else torch.nn.functional.silu(gate_in)
+        )
+        x = (act * (x @ weights[f"{at}.mlp.up_proj.weight"].T)) @ weights[f"{at}.mlp.down_proj.weight"].T
+        if gemma:
+            x = norm(x, weights[f"{at}.post_feedforward_layernorm.weight"], config)
+        h = h + x
+    return norm(h, weights["model.norm.weight"], config)[n:]
+
+
+def reference_logits(lm: LanguageModel, ids: list[int], effect: Effect | None = None) -> Tensor:
+    """``[length, vocabulary]``, fp64."""
+    weights = weights_of(lm)
+    head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
+    return reference_hidden(lm, ids, effect) @ head.T

@@ -1,0 +1,75 @@
+import json
+from typing import Any
+
+import polars as pl
+import pytest
+from synthetic import LANGUAGES, TASKS, frame, make_predictions, make_run
+
+from crosstune.analysis.groups import group_means
+from crosstune.report import charts
+from crosstune.report.sections import Section, sections
+
+
+@pytest.fixture(scope="module")
+def section(runs: list[dict[str, Any]], predictions: pl.DataFrame) -> Section:
+    return next(part for part in sections(runs, predictions) if part.task == "number-words")
+
+
+def data(chart: Any, layer: int | None = None) -> list[dict[str, Any]]:
+    spec = chart.to_dict()
+    source = (spec if layer is None else spec["layer"][layer])["data"]
+    return source["values"] if "values" in source else spec["datasets"][source["name"]]
+
+
+def test_heatmap_holds_every_score_once(section: Section) -> None:
+    values = data(charts.heatmap(section), 0)
+    assert len(values) == len(LANGUAGES) * len(section.methods)
+    expected = {(row["method"], row["language"]): row["score"] for row in section.languages.rows(named=True)}
+    for row in values:
+        code = row["language"].split("␟")[0]
+        assert row["value"] == pytest.approx(100 * expected[row["method"], code], abs=1e-3)
+
+
+def test_heatmap_names_each_family_once(section: Section) -> None:
+    keys = {row["language"] for row in data(charts.heatmap(section), 0)}
+    marks = [key.split("␟")[3] for key in keys if key.split("␟")[3]]
+    assert len(marks) == len(set(marks)) == group_means(section.scores, "family")["group"].n_unique()
+
+
+def test_gap_chart_joins_source_and_mean(section: Section) -> None:
+    spans = data(charts.gap_chart(section), 0)
+    for span, row in zip(spans, section.table.rows(named=True), strict=True):
+        assert span["high"] - span["low"] == pytest.approx(100 * row["gap"])
+
+
+def test_groups_say_how_many_languages(section: Section) -> None:
+    labels = {row["group"] for row in data(charts.group_chart(section, "script"))}
+    assert "Latin (11)" in labels
+
+
+def test_loss_curves_leave_out_what_is_not_finite_and_stay_small() -> None:
+    curve = [{"step": step, "loss": float("nan") if step == 1 else 1 / step} for step in range(1, 10_000)]
+    run = make_run(TASKS[0], 2, 0, curve=curve)
+    untrained = make_run(TASKS[0], 0, 0)
+    [section] = sections([run, untrained], frame([*make_predictions(run), *make_predictions(untrained)]))
+    values = data(charts.loss_curves(section))
+    assert 50 < len(values) <= charts.CURVE_POINTS
+    json.dumps(values, allow_nan=False)
+
+
+def test_untrained_runs_have_no_curves() -> None:
+    run = make_run(TASKS[0], 0, 0)
+    [section] = sections([run], frame(make_predictions(run)))
+    assert charts.loss_curves(section) is None
+    assert not section.has_in_english
+
+
+def test_many_methods_stay_apart() -> None:
+    runs = [
+        make_run(TASKS[0], 2, 0, label=f"prefix {n}", method={"name": "prefix", "length": n})
+        for n in range(12)
+    ]
+    [section] = sections(runs, frame([row for run in runs for row in make_predictions(run, 2)]))
+    encoding = charts.group_chart(section, "family").to_dict()["encoding"]
+    looks = list(zip(encoding["color"]["scale"]["range"], encoding["shape"]["scale"]["range"], strict=True))
+    assert len(set(looks)) == 12

@@ -1,0 +1,194 @@
+import json
+import re
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from synthetic import TASKS, frame, make_predictions, make_run
+
+from crosstune.analysis.transfer import language_scores, transfer
+from crosstune.errors import UserError
+from crosstune.report.html import embedded_json, render, write_report
+from crosstune.report.sections import finding, overall_finding, sections
+
+pytest.importorskip("vl_convert", reason="the report needs the extra crosstune[figures]")
+
+VOID = {"meta", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags must nest; collects attributes, text outside scripts and styles, and scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.scripts: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif not self.open or self.open[-1] != "style":
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def text(runs: list[dict[str, Any]], predictions: pl.DataFrame) -> str:
+    return render(runs, predictions, "Which <method> carries furthest?")
+
+
+@pytest.fixture(scope="module")
+def page(text: str) -> Page:
+    return Page(text)
+
+
+def test_page_nests_and_has_one_heading(page: Page) -> None:
+    assert page.open == []
+    assert [tag for tag, _ in page.tags].count("h1") == 1
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    for tag, attrs in page.tags:
+        if tag == "a":
+            assert (attrs["href"] or "").removeprefix("#") in ids
+
+
+def test_page_loads_nothing(page: Page, text: str) -> None:
+    for tag, attrs in page.tags:
+        assert tag not in {"img", "link", "iframe", "object", "embed", "base", "form"}
+        assert "src" not in attrs
+        assert not any(name.startswith("on") for name in attrs)
+        assert (attrs.get("href") or "#").startswith("#")
+    policy = next(attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+    assert "unsafe-eval" not in policy
+    assert "script-src 'sha256-" in policy
+    style = re.search(r"<style>(.*?)</style>", text, re.S)
+    assert style is not None
+    assert "url(" not in style[1]
+    assert "@import" not in style[1]
+
+
+def test_hostile_text_is_shown_and_does_nothing(page: Page, text: str) -> None:
+    assert "<script>alert(1)</script>" in page.text
+    assert "onerror=alert(1)>" in page.text
+    assert "[bold red]markup[/] ⟨U+001B⟩[31mred⟨U+0007⟩ ⟨U+0000⟩ ⟨U+202E⟩gnp.exe" in page.text
+    assert "{{ 7 * 7 }}" in page.text
+    assert "Which <method> carries furthest?" in page.text
+    assert "<b>qa</b>" in page.text
+    assert not any(tag == "b" for tag, _ in page.tags)
+    assert "3 test examples have a prompt that is also in the training data" in page.text
+    assert "\u202e" not in text
+    outside = re.sub(r"<script>.*?</script>", "", text, flags=re.S)  # Vega's own source may hold controls
+    assert not set(outside) & {chr(code) for code in range(32) if chr(code) != "\n"}
+
+
+def test_long_answers_are_cut_and_counted(page: Page, text: str) -> None:
+    assert len(text.encode()) < 3_000_000
+    assert "long " * 100 not in text
+    assert "(100,000 characters)" in page.text
+
+
+def test_numbers_are_in_the_tables(page: Page, runs: list[dict[str, Any]], predictions: pl.DataFrame) -> None:
+    flat = " ".join(page.text.split())
+    for row in transfer(language_scores(runs, predictions)).rows(named=True):
+        assert f"{100 * row['target_mean']:.1f} ±{100 * row['target_sd']:.1f}" in flat
+        assert f"{row['trained_parameters']:,}" in flat
+    for run in runs:
+        assert run["id"] in flat
+
+
+def test_charts_are_json_no_text_can_leave(page: Page) -> None:
+    specs = [script for script in page.scripts if script.startswith("{")]
+    assert len(specs) == 3 * 6 + 1  # gap, heatmap, three groups, curves; and in English once
+    for spec in specs:
+        assert "<" not in spec
+        assert json.loads(spec)["$schema"]
+    value = ["</script><!--", "&\u2028", "<b>"]
+    assert json.loads(embedded_json(value)) == value
+    assert not set("<>&\u2028") & set(embedded_json(value))
+
+
+def test_other_scripts_are_marked_with_their_language(page: Page) -> None:
+    marked = {attrs.get("lang") for tag, attrs in page.tags if tag == "bdi"}
+    assert {"ar", "he", "zh-Hans"} <= marked
+
+
+def test_same_input_same_bytes(runs: list[dict[str, Any]], predictions: pl.DataFrame, text: str) -> None:
+    again = render(
+        runs[::-1], predictions.sample(fraction=1, shuffle=True, seed=1), "Which <method> carries furthest?"
+    )
+    assert again == text
+
+
+def test_write_report(tmp_path: Path) -> None:
+    run = make_run(TASKS[0], 2, 0)
+    predictions = frame(make_predictions(run, 3))
+    path = tmp_path / "new" / "report.html"
+    assert write_report([run], predictions, path, "One run") == path
+    assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
+    with pytest.raises(UserError, match="cannot write"):
+        write_report([run], predictions, tmp_path, "A folder")
+    with pytest.raises(UserError, match="no finished runs"):
+        write_report([], predictions, path, "Nothing")
+
+
+def test_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    from crosstune.report.html import vega_bundle
+
+    vega_bundle.cache_clear()
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    with pytest.raises(UserError, match=r"crosstune\[figures\]"):
+        vega_bundle()
+
+
+def test_finding_says_what_it_rests_on(runs: list[dict[str, Any]], predictions: pl.DataFrame) -> None:
+    parts = sections(runs, predictions)
+    part = next(part for part in parts if part.task == "topics")
+    best = part.table.row(0, named=True)
+    said = finding(part)
+    assert said.startswith(f"{best['method']} carries furthest: mean of 23 target languages")
+    assert f"{100 * best['target_mean']:.1f}, {100 * best['gap']:.1f} points under English" in said
+    assert "2 seeds a method, 20 examples a language, 5 methods" in said
+    assert "no significance test" in said
+    assert "3 comparisons" in overall_finding(parts)
+    assert overall_finding([part]) == said
+
+
+def test_level_methods_have_no_leader() -> None:
+    runs = [make_run(TASKS[0], method, 0) for method in (2, 4)]
+    rows = [row | {"score": 0.5} for run in runs for row in make_predictions(run)]
+    assert "are level at the top" in finding(sections(runs, frame(rows))[0])
+
+
+def test_one_method_or_no_target_is_said_plainly() -> None:
+    run = make_run(TASKS[0], 2, 0)
+    assert "no other method" in finding(sections([run], frame(make_predictions(run)))[0])
+    english = make_run(TASKS[0], 2, 0, languages=["en"])
+    predictions = frame(make_predictions(english))
+    assert "no transfer to report" in finding(sections([english], predictions)[0])
+    assert Page(render([english], predictions, "English only")).open == []
+
+
+def test_two_protocols_stand_apart() -> None:
+    first, second = make_run(TASKS[0], 2, 0), make_run(TASKS[0], 4, 0)
+    second["task"] = second["task"] | {"version": 2}
+    parts = sections([first, second], frame([*make_predictions(first), *make_predictions(second)]))
+    assert [part.note.split(",")[0] for part in parts] in (
+        ["version 1", "version 2"],
+        ["version 2", "version 1"],
+    )

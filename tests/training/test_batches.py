@@ -1,0 +1,81 @@
+"""Order and splitting of training batches, on whatever lengths and budgets come."""
+
+from itertools import islice
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosstune.training.batches import Row, order, split
+
+LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=70)
+
+
+def make(lengths: list[int]) -> list[Row]:
+    return [Row((i,) + (0,) * (n - 1), 1) for i, n in enumerate(lengths)]
+
+
+def epoch(rows: list[Row], batch_size: int, seed: int, number: int = 0) -> list[list[Row]]:
+    size = -(-len(rows) // batch_size)
+    return list(islice(order(rows, batch_size, seed), number * size, (number + 1) * size))
+
+
+@given(LENGTHS, st.integers(1, 20), st.integers(0, 5), st.integers(0, 2))
+def test_every_row_once_an_epoch(lengths, batch_size, seed, number):
+    rows = make(lengths)
+    batches = epoch(rows, batch_size, seed, number)
+    assert sorted(r.ids for b in batches for r in b) == sorted(r.ids for r in rows)
+    assert all(1 <= len(b) <= batch_size for b in batches)
+    assert sum(len(b) < batch_size for b in batches) <= 1
+
+
+@given(LENGTHS, st.integers(1, 20), st.integers(0, 5))
+def test_seed_decides_the_order(lengths, batch_size, seed):
+    rows = make(lengths)
+    assert epoch(rows, batch_size, seed) == epoch(rows, batch_size, seed)
+
+
+def test_seeds_and_epochs_differ():
+    rows = make([3] * 40)
+    assert epoch(rows, 4, 0) != epoch(rows, 4, 1)
+    assert epoch(rows, 4, 0, 0) != epoch(rows, 4, 0, 1)
+
+
+@given(LENGTHS, st.integers(1, 200))
+def test_split_keeps_the_budget_and_every_row(lengths, tokens):
+    rows = make(lengths)
+    parts = split(rows, tokens)
+    assert sorted(r.ids for p in parts for r in p) == sorted(r.ids for r in rows)
+    for part in parts:
+        assert len(part) == 1 or len(part) * max(len(r.ids) for r in part) <= tokens
+
+
+def cost(parts: list[list[Row]], pass_cost: int) -> int:
+    """Padded tokens plus what each pass costs."""
+    return sum(len(p) * max(len(r.ids) for r in p) + pass_cost for p in parts)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.integers(1, 90), st.integers(0, 100))
+def test_split_is_the_cheapest_of_all_cuts(lengths, tokens, pass_cost):
+    """Every way to cut the sorted rows, tried."""
+    rows = sorted(make(lengths), key=lambda r: len(r.ids))
+    cheapest = None
+    for cuts in range(2 ** (len(rows) - 1)):
+        parts = [[rows[0]]]
+        for i, row in enumerate(rows[1:]):
+            if cuts >> i & 1:
+                parts.append([row])
+            else:
+                parts[-1].append(row)
+        if all(len(p) == 1 or len(p) * len(p[-1].ids) <= tokens for p in parts):
+            this = cost(parts, pass_cost)
+            cheapest = this if cheapest is None else min(cheapest, this)
+    assert cost(split(rows, tokens, pass_cost), pass_cost) == cheapest
+
+
+def test_like_lengths_stand_together_unless_asked_not_to():
+    rows = make([i % 50 + 1 for i in range(800)])
+    text = sum(len(r.ids) for r in rows)
+    assert cost(epoch(rows, 8, 0), 0) < 1.2 * text
+    drawn = list(islice(order(rows, 8, 0, by_length=False), 100))
+    assert sorted(r.ids for b in drawn for r in b) == sorted(r.ids for r in rows)
+    assert cost(drawn, 0) > 1.5 * text

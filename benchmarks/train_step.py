@@ -11,6 +11,7 @@ does not count. The floor is the arithmetic of the step over the matrix rate mea
 """
 
 import argparse
+import itertools
 import json
 import platform
 import statistics
@@ -57,9 +58,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="a block")
     parser.add_argument("--rounds", type=int, default=3, help="blocks a side")
     parser.add_argument(
-        "--order", choices=["random", "by-length"], default="random",
-        help="random: batches as the Trainer draws them by default; by-length: crosstune's, the peer's best case",
-    )  # fmt: skip
+        "--order",
+        choices=["random", "by-length"],
+        default="random",
+        help="random: as the Trainer draws batches; by-length: as crosstune does, the best case of the peer",
+    )
     parser.add_argument("--out", type=Path, help="write the result as JSON here")
     return parser.parse_args()
 
@@ -164,7 +167,7 @@ def crosstune_block(
         marks.append(time.perf_counter())
 
     result = train(method, rows, settings, seed=0, tell=tell)
-    seconds = [b - a for a, b in zip(marks, marks[1:], strict=False)]
+    seconds = [b - a for a, b in itertools.pairwise(marks)]
     return seconds, [point["loss"] for point in result.curve], method
 
 
@@ -192,15 +195,28 @@ def trainer_block(
     clock = Clock()
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(
-            output_dir=out, per_device_train_batch_size=settings.batch_size, max_steps=args.steps, learning_rate=peak,
-            weight_decay=settings.weight_decay, max_grad_norm=settings.clip, logging_steps=1, save_strategy="no",
-            report_to=[], disable_tqdm=True, optim="adamw_torch", use_cpu=lm.device.type == "cpu", dataloader_num_workers=0,
+            output_dir=out,
+            per_device_train_batch_size=settings.batch_size,
+            max_steps=args.steps,
+            learning_rate=peak,
+            weight_decay=settings.weight_decay,
+            max_grad_norm=settings.clip,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+            optim="adamw_torch",
+            use_cpu=lm.device.type == "cpu",
+            dataloader_num_workers=0,
             logging_nan_inf_filter=False,
-        )  # fmt: skip
+        )
         trainer = SameOrder(
-            model=model, args=arguments, train_dataset=data, callbacks=[clock],
+            model=model,
+            args=arguments,
+            train_dataset=data,
+            callbacks=[clock],
             data_collator=lambda batch: pad(batch, lm.pad_id),
-        )  # fmt: skip
+        )
         trainer.settings = settings
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
@@ -253,16 +269,29 @@ def main() -> int:
     floor = flop / matrix_rate(lm)
     median = {side: statistics.median(took) for side, took in seconds.items()}
     result = {
-        "benchmark": "train_step", "method": args.method, "model": args.model, "dtype": str(lm.dtype)[6:],
-        "device": str(lm.device), "batch": args.batch, "order": args.order, "tokens": round(tokens),
+        "benchmark": "train_step",
+        "method": args.method,
+        "model": args.model,
+        "dtype": str(lm.dtype)[6:],
+        "device": str(lm.device),
+        "batch": args.batch,
+        "order": args.order,
+        "tokens": round(tokens),
         "median_seconds": median,
         "quartiles": {s: statistics.quantiles(t, n=4)[::2] for s, t in seconds.items()},
         "ratio": median["peft + Trainer"] / median["crosstune"],
-        "floor_seconds": floor, "share_of_floor": floor / median["crosstune"],
-        "loss_curves": curves, "largest_relative_difference": apart, "noise_allowed": NOISE[lm.dtype],
-        "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__},
+        "floor_seconds": floor,
+        "share_of_floor": floor / median["crosstune"],
+        "loss_curves": curves,
+        "largest_relative_difference": apart,
+        "noise_allowed": NOISE[lm.dtype],
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+        },
         "machine": {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
-    }  # fmt: skip
+    }
     for side in seconds:
         low, high = result["quartiles"][side]
         print(f"{side:<16} {median[side]:.3f} s a step  (quartiles {low:.3f} to {high:.3f})")

@@ -1,0 +1,1 @@
+"""Scoring: choices, free answers, all languages with one load."""

@@ -53,7 +53,9 @@ def score_choices(
         items = [ChoiceItem(i.prompt, tuple(label[:1] for label in i.labels)) for i in items]
         for item in items:
             if len(set(item.labels)) < len(item.labels):
-                raise UserError("choices: first-token, but two labels start with the same token; use choices: label")
+                raise UserError(
+                    "choices: first-token, but two labels start with the same token; use choices: label"
+                )
     out: list[list[float]] = [[] for _ in items]
     for batch in batches_by_length([item.width for item in items], settings.tokens_per_pass):
         scores = _score_batch(lm, [items[i] for i in batch], settings.choices == "label-per-token")

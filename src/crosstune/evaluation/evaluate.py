@@ -51,7 +51,9 @@ def evaluate(
             for ids, e in zip(prompts, flat, strict=True)
         ]
         scored = score_choices(lm, items, settings, tell)
-        answers = [e.choices[max(range(len(s)), key=s.__getitem__)] for e, s in zip(flat, scored, strict=True)]
+        answers = [
+            e.choices[max(range(len(s)), key=s.__getitem__)] for e, s in zip(flat, scored, strict=True)
+        ]
         logprobs = scored
     else:
         longest = settings.max_answer_tokens or task.max_answer_tokens

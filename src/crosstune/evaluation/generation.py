@@ -44,7 +44,7 @@ def generate(
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop string; one right at the start (a model's opening line break) is skipped."""
+    """The text before the first stop string, an opening line break skipped."""
     text = text.lstrip()
     ends = [at for s in stop if (at := text.find(s)) >= 0]
     return text[: min(ends)] if ends else text

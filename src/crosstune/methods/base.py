@@ -46,7 +46,9 @@ class Layered(MethodConfig):
             return list(range(total))
         if isinstance(self.layers, int):
             if not 1 <= self.layers <= total:
-                raise UserError(f"layers: {self.layers} asked for, but the model has {total}; give 1 to {total}")
+                raise UserError(
+                    f"layers: {self.layers} asked for, but the model has {total}; give 1 to {total}"
+                )
             return list(range(total - self.layers, total))
         wrong = [i for i in self.layers if not 0 <= i < total]
         if wrong or not self.layers:

@@ -7,6 +7,7 @@ Trained parameters: r * (in + out) for every target in every chosen layer.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from peft import LoraConfig as PeftLoraConfig
@@ -59,7 +60,9 @@ class Lora(Method):
     name = "lora"
     summary = "low-rank updates of chosen weights (Hu et al. 2021), through PEFT"
     learning_rate = 1e-3
-    learning_rate_from = "the middle of the study's grid 3e-3, 1e-3, 3e-4; best English score of the prototype"
+    learning_rate_from = (
+        "the middle of the study's grid 3e-3, 1e-3, 3e-4; best English score of the prototype"
+    )
     Config = LoraConfig
 
     @classmethod
@@ -94,7 +97,7 @@ class Lora(Method):
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
 
-    def _wrapped(self) -> dict[str, LoraLayer]:
+    def _wrapped(self) -> dict[str, Any]:
         return {name: m for name, m in self.attached().model.named_modules() if isinstance(m, LoraLayer)}
 
     def detach(self) -> None:

@@ -129,7 +129,8 @@ class Prefix(Method):
         delta = nn.functional.linear(inner, m[f"mlp.last.{i}.weight"], m[f"mlp.last.{i}.bias"])
         if base.dim() == 2:
             return base + delta
-        return base + delta.unflatten(-1, (2, -1)).transpose(0, 1)
+        pair: Tensor = delta.unflatten(-1, (2, -1))
+        return base + pair.transpose(0, 1)
 
     def _source(self, i: int, lm: LanguageModel) -> Callable[[nn.Module], tuple[Tensor, Tensor]]:
         """What layer ``i``'s attention calls for its keys and values."""

@@ -53,10 +53,11 @@ def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tenso
     cache = DynamicCache()  # made without a config, so that sliding layers keep every token
     with torch.no_grad():
         lm.decoder(input_ids=ids[None], past_key_values=cache, use_cache=True)
-    return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
+    layers: list[Any] = cache.layers
+    return [(layer.keys[0], layer.values[0]) for layer in layers]
 
 
-def project(module: nn.Module, states: Tensor, kv_heads: int) -> tuple[Tensor, Tensor]:
+def project(module: Any, states: Tensor, kv_heads: int) -> tuple[Tensor, Tensor]:
     """Keys and values that an attention module makes of hidden states, keys not rotated.
 
     Args:
@@ -69,7 +70,8 @@ def project(module: nn.Module, states: Tensor, kv_heads: int) -> tuple[Tensor, T
     """
     if not hasattr(module, "k_proj") or not hasattr(module, "v_proj"):
         raise UserError(
-            f"{type(module).__name__} has no separate k_proj and v_proj; use prefix with space: kv on this model"
+            f"{type(module).__name__} has no separate k_proj and v_proj; "
+            "use prefix with space: kv on this model"
         )
     keys: Tensor = module.k_proj(states)
     values: Tensor = module.v_proj(states)

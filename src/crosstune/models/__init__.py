@@ -1,0 +1,1 @@
+"""Models: loading, geometry, and the attention hook."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,9 @@ class Layout:
         length = self.segments.shape[1]
         row, column = self.segments[:, :, None], self.segments[:, None, :]
         index = torch.arange(length, device=self.segments.device)
-        seen = ((column == 0) | (column == row)) & (column >= 0) & (index[None, :, None] >= index[None, None, :])
+        seen = (
+            ((column == 0) | (column == row)) & (column >= 0) & (index[None, :, None] >= index[None, None, :])
+        )
         if window is not None:
             seen &= self.positions[:, :, None] - self.positions[:, None, :] < window
         # A padding row attends to itself, so that no softmax is over nothing.
@@ -126,7 +129,7 @@ def attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **kwargs: object,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one layer with the prompt left on ``module``.
 
@@ -153,9 +156,7 @@ def attention(
             )
 
     def plain(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        out, _ = sdpa_attention_forward(
-            module, query, k, v, mask, dropout=dropout, scaling=scaling, **kwargs
-        )
+        out, _ = sdpa_attention_forward(module, query, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
         return out
 
     prompt: Prompt | None = getattr(module, _SLOT, None)
@@ -173,7 +174,7 @@ def attention(
 
 
 def attention_mask(
-    batch_size: int, q_length: int, kv_length: int, *, local_size: int | None = None, **kwargs: object
+    batch_size: int, q_length: int, kv_length: int, *, local_size: int | None = None, **kwargs: Any
 ) -> Tensor | None:
     """The mask transformers asks for: plain causal or windowed, or that of the active `Layout`."""
     layout = _layout.get()

@@ -52,7 +52,7 @@ class LanguageModel:
     @property
     def embedding(self) -> nn.Module:
         """Input embedding (scaled where the architecture scales it)."""
-        return cast(nn.Module, self.model.get_input_embeddings())
+        return self.model.get_input_embeddings()
 
     @property
     def attentions(self) -> list[nn.Module]:
@@ -62,12 +62,12 @@ class LanguageModel:
     @property
     def device(self) -> torch.device:
         """Where the model's input goes."""
-        return self.embedding.weight.device  # type: ignore[return-value, union-attr]
+        return self.embedding.weight.device  # type: ignore[return-value]
 
     @property
     def dtype(self) -> torch.dtype:
         """Dtype of the frozen weights."""
-        return self.embedding.weight.dtype  # type: ignore[return-value, union-attr]
+        return self.embedding.weight.dtype  # type: ignore[return-value]
 
     @property
     def pad_id(self) -> int:
@@ -153,7 +153,9 @@ class LanguageModel:
             front = self.soft_prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
             column = torch.arange(n + length, device=ids.device)[None]
             pads = (~real).sum(1, keepdim=True)
-            take = torch.where(column < pads, column + n, torch.where(column < pads + n, column - pads, column))
+            take = torch.where(
+                column < pads, column + n, torch.where(column < pads + n, column - pads, column)
+            )
             embeds = torch.cat([front, embeds], dim=1)
             embeds = embeds.gather(1, take[..., None].expand_as(embeds))
             real = column >= pads
@@ -161,7 +163,11 @@ class LanguageModel:
         cache = DynamicCache(config=self.decoder.config)
         mask = None if bool(real.all()) else real
         out = self.decoder(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         )
         return out.last_hidden_state[:, -1], DecodingState(cache, real, positions[:, -1])
 
@@ -188,9 +194,9 @@ class LanguageModel:
         Returns:
             fp32 ``[n, vocabulary]`` or ``[n, m]``.
         """
-        head = self.model.get_output_embeddings()
+        head: Any = self.model.get_output_embeddings()
         if columns is None:
-            scores = head(rows)
+            scores: Tensor = head(rows)
         else:
             bias = None if head.bias is None else head.bias[columns]
             scores = nn.functional.linear(rows, head.weight[columns], bias)

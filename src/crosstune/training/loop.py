@@ -109,63 +109,84 @@ def train(
     assert peak is not None, "a method without parameters is not trained"
     total = settings.total_steps(len(rows))
     result = Trained(learning_rate=peak)
-    best: tuple[float, dict[str, Tensor]] | None = None
-    since_best = 0
+    best = _Best(method)
     batches = order(rows, settings.batch_size, seed, settings.by_length)
     parameters = method.parameters()
     optimiser = torch.optim.AdamW(parameters.values(), lr=peak, weight_decay=settings.weight_decay)
     pass_cost = PASS_COST.get(lm.device.type, PASS_COST_ELSEWHERE)
     began = time.perf_counter()
     with _training_mode(method, settings, seed):
-        for step in range(total):
-            batch = next(batches)
-            answers = sum(row.answer for row in batch)
-            summed = 0.0
-            for part in split(batch, settings.tokens_per_pass, pass_cost):
-                collated = collate(part, lm.pad_id, lm.device)
-                loss = answer_loss(lm, collated)
-                (loss / answers).backward()
-                method.after_backward()
-                summed += float(loss.detach())
-                result.tokens += sum(len(row.ids) - 1 for row in part)
-                result.padded_tokens += collated.ids.numel()
-            mean = summed / answers
-            if not math.isfinite(mean):
+        for step in range(1, total + 1):
+            parts = split(next(batches), settings.tokens_per_pass, pass_cost)
+            loss = _backward(method, parts, result)
+            if not math.isfinite(loss):
                 raise UserError(
-                    f"the loss became {mean} at step {step + 1}; try a learning rate below {peak:g} or dtype: float32"
+                    f"the loss became {loss} at step {step}; "
+                    f"try a learning rate below {peak:g} or dtype: float32"
                 )
             if settings.clip:
                 torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
-            now = rate(settings, peak, step, total)
+            now = rate(settings, peak, step - 1, total)
             for group in optimiser.param_groups:
                 group["lr"] = now
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             method.after_step()
-            result.steps = result.chosen_step = step + 1
-            result.curve.append({"step": step + 1, "loss": mean, "learning_rate": now})
+            result.steps = step
+            result.curve.append({"step": step, "loss": loss, "learning_rate": now})
             if tell is not None:
-                tell(Progress(step + 1, total, mean, result.tokens, time.perf_counter() - began))
-            due = settings.evaluate_every and (step + 1) % settings.evaluate_every == 0
-            if dev_score is not None and (due or (settings.evaluate_every and step + 1 == total)):
+                tell(Progress(step, total, loss, result.tokens, time.perf_counter() - began))
+            every = settings.evaluate_every
+            if dev_score is not None and every is not None and (step % every == 0 or step == total):
                 with _paused(method):
                     score = dev_score()
-                result.dev.append({"step": step + 1, "score": score})
-                if best is None or score > best[0]:
-                    best = score, {name: p.detach().clone() for name, p in parameters.items()}
-                    best_step, since_best = step + 1, 0
-                else:
-                    since_best += 1
-                if settings.patience is not None and since_best >= settings.patience:
+                result.dev.append({"step": step, "score": score})
+                best.see(step, score)
+                if settings.patience is not None and best.since >= settings.patience:
                     break
-    if best is not None:
-        with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(best[1][name])
-        method.after_step()
-        result.chosen_step = best_step
+    result.chosen_step = best.put_back() if result.dev else result.steps
     result.seconds = time.perf_counter() - began
     return result
+
+
+def _backward(method: Method, parts: Sequence[list[Row]], result: Trained) -> float:
+    """Gradients of one optimiser step, and its loss in nats an answer token."""
+    lm = method.attached()
+    answers = sum(row.answer for part in parts for row in part)
+    summed = 0.0
+    for part in parts:
+        batch = collate(part, lm.pad_id, lm.device)
+        loss = answer_loss(lm, batch)
+        (loss / answers).backward()
+        method.after_backward()
+        summed += float(loss.detach())
+        result.tokens += sum(len(row.ids) - 1 for row in part)
+        result.padded_tokens += batch.ids.numel()
+    return summed / answers
+
+
+class _Best:
+    """The weights with the best score so far; the earlier ones on ties."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.score, self.step, self.since = -math.inf, 0, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def see(self, step: int, score: float) -> None:
+        """A score came in."""
+        self.since += 1
+        if score > self.score or not self.weights:
+            self.score, self.step, self.since = score, step, 0
+            self.weights = {name: p.detach().clone() for name, p in self.method.parameters().items()}
+
+    def put_back(self) -> int:
+        """Set the method to them, and tell the step they are from."""
+        with torch.no_grad():
+            for name, parameter in self.method.parameters().items():
+                parameter.copy_(self.weights[name])
+        self.method.after_step()
+        return self.step
 
 
 @contextmanager

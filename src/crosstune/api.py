@@ -1,0 +1,103 @@
+"""Studies from Python: run one, read its results, write the report.
+
+>>> import crosstune
+>>> study = crosstune.read_study("studies/demo.yaml")  # doctest: +SKIP
+>>> crosstune.run(study)  # doctest: +SKIP
+>>> results = crosstune.results("runs/demo")  # doctest: +SKIP
+>>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.console import Console
+
+    from crosstune.study.spec import Study
+
+
+@dataclass(frozen=True)
+class Results:
+    """Finished runs and all their predictions; the tables are computed when asked for.
+
+    Attributes:
+        runs: Content of each run.json.
+        predictions: One row an example of each run (column ``run``).
+    """
+
+    runs: list[dict[str, Any]]
+    predictions: "pl.DataFrame"
+
+    @cached_property
+    def scores(self) -> "pl.DataFrame":
+        """One row per run and language; see `crosstune.analysis.transfer.language_scores`."""
+        from crosstune.analysis.transfer import language_scores
+
+        return language_scores(self.runs, self.predictions)
+
+    @cached_property
+    def transfer(self) -> "pl.DataFrame":
+        """One row per model, task and method; see `crosstune.analysis.transfer.transfer`."""
+        from crosstune.analysis.transfer import transfer
+
+        return transfer(self.scores)
+
+
+def run(study: "Study", *, console: "Console | None" = None) -> Results:
+    """Make every run of a study that its store does not hold yet, and read the results of all.
+
+    Args:
+        study: From `read_study`, or ``crosstune.Study(name=..., model=..., tasks=[...], methods=[...])``.
+        console: Where progress goes; standard error by default.
+
+    Raises:
+        UserError: The model cannot be loaded, the disk is full, a run failed, ...
+        KeyboardInterrupt: After Ctrl-C; finished runs are kept, and the same call goes on.
+    """
+    from crosstune.study.runner import run_study
+
+    summary = run_study(study, console=console)
+    return results(summary.store, only=summary.runs)
+
+
+def results(store: str | Path, *, only: Collection[str] | None = None) -> Results:
+    """Read the finished runs of a store.
+
+    Args:
+        store: Folder that a study ran into.
+        only: Ids to read; all by default.
+
+    Raises:
+        UserError: No store, no runs in it, or a damaged file (named).
+    """
+    from crosstune.study import store as stored
+
+    folder = Path(store)
+    runs = [run for run in stored.read_runs(folder) if only is None or run["id"] in only]
+    return Results(runs, stored.read_predictions(folder, runs))
+
+
+def report(store: str | Path, out: str | Path | None = None, *, title: str | None = None) -> Path:
+    """Write the results of a store as one HTML file.
+
+    Args:
+        store: Folder that a study ran into.
+        out: The file; ``report.html`` in the store by default.
+        title: Heading; made of the studies' names by default.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UserError: As `results`, or the file cannot be written.
+    """
+    from crosstune.report.html import write_report
+
+    found = results(store)
+    names = sorted({str(run["study"]) for run in found.runs})
+    path = Path(store) / "report.html" if out is None else Path(out)
+    return write_report(found.runs, found.predictions, path, title or ", ".join(names))

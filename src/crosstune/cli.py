@@ -1,0 +1,314 @@
+"""The command line: verbs that call the Python API, and nothing else. Heavy imports wait for their verb."""
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from crosstune.errors import UserError
+
+app = typer.Typer(
+    help="Tune a language model in English by several methods; measure how far each carries into others.",
+    epilog="Start with: crosstune run studies/demo.yaml",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class Form(StrEnum):
+    """How results are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+class Thing(StrEnum):
+    """What can be listed."""
+
+    methods = "methods"
+    tasks = "tasks"
+    models = "models"
+    languages = "languages"
+
+
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; over the study's own.")]
+StoreFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Folder a study ran into, such as runs/demo.")
+]
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
+) -> None:
+    """Read by `main` before anything else runs, so that it also covers the arguments themselves."""
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
+    store: Annotated[
+        Path | None, typer.Option(help="Folder for the results; runs/<name> by default.")
+    ] = None,
+    device: Device = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")
+    ] = None,
+) -> None:
+    """Make every run of a study that is not finished yet.
+
+    Ctrl-C stops it; the same command goes on where it stopped.
+
+    Example: crosstune run studies/demo.yaml --device cpu
+    """
+    from crosstune.api import results as read
+    from crosstune.study.runner import run_study
+    from crosstune.study.spec import read_study
+    from crosstune.study.stopping import Stopped
+
+    asked = read_study(study)
+    changes = {"store": store, "device": device, "dtype": dtype}
+    # The device and the dtype are looked at before anything runs.
+    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    try:
+        summary = run_study(asked)
+    except Stopped as stop:
+        _complain(str(stop), style="yellow")
+        raise typer.Exit(stop.exit_code) from None
+    _print_table(read(summary.store, only=summary.runs))
+    _line(f"all about it: crosstune report {summary.store}")
+
+
+@app.command()
+def results(
+    store: StoreFolder,
+    form: Annotated[Form, typer.Option("--format", help="How to print them.")] = Form.table,
+) -> None:
+    """Print results: a table, or rows for other programs.
+
+    csv has one row per run and language; json has these and one row per method.
+
+    Example: crosstune results runs/demo --format csv > scores.csv
+    """
+    from crosstune import api
+
+    found = api.results(store)
+    if form is Form.table:
+        _print_table(found)
+    elif form is Form.csv:
+        sys.stdout.write(found.scores.write_csv())
+    else:
+        import json
+
+        tables = {"transfer": found.transfer.to_dicts(), "scores": found.scores.to_dicts()}
+        sys.stdout.write(json.dumps(tables, ensure_ascii=False, indent=1) + "\n")
+
+
+@app.command()
+def report(
+    store: StoreFolder,
+    out: Annotated[Path | None, typer.Option(help="The file; DIR/report.html by default.")] = None,
+) -> None:
+    """Write results as one HTML file; print its path.
+
+    The file needs nothing beside it and asks the network for nothing.
+
+    Example: crosstune report runs/demo --out demo.html
+    """
+    from crosstune import api
+
+    _line(str(api.report(store, out)))
+
+
+@app.command()
+def params(
+    method: Annotated[
+        str | None, typer.Argument(help="One method; all with their defaults when left out.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A known model's name, a hub id or a folder.")] = "llama-3.1-8b",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
+    ] = None,
+) -> None:
+    """Count what a method trains on a model.
+
+    Only the model's shape is needed, not its weights.
+
+    Example: crosstune params prefix --model llama-3.1-8b --set length=10 --set layers=30
+    """
+    from crosstune.models.known import geometry_for
+
+    geometry = geometry_for(model)
+    from crosstune.study.count import count_parameters
+
+    if method is None and settings:
+        raise UserError("--set needs a method: crosstune params prefix --set length=10")
+    rows = count_parameters(geometry, method, settings or [])
+    if method is not None:
+        _line(f"{rows[method]:,} trained parameters, {rows[method] / geometry.parameters:.4%} of {model}")
+        return
+    shares = [(name, f"{count:,}", f"{count / geometry.parameters:.4%}") for name, count in rows.items()]
+    _print_rows(("method", "trained parameters", f"of {geometry.parameters:,}"), shares, right=(1, 2))
+
+
+@app.command("list")
+def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None:
+    """List the methods, tasks, models or languages there are.
+
+    Example: crosstune list languages
+    """
+    if thing is Thing.methods:
+        from crosstune.methods import METHODS
+
+        made = [(name, _rate(each), each.summary) for name, each in METHODS.items()]
+        _print_rows(("method", "learning rate", ""), made)
+    elif thing is Thing.tasks:
+        from crosstune.tasks import TASKS
+
+        _print_rows(
+            ("task", "kind", "languages", ""),
+            [(name, each.kind, _offered(each), each.summary) for name, each in TASKS.items()],
+            right=(2,),
+        )
+    elif thing is Thing.models:
+        from crosstune.models.known import ALIASES, KNOWN
+
+        rows = []
+        for name, shape in KNOWN.items():
+            ids = [alias for alias, known in ALIASES.items() if known == name]
+            demo = [alias for alias in ids if alias.startswith("demo:")]
+            rows.append(
+                (name, f"{shape.parameters:,}", str(shape.layers), str(shape.hidden), (demo or ids)[0])
+            )
+        _print_rows(("model", "parameters", "layers", "hidden", "load as"), rows, right=(1, 2, 3))
+        _line("any causal language model of the hub or in a folder can be loaded; these are known by shape")
+    else:
+        from crosstune.languages import LANGUAGES
+
+        _print_rows(
+            ("code", "language", "family", "script", "class"),
+            [
+                (
+                    each.code,
+                    each.name,
+                    each.family,
+                    each.script,
+                    "" if each.resource is None else str(each.resource),
+                )
+                for each in LANGUAGES.values()
+            ],
+        )
+
+
+@app.command()
+def predict(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, such as runs/demo/<id>.")
+    ],
+    *,
+    text: Annotated[str, typer.Option(help="What to ask: the text inside the task's prompt.")],
+    language: Annotated[
+        str | None, typer.Option(help="Language of the prompt; the source language by default.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The text is the whole prompt.")] = False,
+    choice: Annotated[list[str] | None, typer.Option(help="A choice, for tasks without fixed ones.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+) -> None:
+    """Ask one thing of a finished run's tuned model.
+
+    Example: crosstune predict runs/demo/0123456789abcdef --text Deutschland
+    """
+    from crosstune.study.predict import predict as ask
+
+    answer = ask(run_folder, text, language=language, raw=raw, choices=choice or (), device=device)
+    for name, share in answer.choices:
+        _line(f"{share:.3f}  {name}")
+    if not answer.choices:
+        _line(answer.answer)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import crosstune
+
+    _line(crosstune.__version__)
+
+
+def main() -> NoReturn:
+    """Entry point: run the command line and exit.
+
+    Exit codes: 0 done, 2 a mistake in what was given, 130 Ctrl-C, 143 SIGTERM.
+    """
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments, prog_name="crosstune")
+    except UserError as error:
+        if "--debug" in sys.argv:
+            raise
+        _complain(f"error: {error}", style="red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; leave Python nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _line(text: str) -> None:
+    sys.stdout.write(_printable(text) + "\n")
+
+
+def _complain(text: str, style: str) -> None:
+    """One line on stderr, whatever the text holds."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(_printable(text), style=style), soft_wrap=True)
+
+
+def _printable(text: str) -> str:
+    """Text from files without control characters, which could act on a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _print_table(found: Any) -> None:
+    from crosstune.report.terminal import results_table
+
+    _stdout().print(results_table(found.runs, found.predictions))
+
+
+def _print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(_printable(cell)) for cell in row))
+    _stdout().print(table)
+
+
+def _stdout() -> Console:
+    """Standard output; wide where it is a file or a pipe, whose width is nobody's screen."""
+    return Console() if sys.stdout.isatty() else Console(width=160)
+
+
+def _rate(method: Any) -> str:
+    return "-" if method.learning_rate is None else f"{method.learning_rate:g}"
+
+
+def _offered(task: Any) -> str:
+    try:
+        return str(len(task().languages()))
+    except UserError:
+        return "no data here"

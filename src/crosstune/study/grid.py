@@ -1,0 +1,161 @@
+"""The runs of a study: one for each model, task, method and seed, each with an id made from its content."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from crosstune.evaluation.settings import EvaluateSettings
+from crosstune.methods import METHODS
+from crosstune.methods.base import Method, MethodConfig
+from crosstune.models.device import choose_device, choose_dtype
+from crosstune.study.spec import MethodEntry, Study, TaskEntry
+from crosstune.tasks import TASKS
+from crosstune.training.settings import TrainSettings
+
+RESULT_VERSION = 1
+"""Raised whenever the same settings lead to other numbers, so that old runs are not taken for new ones."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides one result.
+
+    Attributes:
+        study: Name of the study, for the record; not part of the id.
+        model: As the study names it. Its revision is known when it is loaded, and is checked on resuming.
+        device: Kind of device ("cpu", "cuda", ...); arithmetic differs between kinds.
+        dtype: Of the frozen weights, such as "bfloat16".
+        task: Name and options.
+        languages: Evaluated in, source language first.
+        method: Name in `METHODS`.
+        config: The method's settings.
+        train: With the learning rate filled in; None when nothing is trained.
+        evaluate: Evaluation settings.
+        seed: Of the method's start, the order of examples and the exemplars.
+        label: Short name, unique among the methods of the study.
+    """
+
+    study: str
+    model: str
+    device: str
+    dtype: str
+    task: TaskEntry
+    languages: tuple[str, ...]
+    method: str
+    config: MethodConfig
+    train: TrainSettings | None
+    evaluate: EvaluateSettings
+    seed: int
+    label: str
+
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits of the SHA-256 over all that decides the result, as canonical JSON."""
+        made = self.new_method()
+        content: dict[str, Any] = {
+            "version": RESULT_VERSION,
+            "model": self.model,
+            "device": self.device,
+            "dtype": self.dtype,
+            "task": self.task.name,
+            "task_version": TASKS[self.task.name].version,
+            "options": self.task.options.model_dump(mode="json"),
+            "languages": sorted(self.languages),
+            "method": self.method,
+            "config": self.config.model_dump(mode="json"),
+            "train": None if self.train is None else self.train.model_dump(mode="json"),
+            "evaluate": self.evaluate.model_dump(mode="json"),
+            # Nothing is drawn for a method that neither trains nor shows exemplars.
+            "seed": self.seed if made.trains or made.shots else None,
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def new_method(self) -> Method:
+        """The method, not attached to anything yet."""
+        return METHODS[self.method](self.config)
+
+
+def expand(study: Study) -> list[Run]:
+    """All runs of a study in the order they are done: model by model, task by task, untrained methods first.
+
+    A method that neither trains nor draws anything is one run whatever the seeds.
+
+    Raises:
+        UserError: The device is not on this machine.
+    """
+    device = choose_device(study.device)
+    dtype = str(choose_dtype(study.dtype, device)).removeprefix("torch.")
+    names = labels(study.methods)
+    runs: dict[str, Run] = {}
+    for model in study.models:
+        for task in study.tasks:
+            languages, evaluate = study.languages_for(task), study.evaluate_for(task)
+            for method, label in sorted(
+                zip(study.methods, names, strict=True), key=lambda each: _trains(each[0])
+            ):
+                made = METHODS[method.name](method.config)
+                train = None
+                if made.trains:
+                    train = study.train_for(task, method)
+                    if train.learning_rate is None:
+                        train = train.model_copy(update={"learning_rate": made.default_rate})
+                for seed in study.seeds:
+                    run = Run(
+                        study=study.name,
+                        model=model,
+                        device=device.type,
+                        dtype=dtype,
+                        task=task,
+                        languages=languages,
+                        method=method.name,
+                        config=method.config,
+                        train=train,
+                        evaluate=evaluate,
+                        seed=seed,
+                        label=label,
+                    )
+                    runs.setdefault(run.id, run)
+    return list(runs.values())
+
+
+def labels(methods: tuple[MethodEntry, ...]) -> list[str]:
+    """A short name for each method of a study: its name and the settings that are not the default."""
+    made = [label(method) for method in methods]
+    again = [f"{text} ({made[:i].count(text) + 1})" for i, text in enumerate(made)]
+    return [text if made.count(text) == 1 else numbered for text, numbered in zip(made, again, strict=True)]
+
+
+def label(entry: MethodEntry) -> str:
+    """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003"."""
+    config = entry.config
+    parts = [entry.name]
+    default = METHODS[entry.name].Config()
+    settings = {
+        name: value
+        for name in type(config).model_fields
+        if (value := getattr(config, name)) != getattr(default, name)
+    }
+    train = dict(entry.train)
+    if train.get("learning_rate") == METHODS[entry.name](config).default_rate:
+        train.pop("learning_rate", None)
+    for name, value in (*settings.items(), *train.items()):
+        plain = {"learning_rate": "lr"}.get(name, name.replace("_", " "))
+        choice = name in settings and isinstance(value, str) and name != "init_text"
+        parts.append(str(value) if choice else f"{plain} {_short(value)}")
+    return " ".join(parts)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        value = ",".join(str(each) for each in value)
+    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= 24 else text[:21] + "..."
+
+
+def _trains(method: MethodEntry) -> tuple[bool, bool]:
+    """Sorts methods without any drawing first, then those without training."""
+    made = METHODS[method.name](method.config)
+    return made.trains, made.shots > 0

@@ -1,0 +1,391 @@
+"""What a study file says: models x tasks x methods x seeds, checked whole before anything is loaded."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from crosstune.errors import UserError, did_you_mean
+from crosstune.evaluation.settings import EvaluateSettings
+from crosstune.languages import find
+from crosstune.methods import METHODS
+from crosstune.methods.base import MethodConfig
+from crosstune.models.device import DTYPES
+from crosstune.study.model_names import cheap_geometry, check_model
+from crosstune.study.problems import Loc, invalid, known_keys, read_settings, reworded
+from crosstune.study.yaml_lines import Document, dump, read_document
+from crosstune.tasks import TASKS
+from crosstune.tasks.base import Task, TaskOptions
+from crosstune.training.settings import TrainSettings
+
+Codes = Literal["all"] | tuple[str, ...]
+_ENTRY = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class MethodEntry(BaseModel):
+    """One method of a study: its settings, and the training settings that hold for it alone."""
+
+    model_config = _ENTRY
+
+    name: str
+    config: MethodConfig
+    train: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        name, rest = _entry(given, "method", METHODS)
+        train = _part(rest, "train", f"train of method {name}", TrainSettings)
+        config = METHODS[name].Config
+        known_keys(rest, config.model_fields, f"method {name}", also=("name", "train"))
+        return {"name": name, "config": read_settings(config, rest, f"method {name}"), "train": train}
+
+    @field_validator("config", mode="plain")
+    @classmethod
+    def _kept(cls, config: MethodConfig) -> MethodConfig:
+        return config
+
+
+class TaskEntry(BaseModel):
+    """One task of a study: its options, and the settings that hold for it alone."""
+
+    model_config = _ENTRY
+
+    name: str
+    options: TaskOptions
+    train: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        name, rest = _entry(given, "task", TASKS)
+        train = _part(rest, "train", f"train of task {name}", TrainSettings)
+        evaluate = _part(rest, "evaluate", f"evaluate of task {name}", EvaluateSettings)
+        options = TASKS[name].Options
+        known_keys(rest, options.model_fields, f"task {name}", also=("name", "train", "evaluate"))
+        return {
+            "name": name,
+            "options": read_settings(options, rest, f"task {name}"),
+            "train": train,
+            "evaluate": evaluate,
+        }
+
+    @field_validator("options", mode="plain")
+    @classmethod
+    def _kept(cls, options: TaskOptions) -> TaskOptions:
+        return options
+
+    def make(self) -> Task:
+        """The task itself."""
+        return TASKS[self.name](self.options)
+
+
+class Study(BaseModel):
+    """A grid of runs, as a study file names them. See ``studies/demo.yaml`` for the form.
+
+    Attributes:
+        name: Of the study; letters, digits, ``_``, ``-`` and ``.``.
+        models: What to load: hub ids, folders or ``demo:`` names (``model:`` for a single one).
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        dtype: "auto", "float32", "bfloat16", ...
+        tasks: Names, or a name with options and ``train``/``evaluate`` settings for that task.
+        methods: Names, or a name with settings and ``train`` settings for that method.
+        languages: "all", a list, or one of these for each task. The source language is always included.
+        train: Training settings of every run. A task's own come before these, a method's own before both.
+        evaluate: Evaluation settings of every run.
+        seeds: One run of everything for each.
+        store: Folder of the results; ``runs/<name>`` when not given.
+    """
+
+    model_config = _ENTRY
+
+    name: str
+    models: tuple[str, ...] = Field(min_length=1)
+    device: str = "auto"
+    dtype: str = "auto"
+    tasks: tuple[TaskEntry, ...] = Field(min_length=1)
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    languages: Codes | dict[str, Codes] = "all"
+    train: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    store: str | None = None
+    _text: str | None = PrivateAttr(default=None)
+
+    # --- reading ----------------------------------------------------------------------------
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            raise invalid((), 'a study is a mapping of keys: "name:", "model:", "tasks:", "methods:", ...')
+        known_keys(given, cls.model_fields, "a study", also=("model",))
+        read = dict(given)
+        if "model" in read and "models" in read:
+            raise invalid(("model",), "give model or models, not both")
+        if "model" in read:
+            read["models"] = read.pop("model")
+        for key, example in (
+            ("name", "demo"),
+            ("models", "demo:gemma-3-270m"),
+            ("tasks", "cldr-names"),
+            ("methods", "lora"),
+        ):
+            if read.get(key) in (None, "", [], ()):
+                plain = key.removesuffix("s") if key == "models" else key
+                raise invalid((plain,), f'a study needs "{plain}:", such as {example}')
+        for key in ("models", "tasks", "methods", "seeds"):
+            if isinstance(read.get(key), str | int | Mapping | BaseModel):
+                read[key] = [read[key]]
+        read["train"] = _part(read, "train", "train", TrainSettings)
+        read["evaluate"] = _part(read, "evaluate", "evaluate", EvaluateSettings)
+        if isinstance(read.get("store"), Path):
+            read["store"] = str(read["store"])
+        return read
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, given: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", given):
+            raise invalid((), f'name: "{given}" should be letters, digits, "_", "-" and "." only')
+        return given
+
+    @field_validator("dtype")
+    @classmethod
+    def _dtype(cls, given: str) -> str:
+        if given not in ("auto", *DTYPES):
+            raise invalid((), f'unknown dtype "{given}"{did_you_mean(given, ["auto", *DTYPES])}')
+        return given
+
+    @field_validator("languages", mode="plain")
+    @classmethod
+    def _codes(cls, given: Any) -> Any:
+        if isinstance(given, Mapping):
+            return {task: _codes(codes, (task,)) for task, codes in given.items()}
+        return _codes(given, ())
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        """What can only be checked with everything read: languages, merged settings, repetitions, models."""
+        if isinstance(self.languages, dict):
+            names = {task.name for task in self.tasks}
+            for name in self.languages:
+                if name not in names:
+                    raise invalid(
+                        ("languages", name),
+                        f'languages: the study has no task "{name}"{did_you_mean(name, names)}',
+                    )
+        self._no_repetition()
+        for task in self.tasks:
+            self.evaluate_for(task)
+            self.languages_for(task)
+            for method in self.methods:
+                self.train_for(task, method)
+        for i, model in enumerate(self.models):
+            self._check_model(model, i)
+        return self
+
+    def _no_repetition(self) -> None:
+        lists: dict[str, Sequence[Any]] = {
+            what: getattr(self, what) for what in ("models", "tasks", "methods", "seeds")
+        }
+        for what, values in lists.items():
+            for i, value in enumerate(values):
+                if value in values[:i]:
+                    again = getattr(value, "name", value)
+                    same = " with the same settings" if isinstance(value, BaseModel) else ""
+                    raise invalid((what, i), f"{what}: {again} is listed twice{same}")
+
+    def _check_model(self, model: str, at: int) -> None:
+        try:
+            check_model(model)
+            geometry = cheap_geometry(model)
+        except UserError as error:
+            raise invalid(("models", at), str(error)) from error
+        if geometry is None:
+            return
+        for i, method in enumerate(self.methods):
+            try:
+                METHODS[method.name].count(method.config, geometry)
+            except UserError as error:
+                raise invalid(("methods", i), f"method {method.name} on {model}: {error}") from error
+
+    # --- what holds for a run -----------------------------------------------------------------
+
+    def train_for(self, task: TaskEntry, method: MethodEntry) -> TrainSettings:
+        """Training settings of a run: the method's own before the task's own before the study's."""
+        levels: list[tuple[Loc, dict[str, Any]]] = [
+            (("train",), self.train),
+            (("tasks", self.tasks.index(task), "train"), task.train),
+            (("methods", self.methods.index(method), "train"), method.train),
+        ]
+        merged: dict[str, Any] = {}
+        origin: dict[str, Loc] = {}
+        for where, given in levels:
+            # Steps and epochs say the same thing: the nearer of the two holds.
+            for one, other in (("steps", "epochs"), ("epochs", "steps")):
+                if one in given:
+                    merged.pop(other, None)
+            merged |= given
+            origin |= {key: (*where, key) for key in given}
+        nearest = next((where for where, given in reversed(levels) if given), ("train",))
+        return read_settings(TrainSettings, merged, "train", origin=origin, whole=nearest)
+
+    def evaluate_for(self, task: TaskEntry) -> EvaluateSettings:
+        """Evaluation settings of a task's runs: the task's own before the study's."""
+        origin: dict[str, Loc] = {key: ("evaluate", key) for key in self.evaluate}
+        origin |= {key: ("tasks", self.tasks.index(task), "evaluate", key) for key in task.evaluate}
+        return read_settings(EvaluateSettings, self.evaluate | task.evaluate, "evaluate", origin=origin)
+
+    def languages_for(self, task: TaskEntry) -> tuple[str, ...]:
+        """Canonical codes of the languages a task is evaluated in, its source language first."""
+        made = task.make()
+        where: Loc = ("languages",)
+        chosen: Codes
+        if isinstance(self.languages, dict):
+            if task.name not in self.languages:
+                raise invalid(where, f'languages: task "{task.name}" is missing; add "{task.name}: all"')
+            where, chosen = (*where, task.name), self.languages[task.name]
+        else:
+            chosen = self.languages
+        try:
+            offered = made.languages()
+        except UserError as error:
+            raise invalid(("tasks", self.tasks.index(task)), f"task {task.name}: {error}") from error
+        if chosen == "all":
+            return tuple(offered)
+        codes = {made.source_language: None}
+        for i, code in enumerate(chosen):
+            try:
+                found = find(code).code
+            except UserError as error:
+                raise invalid((*where, i), f"languages: {error}") from error
+            if found not in offered:
+                raise invalid(
+                    (*where, i),
+                    f'task {task.name} has no language "{code}"; it has {len(offered)}'
+                    f"{did_you_mean(found, offered)}",
+                )
+            codes[found] = None
+        return tuple(codes)
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return Path("runs", self.name) if self.store is None else Path(self.store).expanduser()
+
+    def to_yaml(self) -> str:
+        """The study as a file: the text it was read from, or one that reads as the same study."""
+        if self._text is not None:
+            return self._text
+        raw = self.model_dump(mode="json", exclude={"tasks", "methods", "languages"}, exclude_none=True)
+        chosen = self.languages
+        raw["languages"] = (
+            {task: _listed(codes) for task, codes in chosen.items()}
+            if isinstance(chosen, dict)
+            else _listed(chosen)
+        )
+        raw["tasks"] = [
+            {"name": t.name, **t.options.model_dump(mode="json"), "train": t.train, "evaluate": t.evaluate}
+            for t in self.tasks
+        ]
+        raw["methods"] = [
+            {"name": m.name, **m.config.model_dump(mode="json"), "train": m.train} for m in self.methods
+        ]
+        return dump(raw)
+
+
+def read_study(path: str | Path) -> Study:
+    """Read a study file and check everything that can be checked without loading a model.
+
+    Raises:
+        UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
+    """
+    document = read_document(Path(path))
+    try:
+        study = Study.model_validate(document.data)
+    except ValidationError as error:
+        raise _first(document, error) from None
+    study._text = document.text
+    return study
+
+
+def _first(document: Document, error: ValidationError) -> UserError:
+    """The mistake that stands first in the file."""
+    found = [(_in_file(document, loc), message) for loc, message in reworded(error, document.data)]
+    loc, message = min(found, key=lambda each: document.line(each[0]))
+    return document.error(loc, message)
+
+
+def _in_file(document: Document, loc: Loc) -> Loc:
+    """A place in the study as the file has it: ``model`` for ``models``, a single entry without its index."""
+    data = document.data if isinstance(document.data, dict) else {}
+    if loc[:1] == ("models",) and "models" not in data:
+        loc = ("model", *loc[1:])
+    if loc and loc[1:2] == (0,) and not isinstance(data.get(loc[0]), list):
+        loc = (loc[0], *loc[2:])
+    return loc
+
+
+def _entry(given: Any, what: str, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of an entry that is a name, or a mapping with a name."""
+    if isinstance(given, MethodEntry):
+        return given.name, {**given.config.model_dump(), "train": given.train}
+    if isinstance(given, TaskEntry):
+        return given.name, {**given.options.model_dump(), "train": given.train, "evaluate": given.evaluate}
+    rest = {"name": given} if isinstance(given, str) else given
+    if not isinstance(rest, Mapping):
+        raise invalid((), f"a {what} is a name, or a mapping with a name and settings; {_shown(known)}")
+    rest = dict(rest)
+    if "name" not in rest:
+        raise invalid((), f'a {what} with settings needs its name: "- {{name: {next(iter(known))}, ...}}"')
+    name = rest.pop("name")
+    if not isinstance(name, str) or name not in known:
+        raise invalid(("name",), f'unknown {what} "{name}"{did_you_mean(str(name), known)}')
+    return name, rest
+
+
+def _shown(known: Mapping[str, Any]) -> str:
+    return "known: " + ", ".join(known)
+
+
+def _part(rest: dict[str, Any], key: str, what: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Take a block of settings out; its values are checked when all levels are merged."""
+    given = rest.pop(key, None)
+    if given is None:
+        return {}
+    if isinstance(given, BaseModel):
+        given = given.model_dump(exclude_unset=True)
+    if not isinstance(given, Mapping):
+        example = next(iter(model.model_fields))
+        raise invalid((key,), f"{what}: a mapping of settings is wanted, such as {{{example}: 10}}")
+    known_keys(given, model.model_fields, what, at=(key,))
+    return dict(given)
+
+
+def _listed(codes: Codes) -> Any:
+    return codes if codes == "all" else list(codes)
+
+
+def _codes(given: Any, at: Loc) -> Codes:
+    if given == "all":
+        return "all"
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, list | tuple) or not given:
+        raise invalid(at, 'languages: give "all" or a list of codes such as [en, de, sw]')
+    for i, code in enumerate(given):
+        if not isinstance(code, str):
+            raise invalid((*at, i), "languages: a language is a code or a name, such as sw or Swahili")
+    return tuple(given)

@@ -1,0 +1,231 @@
+"""The store: one folder a run, written whole or not at all, with checksums. Needs no torch.
+
+``<store>/<run id>/``
+    run.json             what was asked, on what machine, what it cost
+    predictions.parquet  one row an example (`crosstune.evaluation.evaluate`)
+    weights.safetensors  what was trained, for methods that train
+    checksums.json       SHA-256 of each of these
+"""
+
+import errno
+import hashlib
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from crosstune.errors import UserError
+
+RUN = "run.json"
+PREDICTIONS = "predictions.parquet"
+WEIGHTS = "weights.safetensors"
+CHECKSUMS = "checksums.json"
+RUN_ID = re.compile(r"[0-9a-f]{16}")
+_TMP = ".tmp-"
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def save(
+    store: Path,
+    run: Mapping[str, Any],
+    predictions: pl.DataFrame,
+    write_weights: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write a finished run; one of the same id is replaced.
+
+    Args:
+        store: Folder of all runs.
+        run: Content of run.json; its ``id`` names the folder.
+        predictions: One row an example.
+        write_weights: Writes the trained tensors to the path it is given.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: The disk is full or cannot be written; nothing of the run is left then.
+    """
+    run_id = _checked(str(run["id"]))
+    target = store / run_id
+    work = store / f"{_TMP}{run_id}-{os.getpid()}-{secrets.token_hex(4)}"
+    with disk_errors(store):
+        work.mkdir(parents=True)
+        try:
+            _write(work / RUN, json.dumps(run, indent=1, ensure_ascii=False, allow_nan=False).encode())
+            # Through memory, so that a full disk is one kind of error and not each library's own.
+            table = io.BytesIO()
+            predictions.write_parquet(table, compression="zstd")
+            _write(work / PREDICTIONS, table.getvalue())
+            if write_weights is not None:
+                write_weights(work / WEIGHTS)
+                # safetensors makes it its owner's only; let it be as open as the files beside it.
+                (work / WEIGHTS).chmod((work / RUN).stat().st_mode)
+                _sync(work / WEIGHTS)
+            sums = {file.name: _sha256(file) for file in sorted(work.iterdir())}
+            _write(work / CHECKSUMS, json.dumps(sums, indent=1).encode())
+            _sync(work)
+            if target.exists():
+                aside = store / f"{_TMP}{run_id}-{os.getpid()}-{secrets.token_hex(4)}"
+                target.rename(aside)
+                work.rename(target)
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                work.rename(target)
+            _sync(store)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def finished(store: Path) -> set[str]:
+    """Ids of the runs in a store."""
+    if not store.is_dir():
+        return set()
+    return {
+        folder.name
+        for folder in store.iterdir()
+        if RUN_ID.fullmatch(folder.name) and (folder / CHECKSUMS).is_file()
+    }
+
+
+def damage(folder: Path, files: Sequence[str] = (RUN, PREDICTIONS)) -> str | None:
+    """What is wrong with a run's files, in one line that says what to do; None when nothing is."""
+    mend = f"delete {folder} and run the study again"
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_bytes())
+        if not isinstance(sums, dict):
+            raise ValueError("not an object")
+    except OSError:
+        return f"{folder / CHECKSUMS} cannot be read; {mend}"
+    except ValueError:
+        return f"{folder / CHECKSUMS} is damaged; {mend}"
+    for name in files:
+        try:
+            found = _sha256(folder / name)
+        except OSError:
+            return f"{folder / name} is missing or cannot be read; {mend}"
+        if found != sums.get(name):
+            return f"{folder / name} is damaged (its checksum differs); {mend}"
+    return None
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json of one run, its checksums (and the predictions') verified.
+
+    Raises:
+        UserError: No such run, or a damaged file (named).
+    """
+    if not (folder / CHECKSUMS).is_file():
+        hint = "give a run's folder, such as runs/demo/<id>"
+        if finished(folder):
+            hint = f"it is a store; give one of its runs, such as {folder / min(finished(folder))}"
+        raise UserError(f"{folder} is not a finished run: {hint}")
+    if wrong := damage(folder):
+        raise UserError(wrong)
+    run = json.loads((folder / RUN).read_bytes())
+    if not isinstance(run, dict) or run.get("id") != folder.resolve().name:
+        raise UserError(f"{folder / RUN}: its id is not its folder's name; give the folder its own name back")
+    return run
+
+
+def read_runs(store: Path) -> list[dict[str, Any]]:
+    """run.json of every run of a store, oldest first.
+
+    Raises:
+        UserError: No store, no runs in it, or a damaged file (named).
+    """
+    if not store.is_dir():
+        raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
+    runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
+    if not runs:
+        raise UserError(f"{store} holds no finished runs: run a study first (crosstune run STUDY.yaml)")
+    return sorted(runs, key=lambda run: (str(run.get("started")), run["id"]))
+
+
+def read_predictions(store: Path, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Predictions of some runs in one table, with a ``run`` column in front.
+
+    Raises:
+        UserError: A file that is no table of predictions.
+    """
+    tables = []
+    for run in runs:
+        file = store / _checked(str(run["id"])) / PREDICTIONS
+        try:
+            table = pl.read_parquet(file)
+        except (OSError, pl.exceptions.PolarsError) as error:
+            raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
+        tables.append(table.select(pl.lit(run["id"]).alias("run"), pl.all()))
+    return pl.concat(tables, how="diagonal_relaxed")
+
+
+def clean(store: Path) -> None:
+    """Remove what killed processes left half-written. The caller holds the store's lock."""
+    for leftover in store.glob(f"{_TMP}*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def write_text(store: Path, name: str, text: str) -> None:
+    """Put a small text file into a store, whole.
+
+    Raises:
+        UserError: The disk is full or cannot be written.
+    """
+    with disk_errors(store):
+        work = store / f"{_TMP}{name}-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            _write(work, text.encode())
+            work.replace(store / name)
+        finally:
+            work.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(store: Path) -> Iterator[None]:
+    """Say in one line what kept something from being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise UserError(
+                f"no room on disk: {store} cannot take another run; free some and give the same command "
+                "again (finished runs are kept)"
+            ) from error
+        raise UserError(f"{store}: cannot be written ({error.strerror or error})") from error
+
+
+def _checked(run_id: str) -> str:
+    if not RUN_ID.fullmatch(run_id):
+        raise UserError(f"{run_id!r} is not a run's id")
+    return run_id
+
+
+def _write(file: Path, content: bytes) -> None:
+    with file.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

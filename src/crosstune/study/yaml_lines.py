@@ -1,0 +1,177 @@
+"""YAML that knows its lines: plain data, and the line in the file of every key and value.
+
+Scalars are read by YAML 1.2's core schema, not 1.1's: ``no`` is the string "no" (a language), ``1e-3`` is a
+number, and dates stay text. Aliases and tags are refused: a study needs neither, and both are ways to
+make a small file large or strange.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from crosstune.errors import UserError
+
+Path_ = Sequence[str | int]
+"""Keys and indices that lead from the top of a document to a place in it."""
+
+_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)")
+_WORDS: dict[str, bool | None] = {
+    "": None,
+    "~": None,
+    **dict.fromkeys(("null", "Null", "NULL"), None),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+_STR, _SEQ, _MAP = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
+_LONGEST_NUMBER = 40
+
+
+class Document:
+    """A YAML file's content and where each part of it stands.
+
+    Attributes:
+        name: What the file is called in messages.
+        text: As it was read.
+        data: Plain dicts, lists, strings, numbers, booleans and None.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        self.name = name
+        self.text = text
+        try:
+            node = _compose(text)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = 1 if mark is None else mark.line + 1
+            why = " ".join(str(error.problem or error.context or error).split())
+            raise UserError(f"{name}:{line}: not valid YAML: {why}") from error
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            raise UserError(
+                f"{name}:{line}: not valid YAML: character U+{ord(text[error.position]):04X} is not allowed"
+            ) from error
+        except RecursionError as error:
+            raise UserError(f"{name}:1: not valid YAML: nested too deeply") from error
+        self._node = node
+        self.data = None if node is None else self._plain(node)
+
+    def error(self, path: Path_, message: str) -> UserError:
+        """A `UserError` that names the file and the line of a place."""
+        return UserError(f"{self.name}:{self.line(path)}: {message}")
+
+    def line(self, path: Path_) -> int:
+        """Line, from 1, of the deepest part of ``path`` that is in the document."""
+        node, line = self._node, 1
+        for step in path:
+            found: tuple[yaml.Node, yaml.Node] | None = None
+            if isinstance(node, yaml.MappingNode):
+                found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
+                found = node.value[step], node.value[step]
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        return int(line)
+
+    def _plain(self, node: yaml.Node) -> Any:
+        line = node.start_mark.line + 1
+        if isinstance(node, yaml.ScalarNode) and node.tag == _STR:
+            # A quoted or block scalar is text whatever it looks like.
+            return _scalar(node.value) if node.style is None else node.value
+        if isinstance(node, yaml.SequenceNode) and node.tag == _SEQ:
+            return [self._plain(item) for item in node.value]
+        if not isinstance(node, yaml.MappingNode) or node.tag != _MAP:
+            raise UserError(f"{self.name}:{line}: tags ({node.tag}) are not used here; write the plain value")
+        content: dict[str, Any] = {}
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            at = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag != _STR:
+                raise UserError(f"{self.name}:{at}: a key must be a plain word")
+            if key.value in content:
+                first = lines[key.value]
+                raise UserError(f'{self.name}:{at}: key "{key.value}" again; first on line {first}')
+            content[key.value], lines[key.value] = self._plain(value), at
+        return content
+
+
+def read_document(path: Path) -> Document:
+    """Read a YAML file.
+
+    Raises:
+        UserError: Not readable, not UTF-8, not YAML, a key given twice, an alias or a tag (line named).
+    """
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text") from error
+    return Document(text, str(path))
+
+
+def parse_value(text: str) -> Any:
+    """A value written on the command line, as a study file would read it: ``10``, ``kv``, ``[0, 1]``."""
+    return Document(text, "value").data
+
+
+def dump(data: Any) -> str:
+    """YAML that `Document` reads as the same data."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text: what is a number differs between versions of YAML."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write values out each time."""
+        return True
+
+
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(_STR, text, style='"'))
+
+
+class _Loader(yaml.SafeLoader):
+    """Composes nodes only; every plain scalar stays text here and is typed by `_scalar`."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way to say it
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse ``*alias``."""
+        if self.check_event(yaml.AliasEvent):
+            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+            why = f"aliases (*{event.anchor}) are not used here; write the value out"
+            raise yaml.composer.ComposerError(None, None, why, event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def _compose(text: str) -> yaml.Node | None:
+    loader = _Loader(text)
+    try:
+        node: yaml.Node | None = loader.get_single_node()
+    finally:
+        loader.dispose()
+    return node
+
+
+def _scalar(text: str) -> Any:
+    """A plain scalar by the core schema."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if len(text) <= _LONGEST_NUMBER:
+        if _INT.fullmatch(text):
+            return int(text)
+        if _FLOAT.fullmatch(text) and math.isfinite(float(text)):
+            return float(text)
+    return text

@@ -1,0 +1,350 @@
+"""Running studies: nothing twice, nothing lost, nothing left on the model."""
+
+import io
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from crosstune.errors import UserError
+from crosstune.languages import LANGUAGES
+from crosstune.methods import METHODS
+from crosstune.study import execute, progress, runner, store
+from crosstune.study.data import read_data
+from crosstune.study.predict import predict
+from crosstune.study.progress import BarDisplay, display
+from crosstune.study.runner import Summary, run_study
+from crosstune.study.spec import Study
+from crosstune.study.stopping import Stopped
+from crosstune.tasks import TASKS, make_task
+from crosstune.tasks.base import Example, Task
+from crosstune.training.loop import Progress
+from saved_model import save_model, study_of
+
+KEYS = {
+    "id", "study", "model", "revision", "method", "label", "task", "source_language", "languages", "seed",
+    "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "versions", "hardware",
+    "cost", "device", "dtype", "curve", "dev", "chosen_step", "started", "finished",
+}  # fmt: skip
+
+
+def go(study: Study) -> tuple[Summary, str]:
+    """Run a study; what it did and what it said."""
+    said = io.StringIO()
+    summary = run_study(study, console=Console(file=said, width=200))
+    return summary, said.getvalue()
+
+
+def records(folder: Path) -> dict[str, dict[str, Any]]:
+    return {run["label"]: run for run in store.read_runs(folder)}
+
+
+@pytest.fixture(scope="module")
+def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """A finished study of every method; tests do not change it."""
+    methods: list[Any] = [
+        "full", "lora", "llama-adapter", {"name": "prefix", "reparameterise": 8}, "prefix", "soft-prompt",
+        {"name": "few-shot", "k": 2}, "none",
+    ]  # fmt: skip
+    folder = tmp_path_factory.mktemp("done") / "store"
+    train = {"steps": 3, "batch_size": 4, "evaluate_every": 2, "dev_limit": 4}
+    study = Study(**study_of(model, folder, tasks=["number-words"], methods=methods, train=train))
+    go(study)
+    return study
+
+
+def test_the_record_says_everything(done: Study, model: Path) -> None:
+    runs = records(done.folder)
+    assert list(runs)[:2] == ["none", "few-shot k 2"]
+    for run in runs.values():
+        assert set(run) == KEYS
+        assert run["languages"] == ["en", "de", "ru"]
+        assert run["zero_shot"] is True
+        assert set(run["fingerprints"]["test"]) == {"en", "de", "ru"}
+        assert run["overlap"] == {"prompts": 0, "ids": 0}
+        assert run["started"] <= run["finished"]
+        assert (run["device"], run["dtype"]) == ("cpu", "float32")
+        assert run["cost"]["evaluate_seconds"] > 0
+        assert run["cost"]["peak_memory_bytes"] > 2**20
+    lora = runs["lora"]
+    assert lora["train"]["learning_rate"] == METHODS["lora"].learning_rate
+    assert (lora["train"]["steps"], lora["cost"]["steps"]) == (3, 3)
+    assert [point["step"] for point in lora["curve"]] == [1, 2, 3]
+    assert [point["step"] for point in lora["dev"]] == [2, 3]
+    assert lora["chosen_step"] in (2, 3)
+    assert lora["trained_parameters"] == 2 * 4 * (64 + 64 + 64 + 32)
+    assert lora["fingerprints"]["dev"] is not None
+    assert runs["none"]["train"] is None
+    assert runs["none"]["fingerprints"]["dev"] is None
+
+
+def test_predictions_are_one_row_an_example(done: Study) -> None:
+    table = store.read_predictions(done.folder, list(records(done.folder).values()))
+    assert table.columns[0] == "run"
+    counts = table.group_by("run", "language").len()
+    assert set(counts["len"]) == {4}
+    assert counts.height == 8 * 3
+
+
+def test_weights_on_disk_are_the_trained_ones(done: Study, model: Path) -> None:
+    runs = records(done.folder)
+    for label, run in runs.items():
+        file = done.folder / run["id"] / "weights.safetensors"
+        assert file.is_file() == (run["train"] is not None), label
+    full = load_file(done.folder / runs["full"]["id"] / "weights.safetensors")
+    base = load_file(model / "model.safetensors")
+    assert set(full) == set(base)
+    assert any(not torch.equal(full[name], base[name]) for name in base)
+
+
+def test_a_finished_run_answers_as_it_did(done: Study) -> None:
+    """From the weights on disk: attach, load, project or merge, and write the same words."""
+    runs = records(done.folder)
+    table = store.read_predictions(done.folder, list(runs.values()))
+    for run in runs.values():
+        rows = table.filter((pl.col("run") == run["id"]) & (pl.col("language") == "de"))
+        number, answer = rows.select("example", "prediction").row(0)
+        assert predict(done.folder / run["id"], number, language="de").answer == answer, run["label"]
+
+
+def test_a_second_run_loads_nothing(done: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "load", None)
+    summary, said = go(done)
+    assert summary.done == []
+    assert said == f"nothing to do: all 8 runs of tiny are finished in {done.folder}\n"
+
+
+@pytest.fixture
+def small(model: Path, tmp_path: Path) -> Study:
+    return Study(**study_of(model, tmp_path / "store", tasks=["number-words"]))
+
+
+def test_the_same_study_gives_the_same_bits(small: Study, tmp_path: Path) -> None:
+    other = small.model_copy(update={"store": str(tmp_path / "other")})
+    go(small)
+    go(other)
+    run = records(small.folder)["lora"]["id"]
+    first, second = (load_file(s.folder / run / "weights.safetensors") for s in (small, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert records(small.folder)["lora"]["curve"] == records(other.folder)["lora"]["curve"]
+
+
+def test_only_what_is_missing_is_made(small: Study) -> None:
+    go(small)
+    methods = ["prefix", "lora", {"name": "few-shot", "k": 2}, "none"]
+    more = study_of(Path(small.models[0]), small.folder, tasks=["number-words"], methods=methods)
+    summary, _ = go(Study(**more))
+    assert [records(small.folder)["prefix"]["id"]] == summary.done
+
+
+def test_a_damaged_run_is_made_again(small: Study) -> None:
+    go(small)
+    run = records(small.folder)["lora"]["id"]
+    file = small.folder / run / "predictions.parquet"
+    file.write_bytes(file.read_bytes()[:-1])
+    summary, said = go(small)
+    assert summary.done == [run]
+    assert f"lora · seed 0 is run again: {file} is damaged" in said
+    assert len(store.read_runs(small.folder)) == 3
+
+
+def test_other_weights_under_the_same_name_are_another_model(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "m")
+    study = Study(**study_of(model, tmp_path / "store", tasks=["number-words"], methods=["none"]))
+    go(study)
+    was = records(study.folder)["none"]
+    save_model(model, seed=1)
+    summary, said = go(study)
+    now = records(study.folder)["none"]
+    assert summary.done == [was["id"]]
+    assert f"is run again: {model} was at {was['revision']}, now at {now['revision']}" in said
+    save_model(model, seed=2)
+    with pytest.raises(UserError, match="has changed"):
+        predict(study.folder / now["id"], "17")
+
+
+def test_one_diverging_run_does_not_cost_the_others(small: Study) -> None:
+    wild = {"name": "full", "train": {"learning_rate": 1e38, "steps": 9, "clip": 0}}
+    study = Study(
+        **study_of(
+            Path(small.models[0]), small.folder, tasks=["number-words"], methods=[wild, "lora", "none"]
+        )
+    )
+    with pytest.raises(UserError, match=r"1 of 3 runs failed, the others are kept in .*: the loss became"):
+        go(study)
+    assert set(records(small.folder)) == {"none", "lora"}
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("lost", [False, True], ids=["at once", "lost in a finaliser"])
+def test_an_interrupt_keeps_what_is_finished(
+    small: Study, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, code: int, lost: bool
+) -> None:
+    real = execute.tokenize
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+
+    def interrupted(*given: Any, **more: Any) -> Any:
+        with suppress(KeyboardInterrupt) if lost else nullcontext():
+            signal.raise_signal(sent)
+        return real(*given, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(execute, "tokenize", interrupted)
+        with pytest.raises(Stopped) as stopped:
+            go(small)
+    assert str(stopped.value) == (
+        f"stopped; 2 of 3 runs finished and kept in {small.folder}; the same command goes on"
+    )
+    assert stopped.value.exit_code == code
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    assert not list(small.folder.glob(".tmp*"))
+    summary, _ = go(small)
+    assert len(summary.done) == 1
+    assert len(store.read_runs(small.folder)) == 3
+
+
+def test_a_full_disk_stops_and_keeps(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, saved = store.save, []
+
+    def save(folder: Path, run: Any, *rest: Any) -> Path:
+        saved.append(run["id"])
+        if len(saved) == 2:
+            raise UserError("no room on disk: x")
+        return real(folder, run, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "save", save)
+        with pytest.raises(UserError, match="no room on disk"):
+            go(small)
+    assert len(saved) == 2
+    assert len(store.read_runs(small.folder)) == 1
+
+
+def test_two_at_once_into_one_store(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inside(*_: Any, **__: Any) -> None:
+        with pytest.raises(UserError, match="another crosstune is running into it"):
+            run_study(small, console=Console(quiet=True))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "load", inside)
+    with pytest.raises(Stopped):
+        go(small)
+
+
+def test_a_folder_that_cannot_be_made(small: Study, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        go(small.model_copy(update={"store": str(tmp_path / "file" / "store")}))
+
+
+def test_bars_on_a_terminal(small: Study) -> None:
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    run_study(small, console=console)
+    assert "number-words · lora · seed 0: en " in screen.getvalue()
+    with display(console, 3, 1) as shown:
+        assert isinstance(shown, BarDisplay)
+        shown.begin("[bold]x · lora")
+        shown.trained(Progress(1, 2, 0.5, 1000, 0.5))
+        shown.bars.refresh()
+        assert "[bold]x · lora" in screen.getvalue()
+        assert "loss 0.500, 2,000 tokens/s" in screen.getvalue()
+        shown.evaluating(10)
+        shown.evaluated(5)
+        shown.bars.refresh()
+        assert "examples/s" in screen.getvalue()
+
+
+def test_lines_now_and_then_in_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = io.StringIO()
+    shown = display(Console(file=said, width=80), 3, 1)
+    shown.begin("lora")
+    shown.evaluating(10)
+    for count in (2, 3):
+        shown.trained(Progress(count, 4, 0.5, 1000, 2.0))
+        shown.evaluated(count)
+        monkeypatch.setattr(progress, "_EVERY", 0.0)
+    lines = said.getvalue().splitlines()
+    assert lines[:2] == ["[2/3] lora", "  training 3/4, loss 0.500, 500 tokens/s, 1 s left"]
+    assert lines[2].startswith("  evaluation 5/10, ")
+    assert len(lines) == 3
+
+
+class Leaky(Task):
+    """Its training data holds a German example."""
+
+    name = "leaky"
+    version = 1
+    kind = "choice"
+    metrics = ("accuracy",)
+    summary = "a test's own"
+    split_names = {"train": "-", "test": "-"}  # noqa: RUF012
+    bad = "de"
+
+    def languages(self) -> list[str]:
+        return ["en", "de"]
+
+    def examples(self, split: str, language: str) -> list[Example]:
+        if split == "train":
+            return [
+                Example("1", "en", "a\nKind:", ("x",), ("x", "y")),
+                Example("2", self.bad, "b\nKind:", ("y",), ("x", "y")),
+            ]
+        return [
+            Example("1", language, "a\nKind:", ("x",), ("x", "y")),
+            Example("3", language, "c\nKind:", ("y",), ("x", "y")),
+        ]
+
+
+def test_target_language_data_in_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="training example 2 is in de, not in en: nothing would be zero-shot"):
+        read_data(Leaky(), ["en", "de"], None, False)
+    monkeypatch.setattr(Leaky, "bad", "en")
+    assert read_data(Leaky(), ["en", "de"], None, False).overlap == {"prompts": 2, "ids": 2}
+
+
+def test_changed_examples_are_noticed(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    go(small)
+    run = records(small.folder)["lora"]["id"]
+    kept = [run["id"] for label, run in records(small.folder).items() if label != "lora"]
+    store.save(
+        small.folder, records(small.folder)["none"] | {"fingerprints": {}}, pl.DataFrame({"score": [1.0]})
+    )
+    (small.folder / run / "checksums.json").unlink()
+    summary, said = go(small)
+    assert set(summary.done) == {run, records(small.folder)["none"]["id"]}
+    assert "none · seed 0 is run again: the task's examples have changed since" in said
+    assert len(kept) == 2
+
+
+def test_every_registered_task_leaks_nothing() -> None:
+    for name in TASKS:
+        task = make_task(name)
+        try:
+            languages = task.languages()
+        except UserError:
+            continue  # its files are not here
+        assert set(languages) <= set(LANGUAGES)
+        assert read_data(task, languages[:12], None, False).overlap == {"prompts": 0, "ids": 0}, name
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small matrices are faster on one thread, and the machine may be shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_json_in_a_run_is_plain(done: Study) -> None:
+    for run in records(done.folder).values():
+        assert json.loads(json.dumps(run, allow_nan=False)) == run

@@ -1,0 +1,179 @@
+"""What a study file may say: every mistake is one line that names the file, the line and what to do."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from crosstune.errors import UserError
+from crosstune.methods import METHODS
+from crosstune.study.spec import Study, read_study
+from crosstune.study.yaml_lines import Document
+
+GOOD = """\
+name: demo
+model: demo:gemma-3-270m
+tasks: [cldr-names, {name: number-words, train: {steps: 5}}]
+methods:
+  - none
+  - {name: few-shot, k: 4}
+  - {name: prefix, space: kv, length: 10, train: {learning_rate: 3e-2}}
+  - lora
+languages: [en, de, no]
+train: {steps: 60, batch_size: 16}
+evaluate: {limit: 50}
+"""
+
+MISTAKES = [
+    ("length: 10", "lenght: 10", '7: unknown key "lenght" in method prefix; did you mean "length"?'),
+    ("length: 10", "length: 0", "7: method prefix: length should be greater than or equal to 1; found 0"),
+    ("length: 10", "length: true", "7: method prefix: length cannot be true"),
+    (
+        "length: 10",
+        "layers: 30",
+        "7: method prefix on demo:gemma-3-270m: layers: 30 asked for, but the model has 18; give 1 to 18",
+    ),
+    ("- lora", "- lorra", '8: unknown method "lorra"; did you mean "lora"?'),
+    ("- lora", "- {rank: 2}", '8: a method with settings needs its name: "- {name: none, ...}"'),
+    ("- lora", "- {name: lora, rank: 4.5}", "8: method lora: rank should be a whole number; found 4.5"),
+    ("- lora", "- lora\n  - lora", "9: methods: lora is listed twice with the same settings"),
+    ("- none", "- {name: none, k: 1}", '5: unknown key "k" in method none; it has no settings'),
+    ("cldr-names,", "cldr-name,", '3: unknown task "cldr-name"; did you mean "cldr-names"?'),
+    ("[en, de, no]", "[en, de, qq]", "9: languages: unknown language 'qq'; did you mean \"sq\"?"),
+    (
+        "[en, de, no]",
+        "\n- en\n- kab\n",
+        '11: task cldr-names has no language "kab"; it has 125; did you mean "ka"?',
+    ),
+    (
+        "[en, de, no]",
+        "{cldr-names: all}",
+        '9: languages: task "number-words" is missing; add "number-words: all"',
+    ),
+    ("[en, de, no]", "17", '9: languages: give "all" or a list of codes such as [en, de, sw]'),
+    ("steps: 60", "steps: -1", "10: train: steps should be greater than or equal to 1; found -1"),
+    ("steps: 60", "step: 60", '10: unknown key "step" in train; did you mean "steps"?'),
+    ("{steps: 5}", "{steps: 0}", "3: train: steps should be greater than or equal to 1; found 0"),
+    ("{steps: 5}", "{patience: 3}", "3: train: patience needs evaluate_every"),
+    (
+        "learning_rate: 3e-2",
+        "learning_rate: -3e-2",
+        "7: train: learning_rate should be greater than 0; found -0.03",
+    ),
+    ("limit: 50", "limits: 50", '11: unknown key "limits" in evaluate; did you mean "limit"?'),
+    ("name: demo", "name: ../demo", '1: name: "../demo" should be letters, digits, "_", "-" and "." only'),
+    ("name: demo", "nam: demo", '1: unknown key "nam" in a study; did you mean "name"?'),
+    (
+        "demo:gemma-3-270m",
+        "demo:gemma",
+        '2: unknown demo model "demo:gemma"; did you mean "demo:gemma-3-270m"?',
+    ),
+    ("demo:gemma-3-270m", "./nowhere", '2: model: no folder "./nowhere" with a config.json'),
+    (
+        "demo:gemma-3-270m",
+        "llama-3.1-8b",
+        '2: model: "llama-3.1-8b" is no model folder, hub id or demo model; give its hub id, '
+        "meta-llama/Llama-3.1-8B",
+    ),
+    ("model: demo:gemma-3-270m\n", "", '1: a study needs "model:", such as demo:gemma-3-270m'),
+    ("limit: 50}", "limit: 50}\nseeds: [0, x]", '12: seeds.1 should be a whole number; found "x"'),
+    (
+        "limit: 50}",
+        "limit: 50}\nlimit: 50}",
+        '12: unknown key "limit" in a study; known: device, dtype, evaluate, languages, methods, model, '
+        "models, name, seeds, store, tasks, train",
+    ),
+    ("limit: 50}", "limit: 50}\nname: again", '12: key "name" again; first on line 1'),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong", "message"), MISTAKES, ids=[wrong for _, wrong, _ in MISTAKES])
+def test_a_mistake_is_one_line(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+    assert right in GOOD
+    file = tmp_path / "x.yaml"
+    file.write_text(GOOD.replace(right, wrong, 1), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_study(file)
+    assert str(error.value).replace("'", '"') == f"{file}:{message}".replace("'", '"')
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "just text", "17", "name: x\nmodel: {}\n", "tasks: {}", "methods: [[]]"]
+)
+def test_strange_files_are_one_line_too(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        read_study(file)
+    assert str(error.value).startswith(f"{file}:1: ")
+    assert "\n" not in str(error.value)
+
+
+def read(text: str) -> Study:
+    return Study.model_validate(Document(text, "x.yaml").data)
+
+
+def test_norwegian_is_a_language() -> None:
+    study = read(GOOD)
+    assert study.languages_for(study.tasks[0]) == ("en", "de", "nb")
+
+
+def test_the_source_language_is_always_there() -> None:
+    study = read(GOOD.replace("[en, de, no]", "{cldr-names: [sw, German, swh_Latn], number-words: all}"))
+    assert study.languages_for(study.tasks[0]) == ("en", "sw", "de")
+    assert len(study.languages_for(study.tasks[1])) == 42
+
+
+def test_the_nearest_setting_holds() -> None:
+    study = read(GOOD.replace("train: {learning_rate: 3e-2}", "train: {learning_rate: 3e-2, epochs: 2}"))
+    names, words = study.tasks
+    none, _, prefix, lora = study.methods
+    assert study.train_for(names, lora).steps == 60
+    assert study.train_for(words, lora).steps == 5
+    assert study.train_for(words, lora).batch_size == 16
+    # Epochs said nearer than steps take their place.
+    assert (study.train_for(words, prefix).steps, study.train_for(words, prefix).epochs) == (None, 2)
+    assert study.train_for(names, prefix).learning_rate == 0.03
+    assert study.train_for(names, none).learning_rate is None
+
+
+def test_a_task_may_be_evaluated_in_its_own_way() -> None:
+    study = read(GOOD.replace("train: {steps: 5}", "evaluate: {limit: 7}"))
+    assert [study.evaluate_for(task).limit for task in study.tasks] == [50, 7]
+
+
+def test_a_study_written_out_reads_as_the_same() -> None:
+    study = read(GOOD)
+    assert read(study.to_yaml()) == study
+    python = Study(
+        name="p", model="demo:gemma-3-270m", tasks="cldr-names", methods=[{"name": "lora", "rank": 2}]
+    )
+    assert read(python.to_yaml()) == python
+    assert python.methods[0].config == METHODS["lora"].Config(rank=2)
+
+
+def test_a_file_keeps_its_text(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("# mine\n" + GOOD, encoding="utf-8")
+    assert read_study(tmp_path / "x.yaml").to_yaml() == "# mine\n" + GOOD
+
+
+def test_a_mistake_in_python_says_the_same() -> None:
+    with pytest.raises(ValidationError, match='unknown method "lorra"; did you mean "lora"'):
+        Study(name="p", model="demo:gemma-3-270m", tasks=["cldr-names"], methods=["lorra"])
+
+
+def test_the_ready_studies_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    demo = read_study(root / "studies" / "demo.yaml")
+    assert [method.name for method in demo.methods] == [
+        "none",
+        "soft-prompt",
+        "prefix",
+        "llama-adapter",
+        "lora",
+    ]
+    data = root.parent / "shared" / "data"
+    if not (data / "sib200").is_dir():
+        pytest.skip("SIB-200's files are not here (../shared/data/sib200)")
+    monkeypatch.setenv("CROSSTUNE_DATA", str(data))
+    assert len(read_study(root / "studies" / "sib200.yaml").methods) == 6

@@ -41,6 +41,12 @@ class Geometry:
         return self.kv_heads * self.head_dim
 
     @property
+    def attention_balance(self) -> float:
+        """Length of text at which a token costs as much in attention as in all weights of the layers."""
+        body = self.parameters - self.vocabulary * self.hidden * (1 if self.tied else 2)
+        return max(1.0, body / (2 * self.layers * self.q_size))
+
+    @property
     def q_size(self) -> int:
         """Width of one token's queries in one layer."""
         return self.heads * self.head_dim

@@ -1,4 +1,4 @@
-"""Batches of tokenised examples: seeded order, like lengths together, a limit on tokens at once."""
+"""Batches of tokenised examples: seeded order, little padding, a limit on tokens at once."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from crosstune.models.attention import Layout
 from crosstune.models.language_model import LanguageModel
 from crosstune.tasks.base import Example, Kind
 
@@ -25,17 +26,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Right-padded rows.
+    """What one forward reads.
 
     Attributes:
-        ids: ``[batch, length]``.
-        rows: ``[answers]`` flat indices (batch * length) of the positions that predict an answer token.
+        ids: ``[lines, width]``, padded on the right.
+        rows: ``[answers]`` flat indices (lines * width) of the positions that predict an answer token.
         targets: ``[answers]`` token ids to predict there.
+        layout: Who sees whom, when a line holds several examples.
     """
 
     ids: Tensor
     rows: Tensor
     targets: Tensor
+    layout: Layout | None = None
 
 
 def tokenize(
@@ -82,49 +85,99 @@ def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = Tru
         epoch += 1
 
 
-def split(batch: list[Row], tokens: int, pass_cost: int = 0) -> list[list[Row]]:
-    """Parts of a batch to run one after the other, with the least padding worth having.
+def split(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
+    """Parts of a batch to run one after the other, each of at most ``tokens`` even if padded (or one row)."""
+    parts: list[list[Row]] = []
+    for row in sorted(batch, key=lambda r: len(r.ids)):
+        # Rows come shortest first, so the newest is the width of its part.
+        if parts and (len(parts[-1]) + 1) * len(row.ids) <= tokens:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
 
-    Of all ways to cut the rows, sorted by length, the one with the smallest sum of padded tokens plus
-    ``pass_cost`` a part (what one more pass through the model costs, in tokens).
+
+def collate(
+    rows: Sequence[Row], pad: int, device: torch.device | str = "cpu", balance: float | None = None
+) -> Batch:
+    """Lay rows out for one forward: one a line, or several behind one another where that saves padding.
+
+    Rows that share a line do not see each other and keep their own positions, so the result is the
+    same either way.
 
     Args:
-        batch: Rows.
-        tokens: Most tokens a part may hold, padding included (one row always may).
-        pass_cost: See above.
+        rows: At least one.
+        pad: Token id to fill up with.
+        device: Where the tensors go.
+        balance: Line length at which a token costs as much in attention as in everything else; None
+            for one row a line.
     """
-    rows = sorted(batch, key=lambda r: len(r.ids))
-    # best[i]: cheapest way to run the first i rows, and where its last part starts.
-    best: list[tuple[int, int]] = [(0, 0)]
-    for end in range(1, len(rows) + 1):
-        width = len(rows[end - 1].ids)
-        options = [
-            (best[start][0] + (end - start) * width + pass_cost, start)
-            for start in range(end)
-            if (end - start) * width <= tokens or end - start == 1
-        ]
-        best.append(min(options))
-    parts: list[list[Row]] = []
-    end = len(rows)
-    while end:
-        start = best[end][1]
-        parts.append(rows[start:end])
-        end = start
-    return parts[::-1]
-
-
-def collate(rows: Sequence[Row], pad: int, device: torch.device) -> Batch:
-    """Pad rows on the right and note where the answers are predicted."""
-    length = max(len(row.ids) for row in rows)
-    # The last token of a row predicts nothing that is scored: leave it out of the forward.
-    width = length - 1
-    ids = torch.full((len(rows), width), pad)
+    # The last token of a row predicts nothing that is scored: it is left out of the forward.
+    lengths = [len(row.ids) - 1 for row in rows]
+    lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance)
+    width = max(sum(lengths[i] for i in line) for line in lines)
+    ids = torch.full((len(lines), width), pad)
+    segments = torch.full((len(lines), width), -1)
+    positions = torch.zeros((len(lines), width), dtype=torch.long)
     where: list[int] = []
     targets: list[int] = []
-    for i, row in enumerate(rows):
-        known = min(len(row.ids), width)
-        ids[i, :known] = torch.tensor(row.ids[:known])
-        first = len(row.ids) - row.answer
-        where += range(i * width + first - 1, i * width + len(row.ids) - 1)
-        targets += row.ids[first:]
-    return Batch(ids.to(device), torch.tensor(where, device=device), torch.tensor(targets, device=device))
+    for number, line in enumerate(lines):
+        at = 0
+        for segment, i in enumerate(line, start=1):
+            row, end = rows[i], at + lengths[i]
+            ids[number, at:end] = torch.tensor(row.ids[:-1])
+            segments[number, at:end] = segment
+            positions[number, at:end] = torch.arange(lengths[i])
+            where += range(number * width + end - row.answer, number * width + end)
+            targets += row.ids[len(row.ids) - row.answer :]
+            at = end
+    shared = len(lines) < len(rows)
+    layout = Layout(segments.to(device), positions.to(device)) if shared else None
+    return Batch(
+        ids.to(device), torch.tensor(where, device=device), torch.tensor(targets, device=device), layout
+    )
+
+
+def bins(lengths: Sequence[int], balance: float) -> list[list[int]]:
+    """Rows packed into lines: the cheapest of first-fit packings into a few line lengths.
+
+    A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of
+    the line is what packing pays for less padding.
+
+    Args:
+        lengths: Of the rows.
+        balance: See above.
+
+    Returns:
+        Indices of the rows of each line. One row a line unless packing saves a twentieth.
+    """
+    longest = max(lengths)
+
+    def cost(lines: list[list[int]]) -> float:
+        width = max(sum(lengths[i] for i in line) for line in lines)
+        return len(lines) * width * (1 + width / balance)
+
+    alone = [[i] for i in range(len(lengths))]
+    best = alone
+    # Widths up to four times the longest row: beyond, there is little padding left to save.
+    for quarter in range(4, 17):
+        packed = _first_fit(lengths, longest * quarter // 4)
+        if cost(packed) < 0.95 * cost(alone) and cost(packed) < cost(best):
+            best = packed
+    return best
+
+
+def _first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Longest rows first, each into the first line that has room for it."""
+    lines: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        for line, free in enumerate(room):
+            if lengths[i] <= free:
+                lines[line].append(i)
+                room[line] -= lengths[i]
+                break
+        else:
+            lines.append([i])
+            room.append(width - lengths[i])
+    return lines

@@ -16,11 +16,6 @@ from crosstune.training.batches import Row, collate, order, split
 from crosstune.training.loss import answer_loss
 from crosstune.training.settings import TrainSettings
 
-# What one more pass through the model costs, in tokens: little on a CPU, where arithmetic is all; much
-# on a GPU, where a short pass leaves it idle.
-PASS_COST = {"cpu": 64}
-PASS_COST_ELSEWHERE = 4096
-
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -104,7 +99,6 @@ def train(
     """
     if not rows:
         raise UserError("there are no training examples")
-    lm = method.attached()
     peak = settings.learning_rate if settings.learning_rate is not None else method.default_rate
     assert peak is not None, "a method without parameters is not trained"
     total = settings.total_steps(len(rows))
@@ -113,11 +107,10 @@ def train(
     batches = order(rows, settings.batch_size, seed, settings.by_length)
     parameters = method.parameters()
     optimiser = torch.optim.AdamW(parameters.values(), lr=peak, weight_decay=settings.weight_decay)
-    pass_cost = PASS_COST.get(lm.device.type, PASS_COST_ELSEWHERE)
     began = time.perf_counter()
     with _training_mode(method, settings, seed):
         for step in range(1, total + 1):
-            parts = split(next(batches), settings.tokens_per_pass, pass_cost)
+            parts = split(next(batches), settings.tokens_per_pass)
             loss = _backward(method, parts, result)
             if not math.isfinite(loss):
                 raise UserError(
@@ -155,7 +148,7 @@ def _backward(method: Method, parts: Sequence[list[Row]], result: Trained) -> fl
     answers = sum(row.answer for part in parts for row in part)
     summed = 0.0
     for part in parts:
-        batch = collate(part, lm.pad_id, lm.device)
+        batch = collate(part, lm.pad_id, lm.device, lm.geometry.attention_balance)
         loss = answer_loss(lm, batch)
         (loss / answers).backward()
         method.after_backward()

@@ -13,7 +13,7 @@ ROWS_AT_ONCE = 256
 
 def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     """Sum (not mean) of the cross-entropy over a batch's answer tokens, a scalar in nats."""
-    hidden = lm.hidden(batch.ids).flatten(0, 1)[batch.rows]
+    hidden = lm.hidden(batch.ids, batch.layout).flatten(0, 1)[batch.rows]
 
     def part(rows: Tensor, targets: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(lm.logits(rows), targets, reduction="sum")

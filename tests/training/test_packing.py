@@ -1,0 +1,82 @@
+"""Several examples a line: the same loss and gradients as one a line, with less padding."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tiny_models import DEVICE, FAMILIES, TRAINED, attach, make_lm, shake
+
+from crosstune.training.batches import Row, bins, collate
+from crosstune.training.loss import answer_loss
+
+BALANCE = 1e6  # attention costs nothing: pack whatever fits
+
+
+def some_rows() -> list[Row]:
+    """Lengths on both sides of the tiny models' sliding window, answers of one token and of several."""
+    draw = torch.Generator().manual_seed(3)
+    lengths = [(3, 1), (21, 4), (9, 2), (5, 1), (14, 1), (2, 1), (11, 3), (6, 5)]
+    return [Row(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), answer) for n, answer in lengths]
+
+
+@pytest.mark.parametrize("case", TRAINED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_equals_one_a_line(family, case):
+    lm = make_lm(family)
+    method = attach(lm, case)
+    shake(method)
+    found = []
+    for balance in (None, BALANCE):
+        batch = collate(some_rows(), 0, torch.device(DEVICE), balance)
+        assert (batch.layout is not None) == (balance is not None)
+        loss = answer_loss(lm, batch)
+        loss.backward()
+        method.after_backward()
+        grads = {name: p.grad.clone() for name, p in method.parameters().items() if p.grad is not None}
+        assert grads
+        for parameter in method.parameters().values():
+            parameter.grad = None
+        found.append((loss.detach(), grads))
+    (one, grads), (packed, packed_grads) = found
+    torch.testing.assert_close(packed, one, rtol=2e-5, atol=0)
+    assert set(grads) == set(packed_grads)
+    scale = max(float(g.abs().max()) for g in grads.values())
+    for name, grad in grads.items():
+        torch.testing.assert_close(packed_grads[name], grad, rtol=1e-4, atol=2e-5 * scale, msg=name)
+
+
+def test_a_line_really_holds_several_and_less_padding():
+    rows = some_rows()
+    batch = collate(rows, 0, "cpu", BALANCE)
+    tokens = sum(len(r.ids) - 1 for r in rows)
+    assert batch.ids.shape[0] < len(rows)
+    assert batch.ids.numel() < 1.1 * tokens < collate(rows, 0).ids.numel()
+
+
+def test_every_answer_token_is_a_target_once():
+    rows = some_rows()
+    for balance in (None, BALANCE):
+        batch = collate(rows, 0, "cpu", balance)
+        wanted = sorted(t for r in rows for t in r.ids[-r.answer :])
+        assert sorted(batch.targets.tolist()) == wanted
+        assert len(set(batch.rows.tolist())) == len(wanted)
+        # The token before each answer token stands where it is predicted from.
+        before = {(r.ids[i - 1], r.ids[i]) for r in rows for i in range(len(r.ids) - r.answer, len(r.ids))}
+        flat = batch.ids.flatten()
+        assert {(int(flat[w]), int(t)) for w, t in zip(batch.rows, batch.targets, strict=True)} == before
+
+
+@given(st.lists(st.integers(1, 80), min_size=1, max_size=40), st.floats(1, 1e6))
+def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance):
+    lines = bins(lengths, balance)
+    assert sorted(i for line in lines for i in line) == list(range(len(lengths)))
+
+    def cost(lines):
+        width = max(sum(lengths[i] for i in line) for line in lines)
+        return len(lines) * width * (1 + width / balance)
+
+    assert cost(lines) <= cost([[i] for i in range(len(lengths))])
+
+
+def test_rows_of_one_length_are_left_alone():
+    assert bins([7] * 12, 1e6) == [[i] for i in range(12)]

@@ -171,6 +171,10 @@ def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None
 
         made = [(name, _rate(each), each.summary) for name, each in METHODS.items()]
         _print_rows(("method", "learning rate", ""), made)
+        _line("where the default rates come from:")
+        for name, each in METHODS.items():
+            if each.learning_rate is not None:
+                _line(f"  {name}: {each.learning_rate_from}")
     elif thing is Thing.tasks:
         from crosstune.tasks import TASKS
 

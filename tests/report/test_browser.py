@@ -11,7 +11,6 @@ import pytest
 from crosstune.report.html import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser check")
-pytest.importorskip("vl_convert", reason="the report needs the extra crosstune[figures]")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("no Chromium on this machine: no browser check", allow_module_level=True)

@@ -1,6 +1,5 @@
 import json
 import re
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from crosstune.analysis.transfer import language_scores, transfer
 from crosstune.errors import UserError
 from crosstune.report.html import embedded_json, render, write_report
 from crosstune.report.sections import finding, overall_finding, sections
-
-pytest.importorskip("vl_convert", reason="the report needs the extra crosstune[figures]")
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -145,15 +142,6 @@ def test_write_report(tmp_path: Path) -> None:
         write_report([run], predictions, tmp_path, "A folder")
     with pytest.raises(UserError, match="no finished runs"):
         write_report([], predictions, path, "Nothing")
-
-
-def test_missing_extra_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    from crosstune.report.html import vega_bundle
-
-    vega_bundle.cache_clear()
-    monkeypatch.setitem(sys.modules, "vl_convert", None)
-    with pytest.raises(UserError, match=r"crosstune\[figures\]"):
-        vega_bundle()
 
 
 def test_finding_says_what_it_rests_on(runs: list[dict[str, Any]], predictions: pl.DataFrame) -> None:

@@ -4,10 +4,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import DEVICE, FAMILIES, TRAINED, attach, make_lm, shake
 
 from crosstune.training.batches import Row, bins, collate
 from crosstune.training.loss import answer_loss
+from tiny_models import DEVICE, FAMILIES, TRAINED, attach, make_lm, shake
 
 BALANCE = 1e6  # attention costs nothing: pack whatever fits
 
@@ -66,13 +66,13 @@ def test_every_answer_token_is_a_target_once():
         assert {(int(flat[w]), int(t)) for w, t in zip(batch.rows, batch.targets, strict=True)} == before
 
 
-@given(st.lists(st.integers(1, 80), min_size=1, max_size=40), st.floats(1, 1e6))
-def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance):
-    lines = bins(lengths, balance)
+@given(st.lists(st.integers(1, 80), min_size=1, max_size=40), st.floats(1, 1e6), st.integers(0, 20))
+def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance, trunk):
+    lines = bins(lengths, balance, trunk)
     assert sorted(i for line in lines for i in line) == list(range(len(lengths)))
 
     def cost(lines):
-        width = max(sum(lengths[i] for i in line) for line in lines)
+        width = trunk + max(sum(lengths[i] for i in line) for line in lines)
         return len(lines) * width * (1 + width / balance)
 
     assert cost(lines) <= cost([[i] for i in range(len(lengths))])
@@ -80,3 +80,4 @@ def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance):
 
 def test_rows_of_one_length_are_left_alone():
     assert bins([7] * 12, 1e6) == [[i] for i in range(12)]
+    assert len(bins([7] * 12, 1e6, trunk=10)) < 12  # unless they can share a soft prompt

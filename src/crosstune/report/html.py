@@ -15,6 +15,7 @@ from typing import Any, get_args
 import altair as alt
 import jinja2
 import polars as pl
+import vl_convert
 from markupsafe import Markup
 
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
@@ -50,7 +51,7 @@ def write_report(runs: Sequence[Run], predictions: pl.DataFrame, path: Path, tit
         ``path``.
 
     Raises:
-        UserError: No runs, damaged predictions, a path that cannot be written, or vl-convert-python missing.
+        UserError: No runs, damaged predictions, or a path that cannot be written.
     """
     page = render(runs, predictions, title)
     try:
@@ -92,17 +93,7 @@ def render(runs: Sequence[Run], predictions: pl.DataFrame, title: str) -> str:
 
 @functools.cache
 def vega_bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, in the version Altair writes for.
-
-    Raises:
-        UserError: vl-convert-python is not installed.
-    """
-    try:
-        import vl_convert
-    except ImportError as error:
-        raise UserError(
-            'the HTML report needs vl-convert-python, which is missing: pip install "crosstune[figures]"'
-        ) from error
+    """Vega, Vega-Lite and Vega-Embed as one script, in the version Altair writes for."""
     wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     known = wanted in vl_convert.get_vegalite_versions()
     bundle: str = vl_convert.javascript_bundle(

@@ -98,7 +98,11 @@ def split(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
 
 
 def collate(
-    rows: Sequence[Row], pad: int, device: torch.device | str = "cpu", balance: float | None = None
+    rows: Sequence[Row],
+    pad: int,
+    device: torch.device | str = "cpu",
+    balance: float | None = None,
+    trunk: int = 0,
 ) -> Batch:
     """Lay rows out for one forward: one a line, or several behind one another where that saves padding.
 
@@ -111,10 +115,11 @@ def collate(
         device: Where the tensors go.
         balance: Line length at which a token costs as much in attention as in everything else; None
             for one row a line.
+        trunk: Tokens of a soft prompt that will stand in front of every line.
     """
     # The last token of a row predicts nothing that is scored: it is left out of the forward.
     lengths = [len(row.ids) - 1 for row in rows]
-    lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance)
+    lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance, trunk)
     width = max(sum(lengths[i] for i in line) for line in lines)
     ids = torch.full((len(lines), width), pad)
     segments = torch.full((len(lines), width), -1)
@@ -138,7 +143,7 @@ def collate(
     )
 
 
-def bins(lengths: Sequence[int], balance: float) -> list[list[int]]:
+def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[int]]:
     """Rows packed into lines: the cheapest of first-fit packings into a few line lengths.
 
     A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of
@@ -147,6 +152,7 @@ def bins(lengths: Sequence[int], balance: float) -> list[list[int]]:
     Args:
         lengths: Of the rows.
         balance: See above.
+        trunk: Tokens in front of every line that its rows share.
 
     Returns:
         Indices of the rows of each line. One row a line unless packing saves a twentieth.
@@ -154,7 +160,7 @@ def bins(lengths: Sequence[int], balance: float) -> list[list[int]]:
     longest = max(lengths)
 
     def cost(lines: list[list[int]]) -> float:
-        width = max(sum(lengths[i] for i in line) for line in lines)
+        width = trunk + max(sum(lengths[i] for i in line) for line in lines)
         return len(lines) * width * (1 + width / balance)
 
     alone = [[i] for i in range(len(lengths))]

@@ -146,9 +146,10 @@ def _backward(method: Method, parts: Sequence[list[Row]], result: Trained) -> fl
     """Gradients of one optimiser step, and its loss in nats an answer token."""
     lm = method.attached()
     answers = sum(row.answer for part in parts for row in part)
+    trunk = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
     summed = 0.0
     for part in parts:
-        batch = collate(part, lm.pad_id, lm.device, lm.geometry.attention_balance)
+        batch = collate(part, lm.pad_id, lm.device, lm.geometry.attention_balance, trunk)
         loss = answer_loss(lm, batch)
         (loss / answers).backward()
         method.after_backward()

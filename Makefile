@@ -16,7 +16,6 @@ $(VENV)/ready: requirements.lock requirements-torch.txt pyproject.toml
 
 demo: $(VENV)/ready
 	$(VENV)/bin/crosstune run studies/demo.yaml
-	$(VENV)/bin/crosstune results runs/demo
 	$(VENV)/bin/crosstune report runs/demo
 
 test: $(VENV)/ready

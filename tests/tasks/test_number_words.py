@@ -167,3 +167,11 @@ def test_any_answer_gets_a_score(answer):
 def test_a_language_not_offered_is_named(language):
     with pytest.raises(UserError, match=f'no "{language}" among its 42 languages'):
         TASK.examples("test", language)
+
+
+def test_largest_leaves_numbers_out_and_moves_none():
+    whole, small = make_task("number-words"), make_task("number-words", {"largest": 999})
+    for split in ("train", "dev", "test"):
+        kept = [e for e in whole.examples(split, "en") if int(e.id) <= 999]
+        assert small.examples(split, "en") == kept
+        assert 50 < len(kept) < len(whole.examples(split, "en")) or split == "dev"

@@ -9,9 +9,10 @@ from functools import cache
 from typing import Any, ClassVar
 
 from num2words import num2words  # type: ignore[import-untyped]
+from pydantic import Field
 
 from crosstune.metrics.text import normalise_number_words
-from crosstune.tasks.base import Example, Kind, Split, Task
+from crosstune.tasks.base import Example, Kind, Split, Task, TaskOptions
 from crosstune.tasks.prompts import load_prompts, render
 from crosstune.tasks.sources import fair_order, missing_language
 
@@ -22,6 +23,16 @@ SIZES: dict[int, tuple[int, int, int]] = {
     3: (70, 35, 600),
     4: (100, 50, 1345),
 }
+
+
+class NumberWordsOptions(TaskOptions):
+    """Options of `number-words`.
+
+    Attributes:
+        largest: Leave out numbers above it, in training and testing; splits stay as they are.
+    """
+
+    largest: int = Field(default=9999, ge=99, le=9999)
 
 
 class NumberWords(Task):
@@ -39,10 +50,11 @@ class NumberWords(Task):
     metrics = ("exact", "in_english")
     summary = "a number in words, in the prompt's language"
     split_names: ClassVar[dict[Split, str]] = {
-        "train": "2000 numbers",
-        "dev": "100 numbers",
-        "test": "200 numbers",
+        "train": "up to 2000 numbers",
+        "dev": "up to 100 other numbers",
+        "test": "up to 200 other numbers",
     }
+    Options = NumberWordsOptions
     max_answer_tokens = 64
 
     def languages(self) -> list[str]:
@@ -53,10 +65,13 @@ class NumberWords(Task):
         """The split's numbers, as a prompt in ``language`` with all accepted answers."""
         if language not in _languages():
             raise missing_language(self.name, language, self.languages())
+        assert isinstance(self.options, NumberWordsOptions)
+        largest = self.options.largest
         prompt = _languages()[language]["prompt"]
         return [
             Example(str(n), language, render(prompt, number=str(n)), number_in_words(n, language))
             for n in _splits()[split]
+            if n <= largest
         ]
 
     def score(self, example: Example, answer: str) -> dict[str, float]:

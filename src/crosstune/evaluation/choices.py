@@ -18,6 +18,9 @@ from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.models.attention import Layout
 from crosstune.models.language_model import LanguageModel
 
+# fp32 scores of a 262k vocabulary: 256 rows take 268 MB.
+ROWS_AT_ONCE = 256
+
 
 @dataclass(frozen=True, slots=True)
 class ChoiceItem:
@@ -116,16 +119,19 @@ def _first_scores(lm: LanguageModel, rows: Tensor, items: Sequence[ChoiceItem], 
     columns = sorted({label[0] for item in items for label in item.labels})
     place = {token: i for i, token in enumerate(columns)}
     index = torch.tensor(columns, device=rows.device)
-    scores = torch.log_softmax(lm.logits(rows), -1)[:, index] if whole else lm.logits(rows, index)
-    scores = scores.double().cpu()
+    if whole:
+        pieces = [torch.log_softmax(lm.logits(part), -1)[:, index] for part in rows.split(ROWS_AT_ONCE)]
+    else:
+        pieces = [lm.logits(rows, index)]
+    scores = torch.cat(pieces).double().cpu()
     return [scores[b, [place[label[0]] for label in item.labels]] for b, item in enumerate(items)]
 
 
 def _log_probabilities(lm: LanguageModel, hidden: Tensor, rows: list[int], targets: list[int]) -> Tensor:
-    """Log-probability of each target at its row, fp64 ``[len(rows)]``; a few hundred rows at a time."""
+    """Log-probability of each target at its row, fp64 ``[len(rows)]``."""
     out = [torch.zeros(0, dtype=torch.float64)]
-    for start in range(0, len(rows), 256):
-        at = torch.tensor(rows[start : start + 256], device=hidden.device)
-        want = torch.tensor(targets[start : start + 256], device=hidden.device)
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        at = torch.tensor(rows[start : start + ROWS_AT_ONCE], device=hidden.device)
+        want = torch.tensor(targets[start : start + ROWS_AT_ONCE], device=hidden.device)
         out.append(torch.log_softmax(lm.logits(hidden[at]), -1).gather(1, want[:, None])[:, 0].double().cpu())
     return torch.cat(out)

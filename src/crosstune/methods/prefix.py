@@ -50,7 +50,9 @@ class Prefix(Method):
     name = "prefix"
     summary = "trained keys and values in front of the text, layer by layer (Li and Liang 2021)"
     learning_rate = 3e-2
-    learning_rate_from = "prototype on Gemma 3 270M, SIB-200: 3e-2 for space: hidden; kv uses 1e-2"
+    learning_rate_from = (
+        "SIB-200 with Gemma 3 270M, 60 steps: English 64.7 to 83.3 (kv at 1e-2: 80.9); not searched further"
+    )
     Config = PrefixConfig
 
     @classmethod

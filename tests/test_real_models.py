@@ -17,7 +17,7 @@ def test_a_study_on_a_real_model(model, languages, tmp_path):
         tasks=["cldr-names"],
         methods=["none", "lora"],
         languages=languages,
-        train={"steps": 12, "batch_size": 8, "warmup_steps": 2},
+        train={"steps": 30, "batch_size": 8, "warmup_steps": 4},
         evaluate={"limit": 16},
         store=tmp_path / "runs",
     )

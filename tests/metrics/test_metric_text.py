@@ -2,13 +2,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosstune.metrics.text import fold, normalise_answer, normalise_number_words
+from crosstune.metrics.text import fold, normalise_number_words
 
 LANGUAGES = st.sampled_from(["", "en", "tr", "az", "th", "ar"])
 
 
 @given(st.text(), LANGUAGES)
-@pytest.mark.parametrize("normalise", [fold, normalise_answer, normalise_number_words])
+@pytest.mark.parametrize("normalise", [fold, normalise_number_words])
 def test_normalising_twice_changes_nothing(normalise, text, language):
     once = normalise(text, language)
     assert normalise(once, language) == once
@@ -32,21 +32,6 @@ def test_turkish_letters_i_stay_apart():
     assert fold("Altı", "tr") != fold("Alti", "tr")
     assert fold("I", "tr") == "ı"
     assert fold("I") == "i"
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("  Paris. ", "paris"),
-        ("«двадцать»", "двадцать"),
-        ("二千。", "二千"),
-        ("تسعة؟", "تسعة"),
-        ("co-op", "co-op"),
-        ("...", ""),
-    ],
-)
-def test_answers_lose_what_surrounds_them(text, expected):
-    assert normalise_answer(text) == expected
 
 
 @pytest.mark.parametrize(

@@ -23,11 +23,6 @@ def fold(text: str, language: str = "") -> str:
     return unicodedata.normalize("NFC", _SPACE.sub(" ", text).strip())
 
 
-def normalise_answer(text: str, language: str = "") -> str:
-    """`fold`, with the punctuation and white space around the answer removed."""
-    return _strip_edges(fold(text, language))
-
-
 def normalise_number_words(text: str, language: str = "") -> str:
     """Letters and marks of a number written out, with everything that only spells it prettily removed.
 

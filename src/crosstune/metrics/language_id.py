@@ -1,0 +1,260 @@
+"""Which language an answer is in, for the rate of answers in the wrong language.
+
+The measure is that of arXiv 2310.09917 and 2402.12279.
+
+The script decides first. Only where several candidate languages share the script of the text is an identifier
+asked (py3langid, naive Bayes over byte n-grams), restricted to these. What cannot be decided says so. The
+thresholds below were measured with ``benchmarks/language_id.py``; see docs/language-identification.md.
+"""
+
+import copy
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import regex  # type: ignore[import-untyped]
+
+from crosstune.languages import LANGUAGES, find
+
+MIXED = "mixed"
+UNDECIDABLE = "undecidable"
+OTHER = "other"
+
+# Of native SIB-200 sentences in other scripts 2 in 1000 have more Latin letters, capitalised words left out.
+FOREIGN_SHARE = 0.2
+# From here on the identifier is right in over 95 of 100 texts on every corpus measured.
+MIN_LETTERS = 10
+# Below this a name decides too often ("Carolina Panthers" looks English in any language).
+MIN_PROBABILITY = 0.9
+# A longer text is cut into pieces of this many letters: the shortest that hardly ever call one language two.
+PIECE_LETTERS = 15
+# Half of Japanese letters are kana; 4 in 1000 runs of ten letters hold none.
+KANA_SHARE = 0.1
+MIN_HAN_WITHOUT_KANA = 10
+
+_SCRIPTS_OF = {"Hans": ("Hani",), "Hant": ("Hani",), "Jpan": ("Hani", "Hira", "Kana")}
+_EAST_ASIAN = frozenset({"Hani", "Hira", "Kana"})
+# Languages with two scripts in everyday use, where an answer in the second is in the right language.
+_SECOND_VARIETY = {"sr": "sr-Latn", "uz": "uz-Cyrl", "bs": "bs-Cyrl"}
+# The identifier's own names. It knows other varieties with a script in their code not at all.
+_LABELS = {"nb": "no", "gn": "gug", "ki": "kik", "ff": "fuv", "sr-Latn": "sr"}
+
+
+def _runs_of_one_script() -> "regex.Pattern[str]":
+    """Matches a run of one script, which names the group; Zzzz is any script that no language here has."""
+    counts = Counter(s for row in LANGUAGES.values() for s in _SCRIPTS_OF.get(row.script, (row.script,)))
+    named = [rf"(?P<{name}>\p{{sc={name}}}[\p{{sc={name}}}\p{{M}}]*+)" for name, _ in counts.most_common()]
+    rest = r"(?P<Zzzz>[\p{L}--\p{sc=Zyyy}--\p{sc=Zinh}]++)"
+    return regex.compile("|".join([*named, rest]), flags=regex.VERSION1)
+
+
+_RUN = _runs_of_one_script()
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """The candidates by script group, and the label each stands for."""
+
+    answer: Mapping[str, str]
+    in_group: Mapping[str, tuple[str, ...]]
+    target_groups: tuple[str, ...]
+
+
+def script_shares(text: str) -> dict[str, float]:
+    """Share of each script among a text's letters, by ISO 15924 code, largest first.
+
+    Letters that many scripts use (the Japanese length mark, modifier letters) do not count; scripts that no
+    language of `crosstune.languages` is written in are "Zzzz" together.
+
+    Returns:
+        Shares that sum to 1; empty where there is no letter.
+    """
+    counts: Counter[str] = Counter()
+    for run in _RUN.finditer(text):
+        counts[run.lastgroup] += _letters(run[0])
+    total = counts.total()
+    return {script: count / total for script, count in counts.most_common() if count}
+
+
+def identify(text: str, target: str, source: str, others: Sequence[str] = ()) -> str:
+    """Language of an answer among those it can be expected in.
+
+    Args:
+        text: The answer.
+        target: Code of the language asked for, any that `crosstune.languages.find` takes.
+        source: The language that the model was tuned on.
+        others: Further languages the answer may be in.
+
+    Returns:
+        The canonical code of the target, the source or one of the others; ``"other"``: a script that none of
+        them has; ``"mixed"``: code-switched; ``"undecidable"``: no letters, or candidates that share the
+        script and a text too short or too alike in them, or one that the identifier does not know.
+
+    Raises:
+        UserError: Unknown code.
+    """
+    plan = _plan(target, source, tuple(others))
+    group, kept = _script_group(text, plan)
+    if group not in plan.in_group:
+        return group
+    label = _among(kept, group, plan.in_group[group])
+    return plan.answer.get(label, label)
+
+
+def rates(labels: Sequence[str], target: str, source: str) -> dict[str, float | None]:
+    """Shares of answers by language, from labels of `identify`.
+
+    Args:
+        labels: One for each answer.
+        target: Code of the language asked for.
+        source: Code of the language tuned on. Where it is the target, both have the same rate.
+
+    Returns:
+        ``correct_language``, ``source_language``, ``code_switch`` and ``other_language`` as shares of the
+        answers that could be decided (None where there is none), and ``undecidable`` as share of all.
+    """
+    counts = Counter(labels)
+    decided = len(labels) - counts[UNDECIDABLE]
+    target, source = find(target).code, find(source).code
+    named = {target, source, MIXED, UNDECIDABLE}
+    parts = {
+        "correct_language": counts[target],
+        "source_language": counts[source],
+        "code_switch": counts[MIXED],
+        "other_language": sum(count for label, count in counts.items() if label not in named),
+    }
+    shares: dict[str, float | None] = {name: n / decided if decided else None for name, n in parts.items()}
+    shares["undecidable"] = counts[UNDECIDABLE] / len(labels) if labels else None
+    return shares
+
+
+def _letters(text: str) -> int:
+    return sum(map(str.isalpha, text))
+
+
+def _groups(script: str) -> tuple[str, ...]:
+    """Chinese and Japanese share Han letters, so their scripts are one group."""
+    return ("Hani",) if script in _SCRIPTS_OF or script in _EAST_ASIAN else (script,)
+
+
+@functools.lru_cache(maxsize=1024)
+def _plan(target: str, source: str, others: tuple[str, ...]) -> _Plan:
+    answer: dict[str, str] = {}
+    for code in (find(given).code for given in (target, source, *others)):
+        answer.setdefault(code, code)
+    for code in list(answer):
+        if code in _SECOND_VARIETY:
+            answer.setdefault(_SECOND_VARIETY[code], code)
+    in_group: dict[str, list[str]] = defaultdict(list)
+    for code in answer:
+        in_group[_groups(LANGUAGES[code].script)[0]].append(code)
+    asked = find(target).code
+    target_groups = [group for group, codes in in_group.items() if any(answer[c] == asked for c in codes)]
+    return _Plan(answer, {group: tuple(codes) for group, codes in in_group.items()}, tuple(target_groups))
+
+
+def _script_group(text: str, plan: _Plan) -> tuple[str, str]:
+    """The script group that the text is in and its words in it, or a label that ends the matter.
+
+    Capitalised words of another script do not speak against the target's: names keep their letters.
+    """
+    every: Counter[str] = Counter()
+    uncapitalised: Counter[str] = Counter()
+    words: dict[str, list[str]] = defaultdict(list)
+    for run in _RUN.finditer(text):
+        group = _groups(run.lastgroup)[0]
+        letters = _letters(run[0])
+        every[group] += letters
+        uncapitalised[group] += 0 if run[0][0].isupper() else letters
+        words[group].append(run[0])
+    total = every.total()
+    if not total:
+        return UNDECIDABLE, ""
+    if len(every) == 1:
+        group = next(iter(every))
+        return (group, text) if group in plan.in_group else (OTHER, "")
+    for group in plan.target_groups:
+        foreign = uncapitalised.total() - uncapitalised[group]
+        if every[group] and foreign <= FOREIGN_SHARE * (foreign + every[group]):
+            return group, " ".join(words[group])
+    group, count = every.most_common(1)[0]
+    if total - count > FOREIGN_SHARE * total:
+        return MIXED, ""
+    return (group, " ".join(words[group])) if group in plan.in_group else (OTHER, "")
+
+
+def _among(text: str, group: str, candidates: tuple[str, ...]) -> str:
+    """One of the candidates, which share the text's script, or a label for none."""
+    if group == "Hani":
+        candidates = _by_kana(text, candidates)
+    if len(candidates) == 1:
+        return candidates[0]
+    code_of = {_LABELS.get(code, code): code for code in candidates}
+    if _letters(text) < MIN_LETTERS or not code_of.keys() <= _known():
+        return UNDECIDABLE
+    identifier = _identifier(tuple(sorted(code_of)))
+    if _is_mixed(text, identifier):
+        return MIXED
+    label, probability = identifier.classify(text)
+    return code_of[label] if probability >= MIN_PROBABILITY else UNDECIDABLE
+
+
+def _by_kana(text: str, candidates: tuple[str, ...]) -> tuple[str, ...]:
+    """The candidates left, or the one label, for a text in Han letters and kana."""
+    shares = script_shares(text)
+    if shares.get("Hira", 0.0) + shares.get("Kana", 0.0) >= KANA_SHARE:
+        return ("ja",) if "ja" in candidates else (OTHER,)
+    if len(candidates) == 1 or "ja" not in candidates:
+        return candidates
+    if _letters(text) < MIN_HAN_WITHOUT_KANA:
+        return (UNDECIDABLE,)
+    return tuple(code for code in candidates if code != "ja")
+
+
+def _is_mixed(text: str, identifier: Any) -> bool:
+    """Whether pieces of the text are surely in different languages, none of them a small part of it."""
+    letters: Counter[str] = Counter()
+    for piece, count in _pieces(text):
+        label, probability = identifier.classify(piece)
+        if probability >= MIN_PROBABILITY:
+            letters[label] += count
+    return len(letters) > 1 and max(letters.values()) <= (1 - FOREIGN_SHARE) * letters.total()
+
+
+def _pieces(text: str) -> list[tuple[str, int]]:
+    """Whole words, about PIECE_LETTERS letters at a time, with their letters; the last takes what is left."""
+    pieces: list[tuple[str, int]] = []
+    words: list[str] = []
+    letters = 0
+    for word in text.split():
+        words.append(word)
+        letters += _letters(word)
+        if letters >= PIECE_LETTERS:
+            pieces.append((" ".join(words), letters))
+            words, letters = [], 0
+    if words and pieces:
+        last, count = pieces.pop()
+        pieces.append((" ".join([last, *words]), count + letters))
+    return pieces
+
+
+@functools.cache
+def _model() -> Any:
+    from py3langid import langid  # type: ignore[import-untyped]
+
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+
+
+@functools.cache
+def _known() -> frozenset[str]:
+    return frozenset(_model().labels)
+
+
+@functools.lru_cache(maxsize=1024)
+def _identifier(labels: tuple[str, ...]) -> Any:
+    """The identifier restricted to these. A copy of its own, so that threads do not change each other's."""
+    restricted = copy.copy(_model())
+    restricted.set_languages(labels)
+    return restricted

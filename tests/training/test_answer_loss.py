@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crosstune.errors import UserError
 from crosstune.tasks.base import Example
 from crosstune.training import loss as loss_module
 from crosstune.training.batches import Row, collate, tokenize
@@ -104,3 +105,36 @@ def test_rows_of_examples():
     assert free[0] == Row((*prompts[0], *answer, 2), len(answer) + 1)
     assert tokenize(LM, examples, "choice", first_token=True)[0] == Row((*prompts[0], answer[0]), 1)
     assert prompts[0][0] == LM.tokenizer.bos_token_id
+
+
+def test_choice_loss_equals_one_row_at_a_time(tiny_lm, family):
+    """Against log-softmax over each row's own choices, taken from the whole vocabulary's scores."""
+    lm = tiny_lm(family)
+    choices = [(5, 9, 70), (9, 11), (70, 5, 9), (3, 199), (150, 4, 3)]
+    rows = [
+        Row((*random_ids(n, seed=n), some[1]), 1, some)
+        for n, some in zip([4, 11, 16, 1, 16], choices, strict=True)
+    ]
+    method = attach(lm, "prefix-hidden")
+    balance = 1000.0  # several rows a line
+    loss = answer_loss(lm, collate(rows, 0, torch.device(DEVICE), balance))
+    loss.backward()
+    method.after_backward()
+    ours = gradients(method)
+    alone = torch.zeros((), device=DEVICE)
+    for each in rows:
+        scores = lm.logits(lm.hidden(row(each.ids[:-1]))[0, -1:])[0]
+        own = scores[torch.tensor(each.choices, device=DEVICE)]
+        alone = alone - own.log_softmax(0)[each.choices.index(each.ids[-1])]
+    alone.backward()
+    method.after_backward()
+    near("choice loss = one row at a time", loss, alone, 1e-5)
+    for name, gradient in gradients(method).items():
+        near("choice loss gradients = one row at a time", ours[name], gradient, 1e-5)
+
+
+def test_choices_that_start_alike_are_refused(tiny_lm):
+    lm = tiny_lm("llama")
+    example = Example("1", "en", "say:", ("yes",), ("yes", "yes sir"))
+    with pytest.raises(UserError, match="two labels start with the same token"):
+        tokenize(lm, [example], "choice", first_token=True, among_choices=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from crosstune.errors import UserError
 from crosstune.models.attention import Layout
 from crosstune.models.language_model import LanguageModel
 from crosstune.tasks.base import Example, Kind
@@ -18,10 +19,17 @@ POOL = 8
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training example as token ids: prompt, then answer."""
+    """One training example as token ids: prompt, then answer.
+
+    Attributes:
+        ids: Of both.
+        answer: How many of the last are the answer.
+        choices: Tokens that the answer's one token is chosen from; empty for the whole vocabulary.
+    """
 
     ids: tuple[int, ...]
-    answer: int  # how many of the last ids are the answer
+    answer: int
+    choices: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +39,26 @@ class Batch:
     Attributes:
         ids: ``[lines, width]``, padded on the right.
         rows: ``[answers]`` flat indices (lines * width) of the positions that predict an answer token.
-        targets: ``[answers]`` token ids to predict there.
+        targets: ``[answers]`` what to predict there: token ids, or with ``columns`` places among them.
         layout: Who sees whom, when a line holds several examples.
+        columns: ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
+        offered: ``[answers, columns]`` which of them each answer is chosen from.
     """
 
     ids: Tensor
     rows: Tensor
     targets: Tensor
     layout: Layout | None = None
+    columns: Tensor | None = None
+    offered: Tensor | None = None
 
 
 def tokenize(
-    lm: LanguageModel, examples: Sequence[Example], kind: Kind, first_token: bool = False
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    kind: Kind,
+    first_token: bool = False,
+    among_choices: bool = False,
 ) -> list[Row]:
     """Token ids of training examples.
 
@@ -53,6 +69,10 @@ def tokenize(
         examples: Training examples.
         kind: Of their task.
         first_token: Keep only the first token of each answer, when that is what evaluation compares.
+        among_choices: Say as well which first tokens it is chosen from (``loss: choices``).
+
+    Raises:
+        UserError: ``among_choices`` with choices that start alike.
     """
     end = [] if kind == "choice" or lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
     prompts = lm.encode_prompts([e.prompt for e in examples])
@@ -61,7 +81,12 @@ def tokenize(
         answer = lm.encode_answer(example.answers[0]) + end
         if first_token:
             answer = answer[:1]
-        made.append(Row((*prompt, *answer), len(answer)))
+        choices: tuple[int, ...] = ()
+        if among_choices:
+            choices = tuple(lm.encode_answer(choice)[0] for choice in example.choices)
+            if len(set(choices)) < len(choices):
+                raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
+        made.append(Row((*prompt, *answer), len(answer), choices))
     return made
 
 
@@ -138,8 +163,20 @@ def collate(
             at = end
     shared = len(lines) < len(rows)
     layout = Layout(segments.to(device), positions.to(device)) if shared else None
+    columns = offered = None
+    if any(row.choices for row in rows):
+        tokens = sorted({token for row in rows for token in row.choices})
+        in_order = [rows[i] for line in lines for i in line]
+        offered = torch.tensor([[token in row.choices for token in tokens] for row in in_order]).to(device)
+        targets = [tokens.index(target) for target in targets]
+        columns = torch.tensor(tokens, device=device)
     return Batch(
-        ids.to(device), torch.tensor(where, device=device), torch.tensor(targets, device=device), layout
+        ids.to(device),
+        torch.tensor(where, device=device),
+        torch.tensor(targets, device=device),
+        layout,
+        columns,
+        offered,
     )
 
 

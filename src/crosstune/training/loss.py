@@ -12,8 +12,14 @@ ROWS_AT_ONCE = 256
 
 
 def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
-    """Sum (not mean) of the cross-entropy over a batch's answer tokens, a scalar in nats."""
+    """Sum (not mean) of the cross-entropy over a batch's answer tokens, a scalar in nats.
+
+    With ``batch.columns`` each answer is one token, and only those it is chosen from meet it.
+    """
     hidden = lm.hidden(batch.ids, batch.layout).flatten(0, 1)[batch.rows]
+    if batch.columns is not None and batch.offered is not None:
+        scores = lm.logits(hidden, batch.columns).masked_fill(~batch.offered, -torch.inf)
+        return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")
 
     def part(rows: Tensor, targets: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(lm.logits(rows), targets, reduction="sum")

@@ -1,5 +1,7 @@
 """How a run is trained."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
@@ -13,12 +15,17 @@ class TrainSettings(BaseModel):
         tokens_per_pass: Most tokens, padding included, that go through the model at once; a batch
             over it is split, with the same gradient.
         by_length: Put examples of like length into one batch; else batches are plain random draws.
+        loss: Of a choice task: "answer", the cross-entropy of the right label over the whole vocabulary, or
+            "choices", over the labels alone (their first tokens, as ``evaluate.choices: first-token``
+            compares them): nothing is spent on making a label likelier than any other word.
         learning_rate: Peak; None takes the method's own default.
         weight_decay: Decoupled (AdamW).
         warmup_steps: Linear rise of the learning rate.
         decay: "linear" or "cosine" to zero at the last step, or "constant".
         clip: Largest gradient norm; 0 for no clipping.
         limit: Train on this many examples, drawn with the run's seed; None for all.
+        languages: To train on, where the task has training data in them; None for the source language alone.
+            With any other language the result is no longer zero-shot, and is labelled so.
         evaluate_every: Steps between scores on source-language development data; None for never.
         dev_limit: Development examples used for that.
         patience: Stop after this many such scores without a better one; None to go on.
@@ -32,12 +39,14 @@ class TrainSettings(BaseModel):
     batch_size: int = Field(default=16, ge=1)
     tokens_per_pass: int = Field(default=8192, ge=1)
     by_length: bool = True
+    loss: Literal["answer", "choices"] = "answer"
     learning_rate: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=10, ge=0)
     decay: str = Field(default="linear", pattern="^(linear|cosine|constant)$")
     clip: float = Field(default=1.0, ge=0)
     limit: int | None = Field(default=None, ge=1)
+    languages: tuple[str, ...] | None = Field(default=None, min_length=1)
     evaluate_every: int | None = Field(default=None, ge=1)
     dev_limit: int | None = Field(default=200, ge=1)
     patience: int | None = Field(default=None, ge=1)

@@ -122,7 +122,7 @@ def test_predict_a_written_answer(store: Path, here: Any) -> None:
 def test_predict_refuses(store: Path, here: Any, tmp_path: Path) -> None:
     words = run_of(store, "number-words", "lora")
     assert here("predict", str(words), "--text", "17", "--language", "zu")[2].startswith(
-        'error: task number-words has no prompt in "zu"'
+        'error: task number-words has no "zu" among its 42 languages'
     )
     assert here("predict", str(store), "--text", "17")[0] == 2
     weights = words / "weights.safetensors"

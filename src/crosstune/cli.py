@@ -176,13 +176,23 @@ def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None
             if each.learning_rate is not None:
                 _line(f"  {name}: {each.learning_rate_from}")
     elif thing is Thing.tasks:
-        from crosstune.tasks import TASKS
+        from crosstune.tasks import TASKS, described
 
+        shown = {name: described(each) for name, each in TASKS.items()}
         _print_rows(
-            ("task", "kind", "languages", ""),
-            [(name, each.kind, _offered(each), each.summary) for name, each in TASKS.items()],
+            ("task", "kind", "languages", "from", ""),
+            [
+                (name, each.kind, _count(shown[name].languages), shown[name].place, each.summary)
+                for name, each in TASKS.items()
+            ],
             right=(2,),
         )
+        for name, about in shown.items():
+            _line(f"{name}")
+            _line(f"  languages: {' '.join(about.languages) or about.place}")
+            for split, source in about.splits.items():
+                _line(f"  {split}: {source}")
+        _line("a task of your own is one file: see docs/custom-tasks.md")
     elif thing is Thing.models:
         from crosstune.models.known import ALIASES, KNOWN
 
@@ -311,8 +321,5 @@ def _rate(method: Any) -> str:
     return "-" if method.learning_rate is None else f"{method.learning_rate:g}"
 
 
-def _offered(task: Any) -> str:
-    try:
-        return str(len(task().languages()))
-    except UserError:
-        return "no data here"
+def _count(codes: Sequence[str]) -> str:
+    return str(len(codes)) if codes else "-"

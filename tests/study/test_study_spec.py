@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.study.spec import Study, read_study
-from crosstune.study.yaml_lines import Document
+from crosstune.yaml_lines import Document
 
 GOOD = """\
 name: demo

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstune.errors import UserError
-from crosstune.study.yaml_lines import Document, dump, parse_value, read_document
+from crosstune.yaml_lines import Document, dump, parse_value, read_document
 
 
 @pytest.mark.parametrize(
@@ -55,6 +55,10 @@ def test_scalars_are_read_by_the_core_schema(text: str, value: object) -> None:
         ("a: [1,\nb: 2", "f.yaml:2: not valid YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: 1\n---\nb: 2", "f.yaml:2: not valid YAML: but found another document"),
         ("a: 1\nb: \x07", "f.yaml:2: not valid YAML: character U+0007 is not allowed"),
+        (
+            'a: 1\nb: "\\uD800"',
+            "f.yaml:2: not valid YAML: \\ud800 is half a character; write the character itself",
+        ),
         ("[" * 5000, "f.yaml:1: not valid YAML: nested too deeply"),
     ],
 )

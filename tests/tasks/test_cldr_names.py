@@ -1,6 +1,7 @@
 from collections import Counter
 
 import pytest
+from babel.numbers import format_decimal
 
 from crosstune.errors import UserError
 from crosstune.languages.table import LANGUAGES
@@ -83,3 +84,8 @@ def test_training_in_a_target_language_is_refused():
 def test_a_language_not_offered_is_named(language):
     with pytest.raises(UserError, match=rf'no "{language}" among its \d+ languages'):
         TASK.examples("test", language)
+
+
+def test_babel_still_knows_numbers_afterwards():
+    make_task("cldr-names").examples("test", "sw")
+    assert format_decimal(1234.5, locale="sw") == "1,234.5"

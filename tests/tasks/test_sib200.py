@@ -58,7 +58,7 @@ def test_languages_are_those_with_a_test_file(tmp_path):
         (HEADER + "1\t\x1b[31m\ta\n", r"test\.tsv:2: unknown category '\\x1b\[31m'"),
         (HEADER + "1\thealth\t  \n", r"test\.tsv:2: empty text"),
         (HEADER + " \thealth\ta\n", r"test\.tsv:2: empty index_id"),
-        (HEADER + "1\thealth\ta\n1\ttravel\tb\n", r"test\.tsv:3: index_id '1' again, first on line 2"),
+        (HEADER + "1\thealth\ta\n1\ttravel\tb\n", r"test\.tsv:3: id '1' again, first on line 2"),
         (
             HEADER.encode() + b"1\thealth\ta\n2\thealth\t\xff\n",
             r"test\.tsv:3: not UTF-8 \(byte 10 of the line\)",
@@ -75,10 +75,10 @@ def test_damage_is_named_with_file_and_line(tmp_path, body, message):
 def test_a_missing_folder_or_file_is_named(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"no data folder .*gone: set CROSSTUNE_DATA"):
         task(tmp_path / "gone").languages()
-    with pytest.raises(UserError, match="no English test file of SIB-200 under"):
+    with pytest.raises(UserError, match="task sib200 has no test split under"):
         task(tmp_path).languages()
     write(tmp_path, HEADER + "1\ttravel\ta\n")
-    with pytest.raises(UserError, match=r"cannot read .*train\.tsv: No such file"):
+    with pytest.raises(UserError, match=r"no train split under .*annotated/\{code\}/train\.tsv"):
         task(tmp_path).examples("train", "en")
     monkeypatch.setenv("CROSSTUNE_DATA", str(tmp_path))
     assert make_task("sib200").languages() == ["en"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from crosstune.analysis.answer_language import with_answer_language
 from crosstune.errors import UserError
 
 Run = Mapping[str, Any]
@@ -33,14 +34,15 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame) -> pl.DataFr
 
     Args:
         runs: Finished runs, as their ``run.json`` holds them; a run given twice counts once.
-        predictions: One row an example, with columns run, language, example, score and any ``metric.<name>``.
-            Rows of runs that are not in ``runs`` are left out.
+        predictions: One row an example, with columns run, language, example, score, any ``metric.<name>``
+            and, of written answers, ``answer_language``. Rows of runs that are not in ``runs`` are left out.
 
     Returns:
         One row per run and language: run, model, task, protocol, setup, method (unique inside a comparison),
         method_name, seed, measure (the main metric's name), source_language, language, is_source, zero_shot,
         trained_parameters, n (examples), score (mean of the main metric, in [0, 1]), se (its standard error
-        over examples taken as independent; null for one example), and the mean of each ``metric.<name>``.
+        over examples taken as independent; null for one example), and the mean of each ``metric.<name>``,
+        those of `crosstune.analysis.answer_language` among them.
 
     Raises:
         UserError: No runs, a run without predictions, an example scored twice, or a score that is no number.
@@ -48,7 +50,8 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame) -> pl.DataFr
     unique = list({run["id"]: run for run in runs}.values())
     if not unique:
         raise UserError("no finished runs to analyse: run the study first")
-    means = _mean_scores([run["id"] for run in unique], predictions)
+    identified = with_answer_language(predictions, {run["id"]: run["source_language"] for run in unique})
+    means = _mean_scores([run["id"] for run in unique], identified)
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     for run_id, language, n in means.select("run", "language", "n").iter_rows():
         counts[run_id][language] = n
@@ -271,7 +274,7 @@ def _settings(run: Run) -> dict[str, Any]:
     flat["dtype"] = run.get("dtype")
     flat["revision"] = run.get("revision")
     flat["zero-shot"] = run["zero_shot"]
-    flat["training data"] = (run["fingerprints"].get("train") or "-")[:6]
+    flat["training data"] = _digest(run["fingerprints"].get("train"))[:6]
     return flat
 
 

@@ -50,8 +50,12 @@ def score_choices(
         tell: Called with the number of questions done since the last call.
 
     Raises:
-        UserError: ``first-token`` with labels that start alike.
+        UserError: ``first-token`` with labels that start alike; an empty prompt.
     """
+    if not all(item.prompt for item in items):
+        raise UserError(
+            "an empty prompt, and the model's tokenizer puts nothing in front: no label can be scored"
+        )
     if settings.choices == "first-token":
         items = [ChoiceItem(i.prompt, tuple(label[:1] for label in i.labels)) for i in items]
         for item in items:

@@ -9,6 +9,8 @@ import polars as pl
 from crosstune.evaluation.choices import ChoiceItem, score_choices
 from crosstune.evaluation.generation import generate
 from crosstune.evaluation.settings import EvaluateSettings
+from crosstune.languages.table import LANGUAGES
+from crosstune.metrics.language_id import identify
 from crosstune.models.language_model import LanguageModel
 from crosstune.tasks.base import Example, Task
 
@@ -20,6 +22,7 @@ SCHEMA: dict[str, Any] = {
     "gold": pl.String,
     "score": pl.Float64,
     "choice_logprobs": pl.List(pl.Float64),
+    "answer_language": pl.String,
 }
 
 
@@ -41,6 +44,7 @@ def evaluate(
 
     Returns:
         One row an example: the columns of `SCHEMA` and one ``metric.<name>`` for each of the task's metrics.
+        ``answer_language`` is what a written answer was identified as (`identify`); null for choices.
     """
     flat = [e for language in examples for e in examples[language]]
     prompts = lm.encode_prompts([e.prompt for e in flat])
@@ -68,9 +72,28 @@ def evaluate(
         "gold": [e.answers[0] for e in flat],
         "score": [m[task.metrics[0]] for m in metrics],
         "choice_logprobs": list(logprobs),
+        "answer_language": _languages(task, flat, answers, list(examples)),
     }
     schema = dict(SCHEMA)
     for name in task.metrics:
         columns[f"metric.{name}"] = [m[name] for m in metrics]
         schema[f"metric.{name}"] = pl.Float64
     return pl.DataFrame(columns, schema=schema)
+
+
+def _languages(
+    task: Task, examples: Sequence[Example], answers: Sequence[str], evaluated: Sequence[str]
+) -> list[str | None]:
+    """The language of each written answer, among its own, the source's and others written like it."""
+    if task.kind == "choice":
+        return [None] * len(examples)
+    like = {
+        code: [other for other in evaluated if LANGUAGES[other].script == LANGUAGES[code].script]
+        for code in evaluated
+    }
+    if "ja" in like:
+        like["ja"].append("zh")  # all in Han: only as a candidate can Chinese be told from it
+    return [
+        identify(answer, example.language, task.source_language, like[example.language])
+        for example, answer in zip(examples, answers, strict=True)
+    ]

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import huggingface_hub
 from huggingface_hub import constants, errors
@@ -16,7 +17,7 @@ from crosstune.models.fingerprint import INDEX, SINGLE, read_json
 _SMALL = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 # The HTTP library under huggingface_hub has changed; this is whatever its errors derive from now.
-_HTTP_ERROR: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
+HTTP_ERROR: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
 
 
 def is_hub_id(name: str) -> bool:
@@ -30,7 +31,7 @@ def fetch_config(name: str, revision: str | None = None) -> Path:
     Raises:
         UserError: No such model or revision, no access, not reachable and not cached.
     """
-    with _explained(name, revision):
+    with explained(name, revision):
         return Path(huggingface_hub.hf_hub_download(name, "config.json", revision=revision))
 
 
@@ -44,7 +45,7 @@ def fetch(name: str, revision: str | None = None) -> tuple[Path, str]:
         UserError: No such model or revision, no access, not reachable and not cached, disk full.
     """
     commit = fetch_config(name, revision).parent.name
-    with _explained(name, revision):
+    with explained(name, revision):
         weights = _weight_names(name, commit)
         folder = huggingface_hub.snapshot_download(
             name, revision=commit, allow_patterns=[*_SMALL, *weights], ignore_patterns=["*/*"]
@@ -69,37 +70,47 @@ def _weight_names(name: str, commit: str) -> list[str]:
 
 
 @contextmanager
-def _explained(name: str, revision: str | None) -> Iterator[None]:
-    """Say in one line what a hub error means and what to do about it."""
+def explained(name: str, revision: str | None, kind: Literal["model", "dataset"] = "model") -> Iterator[None]:
+    """Say in one line what an error of the hub's library means and what to do about it.
+
+    Args:
+        name: Repository id, ``owner/name``.
+        revision: As it was asked for; None for the main branch.
+        kind: What the repository holds.
+
+    Raises:
+        UserError: Whenever the block raises what the library or the system does when files cannot be had.
+    """
     at = f' at revision "{revision}"' if revision else ""
+    page = f"{constants.ENDPOINT}/{name}" if kind == "model" else f"{constants.ENDPOINT}/datasets/{name}"
     try:
         yield
     except errors.GatedRepoError as error:
-        raise UserError(
-            f"{name}: gated; accept its terms at {constants.ENDPOINT}/{name}, then `hf auth login`"
-        ) from error
+        raise UserError(f"{name}: gated; accept its terms at {page}, then `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
         raise UserError(
-            f"{name}: no such model at {constants.ENDPOINT} (or it is private: log in with `hf auth login`); "
-            "check the spelling"
+            f"{name}: no such {kind} at {constants.ENDPOINT} (or it is private: log in with `hf auth login`)"
+            "; check the spelling"
         ) from error
     except errors.RevisionNotFoundError as error:
         raise UserError(
-            f"{name}: no revision {revision!r}; give a branch, tag or commit of the model"
+            f"{name}: no revision {revision!r}; give a branch, tag or commit of the {kind}"
         ) from error
     except errors.LocalEntryNotFoundError as error:
         why = (
             "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
         )
+        local = "a local folder" if kind == "model" else "local files"
         raise UserError(
             f"{name}{at}: not in the local cache ({constants.HF_HUB_CACHE}) and {why}; "
-            "connect once to fetch it, or give a local folder"
+            f"connect once to fetch it, or give {local}"
         ) from error
     except errors.EntryNotFoundError as error:
-        raise UserError(f"{name}{at}: holds no config.json; not a transformers model") from error
+        missing = "holds no config.json; not a transformers model" if kind == "model" else "a file is gone"
+        raise UserError(f"{name}{at}: {missing}") from error
     except errors.HFValidationError as error:
-        raise UserError(f'"{name}" is not a hub id; one reads owner/model') from error
-    except (_HTTP_ERROR, OSError) as error:
+        raise UserError(f'"{name}" is not a hub id; one reads owner/{kind}') from error
+    except (HTTP_ERROR, OSError) as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise UserError(
                 f"{name}: no room left in {constants.HF_HUB_CACHE}; free some, or set HF_HOME to another disk"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import altair as alt
 import polars as pl
 
+from crosstune.analysis.answer_language import SOURCE
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of
 from crosstune.report.sections import IN_ENGLISH, Section, group_name, language_name
 from crosstune.report.text import visible
@@ -136,6 +137,11 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
 def in_english(section: Section, width: Width = "container") -> alt.LayerChart:
     """Share of answers right but written in English, language by method; see `Section.has_in_english`."""
     return heatmap(section, IN_ENGLISH, width)
+
+
+def in_source(section: Section, width: Width = "container") -> alt.LayerChart:
+    """Share of answers in the source language instead; see `Section.has_answer_language`."""
+    return heatmap(section, SOURCE, width)
 
 
 def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
@@ -294,6 +300,8 @@ def _language_keys(codes: Sequence[str]) -> dict[str, str]:
 def _measure(section: Section, column: str) -> str:
     if column == IN_ENGLISH:
         return "Right but in English, %"
+    if column == SOURCE:
+        return f"In {section.source} instead, %"
     name = section.table["measure"][0] if column == "score" else column.removeprefix("metric.")
     return f"{visible(name, 40)}, out of 100"
 

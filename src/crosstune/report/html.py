@@ -18,6 +18,7 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
+from crosstune.analysis.answer_language import CORRECT, SOURCE
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
 from crosstune.analysis.transfer import Run, comparable
 from crosstune.errors import UserError
@@ -132,7 +133,10 @@ def _view(number: int, section: Section, predictions: pl.DataFrame) -> dict[str,
         "rows": [_method_view(entry, top) for entry in section.table.rows(named=True)],
         "overlap": section.overlap,
         "all_zero_shot": bool(section.table["zero_shot"].all()),
+        "shared_texts": section.shared_texts,
+        "skipped_rows": section.skipped_rows,
         "has_in_english": section.has_in_english,
+        "has_answer_language": section.has_answer_language,
         "charts": _charts(section),
         "methods": section.methods,
         "languages": _language_rows(section),
@@ -150,6 +154,8 @@ def _method_view(row: dict[str, Any], top: Any) -> dict[str, Any]:
         "best_name": None if row["best_language"] is None else language_name(row["best_language"]),
         "worst_name": None if row["worst_language"] is None else language_name(row["worst_language"]),
         "in_english": row.get(IN_ENGLISH),
+        "right_language": row.get(CORRECT),
+        "source_instead": row.get(SOURCE),
     }
 
 
@@ -175,10 +181,27 @@ def _charts(section: Section) -> dict[str, list[dict[str, Any]]]:
                 charts.in_english(section), "Share of answers that are right, but written in English", grid
             )
         )
+    if section.has_answer_language:
+        text = f"Share of answers in {section.source} instead of the prompt's language"
+        drawn["more"].append(_chart(charts.in_source(section), text, grid))
     curves = charts.loss_curves(section)
     if curves is not None:
         drawn["more"].append(_chart(curves, "Training loss, one line a run", 300))
     return drawn
+
+
+def _flat(given: dict[str, Any]) -> dict[str, Any]:
+    """Entries of nested mappings, and of lists, each on a line of its own."""
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        name = str(key).replace("_", " ")
+        if isinstance(value, dict):
+            flat |= {f"{name}: {inner}": entry for inner, entry in _flat(value).items()}
+        elif isinstance(value, list):
+            flat |= {f"{name} {number}": entry for number, entry in enumerate(value, start=1)}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _chart(chart: alt.Chart | alt.LayerChart, caption: str, least: int) -> dict[str, Any]:
@@ -249,7 +272,8 @@ def _run_view(run: Run) -> dict[str, Any]:
         "Evaluation": run.get("evaluate") or {},
         "Splits": task.get("splits") or {},
         "Data fingerprints": data,
-        "Test examples also in training data, by": run.get("overlap") or {},
+        "Test examples also in training data, by": _flat(run.get("overlap") or {}),
+        "Data": _flat(run.get("data") or {}),
         "Versions": run.get("versions") or {},
         "Hardware": run.get("hardware") or {},
         "Cost": cost,

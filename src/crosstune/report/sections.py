@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 from babel import Locale
 
+from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.groups import Grouping, language_or_none
 from crosstune.analysis.transfer import COMPARISON, SCORING, Run, language_scores, seed_means, transfer
 from crosstune.report.text import percent
@@ -55,9 +56,30 @@ class Section:
         return max(int((run.get("overlap") or {}).get("prompts") or 0) for run in self.runs)
 
     @property
+    def shared_texts(self) -> dict[str, int]:
+        """Test examples that share a text with the training data (normalised), by field, where any do."""
+        most: Counter[str] = Counter()
+        for run in self.runs:
+            most |= Counter((run.get("overlap") or {}).get("normalised") or {})
+        return {name: count for name, count in most.items() if count}
+
+    @property
+    def skipped_rows(self) -> int:
+        """Rows of the data that could not be used and were left out."""
+        return max(int((run.get("data") or {}).get("skipped_rows") or 0) for run in self.runs)
+
+    @property
     def has_in_english(self) -> bool:
         """Whether right answers given in English instead were counted (``metric.in_english``)."""
-        return IN_ENGLISH in self.scores.columns and self.scores[IN_ENGLISH].is_not_null().any()
+        return self._has(IN_ENGLISH)
+
+    @property
+    def has_answer_language(self) -> bool:
+        """Whether the language of some answers could be told."""
+        return self._has(CORRECT)
+
+    def _has(self, metric: str) -> bool:
+        return metric in self.scores.columns and self.scores[metric].is_not_null().any()
 
 
 def sections(runs: Sequence[Run], predictions: pl.DataFrame) -> list[Section]:

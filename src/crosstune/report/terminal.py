@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.transfer import Run
 from crosstune.report.sections import IN_ENGLISH, Section, finding, language_name, sections
 from crosstune.report.text import percent, visible, with_sd
@@ -41,6 +42,8 @@ def _table(section: Section) -> Table:
         table.add_column(name, justify="right", overflow="fold")
     if section.has_in_english:
         table.add_column("In English", justify="right")
+    if section.has_answer_language:
+        table.add_column("Right language", justify="right")
     best = {
         name: max((row[name] for row in rows if row["zero_shot"] and row[name] is not None), default=None)
         for name in ("source", "target_mean", "worst_score")
@@ -61,7 +64,9 @@ def _table(section: Section) -> Table:
             cell(row, "worst_score", f"{visible(worst, 20)} {percent(row['worst_score'])}"),
         ]
         if section.has_in_english:
-            cells.append(Text(f"{percent(row[IN_ENGLISH], 0)}%" if row[IN_ENGLISH] is not None else "–"))
+            cells.append(_share(row[IN_ENGLISH]))
+        if section.has_answer_language:
+            cells.append(_share(row[CORRECT]))
         table.add_row(*cells)
     return table
 
@@ -79,9 +84,19 @@ def _caption(section: Section) -> str:
         parts.append("† not zero-shot")
     if section.has_in_english:
         parts.append("In English = right, but written in English (targets)")
+    if section.has_answer_language:
+        parts.append("Right language = of the answers whose language could be told (targets)")
     if section.overlap:
         parts.append(f"{section.overlap:,} test prompts are also in the training data")
+    for name, count in section.shared_texts.items():
+        parts.append(f"the {visible(name, 30)} of {count:,} test examples is also in the training data")
+    if section.skipped_rows:
+        parts.append(f"{section.skipped_rows:,} rows of the data could not be used and were left out")
     return "; ".join(parts)
+
+
+def _share(value: float | None) -> Text:
+    return Text("–" if value is None else f"{percent(value, 0)}%")
 
 
 def _compact(count: int | None) -> str:

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods import METHODS
 from crosstune.models.geometry import Geometry
-from crosstune.study.problems import known_keys, read_settings, reworded
-from crosstune.study.yaml_lines import parse_value
+from crosstune.problems import known_keys, read_settings, reworded
+from crosstune.yaml_lines import parse_value
 
 
 def count_parameters(

@@ -1,79 +1,132 @@
-"""The examples of a task that a study's runs share, and the check that nothing leaks between splits."""
+"""The examples of a task that a study's runs share, and the guards that keep a result zero-shot."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from crosstune.errors import UserError
+from crosstune.languages import find
+from crosstune.study.leaks import overlap, repeats
 from crosstune.tasks.base import Example, Task, fingerprint
 from crosstune.training.settings import TrainSettings
 
+SKIPPED_SHOWN = 5
+"""How many of the rows left out a result names."""
 
-@dataclass(frozen=True)
+
+@dataclass
 class TaskData:
     """Examples of one task, read once for all runs.
 
     Attributes:
         task: The task.
-        train: Source-language training examples.
+        train: Training examples by language: the source language's, and those that ``train.languages`` names.
         dev: Source-language development examples; empty when no run asks for any.
         test: Test examples by language, the limit applied.
-        overlap: Test examples, over all languages, that share a prompt with training, and an id.
-        fingerprints: As run.json has them: train, dev, and test by language.
+        fingerprints: Of train (by language), dev, and test (by language).
     """
 
     task: Task
-    train: list[Example]
+    train: dict[str, list[Example]]
     dev: list[Example]
     test: dict[str, list[Example]]
-    overlap: dict[str, int]
     fingerprints: dict[str, Any]
+    _overlaps: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
 
-    def of(self, train: TrainSettings | None) -> dict[str, Any]:
+    def train_for(self, settings: TrainSettings | None) -> list[Example]:
+        """Training examples of a run, the languages one after the other."""
+        return [example for code in self._languages(settings) for example in self.train[code]]
+
+    def of(self, settings: TrainSettings | None) -> dict[str, Any]:
         """Fingerprints of what a run with these training settings sees."""
-        uses_dev = train is not None and train.evaluate_every is not None
-        return self.fingerprints if uses_dev else {**self.fingerprints, "dev": None}
+        uses_dev = settings is not None and settings.evaluate_every is not None
+        return {
+            "train": {code: self.fingerprints["train"][code] for code in self._languages(settings)},
+            "dev": self.fingerprints["dev"] if uses_dev else None,
+            "test": self.fingerprints["test"],
+        }
+
+    def zero_shot(self, settings: TrainSettings | None) -> bool:
+        """Whether a run's training data is in the source language alone."""
+        return set(self._languages(settings)) == {self.task.source_language}
+
+    def overlap(self, settings: TrainSettings | None) -> dict[str, Any]:
+        """What a run's training data and the test examples of all languages share."""
+        key = self._languages(settings)
+        if key not in self._overlaps:
+            tested = [example for examples in self.test.values() for example in examples]
+            self._overlaps[key] = overlap(self.train_for(settings), tested)
+        return self._overlaps[key]
+
+    def facts(self, settings: TrainSettings | None) -> dict[str, Any]:
+        """Where a run's examples came from, which rows were left out, and what repeats."""
+        seen = {"train": repeats(self.train_for(settings)), "dev": repeats(self.dev)}
+        seen |= {f"test {code}": repeats(examples) for code, examples in self.test.items()}
+        return {
+            "sources": self.task.sources,
+            "skipped_rows": len(self.task.skipped),
+            "skipped": self.task.skipped[:SKIPPED_SHOWN],
+            "repeats": {name: counts for name, counts in seen.items() if any(counts.values())},
+        }
+
+    def _languages(self, settings: TrainSettings | None) -> tuple[str, ...]:
+        return training_languages(self.task, settings)
 
 
-def read_data(task: Task, languages: Sequence[str], limit: int | None, with_dev: bool) -> TaskData:
+def training_languages(task: Task, settings: TrainSettings | None) -> tuple[str, ...]:
+    """Canonical codes of the languages a run trains on, in the order given."""
+    if settings is None or settings.languages is None:
+        return (task.source_language,)
+    return tuple(dict.fromkeys(find(code).code for code in settings.languages))
+
+
+def read_data(
+    task: Task,
+    languages: Sequence[str],
+    limit: int | None,
+    with_dev: bool,
+    settings: Iterable[TrainSettings | None] = (),
+) -> TaskData:
     """Read a task's splits in some languages.
 
     Args:
         task: The task.
         languages: Of the test split.
         limit: Test examples a language, the first so many; None for all.
-        with_dev: Whether the development split is wanted.
+        with_dev: Whether the development split is wanted; it is the source language's, always.
+        settings: Of the runs that will train on the data: they may name further training languages.
 
     Raises:
-        UserError: A split is missing, damaged or empty, or training data holds a target language.
+        UserError: A split is missing, damaged or empty, or holds another language than it should.
     """
     source = task.source_language
-    train = task.examples("train", source)
-    dev = task.examples("dev", source) if with_dev else []
-    for example in (*train, *dev):
-        if example.language != source:
-            raise UserError(
-                f"task {task.name}: training example {example.id} is in {example.language}, not in {source}: "
-                "nothing would be zero-shot; mend the task's source"
-            )
+    wanted = {source: None} | {code: None for each in settings for code in training_languages(task, each)}
+    train = {code: _in_language(task, "training", code, task.examples("train", code)) for code in wanted}
+    dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
     test = {language: task.examples("test", language)[:limit] for language in languages}
     for language, examples in test.items():
         if not examples:
             raise UserError(f"task {task.name}: its test split in {language} is empty")
-    prompts, ids = {e.prompt for e in train}, {e.id for e in train}
-    tested = [example for examples in test.values() for example in examples]
     return TaskData(
         task=task,
         train=train,
         dev=dev,
         test=test,
-        overlap={
-            "prompts": sum(e.prompt in prompts for e in tested),
-            "ids": sum(e.id in ids for e in tested),
-        },
         fingerprints={
-            "train": fingerprint(train),
+            "train": {code: fingerprint(examples) for code, examples in train.items()},
             "dev": fingerprint(dev) if with_dev else None,
             "test": {language: fingerprint(examples) for language, examples in test.items()},
         },
     )
+
+
+def _in_language(task: Task, what: str, language: str, examples: list[Example]) -> list[Example]:
+    """The examples, if all are in the language they should be in."""
+    for example in examples:
+        if example.language != language:
+            raise UserError(
+                f"task {task.name}: {what} example {example.id} is in {example.language}, not in {language}: "
+                "the result would not be zero-shot; mend the task's data, or name the language in "
+                "train.languages"
+            )
+    return examples

@@ -81,7 +81,7 @@ def execute(run: Run, loaded: Loaded, data: TaskData, shown: Display) -> Made:
             trained = None if run.train is None else _train(run, run.train, method, data, shown)
             test = data.test
             if method.shots:
-                exemplars = pick_exemplars(data.train, method.shots, run.seed)
+                exemplars = pick_exemplars(data.train_for(None), method.shots, run.seed)
                 test = {language: with_exemplars(each, exemplars) for language, each in test.items()}
             shown.evaluating(sum(len(each) for each in test.values()))
             began = time.perf_counter()
@@ -116,10 +116,16 @@ def _count(run: Run, method: Method, lm: LanguageModel) -> int:
 
 def _train(run: Run, settings: TrainSettings, method: Method, data: TaskData, shown: Display) -> Trained:
     lm = method.attached()
-    examples = data.train
+    examples = data.train_for(settings)
     if settings.limit is not None and settings.limit < len(examples):
         examples = random.Random(run.seed).sample(examples, settings.limit)
-    rows = tokenize(lm, examples, data.task.kind, first_token=run.evaluate.choices == "first-token")
+    rows = tokenize(
+        lm,
+        examples,
+        data.task.kind,
+        first_token=run.evaluate.choices == "first-token",
+        among_choices=settings.loss == "choices",
+    )
     source = data.task.source_language
 
     def dev_score() -> float:
@@ -138,7 +144,8 @@ def _record(
     task = data.task
     settings = None
     if run.train is not None:
-        used = min(len(data.train), run.train.limit or len(data.train))
+        there = len(data.train_for(run.train))
+        used = min(there, run.train.limit or there)
         settings = run.train.model_dump(mode="json") | {"steps": run.train.total_steps(used)}
     facts = asdict(trained) if trained is not None else {}
     return {
@@ -154,6 +161,7 @@ def _record(
             "kind": task.kind,
             "metrics": list(task.metrics),
             "options": run.task.options.model_dump(mode="json"),
+            "file": run.task.record(),
             "splits": dict(task.split_names),
             "source_language": task.source_language,
         },
@@ -163,9 +171,10 @@ def _record(
         "train": settings,
         "evaluate": run.evaluate.model_dump(mode="json"),
         "trained_parameters": count,
-        "zero_shot": True,
+        "zero_shot": data.zero_shot(run.train),
         "fingerprints": data.of(run.train),
-        "overlap": data.overlap,
+        "overlap": data.overlap(run.train),
+        "data": data.facts(run.train),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
         "device": run.device,

@@ -10,8 +10,8 @@ from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method, MethodConfig
 from crosstune.models.device import choose_device, choose_dtype
-from crosstune.study.spec import MethodEntry, Study, TaskEntry
-from crosstune.tasks import TASKS
+from crosstune.study.entries import MethodEntry, TaskEntry
+from crosstune.study.spec import Study
 from crosstune.training.settings import TrainSettings
 
 RESULT_VERSION = 1
@@ -60,7 +60,7 @@ class Run:
             "device": self.device,
             "dtype": self.dtype,
             "task": self.task.name,
-            "task_version": TASKS[self.task.name].version,
+            "task_version": self.task.task_class.version,
             "options": self.task.options.model_dump(mode="json"),
             "languages": sorted(self.languages),
             "method": self.method,
@@ -70,6 +70,8 @@ class Run:
             # Nothing is drawn for a method that neither trains nor shows exemplars.
             "seed": self.seed if made.trains or made.shots else None,
         }
+        if self.task.file is not None:
+            content["task_file"] = self.task.file.sha256
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

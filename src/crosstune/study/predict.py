@@ -23,8 +23,9 @@ from crosstune.models.load import load
 from crosstune.study import store
 from crosstune.tasks import make_task
 from crosstune.tasks.base import Example, Task
+from crosstune.tasks.custom import load_task
 from crosstune.tasks.few_shot import pick_exemplars, with_exemplars
-from crosstune.tasks.prompts import load_prompts, render
+from crosstune.tasks.prompts import render
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def predict(
     """
     folder = Path(folder)
     run = store.read_run(folder)
-    task = make_task(run["task"]["name"], run["task"]["options"])
+    task = _task(run)
     if task.version != run["task"]["version"] and not raw:
         raise UserError(
             f"{folder}: made with version {run['task']['version']} of task {task.name}, this is version "
@@ -115,6 +116,20 @@ def _answer(
     return scored[0][0], scored
 
 
+def _task(run: dict[str, Any]) -> Task:
+    """The task a run was made with, a user's own one only if its file is still the same."""
+    file = run["task"].get("file")
+    if file is None:
+        return make_task(run["task"]["name"], run["task"]["options"])
+    loaded = load_task(file["path"])
+    if loaded.sha256 != file["sha256"]:
+        raise UserError(
+            f"{file['path']} has changed since run {run['id']} was made with it; run the study again, or "
+            "give the file its old content back"
+        )
+    return loaded.task(loaded.task.Options.model_validate(run["task"]["options"]))
+
+
 def _method(run: dict[str, Any]) -> Method:
     config = dict(run["method"])
     name = config.pop("name")
@@ -140,17 +155,7 @@ def _weights(file: Path, device: str) -> dict[str, Any]:
 
 def _prompt(task: Task, text: str, language: str) -> str:
     """The task's prompt with the text in its one place."""
-    try:
-        spec = load_prompts(task.name.replace("-", "_"))
-    except FileNotFoundError:
-        spec = {}
-    template = spec.get("prompt")
-    if template is None and "languages" in spec:
-        if language not in spec["languages"]:
-            raise UserError(
-                f'task {task.name} has no prompt in "{language}"{did_you_mean(language, spec["languages"])}'
-            )
-        template = spec["languages"][language]["prompt"]
+    template = task.template(language)
     places = re.findall(r"\{(\w+)\}", template or "")
     if template is None or len(set(places)) != 1:
         raise UserError(

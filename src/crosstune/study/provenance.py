@@ -9,7 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("crosstune", "torch", "transformers", "peft", "tokenizers", "babel", "num2words", "polars")
+_PACKAGES = (
+    "crosstune",
+    "torch",
+    "transformers",
+    "peft",
+    "tokenizers",
+    "babel",
+    "num2words",
+    "polars",
+    "py3langid",
+)
 
 
 def versions() -> dict[str, str]:

@@ -113,7 +113,12 @@ class _Work:
             if self._all_done(of_task):
                 continue
             with_dev = any(run.train is not None and run.train.evaluate_every for run in of_task)
-            data = read_data(entry.make(), of_task[0].languages, of_task[0].evaluate.limit, with_dev)
+            first = of_task[0]
+            settings = [run.train for run in of_task]
+            data = read_data(entry.make(), first.languages, first.evaluate.limit, with_dev, settings)
+            if data.task.skipped:
+                count = len(data.task.skipped)
+                self.shown.note(f"{entry.name}: {count} rows left out, the first: {data.task.skipped[0]}")
             self._drop_other_data(of_task, data)
             for run in of_task:
                 if run.id not in self.finished:

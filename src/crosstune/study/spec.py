@@ -7,7 +7,6 @@ from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -19,76 +18,14 @@ from crosstune.errors import UserError, did_you_mean
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.languages import find
 from crosstune.methods import METHODS
-from crosstune.methods.base import MethodConfig
 from crosstune.models.device import DTYPES
+from crosstune.problems import Loc, invalid, known_keys, read_settings, reworded
+from crosstune.study.entries import ENTRY, MethodEntry, TaskEntry, settings_part
 from crosstune.study.model_names import cheap_geometry, check_model
-from crosstune.study.problems import Loc, invalid, known_keys, read_settings, reworded
-from crosstune.study.yaml_lines import Document, dump, read_document
-from crosstune.tasks import TASKS
-from crosstune.tasks.base import Task, TaskOptions
 from crosstune.training.settings import TrainSettings
+from crosstune.yaml_lines import Document, dump, read_document
 
 Codes = Literal["all"] | tuple[str, ...]
-_ENTRY = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
-class MethodEntry(BaseModel):
-    """One method of a study: its settings, and the training settings that hold for it alone."""
-
-    model_config = _ENTRY
-
-    name: str
-    config: MethodConfig
-    train: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, given: Any) -> Any:
-        name, rest = _entry(given, "method", METHODS)
-        train = _part(rest, "train", f"train of method {name}", TrainSettings)
-        config = METHODS[name].Config
-        known_keys(rest, config.model_fields, f"method {name}", also=("name", "train"))
-        return {"name": name, "config": read_settings(config, rest, f"method {name}"), "train": train}
-
-    @field_validator("config", mode="plain")
-    @classmethod
-    def _kept(cls, config: MethodConfig) -> MethodConfig:
-        return config
-
-
-class TaskEntry(BaseModel):
-    """One task of a study: its options, and the settings that hold for it alone."""
-
-    model_config = _ENTRY
-
-    name: str
-    options: TaskOptions
-    train: dict[str, Any] = {}
-    evaluate: dict[str, Any] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read(cls, given: Any) -> Any:
-        name, rest = _entry(given, "task", TASKS)
-        train = _part(rest, "train", f"train of task {name}", TrainSettings)
-        evaluate = _part(rest, "evaluate", f"evaluate of task {name}", EvaluateSettings)
-        options = TASKS[name].Options
-        known_keys(rest, options.model_fields, f"task {name}", also=("name", "train", "evaluate"))
-        return {
-            "name": name,
-            "options": read_settings(options, rest, f"task {name}"),
-            "train": train,
-            "evaluate": evaluate,
-        }
-
-    @field_validator("options", mode="plain")
-    @classmethod
-    def _kept(cls, options: TaskOptions) -> TaskOptions:
-        return options
-
-    def make(self) -> Task:
-        """The task itself."""
-        return TASKS[self.name](self.options)
 
 
 class Study(BaseModel):
@@ -99,26 +36,29 @@ class Study(BaseModel):
         models: What to load: hub ids, folders or ``demo:`` names (``model:`` for a single one).
         device: "auto", "cpu", "cuda", "cuda:1", ...
         dtype: "auto", "float32", "bfloat16", ...
-        tasks: Names, or a name with options and ``train``/``evaluate`` settings for that task.
+        tasks: Names, or a name with options and ``train``/``evaluate`` settings for that task; for a task of
+            your own, its file in place of the name (docs/custom-tasks.md).
         methods: Names, or a name with settings and ``train`` settings for that method.
         languages: "all", a list, or one of these for each task. The source language is always included.
         train: Training settings of every run. A task's own come before these, a method's own before both.
         evaluate: Evaluation settings of every run.
+        prompt_language: "source" or "target", for every task that has the option and does not set it itself.
         seeds: One run of everything for each.
         store: Folder of the results; ``runs/<name>`` when not given.
     """
 
-    model_config = _ENTRY
+    model_config = ENTRY
 
     name: str
-    models: tuple[str, ...] = Field(min_length=1)
+    models: tuple[str, ...]
     device: str = "auto"
     dtype: str = "auto"
-    tasks: tuple[TaskEntry, ...] = Field(min_length=1)
-    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    tasks: tuple[TaskEntry, ...]
+    methods: tuple[MethodEntry, ...]
     languages: Codes | dict[str, Codes] = "all"
     train: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
+    prompt_language: Literal["source", "target"] | None = None
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     store: str | None = None
     _text: str | None = PrivateAttr(default=None)
@@ -148,8 +88,8 @@ class Study(BaseModel):
         for key in ("models", "tasks", "methods", "seeds"):
             if isinstance(read.get(key), str | int | Mapping | BaseModel):
                 read[key] = [read[key]]
-        read["train"] = _part(read, "train", "train", TrainSettings)
-        read["evaluate"] = _part(read, "evaluate", "evaluate", EvaluateSettings)
+        read["train"] = settings_part(read, "train", "train", TrainSettings)
+        read["evaluate"] = settings_part(read, "evaluate", "evaluate", EvaluateSettings)
         if isinstance(read.get("store"), Path):
             read["store"] = str(read["store"])
         return read
@@ -186,12 +126,16 @@ class Study(BaseModel):
                         ("languages", name),
                         f'languages: the study has no task "{name}"{did_you_mean(name, names)}',
                     )
+        if self.prompt_language is not None:
+            # The tasks' own settings are read by now; the model is frozen for everybody else.
+            object.__setattr__(self, "tasks", tuple(map(self._prompted, self.tasks)))
         self._no_repetition()
+        self._one_task_a_name()
         for task in self.tasks:
             self.evaluate_for(task)
             self.languages_for(task)
             for method in self.methods:
-                self.train_for(task, method)
+                self._check_loss(task, method)
         for i, model in enumerate(self.models):
             self._check_model(model, i)
         return self
@@ -206,6 +150,38 @@ class Study(BaseModel):
                     again = getattr(value, "name", value)
                     same = " with the same settings" if isinstance(value, BaseModel) else ""
                     raise invalid((what, i), f"{what}: {again} is listed twice{same}")
+
+    def _prompted(self, task: TaskEntry) -> TaskEntry:
+        """The task with the study's prompt language, if it takes one and has not its own."""
+        options = task.options
+        if (
+            "prompt_language" not in type(options).model_fields
+            or "prompt_language" in options.model_fields_set
+        ):
+            return task
+        changed = options.model_copy(update={"prompt_language": self.prompt_language})
+        return task.model_copy(update={"options": changed})
+
+    def _one_task_a_name(self) -> None:
+        files: dict[str, Any] = {}
+        for i, task in enumerate(self.tasks):
+            if files.setdefault(task.name, task.file) != task.file:
+                raise invalid(("tasks", i), f'tasks: two files are called "{task.name}"; change one\'s name')
+
+    def _check_loss(self, task: TaskEntry, method: MethodEntry) -> None:
+        """A loss over the choices needs choices, and scores what evaluation compares."""
+        if self.train_for(task, method).loss != "choices" or not METHODS[method.name](method.config).trains:
+            return
+        first = self.evaluate_for(task).choices == "first-token"
+        if task.task_class.kind == "choice" and first:
+            return
+        needs = "a choice task" if first else "evaluate.choices: first-token"
+        where: Loc = ("train", "loss")
+        if "loss" in task.train:
+            where = ("tasks", self.tasks.index(task), *where)
+        if "loss" in method.train:
+            where = ("methods", self.methods.index(method), "train", "loss")
+        raise invalid(where, f"loss: choices on task {task.name} needs {needs}; use loss: answer")
 
     def _check_model(self, model: str, at: int) -> None:
         try:
@@ -265,7 +241,8 @@ class Study(BaseModel):
             raise invalid(("tasks", self.tasks.index(task)), f"task {task.name}: {error}") from error
         if chosen == "all":
             return tuple(offered)
-        codes = {made.source_language: None}
+        # A set of published files may lack the source language; then there is no gap to report.
+        codes = {code: None for code in (made.source_language,) if code in offered}
         for i, code in enumerate(chosen):
             try:
                 found = find(code).code
@@ -286,8 +263,11 @@ class Study(BaseModel):
         return Path("runs", self.name) if self.store is None else Path(self.store).expanduser()
 
     def to_yaml(self) -> str:
-        """The study as a file: the text it was read from, or one that reads as the same study."""
-        if self._text is not None:
+        """The study as a file: the text it was read from, or one that reads as the same study.
+
+        A study with tasks of the user's own is written anew, so that their files are found from anywhere.
+        """
+        if self._text is not None and not any(task.file for task in self.tasks):
             return self._text
         raw = self.model_dump(mode="json", exclude={"tasks", "methods", "languages"}, exclude_none=True)
         chosen = self.languages
@@ -297,7 +277,7 @@ class Study(BaseModel):
             else _listed(chosen)
         )
         raw["tasks"] = [
-            {"name": t.name, **t.options.model_dump(mode="json"), "train": t.train, "evaluate": t.evaluate}
+            {**t.named(), **t.options.model_dump(mode="json"), "train": t.train, "evaluate": t.evaluate}
             for t in self.tasks
         ]
         raw["methods"] = [
@@ -314,18 +294,12 @@ def read_study(path: str | Path) -> Study:
     """
     document = read_document(Path(path))
     try:
-        study = Study.model_validate(document.data)
+        study = Study.model_validate(document.data, context={"folder": Path(path).parent})
     except ValidationError as error:
-        raise _first(document, error) from None
+        problems = reworded(error, document.data)
+        raise document.first_error([(_in_file(document, loc), text) for loc, text in problems]) from None
     study._text = document.text
     return study
-
-
-def _first(document: Document, error: ValidationError) -> UserError:
-    """The mistake that stands first in the file."""
-    found = [(_in_file(document, loc), message) for loc, message in reworded(error, document.data)]
-    loc, message = min(found, key=lambda each: document.line(each[0]))
-    return document.error(loc, message)
 
 
 def _in_file(document: Document, loc: Loc) -> Loc:
@@ -336,42 +310,6 @@ def _in_file(document: Document, loc: Loc) -> Loc:
     if loc and loc[1:2] == (0,) and not isinstance(data.get(loc[0]), list):
         loc = (loc[0], *loc[2:])
     return loc
-
-
-def _entry(given: Any, what: str, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and settings of an entry that is a name, or a mapping with a name."""
-    if isinstance(given, MethodEntry):
-        return given.name, {**given.config.model_dump(), "train": given.train}
-    if isinstance(given, TaskEntry):
-        return given.name, {**given.options.model_dump(), "train": given.train, "evaluate": given.evaluate}
-    rest = {"name": given} if isinstance(given, str) else given
-    if not isinstance(rest, Mapping):
-        raise invalid((), f"a {what} is a name, or a mapping with a name and settings; {_shown(known)}")
-    rest = dict(rest)
-    if "name" not in rest:
-        raise invalid((), f'a {what} with settings needs its name: "- {{name: {next(iter(known))}, ...}}"')
-    name = rest.pop("name")
-    if not isinstance(name, str) or name not in known:
-        raise invalid(("name",), f'unknown {what} "{name}"{did_you_mean(str(name), known)}')
-    return name, rest
-
-
-def _shown(known: Mapping[str, Any]) -> str:
-    return "known: " + ", ".join(known)
-
-
-def _part(rest: dict[str, Any], key: str, what: str, model: type[BaseModel]) -> dict[str, Any]:
-    """Take a block of settings out; its values are checked when all levels are merged."""
-    given = rest.pop(key, None)
-    if given is None:
-        return {}
-    if isinstance(given, BaseModel):
-        given = given.model_dump(exclude_unset=True)
-    if not isinstance(given, Mapping):
-        example = next(iter(model.model_fields))
-        raise invalid((key,), f"{what}: a mapping of settings is wanted, such as {{{example}: 10}}")
-    known_keys(given, model.model_fields, what, at=(key,))
-    return dict(given)
 
 
 def _listed(codes: Codes) -> Any:

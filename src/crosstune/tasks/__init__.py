@@ -1,18 +1,74 @@
 """The tasks, by the name a study file uses."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from pydantic import ValidationError
 
 from crosstune.errors import UserError, did_you_mean
-from crosstune.tasks.base import Task
+from crosstune.tasks.base import Split, Task
+from crosstune.tasks.belebele import Belebele
 from crosstune.tasks.cldr_names import CldrNames
+from crosstune.tasks.hub import hub_entry
+from crosstune.tasks.mgsm import Mgsm
+from crosstune.tasks.nli import AmericasNli, MyXnli, Xnli
 from crosstune.tasks.number_words import NumberWords
+from crosstune.tasks.published import PublishedTask
+from crosstune.tasks.qa import Mlqa, TydiQa, Xquad
 from crosstune.tasks.sib200 import Sib200
+from crosstune.tasks.xcopa import Xcopa
 
 TASKS: dict[str, type[Task]] = {
     "cldr-names": CldrNames,
     "number-words": NumberWords,
+    "xnli": Xnli,
+    "americasnli": AmericasNli,
+    "myxnli": MyXnli,
+    "xquad": Xquad,
+    "tydiqa": TydiQa,
+    "mlqa": Mlqa,
+    "belebele": Belebele,
+    "mgsm": Mgsm,
+    "xcopa": Xcopa,
     "sib200": Sib200,
 }
+
+
+@dataclass(frozen=True)
+class Description:
+    """What ``crosstune list tasks`` shows.
+
+    Attributes:
+        languages: Canonical codes that can be evaluated now; empty where the files are in reach of none.
+        place: "generated", "local files", "hub", or why there is nothing.
+        splits: What each split is.
+    """
+
+    languages: Sequence[str]
+    place: str
+    splits: dict[str, str]
+
+
+def described(kind: type[Task]) -> Description:
+    """Languages and sources of a task with its default options; nothing is fetched."""
+    task = kind()
+    splits: dict[str, str] = dict(kind.split_names)  # type: ignore[arg-type]  # its keys are strings
+    if not isinstance(task, PublishedTask):
+        return Description(task.languages(), "generated", splits)
+    for split, name in task.hub.items():
+        splits[split] = f"{splits.get(split, '')}; hub: {_address(name, split)}"
+    try:
+        return Description(task.languages(), "hub" if task.on_hub else "local files", splits)
+    except UserError:
+        return Description((), "no files here", splits)
+
+
+def _address(name: str, split: Split) -> str:
+    try:
+        entry = hub_entry(name)
+    except UserError as error:
+        return str(error)
+    return f"{entry.repo}@{entry.revision[:12]} {entry.files.get(split, '')}".rstrip()
 
 
 def make_task(name: str, options: dict[str, object] | None = None) -> Task:

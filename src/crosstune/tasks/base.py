@@ -4,7 +4,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +22,8 @@ class Example:
         prompt: Text that ends where the answer starts, without trailing space ("...\nTopic:").
         answers: Acceptable answers without leading space; the first is the one training writes.
         choices: What is scored, for a choice task (each without leading space); empty for a free answer.
+        fields: The dataset's own texts by name, such as ("premise", "..."): what overlap with training data
+            and repeated questions are looked for in.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Example:
     prompt: str
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    fields: tuple[tuple[str, str], ...] = ()
 
     @property
     def gold(self) -> int:
@@ -51,6 +54,10 @@ class Task(ABC):
         kind: "choice" (log-probabilities of the choices are compared) or "generation" (greedy decoding).
         metrics: Names that `score` returns; the first is the task's main one. All in [0, 1].
         split_names: What the source calls the splits used, e.g. {"test": "test.tsv"}; reported with results.
+        max_answer_tokens: Longest written answer.
+        stop: Texts that end one.
+        sources: Where the examples read so far came from, one entry a split and language.
+        skipped: One line for each row left out, where the options allow that.
     """
 
     name: ClassVar[str]
@@ -60,12 +67,14 @@ class Task(ABC):
     summary: ClassVar[str]
     split_names: ClassVar[dict[Split, str]]
     source_language: ClassVar[str] = "en"
-    max_answer_tokens: ClassVar[int] = 32
-    stop: ClassVar[tuple[str, ...]] = ("\n",)
+    max_answer_tokens: int = 32
+    stop: tuple[str, ...] = ("\n",)
     Options: ClassVar[type[TaskOptions]] = TaskOptions
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         self.options = options if options is not None else self.Options()
+        self.sources: list[dict[str, Any]] = []
+        self.skipped: list[str] = []
 
     @abstractmethod
     def languages(self) -> list[str]:
@@ -79,6 +88,10 @@ class Task(ABC):
             UserError: The source lacks that language or split, or a file is damaged (file and line named).
         """
 
+    def template(self, language: str) -> str | None:
+        """The prompt with its places still open ("{text}..."), where the task has one such frame."""
+        return None
+
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Metrics of one answer. For a choice task ``answer`` is the text of the choice picked."""
         return {self.metrics[0]: float(answer in example.answers)}
@@ -88,7 +101,7 @@ def fingerprint(examples: Iterable[Example]) -> str:
     """SHA-256 (first 16 hex digits) over everything in the examples, in order."""
     digest = hashlib.sha256()
     for example in examples:
-        fields = (example.id, example.language, example.prompt, *example.answers, "\x1e", *example.choices)
-        digest.update("\x1f".join(fields).encode())
+        texts = (example.id, example.language, example.prompt, *example.answers, "\x1e", *example.choices)
+        digest.update("\x1f".join(texts).encode())
         digest.update(b"\x1d")
     return digest.hexdigest()[:16]

@@ -4,11 +4,12 @@ A choice task that needs no download, in about a hundred languages. English is t
 never asked about in any language: each item ("country:DE") is in one split, by a hash of its id.
 """
 
+import importlib.util
 import re
 import unicodedata
 from collections import Counter
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from babel import localedata
 
@@ -86,6 +87,11 @@ class CldrNames(Task):
             for item in _chosen(split, language)
         ]
 
+    def template(self, language: str) -> str | None:
+        """The same in every language."""
+        text: str = load_prompts("cldr_names")["prompt"]
+        return text
+
 
 def leaks_dropped(language: str) -> list[str]:
     """Test items left out in a language because they are spelled like an English train or dev name."""
@@ -157,7 +163,7 @@ def _english_seen() -> frozenset[str]:
 @cache
 def _names(locale: str) -> dict[str, str]:
     """Usable display names by item, only those that the locale itself gives, not what it would inherit."""
-    data = localedata.load(locale, merge_inherited=False)
+    data = _own_localedata().load(locale, merge_inherited=False)
     not_a = load_prompts("cldr_names")["not_a"]
     names: dict[str, str] = {}
     for kind, (section, shape) in _SECTIONS.items():
@@ -173,6 +179,20 @@ def _names(locale: str) -> dict[str, str]:
         for item, name in names.items()
         if _is_usable(item, name) and len(kinds_of[name.casefold()]) == 1
     }
+
+
+@cache
+def _own_localedata() -> Any:
+    """A second copy of Babel's module: what is loaded without inheritance stays in a module's cache for good.
+
+    In the one that all share, numbers and dates would then have no format in this process.
+    """
+    spec = importlib.util.find_spec("babel.localedata")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _is_usable(item: str, name: str) -> bool:

@@ -74,6 +74,13 @@ class NumberWords(Task):
             if n <= largest
         ]
 
+    def template(self, language: str) -> str | None:
+        """The language's own prompt."""
+        if language not in _languages():
+            raise missing_language(self.name, language, self.languages())
+        text: str = _languages()[language]["prompt"]
+        return text
+
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """`exact` and `in_english` of one answer."""
         exact = _matches(answer, example.answers, example.language)

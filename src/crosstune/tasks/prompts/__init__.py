@@ -15,7 +15,7 @@ def load_prompts(name: str) -> dict[str, Any]:
     return tomllib.loads((files(__package__) / f"{name}.toml").read_text(encoding="utf-8"))
 
 
-def render(template: str, **values: str) -> str:
+def render(template: str, /, **values: str) -> str:
     """Fill ``{place}`` with its value, in one pass.
 
     A value is copied as it is: braces, percent signs or backslashes inside a dataset's text mean nothing

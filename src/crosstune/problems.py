@@ -1,7 +1,7 @@
-"""Mistakes in a study as places and plain sentences, carried by pydantic's own error type.
+"""Mistakes in a user's YAML as places and plain sentences, carried by pydantic's own error type.
 
 pydantic puts the place of an outer validator in front of the places of the errors an inner one raises, so
-a validator needs to know only its own part of a study.
+a validator needs to know only its own part of a file.
 """
 
 import json
@@ -15,10 +15,10 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from crosstune.errors import did_you_mean
 
 Loc = tuple[str | int, ...]
-"""Keys and indices that lead from the top of a study to a place in it."""
+"""Keys and indices that lead from the top of a file to a place in it."""
 
 M = TypeVar("M", bound=BaseModel)
-_OURS = "study"
+_OURS = "mistake"
 _SENTENCES = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "should be a whole number"),
     **dict.fromkeys(("float_parsing", "float_type"), "should be a number"),
@@ -49,7 +49,7 @@ def _raised(problems: Iterable[tuple[Any, ...]]) -> ValidationError:
 def known_keys(
     given: Mapping[str, Any], fields: Collection[str], what: str, also: Collection[str] = (), at: Loc = ()
 ) -> None:
-    """Refuse keys that a part of a study does not have.
+    """Refuse keys that a part of a file does not have.
 
     Raises:
         ValidationError: One problem for each.
@@ -71,7 +71,7 @@ def read_settings(
     origin: Mapping[str, Loc] | None = None,
     whole: Loc = (),
 ) -> M:
-    """Settings of one part of a study.
+    """Settings of one part of a file.
 
     Args:
         model: Their pydantic model.

@@ -1,13 +1,13 @@
 """YAML that knows its lines: plain data, and the line in the file of every key and value.
 
 Scalars are read by YAML 1.2's core schema, not 1.1's: ``no`` is the string "no" (a language), ``1e-3`` is a
-number, and dates stay text. Aliases and tags are refused: a study needs neither, and both are ways to
+number, and dates stay text. Aliases and tags are refused: no file of ours needs either, and both are ways to
 make a small file large or strange.
 """
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ _WORDS: dict[str, bool | None] = {
 }
 _STR, _SEQ, _MAP = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
 _LONGEST_NUMBER = 40
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Document:
@@ -63,6 +64,11 @@ class Document:
     def error(self, path: Path_, message: str) -> UserError:
         """A `UserError` that names the file and the line of a place."""
         return UserError(f"{self.name}:{self.line(path)}: {message}")
+
+    def first_error(self, problems: Iterable[tuple[Path_, str]]) -> UserError:
+        """The error for the mistake, a place and a sentence, that stands first in the document."""
+        path, message = min(problems, key=lambda each: self.line(each[0]))
+        return self.error(path, message)
 
     def line(self, path: Path_) -> int:
         """Line, from 1, of the deepest part of ``path`` that is in the document."""
@@ -148,10 +154,14 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way to say it
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse ``*alias``."""
-        if self.check_event(yaml.AliasEvent):
-            event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        """Refuse ``*alias``, and halves of characters, which no other program could be given."""
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        why = None
+        if isinstance(event, yaml.AliasEvent):
             why = f"aliases (*{event.anchor}) are not used here; write the value out"
+        elif isinstance(event, yaml.ScalarEvent) and (half := _SURROGATE.search(event.value)):
+            why = f"\\u{ord(half[0]):04x} is half a character; write the character itself"
+        if why is not None:
             raise yaml.composer.ComposerError(None, None, why, event.start_mark)
         return super().compose_node(parent, index)
 

@@ -1,0 +1,46 @@
+"""Rates of answers in the wrong language, from what each written answer was identified as.
+
+Rates are over the answers whose language could be told; how many could not is a rate of its own, over all.
+The wrong-language failure of zero-shot generation: Vu et al. 2022 (arXiv 2205.12647), Chirkova and Nikoulina
+2024 (arXiv 2402.12279).
+"""
+
+import polars as pl
+
+MIXED, UNDECIDABLE = "mixed", "undecidable"
+"""Labels of `crosstune.metrics.language_id.identify` beside language codes."""
+
+CORRECT = "metric.correct_language"
+SOURCE = "metric.in_source_language"
+SWITCHED = "metric.code_switch"
+UNDECIDED = "metric.undecidable_language"
+SCORE_IF_CORRECT = "metric.score_in_correct_language"
+
+
+def with_answer_language(predictions: pl.DataFrame, source: dict[str, str]) -> pl.DataFrame:
+    """Add a column for each rate, whose mean over examples is the rate.
+
+    Args:
+        predictions: One row an example, with columns run, language, score and ``answer_language`` (null for
+            choices); without that column the table comes back as it is.
+        source: Source language of each run.
+
+    Returns:
+        The table with `CORRECT`, `SOURCE` (null for the source language's own examples), `SWITCHED` (these
+        null where undecidable), `UNDECIDED`, and `SCORE_IF_CORRECT` (the score, null unless in the right
+        language).
+    """
+    if "answer_language" not in predictions.columns:
+        return predictions
+    label = pl.col("answer_language")
+    told = pl.when(label.is_not_null() & (label != UNDECIDABLE))
+    own = pl.col("run").replace_strict(source, default=None, return_dtype=pl.String)
+    return predictions.with_columns(
+        told.then((label == pl.col("language")).cast(pl.Float64)).alias(CORRECT),
+        pl.when(label.is_not_null() & (label != UNDECIDABLE) & (pl.col("language") != own))
+        .then((label == own).cast(pl.Float64))
+        .alias(SOURCE),
+        told.then((label == MIXED).cast(pl.Float64)).alias(SWITCHED),
+        pl.when(label.is_not_null()).then((label == UNDECIDABLE).cast(pl.Float64)).alias(UNDECIDED),
+        pl.when(label == pl.col("language")).then(pl.col("score")).alias(SCORE_IF_CORRECT),
+    )

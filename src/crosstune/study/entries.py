@@ -1,0 +1,166 @@
+"""The entries of a study's lists of methods and tasks: a name, or a mapping with a name and settings."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+
+from crosstune.errors import did_you_mean
+from crosstune.evaluation.settings import EvaluateSettings
+from crosstune.methods import METHODS
+from crosstune.methods.base import MethodConfig
+from crosstune.problems import invalid, known_keys, read_settings
+from crosstune.tasks import TASKS
+from crosstune.tasks.base import Task, TaskOptions
+from crosstune.tasks.custom import SUFFIXES, TaskFile, load_task
+from crosstune.training.settings import TrainSettings
+
+ENTRY = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+class MethodEntry(BaseModel):
+    """One method of a study: its settings, and the training settings that hold for it alone."""
+
+    model_config = ENTRY
+
+    name: str
+    config: MethodConfig
+    train: dict[str, Any] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if isinstance(given, MethodEntry):
+            given = {"name": given.name, **given.config.model_dump(), "train": given.train}
+        name, rest = _entry(given, "method", METHODS)
+        train = settings_part(rest, "train", f"train of method {name}", TrainSettings)
+        config = METHODS[name].Config
+        known_keys(rest, config.model_fields, f"method {name}", also=("name", "train"))
+        return {"name": name, "config": read_settings(config, rest, f"method {name}"), "train": train}
+
+    @field_validator("config", mode="plain")
+    @classmethod
+    def _kept(cls, config: MethodConfig) -> MethodConfig:
+        return config
+
+
+class TaskEntry(BaseModel):
+    """One task of a study: its options, and the settings that hold for it alone.
+
+    Attributes:
+        name: In `TASKS`, or as the user's own file has it.
+        options: The task's.
+        train: Training settings for this task.
+        evaluate: Evaluation settings for this task.
+        file: Where a task of the user's own comes from; None for one of crosstune's.
+    """
+
+    model_config = ENTRY
+
+    name: str
+    options: TaskOptions
+    train: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+    file: TaskFile | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any, info: ValidationInfo) -> Any:
+        if isinstance(given, TaskEntry):
+            named = {"name": given.name} if given.file is None else {"file": given.file}
+            given = {**named, **given.options.model_dump(), "train": given.train, "evaluate": given.evaluate}
+        elif isinstance(given, str) and given.endswith(SUFFIXES):
+            given = {"file": given}
+        if isinstance(given, Mapping) and "file" in given:
+            file, rest = _own(given, Path((info.context or {}).get("folder", "")))
+            name, task = file.task.name, file.task
+        else:
+            name, rest = _entry(given, "task", TASKS)
+            file, task = None, TASKS[name]
+        train = settings_part(rest, "train", f"train of task {name}", TrainSettings)
+        evaluate = settings_part(rest, "evaluate", f"evaluate of task {name}", EvaluateSettings)
+        also = ("name" if file is None else "file", "train", "evaluate")
+        known_keys(rest, task.Options.model_fields, f"task {name}", also=also)
+        return {
+            "name": name,
+            "options": read_settings(task.Options, rest, f"task {name}"),
+            "train": train,
+            "evaluate": evaluate,
+            "file": file,
+        }
+
+    @field_validator("options", mode="plain")
+    @classmethod
+    def _kept(cls, options: TaskOptions) -> TaskOptions:
+        return options
+
+    @property
+    def task_class(self) -> type[Task]:
+        """What makes the task."""
+        return TASKS[self.name] if self.file is None else self.file.task
+
+    def make(self) -> Task:
+        """The task itself."""
+        return self.task_class(self.options)
+
+    def named(self) -> dict[str, str]:
+        """How a study file anywhere on this machine names the task."""
+        return {"name": self.name} if self.file is None else {"file": str(self.file.path)}
+
+    def record(self) -> dict[str, str] | None:
+        """The user's own file, for run.json; None for one of crosstune's tasks."""
+        return None if self.file is None else {"path": str(self.file.path), "sha256": self.file.sha256}
+
+
+def settings_part(rest: dict[str, Any], key: str, what: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Take a block of settings out; its values are checked when all levels are merged.
+
+    Raises:
+        ValidationError: It is no mapping, or has a key that the settings do not have.
+    """
+    given = rest.pop(key, None)
+    if given is None:
+        return {}
+    if isinstance(given, BaseModel):
+        given = given.model_dump(exclude_unset=True)
+    if not isinstance(given, Mapping):
+        example = next(iter(model.model_fields))
+        raise invalid((key,), f"{what}: a mapping of settings is wanted, such as {{{example}: 10}}")
+    known_keys(given, model.model_fields, what, at=(key,))
+    return dict(given)
+
+
+def _own(given: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[str, Any]]:
+    """The user's own task that an entry names by its file, and the entry's other settings."""
+    rest = dict(given)
+    file = rest.pop("file")
+    if "name" in rest:
+        raise invalid(("name",), "give name or file, not both: a task of your own has its name in its file")
+    if not isinstance(file, TaskFile):
+        if not isinstance(file, str | Path) or not str(file).endswith(SUFFIXES):
+            raise invalid(("file",), f"file: a task's file ends in {', '.join(SUFFIXES)}")
+        path = folder / Path(file).expanduser()
+        if not path.is_file():
+            raise invalid(("file",), f"file: there is no {path}; give its path from the study file's folder")
+        file = load_task(path)
+    if file.task.name in TASKS:
+        raise invalid(
+            ("file",), f'{file.path}: "{file.task.name}" is a task of crosstune; give yours another name'
+        )
+    return file, rest
+
+
+def _entry(given: Any, what: str, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of an entry that is a name, or a mapping with a name."""
+    rest = {"name": given} if isinstance(given, str) else given
+    if not isinstance(rest, Mapping):
+        shown = ", ".join(known)
+        raise invalid((), f"a {what} is a name, or a mapping with a name and settings; known: {shown}")
+    rest = dict(rest)
+    if "name" not in rest:
+        raise invalid((), f'a {what} with settings needs its name: "- {{name: {next(iter(known))}, ...}}"')
+    name = rest.pop("name")
+    if not isinstance(name, str) or name not in known:
+        raise invalid(("name",), f'unknown {what} "{name}"{did_you_mean(str(name), known)}')
+    return name, rest

@@ -1,0 +1,366 @@
+"""XNLI and its further languages: does one sentence follow from another, contradict it, or neither?
+
+XNLI: Conneau et al. 2018 (arXiv 1809.05053), 15 languages. AmericasNLI: Ebrahimi et al. 2022 (arXiv
+2104.08726), ten indigenous languages of the Americas. myXNLI: Burmese. All translate the same English pairs,
+so labels, prompts and training data are shared. Training data: MultiNLI (Williams et al. 2018), SNLI (Bowman
+et al. 2015) or SICK (Marelli et al. 2014).
+"""
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from statistics import mode
+from typing import Any, ClassVar, Literal
+
+from crosstune.errors import UserError
+from crosstune.tasks.base import Example, Kind, Split, TaskOptions
+from crosstune.tasks.files import BadRow, Row, Rows, read_lines, read_rows
+from crosstune.tasks.prompts import load_prompts, render
+from crosstune.tasks.published import Layout, PublishedOptions, PublishedTask
+from crosstune.tasks.sources import data_root
+
+LABELS = ("entailment", "neutral", "contradiction")
+COLUMNS = ("premise", "hypothesis", "label")
+
+# Of rows that annotators did not agree on: in the original files, and as a number on the hub.
+NO_GOLD = ("-", -1)
+
+# SICK writes labels in capitals; the training files that came with XNLI have a word of their own.
+_SPELLINGS = {**{label: label for label in LABELS}, "contradictory": "contradiction"}
+
+_ORIGINAL = {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}
+_SICK = {"sentence_A": "premise", "sentence_B": "hypothesis", "entailment_judgment": "label"}
+
+TRAIN: Mapping[str, tuple[Layout, ...]] = {
+    "mnli": (
+        Layout("multinli_1.0/multinli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
+        Layout("multinli_1.0/multinli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
+        Layout("MNLI/train.tsv", tuple(_ORIGINAL), rename=_ORIGINAL),
+        Layout("multi_nli/data/train-*.parquet", COLUMNS),
+        Layout(
+            "XNLI-MT-1.0/multinli/multinli.train.en.tsv",
+            ("premise", "hypo", "label"),
+            rename={"hypo": "hypothesis"},
+        ),
+        Layout("xnli/train-en.tsv", COLUMNS, header=False),
+        Layout("english_nli/mnli/dev.csv", COLUMNS),
+    ),
+    "snli": (
+        Layout("snli_1.0/snli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
+        Layout("snli_1.0/snli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
+        Layout("english_nli/snli/dev.csv", COLUMNS),
+    ),
+    "sick": (
+        Layout("SICK/SICK_train.txt", tuple(_SICK), rename=_SICK),
+        Layout("english_nli/sick/SICK_train.txt", tuple(_SICK), rename=_SICK),
+    ),
+}
+
+XNLI_ROWS: Mapping[Split, int] = {"dev": 2490, "test": 5010}
+"""Pairs in each split of XNLI, in every language."""
+
+TEST_LABELS = "myxnli/my.genre.test.tsv"
+"""Where the labels of XNLI's test files come from when these have none: the same items, in the same order."""
+
+SAME_ITEMS = 0.99
+"""Share of English premises that must agree before labels are taken by row. It is 5,002 of 5,010 in fact."""
+
+
+def _label(row: Row) -> str:
+    """A row's label, however its file writes it."""
+    value = row.fields.get("label")
+    if isinstance(value, int) and 0 <= value < len(LABELS):
+        return LABELS[value]
+    label = _SPELLINGS.get(row.text("label").lower())
+    if label is None:
+        raise row.error(f"unknown label {row.text('label')[:60]!r}; known: {', '.join(LABELS)}")
+    return label
+
+
+def _number_in_xnli(row: Row, split: Split) -> str | None:
+    """The pair's number, from the line that AmericasNLI gives: that of its Spanish row in XNLI's own file."""
+    given, rows = str(row["id"]).strip(), XNLI_ROWS[split]
+    number = int(given) - 5 * rows if given.isdecimal() and len(given) < 9 else 0
+    return str(number) if 0 < number <= rows else None
+
+
+def _with_or_without_label(path: Path) -> Rows:
+    """Rows of a test file in the form of XTREME, whose third column may be missing."""
+    widths = [line.count("\t") + 1 for line in read_lines(path) if isinstance(line, str)]
+    unlabelled = bool(widths) and mode(widths) == 2
+    return read_rows(path, COLUMNS[:2] if unlabelled else COLUMNS, header=False)
+
+
+def _side(files: str, code: str) -> Layout:
+    """One of the two languages that a file of myXNLI holds side by side."""
+    names = {f"sentence1_{code}": "premise", f"sentence2_{code}": "hypothesis"}
+    return Layout(files, ("label", *names), rename=names, language=code)
+
+
+class NliOptions(PublishedOptions):
+    """Settings of the natural language inference tasks.
+
+    Attributes:
+        train_set: English training data. For the 100,000 pairs of published studies, set the study's
+            ``train.limit: 100000``: a sample by seed.
+        form: "label-last" (premise, hypothesis, question, label), or "lm-eval": no prompt, and as choices the
+            three whole texts that lm-evaluation-harness scores ("premise, right? Yes, hypothesis").
+    """
+
+    train_set: Literal["mnli", "snli", "sick"] = "mnli"
+    form: Literal["label-last", "lm-eval"] = "label-last"
+
+
+class _Nli(PublishedTask):
+    """What the tasks of this family share: labels, prompts, options."""
+
+    version = 1
+    kind: ClassVar[Kind] = "choice"
+    metrics = ("accuracy",)
+    prompts = "nli"
+    Options: ClassVar[type[TaskOptions]] = NliOptions
+
+    @property
+    def nli(self) -> NliOptions:
+        """The options, under their own type."""
+        assert isinstance(self.options, NliOptions)
+        return self.options
+
+    def template(self, language: str) -> str | None:
+        """The prompt with its places still open; the form "lm-eval" has none."""
+        return super().template(language) if self.nli.form == "label-last" else None
+
+    def example(self, row: Row, split: Split, language: str) -> Example:
+        """The pair, and its label among the three."""
+        premise, hypothesis = row.text("premise"), row.text("hypothesis")
+        gold = LABELS.index(_label(row))
+        words = self.wording(language)
+        prompt, choices = "", tuple(words["labels"])
+        if self.nli.form == "label-last":
+            prompt = render(words["prompt"], premise=premise, hypothesis=hypothesis)
+        else:
+            question, *labels = words["lm_eval"]
+            form = load_prompts(self.prompts)["lm_eval"]
+            choices = tuple(
+                render(form, premise=premise, question=question, label=label, hypothesis=hypothesis)
+                for label in labels
+            )
+        return Example(
+            id=self.row_id(row, split, language),
+            language=language,
+            prompt=prompt,
+            answers=(choices[gold],),
+            choices=choices,
+            fields=(("premise", premise), ("hypothesis", hypothesis)),
+        )
+
+    def row_id(self, row: Row, split: Split, language: str) -> str:
+        """A row's id: of an evaluation set, the number of the pair in XNLI's split, from 1."""
+        raise NotImplementedError
+
+
+class Xnli(_Nli):
+    """English training data, and XNLI's development and test sets.
+
+    MultiNLI is read in any published form. Where none is there, its development sets (19,647 pairs, none of
+    them in XNLI) in ``english_nli/mnli/dev.csv`` serve instead, and `sources` names that file. Rows without a
+    gold label ("-") are left out, as everybody does, and counted in `sources`.
+
+    XNLI's test files in the form XTREME made of them have no labels; theirs are taken by row from myXNLI
+    (`TEST_LABELS`), after a look at whether both hold the same items.
+    """
+
+    name = "xnli"
+    summary = "does a sentence follow, contradict or neither, 3 choices (XNLI)"
+    split_names: ClassVar[dict[Split, str]] = {
+        "train": "MultiNLI train (or its dev sets, SNLI, SICK: see sources)",
+        "dev": "XNLI dev",
+        "test": "XNLI test",
+    }
+    hub: Mapping[Split, str] = {"train": "multi_nli", "dev": "xnli", "test": "xnli"}
+    layouts: Mapping[Split, tuple[Layout, ...]] = {
+        "train": TRAIN["mnli"],
+        "dev": (
+            Layout("XNLI-1.0/xnli.dev.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"),
+            Layout("xnli/{code}/validation-*.parquet", COLUMNS),
+            Layout("xnli/dev-{code}.tsv", COLUMNS, header=False),
+        ),
+        "test": (
+            Layout("XNLI-1.0/xnli.test.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"),
+            Layout("xnli/{code}/test-*.parquet", COLUMNS),
+            Layout("xnli/test-{code}.tsv", read=_with_or_without_label),
+        ),
+    }
+
+    def __init__(self, options: TaskOptions | None = None) -> None:
+        super().__init__(options)
+        if self.nli.train_set != "mnli":
+            self.layouts = {**self.layouts, "train": TRAIN[self.nli.train_set]}
+            self.hub = {"dev": "xnli", "test": "xnli"}
+
+    def row_id(self, row: Row, split: Split, language: str) -> str:
+        """The pair's number; a training row is named by its file and line."""
+        if split == "train":
+            return f"{row.path.stem}:{row.line}"
+        return str(row.fields.get("pairID") or row.line)
+
+    def _local_rows(self, split: Split, language: str) -> Rows:
+        rows = list(super()._local_rows(split, language))
+        if split == "train":
+            return self._with_gold(rows, language)
+        if any(isinstance(row, Row) and "label" not in row.fields for row in rows):
+            return self._with_test_labels(rows, language)
+        return rows
+
+    def _hub_rows(self, split: Split, language: str) -> Rows:
+        rows = super()._hub_rows(split, language)
+        return self._with_gold(list(rows), language) if split == "train" else rows
+
+    def _with_gold(self, rows: list[Row | BadRow], language: str) -> Rows:
+        """Training rows without those that annotators did not agree on; how many is noted."""
+        kept = [row for row in rows if isinstance(row, BadRow) or row.fields.get("label") not in NO_GOLD]
+        if len(kept) < len(rows):
+            self._note("train", language, left_out_without_gold_label=len(rows) - len(kept))
+        return kept
+
+    def _with_test_labels(self, rows: list[Row | BadRow], language: str) -> Rows:
+        """Rows of an XNLI test file with the labels of the same lines of myXNLI's."""
+        count, labels = self._test_labels
+        path = next(row.path for row in rows if isinstance(row, Row))
+        if len(rows) != count:
+            raise UserError(
+                f"{path}: {len(rows)} rows without labels; theirs are taken by row from {TEST_LABELS}, which "
+                f"has {count}: use files of the same release, or test files with a third column, label"
+            )
+        self._note("test", language, labels=TEST_LABELS)
+        return [
+            row
+            if isinstance(row, BadRow)
+            else Row(row.path, row.line, {**row.fields, "label": labels.get(row.line)})
+            for row in rows
+        ]
+
+    @cached_property
+    def _test_labels(self) -> tuple[int, dict[int, Any]]:
+        """How many rows myXNLI has, and its labels by line of XNLI's test files."""
+        root = data_root(self.published.data)
+        path = root / TEST_LABELS
+        if not path.is_file():
+            raise UserError(
+                f"{root / 'xnli'}: the test files have no labels; theirs are taken by row from {path}, which "
+                "is not there: bring it, or test files with a third column, label"
+            )
+        rows = read_rows(path, ("label", "sentence1_en"))
+        # The file's first line is a header; test files have none.
+        by_line = {row.line - 1: row for row in rows if isinstance(row, Row)}
+        english = root / "xnli" / "test-en.tsv"
+        if english.is_file():
+            pairs = [row for row in _with_or_without_label(english) if isinstance(row, Row)]
+            same = sum(p.line in by_line and p["premise"] == by_line[p.line]["sentence1_en"] for p in pairs)
+            if same < SAME_ITEMS * len(pairs):
+                raise UserError(
+                    f"{english}: only {same} of {len(pairs)} premises are those of the same rows of {path}, "
+                    "so labels cannot be taken from it by row; use files of the same release"
+                )
+        return len(rows), {line: row["label"] for line, row in by_line.items()}
+
+
+class _FurtherLanguages(_Nli):
+    """Languages that XNLI was translated into later: the English side and training data are XNLI's."""
+
+    def __init__(self, options: TaskOptions | None = None) -> None:
+        super().__init__(options)
+        # A revision is one of this task's own dataset.
+        self._xnli = Xnli(self.nli.model_copy(update={"revision": None}))
+        self._xnli.sources, self._xnli.skipped = self.sources, self.skipped
+
+    def languages(self) -> list[str]:
+        """Canonical codes, English first if XNLI's files for it are there."""
+        own = super().languages()
+        if self.source_language in own or not self._xnli_has_english():
+            return own
+        return [self.source_language, *own]
+
+    def examples(self, split: Split, language: str) -> list[Example]:
+        """All examples of a split, shuffled by id."""
+        actual: Split = self.published.evaluate_on if split == "test" else split
+        own = not self.on_hub and language in self._places.get(actual, {})
+        if language == self.source_language and not own:
+            return self._xnli.examples(split, language)
+        return super().examples(split, language)
+
+    def _xnli_has_english(self) -> bool:
+        try:
+            return self.source_language in self._xnli.languages()
+        except UserError:
+            return False
+
+
+class AmericasNli(_FurtherLanguages):
+    """Part of XNLI in ten indigenous languages of the Americas.
+
+    Ids are those of the Spanish rows in XNLI's own files, five languages in, so the number of the pair
+    follows; English is asked for the same pairs only. The hub's files have no ids: there pairs cannot be
+    matched across languages, and English is all of XNLI's.
+    """
+
+    name = "americasnli"
+    summary = "does a sentence follow, contradict or neither, 3 choices (AmericasNLI)"
+    split_names: ClassVar[dict[Split, str]] = {
+        "train": Xnli.split_names["train"],
+        "dev": "XNLI dev (English); AmericasNLI dev",
+        "test": "AmericasNLI test; the same pairs of XNLI test (English)",
+    }
+    hub: Mapping[Split, str] = {"dev": "americas_nli", "test": "americas_nli"}
+    layouts: Mapping[Split, tuple[Layout, ...]] = {
+        "dev": (
+            Layout("americasnli/dev/{code}.tsv", ("id", *COLUMNS)),
+            Layout("anli_final/dev/{code}.tsv", ("id", *COLUMNS)),
+        ),
+        "test": (
+            Layout("americasnli/test/{code}.tsv", ("id", *COLUMNS)),
+            Layout("anli_final/test/{code}.tsv", ("id", *COLUMNS)),
+        ),
+    }
+
+    def examples(self, split: Split, language: str) -> list[Example]:
+        """All examples of a split, shuffled by id; of the English test side, pairs that were translated."""
+        found = super().examples(split, language)
+        if split != "test" or language != self.source_language or self.on_hub:
+            return found
+        actual = self.published.evaluate_on
+        places = self._places[actual].values()
+        rows = (row for place in places for path in place.paths for row in place.layout.rows(path))
+        translated = {_number_in_xnli(row, actual) for row in rows if isinstance(row, Row)}
+        return [example for example in found if example.id in translated]
+
+    def row_id(self, row: Row, split: Split, language: str) -> str:
+        """The number of the pair in XNLI; on the hub, which does not tell, one of this language alone."""
+        if "id" not in row.fields:
+            return f"{language}:{row.line}"
+        number = _number_in_xnli(row, split)
+        if number is None:
+            raise row.error(f"id {str(row['id'])[:60]!r} is none of a Spanish row of XNLI {split}")
+        return number
+
+
+class MyXnli(_FurtherLanguages):
+    """XNLI in Burmese, with the English it was translated from in the same file."""
+
+    name = "myxnli"
+    summary = "does a sentence follow, contradict or neither, 3 choices (myXNLI, Burmese)"
+    split_names: ClassVar[dict[Split, str]] = {
+        "train": Xnli.split_names["train"],
+        "dev": "XNLI dev (English); myXNLI dev",
+        "test": "myXNLI test",
+    }
+    hub: Mapping[Split, str] = {"dev": "myxnli", "test": "myxnli"}
+    layouts: Mapping[Split, tuple[Layout, ...]] = {
+        "dev": (_side("myxnli/my.genre.dev.tsv", "my"),),
+        "test": (_side(TEST_LABELS, "my"), _side(TEST_LABELS, "en")),
+    }
+
+    def row_id(self, row: Row, split: Split, language: str) -> str:
+        """The number of the pair in XNLI."""
+        has_header = row.path.suffix == ".tsv"
+        return str(row.line - has_header)

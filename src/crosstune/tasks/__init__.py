@@ -60,6 +60,11 @@ def described(kind: type[Task]) -> Description:
     try:
         return Description(task.languages(), "hub" if task.on_hub else "local files", splits)
     except UserError:
+        pass
+    try:  # some sets have only their development files here
+        on_dev = kind(kind.Options.model_validate({"evaluate_on": "dev"}))
+        return Description(on_dev.languages(), "local files, evaluate_on: dev", splits)
+    except (UserError, ValidationError):
         return Description((), "no files here", splits)
 
 

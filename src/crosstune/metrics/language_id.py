@@ -103,33 +103,6 @@ def identify(text: str, target: str, source: str, others: Sequence[str] = ()) ->
     return plan.answer.get(label, label)
 
 
-def rates(labels: Sequence[str], target: str, source: str) -> dict[str, float | None]:
-    """Shares of answers by language, from labels of `identify`.
-
-    Args:
-        labels: One for each answer.
-        target: Code of the language asked for.
-        source: Code of the language tuned on. Where it is the target, both have the same rate.
-
-    Returns:
-        ``correct_language``, ``source_language``, ``code_switch`` and ``other_language`` as shares of the
-        answers that could be decided (None where there is none), and ``undecidable`` as share of all.
-    """
-    counts = Counter(labels)
-    decided = len(labels) - counts[UNDECIDABLE]
-    target, source = find(target).code, find(source).code
-    named = {target, source, MIXED, UNDECIDABLE}
-    parts = {
-        "correct_language": counts[target],
-        "source_language": counts[source],
-        "code_switch": counts[MIXED],
-        "other_language": sum(count for label, count in counts.items() if label not in named),
-    }
-    shares: dict[str, float | None] = {name: n / decided if decided else None for name, n in parts.items()}
-    shares["undecidable"] = counts[UNDECIDABLE] / len(labels) if labels else None
-    return shares
-
-
 def _letters(text: str) -> int:
     return sum(map(str.isalpha, text))
 

@@ -352,6 +352,8 @@ def test_other_training_languages_are_asked_for_by_name_and_labelled(model: Path
     assert runs[False]["train"]["languages"] == ["en", "German"]
     # What was left out, what leaks and what repeats is said.
     assert "sib200: 2 rows left out, the first: " in said
+    assert "sib200: the text of 1 test examples is in the training data" in said
+    assert "sib200: 2 test questions are asked twice, 2 of them with different answers" in said
     assert runs[True]["data"]["skipped_rows"] == 2
     assert runs[True]["overlap"]["exact"] == {"text": 0}
     assert runs[True]["overlap"]["normalised"] == {"text": 1}

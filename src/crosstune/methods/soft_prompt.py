@@ -32,7 +32,9 @@ class SoftPrompt(Method):
     name = "soft-prompt"
     summary = "trained embeddings in front of the input (Lester et al. 2021)"
     learning_rate = 3e-2
-    learning_rate_from = "SIB-200 with Gemma 3 270M, 60 steps: English 64.7 to 73.5; not searched further"
+    learning_rate_from = (
+        "SIB-200 with Gemma 3 270M, 60 steps, loss: choices: English 64.7 to 78.9; not searched further"
+    )
     Config = SoftPromptConfig
 
     @classmethod

@@ -69,6 +69,20 @@ class TaskData:
             "repeats": {name: counts for name, counts in seen.items() if any(counts.values())},
         }
 
+    def remarks(self) -> list[str]:
+        """What a person should know of the data before any result: a line each, most often none."""
+        said = []
+        if self.task.skipped:
+            said.append(f"{len(self.task.skipped)} rows left out, the first: {self.task.skipped[0]}")
+        shared = self.overlap(None)
+        leaks = {"prompt": shared["prompts"], **shared["normalised"]}
+        said += [f"the {name} of {n} test examples is in the training data" for name, n in leaks.items() if n]
+        counts = [repeats(examples) for examples in self.test.values()]
+        if again := sum(each["repeated"] for each in counts):
+            against = sum(each["conflicting"] for each in counts)
+            said.append(f"{again} test questions are asked twice, {against} of them with different answers")
+        return said
+
     def _languages(self, settings: TrainSettings | None) -> tuple[str, ...]:
         return training_languages(self.task, settings)
 

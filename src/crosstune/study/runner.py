@@ -116,9 +116,8 @@ class _Work:
             first = of_task[0]
             settings = [run.train for run in of_task]
             data = read_data(entry.make(), first.languages, first.evaluate.limit, with_dev, settings)
-            if data.task.skipped:
-                count = len(data.task.skipped)
-                self.shown.note(f"{entry.name}: {count} rows left out, the first: {data.task.skipped[0]}")
+            for remark in data.remarks():
+                self.shown.note(f"{entry.name}: {remark}")
             self._drop_other_data(of_task, data)
             for run in of_task:
                 if run.id not in self.finished:

@@ -254,10 +254,11 @@ class PublishedTask(Task):
         wanted = " or ".join(layout.files for layout in self.layouts.get(split, ()))
         there = [name for name, places in self._places.items() if places]
         also = f" (it has {', '.join(there)})" if there else ""
-        hub = " or source: hub" if split in self.hub else ""
+        instead = ", or evaluate_on: dev" if split == "test" and "dev" in there else ""
+        instead += ", or source: hub" if split in self.hub else ""
         return UserError(
             f"task {self.name} has no {split} split under {data_root(self.published.data)}{also}: looked for "
-            f"{wanted or 'nothing'}; set {DATA_VARIABLE} or the task's option data{hub}"
+            f"{wanted or 'nothing'}; set {DATA_VARIABLE} or the task's option data{instead}"
         )
 
 

@@ -81,7 +81,7 @@ MISTAKES = [
         "limit: 50}",
         "limit: 50}\nlimit: 50}",
         '12: unknown key "limit" in a study; known: device, dtype, evaluate, languages, methods, model, '
-        "models, name, seeds, store, tasks, train",
+        "models, name, prompt_language, seeds, store, tasks, ...",
     ),
     ("limit: 50}", "limit: 50}\nname: again", '12: key "name" again; first on line 1'),
 ]

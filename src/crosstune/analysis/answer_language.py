@@ -7,8 +7,7 @@ The wrong-language failure of zero-shot generation: Vu et al. 2022 (arXiv 2205.1
 
 import polars as pl
 
-MIXED, UNDECIDABLE = "mixed", "undecidable"
-"""Labels of `crosstune.metrics.language_id.identify` beside language codes."""
+from crosstune.metrics.language_id import MIXED, UNDECIDABLE
 
 CORRECT = "metric.correct_language"
 SOURCE = "metric.in_source_language"

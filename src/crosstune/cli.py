@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from crosstune.errors import UserError
+from crosstune.output import complain, print_results, print_rows, say
 
 app = typer.Typer(
     help="Tune a language model in English by several methods; measure how far each carries into others.",
@@ -81,10 +80,10 @@ def run(
     try:
         summary = run_study(asked)
     except Stopped as stop:
-        _complain(str(stop), style="yellow")
+        complain(str(stop), style="yellow")
         raise typer.Exit(stop.exit_code) from None
-    _print_table(read(summary.store, only=summary.runs))
-    _line(f"all about it: crosstune report {summary.store}")
+    print_results(read(summary.store, only=summary.runs))
+    say(f"all about it: crosstune report {summary.store}")
 
 
 @app.command()
@@ -102,7 +101,7 @@ def results(
 
     found = api.results(store)
     if form is Form.table:
-        _print_table(found)
+        print_results(found)
     elif form is Form.csv:
         sys.stdout.write(found.scores.write_csv())
     else:
@@ -125,7 +124,7 @@ def report(
     """
     from crosstune import api
 
-    _line(str(api.report(store, out)))
+    say(str(api.report(store, out)))
 
 
 @app.command()
@@ -154,10 +153,10 @@ def params(
         raise UserError("--set needs a method: crosstune params prefix --set length=10")
     rows = count_parameters(geometry, method, settings or [])
     if method is not None:
-        _line(f"{rows[method]:,} trained parameters, {rows[method] / geometry.parameters:.4%} of {model}")
+        say(f"{rows[method]:,} trained parameters, {rows[method] / geometry.parameters:.4%} of {model}")
         return
     shares = [(name, f"{count:,}", f"{count / geometry.parameters:.4%}") for name, count in rows.items()]
-    _print_rows(("method", "trained parameters", f"of {geometry.parameters:,}"), shares, right=(1, 2))
+    print_rows(("method", "trained parameters", f"of {geometry.parameters:,}"), shares, right=(1, 2))
 
 
 @app.command("list")
@@ -170,16 +169,16 @@ def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None
         from crosstune.methods import METHODS
 
         made = [(name, _rate(each), each.summary) for name, each in METHODS.items()]
-        _print_rows(("method", "learning rate", ""), made)
-        _line("where the default rates come from:")
+        print_rows(("method", "learning rate", ""), made)
+        say("where the default rates come from:")
         for name, each in METHODS.items():
             if each.learning_rate is not None:
-                _line(f"  {name}: {each.learning_rate_from}")
+                say(f"  {name}: {each.learning_rate_from}")
     elif thing is Thing.tasks:
         from crosstune.tasks import TASKS, described
 
         shown = {name: described(each) for name, each in TASKS.items()}
-        _print_rows(
+        print_rows(
             ("task", "kind", "languages", "from", ""),
             [
                 (name, each.kind, _count(shown[name].languages), shown[name].place, each.summary)
@@ -188,11 +187,11 @@ def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None
             right=(2,),
         )
         for name, about in shown.items():
-            _line(f"{name}")
-            _line(f"  languages: {' '.join(about.languages) or about.place}")
+            say(f"{name}")
+            say(f"  languages: {' '.join(about.languages) or about.place}")
             for split, source in about.splits.items():
-                _line(f"  {split}: {source}")
-        _line("a task of your own is one file: see docs/custom-tasks.md")
+                say(f"  {split}: {source}")
+        say("a task of your own is one file: see docs/custom-tasks.md")
     elif thing is Thing.models:
         from crosstune.models.known import ALIASES, KNOWN
 
@@ -203,12 +202,12 @@ def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None
             rows.append(
                 (name, f"{shape.parameters:,}", str(shape.layers), str(shape.hidden), (demo or ids)[0])
             )
-        _print_rows(("model", "parameters", "layers", "hidden", "load as"), rows, right=(1, 2, 3))
-        _line("any causal language model of the hub or in a folder can be loaded; these are known by shape")
+        print_rows(("model", "parameters", "layers", "hidden", "load as"), rows, right=(1, 2, 3))
+        say("any causal language model of the hub or in a folder can be loaded; these are known by shape")
     else:
         from crosstune.languages import LANGUAGES
 
-        _print_rows(
+        print_rows(
             ("code", "language", "family", "script", "class"),
             [
                 (
@@ -245,9 +244,9 @@ def predict(
 
     answer = ask(run_folder, text, language=language, raw=raw, choices=choice or (), device=device)
     for name, share in answer.choices:
-        _line(f"{share:.3f}  {name}")
+        say(f"{share:.3f}  {name}")
     if not answer.choices:
-        _line(answer.answer)
+        say(answer.answer)
 
 
 @app.command()
@@ -255,7 +254,7 @@ def version() -> None:
     """Print the version."""
     import crosstune
 
-    _line(crosstune.__version__)
+    say(crosstune.__version__)
 
 
 def main() -> NoReturn:
@@ -269,7 +268,7 @@ def main() -> NoReturn:
     except UserError as error:
         if "--debug" in sys.argv:
             raise
-        _complain(f"error: {error}", style="red")
+        complain(f"error: {error}", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -278,43 +277,6 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(0)
-
-
-def _line(text: str) -> None:
-    sys.stdout.write(_printable(text) + "\n")
-
-
-def _complain(text: str, style: str) -> None:
-    """One line on stderr, whatever the text holds."""
-    console = Console(stderr=True, highlight=False)
-    console.print(Text(_printable(text), style=style), soft_wrap=True)
-
-
-def _printable(text: str) -> str:
-    """Text from files without control characters, which could act on a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _print_table(found: Any) -> None:
-    from crosstune.report.terminal import results_table
-
-    _stdout().print(results_table(found.runs, found.predictions))
-
-
-def _print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(_printable(cell)) for cell in row))
-    _stdout().print(table)
-
-
-def _stdout() -> Console:
-    """Standard output; wide where it is a file or a pipe, whose width is nobody's screen."""
-    return Console() if sys.stdout.isatty() else Console(width=160)
 
 
 def _rate(method: Any) -> str:

@@ -4,13 +4,14 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method, MethodConfig
 from crosstune.models.device import choose_device, choose_dtype
 from crosstune.study.entries import MethodEntry, TaskEntry
+from crosstune.study.search import Search
 from crosstune.study.spec import Study
 from crosstune.training.settings import TrainSettings
 
@@ -35,6 +36,11 @@ class Run:
         evaluate: Evaluation settings.
         seed: Of the method's start, the order of examples and the exemplars.
         label: Short name, unique among the methods of the study.
+        kind: "result", or "search": trained and scored on source-language development data, nothing else.
+        search: For a result whose learning rate is searched: the runs that decide it. Its ``train`` has no
+            learning rate then, until `crosstune.study.search.resolve` fills it in.
+        chosen: Development score by searched rate, once resolved.
+        known_as: The id from before it was resolved, which it keeps.
     """
 
     study: str
@@ -49,10 +55,16 @@ class Run:
     evaluate: EvaluateSettings
     seed: int
     label: str
+    kind: Literal["result", "search"] = "result"
+    search: Search | None = None
+    chosen: dict[float, float] | None = None
+    known_as: str | None = None
 
     @cached_property
     def id(self) -> str:
         """16 hex digits of the SHA-256 over all that decides the result, as canonical JSON."""
+        if self.known_as is not None:
+            return self.known_as
         made = self.new_method()
         content: dict[str, Any] = {
             "version": RESULT_VERSION,
@@ -72,6 +84,10 @@ class Run:
         }
         if self.task.file is not None:
             content["task_file"] = self.task.file.sha256
+        if self.kind != "result":
+            content["kind"] = self.kind
+        if self.search is not None:
+            content["search"] = sorted(self.search.runs)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

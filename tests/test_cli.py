@@ -134,7 +134,7 @@ def test_predict_refuses(store: Path, here: Any, tmp_path: Path) -> None:
         weights.write_bytes(kept)
     assert code == 2
     assert err == (
-        f"error: {weights} is damaged (its checksum differs); delete {words} and run the study again\n"
+        f"error: {weights} is damaged (its checksum differs); run the study again, or delete {words}\n"
     )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from crosstune.errors import UserError
 from crosstune.languages import LANGUAGES
 from crosstune.methods import METHODS
-from crosstune.study import execute, progress, runner, store
+from crosstune.study import execute, failures, progress, store, work
 from crosstune.study.data import read_data
 from crosstune.study.predict import predict
 from crosstune.study.progress import BarDisplay, display
@@ -117,7 +118,7 @@ def test_a_finished_run_answers_as_it_did(done: Study) -> None:
 
 
 def test_a_second_run_loads_nothing(done: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "load", None)
+    monkeypatch.setattr(work, "load", None)
     summary, said = go(done)
     assert summary.done == []
     assert said == f"nothing to do: all 8 runs of tiny are finished in {done.folder}\n"
@@ -154,6 +155,9 @@ def test_a_damaged_run_is_made_again(small: Study) -> None:
     summary, said = go(small)
     assert summary.done == [run]
     assert f"lora · seed 0 is run again: {file} is damaged" in said
+    (aside,) = (small.folder / ".damaged").iterdir()
+    assert f"set aside as {aside}" in said
+    assert aside.name.startswith(run)
     assert len(store.read_runs(small.folder)) == 3
 
 
@@ -182,6 +186,45 @@ def test_one_diverging_run_does_not_cost_the_others(small: Study) -> None:
     with pytest.raises(UserError, match=r"1 of 3 runs failed, the others are kept in .*: the loss became"):
         go(study)
     assert set(records(small.folder)) == {"none", "lora"}
+    # The failure is written down: the same command does not pay for it again, --retry-failed does.
+    (failure,) = failures.read(small.folder).values()
+    assert failure.error.startswith("the loss became")
+    with pytest.raises(UserError, match=r"1 of 3 runs failed.*--retry-failed makes them again"):
+        go(study)
+    said = io.StringIO()
+    with pytest.raises(UserError, match="1 of 3 runs failed"):
+        run_study(study, console=Console(file=said, width=200), retry_failed=True)
+    assert "[3/3] number-words · full" in said.getvalue()
+    assert failures.read(small.folder)[failure.run].when > failure.when
+
+
+def test_an_unforeseen_fault_is_written_down_with_its_traceback(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("CUDA error: \n an illegal memory access")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(execute, "tokenize", broken)
+        with pytest.raises(UserError, match="RuntimeError: CUDA error: an illegal memory access"):
+            go(small)
+    (file,) = (small.folder / ".failed").glob("*.json")
+    assert "in broken" in json.loads(file.read_text())["traceback"]
+    summary = run_study(small, console=Console(quiet=True), retry_failed=True)
+    assert summary.done == [file.stem]
+    assert failures.read(small.folder) == {}
+
+
+def test_a_model_that_cannot_be_loaded_does_not_stop_the_others(model: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(model, broken)
+    (broken / "model.safetensors").write_bytes(b"no weights")
+    settings = study_of(model, tmp_path / "store", tasks=["number-words"], methods=["none"])
+    del settings["model"]
+    study = Study(**settings, models=[str(broken), str(model)])
+    with pytest.raises(UserError, match="1 of 2 runs failed, the others are kept"):
+        go(study)
+    assert len(store.read_runs(study.folder)) == 1
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -227,17 +270,6 @@ def test_a_full_disk_stops_and_keeps(small: Study, monkeypatch: pytest.MonkeyPat
             go(small)
     assert len(saved) == 2
     assert len(store.read_runs(small.folder)) == 1
-
-
-def test_two_at_once_into_one_store(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    def inside(*_: Any, **__: Any) -> None:
-        with pytest.raises(UserError, match="another crosstune is running into it"):
-            run_study(small, console=Console(quiet=True))
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(runner, "load", inside)
-    with pytest.raises(Stopped):
-        go(small)
 
 
 def test_a_folder_that_cannot_be_made(small: Study, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_damage_is_named(tmp_path: Path, name: str, harm: str) -> None:
     with pytest.raises(UserError) as error:
         store.read_runs(tmp_path)
     what = "is missing or cannot be read" if harm == "remove" else "is damaged (its checksum differs)"
-    assert str(error.value) == f"{file} {what}; delete {tmp_path / ID} and run the study again"
+    assert str(error.value) == f"{file} {what}; run the study again, or delete {tmp_path / ID}"
 
 
 def test_damaged_weights_are_seen_when_asked_for(tmp_path: Path) -> None:
@@ -94,17 +94,47 @@ def test_other_things_in_a_store_are_left_out(tmp_path: Path) -> None:
     assert store.finished(tmp_path) == {ID}
 
 
-def test_leftovers_are_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_leftovers_of_a_run_are_removed_and_nothing_else(tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     home = tmp_path / "store"
     store.save(home, record(), TABLE)
     (home / f".tmp-{OTHER}-1-aa").mkdir()
     (home / f".tmp-{OTHER}-1-aa" / "run.json").write_text("{}")
-    (home / ".tmp-link").symlink_to(outside)
-    store.clean(home)
-    assert [p.name for p in home.iterdir()] == [ID]
+    (home / f".tmp-{OTHER}-link").symlink_to(outside)
+    (home / f".tmp-{ID}-1-aa").mkdir()
+    store.clean(home, OTHER)
+    assert {p.name for p in home.iterdir()} == {ID, f".tmp-{ID}-1-aa"}
     assert outside.is_dir()
+
+
+def test_a_damaged_run_is_moved_out_of_the_way(tmp_path: Path) -> None:
+    folder = store.save(tmp_path, record(), TABLE)
+    (folder / "run.json").write_text("{}")
+    first = store.set_aside(folder)
+    second = store.set_aside(store.save(tmp_path, record(), TABLE))
+    assert store.finished(tmp_path) == set()
+    assert first != second
+    assert (first / "run.json").read_text() == "{}"
+
+
+def test_all_files_are_looked_at_when_asked(tmp_path: Path) -> None:
+    folder = store.save(tmp_path, record(), TABLE, lambda at: at.write_bytes(b"weights") and None)
+    assert store.damage(folder, None) is None
+    (folder / "weights.safetensors").write_bytes(b"")
+    assert "weights.safetensors is damaged" in str(store.damage(folder, None))
+    for sums in ('{"../x": ""}', "{}", "[]", "{"):
+        (folder / "checksums.json").write_text(sums)
+        assert store.damage(folder, None) is not None, sums
+
+
+def test_runs_that_only_search_are_no_results(tmp_path: Path) -> None:
+    store.save(tmp_path, record() | {"kind": "search"}, TABLE)
+    with pytest.raises(UserError, match="holds no finished runs"):
+        store.read_runs(tmp_path)
+    store.save(tmp_path, record(OTHER), TABLE)
+    assert [run["id"] for run in store.read_runs(tmp_path)] == [OTHER]
+    assert [run["id"] for run in store.read_runs(tmp_path, "search")] == [ID]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

@@ -65,7 +65,14 @@ class Made:
         return ", ".join([*parts, f"{(cost['train_seconds'] or 0) + cost['evaluate_seconds']:.0f} s"])
 
 
-def execute(run: Run, loaded: Loaded, data: TaskData, shown: Display) -> Made:
+def execute(
+    run: Run,
+    loaded: Loaded,
+    data: TaskData,
+    shown: Display,
+    work: Path | None = None,
+    searched: Path | None = None,
+) -> Made:
     """Make one run on a loaded model, which is left as it was found.
 
     Raises:

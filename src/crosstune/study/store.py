@@ -5,6 +5,9 @@
     predictions.parquet  one row an example (`crosstune.evaluation.evaluate`)
     weights.safetensors  what was trained, for methods that train
     checksums.json       SHA-256 of each of these
+
+Beside the runs: ``study.yaml``, ``.claims`` (who makes which run), ``.work`` (what unfinished runs go on
+from), ``.failed`` (runs that failed, and why) and ``.damaged`` (runs whose files were found harmed).
 """
 
 import errno
@@ -29,6 +32,8 @@ PREDICTIONS = "predictions.parquet"
 WEIGHTS = "weights.safetensors"
 CHECKSUMS = "checksums.json"
 RUN_ID = re.compile(r"[0-9a-f]{16}")
+DAMAGED = ".damaged"
+WORK = ".work"
 _TMP = ".tmp-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -96,9 +101,14 @@ def finished(store: Path) -> set[str]:
     }
 
 
-def damage(folder: Path, files: Sequence[str] = (RUN, PREDICTIONS)) -> str | None:
-    """What is wrong with a run's files, in one line that says what to do; None when nothing is."""
-    mend = f"delete {folder} and run the study again"
+def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> str | None:
+    """What is wrong with a run's files, in one line that says what to do; None when nothing is.
+
+    Args:
+        folder: The run's.
+        files: Those to look at; None for all that its checksums name.
+    """
+    mend = f"run the study again, or delete {folder}"
     try:
         sums = json.loads((folder / CHECKSUMS).read_bytes())
         if not isinstance(sums, dict):
@@ -107,7 +117,10 @@ def damage(folder: Path, files: Sequence[str] = (RUN, PREDICTIONS)) -> str | Non
         return f"{folder / CHECKSUMS} cannot be read; {mend}"
     except ValueError:
         return f"{folder / CHECKSUMS} is damaged; {mend}"
-    for name in files:
+    # A checksums.json that lost a line must not hide what it no longer names.
+    for name in dict.fromkeys((RUN, PREDICTIONS, *sums)) if files is None else files:
+        if Path(name).name != name:
+            return f"{folder / CHECKSUMS} is damaged; {mend}"
         try:
             found = _sha256(folder / name)
         except OSError:
@@ -115,6 +128,22 @@ def damage(folder: Path, files: Sequence[str] = (RUN, PREDICTIONS)) -> str | Non
         if found != sums.get(name):
             return f"{folder / name} is damaged (its checksum differs); {mend}"
     return None
+
+
+def set_aside(folder: Path) -> Path:
+    """Move a damaged run out of the way, into ``.damaged`` of its store. The caller holds its claim.
+
+    Returns:
+        Where it lies now.
+
+    Raises:
+        UserError: The store cannot be written.
+    """
+    with disk_errors(folder.parent):
+        target = folder.parent / DAMAGED / f"{folder.name}-{secrets.token_hex(4)}"
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+    return target
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -136,8 +165,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def read_runs(store: Path) -> list[dict[str, Any]]:
+def read_runs(store: Path, kind: str = "result") -> list[dict[str, Any]]:
     """run.json of every run of a store, oldest first.
+
+    Args:
+        store: Folder of all runs.
+        kind: "result", or "search" for those that only chose a setting on development data.
 
     Raises:
         UserError: No store, no runs in it, or a damaged file (named).
@@ -145,7 +178,8 @@ def read_runs(store: Path) -> list[dict[str, Any]]:
     if not store.is_dir():
         raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
     runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
-    if not runs:
+    runs = [run for run in runs if run.get("kind", "result") == kind]
+    if not runs and kind == "result":
         raise UserError(f"{store} holds no finished runs: run a study first (crosstune run STUDY.yaml)")
     return sorted(runs, key=lambda run: (str(run.get("started")), run["id"]))
 
@@ -167,9 +201,9 @@ def read_predictions(store: Path, runs: Sequence[Mapping[str, Any]]) -> pl.DataF
     return pl.concat(tables, how="diagonal_relaxed")
 
 
-def clean(store: Path) -> None:
-    """Remove what killed processes left half-written. The caller holds the store's lock."""
-    for leftover in store.glob(f"{_TMP}*"):
+def clean(store: Path, run_id: str) -> None:
+    """Remove what a killed process left of a run half-written. The caller holds its claim."""
+    for leftover in store.glob(f"{_TMP}{_checked(run_id)}-*"):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)
         else:
@@ -183,10 +217,12 @@ def write_text(store: Path, name: str, text: str) -> None:
         UserError: The disk is full or cannot be written.
     """
     with disk_errors(store):
-        work = store / f"{_TMP}{name}-{os.getpid()}-{secrets.token_hex(4)}"
+        target = store / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = target.with_name(f"{_TMP}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             _write(work, text.encode())
-            work.replace(store / name)
+            work.replace(target)
         finally:
             work.unlink(missing_ok=True)
 

@@ -1,0 +1,59 @@
+"""Who makes which run, when several processes or machines work on one store.
+
+A process claims a run by a lock on ``<store>/.claims/<run id>.lock`` and holds it until the run is kept or
+has failed. The operating system frees the locks of a process that dies, whatever killed it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from crosstune.errors import UserError
+
+FOLDER = ".claims"
+
+
+class Claims:
+    """The claims on a store's runs.
+
+    Args:
+        store: Folder of the runs; it exists.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.folder = store / FOLDER
+        self.folder.mkdir(exist_ok=True)
+
+    @contextmanager
+    def take(self, run_id: str) -> Iterator[bool]:
+        """Claim a run for the block; gives False, at once, when another holds it.
+
+        Raises:
+            UserError: The store's file system has no locks.
+        """
+        file = self.folder / f"{run_id}.lock"
+        lock = filelock.FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            yield False
+            return
+        except (OSError, NotImplementedError) as error:
+            raise UserError(
+                f"{file}: cannot be locked ({error}); put the store on a file system with locks, "
+                "see docs/cluster.md"
+            ) from error
+        try:
+            yield True
+        finally:
+            # The file stays: were it removed, one process could lock the old file and another a new one.
+            lock.release()
+
+    def held(self, run_id: str) -> bool:
+        """Whether another process is making a run at this moment."""
+        if not (self.folder / f"{run_id}.lock").exists():
+            return False
+        with self.take(run_id) as mine:
+            return not mine

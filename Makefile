@@ -27,9 +27,9 @@ lint: $(VENV)/ready
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-# Needs pip-tools (https://pypi.org/project/pip-tools/).
+# Needs pip-tools (https://pypi.org/project/pip-tools/). Only what the demo and the tests need is pinned.
 lock:
-	pip-compile --quiet --all-extras --constraint requirements-torch.txt --generate-hashes --strip-extras \
+	pip-compile --quiet --extra demo --extra dev --constraint requirements-torch.txt --generate-hashes --strip-extras \
 		--unsafe-package torch --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
 		--no-annotate --output-file requirements.lock pyproject.toml
 

@@ -34,6 +34,7 @@ KEYS = {
     "id", "study", "model", "revision", "method", "label", "task", "source_language", "languages", "seed",
     "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "data",
     "versions", "hardware", "cost", "device", "dtype", "curve", "dev", "chosen_step", "started", "finished",
+    "quantize", "device_map",
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ put into the model after each step. Trained parameters: all of them (tied embedd
 import torch
 from torch import Tensor, nn
 
+from crosstune.errors import UserError
 from crosstune.methods.base import Method, MethodConfig
 from crosstune.models.geometry import Geometry
 from crosstune.models.language_model import LanguageModel
@@ -27,6 +28,8 @@ class Full(Method):
 
     def attach(self, lm: LanguageModel, seed: int = 0) -> None:
         """Keep the weights' bits, make fp32 masters, let gradients reach every weight."""
+        if lm.quantized:
+            raise UserError("full: quantised weights cannot be trained; use lora, or take quantize out")
         self.lm = lm
         self.weights = dict(lm.model.named_parameters())
         self.kept = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}

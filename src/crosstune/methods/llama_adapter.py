@@ -65,8 +65,9 @@ class LlamaAdapter(Method):
         else:
             start = list(normal((len(self.layers), *shape), seed).unbind())
         gates = lm.geometry.heads if config.gate == "head" else 1
-        self.prompts = {i: nn.Parameter(x.to(lm.device)) for i, x in zip(self.layers, start, strict=True)}
-        self.gates = {i: nn.Parameter(torch.zeros(gates, device=lm.device)) for i in self.layers}
+        where = {i: lm.layer_device(i) for i in self.layers}
+        self.prompts = {i: nn.Parameter(x.to(where[i])) for i, x in zip(self.layers, start, strict=True)}
+        self.gates = {i: nn.Parameter(torch.zeros(gates, device=where[i])) for i in self.layers}
         self.ready: dict[int, tuple[Tensor, Tensor]] | None = None
         self.lm = lm
         for i in self.layers:

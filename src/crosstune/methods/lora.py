@@ -118,7 +118,13 @@ class Lora(Method):
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Merge into the weights, and put the very bits of the weights back after."""
+        """Merge into the weights, and put the very bits of the weights back after.
+
+        Quantised weights stay as they are: merged, they would be rounded to their few bits once more.
+        """
+        if self.attached().quantized:
+            yield
+            return
         wrapped = list(self._wrapped().values())
         kept = [m.get_base_layer().weight.data.clone() for m in wrapped]
         for module in wrapped:

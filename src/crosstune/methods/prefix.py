@@ -78,7 +78,7 @@ class Prefix(Method):
         config = self.config
         assert isinstance(config, PrefixConfig)
         self.layers = config.chosen(lm.geometry.layers)
-        start = {i: x.to(lm.device) for i, x in self._start(lm, seed).items()}
+        start = {i: x.to(lm.layer_device(i)) for i, x in self._start(lm, seed).items()}
         self.mlp: dict[str, nn.Parameter] = {}
         self.ready: dict[int, tuple[Tensor, Tensor]] | None = None
         if config.reparameterise is None:
@@ -114,14 +114,14 @@ class Prefix(Method):
         width = self.base[self.layers[0]].numel() // self.config.length
         hidden = lm.geometry.hidden
         made = {
-            "mlp.input": normal((self.config.length, hidden), seed),
-            "mlp.first.weight": normal((h, hidden), seed + 1, hidden**-0.5),
-            "mlp.first.bias": torch.zeros(h),
+            "mlp.input": normal((self.config.length, hidden), seed).to(lm.device),
+            "mlp.first.weight": normal((h, hidden), seed + 1, hidden**-0.5).to(lm.device),
+            "mlp.first.bias": torch.zeros(h, device=lm.device),
         }
         for i in self.layers:
-            made[f"mlp.last.{i}.weight"] = torch.zeros(width, h)
-            made[f"mlp.last.{i}.bias"] = torch.zeros(width)
-        self.mlp = {name: nn.Parameter(x.to(lm.device)) for name, x in made.items()}
+            made[f"mlp.last.{i}.weight"] = torch.zeros(width, h, device=lm.layer_device(i))
+            made[f"mlp.last.{i}.bias"] = torch.zeros(width, device=lm.layer_device(i))
+        self.mlp = {name: nn.Parameter(x) for name, x in made.items()}
 
     def _value(self, i: int) -> Tensor:
         """The prompt of layer ``i`` as it stands now, fp32."""
@@ -129,6 +129,7 @@ class Prefix(Method):
             return self.prompts[i]
         m, base = self.mlp, self.base[i]
         inner = torch.tanh(nn.functional.linear(m["mlp.input"], m["mlp.first.weight"], m["mlp.first.bias"]))
+        inner = inner.to(base.device)
         delta = nn.functional.linear(inner, m[f"mlp.last.{i}.weight"], m[f"mlp.last.{i}.bias"])
         if base.dim() == 2:
             return base + delta

@@ -1,5 +1,7 @@
 """Where a model runs and in which number format, chosen from what the machine can do."""
 
+from typing import Literal
+
 import torch
 
 from crosstune.errors import UserError, did_you_mean
@@ -12,6 +14,8 @@ DTYPES: dict[str, torch.dtype] = {
     "float16": torch.float16,
     "fp16": torch.float16,
 }
+DeviceMap = Literal["auto", "balanced", "sequential"]
+"""How accelerate spreads a model over GPUs."""
 _KINDS = ("auto", "cpu", "cuda", "mps")
 
 

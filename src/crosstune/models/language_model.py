@@ -70,6 +70,15 @@ class LanguageModel:
         return self.embedding.weight.dtype  # type: ignore[return-value]
 
     @property
+    def quantized(self) -> bool:
+        """Whether linear layers hold packed bits in place of weights."""
+        return bool(getattr(self.model, "is_quantized", False))
+
+    def layer_device(self, i: int) -> torch.device:
+        """Where layer ``i`` computes; one and the same for all unless the model is spread over GPUs."""
+        return next(self.attentions[i].parameters()).device
+
+    @property
     def pad_id(self) -> int:
         """A token id to fill batches with; what it is never matters, as nothing attends to it."""
         for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
@@ -134,7 +143,7 @@ class LanguageModel:
             positions = layout.positions + self.first_position
         with laid_out(layout):
             out = self.decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False)
-        return cast(Tensor, out.last_hidden_state[:, n:])
+        return cast(Tensor, out.last_hidden_state[:, n:].to(ids.device))
 
     def prefill(self, ids: Tensor, real: Tensor) -> tuple[Tensor, "DecodingState"]:
         """Read left-padded prompts into a fresh cache.
@@ -169,7 +178,7 @@ class LanguageModel:
             past_key_values=cache,
             use_cache=True,
         )
-        return out.last_hidden_state[:, -1], DecodingState(cache, real, positions[:, -1])
+        return out.last_hidden_state[:, -1].to(ids.device), DecodingState(cache, real, positions[:, -1])
 
     def step(self, ids: Tensor, state: "DecodingState") -> Tensor:
         """Read one more token a row. ``ids`` is ``[batch]``; returns ``[batch, hidden]``."""
@@ -182,7 +191,7 @@ class LanguageModel:
             past_key_values=state.cache,
             use_cache=True,
         )
-        return cast(Tensor, out.last_hidden_state[:, -1])
+        return cast(Tensor, out.last_hidden_state[:, -1].to(ids.device))
 
     def logits(self, rows: Tensor, columns: Tensor | None = None) -> Tensor:
         """Scores of the vocabulary (or of some of its columns) at chosen rows.
@@ -195,12 +204,14 @@ class LanguageModel:
             fp32 ``[n, vocabulary]`` or ``[n, m]``.
         """
         head: Any = self.model.get_output_embeddings()
+        here, there = rows.device, head.weight.device
         if columns is None:
-            scores: Tensor = head(rows)
+            scores: Tensor = head(rows.to(there))
         else:
+            columns = columns.to(there)
             bias = None if head.bias is None else head.bias[columns]
-            scores = nn.functional.linear(rows, head.weight[columns], bias)
-        scores = scores.float()
+            scores = nn.functional.linear(rows.to(there), head.weight[columns], bias)
+        scores = scores.float().to(here)
         cap = getattr(self.decoder.config, "final_logit_softcapping", None)
         return scores if cap is None else cap * torch.tanh(scores / cap)
 
@@ -214,7 +225,7 @@ class LanguageModel:
         ids = torch.arange(5, device=self.device)[None] % self.geometry.vocabulary
         with torch.inference_mode():
             ours = self.logits(self.hidden(ids)[0])
-            theirs = self.model(input_ids=ids, use_cache=False).logits[0].float()
+            theirs = self.model(input_ids=ids, use_cache=False).logits[0].float().to(ours.device)
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
             raise UserError(
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
@@ -238,7 +249,9 @@ class DecodingState:
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only (``[k]`` indices)."""
-        self.cache.batch_select_indices(rows)
+        layers: list[Any] = self.cache.layers
+        for layer in layers:
+            layer.batch_select_indices(rows.to(layer.keys.device))
         self.real, self.positions = self.real[rows], self.positions[rows]
 
 

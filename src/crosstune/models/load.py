@@ -1,7 +1,7 @@
 """Load a causal language model by hub id, folder or ``demo:`` name: frozen, hooked, and pinned."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -10,11 +10,12 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Pretra
 from crosstune.errors import UserError, did_you_mean
 from crosstune.models import demo, hub
 from crosstune.models.attention import IMPLEMENTATION
-from crosstune.models.device import choose_device, choose_dtype
+from crosstune.models.device import DeviceMap, choose_device, choose_dtype
 from crosstune.models.fingerprint import fingerprint, read_json, weight_files
 from crosstune.models.geometry import geometry_of
 from crosstune.models.known import ALIASES, KNOWN
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.quantize import needs_package, quantization
 from crosstune.models.quiet import quiet
 
 # Where the decoder sits in the weight files of a multimodal model, and where it does alone.
@@ -26,7 +27,13 @@ _DECODER_KEYS = {
 
 
 def load(
-    name: str, *, device: str = "auto", dtype: str = "auto", revision: str | None = None
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    quantize: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
 ) -> LanguageModel:
     """Load a model for all the runs of a study.
 
@@ -39,6 +46,9 @@ def load(
         device: See `choose_device`.
         dtype: See `choose_dtype`.
         revision: Branch, tag or commit; for hub ids only.
+        quantize: "4bit" or "8bit" for the weights of linear layers; see `crosstune.models.quantize`.
+        device_map: How to spread the model over all GPUs: "auto", "balanced" or "sequential"
+            (https://huggingface.co/docs/accelerate), or the device of each module by name.
 
     Returns:
         The model. Its ``revision`` is the commit hash for a hub id, and a fingerprint of the files otherwise.
@@ -48,11 +58,15 @@ def load(
     """
     where = choose_device(device)
     number = choose_dtype(dtype, where)
+    placed = _places(where, device, device_map)
+    bits = None if quantize is None else quantization(quantize, number)
     folder, pinned = _locate(name, revision)
     config = read_config(folder, name)
     weight_files(folder)
     geometry = geometry_of(config)
-    model = _model(folder, name, config, size=geometry.parameters, device=where, dtype=number)
+    model = _model(
+        folder, name, config, size=geometry.parameters, device=where, dtype=number, bits=bits, placed=placed
+    )
     tokenizer = _tokenizer(folder, name)
     if len(tokenizer) > geometry.vocabulary:
         raise UserError(
@@ -120,9 +134,20 @@ def _instead(name: str, folder: Path) -> str:
 
 
 def _model(
-    folder: Path, name: str, config: PretrainedConfig, *, size: int, device: torch.device, dtype: torch.dtype
+    folder: Path,
+    name: str,
+    config: PretrainedConfig,
+    *,
+    size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    bits: Any,
+    placed: str | dict[str, Any] | None,
 ) -> Any:
-    """The frozen decoder, of ``size`` parameters, on its device."""
+    """The frozen decoder, of ``size`` parameters, on its device or devices."""
+    whole = placed is None
+    if whole and (device.type == "cuda" or bits is not None):
+        placed = {"": device}
     text = config.get_text_config(decoder=True)
     auto: Any = AutoModelForCausalLM
     nested: dict[str, Any] = {} if text is config else {"key_mapping": _DECODER_KEYS}
@@ -132,7 +157,8 @@ def _model(
                 folder,
                 config=text,
                 dtype=dtype,
-                device_map={"": device} if device.type == "cuda" else None,
+                device_map=placed,
+                quantization_config=bits,
                 attn_implementation=IMPLEMENTATION,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -140,7 +166,8 @@ def _model(
                 output_loading_info=True,
                 **nested,
             )
-            model.to(device)
+            if whole and bits is None:
+                model.to(device)
     except torch.OutOfMemoryError as error:
         gigabytes = size * dtype.itemsize / 2**30
         raise UserError(
@@ -149,6 +176,16 @@ def _model(
         ) from error
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise UserError(f"{name}: cannot be loaded from {folder}: {_first_line(error)}") from error
+    if (
+        not whole
+        and device.type == "cuda"
+        and {"cpu", "disk"} & {str(x) for x in model.hf_device_map.values()}
+    ):
+        gigabytes = size * dtype.itemsize / 2**30
+        raise UserError(
+            f"{name}: {gigabytes:.1f} GiB of weights do not fit on the GPUs there are; use more of them, "
+            "quantize: 4bit, or a smaller model"
+        )
     # transformers fills what a file lacks with random numbers and only logs it.
     missing = sorted(report["missing_keys"])
     if missing:
@@ -158,6 +195,23 @@ def _model(
         )
     model.requires_grad_(False)
     return model.eval()
+
+
+def _places(where: torch.device, wish: str, device_map: Any) -> Any:
+    """The device map, if it can be had here."""
+    if device_map is None:
+        return None
+    needs_package("accelerate", "device_map", "spread")
+    if isinstance(device_map, str):
+        if device_map not in get_args(DeviceMap):
+            raise UserError(f'device_map: "{device_map}"{did_you_mean(device_map, get_args(DeviceMap))}')
+        if where.type != "cuda":
+            raise UserError(
+                f"device_map: {device_map} spreads a model over GPUs, and device is {where}; remove it"
+            )
+        if ":" in wish:
+            raise UserError(f"device_map: {device_map} uses all GPUs; write device: cuda in place of {wish}")
+    return device_map
 
 
 def _tokenizer(folder: Path, name: str) -> Any:

@@ -186,6 +186,8 @@ def _record(
         "hardware": provenance.hardware(),
         "device": run.device,
         "dtype": run.dtype,
+        "quantize": run.quantize,
+        "device_map": run.device_map,
         "cost": {
             "train_seconds": facts.get("seconds"),
             "train_tokens": facts.get("tokens"),

@@ -40,6 +40,8 @@ class Run:
         search: For a result whose learning rate is searched: the runs that decide it. Its ``train`` has no
             learning rate then, until `crosstune.study.search.resolve` fills it in.
         chosen: Development score by searched rate, once resolved.
+        quantize: "4bit" or "8bit" for the frozen weights; in the id when set.
+        device_map: How the model is spread over GPUs; not in the id.
         known_as: The id from before it was resolved, which it keeps.
     """
 
@@ -58,6 +60,8 @@ class Run:
     kind: Literal["result", "search"] = "result"
     search: Search | None = None
     chosen: dict[float, float] | None = None
+    quantize: str | None = None
+    device_map: str | None = None
     known_as: str | None = None
 
     @cached_property
@@ -84,6 +88,8 @@ class Run:
         }
         if self.task.file is not None:
             content["task_file"] = self.task.file.sha256
+        if self.quantize is not None:
+            content["quantize"] = self.quantize
         if self.kind != "result":
             content["kind"] = self.kind
         if self.search is not None:
@@ -134,6 +140,8 @@ def expand(study: Study) -> list[Run]:
                         evaluate=evaluate,
                         seed=seed,
                         label=label,
+                        quantize=study.quantize,
+                        device_map=study.device_map,
                     )
                     runs.setdefault(run.id, run)
     return list(runs.values())

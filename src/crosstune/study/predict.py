@@ -18,6 +18,7 @@ from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
+from crosstune.models.device import choose_device
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.load import load
 from crosstune.study import store
@@ -84,7 +85,10 @@ def predict(
     )
     if method.trains and (wrong := store.damage(folder, (store.WEIGHTS,))):
         raise UserError(wrong)
-    lm = load(run["model"], device=device, dtype=run["dtype"])
+    spread = run.get("device_map") if choose_device(device).type == "cuda" and ":" not in device else None
+    lm = load(
+        run["model"], device=device, dtype=run["dtype"], quantize=run.get("quantize"), device_map=spread
+    )
     if lm.revision != run["revision"]:
         raise UserError(
             f"{run['model']} has changed: the run was made with {run['revision']}, this is {lm.revision}; "

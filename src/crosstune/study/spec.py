@@ -18,7 +18,8 @@ from crosstune.errors import UserError, did_you_mean
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.languages import find
 from crosstune.methods import METHODS
-from crosstune.models.device import DTYPES
+from crosstune.models.device import DTYPES, DeviceMap
+from crosstune.models.quantize import Quantize
 from crosstune.problems import Loc, invalid, known_keys, read_settings, reworded
 from crosstune.study.entries import ENTRY, MethodEntry, TaskEntry, settings_part
 from crosstune.study.model_names import cheap_geometry, check_model
@@ -45,6 +46,8 @@ class Study(BaseModel):
         prompt_language: "source" or "target", for every task that has the option and does not set it itself.
         seeds: One run of everything for each.
         store: Folder of the results; ``runs/<name>`` when not given.
+        quantize: "4bit" or "8bit" for the frozen weights of linear layers (an extra: bitsandbytes).
+        device_map: "auto", "balanced" or "sequential", to spread each model over all GPUs (an extra).
         trackers: Of "tensorboard", "wandb" and "trackio", what else is told of the runs (docs/trackers.md).
     """
 
@@ -62,6 +65,8 @@ class Study(BaseModel):
     prompt_language: Literal["source", "target"] | None = None
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     store: str | None = None
+    quantize: Quantize | None = None
+    device_map: DeviceMap | None = None
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     _text: str | None = PrivateAttr(default=None)
 
@@ -133,6 +138,9 @@ class Study(BaseModel):
             object.__setattr__(self, "tasks", tuple(map(self._prompted, self.tasks)))
         self._no_repetition()
         self._one_task_a_name()
+        for i, method in enumerate(self.methods):
+            if self.quantize is not None and method.name == "full":
+                raise invalid(("methods", i), "full cannot train quantised weights; take it or quantize out")
         for task in self.tasks:
             self.evaluate_for(task)
             self.languages_for(task)

@@ -224,7 +224,14 @@ class Work:
             self._model = None  # the old one's memory first
             self.shown.note(f"loading {model}")
             began = time.perf_counter()
-            lm = load(model, device=self.study.device, dtype=self.study.dtype)
+            study = self.study
+            lm = load(
+                model,
+                device=study.device,
+                dtype=study.dtype,
+                quantize=study.quantize,
+                device_map=study.device_map,
+            )
             self._model = (model, Loaded(lm, time.perf_counter() - began))
 
     def _loaded(self, model: str) -> Loaded:

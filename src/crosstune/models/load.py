@@ -15,7 +15,7 @@ from crosstune.models.fingerprint import fingerprint, read_json, weight_files
 from crosstune.models.geometry import geometry_of
 from crosstune.models.known import ALIASES, KNOWN
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.quantize import needs_package, quantization
+from crosstune.models.quantize import keep_gradients, needs_package, quantization
 from crosstune.models.quiet import quiet
 
 # Where the decoder sits in the weight files of a multimodal model, and where it does alone.
@@ -193,6 +193,8 @@ def _model(
             f"{name}: {len(missing)} weights are missing from the files in {folder} (first: {missing[0]}); "
             "they do not belong to this config.json"
         )
+    if bits is not None:
+        keep_gradients(model)
     model.requires_grad_(False)
     return model.eval()
 

@@ -40,6 +40,17 @@ def quantization(kind: str, dtype: torch.dtype) -> Any:
     )
 
 
+def keep_gradients(model: Any) -> None:
+    """Keep 4-bit weights in the form that gradients pass through.
+
+    On a CPU with AVX-512 BF16, bitsandbytes packs them anew at the first forward outside of training, for
+    good, and from then on no gradient comes through them: training would go on and change nothing.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def needs_package(package: str, what: str, extra: str) -> None:
     """Refuse what a missing package would do.
 

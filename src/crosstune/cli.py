@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from crosstune.errors import UserError
-from crosstune.output import complain, print_results, print_rows, say
+from crosstune.output import complain, print_costs, print_results, print_rows, say
 
 app = typer.Typer(
     help="Tune a language model in English by several methods; measure how far each carries into others.",
@@ -61,10 +61,14 @@ def run(
     dtype: Annotated[
         str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Make the runs again that failed before.")
+    ] = False,
 ) -> None:
     """Make every run of a study that is not finished yet.
 
-    Ctrl-C stops it; the same command goes on where it stopped.
+    Ctrl-C stops it; the same command goes on where it stopped. Given several times, on one machine or on
+    many that share the store, the processes share the runs out.
 
     Example: crosstune run studies/demo.yaml --device cpu
     """
@@ -78,7 +82,7 @@ def run(
     # The device and the dtype are looked at before anything runs.
     asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
     try:
-        summary = run_study(asked)
+        summary = run_study(asked, retry_failed=retry_failed)
     except Stopped as stop:
         complain(str(stop), style="yellow")
         raise typer.Exit(stop.exit_code) from None
@@ -90,6 +94,9 @@ def run(
 def results(
     store: StoreFolder,
     form: Annotated[Form, typer.Option("--format", help="How to print them.")] = Form.table,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Print what the runs cost instead: time, tokens, memory, energy.")
+    ] = False,
 ) -> None:
     """Print results: a table, or rows for other programs.
 
@@ -101,14 +108,36 @@ def results(
 
     found = api.results(store)
     if form is Form.table:
-        print_results(found)
+        print_costs(found) if cost else print_results(found)
     elif form is Form.csv:
-        sys.stdout.write(found.scores.write_csv())
+        sys.stdout.write((found.costs if cost else found.scores).write_csv())
     else:
         import json
 
-        tables = {"transfer": found.transfer.to_dicts(), "scores": found.scores.to_dicts()}
-        sys.stdout.write(json.dumps(tables, ensure_ascii=False, indent=1) + "\n")
+        tables = {"costs": found.costs} if cost else {"transfer": found.transfer, "scores": found.scores}
+        rows = {name: table.to_dicts() for name, table in tables.items()}
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+
+
+@app.command()
+def check(store: StoreFolder) -> None:
+    """Audit a store: every file of every run, and what lies beside them. Nothing is changed.
+
+    Exit code 2 when something is damaged; crosstune run sets damaged runs aside and makes them again.
+
+    Example: crosstune check runs/demo
+    """
+    from crosstune.study.audit import audit
+
+    found = audit(store)
+    for text in (*found.notes, *found.problems):
+        say(text)
+    searches = f" and {found.searches} searches" if found.searches else ""
+    say(f"{found.results} results{searches} are whole, {found.bytes / 2**20:,.1f} MiB")
+    if found.problems:
+        raise UserError(
+            f"{len(found.problems)} runs of {store} are damaged; run the study again to mend them"
+        )
 
 
 @app.command()

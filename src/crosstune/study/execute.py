@@ -184,6 +184,7 @@ def _record(
         "data": data.facts(run.train),
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
+        "git": provenance.git_state(),
         "device": run.device,
         "dtype": run.dtype,
         "cost": {

@@ -32,7 +32,8 @@ from saved_model import save_model, study_of
 KEYS = {
     "id", "study", "model", "revision", "method", "label", "task", "source_language", "languages", "seed",
     "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "data",
-    "versions", "hardware", "cost", "device", "dtype", "curve", "dev", "chosen_step", "started", "finished",
+    "versions", "hardware", "cost", "device", "dtype", "kind", "search", "curve",
+    "dev", "chosen_step", "started", "finished",
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from crosstune.study.execute import Loaded, execute
 from crosstune.study.grid import Run
 from crosstune.study.model_names import cheap_revision
 from crosstune.study.progress import Display
+from crosstune.study.record import fingerprints
 from crosstune.study.search import resolve
 from crosstune.study.spec import Study
 
@@ -180,7 +181,7 @@ class Work:
         except UserError:
             return False
         same_model = record["revision"] == self._loaded(run.model).lm.revision
-        if not same_model or record["fingerprints"] != data.of(run.train, run.kind):
+        if not same_model or record["fingerprints"] != fingerprints(run, data):
             return False
         self.finished[run.id] = record
         return True
@@ -261,6 +262,6 @@ class Work:
         for run in runs:
             if run.id not in self.finished:
                 continue
-            if self.finished[run.id]["fingerprints"] != data.of(run.train, run.kind):
+            if self.finished[run.id]["fingerprints"] != fingerprints(run, data):
                 del self.finished[run.id]
                 self.shown.note(f"{name_of(run)} is run again: the task's examples have changed since")

@@ -1,6 +1,5 @@
 """One run: attach, train, evaluate, detach; and the record of it."""
 
-import random
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
 from crosstune.study import provenance, store
 from crosstune.study.data import TaskData
+from crosstune.study.draw import draw
 from crosstune.study.grid import Run
 from crosstune.study.progress import Display
 from crosstune.tasks.few_shot import pick_exemplars, with_exemplars
@@ -116,9 +116,7 @@ def _count(run: Run, method: Method, lm: LanguageModel) -> int:
 
 def _train(run: Run, settings: TrainSettings, method: Method, data: TaskData, shown: Display) -> Trained:
     lm = method.attached()
-    examples = data.train_for(settings)
-    if settings.limit is not None and settings.limit < len(examples):
-        examples = random.Random(run.seed).sample(examples, settings.limit)
+    examples = draw(data.train_for(settings), settings, run.seed)
     rows = tokenize(
         lm,
         examples,
@@ -144,8 +142,7 @@ def _record(
     task = data.task
     settings = None
     if run.train is not None:
-        there = len(data.train_for(run.train))
-        used = min(there, run.train.limit or there)
+        used = len(draw(data.train_for(run.train), run.train, run.seed))
         settings = run.train.model_dump(mode="json") | {"steps": run.train.total_steps(used)}
     facts = asdict(trained) if trained is not None else {}
     return {

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
@@ -10,7 +10,8 @@ from crosstune.errors import did_you_mean
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.methods import METHODS
 from crosstune.methods.base import MethodConfig
-from crosstune.problems import invalid, known_keys, read_settings
+from crosstune.problems import Loc, invalid, known_keys, read_settings
+from crosstune.study.search import SearchSettings
 from crosstune.tasks import TASKS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom import SUFFIXES, TaskFile, load_task
@@ -20,29 +21,50 @@ ENTRY = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class MethodEntry(BaseModel):
-    """One method of a study: its settings, and the training settings that hold for it alone."""
+    """One method of a study.
+
+    Attributes:
+        name: In `METHODS`.
+        config: The method's settings.
+        train: Training settings for this method.
+        search: Learning rates searched for this method; False for no search, None for the study's.
+    """
 
     model_config = ENTRY
 
     name: str
     config: MethodConfig
     train: dict[str, Any] = {}
+    search: SearchSettings | Literal[False] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
         if isinstance(given, MethodEntry):
-            given = {"name": given.name, **given.config.model_dump(), "train": given.train}
+            given = given.as_given(mode="python")
         name, rest = _entry(given, "method", METHODS)
         train = settings_part(rest, "train", f"train of method {name}", TrainSettings)
+        search = search_part(rest)
+        if isinstance(search, SearchSettings) and "learning_rate" in train:
+            raise invalid(("search",), f"method {name}: give search or train.learning_rate, not both")
         config = METHODS[name].Config
-        known_keys(rest, config.model_fields, f"method {name}", also=("name", "train"))
-        return {"name": name, "config": read_settings(config, rest, f"method {name}"), "train": train}
+        known_keys(rest, config.model_fields, f"method {name}", also=("name", "train", "search"))
+        read = read_settings(config, rest, f"method {name}")
+        if isinstance(search, SearchSettings) and not METHODS[name](read).trains:
+            raise invalid(("search",), f"method {name} is not trained: there is no learning rate to search")
+        return {"name": name, "config": read, "train": train, "search": search}
 
     @field_validator("config", mode="plain")
     @classmethod
     def _kept(cls, config: MethodConfig) -> MethodConfig:
         return config
+
+    def as_given(self, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
+        """The entry as a study file has it."""
+        given = {"name": self.name, **self.config.model_dump(mode=mode), "train": self.train}
+        if self.search is not None:
+            given["search"] = self.search.model_dump(mode=mode) if self.search else False
+        return given
 
 
 class TaskEntry(BaseModel):
@@ -129,6 +151,27 @@ def settings_part(rest: dict[str, Any], key: str, what: str, model: type[BaseMod
         raise invalid((key,), f"{what}: a mapping of settings is wanted, such as {{{example}: 10}}")
     known_keys(given, model.model_fields, what, at=(key,))
     return dict(given)
+
+
+def search_part(rest: dict[str, Any]) -> SearchSettings | Literal[False] | None:
+    """Take ``search`` out: settings, False where it is switched off, None where nothing is said.
+
+    Raises:
+        ValidationError: It has other keys than `SearchSettings`, or rates that make no search.
+    """
+    if "search" not in rest:
+        return None
+    given = rest.pop("search")
+    if given is None or given is False:
+        return False
+    if isinstance(given, SearchSettings):
+        return given
+    if not isinstance(given, Mapping) or not given:
+        example = "search: {learning_rates: [3e-3, 1e-3, 3e-4]}"
+        raise invalid(("search",), f"search: give the rates, such as {example}, or false")
+    known_keys(given, SearchSettings.model_fields, "search", at=("search",))
+    rates: Loc = ("search", "learning_rates")
+    return read_settings(SearchSettings, given, "search", origin={"learning_rates": rates})
 
 
 def _own(given: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[str, Any]]:

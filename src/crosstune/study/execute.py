@@ -1,6 +1,5 @@
 """One run: attach, train, evaluate, detach; and the record of it."""
 
-import random
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.tensor_files import write_tensors
 from crosstune.study import provenance, store
 from crosstune.study.data import TaskData
+from crosstune.study.draw import draw
 from crosstune.study.grid import Run
 from crosstune.study.progress import Display
 from crosstune.study.record import write_record
@@ -156,9 +156,7 @@ def _count(run: Run, method: Method, lm: LanguageModel) -> int:
 
 def _train(run: Run, settings: TrainSettings, method: Method, data: TaskData, shown: Display) -> Trained:
     lm = method.attached()
-    examples = data.train_for(settings)
-    if settings.limit is not None and settings.limit < len(examples):
-        examples = random.Random(run.seed).sample(examples, settings.limit)
+    examples = draw(data.train_for(settings), settings, run.seed)
     rows = tokenize(
         lm,
         examples,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from crosstune.methods import METHODS
 from crosstune.methods.base import Method, MethodConfig
 from crosstune.models.device import choose_device, choose_dtype
 from crosstune.study.entries import MethodEntry, TaskEntry
-from crosstune.study.search import Search
+from crosstune.study.search import LAST_STEP, Search
 from crosstune.study.spec import Study
 from crosstune.training.settings import TrainSettings
 
@@ -77,7 +77,7 @@ class Run:
             "languages": sorted(self.languages),
             "method": self.method,
             "config": self.config.model_dump(mode="json"),
-            "train": None if self.train is None else self.train.model_dump(mode="json"),
+            "train": None if self.train is None else self.train.identity(),
             "evaluate": self.evaluate.model_dump(mode="json"),
             # Nothing is drawn for a method that neither trains nor shows exemplars.
             "seed": self.seed if made.trains or made.shots else None,
@@ -99,7 +99,8 @@ class Run:
 def expand(study: Study) -> list[Run]:
     """All runs of a study in the order they are done: model by model, task by task, untrained methods first.
 
-    A method that neither trains nor draws anything is one run whatever the seeds.
+    A method that neither trains nor draws anything is one run whatever the seeds. The search runs that decide
+    a learning rate stand just before the runs that wait for it.
 
     Raises:
         UserError: The device is not on this machine.
@@ -114,29 +115,53 @@ def expand(study: Study) -> list[Run]:
             for method, label in sorted(
                 zip(study.methods, names, strict=True), key=lambda each: _trains(each[0])
             ):
-                made = METHODS[method.name](method.config)
-                train = None
+                base = Run(
+                    study=study.name,
+                    model=model,
+                    device=device.type,
+                    dtype=dtype,
+                    task=task,
+                    languages=languages,
+                    method=method.name,
+                    config=method.config,
+                    train=None,
+                    evaluate=evaluate,
+                    seed=study.seeds[0],
+                    label=label,
+                )
+                made = base.new_method()
                 if made.trains:
-                    train = study.train_for(task, method)
-                    if train.learning_rate is None:
-                        train = train.model_copy(update={"learning_rate": made.default_rate})
-                for seed in study.seeds:
-                    run = Run(
-                        study=study.name,
-                        model=model,
-                        device=device.type,
-                        dtype=dtype,
-                        task=task,
-                        languages=languages,
-                        method=method.name,
-                        config=method.config,
-                        train=train,
-                        evaluate=evaluate,
-                        seed=seed,
-                        label=label,
-                    )
+                    base = replace(base, train=study.train_for(task, method))
+                for run in _searched(base, study.search_for(task, method), made.default_rate, study.seeds):
                     runs.setdefault(run.id, run)
     return list(runs.values())
+
+
+def _searched(
+    base: Run, rates: tuple[float, ...] | None, default: float | None, seeds: tuple[int, ...]
+) -> list[Run]:
+    """The runs of one model, task and method: those of the search, if there is one, and one for each seed."""
+    train = base.train
+    if train is None:
+        return [replace(base, seed=seed) for seed in seeds]
+    if rates is None:
+        rate = default if train.learning_rate is None else train.learning_rate
+        train = train.model_copy(update={"learning_rate": rate})
+        return [replace(base, train=train, seed=seed) for seed in seeds]
+    scored = {"evaluate_every": train.evaluate_every or LAST_STEP}
+    search = [
+        replace(
+            base,
+            kind="search",
+            languages=(),
+            seed=seeds[0],
+            train=train.model_copy(update=scored | {"learning_rate": rate}),
+        )
+        for rate in rates
+    ]
+    waits = Search(tuple(run.id for run in search), rates)
+    unset = train.model_copy(update={"learning_rate": None})
+    return [*search, *(replace(base, train=unset, search=waits, seed=seed) for seed in seeds)]
 
 
 def labels(methods: tuple[MethodEntry, ...]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from crosstune.models.language_model import LanguageModel
 from crosstune.study import provenance
 from crosstune.study.data import TaskData
+from crosstune.study.draw import draw
 from crosstune.study.grid import Run
 from crosstune.training.loop import Trained
 
@@ -72,8 +73,7 @@ def train_facts(run: Run, data: TaskData) -> dict[str, Any] | None:
     """The training settings, with the steps they come to on this data."""
     if run.train is None:
         return None
-    there = len(data.train_for(run.train))
-    used = min(there, run.train.limit or there)
+    used = len(draw(data.train_for(run.train), run.train, run.seed))
     return run.train.model_dump(mode="json") | {"steps": run.train.total_steps(used)}
 
 

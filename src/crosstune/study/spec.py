@@ -20,12 +20,16 @@ from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.models.device import DTYPES
 from crosstune.problems import Loc, invalid, known_keys, read_settings, reworded
-from crosstune.study.entries import ENTRY, MethodEntry, TaskEntry, settings_part
+from crosstune.study.entries import ENTRY, MethodEntry, TaskEntry, search_part, settings_part
 from crosstune.study.model_names import cheap_geometry, check_model
+from crosstune.study.search import SearchSettings
 from crosstune.training.settings import TrainSettings
 from crosstune.yaml_lines import Document, dump, read_document
 
 Codes = Literal["all"] | tuple[str, ...]
+
+ONE_OF = (("steps", "epochs"), ("limit", "per_label"))
+"""Training settings of which only one can hold."""
 
 
 class Study(BaseModel):
@@ -41,6 +45,8 @@ class Study(BaseModel):
         methods: Names, or a name with settings and ``train`` settings for that method.
         languages: "all", a list, or one of these for each task. The source language is always included.
         train: Training settings of every run. A task's own come before these, a method's own before both.
+        search: Learning rates to choose from, on source-language development data, for every trained method
+            that names no rate of its own and has no search of its own.
         evaluate: Evaluation settings of every run.
         prompt_language: "source" or "target", for every task that has the option and does not set it itself.
         seeds: One run of everything for each.
@@ -57,6 +63,7 @@ class Study(BaseModel):
     methods: tuple[MethodEntry, ...]
     languages: Codes | dict[str, Codes] = "all"
     train: dict[str, Any] = {}
+    search: SearchSettings | None = None
     evaluate: dict[str, Any] = {}
     prompt_language: Literal["source", "target"] | None = None
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
@@ -90,6 +97,9 @@ class Study(BaseModel):
                 read[key] = [read[key]]
         read["train"] = settings_part(read, "train", "train", TrainSettings)
         read["evaluate"] = settings_part(read, "evaluate", "evaluate", EvaluateSettings)
+        read["search"] = search_part(read) or None
+        if read["search"] is not None and "learning_rate" in read["train"]:
+            raise invalid(("search",), "give search or train.learning_rate, not both (search: null for none)")
         if isinstance(read.get("store"), Path):
             read["store"] = str(read["store"])
         return read
@@ -136,6 +146,7 @@ class Study(BaseModel):
             self.languages_for(task)
             for method in self.methods:
                 self._check_loss(task, method)
+                self._check_search(task, method)
         for i, model in enumerate(self.models):
             self._check_model(model, i)
         return self
@@ -183,6 +194,17 @@ class Study(BaseModel):
             where = ("methods", self.methods.index(method), "train", "loss")
         raise invalid(where, f"loss: choices on task {task.name} needs {needs}; use loss: answer")
 
+    def _check_search(self, task: TaskEntry, method: MethodEntry) -> None:
+        """A search needs development data in the source language."""
+        if self.search_for(task, method) is None or "dev" in task.task_class.split_names:
+            return
+        where: Loc = ("methods", self.methods.index(method)) if method.search else ()
+        raise invalid(
+            (*where, "search"),
+            f"search: task {task.name} has no development data to choose a learning rate on; give it a dev "
+            "split, or a train.learning_rate and search: false",
+        )
+
     def _check_model(self, model: str, at: int) -> None:
         try:
             check_model(model)
@@ -209,14 +231,29 @@ class Study(BaseModel):
         merged: dict[str, Any] = {}
         origin: dict[str, Loc] = {}
         for where, given in levels:
-            # Steps and epochs say the same thing: the nearer of the two holds.
-            for one, other in (("steps", "epochs"), ("epochs", "steps")):
+            # They say the same thing: the nearer of the two holds.
+            for one, other in ONE_OF:
                 if one in given:
                     merged.pop(other, None)
+                elif other in given:
+                    merged.pop(one, None)
             merged |= given
             origin |= {key: (*where, key) for key in given}
         nearest = next((where for where, given in reversed(levels) if given), ("train",))
         return read_settings(TrainSettings, merged, "train", origin=origin, whole=nearest)
+
+    def search_for(self, task: TaskEntry, method: MethodEntry) -> tuple[float, ...] | None:
+        """Learning rates that are searched for a run; None where its rate is given, or is the default.
+
+        What is said nearer holds: of the method, then of the task, then of the study.
+        """
+        if not METHODS[method.name](method.config).trains or "learning_rate" in method.train:
+            return None
+        if method.search is not None:
+            return method.search.learning_rates if method.search else None
+        if self.search is None or "learning_rate" in task.train:
+            return None
+        return self.search.learning_rates
 
     def evaluate_for(self, task: TaskEntry) -> EvaluateSettings:
         """Evaluation settings of a task's runs: the task's own before the study's."""
@@ -280,9 +317,7 @@ class Study(BaseModel):
             {**t.named(), **t.options.model_dump(mode="json"), "train": t.train, "evaluate": t.evaluate}
             for t in self.tasks
         ]
-        raw["methods"] = [
-            {"name": m.name, **m.config.model_dump(mode="json"), "train": m.train} for m in self.methods
-        ]
+        raw["methods"] = [method.as_given() for method in self.methods]
         return dump(raw)
 
 

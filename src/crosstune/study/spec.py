@@ -51,6 +51,7 @@ class Study(BaseModel):
         prompt_language: "source" or "target", for every task that has the option and does not set it itself.
         seeds: One run of everything for each.
         store: Folder of the results; ``runs/<name>`` when not given.
+        trackers: Of "tensorboard", "wandb" and "trackio", what else is told of the runs (docs/trackers.md).
     """
 
     model_config = ENTRY
@@ -68,6 +69,7 @@ class Study(BaseModel):
     prompt_language: Literal["source", "target"] | None = None
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     store: str | None = None
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     _text: str | None = PrivateAttr(default=None)
 
     # --- reading ----------------------------------------------------------------------------
@@ -92,7 +94,7 @@ class Study(BaseModel):
             if read.get(key) in (None, "", [], ()):
                 plain = key.removesuffix("s") if key == "models" else key
                 raise invalid((plain,), f'a study needs "{plain}:", such as {example}')
-        for key in ("models", "tasks", "methods", "seeds"):
+        for key in ("models", "tasks", "methods", "seeds", "trackers"):
             if isinstance(read.get(key), str | int | Mapping | BaseModel):
                 read[key] = [read[key]]
         read["train"] = settings_part(read, "train", "train", TrainSettings)
@@ -153,7 +155,7 @@ class Study(BaseModel):
 
     def _no_repetition(self) -> None:
         lists: dict[str, Sequence[Any]] = {
-            what: getattr(self, what) for what in ("models", "tasks", "methods", "seeds")
+            what: getattr(self, what) for what in ("models", "tasks", "methods", "seeds", "trackers")
         }
         for what, values in lists.items():
             for i, value in enumerate(values):

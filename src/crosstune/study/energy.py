@@ -1,0 +1,133 @@
+"""Joules of a block of work, where the machine tells: RAPL for processors, NVML for NVIDIA GPUs.
+
+What is counted is the whole package and the whole board, with whatever else runs on them.
+"""
+
+import importlib
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+POWERCAP = Path("/sys/class/powercap")
+_EVERY = 60.0  # seconds; a package counter starts again at 0 after some minutes at full load
+_ZONES = ("package", "dram")  # a package holds its cores; memory is counted beside it
+
+
+@dataclass
+class Counter:
+    """A counter of energy that only rises, until it starts again at 0.
+
+    Attributes:
+        read: Its value in joules.
+        limit: Value at which it starts again, in joules; None if it does not.
+        joules: Since the first look.
+    """
+
+    read: Callable[[], float]
+    limit: float | None = None
+    joules: float = 0.0
+    last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.last = self.read()
+
+    def look(self) -> None:
+        """Add what came since the last look."""
+        now = self.read()
+        step = now - self.last
+        if step < 0:
+            step = 0.0 if self.limit is None else step + self.limit
+        self.joules += step
+        self.last = now
+
+
+class Meter:
+    """Measures the energy of a ``with`` block.
+
+    Args:
+        gpus: PyTorch's numbers of the NVIDIA GPUs in use.
+        powercap: Where the kernel shows its counters.
+    """
+
+    def __init__(self, gpus: Sequence[int] = (), powercap: Path = POWERCAP) -> None:
+        self.gpus, self.powercap = gpus, powercap
+        self.counters: dict[str, list[Counter]] = {}
+        self._stop = threading.Event()
+        self._watch: threading.Thread | None = None
+
+    @property
+    def joules(self) -> dict[str, float] | None:
+        """By "cpu" and "gpu", each only where it is told; None where nothing is."""
+        told = {name: sum(each.joules for each in counters) for name, counters in self.counters.items()}
+        return told or None
+
+    def look(self) -> None:
+        """Read every counter now. One that cannot be read any more is dropped: half a sum misleads."""
+        for name, counters in list(self.counters.items()):
+            try:
+                for each in counters:
+                    each.look()
+            except Exception:  # NVML's errors are classes of its own
+                del self.counters[name]
+
+    def __enter__(self) -> Self:
+        found = {"cpu": rapl(self.powercap), "gpu": nvml(self.gpus)}
+        self.counters = {name: counters for name, counters in found.items() if counters}
+        if self.counters:
+            self._stop.clear()
+            self._watch = threading.Thread(target=self._looking, daemon=True)
+            self._watch.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._watch is not None:
+            self._stop.set()
+            self._watch.join()
+            self._watch = None
+            self.look()
+
+    def _looking(self) -> None:
+        while not self._stop.wait(_EVERY):
+            self.look()
+
+
+def rapl(powercap: Path = POWERCAP) -> list[Counter]:
+    """Counters of the processors' packages and memory; none where they are missing or may not be read."""
+    found = []
+    for zone in sorted(powercap.glob("intel-rapl:*")):
+        try:
+            if (zone / "name").read_text().startswith(_ZONES):
+                limit = int((zone / "max_energy_range_uj").read_text()) / 1e6
+                found.append(Counter(_reader(zone / "energy_uj"), limit))
+        except (OSError, ValueError):
+            return []
+    return found
+
+
+def _reader(file: Path) -> Callable[[], float]:
+    return lambda: int(file.read_text()) / 1e6
+
+
+def nvml(gpus: Sequence[int]) -> list[Counter]:
+    """Counters of some GPUs, by PyTorch's numbers; none where a driver or a library is missing."""
+    if not gpus:
+        return []
+    try:
+        import torch
+
+        pynvml: Any = importlib.import_module("pynvml")
+        pynvml.nvmlInit()
+        # By name: NVML counts all GPUs of the machine, PyTorch only those it may use, in another order.
+        names = [f"GPU-{torch.cuda.get_device_properties(gpu).uuid}" for gpu in gpus]
+        return [Counter(_board(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))) for name in names]
+    except Exception:  # too old a board, no driver, no library: NVML's errors are classes of its own
+        return []
+
+
+def _board(pynvml: Any, handle: Any) -> Callable[[], float]:
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3

@@ -63,7 +63,7 @@ def dev_score(record: Mapping[str, Any]) -> float:
     Raises:
         UserError: It was never scored.
     """
-    scores = [float(each["score"]) for each in record["training"]["dev"]]
+    scores = [float(each["score"]) for each in record["dev"]]
     if not scores:
         raise UserError(
             f"search run {record['id']} has no development score; delete it and run the study again"

@@ -1,5 +1,6 @@
 """Tensors to safetensors files, with a full disk told as the error it is."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,4 +25,6 @@ def write_tensors(tensors: Mapping[str, Tensor], at: Path, facts: Mapping[str, s
     except SafetensorError as error:
         text = str(error)
         number = text.partition("os error ")[2].partition(")")[0]
-        raise OSError(int(number) if number.isdigit() else 0, text) from error
+        if number.isdigit():
+            raise OSError(int(number), os.strerror(int(number))) from error
+        raise OSError(0, text) from error

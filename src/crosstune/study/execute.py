@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
 from torch import Tensor
 
 from crosstune.errors import UserError
 from crosstune.evaluation.evaluate import SCHEMA, evaluate
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory import Passes, ran_out
 from crosstune.models.tensor_files import write_tensors
 from crosstune.study import provenance, store
 from crosstune.study.data import TaskData
@@ -22,10 +22,12 @@ from crosstune.study.grid import Run
 from crosstune.study.progress import Display
 from crosstune.study.record import write_record
 from crosstune.study.searched import take_up
+from crosstune.study.unfinished import Unfinished, made_for
 from crosstune.tasks.few_shot import pick_exemplars, with_exemplars
 from crosstune.training.batches import tokenize
-from crosstune.training.loop import Trained, train
+from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
+from crosstune.training.state import Trained
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def execute(
     lm, method = loaded.lm, run.new_method()
     trained, train_from, seconds = None, None, 0.0
     predictions = pl.DataFrame(schema=SCHEMA)
+    kept = Unfinished(work, made_for(run, lm, data), shown.note)
+    learning, answering = _passes(run, lm, shown)
     try:
         method.attach(lm, run.seed)
         try:
@@ -108,38 +112,56 @@ def execute(
                 if taken is not None:
                     trained, train_from = taken
                 else:
-                    trained = _train(run, run.train, method, data, shown)
+                    trained = _train(run, run.train, method, data, shown, kept, learning, answering)
+            answering.tokens = 0  # from here on those of test examples
             if run.kind == "result":
-                began = time.perf_counter()
-                predictions = _evaluate(run, method, data, shown)
-                seconds = time.perf_counter() - began
+                predictions, seconds = _evaluate(run, method, data, shown, kept, answering)
             weights = None
             if trained is not None:
                 # Copies: detaching may put other bits into the same tensors.
                 weights = {name: x.to("cpu", copy=True).contiguous() for name, x in method.state().items()}
         finally:
             method.detach()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
         raise UserError(f"memory of {run.device} ran out; lower tokens_per_pass, or batch_size") from error
     record = write_record(run, lm, data, trained, count)
     record["cost"] |= {
         "load_seconds": loaded.seconds,
         "evaluate_seconds": seconds,
         "train_from": train_from,
+        "test_tokens": answering.tokens,
+        "halvings": learning.halvings + answering.halvings,
+        "resumed": kept.resumed,
     }
     record |= {"started": started, "finished": provenance.now()}
     return Made(record, predictions, weights)
 
 
-def _evaluate(run: Run, method: Method, data: TaskData, shown: Display) -> pl.DataFrame:
-    """Answers to all test examples, one row each."""
+def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[Passes, Passes]:
+    """Of training, and of evaluation: on development data and on test data alike."""
+    tokens = run.evaluate.tokens_per_pass if run.train is None else run.train.tokens_per_pass
+    return (
+        Passes(tokens, lm.device, "training", shown.note),
+        Passes(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note),
+    )
+
+
+def _evaluate(
+    run: Run, method: Method, data: TaskData, shown: Display, kept: Unfinished, passes: Passes
+) -> tuple[pl.DataFrame, float]:
+    """Answers to all test examples, one row each, and the seconds they took."""
     test = data.test
     if method.shots:
         exemplars = pick_exemplars(data.train_for(None), method.shots, run.seed)
         test = {language: with_exemplars(each, exemplars) for language, each in test.items()}
     shown.evaluating(sum(len(each) for each in test.values()))
-    with method.evaluating():
-        return evaluate(method.attached(), data.task, test, run.evaluate, shown.evaluated)
+    began = time.perf_counter()
+    with kept.journal(method.state()) as journal, method.evaluating():
+        table = evaluate(method.attached(), data.task, test, run.evaluate, shown.evaluated, passes, journal)
+    before = 0.0 if journal is None else journal.seconds
+    return table, before + time.perf_counter() - began
 
 
 def _count(run: Run, method: Method, lm: LanguageModel) -> int:
@@ -154,7 +176,16 @@ def _count(run: Run, method: Method, lm: LanguageModel) -> int:
     return count
 
 
-def _train(run: Run, settings: TrainSettings, method: Method, data: TaskData, shown: Display) -> Trained:
+def _train(
+    run: Run,
+    settings: TrainSettings,
+    method: Method,
+    data: TaskData,
+    shown: Display,
+    kept: Unfinished,
+    learning: Passes,
+    answering: Passes,
+) -> Trained:
     lm = method.attached()
     examples = draw(data.train_for(settings), settings, run.seed)
     rows = tokenize(
@@ -168,8 +199,10 @@ def _train(run: Run, settings: TrainSettings, method: Method, data: TaskData, sh
 
     def dev_score() -> float:
         with method.evaluating():
-            table = evaluate(lm, data.task, {source: data.dev[: settings.dev_limit]}, run.evaluate)
+            dev = {source: data.dev[: settings.dev_limit]}
+            table = evaluate(lm, data.task, dev, run.evaluate, passes=answering)
         return float(table["score"].mean())  # type: ignore[arg-type]  # never empty
 
     wanted = dev_score if settings.evaluate_every is not None else None
-    return train(method, rows, settings, run.seed, wanted, shown.trained)
+    checkpoint = kept.checkpoint(learning, answering)
+    return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)

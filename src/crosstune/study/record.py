@@ -8,7 +8,7 @@ from crosstune.study import provenance
 from crosstune.study.data import TaskData
 from crosstune.study.draw import draw
 from crosstune.study.grid import Run
-from crosstune.training.loop import Trained
+from crosstune.training.state import Trained
 
 
 def fingerprints(run: Run, data: TaskData) -> dict[str, Any]:

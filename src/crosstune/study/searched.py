@@ -15,7 +15,7 @@ from crosstune.study.grid import Run
 from crosstune.study.progress import Display
 from crosstune.study.record import train_facts
 from crosstune.study.search import LAST_STEP
-from crosstune.training.loop import Trained
+from crosstune.training.state import Trained
 
 
 def take_up(

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from crosstune.errors import did_you_mean
+from crosstune.errors import UserError, did_you_mean
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.methods import METHODS
 from crosstune.methods.base import MethodConfig
+from crosstune.methods.budget import parse_budget
 from crosstune.problems import Loc, invalid, known_keys, read_settings
 from crosstune.study.search import SearchSettings
 from crosstune.tasks import TASKS
@@ -20,6 +21,9 @@ from crosstune.training.settings import TrainSettings
 ENTRY = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+_METHOD_KEYS = ("name", "train", "search", "budget", "grid")
+
+
 class MethodEntry(BaseModel):
     """One method of a study.
 
@@ -28,6 +32,8 @@ class MethodEntry(BaseModel):
         config: The method's settings.
         train: Training settings for this method.
         search: Learning rates searched for this method; False for no search, None for the study's.
+        budget: Trained parameters that the method's size is solved for, model by model; False for none, None
+            for the study's.
     """
 
     model_config = ENTRY
@@ -36,6 +42,7 @@ class MethodEntry(BaseModel):
     config: MethodConfig
     train: dict[str, Any] = {}
     search: SearchSettings | Literal[False] | None = None
+    budget: int | Literal[False] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -47,21 +54,38 @@ class MethodEntry(BaseModel):
         search = search_part(rest)
         if isinstance(search, SearchSettings) and "learning_rate" in train:
             raise invalid(("search",), f"method {name}: give search or train.learning_rate, not both")
-        config = METHODS[name].Config
-        known_keys(rest, config.model_fields, f"method {name}", also=("name", "train", "search"))
+        budget = budget_part(rest)
+        config, size = METHODS[name].Config, METHODS[name].size
+        known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS)
         read = read_settings(config, rest, f"method {name}")
+        if budget:
+            if size is None:
+                raise invalid(("budget",), f"method {name} has no size that a budget could decide")
+            if size in rest:
+                raise invalid(("budget",), f"method {name}: give {size} or budget, not both")
         if isinstance(search, SearchSettings) and not METHODS[name](read).trains:
             raise invalid(("search",), f"method {name} is not trained: there is no learning rate to search")
-        return {"name": name, "config": read, "train": train, "search": search}
+        return {"name": name, "config": read, "train": train, "search": search, "budget": budget}
 
     @field_validator("config", mode="plain")
     @classmethod
     def _kept(cls, config: MethodConfig) -> MethodConfig:
         return config
 
+    def budget_of(self, study: int | None) -> int | None:
+        """Trained parameters that the size is solved for; the study's where it has no budget."""
+        size = METHODS[self.name].size
+        if size is None or self.budget is False or size in self.config.model_fields_set:
+            return None
+        return self.budget or study
+
     def as_given(self, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
         """The entry as a study file has it."""
-        given = {"name": self.name, **self.config.model_dump(mode=mode), "train": self.train}
+        # A size that was not given must stay so: a budget would decide it.
+        settings = self.config.model_dump(mode=mode, exclude_unset=True)
+        given: dict[str, Any] = {"name": self.name, **settings, "train": self.train}
+        if self.budget is not None:
+            given["budget"] = self.budget
         if self.search is not None:
             given["search"] = self.search.model_dump(mode=mode) if self.search else False
         return given
@@ -172,6 +196,23 @@ def search_part(rest: dict[str, Any]) -> SearchSettings | Literal[False] | None:
     known_keys(given, SearchSettings.model_fields, "search", at=("search",))
     rates: Loc = ("search", "learning_rates")
     return read_settings(SearchSettings, given, "search", origin={"learning_rates": rates})
+
+
+def budget_part(rest: dict[str, Any]) -> int | Literal[False] | None:
+    """Take ``budget`` out: parameters, False where it is switched off, None where nothing is said.
+
+    Raises:
+        ValidationError: It is no number of parameters.
+    """
+    if "budget" not in rest:
+        return None
+    given = rest.pop("budget")
+    if given is None or given is False:
+        return False
+    try:
+        return parse_budget(given)
+    except UserError as error:
+        raise invalid(("budget",), str(error)) from error
 
 
 def _own(given: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[str, Any]]:

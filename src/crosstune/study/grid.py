@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -9,7 +10,9 @@ from typing import Any, Literal
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method, MethodConfig
+from crosstune.methods.budget import solve, written
 from crosstune.models.device import choose_device, choose_dtype
+from crosstune.models.known import geometry_for
 from crosstune.study.entries import MethodEntry, TaskEntry
 from crosstune.study.search import LAST_STEP, Search
 from crosstune.study.spec import Study
@@ -103,11 +106,12 @@ def expand(study: Study) -> list[Run]:
     a learning rate stand just before the runs that wait for it.
 
     Raises:
-        UserError: The device is not on this machine.
+        UserError: The device is not on this machine, or the shape of a model, which a budget needs, cannot be
+            read.
     """
     device = choose_device(study.device)
     dtype = str(choose_dtype(study.dtype, device)).removeprefix("torch.")
-    names = labels(study.methods)
+    names = labels(study.methods, study.budget)
     runs: dict[str, Run] = {}
     for model in study.models:
         for task in study.tasks:
@@ -123,7 +127,7 @@ def expand(study: Study) -> list[Run]:
                     task=task,
                     languages=languages,
                     method=method.name,
-                    config=method.config,
+                    config=_sized(method, study.budget, model),
                     train=None,
                     evaluate=evaluate,
                     seed=study.seeds[0],
@@ -164,15 +168,28 @@ def _searched(
     return [*search, *(replace(base, train=unset, search=waits, seed=seed) for seed in seeds)]
 
 
-def labels(methods: tuple[MethodEntry, ...]) -> list[str]:
-    """A short name for each method of a study: its name and the settings that are not the default."""
-    made = [label(method) for method in methods]
+def _sized(method: MethodEntry, shared: int | None, model: str) -> MethodConfig:
+    """The method's settings, its size solved for this model where a budget decides it."""
+    budget = method.budget_of(shared)
+    solved = None if budget is None else solve(method.name, method.config, geometry_for(model), budget)
+    return method.config if solved is None else solved.config
+
+
+def labels(methods: Sequence[MethodEntry], budget: int | None = None) -> list[str]:
+    """A short name for each method of a study: its name and the settings that are not the default.
+
+    Args:
+        methods: Of the study.
+        budget: The study's own. A method whose size a budget decides is named by the budget, since the size
+            differs between models.
+    """
+    made = [label(method, budget) for method in methods]
     again = [f"{text} ({made[:i].count(text) + 1})" for i, text in enumerate(made)]
     return [text if made.count(text) == 1 else numbered for text, numbered in zip(made, again, strict=True)]
 
 
-def label(entry: MethodEntry) -> str:
-    """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003"."""
+def label(entry: MethodEntry, budget: int | None = None) -> str:
+    """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003", "lora 1.23M"."""
     config = entry.config
     parts = [entry.name]
     default = METHODS[entry.name].Config()
@@ -181,6 +198,8 @@ def label(entry: MethodEntry) -> str:
         for name in type(config).model_fields
         if (value := getattr(config, name)) != getattr(default, name)
     }
+    if (own := entry.budget_of(budget)) is not None:
+        parts.append(written(own))
     train = dict(entry.train)
     if train.get("learning_rate") == METHODS[entry.name](config).default_rate:
         train.pop("learning_rate", None)

@@ -4,6 +4,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+ONE_OF = (("steps", "epochs"), ("limit", "per_label"))
+"""Settings of which only one can hold: the one said nearer to the run."""
+
 
 class TrainSettings(BaseModel):
     """Settings of the training loop, the same for every method unless a study says otherwise.

@@ -38,6 +38,13 @@ class Thing(StrEnum):
     languages = "languages"
 
 
+class Executor(StrEnum):
+    """Where runs are made."""
+
+    local = "local"
+    ray = "ray"
+
+
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; over the study's own.")]
 StoreFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder a study ran into, such as runs/demo.")
@@ -64,6 +71,17 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Make the runs again that failed before.")
     ] = False,
+    executor: Annotated[
+        Executor, typer.Option(help="local: this process; ray: several workers (docs/cluster.md).")
+    ] = Executor.local,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With ray: how many; by default one a GPU, or one a machine.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="With ray: cores of each worker.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="With ray: GPUs of each worker.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="With ray: a cluster's, auto or host:port; this machine by default.")
+    ] = None,
 ) -> None:
     """Make every run of a study that is not finished yet.
 
@@ -77,12 +95,21 @@ def run(
     from crosstune.study.spec import read_study
     from crosstune.study.stopping import Stopped
 
+    on_ray: dict[str, Any] = {"workers": workers, "cpus": cpus, "gpus": gpus, "address": address}
+    for name, value in on_ray.items():
+        if executor is not Executor.ray and value is not None:
+            raise UserError(f"--{name} is for --executor ray; add that, or leave it out")
     asked = read_study(study)
     changes = {"store": store, "device": device, "dtype": dtype}
     # The device and the dtype are looked at before anything runs.
     asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
     try:
-        summary = run_study(asked, retry_failed=retry_failed)
+        if executor is Executor.ray:
+            from crosstune.study.ray_executor import run_on_ray
+
+            summary = run_on_ray(asked, **on_ray, retry_failed=retry_failed)
+        else:
+            summary = run_study(asked, retry_failed=retry_failed)
     except Stopped as stop:
         complain(str(stop), style="yellow")
         raise typer.Exit(stop.exit_code) from None

@@ -1,5 +1,6 @@
 """A training stopped after any step and taken up again ends in the same bits."""
 
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,22 @@ def test_a_folder_that_takes_nothing_does_not_end_a_training(
     same(go(lm, "lora", FIVE, Checkpoint(tmp_path / "gone", "x", notes.append)), go(lm, "lora", FIVE))
     assert len(notes) == 1
     assert notes[0].startswith("  no checkpoint can be written (No such file or directory")
+
+
+def test_a_full_disk_does_not_end_a_training(
+    tiny_lm: Callable[..., Any], tmp_path: Path, notes: list[str]
+) -> None:
+    lm = tiny_lm("llama")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    try:
+        found = go(lm, "lora", FIVE, Checkpoint(tmp_path, "x", notes.append))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    same(found, go(lm, "lora", FIVE))
+    assert len(notes) == 1
+    assert notes[0].startswith("  no checkpoint can be written (File too large); training goes on")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_limits_and_counts_come_back(tiny_lm: Callable[..., Any], tmp_path: Path, notes: list[str]) -> None:

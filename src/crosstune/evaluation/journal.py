@@ -10,6 +10,7 @@ import os
 import time
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
@@ -82,10 +83,8 @@ class Journal(Generic[T]):
         """Let go of the file."""
         stream, self._stream = self._stream, None
         if stream is not None:
-            try:
+            with suppress(OSError):  # what a full disk did not take, as said before
                 stream.close()
-            except OSError as error:
-                self._give_up(error)
 
     def _write(self, entry: dict[str, Any]) -> None:
         assert self._stream is not None

@@ -36,6 +36,7 @@ class Thing(StrEnum):
     tasks = "tasks"
     models = "models"
     languages = "languages"
+    presets = "presets"
 
 
 class Executor(StrEnum):
@@ -193,20 +194,30 @@ def params(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Find each method's size for so many parameters, such as 1.23M.")
+    ] = None,
 ) -> None:
-    """Count what a method trains on a model.
+    """Count what a method trains on a model, or find its size for a number of parameters.
 
     Only the model's shape is needed, not its weights.
 
     Example: crosstune params prefix --model llama-3.1-8b --set length=10 --set layers=30
+
+    Example: crosstune params --budget 1.23M --model llama-3.1-8b
     """
     from crosstune.models.known import geometry_for
 
     geometry = geometry_for(model)
-    from crosstune.study.count import count_parameters
+    from crosstune.study.count import count_parameters, solve_budget
 
     if method is None and settings:
         raise UserError("--set needs a method: crosstune params prefix --set length=10")
+    if budget is not None:
+        solved = solve_budget(geometry, budget, method, settings or [])
+        sizes = [(name, *_solved(each)) for name, each in solved.items()]
+        print_rows(("method", "size", "trained parameters", f"off {budget}"), sizes, right=(2, 3))
+        return
     rows = count_parameters(geometry, method, settings or [])
     if method is not None:
         say(f"{rows[method]:,} trained parameters, {rows[method] / geometry.parameters:.4%} of {model}")
@@ -217,7 +228,7 @@ def params(
 
 @app.command("list")
 def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None:
-    """List the methods, tasks, models or languages there are.
+    """List the methods, tasks, models, languages or presets there are.
 
     Example: crosstune list languages
     """
@@ -260,6 +271,11 @@ def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None
             )
         print_rows(("model", "parameters", "layers", "hidden", "load as"), rows, right=(1, 2, 3))
         say("any causal language model of the hub or in a folder can be loaded; these are known by shape")
+    elif thing is Thing.presets:
+        from crosstune.study.reading import presets
+
+        print_rows(("preset", ""), list(presets().items()))
+        say('a study takes one with "preset: NAME" and changes what it likes: see docs/studies.md')
     else:
         from crosstune.languages import LANGUAGES
 
@@ -337,6 +353,13 @@ def main() -> NoReturn:
 
 def _rate(method: Any) -> str:
     return "-" if method.learning_rate is None else f"{method.learning_rate:g}"
+
+
+def _solved(found: Any) -> tuple[str, str, str]:
+    """Size, count and distance of one method's answer to a budget."""
+    if found is None:
+        return "-", "-", "-"
+    return f"{found.setting} {found.size}", f"{found.count:,}", f"{found.off:+.1%}"
 
 
 def _count(codes: Sequence[str]) -> str:

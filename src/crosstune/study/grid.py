@@ -200,7 +200,8 @@ def label(entry: MethodEntry, budget: int | None = None) -> str:
     }
     if (own := entry.budget_of(budget)) is not None:
         parts.append(written(own))
-    train = dict(entry.train)
+    fields = TrainSettings.model_fields
+    train = {key: x for key, x in entry.train.items() if x is not None or fields[key].default is not None}
     if train.get("learning_rate") == METHODS[entry.name](config).default_rate:
         train.pop("learning_rate", None)
     for name, value in (*settings.items(), *train.items()):

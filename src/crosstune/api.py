@@ -8,7 +8,7 @@
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +27,12 @@ class Results:
     Attributes:
         runs: Content of each run.json.
         predictions: One row an example of each run (column ``run``).
+        searches: run.json of the runs that only searched a setting on development data.
     """
 
     runs: list[dict[str, Any]]
     predictions: "pl.DataFrame"
+    searches: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def scores(self) -> "pl.DataFrame":
@@ -46,13 +48,21 @@ class Results:
 
         return transfer(self.scores)
 
+    @cached_property
+    def costs(self) -> "pl.DataFrame":
+        """One row per model, task, method and kind of run; see `crosstune.analysis.costs.costs`."""
+        from crosstune.analysis.costs import costs
 
-def run(study: "Study", *, console: "Console | None" = None) -> Results:
+        return costs([*self.searches, *self.runs])
+
+
+def run(study: "Study", *, console: "Console | None" = None, retry_failed: bool = False) -> Results:
     """Make every run of a study that its store does not hold yet, and read the results of all.
 
     Args:
         study: From `read_study`, or ``crosstune.Study(name=..., model=..., tasks=[...], methods=[...])``.
         console: Where progress goes; standard error by default.
+        retry_failed: Try the runs again that failed before.
 
     Raises:
         UserError: The model cannot be loaded, the disk is full, a run failed, ...
@@ -60,7 +70,7 @@ def run(study: "Study", *, console: "Console | None" = None) -> Results:
     """
     from crosstune.study.runner import run_study
 
-    summary = run_study(study, console=console)
+    summary = run_study(study, console=console, retry_failed=retry_failed)
     return results(summary.store, only=summary.runs)
 
 
@@ -78,7 +88,9 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
 
     folder = Path(store)
     runs = [run for run in stored.read_runs(folder) if only is None or run["id"] in only]
-    return Results(runs, stored.read_predictions(folder, runs))
+    wanted = {each for run in runs for each in (run.get("search") or {}).get("runs", ())}
+    searches = [run for run in stored.read_runs(folder, "search") if only is None or run["id"] in wanted]
+    return Results(runs, stored.read_predictions(folder, runs), searches)
 
 
 def report(store: str | Path, out: str | Path | None = None, *, title: str | None = None) -> Path:

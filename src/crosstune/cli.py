@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from crosstune.errors import UserError
-from crosstune.output import complain, print_results, print_rows, say
+from crosstune.output import complain, print_costs, print_results, print_rows, say
 
 app = typer.Typer(
     help="Tune a language model in English by several methods; measure how far each carries into others.",
@@ -36,6 +36,7 @@ class Thing(StrEnum):
     tasks = "tasks"
     models = "models"
     languages = "languages"
+    presets = "presets"
 
 
 class Executor(StrEnum):
@@ -68,6 +69,9 @@ def run(
     dtype: Annotated[
         str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")
     ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Make the runs again that failed before.")
+    ] = False,
     executor: Annotated[
         Executor, typer.Option(help="local: this process; ray: several workers (docs/cluster.md).")
     ] = Executor.local,
@@ -82,7 +86,8 @@ def run(
 ) -> None:
     """Make every run of a study that is not finished yet.
 
-    Ctrl-C stops it; the same command goes on where it stopped.
+    Ctrl-C stops it; the same command goes on where it stopped. Given several times, on one machine or on
+    many that share the store, the processes share the runs out.
 
     Example: crosstune run studies/demo.yaml --device cpu
     """
@@ -103,9 +108,9 @@ def run(
         if executor is Executor.ray:
             from crosstune.study.ray_executor import run_on_ray
 
-            summary = run_on_ray(asked, **on_ray)
+            summary = run_on_ray(asked, **on_ray, retry_failed=retry_failed)
         else:
-            summary = run_study(asked)
+            summary = run_study(asked, retry_failed=retry_failed)
     except Stopped as stop:
         complain(str(stop), style="yellow")
         raise typer.Exit(stop.exit_code) from None
@@ -117,6 +122,9 @@ def run(
 def results(
     store: StoreFolder,
     form: Annotated[Form, typer.Option("--format", help="How to print them.")] = Form.table,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Print what the runs cost instead: time, tokens, memory, energy.")
+    ] = False,
 ) -> None:
     """Print results: a table, or rows for other programs.
 
@@ -128,14 +136,36 @@ def results(
 
     found = api.results(store)
     if form is Form.table:
-        print_results(found)
+        print_costs(found) if cost else print_results(found)
     elif form is Form.csv:
-        sys.stdout.write(found.scores.write_csv())
+        sys.stdout.write((found.costs if cost else found.scores).write_csv())
     else:
         import json
 
-        tables = {"transfer": found.transfer.to_dicts(), "scores": found.scores.to_dicts()}
-        sys.stdout.write(json.dumps(tables, ensure_ascii=False, indent=1) + "\n")
+        tables = {"costs": found.costs} if cost else {"transfer": found.transfer, "scores": found.scores}
+        rows = {name: table.to_dicts() for name, table in tables.items()}
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+
+
+@app.command()
+def check(store: StoreFolder) -> None:
+    """Audit a store: every file of every run, and what lies beside them. Nothing is changed.
+
+    Exit code 2 when something is damaged; crosstune run sets damaged runs aside and makes them again.
+
+    Example: crosstune check runs/demo
+    """
+    from crosstune.study.audit import audit
+
+    found = audit(store)
+    for text in (*found.notes, *found.problems):
+        say(text)
+    searches = f" and {found.searches} searches" if found.searches else ""
+    say(f"{found.results} results{searches} are whole, {found.bytes / 2**20:,.1f} MiB")
+    if found.problems:
+        raise UserError(
+            f"{len(found.problems)} runs of {store} are damaged; run the study again to mend them"
+        )
 
 
 @app.command()
@@ -164,20 +194,30 @@ def params(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Find each method's size for so many parameters, such as 1.23M.")
+    ] = None,
 ) -> None:
-    """Count what a method trains on a model.
+    """Count what a method trains on a model, or find its size for a number of parameters.
 
     Only the model's shape is needed, not its weights.
 
     Example: crosstune params prefix --model llama-3.1-8b --set length=10 --set layers=30
+
+    Example: crosstune params --budget 1.23M --model llama-3.1-8b
     """
     from crosstune.models.known import geometry_for
 
     geometry = geometry_for(model)
-    from crosstune.study.count import count_parameters
+    from crosstune.study.count import count_parameters, solve_budget
 
     if method is None and settings:
         raise UserError("--set needs a method: crosstune params prefix --set length=10")
+    if budget is not None:
+        solved = solve_budget(geometry, budget, method, settings or [])
+        sizes = [(name, *_solved(each)) for name, each in solved.items()]
+        print_rows(("method", "size", "trained parameters", f"off {budget}"), sizes, right=(2, 3))
+        return
     rows = count_parameters(geometry, method, settings or [])
     if method is not None:
         say(f"{rows[method]:,} trained parameters, {rows[method] / geometry.parameters:.4%} of {model}")
@@ -188,7 +228,7 @@ def params(
 
 @app.command("list")
 def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None:
-    """List the methods, tasks, models or languages there are.
+    """List the methods, tasks, models, languages or presets there are.
 
     Example: crosstune list languages
     """
@@ -231,6 +271,11 @@ def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None
             )
         print_rows(("model", "parameters", "layers", "hidden", "load as"), rows, right=(1, 2, 3))
         say("any causal language model of the hub or in a folder can be loaded; these are known by shape")
+    elif thing is Thing.presets:
+        from crosstune.study.reading import presets
+
+        print_rows(("preset", ""), list(presets().items()))
+        say('a study takes one with "preset: NAME" and changes what it likes: see docs/studies.md')
     else:
         from crosstune.languages import LANGUAGES
 
@@ -308,6 +353,13 @@ def main() -> NoReturn:
 
 def _rate(method: Any) -> str:
     return "-" if method.learning_rate is None else f"{method.learning_rate:g}"
+
+
+def _solved(found: Any) -> tuple[str, str, str]:
+    """Size, count and distance of one method's answer to a budget."""
+    if found is None:
+        return "-", "-", "-"
+    return f"{found.setting} {found.size}", f"{found.count:,}", f"{found.off:+.1%}"
 
 
 def _count(codes: Sequence[str]) -> str:

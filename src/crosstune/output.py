@@ -31,6 +31,13 @@ def print_results(found: Any) -> None:
     standard_output().print(results_table(found.runs, found.predictions))
 
 
+def print_costs(found: Any) -> None:
+    """The table of what results cost (`crosstune.api.Results`)."""
+    from crosstune.report.terminal import costs_table
+
+    standard_output().print(costs_table(found.costs))
+
+
 def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
     """A plain table; columns whose numbers are in ``right`` end on the right."""
     from rich.table import Table

@@ -33,8 +33,9 @@ from saved_model import save_model, study_of
 KEYS = {
     "id", "study", "model", "revision", "method", "label", "task", "source_language", "languages", "seed",
     "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "data",
-    "versions", "hardware", "cost", "device", "dtype", "curve", "dev", "chosen_step", "started", "finished",
+    "versions", "hardware", "git", "cost", "device", "dtype", "kind", "search", "curve",
     "quantize", "device_map",
+    "dev", "chosen_step", "started", "finished",
 }  # fmt: skip
 
 

@@ -77,12 +77,7 @@ MISTAKES = [
     ),
     ("model: demo:gemma-3-270m\n", "", '1: a study needs "model:", such as demo:gemma-3-270m'),
     ("limit: 50}", "limit: 50}\nseeds: [0, x]", '12: seeds.1 should be a whole number; found "x"'),
-    (
-        "limit: 50}",
-        "limit: 50}\nlimit: 50}",
-        '12: unknown key "limit" in a study; known: device, dtype, evaluate, languages, methods, model, '
-        "models, name, prompt_language, seeds, store, tasks, ...",
-    ),
+    ("limit: 50}", "limit: 50}\nstorr: x", '12: unknown key "storr" in a study; did you mean "store"?'),
     ("limit: 50}", "limit: 50}\nname: again", '12: key "name" again; first on line 1'),
 ]
 

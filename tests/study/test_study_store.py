@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from crosstune.errors import UserError
+from crosstune.models.tensor_files import write_tensors
 from crosstune.study import store
-from crosstune.study.execute import _write
 
 ID, OTHER = "0123456789abcdef", "fedcba9876543210"
 TABLE = pl.DataFrame({"language": ["en"], "example": ["1"], "score": [1.0]})
@@ -168,7 +168,7 @@ def small_files() -> Iterator[None]:
 @pytest.mark.parametrize("what", ["text", "weights"])
 def test_a_file_size_limit_is_a_full_disk_too(tmp_path: Path, what: str) -> None:
     """The real thing, through Python and through safetensors."""
-    weights = partial(_write, {"w": torch.zeros(10_000)}) if what == "weights" else None
+    weights = partial(write_tensors, {"w": torch.zeros(10_000)}) if what == "weights" else None
     with pytest.raises(UserError, match="no room on disk: "):
         store.save(tmp_path, record() | {"text": "x" * (30_000 if what == "text" else 1)}, TABLE, weights)
     assert not any(tmp_path.iterdir())

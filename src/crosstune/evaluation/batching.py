@@ -1,6 +1,13 @@
 """Evaluation batches: items of like length together, up to a number of tokens."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TypeVar
+
+from crosstune.evaluation.journal import Journal
+from crosstune.models.memory import Passes
+
+T = TypeVar("T", str, list[float])
 
 # A batch that is large enough already is closed rather than padded by more than this.
 LARGE_ENOUGH = 1 / 8
@@ -26,3 +33,46 @@ def batches_by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]
         batch.append(i)
     if batch:
         yield batch
+
+
+def in_batches(
+    lengths: Sequence[int],
+    answer: Callable[[list[int]], list[T]],
+    passes: Passes,
+    tell: Callable[[int], None] | None = None,
+    journal: Journal[T] | None = None,
+) -> list[T]:
+    """Answer every item, batch by batch; smaller batches where memory runs out.
+
+    Args:
+        lengths: Tokens of each item.
+        answer: Gives the answers to the items of one batch.
+        passes: Says how many tokens go at once.
+        tell: Called with the number of items done since the last call.
+        journal: Holds the answers of finished batches. Batches are made from the longest item down, so
+            those that remain are the same as if nothing had come between.
+
+    Raises:
+        UserError: Memory runs out on one item.
+    """
+    done: dict[int, T] = {}
+    if journal is not None:
+        done = journal.answers
+        if done and journal.passes is not None:
+            passes.put_back(journal.passes)
+            if tell is not None:
+                tell(len(done))
+    while len(done) < len(lengths):
+        left = [i for i in range(len(lengths)) if i not in done]
+        for places in batches_by_length([lengths[i] for i in left], passes.limit):
+            batch = [left[place] for place in places]
+            passes.begin(len(batch), len(batch) * lengths[batch[0]])
+            answers = passes.attempt(partial(answer, batch))
+            if answers is None:
+                break  # what is left is put into smaller batches
+            done.update(zip(batch, answers, strict=True))
+            if journal is not None:
+                journal.add(batch, answers, passes)
+            if tell is not None:
+                tell(len(batch))
+    return [done[i] for i in range(len(lengths))]

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from crosstune.errors import UserError
-from crosstune.evaluation.batching import batches_by_length
+from crosstune.evaluation.batching import in_batches
+from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.models.attention import Layout
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory import Passes
 
 # fp32 scores of a 262k vocabulary: 256 rows take 268 MB.
 ROWS_AT_ONCE = 256
@@ -40,6 +42,8 @@ def score_choices(
     items: Sequence[ChoiceItem],
     settings: EvaluateSettings,
     tell: Callable[[int], None] | None = None,
+    passes: Passes | None = None,
+    journal: Journal[list[float]] | None = None,
 ) -> list[list[float]]:
     """Log-probability of each choice, normalised over the choices of its question.
 
@@ -48,9 +52,12 @@ def score_choices(
         items: Questions.
         settings: ``choices`` says how labels are compared.
         tell: Called with the number of questions done since the last call.
+        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
+        journal: Keeps what is done, and knows what was done before.
 
     Raises:
-        UserError: ``first-token`` with labels that start alike; an empty prompt.
+        UserError: ``first-token`` with labels that start alike; an empty prompt; one question is more than
+            memory holds.
     """
     if not all(item.prompt for item in items):
         raise UserError(
@@ -63,14 +70,14 @@ def score_choices(
                 raise UserError(
                     "choices: first-token, but two labels start with the same token; use choices: label"
                 )
-    out: list[list[float]] = [[] for _ in items]
-    for batch in batches_by_length([item.width for item in items], settings.tokens_per_pass):
+    passes = Passes(settings.tokens_per_pass, lm.device) if passes is None else passes
+
+    def answer(batch: list[int]) -> list[list[float]]:
         scores = _score_batch(lm, [items[i] for i in batch], settings.choices == "label-per-token")
-        for i, score in zip(batch, scores, strict=True):
-            out[i] = torch.log_softmax(score, dim=0).tolist()
-        if tell is not None:
-            tell(len(batch))
-    return out
+        passes.tokens += sum(items[i].width for i in batch)
+        return [torch.log_softmax(score, dim=0).tolist() for score in scores]
+
+    return in_batches([item.width for item in items], answer, passes, tell, journal)
 
 
 @torch.inference_mode()

@@ -8,10 +8,12 @@ import polars as pl
 
 from crosstune.evaluation.choices import ChoiceItem, score_choices
 from crosstune.evaluation.generation import generate
+from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.languages.table import LANGUAGES
 from crosstune.metrics.language_id import identify
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory import Passes
 from crosstune.tasks.base import Example, Task
 
 SCHEMA: dict[str, Any] = {
@@ -32,6 +34,8 @@ def evaluate(
     examples: Mapping[str, Sequence[Example]],
     settings: EvaluateSettings,
     tell: Callable[[int], None] | None = None,
+    passes: Passes | None = None,
+    journal: Journal[Any] | None = None,
 ) -> pl.DataFrame:
     """Answer every example, all languages in one stream of batches.
 
@@ -41,6 +45,8 @@ def evaluate(
         examples: Test examples by language; ``settings.limit`` is the caller's to apply.
         settings: Batch size, how choices are compared, ...
         tell: Called with the number of examples done since the last call.
+        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
+        journal: Keeps answers as they are given, and knows those given before to the same examples.
 
     Returns:
         One row an example: the columns of `SCHEMA` and one ``metric.<name>`` for each of the task's metrics.
@@ -54,14 +60,14 @@ def evaluate(
             ChoiceItem(ids, tuple(tuple(lm.encode_answer(c)) for c in e.choices))
             for ids, e in zip(prompts, flat, strict=True)
         ]
-        scored = score_choices(lm, items, settings, tell)
+        scored = score_choices(lm, items, settings, tell, passes, journal)
         answers = [
             e.choices[max(range(len(s)), key=s.__getitem__)] for e, s in zip(flat, scored, strict=True)
         ]
         logprobs = scored
     else:
         longest = settings.max_answer_tokens or task.max_answer_tokens
-        answers = generate(lm, prompts, longest, task.stop, settings.tokens_per_pass, tell)
+        answers = generate(lm, prompts, longest, task.stop, settings.tokens_per_pass, tell, passes, journal)
         logprobs = [None] * len(flat)
     metrics = [task.score(e, a) for e, a in zip(flat, answers, strict=True)]
     columns: dict[str, list[Any]] = {

@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from crosstune.evaluation.batching import batches_by_length
+from crosstune.evaluation.batching import in_batches
+from crosstune.evaluation.journal import Journal
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory import Passes
 
 # Cutting the cache copies it: worth it once this share of the rows has finished.
 DROP_SHARE = 0.25
@@ -19,6 +21,8 @@ def generate(
     stop: Sequence[str] = ("\n",),
     tokens_per_pass: int = 8192,
     tell: Callable[[int], None] | None = None,
+    passes: Passes | None = None,
+    journal: Journal[str] | None = None,
 ) -> list[str]:
     """Greedy answers, up to a stop string, an end-of-text token or ``max_tokens``.
 
@@ -29,18 +33,23 @@ def generate(
         stop: Strings that end an answer; they are cut off with all behind them.
         tokens_per_pass: Most tokens of cache and prompt in a batch, padding included.
         tell: Called with the number of answers done since the last call.
+        passes: Says how many tokens go at once instead, and is lowered when memory runs out.
+        journal: Keeps what is done, and knows what was done before.
 
     Returns:
         One string a prompt, without surrounding white space.
+
+    Raises:
+        UserError: One prompt is more than memory holds.
     """
-    answers = [""] * len(prompts)
-    for batch in batches_by_length([len(p) + max_tokens for p in prompts], tokens_per_pass):
+    passes = Passes(tokens_per_pass, lm.device) if passes is None else passes
+
+    def answer(batch: list[int]) -> list[str]:
         made = _generate_batch(lm, [prompts[i] for i in batch], max_tokens, stop)
-        for i, ids in zip(batch, made, strict=True):
-            answers[i] = _cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip()
-        if tell is not None:
-            tell(len(batch))
-    return answers
+        passes.tokens += sum(len(prompts[i]) + len(ids) for i, ids in zip(batch, made, strict=True))
+        return [_cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in made]
+
+    return in_batches([len(p) + max_tokens for p in prompts], answer, passes, tell, journal)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -76,6 +76,7 @@ class Method(ABC):
         summary: One line for ``crosstune list methods``.
         learning_rate: Default; None where nothing is trained.
         learning_rate_from: Where the default comes from.
+        size: The setting that trained parameters rise with, which a budget solves; None where there is none.
         shots: English exemplars that stand in every prompt (only `few-shot` has some).
     """
 
@@ -83,6 +84,7 @@ class Method(ABC):
     summary: ClassVar[str]
     learning_rate: ClassVar[float | None]
     learning_rate_from: ClassVar[str]
+    size: ClassVar[str | None] = None
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     shots: int = 0
 

@@ -44,6 +44,7 @@ class LlamaAdapter(Method):
     learning_rate_from = (
         "SIB-200 with Gemma 3 270M, 60 steps, loss: choices: English 64.7 to 84.8; not searched further"
     )
+    size = "length"
     Config = LlamaAdapterConfig
 
     @classmethod

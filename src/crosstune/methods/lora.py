@@ -61,6 +61,7 @@ class Lora(Method):
     summary = "low-rank updates of chosen weights (Hu et al. 2021), through PEFT"
     learning_rate = 1e-3
     learning_rate_from = "the middle of the grid 3e-3, 1e-3, 3e-4 of arXiv 2510.24619"
+    size = "rank"
     Config = LoraConfig
 
     @classmethod

@@ -54,6 +54,7 @@ class Prefix(Method):
         "SIB-200 with Gemma 3 270M, 60 steps, loss: choices: English 64.7 to 86.8 (kv at 1e-2: 81.9); "
         "not searched further"
     )
+    size = "length"
     Config = PrefixConfig
 
     @classmethod

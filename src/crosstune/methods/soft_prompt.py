@@ -35,6 +35,7 @@ class SoftPrompt(Method):
     learning_rate_from = (
         "SIB-200 with Gemma 3 270M, 60 steps, loss: choices: English 64.7 to 78.9; not searched further"
     )
+    size = "length"
     Config = SoftPromptConfig
 
     @classmethod

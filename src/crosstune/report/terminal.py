@@ -1,6 +1,6 @@
 """Results as tables for a terminal about 100 columns wide."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crosstune.analysis.answer_language import CORRECT
+from crosstune.analysis.costs import total
 from crosstune.analysis.transfer import Run
 from crosstune.report.sections import IN_ENGLISH, Section, finding, language_name, sections
 from crosstune.report.text import percent, visible, with_sd
@@ -31,6 +32,40 @@ def results_table(runs: Sequence[Run], predictions: pl.DataFrame) -> Group:
         notes = [Text(_caption(section), style="dim"), Text(visible(finding(section), 1000))]
         shown += [Text(visible(heading), style="bold"), _table(section), Padding(Group(*notes), (0, 1, 1, 1))]
     return Group(*shown)
+
+
+def costs_table(costs: pl.DataFrame) -> Table:
+    """What runs cost (`crosstune.analysis.costs`), with a last row for everything together.
+
+    Times are h:mm:ss; "–" where no run has the figure.
+    """
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    for name in ("Model", "Task", "Method", "Kind"):
+        table.add_column(name, overflow="fold")
+    for name in ("Runs", "Load", "Train", "Evaluate", "Train tok.", "Test tok.", "Memory", "Energy"):
+        table.add_column(name, justify="right")
+    for row in costs.rows(named=True):
+        table.add_row(*_cost_cells(row))
+    table.add_section()
+    table.add_row(*_cost_cells(total(costs)), style="bold")
+    return table
+
+
+def _cost_cells(row: Mapping[str, Any]) -> Iterator[str | Text]:
+    yield from (Text(visible(row[name], 60)) for name in ("model", "task", "method", "kind"))
+    yield f"{row['runs']:,}"
+    yield from (_time(row[name]) for name in ("load_seconds", "train_seconds", "evaluate_seconds"))
+    yield from ("–" if row[name] is None else f"{row[name]:,}" for name in ("train_tokens", "test_tokens"))
+    memory, energy = row["peak_memory_bytes"], row["energy_joules"]
+    yield "–" if memory is None else f"{memory / 2**30:.1f} GiB"
+    yield "–" if energy is None else f"{energy / 3600:,.1f} Wh"
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
 def _table(section: Section) -> Table:

@@ -6,6 +6,8 @@ from pydantic import ValidationError
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods import METHODS
+from crosstune.methods.base import MethodConfig
+from crosstune.methods.budget import Solved, parse_budget, solve
 from crosstune.models.geometry import Geometry
 from crosstune.problems import known_keys, read_settings, reworded
 from crosstune.yaml_lines import parse_value
@@ -26,6 +28,33 @@ def count_parameters(
     """
     if method is None:
         return {name: each.count(each.Config(), geometry) for name, each in METHODS.items()}
+    return {method: METHODS[method].count(_config(method, settings), geometry)}
+
+
+def solve_budget(
+    geometry: Geometry, budget: str, method: str | None = None, settings: Sequence[str] = ()
+) -> dict[str, Solved | None]:
+    """The size of each method that comes nearest to a budget; None for methods without a size.
+
+    Args:
+        geometry: The model's shape.
+        budget: Trained parameters, such as "1.23M".
+        method: One method's name, or None for all with their default settings.
+        settings: Of the one method.
+
+    Raises:
+        UserError: Unknown method or setting, a value that does not fit, or no budget.
+    """
+    wanted = parse_budget(budget)
+    configs = (
+        {name: each.Config() for name, each in METHODS.items()}
+        if method is None
+        else {method: _config(method, settings)}
+    )
+    return {name: solve(name, config, geometry, wanted) for name, config in configs.items()}
+
+
+def _config(method: str, settings: Sequence[str]) -> MethodConfig:
     if method not in METHODS:
         raise UserError(f'unknown method "{method}"{did_you_mean(method, METHODS)}')
     given = {}
@@ -37,7 +66,6 @@ def count_parameters(
     config = METHODS[method].Config
     try:
         known_keys(given, config.model_fields, f"method {method}")
-        read = read_settings(config, given, f"method {method}")
+        return read_settings(config, given, f"method {method}")
     except ValidationError as error:
         raise UserError(f"--set: {reworded(error, given)[0][1]}") from None
-    return {method: METHODS[method].count(read, geometry)}

@@ -37,13 +37,13 @@ class TaskData:
         """Training examples of a run, the languages one after the other."""
         return [example for code in self._languages(settings) for example in self.train[code]]
 
-    def of(self, settings: TrainSettings | None, kind: str = "result") -> dict[str, Any]:
-        """Fingerprints of what a run with these training settings sees; a "search" sees no test examples."""
+    def of(self, settings: TrainSettings | None) -> dict[str, Any]:
+        """Fingerprints of what a run with these training settings sees."""
         uses_dev = settings is not None and settings.evaluate_every is not None
         return {
             "train": {code: self.fingerprints["train"][code] for code in self._languages(settings)},
             "dev": self.fingerprints["dev"] if uses_dev else None,
-            "test": self.fingerprints["test"] if kind == "result" else {},
+            "test": self.fingerprints["test"],
         }
 
     def zero_shot(self, settings: TrainSettings | None) -> bool:

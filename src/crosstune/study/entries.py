@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
-from crosstune.errors import did_you_mean
+from crosstune.errors import UserError, did_you_mean
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.methods import METHODS
 from crosstune.methods.base import MethodConfig
-from crosstune.problems import invalid, known_keys, read_settings
+from crosstune.methods.budget import parse_budget
+from crosstune.problems import Loc, invalid, known_keys, read_settings
+from crosstune.study.search import SearchSettings
 from crosstune.tasks import TASKS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom import SUFFIXES, TaskFile, load_task
@@ -19,30 +21,74 @@ from crosstune.training.settings import TrainSettings
 ENTRY = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+_METHOD_KEYS = ("name", "train", "search", "budget", "grid")
+
+
 class MethodEntry(BaseModel):
-    """One method of a study: its settings, and the training settings that hold for it alone."""
+    """One method of a study.
+
+    Attributes:
+        name: In `METHODS`.
+        config: The method's settings.
+        train: Training settings for this method.
+        search: Learning rates searched for this method; False for no search, None for the study's.
+        budget: Trained parameters that the method's size is solved for, model by model; False for none, None
+            for the study's.
+    """
 
     model_config = ENTRY
 
     name: str
     config: MethodConfig
     train: dict[str, Any] = {}
+    search: SearchSettings | Literal[False] | None = None
+    budget: int | Literal[False] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _read(cls, given: Any) -> Any:
         if isinstance(given, MethodEntry):
-            given = {"name": given.name, **given.config.model_dump(), "train": given.train}
+            given = given.as_given(mode="python")
         name, rest = _entry(given, "method", METHODS)
         train = settings_part(rest, "train", f"train of method {name}", TrainSettings)
-        config = METHODS[name].Config
-        known_keys(rest, config.model_fields, f"method {name}", also=("name", "train"))
-        return {"name": name, "config": read_settings(config, rest, f"method {name}"), "train": train}
+        search = search_part(rest)
+        if isinstance(search, SearchSettings) and "learning_rate" in train:
+            raise invalid(("search",), f"method {name}: give search or train.learning_rate, not both")
+        budget = budget_part(rest)
+        config, size = METHODS[name].Config, METHODS[name].size
+        known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS)
+        read = read_settings(config, rest, f"method {name}")
+        if budget:
+            if size is None:
+                raise invalid(("budget",), f"method {name} has no size that a budget could decide")
+            if size in rest:
+                raise invalid(("budget",), f"method {name}: give {size} or budget, not both")
+        if isinstance(search, SearchSettings) and not METHODS[name](read).trains:
+            raise invalid(("search",), f"method {name} is not trained: there is no learning rate to search")
+        return {"name": name, "config": read, "train": train, "search": search, "budget": budget}
 
     @field_validator("config", mode="plain")
     @classmethod
     def _kept(cls, config: MethodConfig) -> MethodConfig:
         return config
+
+    def budget_of(self, study: int | None) -> int | None:
+        """Trained parameters that the size is solved for; the study's where it has no budget."""
+        size = METHODS[self.name].size
+        if size is None or self.budget is False or size in self.config.model_fields_set:
+            return None
+        return self.budget or study
+
+    def as_given(self, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
+        """The entry as a study file has it."""
+        # A size that was not given must stay so: a budget would decide it.
+        settings = self.config.model_dump(mode=mode, exclude_unset=True)
+        given: dict[str, Any] = {"name": self.name, **settings, "train": self.train}
+        if self.budget is not None:
+            given["budget"] = self.budget
+        if self.search is not None:
+            given["search"] = self.search.model_dump(mode=mode) if self.search else False
+        return given
 
 
 class TaskEntry(BaseModel):
@@ -129,6 +175,44 @@ def settings_part(rest: dict[str, Any], key: str, what: str, model: type[BaseMod
         raise invalid((key,), f"{what}: a mapping of settings is wanted, such as {{{example}: 10}}")
     known_keys(given, model.model_fields, what, at=(key,))
     return dict(given)
+
+
+def search_part(rest: dict[str, Any]) -> SearchSettings | Literal[False] | None:
+    """Take ``search`` out: settings, False where it is switched off, None where nothing is said.
+
+    Raises:
+        ValidationError: It has other keys than `SearchSettings`, or rates that make no search.
+    """
+    if "search" not in rest:
+        return None
+    given = rest.pop("search")
+    if given is None or given is False:
+        return False
+    if isinstance(given, SearchSettings):
+        return given
+    if not isinstance(given, Mapping) or not given:
+        example = "search: {learning_rates: [3e-3, 1e-3, 3e-4]}"
+        raise invalid(("search",), f"search: give the rates, such as {example}, or false")
+    known_keys(given, SearchSettings.model_fields, "search", at=("search",))
+    rates: Loc = ("search", "learning_rates")
+    return read_settings(SearchSettings, given, "search", origin={"learning_rates": rates})
+
+
+def budget_part(rest: dict[str, Any]) -> int | Literal[False] | None:
+    """Take ``budget`` out: parameters, False where it is switched off, None where nothing is said.
+
+    Raises:
+        ValidationError: It is no number of parameters.
+    """
+    if "budget" not in rest:
+        return None
+    given = rest.pop("budget")
+    if given is None or given is False:
+        return False
+    try:
+        return parse_budget(given)
+    except UserError as error:
+        raise invalid(("budget",), str(error)) from error
 
 
 def _own(given: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[str, Any]]:

@@ -1,30 +1,33 @@
 """One run: attach, train, evaluate, detach; and the record of it."""
 
-import random
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
 from crosstune.errors import UserError
-from crosstune.evaluation.evaluate import evaluate
+from crosstune.evaluation.evaluate import SCHEMA, evaluate
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory import Passes, ran_out
+from crosstune.models.tensor_files import write_tensors
 from crosstune.study import provenance, store
 from crosstune.study.data import TaskData
+from crosstune.study.draw import draw
 from crosstune.study.grid import Run
 from crosstune.study.progress import Display
+from crosstune.study.record import write_record
+from crosstune.study.searched import take_up
+from crosstune.study.unfinished import Unfinished, made_for
 from crosstune.tasks.few_shot import pick_exemplars, with_exemplars
 from crosstune.training.batches import tokenize
-from crosstune.training.loop import Trained, train
+from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
+from crosstune.training.state import Trained
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,22 @@ class Made:
 
     def save(self, folder: Path) -> None:
         """Write it into the store."""
-        write = None if self.weights is None else partial(_write, self.weights)
+        write = None if self.weights is None else partial(write_tensors, self.weights)
         store.save(folder, self.record, self.predictions, write)
 
     def summary(self) -> str:
-        """Such as "en 71.2, mean of 21 other languages 55.3, 34 s"."""
+        """Such as "en 71.2, mean of 21 other languages 55.3, 34 s"; of a search run, "dev 71.2, 34 s"."""
+        cost = self.record["cost"]
+        trained = 0 if cost["train_from"] else cost["train_seconds"] or 0
+        seconds = f"{trained + cost['evaluate_seconds']:.0f} s"
+        if self.record["kind"] == "search":
+            return f"dev {100 * max(each['score'] for each in self.record['dev']):.1f}, {seconds}"
         means = dict(self.predictions.group_by("language").agg(pl.col("score").mean()).iter_rows())
         source = self.record["source_language"]
-        parts = [f"{source} {100 * means.pop(source):.1f}"]
+        parts = [f"{source} {100 * means.pop(source):.1f}"] if source in means else []
         if means:
             parts.append(f"mean of {len(means)} other languages {100 * sum(means.values()) / len(means):.1f}")
-        cost = self.record["cost"]
-        return ", ".join([*parts, f"{(cost['train_seconds'] or 0) + cost['evaluate_seconds']:.0f} s"])
+        return ", ".join([*parts, seconds])
 
 
 def execute(
@@ -75,38 +82,86 @@ def execute(
 ) -> Made:
     """Make one run on a loaded model, which is left as it was found.
 
+    A run of kind "search" is trained and scored on development data; nothing is evaluated.
+
+    Args:
+        run: What to make, its learning rate resolved.
+        loaded: The model.
+        data: Examples of the run's task.
+        shown: Told how far it is.
+        work: A folder of this run alone, to go on from where a killed process was; None to start anew.
+        searched: Folder of the finished search run of the chosen learning rate. If it was trained as this
+            run would be, its weights are taken.
+
     Raises:
         UserError: The method does not fit the model, training diverged, or memory ran out.
     """
     started = provenance.now()
     provenance.reset_peak_memory(run.device)
     lm, method = loaded.lm, run.new_method()
+    trained, train_from, seconds = None, None, 0.0
+    predictions = pl.DataFrame(schema=SCHEMA)
+    kept = Unfinished(work, made_for(run, lm, data), shown.note)
+    learning, answering = _passes(run, lm, shown)
     try:
         method.attach(lm, run.seed)
         try:
             count = _count(run, method, lm)
-            trained = None if run.train is None else _train(run, run.train, method, data, shown)
-            test = data.test
-            if method.shots:
-                exemplars = pick_exemplars(data.train_for(None), method.shots, run.seed)
-                test = {language: with_exemplars(each, exemplars) for language, each in test.items()}
-            shown.evaluating(sum(len(each) for each in test.values()))
-            began = time.perf_counter()
-            with method.evaluating():
-                predictions = evaluate(lm, data.task, test, run.evaluate, shown.evaluated)
-            seconds = time.perf_counter() - began
+            if run.train is not None:
+                taken = None if searched is None else take_up(searched, run, method, lm, data, shown)
+                if taken is not None:
+                    trained, train_from = taken
+                else:
+                    trained = _train(run, run.train, method, data, shown, kept, learning, answering)
+            answering.tokens = 0  # from here on those of test examples
+            if run.kind == "result":
+                predictions, seconds = _evaluate(run, method, data, shown, kept, answering)
             weights = None
             if trained is not None:
                 # Copies: detaching may put other bits into the same tensors.
                 weights = {name: x.to("cpu", copy=True).contiguous() for name, x in method.state().items()}
         finally:
             method.detach()
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
         raise UserError(f"memory of {run.device} ran out; lower tokens_per_pass, or batch_size") from error
-    record = _record(run, lm, data, trained, count)
-    record["cost"] |= {"load_seconds": loaded.seconds, "evaluate_seconds": seconds}
+    record = write_record(run, lm, data, trained, count)
+    record["cost"] |= {
+        "load_seconds": loaded.seconds,
+        "evaluate_seconds": seconds,
+        "train_from": train_from,
+        "test_tokens": answering.tokens,
+        "halvings": learning.halvings + answering.halvings,
+        "resumed": kept.resumed,
+    }
     record |= {"started": started, "finished": provenance.now()}
     return Made(record, predictions, weights)
+
+
+def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[Passes, Passes]:
+    """Of training, and of evaluation: on development data and on test data alike."""
+    tokens = run.evaluate.tokens_per_pass if run.train is None else run.train.tokens_per_pass
+    return (
+        Passes(tokens, lm.device, "training", shown.note),
+        Passes(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note),
+    )
+
+
+def _evaluate(
+    run: Run, method: Method, data: TaskData, shown: Display, kept: Unfinished, passes: Passes
+) -> tuple[pl.DataFrame, float]:
+    """Answers to all test examples, one row each, and the seconds they took."""
+    test = data.test
+    if method.shots:
+        exemplars = pick_exemplars(data.train_for(None), method.shots, run.seed)
+        test = {language: with_exemplars(each, exemplars) for language, each in test.items()}
+    shown.evaluating(sum(len(each) for each in test.values()))
+    began = time.perf_counter()
+    with kept.journal(method.state()) as journal, method.evaluating():
+        table = evaluate(method.attached(), data.task, test, run.evaluate, shown.evaluated, passes, journal)
+    before = 0.0 if journal is None else journal.seconds
+    return table, before + time.perf_counter() - began
 
 
 def _count(run: Run, method: Method, lm: LanguageModel) -> int:
@@ -121,11 +176,18 @@ def _count(run: Run, method: Method, lm: LanguageModel) -> int:
     return count
 
 
-def _train(run: Run, settings: TrainSettings, method: Method, data: TaskData, shown: Display) -> Trained:
+def _train(
+    run: Run,
+    settings: TrainSettings,
+    method: Method,
+    data: TaskData,
+    shown: Display,
+    kept: Unfinished,
+    learning: Passes,
+    answering: Passes,
+) -> Trained:
     lm = method.attached()
-    examples = data.train_for(settings)
-    if settings.limit is not None and settings.limit < len(examples):
-        examples = random.Random(run.seed).sample(examples, settings.limit)
+    examples = draw(data.train_for(settings), settings, run.seed)
     rows = tokenize(
         lm,
         examples,
@@ -137,75 +199,10 @@ def _train(run: Run, settings: TrainSettings, method: Method, data: TaskData, sh
 
     def dev_score() -> float:
         with method.evaluating():
-            table = evaluate(lm, data.task, {source: data.dev[: settings.dev_limit]}, run.evaluate)
+            dev = {source: data.dev[: settings.dev_limit]}
+            table = evaluate(lm, data.task, dev, run.evaluate, passes=answering)
         return float(table["score"].mean())  # type: ignore[arg-type]  # never empty
 
     wanted = dev_score if settings.evaluate_every is not None else None
-    return train(method, rows, settings, run.seed, wanted, shown.trained)
-
-
-def _record(
-    run: Run, lm: LanguageModel, data: TaskData, trained: Trained | None, count: int
-) -> dict[str, Any]:
-    """run.json, without times."""
-    task = data.task
-    settings = None
-    if run.train is not None:
-        there = len(data.train_for(run.train))
-        used = min(there, run.train.limit or there)
-        settings = run.train.model_dump(mode="json") | {"steps": run.train.total_steps(used)}
-    facts = asdict(trained) if trained is not None else {}
-    return {
-        "id": run.id,
-        "study": run.study,
-        "model": run.model,
-        "revision": lm.revision,
-        "method": {"name": run.method, **run.config.model_dump(mode="json")},
-        "label": run.label,
-        "task": {
-            "name": task.name,
-            "version": task.version,
-            "kind": task.kind,
-            "metrics": list(task.metrics),
-            "options": run.task.options.model_dump(mode="json"),
-            "file": run.task.record(),
-            "splits": dict(task.split_names),
-            "source_language": task.source_language,
-        },
-        "source_language": task.source_language,
-        "languages": list(run.languages),
-        "seed": run.seed,
-        "train": settings,
-        "evaluate": run.evaluate.model_dump(mode="json"),
-        "trained_parameters": count,
-        "zero_shot": data.zero_shot(run.train),
-        "fingerprints": data.of(run.train),
-        "overlap": data.overlap(run.train),
-        "data": data.facts(run.train),
-        "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
-        "device": run.device,
-        "dtype": run.dtype,
-        "quantize": run.quantize,
-        "device_map": run.device_map,
-        "cost": {
-            "train_seconds": facts.get("seconds"),
-            "train_tokens": facts.get("tokens"),
-            "train_padded_tokens": facts.get("padded_tokens"),
-            "steps": facts.get("steps"),
-            "peak_memory_bytes": provenance.peak_memory(run.device),
-        },
-        "curve": facts.get("curve", []),
-        "dev": facts.get("dev", []),
-        "chosen_step": facts.get("chosen_step"),
-    }
-
-
-def _write(weights: dict[str, Tensor], at: Path) -> None:
-    """Safetensors says what went wrong with the disk in words only; make it the error it was."""
-    try:
-        save_file(weights, at)
-    except SafetensorError as error:
-        text = str(error)
-        number = text.partition("os error ")[2].partition(")")[0]
-        raise OSError(int(number) if number.isdigit() else 0, text) from error
+    checkpoint = kept.checkpoint(learning, answering)
+    return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)

@@ -2,16 +2,19 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method, MethodConfig
+from crosstune.methods.budget import solve, written
 from crosstune.models.device import choose_device, choose_dtype
+from crosstune.models.known import geometry_for
 from crosstune.study.entries import MethodEntry, TaskEntry
-from crosstune.study.search import Search
+from crosstune.study.search import LAST_STEP, Search
 from crosstune.study.spec import Study
 from crosstune.training.settings import TrainSettings
 
@@ -81,7 +84,7 @@ class Run:
             "languages": sorted(self.languages),
             "method": self.method,
             "config": self.config.model_dump(mode="json"),
-            "train": None if self.train is None else self.train.model_dump(mode="json"),
+            "train": None if self.train is None else self.train.identity(),
             "evaluate": self.evaluate.model_dump(mode="json"),
             # Nothing is drawn for a method that neither trains nor shows exemplars.
             "seed": self.seed if made.trains or made.shots else None,
@@ -105,14 +108,16 @@ class Run:
 def expand(study: Study) -> list[Run]:
     """All runs of a study in the order they are done: model by model, task by task, untrained methods first.
 
-    A method that neither trains nor draws anything is one run whatever the seeds.
+    A method that neither trains nor draws anything is one run whatever the seeds. The search runs that decide
+    a learning rate stand just before the runs that wait for it.
 
     Raises:
-        UserError: The device is not on this machine.
+        UserError: The device is not on this machine, or the shape of a model, which a budget needs, cannot be
+            read.
     """
     device = choose_device(study.device)
     dtype = str(choose_dtype(study.dtype, device)).removeprefix("torch.")
-    names = labels(study.methods)
+    names = labels(study.methods, study.budget)
     runs: dict[str, Run] = {}
     for model in study.models:
         for task in study.tasks:
@@ -120,42 +125,79 @@ def expand(study: Study) -> list[Run]:
             for method, label in sorted(
                 zip(study.methods, names, strict=True), key=lambda each: _trains(each[0])
             ):
-                made = METHODS[method.name](method.config)
-                train = None
+                base = Run(
+                    study=study.name,
+                    model=model,
+                    device=device.type,
+                    dtype=dtype,
+                    task=task,
+                    languages=languages,
+                    method=method.name,
+                    config=_sized(method, study.budget, model),
+                    train=None,
+                    evaluate=evaluate,
+                    seed=study.seeds[0],
+                    label=label,
+                    quantize=study.quantize,
+                    device_map=study.device_map,
+                )
+                made = base.new_method()
                 if made.trains:
-                    train = study.train_for(task, method)
-                    if train.learning_rate is None:
-                        train = train.model_copy(update={"learning_rate": made.default_rate})
-                for seed in study.seeds:
-                    run = Run(
-                        study=study.name,
-                        model=model,
-                        device=device.type,
-                        dtype=dtype,
-                        task=task,
-                        languages=languages,
-                        method=method.name,
-                        config=method.config,
-                        train=train,
-                        evaluate=evaluate,
-                        seed=seed,
-                        label=label,
-                        quantize=study.quantize,
-                        device_map=study.device_map,
-                    )
+                    base = replace(base, train=study.train_for(task, method))
+                for run in _searched(base, study.search_for(task, method), made.default_rate, study.seeds):
                     runs.setdefault(run.id, run)
     return list(runs.values())
 
 
-def labels(methods: tuple[MethodEntry, ...]) -> list[str]:
-    """A short name for each method of a study: its name and the settings that are not the default."""
-    made = [label(method) for method in methods]
+def _searched(
+    base: Run, rates: tuple[float, ...] | None, default: float | None, seeds: tuple[int, ...]
+) -> list[Run]:
+    """The runs of one model, task and method: those of the search, if there is one, and one for each seed."""
+    train = base.train
+    if train is None:
+        return [replace(base, seed=seed) for seed in seeds]
+    if rates is None:
+        rate = default if train.learning_rate is None else train.learning_rate
+        train = train.model_copy(update={"learning_rate": rate})
+        return [replace(base, train=train, seed=seed) for seed in seeds]
+    scored = {"evaluate_every": train.evaluate_every or LAST_STEP}
+    search = [
+        replace(
+            base,
+            kind="search",
+            languages=(),
+            seed=seeds[0],
+            train=train.model_copy(update=scored | {"learning_rate": rate}),
+        )
+        for rate in rates
+    ]
+    waits = Search(tuple(run.id for run in search), rates)
+    unset = train.model_copy(update={"learning_rate": None})
+    return [*search, *(replace(base, train=unset, search=waits, seed=seed) for seed in seeds)]
+
+
+def _sized(method: MethodEntry, shared: int | None, model: str) -> MethodConfig:
+    """The method's settings, its size solved for this model where a budget decides it."""
+    budget = method.budget_of(shared)
+    solved = None if budget is None else solve(method.name, method.config, geometry_for(model), budget)
+    return method.config if solved is None else solved.config
+
+
+def labels(methods: Sequence[MethodEntry], budget: int | None = None) -> list[str]:
+    """A short name for each method of a study: its name and the settings that are not the default.
+
+    Args:
+        methods: Of the study.
+        budget: The study's own. A method whose size a budget decides is named by the budget, since the size
+            differs between models.
+    """
+    made = [label(method, budget) for method in methods]
     again = [f"{text} ({made[:i].count(text) + 1})" for i, text in enumerate(made)]
     return [text if made.count(text) == 1 else numbered for text, numbered in zip(made, again, strict=True)]
 
 
-def label(entry: MethodEntry) -> str:
-    """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003"."""
+def label(entry: MethodEntry, budget: int | None = None) -> str:
+    """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003", "lora 1.23M"."""
     config = entry.config
     parts = [entry.name]
     default = METHODS[entry.name].Config()
@@ -164,7 +206,10 @@ def label(entry: MethodEntry) -> str:
         for name in type(config).model_fields
         if (value := getattr(config, name)) != getattr(default, name)
     }
-    train = dict(entry.train)
+    if (own := entry.budget_of(budget)) is not None:
+        parts.append(written(own))
+    fields = TrainSettings.model_fields
+    train = {key: x for key, x in entry.train.items() if x is not None or fields[key].default is not None}
     if train.get("learning_rate") == METHODS[entry.name](config).default_rate:
         train.pop("learning_rate", None)
     for name, value in (*settings.items(), *train.items()):

@@ -22,12 +22,16 @@ class Display:
         total: Runs of the study.
         done: Those finished before.
         check: Called at every step, to end the study by raising.
+
+    Attributes:
+        watch: Called after each training step as well; a tracker's.
     """
 
     def __init__(self, console: Console, total: int, done: int, check: Callable[[], None]) -> None:
         self.console, self.check = console, check
         self.total, self.done = total, done
         self.last = time.perf_counter()
+        self.watch: Callable[[Progress], None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -47,10 +51,15 @@ class Display:
 
     def trained(self, progress: Progress) -> None:
         """A training step is done."""
-        self.check()
+        self._step(progress)
         if self._due():
             left = progress.seconds / progress.step * (progress.total - progress.step)
             self.note(f"  training {progress.step}/{progress.total}, {_speed(progress)}, {left:.0f} s left")
+
+    def _step(self, progress: Progress) -> None:
+        self.check()
+        if self.watch is not None:
+            self.watch(progress)
 
     def evaluating(self, total: int) -> None:
         """Evaluation of so many examples begins."""
@@ -110,7 +119,7 @@ class BarDisplay(Display):
 
     def trained(self, progress: Progress) -> None:
         """A training step is done."""
-        self.check()
+        self._step(progress)
         if progress.step == 1:
             self.bars.reset(self.training, total=progress.total, visible=True)
         self.bars.update(self.training, completed=progress.step, says=_speed(progress))

@@ -4,8 +4,10 @@ import importlib.metadata
 import os
 import platform
 import resource
+import subprocess
 import sys
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,45 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """CPU model, cores this process may use, memory in GiB, and the GPU if PyTorch sees one."""
+    """Name of the machine, CPU model and its instructions, cores, threads, memory in GiB, and the GPU if any.
+
+    Instructions and threads are there because sums of floats may differ with them.
+    """
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": _cpu(), "cores": _cores(), "memory_gib": _memory(), "gpu": gpu}
+    return {
+        "host": platform.node(),
+        "cpu": _cpu(),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": _cores(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": _memory(),
+        "gpu": gpu,
+    }
+
+
+@cache
+def git_state() -> dict[str, dict[str, Any] | None]:
+    """Commit, and whether anything was changed since, of crosstune's own checkout and of the working folder.
+
+    None for a folder that is no checkout, or where git is missing.
+    """
+    return {"crosstune": _git(Path(__file__).parent), "working_folder": _git(Path.cwd())}
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    def ask(*words: str) -> str:
+        command = ["git", "-C", str(folder), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+    try:
+        # A library installed below somebody else's checkout is not part of it.
+        if not ask("ls-files", "--", str(folder)):
+            return None
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
 
 
 def peak_memory(device: str) -> int:

@@ -164,7 +164,7 @@ def run_on_ray(
 
 
 def _plan(order: Order) -> tuple[str, str, list[Planned]] | str:
-    """Device, dtype and runs as a worker sees them, or a mistake: this machine may be of another kind."""
+    """Device, dtype and runs as a worker sees them, or a mistake; this machine may be of another kind."""
     from crosstune.study.grid import expand
     from crosstune.study.work import name_of
 

@@ -6,7 +6,9 @@ source-language development data. No target language and no test split takes par
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from crosstune.errors import UserError
 
@@ -15,6 +17,28 @@ if TYPE_CHECKING:
 
 LAST_STEP = 1_000_000_000
 """``evaluate_every`` of a search run that sets none: the loop always scores after its last step."""
+
+
+class SearchSettings(BaseModel):
+    """What a study file says of a search.
+
+    Attributes:
+        learning_rates: To choose from.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _several(cls, given: tuple[float, ...]) -> tuple[float, ...]:
+        if len(given) < 2:
+            raise ValueError("should be two rates or more; for one, give train: {learning_rate: ...}")
+        for i, rate in enumerate(given):
+            if rate in given[:i]:
+                raise ValueError(f"should be rates that differ: {rate:g} is listed twice")
+        return given
 
 
 @dataclass(frozen=True)
@@ -39,7 +63,7 @@ def dev_score(record: Mapping[str, Any]) -> float:
     Raises:
         UserError: It was never scored.
     """
-    scores = [float(each["score"]) for each in record["training"]["dev"]]
+    scores = [float(each["score"]) for each in record["dev"]]
     if not scores:
         raise UserError(
             f"search run {record['id']} has no development score; delete it and run the study again"

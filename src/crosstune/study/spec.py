@@ -21,10 +21,20 @@ from crosstune.methods import METHODS
 from crosstune.models.device import DTYPES, DeviceMap
 from crosstune.models.quantize import Quantize
 from crosstune.problems import Loc, invalid, known_keys, read_settings, reworded
-from crosstune.study.entries import ENTRY, MethodEntry, TaskEntry, settings_part
+from crosstune.study.entries import (
+    ENTRY,
+    MethodEntry,
+    TaskEntry,
+    budget_part,
+    search_part,
+    settings_part,
+)
 from crosstune.study.model_names import cheap_geometry, check_model
-from crosstune.training.settings import TrainSettings
-from crosstune.yaml_lines import Document, dump, read_document
+from crosstune.study.reading import StudyFile
+from crosstune.study.search import SearchSettings
+from crosstune.study.sweep import MOST_RUNS, sweep
+from crosstune.training.settings import ONE_OF, TrainSettings
+from crosstune.yaml_lines import dump
 
 Codes = Literal["all"] | tuple[str, ...]
 
@@ -42,6 +52,10 @@ class Study(BaseModel):
         methods: Names, or a name with settings and ``train`` settings for that method.
         languages: "all", a list, or one of these for each task. The source language is always included.
         train: Training settings of every run. A task's own come before these, a method's own before both.
+        search: Learning rates to choose from, on source-language development data, for every trained method
+            that names no rate of its own and has no search of its own.
+        budget: Trained parameters that the size of every method is solved for, model by model, unless it
+            names its size or has a budget itself.
         evaluate: Evaluation settings of every run.
         prompt_language: "source" or "target", for every task that has the option and does not set it itself.
         seeds: One run of everything for each.
@@ -61,6 +75,8 @@ class Study(BaseModel):
     methods: tuple[MethodEntry, ...]
     languages: Codes | dict[str, Codes] = "all"
     train: dict[str, Any] = {}
+    search: SearchSettings | None = None
+    budget: int | None = None
     evaluate: dict[str, Any] = {}
     prompt_language: Literal["source", "target"] | None = None
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
@@ -77,7 +93,7 @@ class Study(BaseModel):
     def _read(cls, given: Any) -> Any:
         if not isinstance(given, Mapping):
             raise invalid((), 'a study is a mapping of keys: "name:", "model:", "tasks:", "methods:", ...')
-        known_keys(given, cls.model_fields, "a study", also=("model",))
+        known_keys(given, cls.model_fields, "a study", also=("model", "grid"))
         read = dict(given)
         if "model" in read and "models" in read:
             raise invalid(("model",), "give model or models, not both")
@@ -95,8 +111,17 @@ class Study(BaseModel):
         for key in ("models", "tasks", "methods", "seeds", "trackers"):
             if isinstance(read.get(key), str | int | Mapping | BaseModel):
                 read[key] = [read[key]]
+        if isinstance(read["methods"], list | tuple):
+            cells = sweep(read["methods"], read.get("grid"))
+            read["methods"] = [cell.entry for cell in cells]
         read["train"] = settings_part(read, "train", "train", TrainSettings)
         read["evaluate"] = settings_part(read, "evaluate", "evaluate", EvaluateSettings)
+        read["search"] = search_part(read) or None
+        if read["search"] is not None and "learning_rate" in read["train"]:
+            raise invalid(("search",), "give search or train.learning_rate, not both (search: null for none)")
+        if "train.learning_rate" in (read.pop("grid", None) or {}) and read["search"] is not None:
+            raise invalid(("search",), "give search or train.learning_rate in grid, not both")
+        read["budget"] = budget_part(read) or None
         if isinstance(read.get("store"), Path):
             read["store"] = str(read["store"])
         return read
@@ -137,6 +162,9 @@ class Study(BaseModel):
             # The tasks' own settings are read by now; the model is frozen for everybody else.
             object.__setattr__(self, "tasks", tuple(map(self._prompted, self.tasks)))
         self._no_repetition()
+        many = len(self.models) * len(self.tasks) * len(self.methods) * len(self.seeds)
+        if many > MOST_RUNS:
+            raise invalid(("methods",), f"{many:,} runs; a study takes {MOST_RUNS:,} at most")
         self._one_task_a_name()
         for i, method in enumerate(self.methods):
             if self.quantize is not None and method.name == "full":
@@ -146,6 +174,7 @@ class Study(BaseModel):
             self.languages_for(task)
             for method in self.methods:
                 self._check_loss(task, method)
+                self._check_search(task, method)
         for i, model in enumerate(self.models):
             self._check_model(model, i)
         return self
@@ -193,6 +222,17 @@ class Study(BaseModel):
             where = ("methods", self.methods.index(method), "train", "loss")
         raise invalid(where, f"loss: choices on task {task.name} needs {needs}; use loss: answer")
 
+    def _check_search(self, task: TaskEntry, method: MethodEntry) -> None:
+        """A search needs development data in the source language."""
+        if self.search_for(task, method) is None or "dev" in task.task_class.split_names:
+            return
+        where: Loc = ("methods", self.methods.index(method)) if method.search else ()
+        raise invalid(
+            (*where, "search"),
+            f"search: task {task.name} has no development data to choose a learning rate on; give it a dev "
+            "split, or a train.learning_rate and search: false",
+        )
+
     def _check_model(self, model: str, at: int) -> None:
         try:
             check_model(model)
@@ -219,14 +259,29 @@ class Study(BaseModel):
         merged: dict[str, Any] = {}
         origin: dict[str, Loc] = {}
         for where, given in levels:
-            # Steps and epochs say the same thing: the nearer of the two holds.
-            for one, other in (("steps", "epochs"), ("epochs", "steps")):
+            # They say the same thing: the nearer of the two holds.
+            for one, other in ONE_OF:
                 if one in given:
                     merged.pop(other, None)
+                elif other in given:
+                    merged.pop(one, None)
             merged |= given
             origin |= {key: (*where, key) for key in given}
         nearest = next((where for where, given in reversed(levels) if given), ("train",))
         return read_settings(TrainSettings, merged, "train", origin=origin, whole=nearest)
+
+    def search_for(self, task: TaskEntry, method: MethodEntry) -> tuple[float, ...] | None:
+        """Learning rates that are searched for a run; None where its rate is given, or is the default.
+
+        What is said nearer holds: of the method, then of the task, then of the study.
+        """
+        if not METHODS[method.name](method.config).trains or "learning_rate" in method.train:
+            return None
+        if method.search is not None:
+            return method.search.learning_rates if method.search else None
+        if self.search is None or "learning_rate" in task.train:
+            return None
+        return self.search.learning_rates
 
     def evaluate_for(self, task: TaskEntry) -> EvaluateSettings:
         """Evaluation settings of a task's runs: the task's own before the study's."""
@@ -290,9 +345,7 @@ class Study(BaseModel):
             {**t.named(), **t.options.model_dump(mode="json"), "train": t.train, "evaluate": t.evaluate}
             for t in self.tasks
         ]
-        raw["methods"] = [
-            {"name": m.name, **m.config.model_dump(mode="json"), "train": m.train} for m in self.methods
-        ]
+        raw["methods"] = [method.as_given() for method in self.methods]
         return dump(raw)
 
 
@@ -302,24 +355,26 @@ def read_study(path: str | Path) -> Study:
     Raises:
         UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
     """
-    document = read_document(Path(path))
+    file = StudyFile(Path(path))
     try:
-        study = Study.model_validate(document.data, context={"folder": Path(path).parent})
+        study = Study.model_validate(file.data, context={"folder": Path(path).parent})
     except ValidationError as error:
-        problems = reworded(error, document.data)
-        raise document.first_error([(_in_file(document, loc), text) for loc, text in problems]) from None
-    study._text = document.text
+        problems = reworded(error, file.data)
+        raise file.first_error([(_in_grid(file.data, loc), text) for loc, text in problems]) from None
+    study._text = file.text
     return study
 
 
-def _in_file(document: Document, loc: Loc) -> Loc:
-    """A place in the study as the file has it: ``model`` for ``models``, a single entry without its index."""
-    data = document.data if isinstance(document.data, dict) else {}
-    if loc[:1] == ("models",) and "models" not in data:
-        loc = ("model", *loc[1:])
-    if loc and loc[1:2] == (0,) and not isinstance(data.get(loc[0]), list):
-        loc = (loc[0], *loc[2:])
-    return loc
+def _in_grid(data: Any, loc: Loc) -> Loc:
+    """A place in the study with its grids written out, as a place in its file."""
+    if len(loc) < 2 or loc[0] != "methods" or not isinstance(loc[1], int):
+        return loc
+    given = data["methods"] if isinstance(data["methods"], list) else [data["methods"]]
+    try:
+        cells = sweep(given, data.get("grid"))
+    except ValidationError:
+        return loc  # it is the grid's own mistake, placed already
+    return cells[loc[1]].place(loc[2:]) if loc[1] < len(cells) else loc
 
 
 def _listed(codes: Codes) -> Any:

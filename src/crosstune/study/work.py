@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from crosstune.errors import UserError
+from crosstune.models.language_model import LanguageModel
 from crosstune.models.load import load
 from crosstune.study import failures
 from crosstune.study import store as stored
 from crosstune.study.claims import Claims
 from crosstune.study.data import TaskData, read_data
+from crosstune.study.energy import Meter
 from crosstune.study.entries import TaskEntry
 from crosstune.study.execute import Loaded, execute
 from crosstune.study.grid import Run
 from crosstune.study.model_names import cheap_revision
 from crosstune.study.progress import Display
+from crosstune.study.record import fingerprints
 from crosstune.study.search import resolve
 from crosstune.study.spec import Study
 
@@ -180,7 +183,7 @@ class Work:
         except UserError:
             return False
         same_model = record["revision"] == self._loaded(run.model).lm.revision
-        if not same_model or record["fingerprints"] != data.of(run.train, run.kind):
+        if not same_model or record["fingerprints"] != fingerprints(run, data):
             return False
         self.finished[run.id] = record
         return True
@@ -192,7 +195,13 @@ class Work:
         loaded = self._loaded(run.model)
         try:
             run = resolve(run, self.finished)
-            made = execute(run, loaded, data, self.shown, folder, self._searched(run))
+            with Meter(_gpus(loaded.lm)) as meter:
+                made = execute(run, loaded, data, self.shown, folder, self._searched(run))
+            told = meter.joules
+            made.record["cost"] |= {
+                "energy_joules": None if told is None else sum(told.values()),
+                "energy_of": sorted(told or ()),
+            }
         except Exception as error:
             # One diverging learning rate must not cost the rest of a grid, nor must a fault nobody foresaw.
             failure = failures.keep(self.store, run.id, name, error)
@@ -268,6 +277,12 @@ class Work:
         for run in runs:
             if run.id not in self.finished:
                 continue
-            if self.finished[run.id]["fingerprints"] != data.of(run.train, run.kind):
+            if self.finished[run.id]["fingerprints"] != fingerprints(run, data):
                 del self.finished[run.id]
                 self.shown.note(f"{name_of(run)} is run again: the task's examples have changed since")
+
+
+def _gpus(lm: LanguageModel) -> list[int]:
+    """PyTorch's numbers of the NVIDIA GPUs that hold a model."""
+    devices = {parameter.device for parameter in lm.model.parameters()}
+    return sorted(device.index or 0 for device in devices if device.type == "cuda")

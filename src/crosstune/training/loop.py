@@ -1,20 +1,23 @@
 """The training loop: the only one, for every method."""
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
+from crosstune.models.memory import Passes
 from crosstune.training.batches import Row, collate, order, split
+from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loss import answer_loss
 from crosstune.training.settings import TrainSettings
+from crosstune.training.state import Best, LoopState, Trained, random_state, set_parameters, set_random_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,31 +37,6 @@ class Progress:
     loss: float
     tokens: int
     seconds: float
-
-
-@dataclass
-class Trained:
-    """What training leaves beside the weights.
-
-    Attributes:
-        steps: Optimiser steps taken.
-        chosen_step: Step whose weights were kept (the last, or the best on development data).
-        learning_rate: Peak.
-        tokens: Text tokens read.
-        padded_tokens: Tokens computed, padding included.
-        seconds: Wall time of the loop.
-        curve: One ``{"step", "loss", "learning_rate"}`` a step.
-        dev: One ``{"step", "score"}`` for each score on development data.
-    """
-
-    steps: int = 0
-    chosen_step: int = 0
-    learning_rate: float = 0.0
-    tokens: int = 0
-    padded_tokens: int = 0
-    seconds: float = 0.0
-    curve: list[dict[str, float]] = field(default_factory=list)
-    dev: list[dict[str, float]] = field(default_factory=list)
 
 
 def rate(settings: TrainSettings, peak: float, step: int, total: int) -> float:
@@ -81,6 +59,8 @@ def train(
     seed: int = 0,
     dev_score: Callable[[], float] | None = None,
     tell: Callable[[Progress], None] | None = None,
+    passes: Passes | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train an attached method; its best (or last) weights are in place when this returns.
 
@@ -93,39 +73,47 @@ def train(
             ``evaluate_every`` steps and at the end. The weights of the best score are kept, the
             earlier one on ties.
         tell: Called after each step.
+        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
+        checkpoint: Where a training that was stopped goes on from, to the same bits.
 
     Raises:
-        UserError: There is nothing to train on, or the loss is no longer a number.
+        UserError: There is nothing to train on, the loss is no longer a number, or one example is more
+            than memory holds.
     """
     if not rows:
         raise UserError("there are no training examples")
     peak = settings.learning_rate if settings.learning_rate is not None else method.default_rate
     assert peak is not None, "a method without parameters is not trained"
+    saved = None if checkpoint is None else checkpoint.load()
+    if saved is not None and saved.facts["finished"]:
+        set_parameters(method, saved.tensors)
+        return Trained(**saved.facts["trained"])
     total = settings.total_steps(len(rows))
-    result = Trained(learning_rate=peak)
-    best = _Best(method)
-    batches = order(rows, settings.batch_size, seed, settings.by_length)
-    parameters = method.parameters()
-    optimiser = torch.optim.AdamW(parameters.values(), lr=peak, weight_decay=settings.weight_decay)
-    began = time.perf_counter()
+    weights = method.parameters().values()
+    optimiser = torch.optim.AdamW(weights, lr=peak, weight_decay=settings.weight_decay)
+    state = LoopState(method, optimiser, Trained(learning_rate=peak), Best(method))
+    passes = (
+        Passes(settings.tokens_per_pass, method.attached().device, "training") if passes is None else passes
+    )
     with _training_mode(method, settings, seed):
-        for step in range(1, total + 1):
-            parts = split(next(batches), settings.tokens_per_pass)
-            loss = _backward(method, parts, result)
+        if saved is not None:
+            state.take(saved)
+        result, best = state.trained, state.best
+        began = time.perf_counter() - result.seconds
+        batches = order(rows, settings.batch_size, seed, settings.by_length)
+        batches = itertools.islice(batches, result.steps, None)
+        while result.steps < total and not (settings.patience and best.since >= settings.patience):
+            step = result.steps + 1
+            loss, tokens, padded = _gradients(method, next(batches), passes)
             if not math.isfinite(loss):
                 raise UserError(
                     f"the loss became {loss} at step {step}; "
                     f"try a learning rate below {peak:g} or dtype: float32"
                 )
-            if settings.clip:
-                torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
             now = rate(settings, peak, step - 1, total)
-            for group in optimiser.param_groups:
-                group["lr"] = now
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            method.after_step()
-            result.steps = step
+            _move(method, optimiser, now, settings.clip)
+            result.steps, result.tokens = step, result.tokens + tokens
+            result.padded_tokens += padded
             result.curve.append({"step": step, "loss": loss, "learning_rate": now})
             if tell is not None:
                 tell(Progress(step, total, loss, result.tokens, time.perf_counter() - began))
@@ -135,52 +123,64 @@ def train(
                     score = dev_score()
                 result.dev.append({"step": step, "score": score})
                 best.see(step, score)
-                if settings.patience is not None and best.since >= settings.patience:
-                    break
+            result.seconds = time.perf_counter() - began
+            if checkpoint is not None and step < total and checkpoint.due():
+                checkpoint.save(step, state.tensors(), state.facts() | {"finished": False})
     result.chosen_step = best.put_back() if result.dev else result.steps
     result.seconds = time.perf_counter() - began
+    if checkpoint is not None:
+        found = {name: p.detach() for name, p in method.parameters().items()}
+        checkpoint.save(result.steps, found, {"finished": True, "trained": asdict(result)})
     return result
 
 
-def _backward(method: Method, parts: Sequence[list[Row]], result: Trained) -> float:
-    """Gradients of one optimiser step, and its loss in nats an answer token."""
+def _gradients(method: Method, batch: Sequence[Row], passes: Passes) -> tuple[float, int, int]:
+    """Gradients of one optimiser step, in smaller parts where memory runs out.
+
+    Returns:
+        Its loss in nats an answer token, and the tokens read, padding left out and included.
+    """
+    before = random_state()
+
+    def undo() -> None:
+        # Parts that went through before the failed one must not count twice.
+        for parameter in (*method.parameters().values(), *method.attached().model.parameters()):
+            parameter.grad = None
+        set_random_state(before)
+
+    made = None
+    while made is None:
+        made = passes.attempt(lambda: _backward(method, split(batch, passes.limit), passes), undo)
+    return made
+
+
+def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: float) -> None:
+    """One step of the optimiser; gradients are gone after it."""
+    if clip:
+        torch.nn.utils.clip_grad_norm_(method.parameters().values(), clip)
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    method.after_step()
+
+
+def _backward(method: Method, parts: Sequence[list[Row]], passes: Passes) -> tuple[float, int, int]:
+    """Gradients of all parts of a batch."""
     lm = method.attached()
     answers = sum(row.answer for part in parts for row in part)
     trunk = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
-    summed = 0.0
+    summed, tokens, padded = 0.0, 0, 0
     for part in parts:
+        passes.begin(len(part), len(part) * max(len(row.ids) for row in part))
         batch = collate(part, lm.pad_id, lm.device, lm.geometry.attention_balance, trunk)
         loss = answer_loss(lm, batch)
         (loss / answers).backward()
         method.after_backward()
         summed += float(loss.detach())
-        result.tokens += sum(len(row.ids) - 1 for row in part)
-        result.padded_tokens += batch.ids.numel()
-    return summed / answers
-
-
-class _Best:
-    """The weights with the best score so far; the earlier ones on ties."""
-
-    def __init__(self, method: Method) -> None:
-        self.method = method
-        self.score, self.step, self.since = -math.inf, 0, 0
-        self.weights: dict[str, Tensor] = {}
-
-    def see(self, step: int, score: float) -> None:
-        """A score came in."""
-        self.since += 1
-        if score > self.score or not self.weights:
-            self.score, self.step, self.since = score, step, 0
-            self.weights = {name: p.detach().clone() for name, p in self.method.parameters().items()}
-
-    def put_back(self) -> int:
-        """Set the method to them, and tell the step they are from."""
-        with torch.no_grad():
-            for name, parameter in self.method.parameters().items():
-                parameter.copy_(self.weights[name])
-        self.method.after_step()
-        return self.step
+        tokens += sum(len(row.ids) - 1 for row in part)
+        padded += batch.ids.numel()
+    return summed / answers, tokens, padded
 
 
 @contextmanager

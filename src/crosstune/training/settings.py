@@ -1,8 +1,11 @@
 """How a run is trained."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+ONE_OF = (("steps", "epochs"), ("limit", "per_label"))
+"""Settings of which only one can hold: the one said nearer to the run."""
 
 
 class TrainSettings(BaseModel):
@@ -23,7 +26,10 @@ class TrainSettings(BaseModel):
         warmup_steps: Linear rise of the learning rate.
         decay: "linear" or "cosine" to zero at the last step, or "constant".
         clip: Largest gradient norm; 0 for no clipping.
-        limit: Train on this many examples, drawn with the run's seed; None for all.
+        limit: Train on this many examples, or on this share of them (0.1), drawn with the run's seed; None
+            for all.
+        per_label: Train on this many examples of each label (K-shot), drawn with the run's seed; of a task
+            without labels, on this many in all. None for no such choice.
         languages: To train on, where the task has training data in them; None for the source language alone.
             With any other language the result is no longer zero-shot, and is labelled so.
         evaluate_every: Steps between scores on source-language development data; None for never.
@@ -45,12 +51,25 @@ class TrainSettings(BaseModel):
     warmup_steps: int = Field(default=10, ge=0)
     decay: str = Field(default="linear", pattern="^(linear|cosine|constant)$")
     clip: float = Field(default=1.0, ge=0)
-    limit: int | None = Field(default=None, ge=1)
+    limit: int | float | None = None
+    per_label: int | None = Field(default=None, ge=1)
     languages: tuple[str, ...] | None = Field(default=None, min_length=1)
     evaluate_every: int | None = Field(default=None, ge=1)
     dev_limit: int | None = Field(default=200, ge=1)
     patience: int | None = Field(default=None, ge=1)
     gradient_checkpointing: bool = False
+
+    @field_validator("limit", mode="plain")
+    @classmethod
+    def _number_or_share(cls, given: Any) -> int | float | None:
+        if given is None:
+            return None
+        if isinstance(given, int | float) and not isinstance(given, bool):
+            if given >= 1 and given == int(given):
+                return int(given)
+            if 0 < given < 1:
+                return float(given)
+        raise ValueError("should be a whole number from 1 up, or a share between 0 and 1")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainSettings":
@@ -58,7 +77,16 @@ class TrainSettings(BaseModel):
             raise ValueError("give steps or epochs, not both")
         if self.patience is not None and self.evaluate_every is None:
             raise ValueError("patience needs evaluate_every")
+        if self.limit is not None and self.per_label is not None:
+            raise ValueError("give limit or per_label, not both")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What enters a run's id: settings newer than the first ids only where they are not the default."""
+        content = self.model_dump(mode="json")
+        if self.per_label is None:
+            del content["per_label"]
+        return content
 
     def total_steps(self, examples: int) -> int:
         """Optimiser steps for a training set of that many examples (one epoch when nothing is said)."""

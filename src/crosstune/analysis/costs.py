@@ -1,0 +1,83 @@
+"""What runs cost: time, tokens, memory and energy, summed by model, task and method."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import polars as pl
+
+_SCHEMA: dict[str, Any] = {
+    "model": pl.String,
+    "task": pl.String,
+    "method": pl.String,
+    "kind": pl.String,
+    "runs": pl.Int64,
+    "load_seconds": pl.Float64,
+    "train_seconds": pl.Float64,
+    "evaluate_seconds": pl.Float64,
+    "train_tokens": pl.Int64,
+    "test_tokens": pl.Int64,
+    "peak_memory_bytes": pl.Int64,
+    "energy_joules": pl.Float64,
+    "halvings": pl.Int64,
+    "resumed": pl.Int64,
+}
+_SUMMED = [name for name in _SCHEMA if name.endswith(("_seconds", "_tokens", "_joules"))]
+_COUNTS = ["halvings", "resumed"]
+
+
+def costs(runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Sum what runs cost.
+
+    Args:
+        runs: run.json of results and of the runs that searched a setting for them.
+
+    Returns:
+        One row per model, task, method and kind ("result" or "search"), in the order of the runs: runs,
+        seconds of loading (each load counted once), of training and of evaluation, tokens read in training
+        and in evaluation, the highest peak of memory, joules, how often a pass was halved for want of memory
+        and how often a run was taken up again. A sum is null where no run has the figure: a machine that
+        does not tell its energy has used some all the same. Training taken over from a search counts there.
+    """
+    rows = [_row(run) for run in runs]
+    table = pl.DataFrame(rows, schema=_SCHEMA)
+    keys = ["model", "task", "method", "kind"]
+    return table.group_by(keys, maintain_order=True).agg(
+        pl.col("runs").sum(),
+        *[_sum(name) for name in _SUMMED],
+        pl.col("peak_memory_bytes").max(),
+        *[pl.col(name).sum() for name in _COUNTS],
+    ).select(list(_SCHEMA))  # fmt: skip
+
+
+def total(table: pl.DataFrame) -> dict[str, Any]:
+    """The last row of a table of `costs`: everything together."""
+    row = table.select(
+        pl.col("runs").sum(),
+        *[_sum(name) for name in _SUMMED],
+        pl.col("peak_memory_bytes").max(),
+        *[pl.col(name).sum() for name in _COUNTS],
+    ).row(0, named=True)
+    return {"model": "", "task": "", "method": "all", "kind": "", **row}
+
+
+def _sum(name: str) -> pl.Expr:
+    return pl.when(pl.col(name).is_not_null().any()).then(pl.col(name).sum()).alias(name)
+
+
+def _row(run: Mapping[str, Any]) -> dict[str, Any]:
+    cost = run["cost"]
+    taken_over = cost.get("train_from") is not None
+    row = {
+        name: cost.get(name) for name in _SCHEMA if name not in ("model", "task", "method", "kind", "runs")
+    }
+    if taken_over:
+        row |= {"train_seconds": None, "train_tokens": None}
+    return {
+        "model": run["model"],
+        "task": run["task"]["name"],
+        "method": run["label"],
+        "kind": run.get("kind", "result"),
+        "runs": 1,
+        **row,
+        **{name: cost.get(name) or 0 for name in _COUNTS},
+    }

@@ -1,0 +1,103 @@
+"""Methods at equal trained parameters: a budget such as 1.23M, and the size that comes nearest to it."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from crosstune.errors import UserError
+from crosstune.methods import METHODS
+from crosstune.methods.base import MethodConfig
+from crosstune.models.geometry import Geometry
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
+_WRITTEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMB]?)", re.IGNORECASE)
+_MOST = 10**12
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A method's settings for a budget.
+
+    Attributes:
+        config: With the size filled in.
+        setting: Name of the setting that was solved.
+        size: Its value.
+        count: Trained parameters, exactly.
+        budget: What was asked for.
+    """
+
+    config: MethodConfig
+    setting: str
+    size: int
+    count: int
+    budget: int
+
+    @property
+    def off(self) -> float:
+        """How far the count is from the budget, as a share of it; negative below."""
+        return self.count / self.budget - 1
+
+
+def parse_budget(given: Any) -> int:
+    """A number of parameters: 1230000, "1.23M", "500K".
+
+    Raises:
+        UserError: It is none.
+    """
+    number = -1.0
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        number = given
+    elif isinstance(given, str) and (match := _WRITTEN.fullmatch(given.strip())):
+        number = round(float(match[1]) * _UNITS[match[2].upper()], 6)
+    if not 1 <= number <= _MOST or number != int(number):
+        raise UserError(
+            f"budget: give a number of parameters, such as 1.23M, 500K or 1230000; found {given!r}"
+        )
+    return int(number)
+
+
+def written(budget: int) -> str:
+    """As a person would write it: "1.23M", "500K", "1,228,800"."""
+    unit = next((unit for unit in ("B", "M", "K") if budget >= _UNITS[unit]), "")
+    text = f"{budget / _UNITS[unit]:.2f}".rstrip("0").rstrip(".") + unit
+    return text if parse_budget(text) == budget else f"{budget:,}"
+
+
+def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> Solved | None:
+    """The size whose count is nearest to a budget, the smaller of two as near; None for a method without.
+
+    All other settings, the layers among them, stay as they are.
+
+    Args:
+        name: Of the method.
+        config: Its settings; the size in them does not matter.
+        geometry: The model's shape.
+        budget: Trained parameters, at least 1.
+
+    Raises:
+        UserError: The settings do not fit the model.
+    """
+    method = METHODS[name]
+    if method.size is None:
+        return None
+    setting = method.size
+
+    def sized(size: int) -> MethodConfig:
+        return config.model_copy(update={setting: size})
+
+    def count(size: int) -> int:
+        return method.count(sized(size), geometry)
+
+    # Counts rise with the size: the last one within the budget, and the first beyond it.
+    high = 1
+    while count(high) < budget:
+        high *= 2
+    low = 1
+    while low < high:
+        middle = (low + high) // 2
+        if count(middle) < budget:
+            low = middle + 1
+        else:
+            high = middle
+    size = min((each for each in (low - 1, low) if each >= 1), key=lambda each: abs(count(each) - budget))
+    return Solved(sized(size), setting, size, count(size), budget)

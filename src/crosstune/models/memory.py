@@ -1,0 +1,110 @@
+"""How much goes through the model at once: less, whenever memory runs out."""
+
+import gc
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from crosstune.errors import UserError
+
+T = TypeVar("T")
+
+# What PyTorch says, beside its own OutOfMemoryError, when an allocation fails.
+_SAYS = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "bad_alloc",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of a GPU's or of the machine's."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAYS)
+
+
+class Passes:
+    """The passes of one kind through the model, and how large they may be.
+
+    Args:
+        limit: Most tokens at once, padding included.
+        device: Where the model is, for what is said.
+        doing: Such as "training".
+        note: Told in one line when memory ran out.
+
+    Attributes:
+        limit: As it is now.
+        halvings: How often it was halved.
+        tokens: Text tokens that went through, padding left out; counted by those who use it.
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        device: torch.device | str = "cpu",
+        doing: str = "evaluation",
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        self.limit, self.halvings, self.tokens = limit, 0, 0
+        self._device, self._doing, self._note = torch.device(device).type, doing, note
+        self._rows, self._size = 1, 0
+
+    def begin(self, rows: int, size: int) -> None:
+        """A pass of so many examples and tokens (padding included) begins."""
+        self._rows, self._size = rows, size
+
+    def attempt(self, work: Callable[[], T], undo: Callable[[], None] | None = None) -> T | None:
+        """Do some work of one or more passes.
+
+        Args:
+            work: Calls `begin` before each pass.
+            undo: Takes back what failed work has left.
+
+        Returns:
+            What the work gave; None when memory ran out: the limit is lower now, do it again.
+
+        Raises:
+            UserError: Memory ran out on one example alone.
+        """
+        try:
+            return work()
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+        # Out of the except block: while the error lives, its traceback holds the failed pass's tensors.
+        if undo is not None:
+            undo()
+        gc.collect()
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+        if self._rows <= 1 or self.limit <= 1:
+            raise UserError(
+                f"memory of {self._device} ran out in {self._doing} on one example of {self._size} tokens; "
+                "set train.gradient_checkpointing, or take a smaller model or another device"
+            )
+        self._halve()
+        return None
+
+    def state(self) -> dict[str, int]:
+        """Limit and counts, to go on from."""
+        return {"limit": self.limit, "halvings": self.halvings, "tokens": self.tokens}
+
+    def put_back(self, state: dict[str, Any]) -> None:
+        """Go on from another's `state`."""
+        self.limit, self.halvings, self.tokens = state["limit"], state["halvings"], state["tokens"]
+
+    def _halve(self) -> None:
+        before = self.limit
+        # A pass may be far smaller than the limit: down to one that has to be cut.
+        while self.limit >= self._size or self.limit == before:
+            self.limit = max(1, self.limit // 2)
+            self.halvings += 1
+        if self._note is not None:
+            self._note(
+                f"  memory of {self._device} ran out in {self._doing}: "
+                f"{self.limit} tokens at once from here on, not {before}"
+            )

@@ -1,0 +1,211 @@
+"""``grid:`` in a study: lists of values, tried in every combination, as further entries of its methods."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from pydantic import ValidationError
+
+from crosstune.errors import did_you_mean
+from crosstune.methods import METHODS
+from crosstune.problems import Loc, invalid
+from crosstune.study.entries import MethodEntry
+from crosstune.training.settings import ONE_OF, TrainSettings
+
+MOST_RUNS = 100_000
+"""More than this in one study is a slip of the hand."""
+
+Axes = dict[str, tuple[list[Any], Loc]]
+"""What is swept of a method: dotted setting, its values, and where the file has them."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the methods after grids are written out.
+
+    Attributes:
+        entry: As a study file could have it.
+        index: Of the entry in the study's own list that it comes from.
+        origin: Where the file has the values of swept settings.
+    """
+
+    entry: Any
+    index: int
+    origin: dict[str, Loc] = field(default_factory=dict)
+
+    def place(self, rest: Loc) -> Loc:
+        """The place in the file of a part of the entry."""
+        for dotted in (".".join(map(str, rest[:n])) for n in (2, 1)):
+            if dotted in self.origin:
+                return self.origin[dotted]
+        return ("methods", self.index, *rest)
+
+
+def sweep(methods: Sequence[Any], grid: Any) -> list[Cell]:
+    """Write out the grids of a study and of its methods.
+
+    Entries that a grid makes and that are already there are left out. A setting that a method gives itself is
+    not swept by the study's grid.
+
+    Args:
+        methods: The study's entries: names, mappings or `MethodEntry`.
+        grid: The study's own: settings (``train.limit``, ``lora.rank``) to lists of values; None for none.
+
+    Raises:
+        ValidationError: An unknown key, no list, an empty list, or far too many combinations.
+    """
+    entries = [each.as_given(mode="python") if isinstance(each, MethodEntry) else each for each in methods]
+    shared = _axes(grid, ("grid",)) if grid is not None else {}
+    named = {_name(entry) for entry in entries}
+    for key in shared:
+        _check_shared(key, named)
+    cells: list[Cell] = []
+    for index, entry in enumerate(entries):
+        cells += _cells(entry, index, shared)
+        if len(cells) > MOST_RUNS:
+            raise _too_many(("grid",), len(cells))
+    return _merged(cells)
+
+
+def _cells(entry: Any, index: int, shared: Axes) -> list[Cell]:
+    """The combinations of one method; the entry itself where nothing is swept."""
+    name = _name(entry)
+    if name not in METHODS:
+        return [Cell(entry, index)]  # a mistake that the entry's own reading names
+    plain: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
+    train = plain.get("train")
+    own_train = dict(train) if isinstance(train, Mapping) else {}
+    axes = _of_method(name, plain, own_train, shared)
+    if "grid" in plain:
+        at = ("methods", index, "grid")
+        own = _axes(plain.pop("grid"), at)
+        for key in own:
+            _check_setting(name, key, (*at, key))
+            given = own_train if key.startswith("train.") else plain
+            if key.removeprefix("train.") in given:
+                raise invalid(
+                    (*at, key), f"grid: method {name} gives {key} itself as well; give one of the two"
+                )
+        axes |= own
+    if not axes:
+        return [Cell(entry, index)]
+    many = math.prod(len(values) for values, _ in axes.values())
+    if many > MOST_RUNS:
+        raise _too_many(next(iter(axes.values()))[1], many)
+    origin = {key: where for key, (_, where) in axes.items()}
+    cells = []
+    for values in product(*(values for values, _ in axes.values())):
+        made, inner = dict(plain), dict(own_train)
+        for key, value in zip(axes, values, strict=True):
+            if key.startswith("train."):
+                inner[key.removeprefix("train.")] = value
+            else:
+                made[key] = value
+        cells.append(Cell(made | ({"train": inner} if inner else {}), index, origin))
+    return cells
+
+
+def _of_method(name: str, entry: Mapping[str, Any], train: Mapping[str, Any], shared: Axes) -> Axes:
+    """What the study's grid sweeps of a method that does not set it itself."""
+    axes: Axes = {}
+    for key, axis in shared.items():
+        kind, _, setting = key.partition(".")
+        if kind == "train":
+            setting = key
+        elif kind != name:
+            continue
+        if setting.startswith("train."):
+            plain = setting.removeprefix("train.")
+            others = {other for pair in ONE_OF if plain in pair for other in pair} | {plain}
+            searched = plain == "learning_rate" and entry.get("search")
+            if METHODS[name].learning_rate is None or searched or not others.isdisjoint(train):
+                continue
+        elif setting in entry:
+            continue
+        # "lora.train.steps" says more than "train.steps" does.
+        if setting not in axes or kind != "train":
+            axes[setting] = axis
+    return axes
+
+
+def _axes(grid: Any, at: Loc) -> Axes:
+    if not isinstance(grid, Mapping) or not grid:
+        raise invalid(at, "grid: a mapping of settings to lists is wanted, such as {train.limit: [64, 256]}")
+    for key, values in grid.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise invalid((*at, key), f"grid: {key} needs a list of values to try, such as [1, 2]")
+    return {key: (list(values), (*at, key)) for key, values in grid.items()}
+
+
+def _check_shared(key: str, named: set[str]) -> None:
+    """Refuse a key of the study's grid that sweeps nothing."""
+    kind, dot, setting = key.partition(".")
+    at: Loc = ("grid", key)
+    if kind == "train" and dot:
+        _check_train(setting, at)
+    elif not dot or kind not in METHODS:
+        known = ["train", *METHODS]
+        raise invalid(
+            at,
+            f'grid: unknown key "{key}"; give train.<setting> or <method>.<setting>'
+            f"{did_you_mean(kind, known) if dot else ', such as train.limit or lora.rank'}",
+        )
+    elif kind not in named:
+        raise invalid(at, f'grid: the study has no method "{kind}"{did_you_mean(kind, named)}')
+    else:
+        _check_setting(kind, setting, at)
+
+
+def _check_setting(name: str, key: str, at: Loc) -> None:
+    """Refuse what is neither a setting of a method nor one of its training."""
+    if key.startswith("train."):
+        _check_train(key.removeprefix("train."), at)
+        return
+    fields = METHODS[name].Config.model_fields
+    if key not in fields:
+        hint = did_you_mean(key, [*fields, "train.learning_rate", "train.limit"])
+        raise invalid(at, f'grid: unknown key "{key}" of method {name}{hint}')
+
+
+def _check_train(setting: str, at: Loc) -> None:
+    if setting not in TrainSettings.model_fields:
+        raise invalid(
+            at, f'grid: unknown key "{setting}" of train{did_you_mean(setting, TrainSettings.model_fields)}'
+        )
+
+
+def _merged(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells without those that a grid made and that are the same as another."""
+    texts = [_text(cell.entry) if cell.origin else None for cell in cells]
+    if not any(texts):
+        return list(cells)
+    seen = {_text(cell.entry) for cell in cells if not cell.origin}
+    kept = []
+    for cell, text in zip(cells, texts, strict=True):
+        if text is None or text not in seen:
+            kept.append(cell)
+        if text is not None:
+            seen.add(text)
+    return kept
+
+
+def _text(entry: Any) -> str:
+    """The same for entries that mean the same."""
+    try:
+        read = MethodEntry.model_validate(entry)
+    except ValidationError:
+        return repr(entry)  # its mistake is named when the study's list is read
+    given = read.as_given() | read.config.model_dump(mode="json")
+    return json.dumps(given, sort_keys=True, default=str)
+
+
+def _name(entry: Any) -> str:
+    name = entry.get("name") if isinstance(entry, Mapping) else entry
+    return name if isinstance(name, str) else ""
+
+
+def _too_many(at: Loc, many: int) -> ValidationError:
+    return invalid(at, f"grid: {many:,} combinations; a study takes {MOST_RUNS:,} runs at most")

@@ -1,0 +1,165 @@
+"""Checkpoints: all that a training needs to go on to the same bits, in one file that is whole or not there.
+
+A checkpoint is a safetensors file with the tensors of the loop, and its numbers as JSON in the file's head.
+It is written under another name, synced, and renamed to ``checkpoint-<step>-<checksum>.safetensors``: a file
+whose content is not what its name says is passed over. Nothing here can end a training: where the disk takes
+no more, it is said once, and the training goes on without.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from crosstune.errors import UserError
+from crosstune.models.memory import Passes
+from crosstune.models.tensor_files import write_tensors
+
+SECONDS = "CROSSTUNE_CHECKPOINT_SECONDS"
+"""Environment variable: seconds between two checkpoints, 0 for one after every step."""
+
+_DEFAULT_SECONDS = 30.0
+# Writing may take this share of the time at most: a checkpoint of full fine-tuning is gigabytes.
+_SHARE = 1 / 20
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint's content.
+
+    Attributes:
+        tensors: On the CPU.
+        facts: Numbers and lists, as JSON knows them.
+    """
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+
+class Checkpoint:
+    """The checkpoint of one training.
+
+    Args:
+        folder: Of this training alone; it is there.
+        made_for: Names everything that decides the training. A checkpoint of something else is not used.
+        note: Told in one line what was taken up, and what could not be used or written.
+        passes: Their limits and counts are kept as well, and put back.
+        taken_up: Called when a checkpoint is gone on from.
+
+    Raises:
+        UserError: The environment variable is no number of seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        made_for: str,
+        note: Callable[[str], None],
+        passes: Sequence[Passes] = (),
+        taken_up: Callable[[], None] | None = None,
+    ) -> None:
+        self._folder, self._made_for, self._note, self._passes = folder, made_for, note, passes
+        self._taken_up = taken_up
+        self._every = _seconds()
+        self._writes = True
+        self._next = time.monotonic() + self._every
+
+    def load(self) -> Saved | None:
+        """The newest whole checkpoint; None if there is none of this training."""
+        self._clean()
+        for file in sorted(self._folder.glob("checkpoint-*-*.safetensors"), reverse=True):
+            try:
+                if _checksum(file) != file.stem.rpartition("-")[2]:
+                    self._note(f"  {file.name} is damaged and is not used")
+                    continue
+                with safe_open(file, framework="pt") as opened:
+                    head = opened.metadata() or {}
+                    if head.get("made_for") != self._made_for:
+                        self._note(
+                            "  a checkpoint of other settings, data, versions or another model is not used: "
+                            "trained from the start"
+                        )
+                        continue
+                    tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}  # noqa: SIM118
+            except (OSError, SafetensorError) as error:
+                self._note(f"  {file.name} cannot be read and is not used ({error})")
+                continue
+            for passes, state in zip(self._passes, json.loads(head["passes"]), strict=True):
+                passes.put_back(state)
+            if self._taken_up is not None:
+                self._taken_up()
+            self._note(f"  training goes on behind step {int(file.stem.split('-')[1])}")
+            return Saved(tensors, json.loads(head["facts"]))
+        return None
+
+    def _clean(self) -> None:
+        """Remove what a killed process has half written, under its own name or that of safetensors."""
+        with suppress(OSError):
+            for leftover in (*self._folder.glob("tmp-*"), *self._folder.glob(".tmp*")):
+                leftover.unlink(missing_ok=True)
+
+    def due(self) -> bool:
+        """Whether it is time for the next one."""
+        return self._writes and time.monotonic() >= self._next
+
+    def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """Write a checkpoint in place of the one before."""
+        if not self._writes:
+            return
+        began = time.monotonic()
+        try:
+            self._write(step, tensors, facts)
+        except OSError as error:
+            self._writes = False
+            self._note(
+                f"  no checkpoint can be written ({error.strerror or error}); "
+                "training goes on, but if stopped it would begin anew"
+            )
+        ended = time.monotonic()
+        self._next = ended + (max(self._every, (ended - began) / _SHARE) if self._every else 0.0)
+
+    def _write(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        before = list(self._folder.glob("checkpoint-*-*.safetensors"))
+        fresh = self._folder / f"tmp-{os.getpid()}.safetensors"
+        try:
+            passes = json.dumps([each.state() for each in self._passes])
+            head = {"made_for": self._made_for, "facts": json.dumps(facts), "passes": passes}
+            write_tensors(tensors, fresh, head)
+            with fresh.open("rb") as stream:
+                os.fsync(stream.fileno())
+            target = self._folder / f"checkpoint-{step:09d}-{_checksum(fresh)}.safetensors"
+            fresh.replace(target)
+        finally:
+            fresh.unlink(missing_ok=True)
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        for old in before:
+            if old != target:
+                old.unlink(missing_ok=True)
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
+
+
+def _seconds() -> float:
+    text = os.environ.get(SECONDS, "")
+    try:
+        seconds = float(text) if text else _DEFAULT_SECONDS
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise UserError(f"{SECONDS}={text}: not a number of seconds; 0 writes a checkpoint after every step")
+    return seconds

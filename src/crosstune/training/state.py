@@ -1,0 +1,128 @@
+"""What the training loop carries from step to step, and how it goes into a checkpoint and comes back."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosstune.methods.base import Method
+from crosstune.training.checkpoint import Saved
+
+
+@dataclass
+class Trained:
+    """What training leaves beside the weights.
+
+    Attributes:
+        steps: Optimiser steps taken.
+        chosen_step: Step whose weights were kept (the last, or the best on development data).
+        learning_rate: Peak.
+        tokens: Text tokens read.
+        padded_tokens: Tokens computed, padding included.
+        seconds: Wall time of the loop.
+        curve: One ``{"step", "loss", "learning_rate"}`` a step.
+        dev: One ``{"step", "score"}`` for each score on development data.
+    """
+
+    steps: int = 0
+    chosen_step: int = 0
+    learning_rate: float = 0.0
+    tokens: int = 0
+    padded_tokens: int = 0
+    seconds: float = 0.0
+    curve: list[dict[str, float]] = field(default_factory=list)
+    dev: list[dict[str, float]] = field(default_factory=list)
+
+
+class Best:
+    """The weights with the best score so far; the earlier ones on ties."""
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.score, self.step, self.since = -math.inf, 0, 0
+        self.weights: dict[str, Tensor] = {}
+
+    def see(self, step: int, score: float) -> None:
+        """A score came in."""
+        self.since += 1
+        if score > self.score or not self.weights:
+            self.score, self.step, self.since = score, step, 0
+            self.weights = {name: p.detach().clone() for name, p in self.method.parameters().items()}
+
+    def put_back(self) -> int:
+        """Set the method to them, and tell the step they are from."""
+        set_parameters(self.method, self.weights)
+        return self.step
+
+
+@dataclass
+class LoopState:
+    """The loop between two steps."""
+
+    method: Method
+    optimiser: torch.optim.Optimizer
+    trained: Trained
+    best: Best
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters, the optimiser's moments, the best weights, and the state of dropout's randomness."""
+        parameters = self.method.parameters()
+        found = _prefixed("parameter", {name: p.detach() for name, p in parameters.items()})
+        found |= _prefixed("best", self.best.weights)
+        found |= _prefixed("random", random_state())
+        for name, parameter in parameters.items():
+            found |= _prefixed(f"optimiser:{name}", self.optimiser.state.get(parameter, {}))
+        return found
+
+    def facts(self) -> dict[str, Any]:
+        """Numbers, as JSON knows them."""
+        best = {"score": self.best.score, "step": self.best.step, "since": self.best.since}
+        return {"trained": asdict(self.trained), "best": best}
+
+    def take(self, saved: Saved) -> None:
+        """Go on from a checkpoint."""
+        tensors = saved.tensors
+        set_parameters(self.method, _unprefixed("parameter", tensors))
+        moments = [_unprefixed(f"optimiser:{name}", tensors) for name in self.method.parameters()]
+        groups = self.optimiser.state_dict()["param_groups"]
+        kept = {i: state for i, state in enumerate(moments) if state}
+        self.optimiser.load_state_dict({"state": kept, "param_groups": groups})
+        device, best = self.method.attached().device, saved.facts["best"]
+        self.best.weights = {name: x.to(device) for name, x in _unprefixed("best", tensors).items()}
+        self.best.score, self.best.step, self.best.since = best["score"], best["step"], best["since"]
+        set_random_state(_unprefixed("random", tensors))
+        self.trained = Trained(**saved.facts["trained"])
+
+
+def set_parameters(method: Method, values: Mapping[str, Tensor]) -> None:
+    """Put values into a method's parameters, by name."""
+    with torch.no_grad():
+        for name, parameter in method.parameters().items():
+            parameter.copy_(values[name])
+    method.after_step()
+
+
+def random_state() -> dict[str, Tensor]:
+    """State of PyTorch's global randomness, on the CPU and every GPU."""
+    gpus = enumerate(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else ()
+    return {"cpu": torch.random.get_rng_state()} | {f"cuda{i}": state for i, state in gpus}
+
+
+def set_random_state(state: Mapping[str, Tensor]) -> None:
+    """Put a `random_state` back; of GPUs, those that are here."""
+    torch.random.set_rng_state(state["cpu"])
+    for i in range(torch.cuda.device_count()):
+        if f"cuda{i}" in state:
+            torch.cuda.set_rng_state(state[f"cuda{i}"], i)
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}:{name}": x.contiguous() for name, x in tensors.items()}
+
+
+def _unprefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    start = f"{prefix}:"
+    return {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}

@@ -1,0 +1,75 @@
+"""Every study in studies/ is read and written out into its runs; those whose data is not here are skipped."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from crosstune.errors import UserError
+from crosstune.languages import LANGUAGES
+from crosstune.study.grid import expand
+from crosstune.study.reading import StudyFile
+from crosstune.study.spec import Study, read_study
+
+ROOT = Path(__file__).parents[2]
+STUDIES = sorted((ROOT / "studies").rglob("*.yaml"))
+DATA = Path(os.environ.get("CROSSTUNE_DATA") or ROOT / "../shared/data").resolve()
+GENERATED = {"cldr-names", "number-words"}
+
+
+def read(file: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """The study, if the files of its tasks are on this machine."""
+    tasks = [task["name"] if isinstance(task, dict) else task for task in StudyFile(file).data["tasks"]]
+    if not GENERATED.issuperset(tasks):
+        if not DATA.is_dir():
+            pytest.skip(f"the benchmark files are not under {DATA} (set CROSSTUNE_DATA)")
+        monkeypatch.setenv("CROSSTUNE_DATA", str(DATA))
+    try:
+        return read_study(file)
+    except UserError as error:
+        if "no files" in str(error) or "HF_HUB_OFFLINE" in str(error):
+            pytest.skip(str(error))
+        raise
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=[str(file.relative_to(ROOT / "studies")) for file in STUDIES])
+def test_a_ready_study(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert "?" in " ".join(head[:3]), "its first lines say what it asks"
+    assert any(str(file.relative_to(ROOT)) in line for line in head), "its head has the command"
+    assert any("need" in line.lower() for line in head), "its head says what it needs"
+    study = read(file, monkeypatch)
+    runs = expand(study)
+    assert len({run.id for run in runs}) == len(runs) >= len(study.methods)
+    again = Study.model_validate(StudyFile(file).data)
+    assert [run.id for run in expand(again)] == [run.id for run in runs]
+
+
+def test_the_study_of_many_languages(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = read(ROOT / "studies" / "many_languages.yaml", monkeypatch)
+    sib, names = (study.languages_for(task) for task in study.tasks)
+    assert len(sib) - 1 == 55
+    assert len(names) - 1 == 72
+    both = {*sib, *names}
+    assert len({LANGUAGES[code].family for code in both}) == 19
+    assert len({LANGUAGES[code].script for code in both}) == 28
+    assert {LANGUAGES[code].resource for code in both} == {0, 1, 2, 3, 4, 5}
+    runs = expand(study)
+    assert sum(run.kind == "search" for run in runs) == 2 * 4 * 3
+    assert sum(run.kind == "result" for run in runs) == 2 * (1 + 4 * 3)
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.3", "mistral-small-24b"])
+def test_the_papers_studies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = read(ROOT / "studies" / "paper" / f"{name}.yaml", monkeypatch)
+    assert study.search is not None
+    assert study.search.learning_rates == (3e-3, 1e-3, 3e-4)
+    assert [method.name for method in study.methods] == [
+        "none",
+        "soft-prompt",
+        "prefix",
+        "llama-adapter",
+        "lora",
+    ]
+    waiting = [run for run in expand(study) if run.search is not None]
+    assert len(waiting) == 4 * len(study.tasks)

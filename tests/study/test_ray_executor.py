@@ -225,6 +225,16 @@ def test_defaults_follow_the_machines(long: Study) -> None:
     assert needs([{"CPU": 16}, {"CPU": 8, "GPU": 1}]) == Needs(1, 8, 1)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "auto"])
+def test_no_cluster_there(address: str, long: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    if ray.is_initialized():
+        ray.shutdown()  # the Ray of the tests above, which would be joined
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(UserError, match=f"no Ray cluster at {address}: .*; see docs/cluster.md"):
+        go(long, address=address)
+
+
 def test_without_ray(long: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r'needs Ray: pip install "crosstune\[ray\]"'):

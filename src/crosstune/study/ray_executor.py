@@ -8,6 +8,7 @@ up by whoever comes to it first.
 import logging
 import os
 import platform
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -217,6 +218,10 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         if address is None:
             ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECTS, **quiet)
         else:
+            host, _, port = address.rpartition(":")
+            if host and port.isdigit():
+                # Ray itself would try for minutes.
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         where = f"no Ray cluster at {address}" if address else "Ray cannot be started on this machine"

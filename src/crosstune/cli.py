@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from crosstune.errors import UserError
-from crosstune.output import complain, print_costs, print_results, print_rows, say
+from crosstune.output import complain, print_costs, print_plan, print_results, print_rows, say
 
 app = typer.Typer(
     help="Tune a language model in English by several methods; measure how far each carries into others.",
@@ -116,6 +116,43 @@ def run(
         raise typer.Exit(stop.exit_code) from None
     print_results(read(summary.store, only=summary.runs))
     say(f"all about it: crosstune report {summary.store}")
+
+
+@app.command()
+def plan(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
+    *,
+    store: Annotated[Path | None, typer.Option(help="Folder of the results; over the study's own.")] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float32, ...")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Load the models and time a few steps of each method first.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for other programs.")] = False,
+) -> None:
+    """Show the runs of a study, what is done, and what the rest will take.
+
+    Estimates come from finished runs of the same kind, else from a calibration on this machine.
+
+    Example: crosstune plan studies/demo.yaml --calibrate
+    """
+    from crosstune.study.plan import plan_study
+    from crosstune.study.spec import read_study
+
+    asked = read_study(study)
+    changes = {"store": store, "device": device, "dtype": dtype}
+    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    if calibrate:
+        from crosstune.study.calibrate import calibrate as measure
+
+        measure(asked, lambda line: complain(line, style="dim"))
+    found = plan_study(asked)
+    if as_json:
+        import json
+
+        sys.stdout.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+    else:
+        print_plan(found, str(study))
 
 
 @app.command()

@@ -38,6 +38,13 @@ def print_costs(found: Any) -> None:
     standard_output().print(costs_table(found.costs))
 
 
+def print_plan(plan: Any, study_file: str) -> None:
+    """The table of a plan (`crosstune.study.plan.Plan`)."""
+    from crosstune.report.plan import plan_table
+
+    standard_output().print(plan_table(plan, study_file))
+
+
 def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
     """A plain table; columns whose numbers are in ``right`` end on the right."""
     from rich.table import Table

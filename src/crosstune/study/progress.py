@@ -116,13 +116,19 @@ class BarDisplay(Display):
     def begin(self, name: str) -> None:
         """A run begins."""
         self.bars.update(self.runs, says=name)
+        self.bars.reset(self.training, visible=False)
 
     def trained(self, progress: Progress) -> None:
         """A training step is done."""
         self._step(progress)
-        if progress.step == 1:
-            self.bars.reset(self.training, total=progress.total, visible=True)
-        self.bars.update(self.training, completed=progress.step, says=_speed(progress))
+        # A training that is taken up again does not begin at step 1.
+        self.bars.update(
+            self.training,
+            total=progress.total,
+            completed=progress.step,
+            visible=True,
+            says=_speed(progress),
+        )
 
     def evaluating(self, total: int) -> None:
         """Evaluation of so many examples begins."""

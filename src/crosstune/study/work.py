@@ -27,6 +27,7 @@ from crosstune.study.progress import Display
 from crosstune.study.record import fingerprints
 from crosstune.study.search import resolve
 from crosstune.study.spec import Study
+from crosstune.study.trackers import Trackers
 
 POLL = 1.0
 """Seconds between looks at what other processes have finished."""
@@ -107,7 +108,16 @@ class Work:
 
     def go(self, shown: Display) -> None:
         """Make runs until all are settled; wait for those that other processes are making."""
-        self.shown, waiting = shown, False
+        self.shown = shown
+        self.trackers = Trackers(self.study.trackers, self.store, shown.note)
+        shown.watch = self.trackers.trained
+        try:
+            self._go()
+        finally:
+            self.trackers.close()
+
+    def _go(self) -> None:
+        waiting = False
         for model in self.study.models:
             if len(self._left(self._of(model))) < len(self._of(model)):
                 self._drop_other_revisions(self._of(model), cheap_revision(model))
@@ -119,10 +129,10 @@ class Work:
             if not left:
                 break
             if not waiting:
-                shown.note(f"waiting for {len(left)} runs that other processes are making")
+                self.shown.note(f"waiting for {len(left)} runs that other processes are making")
                 waiting = True
             time.sleep(POLL)
-            shown.check()
+            self.shown.check()
 
     def _pass(self) -> bool:
         """Make what nobody else is making; whether anything was settled."""
@@ -195,6 +205,7 @@ class Work:
         loaded = self._loaded(run.model)
         try:
             run = resolve(run, self.finished)
+            self.trackers.begin(run)
             with Meter(_gpus(loaded.lm)) as meter:
                 made = execute(run, loaded, data, self.shown, folder, self._searched(run))
             told = meter.joules
@@ -210,6 +221,7 @@ class Work:
             shutil.rmtree(folder, ignore_errors=True)
             return
         made.save(self.store)
+        self.trackers.finish(made.record, made.predictions)
         shutil.rmtree(folder, ignore_errors=True)
         self._model = (run.model, replace(loaded, seconds=0.0))  # what loading took counts once
         self.finished[run.id] = made.record

@@ -1,0 +1,229 @@
+"""What a study would do: its runs, what is done, and what the rest is likely to cost. Loads no model."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from crosstune.errors import UserError
+from crosstune.methods import METHODS
+from crosstune.study import measurements, store
+from crosstune.study.grid import Run, expand
+from crosstune.study.measurements import Measured
+from crosstune.study.model_names import cheap_geometry, cheap_revision
+from crosstune.study.search import LAST_STEP
+from crosstune.study.spec import Study
+
+_LOOKED_AT = 5
+"""Finished runs of a group whose cost is read."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one model, task and method, seeds and searched rates together.
+
+    Attributes:
+        model: As the study names it.
+        task: Its name.
+        method: The label.
+        kind: "result" or "search".
+        parameters: Trained; None where the model's shape cannot be had without asking the network.
+        runs: How many.
+        done: Of these, in the store.
+        failed: Of these, tried without success.
+        seconds: Estimated for the runs that are not done; None without anything to estimate from.
+        peak_bytes: Estimated memory; None likewise.
+        basis: "finished runs", "calibration", or None.
+    """
+
+    model: str
+    task: str
+    method: str
+    kind: str
+    parameters: int | None
+    runs: int
+    done: int
+    failed: int
+    seconds: float | None
+    peak_bytes: int | None
+    basis: str | None
+
+    @property
+    def to_do(self) -> int:
+        """Runs that the next ``crosstune run`` would make, those that failed included."""
+        return self.runs - self.done
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All groups of a study.
+
+    Attributes:
+        study: Its name.
+        store: Where its results go.
+        device: Kind of device.
+        dtype: Of the frozen weights.
+        groups: In the order they are run.
+        load_seconds: Estimated for loading the models that runs still need.
+    """
+
+    study: str
+    store: Path
+    device: str
+    dtype: str
+    groups: list[Group]
+    load_seconds: float
+
+    @property
+    def runs(self) -> int:
+        """Of the whole study."""
+        return sum(group.runs for group in self.groups)
+
+    @property
+    def done(self) -> int:
+        """Runs in the store."""
+        return sum(group.done for group in self.groups)
+
+    @property
+    def failed(self) -> int:
+        """Runs tried without success."""
+        return sum(group.failed for group in self.groups)
+
+    @property
+    def unknown(self) -> int:
+        """Runs to do that nothing is known of."""
+        return sum(group.to_do for group in self.groups if group.seconds is None)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated for all that is known of what is left."""
+        return self.load_seconds + sum(group.seconds or 0.0 for group in self.groups)
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Largest of the groups that are not done."""
+        return max((g.peak_bytes for g in self.groups if g.to_do and g.peak_bytes), default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the totals, and one entry a group."""
+        names = ("runs", "done", "failed", "unknown", "seconds", "peak_bytes", "load_seconds")
+        return {
+            "study": self.study,
+            "store": str(self.store),
+            "device": self.device,
+            "dtype": self.dtype,
+            **{name: getattr(self, name) for name in names},
+            "groups": [asdict(group) | {"to_do": group.to_do} for group in self.groups],
+        }
+
+
+def plan_study(study: Study) -> Plan:
+    """Look at a study and its store.
+
+    Raises:
+        UserError: As `crosstune.study.grid.expand`.
+    """
+    runs = expand(study)
+    done = store.finished(study.folder)
+    failed = {file.stem for file in (study.folder / ".failed").glob("*.json")} - done
+    measured = {model: _measured(model, runs[0]) for model in study.models} if runs else {}
+    grouped: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        task = study.tasks.index(run.task)
+        grouped.setdefault((run.model, task, run.label, run.kind), []).append(run)
+    related: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for (model, task, label, _), members in grouped.items():
+        there = [run.id for run in members if run.id in done][:_LOOKED_AT]
+        related.setdefault((model, task, label), []).extend(_costs(study.folder, there))
+    groups = [
+        _group(members, done, failed, measured[key[0]], related[key[:3]]) for key, members in grouped.items()
+    ]
+    needed = {group.model for group in groups if group.to_do}
+    loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
+    first = runs[0]
+    return Plan(study.name, study.folder, first.device, first.dtype, groups, sum(loads))
+
+
+def _group(
+    runs: Sequence[Run], done: set[str], failed: set[str], measured: Measured | None, costs: list[Any]
+) -> Group:
+    first = runs[0]
+    geometry = cheap_geometry(first.model)
+    left = [run for run in runs if run.id not in done]
+    seconds, peak, basis = _from_finished(first, costs)
+    if basis is None and measured is not None:
+        seconds, peak, basis = _from_measured(first, measured)
+    return Group(
+        model=first.model,
+        task=first.task.name,
+        method=first.label,
+        kind=first.kind,
+        parameters=None if geometry is None else METHODS[first.method].count(first.config, geometry),
+        runs=len(runs),
+        done=len(runs) - len(left),
+        failed=sum(run.id in failed for run in left),
+        seconds=0.0 if not left else None if seconds is None else seconds * len(left),
+        peak_bytes=peak,
+        basis=basis,
+    )
+
+
+Estimate = tuple[float | None, int | None, str | None]
+
+
+def _from_finished(run: Run, costs: Sequence[dict[str, Any]]) -> Estimate:
+    """One run's cost, from finished ones of the same model, task and method."""
+    train = [cost["train_seconds"] for cost in costs if cost.get("train_seconds")]
+    answer = [cost["evaluate_seconds"] for cost in costs if cost["kind"] == "result"]
+    if (run.train is not None and not train) or (run.kind == "result" and not answer):
+        return None, None, None
+    seconds = (fmean(train) if run.train is not None else 0.0) + (fmean(answer) if run.languages else 0.0)
+    return seconds, max(int(cost.get("peak_memory_bytes") or 0) for cost in costs) or None, "finished runs"
+
+
+def _from_measured(run: Run, measured: Measured) -> Estimate:
+    """One run's cost, from calibration."""
+    seconds, peaks = 0.0, []
+    answer = measured.answers.get(measurements.answer_key(run))
+    if answer is None:
+        return None, None, None
+    if run.train is not None:
+        step = measured.steps.get(measurements.step_key(run))
+        if step is None:
+            return None, None, None
+        total = run.train.total_steps(step["examples"])
+        seconds += total * step["seconds"]
+        if run.train.evaluate_every is not None:
+            every = min(run.train.evaluate_every, LAST_STEP)
+            seconds += -(-total // every) * step["dev"] * answer["seconds"]
+        peaks.append(step["peak_bytes"])
+    if run.kind == "result":
+        examples = measured.tests.get(measurements.test_key(run))
+        if examples is None:
+            return None, None, None
+        seconds += examples * answer["seconds"]
+        peaks.append(answer["peak_bytes"])
+    return seconds, max(peaks), "calibration"
+
+
+def _measured(model: str, run: Run) -> Measured | None:
+    try:
+        revision = cheap_revision(model)
+    except UserError:
+        revision = None  # a damaged folder is for `run` to complain of
+    return measurements.read(model, run.device, run.dtype, revision)
+
+
+def _costs(folder: Path, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """What finished runs cost; a damaged record is passed over, since `run` makes it again."""
+    found = []
+    for run_id in run_ids:
+        try:
+            record = json.loads((folder / run_id / store.RUN).read_bytes())
+            cost = {"evaluate_seconds": 0.0, **record["cost"], "kind": record.get("kind", "result")}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        found.append(cost)
+    return found

@@ -1,0 +1,81 @@
+"""Curves of a swept setting as Altair charts: what it does to scores, and to the language of answers."""
+
+import altair as alt
+import polars as pl
+
+from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
+from crosstune.report.charts import MUTED, PALETTE, SHAPES
+from crosstune.report.text import visible
+
+PANELS = {
+    "score": "score",
+    CORRECT: "in the right language",
+    SOURCE: "in the source language",
+    UNDECIDED: "language cannot be told",
+}
+
+
+def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 150) -> alt.VConcatChart:
+    """One row a task, one panel for the score and for each rate of answer languages.
+
+    Lines are methods over the setting (on a logarithmic axis); the dashed line is the model without tuning.
+    Everything is a mean over target languages, times 100.
+
+    Args:
+        table: From `crosstune.analysis.curves.curve`.
+        setting: Name of the axis.
+        width: Of a panel, in pixels.
+        height: Of a panel, in pixels.
+    """
+    methods = table.filter(pl.col("value").is_not_null())["method_name"].unique().sort().to_list()
+    rows = []
+    for (task,), part in table.group_by(["task"], maintain_order=True):
+        present = [name for name in PANELS if name in part.columns and part[name].null_count() < part.height]
+        panels = [
+            _panel(part, name, methods, setting).properties(width=width, height=height) for name in present
+        ]
+        title = alt.TitleParams(visible(str(task)), anchor="start", fontSize=14)
+        rows.append(alt.hconcat(*panels, title=title))
+    chart: alt.VConcatChart = alt.vconcat(*rows).configure_view(strokeOpacity=0)
+    return chart
+
+
+def _panel(part: pl.DataFrame, column: str, methods: list[str], setting: str) -> alt.LayerChart:
+    values = [
+        {
+            "method": visible(row["method_name"], 60),
+            "value": row["value"],
+            "percent": round(100 * row[column], 3),
+            "examples": row["n"],
+        }
+        for row in part.rows(named=True)
+        if row[column] is not None
+    ]
+    swept = alt.InlineData(values=[each for each in values if each["value"] is not None])
+    still = alt.InlineData(values=[each for each in values if each["value"] is None])
+    name = PANELS[column]
+    if column == "score":
+        name = visible(str(part["measure"][0]).replace("_", " "), 40)
+    y = alt.Y("percent:Q", title=None, scale=alt.Scale(domain=[0, 100]) if column != "score" else alt.Scale())
+    lines = (
+        alt.Chart(swept, title=alt.TitleParams(name, fontWeight="normal"))
+        .mark_line(point=alt.OverlayMarkDef(size=50))
+        .encode(
+            x=alt.X(
+                "value:Q",
+                title=setting,
+                scale=alt.Scale(type="log"),
+                axis=alt.Axis(format="~g", labelOverlap=True),
+            ),
+            y=y,
+            color=alt.Color(
+                "method:N", sort=methods, scale=alt.Scale(domain=methods, range=PALETTE), title="method"
+            ),
+            shape=alt.Shape(
+                "method:N", sort=methods, scale=alt.Scale(domain=methods, range=SHAPES), title="method"
+            ),
+            tooltip=["method:N", alt.Tooltip("value:Q", title=setting), "percent:Q", "examples:Q"],
+        )
+    )
+    untuned = alt.Chart(still).mark_rule(strokeDash=[5, 4], color=MUTED).encode(y=y)
+    return alt.LayerChart(layer=[lines, untuned])

@@ -28,7 +28,8 @@ def count_parameters(
     """
     if method is None:
         return {name: each.count(each.Config(), geometry) for name, each in METHODS.items()}
-    return {method: METHODS[method].count(_config(method, settings), geometry)}
+    config = _config(method, settings)
+    return {method: METHODS[method].count(config, geometry)}
 
 
 def solve_budget(

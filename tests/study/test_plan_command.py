@@ -1,0 +1,48 @@
+"""``crosstune plan`` and ``params --budget``: what they print."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from saved_model import study_of, write_study
+
+
+def call(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """The real command, in a process of its own."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **more}
+    return subprocess.run(
+        [sys.executable, "-m", "crosstune", *arguments],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=env,
+        check=False,
+    )
+
+
+def test_plan_calibrates_and_prints_json(model: Path, tmp_path: Path) -> None:
+    file = write_study(tmp_path / "x.yaml", study_of(model, tmp_path / "store", methods=["none", "lora"]))
+    cache = str(tmp_path / "cache")
+    told = call("plan", str(file), CROSSTUNE_CACHE=cache)
+    assert told.returncode == 0, told.stderr
+    assert f"crosstune plan {file} --calibrate" in told.stdout
+    told = call("plan", str(file), "--calibrate", "--json", CROSSTUNE_CACHE=cache)
+    assert told.returncode == 0, told.stderr
+    plan = json.loads(told.stdout)
+    assert (plan["runs"], plan["unknown"]) == (2, 0)
+    assert [group["basis"] for group in plan["groups"]] == ["calibration"] * 2
+    assert "timing lora on cldr-names" in told.stderr
+    told = call("plan", str(file), CROSSTUNE_CACHE=cache)
+    assert "2 runs on cpu in float32: 0 finished, 2 to do; about" in told.stdout
+
+
+def test_the_sizes_on_the_page() -> None:
+    told = call("params", "--budget", "1.23M", "--model", "llama-3.1-8b")
+    page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")
+    printed = "\n".join(line.rstrip() for line in told.stdout.splitlines())
+    assert printed in page
+    told = call("params", "--budget", "1.23X")
+    assert told.returncode == 2
+    assert "budget: give a number of parameters" in told.stderr

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -269,66 +268,9 @@ def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None
 
     Example: crosstune list languages
     """
-    if thing is Thing.methods:
-        from crosstune.methods import METHODS
+    from crosstune.listing import LISTS
 
-        made = [(name, _rate(each), each.summary) for name, each in METHODS.items()]
-        print_rows(("method", "learning rate", ""), made)
-        say("where the default rates come from:")
-        for name, each in METHODS.items():
-            if each.learning_rate is not None:
-                say(f"  {name}: {each.learning_rate_from}")
-    elif thing is Thing.tasks:
-        from crosstune.tasks import TASKS, described
-
-        shown = {name: described(each) for name, each in TASKS.items()}
-        print_rows(
-            ("task", "kind", "languages", "from", ""),
-            [
-                (name, each.kind, _count(shown[name].languages), shown[name].place, each.summary)
-                for name, each in TASKS.items()
-            ],
-            right=(2,),
-        )
-        for name, about in shown.items():
-            say(f"{name}")
-            say(f"  languages: {' '.join(about.languages) or about.place}")
-            for split, source in about.splits.items():
-                say(f"  {split}: {source}")
-        say("a task of your own is one file: see docs/custom-tasks.md")
-    elif thing is Thing.models:
-        from crosstune.models.known import ALIASES, KNOWN
-
-        rows = []
-        for name, shape in KNOWN.items():
-            ids = [alias for alias, known in ALIASES.items() if known == name]
-            demo = [alias for alias in ids if alias.startswith("demo:")]
-            rows.append(
-                (name, f"{shape.parameters:,}", str(shape.layers), str(shape.hidden), (demo or ids)[0])
-            )
-        print_rows(("model", "parameters", "layers", "hidden", "load as"), rows, right=(1, 2, 3))
-        say("any causal language model of the hub or in a folder can be loaded; these are known by shape")
-    elif thing is Thing.presets:
-        from crosstune.study.reading import presets
-
-        print_rows(("preset", ""), list(presets().items()))
-        say('a study takes one with "preset: NAME" and changes what it likes: see docs/studies.md')
-    else:
-        from crosstune.languages import LANGUAGES
-
-        print_rows(
-            ("code", "language", "family", "script", "class"),
-            [
-                (
-                    each.code,
-                    each.name,
-                    each.family,
-                    each.script,
-                    "" if each.resource is None else str(each.resource),
-                )
-                for each in LANGUAGES.values()
-            ],
-        )
+    LISTS[thing.value]()
 
 
 @app.command()
@@ -388,16 +330,8 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _rate(method: Any) -> str:
-    return "-" if method.learning_rate is None else f"{method.learning_rate:g}"
-
-
 def _solved(found: Any) -> tuple[str, str, str]:
     """Size, count and distance of one method's answer to a budget."""
     if found is None:
         return "-", "-", "-"
     return f"{found.setting} {found.size}", f"{found.count:,}", f"{found.off:+.1%}"
-
-
-def _count(codes: Sequence[str]) -> str:
-    return str(len(codes)) if codes else "-"

@@ -41,7 +41,13 @@ def calibrate(study: Study, tell: Callable[[str], None]) -> None:
         of_model = [run for run in runs if run.model == model]
         tell(f"loading {model}")
         began = time.perf_counter()
-        lm = load(model, device=study.device, dtype=study.dtype)
+        lm = load(
+            model,
+            device=study.device,
+            dtype=study.dtype,
+            quantize=study.quantize,
+            device_map=study.device_map,
+        )
         first = of_model[0]
         before = measurements.read(model, first.device, first.dtype, lm.revision)
         measured = before or Measured(lm.revision)

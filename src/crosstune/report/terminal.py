@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from crosstune.analysis.answer_language import CORRECT
+from crosstune.analysis.answer_language import CORRECT, UNDECIDED
 from crosstune.analysis.costs import total
 from crosstune.analysis.transfer import Run
 from crosstune.report.sections import IN_ENGLISH, Section, finding, language_name, sections
@@ -120,7 +120,10 @@ def _caption(section: Section) -> str:
     if section.has_in_english:
         parts.append("In English = right, but written in English (targets)")
     if section.has_answer_language:
-        parts.append("Right language = of the answers whose language could be told (targets)")
+        shares = [1 - float(value) for value in section.table[UNDECIDED].drop_nulls().to_list()]
+        low, high = percent(min(shares), 0), percent(max(shares), 0)
+        told = f"{low}%" if low == high else f"{low} to {high}%"
+        parts.append(f"Right language = of the answers whose language could be told, {told} of all (targets)")
     if section.overlap:
         parts.append(f"{section.overlap:,} test prompts are also in the training data")
     for name, count in section.shared_texts.items():

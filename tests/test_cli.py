@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -79,6 +80,34 @@ def test_results_for_programs(store: Path, here: Any) -> None:
     _, out, _ = here("results", str(store), "--format", "json")
     assert len(json.loads(out)["scores"]) == len(rows)
     assert {row["method"] for row in json.loads(out)["transfer"]} == {"none", "few-shot k 2", "lora"}
+
+
+def test_what_results_cost(store: Path, here: Any) -> None:
+    code, out, err = here("results", str(store), "--cost")
+    assert (code, err) == (0, "")
+    assert out.splitlines()[-2].split()[:2] == ["all", "6"]
+    _, out, _ = here("results", str(store), "--cost", "--format", "json")
+    costs = json.loads(out)["costs"]
+    assert {(row["task"], row["method"], row["runs"]) for row in costs} == {
+        (task, method, 1)
+        for task in ("cldr-names", "number-words")
+        for method in ("none", "few-shot k 2", "lora")
+    }
+    assert all(row["evaluate_seconds"] > 0 and row["test_tokens"] > 0 for row in costs)
+
+
+def test_a_store_is_checked(store: Path, here: Any, tmp_path: Path) -> None:
+    code, out, err = here("check", str(store))
+    assert (code, err) == (0, "")
+    assert out.startswith("6 results are whole, ")
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    file = next(copy.glob("*/predictions.parquet"))
+    file.write_bytes(file.read_bytes()[:-9])
+    code, out, err = here("check", str(copy))
+    assert code == 2
+    assert out.splitlines()[0].startswith(f"{file} is damaged")
+    assert err == f"error: 1 runs of {copy} are damaged; run the study again to mend them\n"
 
 
 def test_report(store: Path, here: Any, tmp_path: Path) -> None:

@@ -162,3 +162,19 @@ def test_a_run_given_up_is_ended_before_the_next(done: Any, tmp_path: Path) -> N
         "train/loss": {1: 7.0}, "train/learning_rate": {1: pytest.approx(1e-3)},
         "train/tokens_per_second": {1: 100.0},
     }  # fmt: skip
+
+
+def test_a_study_tells_its_trackers(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    settings = study_of(
+        model, tmp_path / "store", tasks=["number-words"], methods=["none", "lora"], train=TRAIN,
+        search={"learning_rates": [1e-3, 1e-2]}, trackers=["tensorboard"],
+    )  # fmt: skip
+    run_study(Study(**settings), console=Console(quiet=True))
+    folder = tmp_path / "store" / "trackers" / "tensorboard"
+    (record,) = (run for run in read_runs(tmp_path / "store") if run["label"] == "lora")
+    for search in record["search"]["runs"]:
+        shown = scalars(folder / search)
+        assert set(shown["train/loss"]) == {1, 2, 3}
+        assert list(shown["dev/best"].values()) == pytest.approx([max(shown["dev/score"].values())])
+    assert {"score/en", "score/de"} <= set(scalars(folder / record["id"]))

@@ -82,7 +82,8 @@ def peak_memory(device: str) -> int:
     if device == "cuda":
         import torch
 
-        return int(torch.cuda.max_memory_allocated())
+        # All GPUs: a model may be spread over them.
+        return sum(torch.cuda.max_memory_allocated(gpu) for gpu in range(torch.cuda.device_count()))
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -92,7 +93,8 @@ def reset_peak_memory(device: str) -> None:
     if device == "cuda":
         import torch
 
-        torch.cuda.reset_peak_memory_stats()
+        for gpu in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(gpu)
 
 
 def now() -> str:

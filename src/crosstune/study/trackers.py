@@ -180,6 +180,8 @@ class Trackers:
     def finish(self, record: Mapping[str, Any], predictions: pl.DataFrame) -> None:
         """The run is finished: its scores on development data, and its mean score in each language.
 
+        A run that only searches has the best score on development data instead.
+
         Args:
             record: Its run.json.
             predictions: Its rows, with columns ``language`` and ``score``.
@@ -188,7 +190,10 @@ class Trackers:
             self._log({"dev/score": point["score"]}, int(point["step"]))
         means = predictions.group_by("language").agg(pl.col("score").mean()).sort("language")
         steps = int(record["curve"][-1]["step"]) if record["curve"] else 0
-        self._end({f"score/{language}": score for language, score in means.iter_rows()}, steps)
+        scores = {f"score/{language}": float(score) for language, score in means.iter_rows()}
+        if not scores and record["dev"]:
+            scores = {"dev/best": max(float(point["score"]) for point in record["dev"])}
+        self._end(scores, steps)
 
     def close(self) -> None:
         """The study is over, or stopped in the middle of a run."""

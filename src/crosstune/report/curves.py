@@ -28,11 +28,13 @@ def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 15
         height: Of a panel, in pixels.
     """
     methods = table.filter(pl.col("value").is_not_null())["method_name"].unique().sort().to_list()
+    points = table["value"].drop_nulls().unique().sort().to_list()
     rows = []
     for (task,), part in table.group_by(["task"], maintain_order=True):
         present = [name for name in PANELS if name in part.columns and part[name].null_count() < part.height]
         panels = [
-            _panel(part, name, methods, setting).properties(width=width, height=height) for name in present
+            _panel(part, name, methods, points, setting).properties(width=width, height=height)
+            for name in present
         ]
         title = alt.TitleParams(visible(str(task)), anchor="start", fontSize=14)
         rows.append(alt.hconcat(*panels, title=title))
@@ -40,7 +42,9 @@ def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 15
     return chart
 
 
-def _panel(part: pl.DataFrame, column: str, methods: list[str], setting: str) -> alt.LayerChart:
+def _panel(
+    part: pl.DataFrame, column: str, methods: list[str], points: list[float], setting: str
+) -> alt.LayerChart:
     values = [
         {
             "method": visible(row["method_name"], 60),
@@ -64,8 +68,8 @@ def _panel(part: pl.DataFrame, column: str, methods: list[str], setting: str) ->
             x=alt.X(
                 "value:Q",
                 title=setting,
-                scale=alt.Scale(type="log"),
-                axis=alt.Axis(format="~g", labelOverlap=True),
+                scale=alt.Scale(type="log", domain=[points[0], points[-1]], nice=False, padding=8),
+                axis=alt.Axis(values=points, format=_format(points), labelFontSize=9, gridOpacity=0.5),
             ),
             y=y,
             color=alt.Color(
@@ -79,3 +83,8 @@ def _panel(part: pl.DataFrame, column: str, methods: list[str], setting: str) ->
     )
     untuned = alt.Chart(still).mark_rule(strokeDash=[5, 4], color=MUTED).encode(y=y)
     return alt.LayerChart(layer=[lines, untuned])
+
+
+def _format(points: list[float]) -> str:
+    """Rates read best as 3e-4, lengths and counts as 10."""
+    return ".0e" if points[0] < 0.01 else "~g"

@@ -1,0 +1,144 @@
+"""Faults: nothing is lost, nothing is done twice, and the finished study has the same bits."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from crosstune.errors import UserError
+from crosstune.study import store
+from crosstune.study.audit import audit
+from crosstune.study.runner import run_study
+from crosstune.study.spec import Study
+from saved_model import study_of, write_study
+
+KILLS = 25
+HERE = Path(__file__).parent
+Outcome = Callable[[str, str], None]
+
+
+def settings(model: Path, folder: Path) -> dict[str, Any]:
+    """Searched rates, three methods and two seeds: 3 searches' worth of everything a run can be doing."""
+    return study_of(
+        model, folder, tasks=["number-words"], methods=["none", "lora", "prefix", "full"], seeds=[0, 1],
+        train={"steps": 12, "batch_size": 4, "evaluate_every": 4, "dev_limit": 4},
+        search={"learning_rates": [1e-3, 1e-2]},
+    )  # fmt: skip
+
+
+def go(study: Study) -> tuple[list[str], str]:
+    said = io.StringIO()
+    return run_study(study, console=Console(file=said, width=300)).done, said.getvalue()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Weights and predictions of all runs."""
+    names = ("weights.safetensors", "predictions.parquet")
+    return {
+        f"{run}/{name}": (folder / run / name).read_bytes()
+        for run in store.finished(folder)
+        for name in names
+        if (folder / run / name).is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """The study, never stopped."""
+    study = Study(**settings(model, tmp_path_factory.mktemp("whole") / "store"))
+    go(study)
+    return study
+
+
+def test_killed_at_random_moments(model: Path, tmp_path: Path, outcome: Outcome) -> None:
+    file = write_study(tmp_path / "x.yaml", settings(model, tmp_path / "unused"))
+    command = [sys.executable, str(HERE / "killing.py"), str(file), str(tmp_path), str(KILLS), "7"]
+    environment = os.environ | {"CROSSTUNE_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=500)
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert len(told["kills"]) == KILLS
+    expected, resumed = files(tmp_path / "whole"), 0
+    for name in told["stores"]:
+        folder = tmp_path / name
+        assert files(folder) == expected, f"{name} differs from the study that was never stopped"
+        found = audit(folder)
+        assert (found.problems, found.notes) == ((), ())
+        resumed += sum(
+            run["cost"]["resumed"] for kind in ("result", "search") for run in store.read_runs(folder, kind)
+        )
+        # What was finished at a kill was never written again.
+        last = {run: (folder / run / "checksums.json").stat().st_mtime_ns for run in store.finished(folder)}
+        for kill in told["kills"]:
+            if kill["store"] == name:
+                assert kill["finished"].items() <= last.items()
+    assert resumed > 0, "no run was ever taken up in its middle: the kills came too early or too late"
+    outcome(
+        f"SIGKILL at {KILLS} random moments",
+        f"{len(told['stores'])} studies of {len(store.finished(tmp_path / 'whole'))} runs finished; "
+        f"runs taken up in their middle {resumed} times; weights and predictions the same bytes as "
+        "without a kill",
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mount.returncode:
+        pytest.skip("a small tmpfs cannot be mounted here: needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk(model: Path, whole: Study, small_disk: Path, outcome: Outcome) -> None:
+    study = Study(**settings(model, small_disk / "store"))
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"x" * int(5.6 * 2**20))
+    with pytest.raises(UserError, match="no room on disk"):
+        go(study)
+    kept = files(study.folder)
+    assert audit(study.folder).problems == ()
+    ballast.unlink()
+    go(study)
+    assert kept.items() <= files(study.folder).items()
+    assert files(study.folder) == files(whole.folder)
+    outcome(
+        "a full disk (tmpfs of 6 MiB)",
+        f"stopped with one line after {len({name[:16] for name in kept})} runs, all whole; with room "
+        "again the same command ended with the same bytes",
+    )
+
+
+@pytest.mark.parametrize("name", ["run.json", "predictions.parquet", "weights.safetensors", "checksums.json"])
+@pytest.mark.parametrize("harm", ["bit flipped", "truncated", "removed"])
+def test_harmed_files(
+    model: Path, whole: Study, tmp_path: Path, name: str, harm: str, outcome: Outcome
+) -> None:
+    study = whole.model_copy(update={"store": str(tmp_path / "store")})
+    subprocess.run(["cp", "-r", str(whole.folder), str(study.folder)], check=True)
+    run = next(run["id"] for run in store.read_runs(study.folder) if run["label"] == "lora")
+    file = study.folder / run / name
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    if harm == "removed":
+        file.unlink()
+    else:
+        file.write_bytes(content if harm == "bit flipped" else content[: len(content) // 2])
+    assert len(audit(study.folder).problems) == 1
+    done, said = go(study)
+    assert done == [run], "that run, and no other"
+    assert files(study.folder) == files(whole.folder)
+    assert audit(study.folder).problems == ()
+    aside = " and set aside" if "set aside as" in said else ""
+    outcome(f"{name} {harm}", f"named{aside}; that run alone made again, the same bytes")

@@ -161,10 +161,10 @@ class Study(BaseModel):
         if self.prompt_language is not None:
             # The tasks' own settings are read by now; the model is frozen for everybody else.
             object.__setattr__(self, "tasks", tuple(map(self._prompted, self.tasks)))
-        self._no_repetition()
         many = len(self.models) * len(self.tasks) * len(self.methods) * len(self.seeds)
         if many > MOST_RUNS:
             raise invalid(("methods",), f"{many:,} runs; a study takes {MOST_RUNS:,} at most")
+        self._no_repetition()
         self._one_task_a_name()
         for i, method in enumerate(self.methods):
             if self.quantize is not None and method.name == "full":

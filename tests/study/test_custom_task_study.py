@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from crosstune.errors import UserError
-from crosstune.study import store, work
+from crosstune.study import execute, store
 from crosstune.study.grid import expand
 from crosstune.study.predict import predict
 from crosstune.study.runner import run_study
@@ -111,7 +111,7 @@ def test_a_choice_task_from_every_format(
     assert facts["splits"] == {"train": f"train.{suffix}", "test": f"test_{{code}}.{suffix}"}
     assert facts["file"]["path"] == str(tmp_path / "own" / "weather.yaml")
     assert len(facts["file"]["sha256"]) == 64
-    monkeypatch.setattr(work, "load", None)
+    monkeypatch.setattr(execute, "load", None)
     assert go(study) == []
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from crosstune.errors import UserError
 from crosstune.languages import LANGUAGES
 from crosstune.methods import METHODS
-from crosstune.study import execute, failures, progress, store, work
+from crosstune.study import execute, failures, progress, store
 from crosstune.study.data import read_data
 from crosstune.study.predict import predict
 from crosstune.study.progress import BarDisplay, display
@@ -120,7 +120,7 @@ def test_a_finished_run_answers_as_it_did(done: Study) -> None:
 
 
 def test_a_second_run_loads_nothing(done: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(work, "load", None)
+    monkeypatch.setattr(execute, "load", None)
     summary, said = go(done)
     assert summary.done == []
     assert said == f"nothing to do: all 8 runs of tiny are finished in {done.folder}\n"

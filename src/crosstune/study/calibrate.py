@@ -7,10 +7,10 @@ from typing import Any
 from crosstune.evaluation.evaluate import evaluate
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.load import load
 from crosstune.study import measurements, provenance
 from crosstune.study.data import TaskData, read_data
 from crosstune.study.draw import draw
+from crosstune.study.execute import load_for
 from crosstune.study.grid import Run, expand
 from crosstune.study.measurements import Measured, answer_key, step_key, test_key
 from crosstune.study.spec import Study
@@ -40,18 +40,12 @@ def calibrate(study: Study, tell: Callable[[str], None]) -> None:
     for model in study.models:
         of_model = [run for run in runs if run.model == model]
         tell(f"loading {model}")
-        began = time.perf_counter()
-        lm = load(
-            model,
-            device=study.device,
-            dtype=study.dtype,
-            quantize=study.quantize,
-            device_map=study.device_map,
-        )
+        loaded = load_for(study, model)
+        lm = loaded.lm
         first = of_model[0]
         before = measurements.read(model, first.device, first.dtype, lm.revision)
         measured = before or Measured(lm.revision)
-        measured.load_seconds = time.perf_counter() - began
+        measured.load_seconds = loaded.seconds
         for entry in study.tasks:
             of_task = [run for run in of_model if run.task == entry]
             _time_task(lm, of_task, measured, tell)

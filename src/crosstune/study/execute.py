@@ -13,6 +13,7 @@ from crosstune.errors import UserError
 from crosstune.evaluation.evaluate import SCHEMA, evaluate
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.load import load
 from crosstune.models.memory import Passes, ran_out
 from crosstune.models.tensor_files import write_tensors
 from crosstune.study import provenance, store
@@ -22,6 +23,7 @@ from crosstune.study.grid import Run
 from crosstune.study.progress import Display
 from crosstune.study.record import write_record
 from crosstune.study.searched import take_up
+from crosstune.study.spec import Study
 from crosstune.study.unfinished import Unfinished, made_for
 from crosstune.tasks.few_shot import pick_exemplars, with_exemplars
 from crosstune.training.batches import tokenize
@@ -36,6 +38,23 @@ class Loaded:
 
     lm: LanguageModel
     seconds: float
+
+
+def load_for(study: Study, model: str) -> Loaded:
+    """One of a study's models, loaded as the study says.
+
+    Raises:
+        UserError: It cannot be loaded.
+    """
+    began = time.perf_counter()
+    lm = load(
+        model,
+        device=study.device,
+        dtype=study.dtype,
+        quantize=study.quantize,
+        device_map=study.device_map,
+    )
+    return Loaded(lm, time.perf_counter() - began)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.load import load
 from crosstune.study import failures
 from crosstune.study import store as stored
 from crosstune.study.claims import Claims
 from crosstune.study.data import TaskData, read_data
 from crosstune.study.energy import Meter
 from crosstune.study.entries import TaskEntry
-from crosstune.study.execute import Loaded, execute
+from crosstune.study.execute import Loaded, execute, load_for
 from crosstune.study.grid import Run
 from crosstune.study.model_names import cheap_revision
 from crosstune.study.progress import Display
@@ -244,16 +243,7 @@ class Work:
         if self._model is None or self._model[0] != model:
             self._model = None  # the old one's memory first
             self.shown.note(f"loading {model}")
-            began = time.perf_counter()
-            study = self.study
-            lm = load(
-                model,
-                device=study.device,
-                dtype=study.dtype,
-                quantize=study.quantize,
-                device_map=study.device_map,
-            )
-            self._model = (model, Loaded(lm, time.perf_counter() - began))
+            self._model = (model, load_for(self.study, model))
 
     def _loaded(self, model: str) -> Loaded:
         assert self._model is not None, "no model is loaded"

@@ -45,7 +45,7 @@ def group_of(code: str, by: Grouping) -> str:
     return (_NAME[by](language) if language is not None else None) or UNKNOWN
 
 
-def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
+def group_means(scores: pl.DataFrame, by: Grouping, column: str = "score") -> pl.DataFrame:
     """Mean score of each method in each group of target languages, unweighted over languages.
 
     Seeds are averaged first; only languages common to every run of a comparison count, and never the source.
@@ -53,10 +53,11 @@ def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
     Args:
         scores: From `crosstune.analysis.transfer.language_scores`.
         by: What to group by.
+        column: ``score`` or a ``metric.<name>``; languages without the metric do not count.
 
     Returns:
         One row per model, task, protocol, method and group: group (text), languages (how many), codes
-        (which), score (mean, in [0, 1]), lowest and highest language score in the group; groups with
+        (which), score (mean of the column, in [0, 1]), lowest and highest of a language; groups with
         more languages first, "unknown" last; resource classes in order.
 
     Raises:
@@ -64,7 +65,7 @@ def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
     """
     if by not in _NAME:
         raise UserError(f'no grouping "{by}"{did_you_mean(by, get_args(Grouping))}')
-    means = seed_means(comparable(scores).filter(~pl.col("is_source")))
+    means = seed_means(comparable(scores).filter(~pl.col("is_source"))).filter(pl.col(column).is_not_null())
     codes = means["language"].unique().to_list()
     places = pl.DataFrame(
         {"language": codes, "group": [group_of(code, by) for code in codes]},
@@ -76,9 +77,9 @@ def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
         .agg(
             languages=pl.len(),
             codes=pl.col("language").sort(),
-            lowest=pl.col("score").min(),
-            highest=pl.col("score").max(),
-            score=pl.col("score").mean(),
+            lowest=pl.col(column).min(),
+            highest=pl.col(column).max(),
+            score=pl.col(column).mean(),
         )
     )
     size = [] if by == "resource" else [-pl.col("languages").cast(pl.Int64)]

@@ -51,6 +51,19 @@ class Predictions:
             return stored.read_table(self._given, run_id, TEXTS)
         return self._of_table(run_id).select(TEXTS)
 
+    def to_align(self, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        """Scores of many runs in little room, as `crosstune.analysis.aligned.align` takes them.
+
+        Returns:
+            run, language, example (categorical) and score (float32): 16 bytes a row.
+
+        Raises:
+            UserError: A file that is no table of predictions.
+        """
+        names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
+        score = pl.col("score").cast(pl.Float32)
+        return pl.concat([self.scores(str(run["id"])).select(*names, score) for run in runs])
+
     def whole(self, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Every column of some runs in one table, with a ``run`` column in front.
 

@@ -7,7 +7,7 @@
 >>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,27 +19,44 @@ if TYPE_CHECKING:
 
     from crosstune.study.spec import Study
 
+_AT_ONCE = 20
+"""Runs whose predictions are in memory together while scores are computed."""
+
 
 @dataclass(frozen=True)
 class Results:
-    """Finished runs and all their predictions; the tables are computed when asked for.
+    """Finished runs; predictions are read, and tables computed, when asked for.
 
     Attributes:
         runs: Content of each run.json.
-        predictions: One row an example of each run (column ``run``).
+        store: Folder of all runs.
         searches: run.json of the runs that only searched a setting on development data.
     """
 
     runs: list[dict[str, Any]]
-    predictions: "pl.DataFrame"
+    store: Path
     searches: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def predictions(self) -> "pl.DataFrame":
+        """One row an example of each run (column ``run``)."""
+        from crosstune.study.store import read_predictions
+
+        return read_predictions(self.store, self.runs)
+
+    def each(self) -> "Iterator[pl.DataFrame]":
+        """The predictions of a few runs after the other: those of a large store need not fit into memory."""
+        from crosstune.study.store import read_predictions
+
+        starts = range(0, len(self.runs), _AT_ONCE)
+        return (read_predictions(self.store, self.runs[start : start + _AT_ONCE]) for start in starts)
 
     @cached_property
     def scores(self) -> "pl.DataFrame":
         """One row per run and language; see `crosstune.analysis.transfer.language_scores`."""
         from crosstune.analysis.transfer import language_scores
 
-        return language_scores(self.runs, self.predictions)
+        return language_scores(self.runs, self.each())
 
     @cached_property
     def transfer(self) -> "pl.DataFrame":
@@ -87,10 +104,15 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     from crosstune.study import store as stored
 
     folder = Path(store)
-    runs = [run for run in stored.read_runs(folder) if only is None or run["id"] in only]
-    wanted = {each for run in runs for each in (run.get("search") or {}).get("runs", ())}
-    searches = [run for run in stored.read_runs(folder, "search") if only is None or run["id"] in wanted]
-    return Results(runs, stored.read_predictions(folder, runs), searches)
+    there = stored.read_runs(folder, None)
+    results, searches = (
+        [run for run in there if run.get("kind", "result") == kind] for kind in ("result", "search")
+    )
+    if only is not None:
+        results = [run for run in results if run["id"] in only]
+        wanted = {each for run in results for each in (run.get("search") or {}).get("runs", ())}
+        searches = [run for run in searches if run["id"] in wanted]
+    return Results(results, folder, searches)
 
 
 def report(store: str | Path, out: str | Path | None = None, *, title: str | None = None) -> Path:

@@ -29,7 +29,11 @@ SCORING = ("choices", "max_answer_tokens")
 """Evaluation settings that change what an answer scores; the others change its speed, or the test data."""
 
 
-def language_scores(runs: Sequence[Run], predictions: pl.DataFrame) -> pl.DataFrame:
+Predictions = pl.DataFrame | Iterable[pl.DataFrame]
+"""One table, or several of which each holds its runs whole: only one of them need be in memory at a time."""
+
+
+def language_scores(runs: Sequence[Run], predictions: Predictions) -> pl.DataFrame:
     """Score every run in every language.
 
     Args:
@@ -50,8 +54,13 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame) -> pl.DataFr
     unique = list({run["id"]: run for run in runs}.values())
     if not unique:
         raise UserError("no finished runs to analyse: run the study first")
-    identified = with_answer_language(predictions, {run["id"]: run["source_language"] for run in unique})
-    means = _mean_scores([run["id"] for run in unique], identified)
+    sources = {run["id"]: run["source_language"] for run in unique}
+    tables = [predictions] if isinstance(predictions, pl.DataFrame) else predictions
+    # Of a metric that some tables lack, the mean is null there, as it is in one table of all.
+    means = pl.concat(
+        [_mean_scores([*sources], with_answer_language(table, sources)) for table in tables],
+        how="diagonal_relaxed",
+    )
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     for run_id, language, n in means.select("run", "language", "n").iter_rows():
         counts[run_id][language] = n

@@ -165,12 +165,13 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def read_runs(store: Path, kind: str = "result") -> list[dict[str, Any]]:
+def read_runs(store: Path, kind: str | None = "result") -> list[dict[str, Any]]:
     """run.json of every run of a store, oldest first.
 
     Args:
         store: Folder of all runs.
-        kind: "result", or "search" for those that only chose a setting on development data.
+        kind: "result", or "search" for those that only chose a setting on development data;
+            None for both.
 
     Raises:
         UserError: No store, no runs in it, or a damaged file (named).
@@ -178,9 +179,9 @@ def read_runs(store: Path, kind: str = "result") -> list[dict[str, Any]]:
     if not store.is_dir():
         raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
     runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
-    runs = [run for run in runs if run.get("kind", "result") == kind]
-    if not runs and kind == "result":
+    if kind != "search" and not any(run.get("kind", "result") == "result" for run in runs):
         raise UserError(f"{store} holds no finished runs: run a study first (crosstune run STUDY.yaml)")
+    runs = [run for run in runs if kind in (None, run.get("kind", "result"))]
     return sorted(runs, key=lambda run: (str(run.get("started")), run["id"]))
 
 

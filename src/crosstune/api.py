@@ -7,7 +7,7 @@
 >>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,46 +17,35 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
+    from crosstune.analysis.predictions import Predictions
     from crosstune.study.spec import Study
-
-_AT_ONCE = 20
-"""Runs whose predictions are in memory together while scores are computed."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Finished runs; predictions are read, and tables computed, when asked for.
+    """Finished runs; the tables are read and computed when asked for.
 
     Attributes:
         runs: Content of each run.json.
-        store: Folder of all runs.
+        source: Where their predictions are read, one run at a time.
         searches: run.json of the runs that only searched a setting on development data.
     """
 
     runs: list[dict[str, Any]]
-    store: Path
+    source: "Predictions"
     searches: list[dict[str, Any]] = field(default_factory=list)
 
     @cached_property
     def predictions(self) -> "pl.DataFrame":
-        """One row an example of each run (column ``run``)."""
-        from crosstune.study.store import read_predictions
-
-        return read_predictions(self.store, self.runs)
-
-    def each(self) -> "Iterator[pl.DataFrame]":
-        """The predictions of a few runs after the other: those of a large store need not fit into memory."""
-        from crosstune.study.store import read_predictions
-
-        starts = range(0, len(self.runs), _AT_ONCE)
-        return (read_predictions(self.store, self.runs[start : start + _AT_ONCE]) for start in starts)
+        """One row an example of each run (column ``run``), with every column: all of them in memory."""
+        return self.source.whole(self.runs)
 
     @cached_property
     def scores(self) -> "pl.DataFrame":
         """One row per run and language; see `crosstune.analysis.transfer.language_scores`."""
         from crosstune.analysis.transfer import language_scores
 
-        return language_scores(self.runs, self.each())
+        return language_scores(self.runs, self.source)
 
     @cached_property
     def transfer(self) -> "pl.DataFrame":
@@ -101,18 +90,16 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     Raises:
         UserError: No store, no runs in it, or a damaged file (named).
     """
+    from crosstune.analysis.predictions import Predictions
     from crosstune.study import store as stored
 
     folder = Path(store)
-    there = stored.read_runs(folder, None)
-    results, searches = (
-        [run for run in there if run.get("kind", "result") == kind] for kind in ("result", "search")
-    )
-    if only is not None:
-        results = [run for run in results if run["id"] in only]
-        wanted = {each for run in results for each in (run.get("search") or {}).get("runs", ())}
-        searches = [run for run in searches if run["id"] in wanted]
-    return Results(results, folder, searches)
+    every = stored.read_runs(folder, kind=None)
+    searched = [run for run in every if run.get("kind") == "search"]
+    runs = [run for run in every if run.get("kind") != "search" and (only is None or run["id"] in only)]
+    wanted = {each for run in runs for each in (run.get("search") or {}).get("runs", ())}
+    searches = [run for run in searched if only is None or run["id"] in wanted]
+    return Results(runs, Predictions(folder), searches)
 
 
 def report(store: str | Path, out: str | Path | None = None, *, title: str | None = None) -> Path:
@@ -134,4 +121,4 @@ def report(store: str | Path, out: str | Path | None = None, *, title: str | Non
     found = results(store)
     names = sorted({str(run["study"]) for run in found.runs})
     path = Path(store) / "report.html" if out is None else Path(out)
-    return write_report(found.runs, found.predictions, path, title or ", ".join(names))
+    return write_report(found.runs, found.source, path, title or ", ".join(names))

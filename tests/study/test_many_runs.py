@@ -150,7 +150,7 @@ def test_results(many: Made, few: Made, capsys: pytest.CaptureFixture[str]) -> N
         assert score == pytest.approx(sum(own) / len(own))
 
 
-def test_results_read_a_few_runs_at_a_time(many: Made) -> None:
+def test_results_read_run_by_run(many: Made) -> None:
     """The same numbers as from all predictions in one table."""
     results = crosstune.results(many.study.folder)
     at_once = language_scores(results.runs, results.predictions)

@@ -40,3 +40,8 @@ def percent(value: float | None, digits: int = 1) -> str:
 def with_sd(value: float | None, sd: float | None) -> str:
     """A score with its standard deviation over seeds, where there is one."""
     return percent(value) if value is None or sd is None else f"{percent(value)} ±{percent(sd)}"
+
+
+def points(value: float | None, digits: int = 1) -> str:
+    """A difference in [-1, 1] as signed text out of 100; a dash for none. Never "-0.0"."""
+    return "–" if value is None else f"{round(100 * value, digits) + 0.0:+.{digits}f}"

@@ -6,10 +6,13 @@ chances, as in real predictions.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
+
+from crosstune.study import store
 
 LANGUAGES = [
     *(
@@ -87,6 +90,13 @@ def simulate(
             runs.append(run)
             tables.append(_answers(run, chance, english, hardness, rng))
     return runs, pl.concat(tables, how="diagonal")
+
+
+def write_store(folder: Path, runs: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> Path:
+    """A store of such runs, as a study leaves it."""
+    for run in runs:
+        store.save(folder, run, rows.filter(run=run["id"]).drop("run"))
+    return folder
 
 
 def make_run(

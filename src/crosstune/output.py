@@ -28,7 +28,7 @@ def print_results(found: Any) -> None:
     """The table of results (`crosstune.api.Results`)."""
     from crosstune.report.terminal import results_table
 
-    standard_output().print(results_table(found.runs, found.predictions))
+    standard_output().print(results_table(found.runs, found.source))
 
 
 def print_costs(found: Any) -> None:

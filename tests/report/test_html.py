@@ -43,6 +43,12 @@ class Page(HTMLParser):
             self.text += data
 
 
+def examples_of(page: Page) -> list[dict[str, Any]]:
+    found = [json.loads(script) for script in page.scripts if script.startswith('{"methods"')]
+    assert len(found) == len(TASKS)
+    return [example for data in found for entry in data["languages"] for example in entry["examples"]]
+
+
 @pytest.fixture(scope="module")
 def text(runs: list[dict[str, Any]], predictions: pl.DataFrame) -> str:
     return render(runs, predictions, "Which <method> carries furthest?")
@@ -81,10 +87,12 @@ def test_page_loads_nothing(page: Page, text: str) -> None:
 
 
 def test_hostile_text_is_shown_and_does_nothing(page: Page, text: str) -> None:
-    assert "<script>alert(1)</script>" in page.text
-    assert "onerror=alert(1)>" in page.text
-    assert "[bold red]markup[/] ⟨U+001B⟩[31mred⟨U+0007⟩ ⟨U+0000⟩ ⟨U+202E⟩gnp.exe" in page.text
-    assert "{{ 7 * 7 }}" in page.text
+    answers = {text for example in examples_of(page) for text in example["texts"]}
+    assert "<script>alert(1)</script>" in answers
+    assert any("onerror=alert(1)>" in answer for answer in answers)
+    assert "[bold red]markup[/] ⟨U+001B⟩[31mred⟨U+0007⟩ ⟨U+0000⟩ ⟨U+202E⟩gnp.exe" in answers
+    assert any("{{ 7 * 7 }}" in answer for answer in answers)
+    assert "onerror=alert(1)>" in page.text  # a processor's name
     assert "Which <method> carries furthest?" in page.text
     assert "<b>qa</b>" in page.text
     assert not any(tag == "b" for tag, _ in page.tags)
@@ -97,7 +105,7 @@ def test_hostile_text_is_shown_and_does_nothing(page: Page, text: str) -> None:
 def test_long_answers_are_cut_and_counted(page: Page, text: str) -> None:
     assert len(text.encode()) < 3_000_000
     assert "long " * 100 not in text
-    assert "(100,000 characters)" in page.text
+    assert any("(100,000 characters)" in answer for e in examples_of(page) for answer in e["texts"])
 
 
 def test_numbers_are_in_the_tables(page: Page, runs: list[dict[str, Any]], predictions: pl.DataFrame) -> None:
@@ -110,19 +118,21 @@ def test_numbers_are_in_the_tables(page: Page, runs: list[dict[str, Any]], predi
 
 
 def test_charts_are_json_no_text_can_leave(page: Page) -> None:
-    specs = [script for script in page.scripts if script.startswith("{")]
+    specs = [script for script in page.scripts if script.startswith('{"config"')]
     assert len(specs) == 3 * 6 + 1  # gap, heatmap, three groups, curves; and in English once
     for spec in specs:
         assert "<" not in spec
         assert json.loads(spec)["$schema"]
-    value = ["</script><!--", "&\u2028", "<b>"]
+    value = ["</script><!--", "&\u2028", "<b>", "\ud800 عشرون"]
     assert json.loads(embedded_json(value)) == value
-    assert not set("<>&\u2028") & set(embedded_json(value))
+    assert not set("<>&\u2028\ud800") & set(embedded_json(value))
+    embedded_json(value).encode()
 
 
 def test_other_scripts_are_marked_with_their_language(page: Page) -> None:
-    marked = {attrs.get("lang") for tag, attrs in page.tags if tag == "bdi"}
-    assert {"ar", "he", "zh-Hans"} <= marked
+    data = json.loads(next(script for script in page.scripts if script.startswith('{"methods"')))
+    marked = {entry["code"]: (entry["lang"], entry["dir"]) for entry in data["languages"]}
+    assert (marked["ar"], marked["zh"]) == (("ar", "rtl"), ("zh-Hans", "ltr"))
 
 
 def test_same_input_same_bytes(runs: list[dict[str, Any]], predictions: pl.DataFrame, text: str) -> None:

@@ -13,6 +13,7 @@ from crosstune.analysis.claim_file import LOWER_IS_BETTER, Claim, Pick
 from crosstune.analysis.claim_runs import NoRunsError, Setup
 from crosstune.analysis.detectable import two_sided
 from crosstune.analysis.groups import family_order, group_of
+from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.significance import Difference, by_language, difference, holm
 from crosstune.analysis.transfer import Run
 from crosstune.errors import did_you_mean
@@ -65,22 +66,22 @@ class Cell:
 
 
 class Evidence:
-    """Runs and predictions, lined up when a claim asks for them."""
+    """Runs and their scores, lined up when a claim asks for them.
 
-    def __init__(self, runs: Sequence[Run], predictions: pl.DataFrame, scores: pl.DataFrame) -> None:
+    Args:
+        runs: Finished runs, as their ``run.json`` holds them.
+        predictions: Of these.
+        scores: Their `crosstune.analysis.transfer.language_scores`.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame
+    ) -> None:
         self.scores = scores
         self.setups = claim_runs.setups(runs, scores)
         self._source = {run["id"]: run["source_language"] for run in runs}
-        kept = [
-            name
-            for name in predictions.columns
-            if name in ("run", "language", "example", "score", "answer_language")
-            or name.startswith("metric.")
-        ]
-        self._rows = {
-            str(run): rows
-            for (run,), rows in predictions.select(kept).partition_by("run", as_dict=True).items()
-        }
+        self._predictions = as_predictions(predictions)
+        self._rows: dict[str, pl.DataFrame] = {}
         self._lined_up: dict[tuple[Any, ...], Aligned] = {}
 
     def aligned(self, there: Sequence[Setup], metric: str) -> Aligned:
@@ -100,6 +101,8 @@ class Evidence:
         return self._lined_up[key]
 
     def _metric(self, run: str, metric: str) -> pl.DataFrame:
+        if run not in self._rows:
+            self._rows[run] = self._predictions.scores(run)
         rows = self._rows[run]
         label = pl.col("answer_language")
         if metric in LOWER_IS_BETTER:
@@ -195,7 +198,7 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
     # "beats" on a rate of failures means fewer of them.
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
-    if by is None or by in ("model", "task", "method"):
+    if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
         made = difference(aligned, first.label, second.label, codes)
         few = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
         why = few if len(codes) < claim.at_least else short

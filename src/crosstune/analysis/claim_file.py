@@ -33,10 +33,15 @@ def _listed(given: Any) -> Any:
     return tuple(given) if isinstance(given, list) else (given,)
 
 
-def _count(given: Any) -> Any:
+def _count(given: Any) -> int:
     """A number of parameters: 1230000, "1.23M"."""
-    found = _NUMBER.fullmatch(given) if isinstance(given, str) and len(given) < 20 else None
-    return round(float(found[1]) * _TIMES[found[2].lower()]) if found else given
+    found = _NUMBER.fullmatch(str(given)) if not isinstance(given, bool) and len(str(given)) < 20 else None
+    count = round(float(found[1]) * _TIMES[found[2].lower()]) if found else 0
+    if count < 1:
+        raise invalid(
+            ("most_parameters",), f"most_parameters: give a number such as 1.23M; found {shown(given)}"
+        )
+    return count
 
 
 Text = Annotated[str, Field(min_length=1, max_length=500)]
@@ -58,7 +63,7 @@ class Pick(BaseModel):
     name: Text
     settings: dict[str, Any] = {}
     train: dict[str, Any] = {}
-    most_parameters: Annotated[int, BeforeValidator(_count), Field(gt=0)] | None = None
+    most_parameters: int | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -70,6 +75,11 @@ class Pick(BaseModel):
                 (), f"a method is its name, or a mapping with its name and settings; found {shown(given)}"
             )
         own = {key: value for key, value in given.items() if key in cls.model_fields}
+        if own.get("most_parameters") is not None:
+            own["most_parameters"] = _count(own["most_parameters"])
+        for key in ("settings", "train"):
+            if not isinstance(own.get(key, {}), Mapping):
+                raise invalid((key,), f"{key} of a method is a mapping; found {shown(own[key])}")
         if "settings" in own:
             return own
         return {**own, "settings": {key: value for key, value in given.items() if key not in own}}
@@ -95,7 +105,7 @@ class Claim(BaseModel):
         by: Points out of 100.
         within: Points out of 100.
         metric: "score", "wrong_language", "source_language", or a metric that the runs recorded.
-        languages: Target languages it is about: codes, or groups such as ``{resource: [0, 1]}``; None for all.
+        languages: Target languages it is about: codes, or groups such as ``{resource: 0}``; None for all.
         every: The claim holds in every one of these; ``most`` and ``some`` likewise.
         most: In more than half.
         some: In one or more.
@@ -252,7 +262,7 @@ def _codes(given: Any) -> tuple[str, ...]:
         codes = []
         for i, name in enumerate(given):
             try:
-                codes.append(find(name).code if isinstance(name, str) else find(""))
+                codes.append(find(name if isinstance(name, str) else "").code)
             except UserError as error:
                 raise invalid(("languages", i), f"languages: {error}") from None
         return tuple(dict.fromkeys(codes))

@@ -42,17 +42,11 @@ def setups(runs: Sequence[Run], scores: pl.DataFrame) -> list[Setup]:
     keys = ["model", "task", "protocol", "setup", "method"]
     rows = (
         scores.group_by(keys)
-        .agg(pl.col("run").unique(), (pl.col("n").sum() / pl.col("run").n_unique()).alias("examples"))
+        .agg(run=pl.col("run").unique().sort(), examples=pl.col("n").sum() // pl.col("run").n_unique())
         .sort(keys)
+        .rename({"method": "label", "run": "runs"})
     )
-    return [
-        Setup(
-            *(row[key] for key in keys),
-            int(row["examples"]),
-            tuple(by_id[each] for each in sorted(row["run"])),
-        )
-        for row in rows.rows(named=True)
-    ]
+    return [Setup(**row | {"runs": tuple(by_id[each] for each in row["runs"])}) for row in rows.to_dicts()]
 
 
 def same_model(asked: str, there: str) -> bool:
@@ -157,7 +151,8 @@ def _one_protocol(shared: set[str], found: Sequence[Setup]) -> str:
         raise NoRunsError("the two methods were scored under different protocols, which are never compared")
     if len(shared) == 1:
         return next(iter(shared))
-    kinds, size = set(), {}
+    kinds: set[str] = set()
+    size: dict[str, int] = {}
     for each in found:
         if each.protocol in shared:
             task, run = each.first["task"], each.first

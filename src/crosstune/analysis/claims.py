@@ -15,6 +15,7 @@ import polars as pl
 from crosstune.analysis.claim_cells import Cell, Evidence, cells_of, counted
 from crosstune.analysis.claim_file import Claim, PlacedClaim
 from crosstune.analysis.claim_runs import same_model
+from crosstune.analysis.predictions import Predictions
 from crosstune.analysis.transfer import Run, language_scores
 
 Ruling = Literal["supported", "contradicted", "not enough data"]
@@ -53,7 +54,7 @@ class Verdict:
 def judge(
     claims: Sequence[PlacedClaim],
     runs: Sequence[Run],
-    predictions: pl.DataFrame,
+    predictions: pl.DataFrame | Predictions,
     scores: pl.DataFrame | None = None,
 ) -> list[Verdict]:
     """Hold results against claims.
@@ -61,7 +62,7 @@ def judge(
     Args:
         claims: From `crosstune.analysis.claim_file.read_claims`.
         runs: Finished runs, as their ``run.json`` holds them.
-        predictions: Of these, one row an example.
+        predictions: Of these, one row an example; `Predictions` of a store are read when a claim needs them.
         scores: Their `crosstune.analysis.transfer.language_scores`, where they are at hand.
 
     Returns:

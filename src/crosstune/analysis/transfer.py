@@ -15,6 +15,7 @@ from typing import Any
 import polars as pl
 
 from crosstune.analysis.answer_language import with_answer_language
+from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.errors import UserError
 
 Run = Mapping[str, Any]
@@ -29,13 +30,14 @@ SCORING = ("choices", "max_answer_tokens")
 """Evaluation settings that change what an answer scores; the others change its speed, or the test data."""
 
 
-def language_scores(runs: Sequence[Run], predictions: pl.DataFrame) -> pl.DataFrame:
+def language_scores(runs: Sequence[Run], predictions: pl.DataFrame | Predictions) -> pl.DataFrame:
     """Score every run in every language.
 
     Args:
         runs: Finished runs, as their ``run.json`` holds them; a run given twice counts once.
         predictions: One row an example, with columns run, language, example, score, any ``metric.<name>``
             and, of written answers, ``answer_language``. Rows of runs that are not in ``runs`` are left out.
+            `Predictions` of a store are read one run after the other.
 
     Returns:
         One row per run and language: run, model, task, protocol, setup, method (unique inside a comparison),
@@ -50,8 +52,12 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame) -> pl.DataFr
     unique = list({run["id"]: run for run in runs}.values())
     if not unique:
         raise UserError("no finished runs to analyse: run the study first")
-    identified = with_answer_language(predictions, {run["id"]: run["source_language"] for run in unique})
-    means = _mean_scores([run["id"] for run in unique], identified)
+    source = {run["id"]: run["source_language"] for run in unique}
+    given = as_predictions(predictions)
+    means = pl.concat(
+        [_mean_scores(with_answer_language(given.scores(run_id), source)) for run_id in source],
+        how="diagonal_relaxed",
+    )
     counts: dict[str, dict[str, int]] = defaultdict(dict)
     for run_id, language, n in means.select("run", "language", "n").iter_rows():
         counts[run_id][language] = n
@@ -181,10 +187,11 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _mean_scores(ids: list[str], predictions: pl.DataFrame) -> pl.DataFrame:
+def _mean_scores(predictions: pl.DataFrame) -> pl.DataFrame:
+    """Means of one run by language."""
     metrics = [name for name in predictions.columns if name.startswith("metric.")]
     # Sorted, so that sums round the same way whatever order the rows came in.
-    kept = predictions.filter(pl.col("run").is_in(ids)).sort("run", "language", "example")
+    kept = predictions.sort("run", "language", "example")
     bad = kept.filter(pl.col("score").is_null() | ~pl.col("score").is_finite())
     if bad.height:
         run, language, example = bad.select("run", "language", "example").row(0)

@@ -12,6 +12,11 @@ follows its interface (Llama, Mistral, Gemma 3, Qwen 3, ...). crosstune register
 
 A prompt is visible to every token, also beyond a sliding window. Because nothing goes through a
 key/value cache, gradient checkpointing and every decoder shape keep working.
+
+Which kernel computes it never changes what is computed. A prompt in front of plain causal text is causal
+order aligned at the lower right: on a GPU flash attention knows that order by itself, so no mask is made and
+grouped heads are not repeated. On a CPU, whose kernel takes masks with grouped heads, they are not repeated
+either.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,6 +27,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -121,6 +128,15 @@ def _mask_with_prompt(mask: Tensor | None, n: int, query: Tensor, key: Tensor) -
     return seen.tril(n + columns - rows)[None, None]
 
 
+def _flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether a flash kernel takes these: on a GPU, in 16 bits, heads not too large."""
+    if query.device.type != "cuda":
+        return False
+    grouped = key.shape[1] != query.shape[1]
+    params = torch.backends.cuda.SDPAParams(query, key, value, None, dropout, False, grouped)
+    return torch.backends.cuda.can_use_flash_attention(params)
+
+
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -155,7 +171,15 @@ def attention(
                 f"{type(module).__name__} has {what} ({name}), which are not supported; choose another model"
             )
 
+    def grouped(k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        out = scaled_dot_product_attention(
+            query, k, v, mask, dropout, scale=scaling, enable_gqa=k.shape[1] != query.shape[1]
+        )
+        return out.transpose(1, 2).contiguous()
+
     def plain(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None and query.device.type == "cpu" and query.shape[2] > 1:
+            return grouped(k, v, mask)
         out, _ = sdpa_attention_forward(module, query, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
         return out
 
@@ -164,10 +188,13 @@ def attention(
         return plain(key, value, attention_mask), None
     keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
     if prompt.gate is None:
-        mask = _mask_with_prompt(attention_mask, keys.shape[2], query, key)
-        return plain(torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2), mask), None
+        n = keys.shape[2]
+        keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        if attention_mask is None and query.shape[2] > 1 and _flash(query, keys, values, dropout):
+            return grouped(keys, values, causal_lower_right(query.shape[2], keys.shape[2])), None
+        return plain(keys, values, _mask_with_prompt(attention_mask, n, query, key)), None
     text = plain(key, value, attention_mask)
-    extra = nn.functional.scaled_dot_product_attention(
+    extra = scaled_dot_product_attention(
         query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
     ).transpose(1, 2)
     return text + prompt.gate().to(text.dtype)[:, None] * extra, None

@@ -35,6 +35,7 @@ DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2]]
 ACCENT = "#0072b2"
 MUTED = "#8c8c8c"
 CURVE_POINTS = 200
+ALL_CURVE_POINTS = 6_000
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 _CUT = "␟"
 
@@ -247,9 +248,10 @@ def loss_curves(section: Section, width: Width = "container") -> alt.Chart | Non
     """Training loss by step, one line a run; None when no run of the section was trained."""
     labels = dict(section.scores.select("run", "method").unique().iter_rows())
     values: list[dict[str, Any]] = []
+    points = max(20, min(CURVE_POINTS, ALL_CURVE_POINTS // len(section.runs)))
     for run in section.runs:
         curve = run.get("curve") or []
-        stride = max(1, math.ceil(len(curve) / CURVE_POINTS))
+        stride = max(1, math.ceil(len(curve) / points))
         for point in curve[::stride]:
             loss = point.get("loss")
             if loss is not None and math.isfinite(loss):

@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -20,10 +21,11 @@ from markupsafe import Markup
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
+from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.transfer import Run, comparable
 from crosstune.errors import UserError
 from crosstune.report import charts
-from crosstune.report.samples import samples
+from crosstune.report.samples import PER_LANGUAGE, fewer, samples
 from crosstune.report.sections import (
     IN_ENGLISH,
     Section,
@@ -33,13 +35,19 @@ from crosstune.report.sections import (
     overall_finding,
     sections,
 )
+from crosstune.report.settings import settings_view
 from crosstune.report.text import percent, visible, with_sd
 
 TEMPLATES = Path(__file__).parent / "templates"
+SAMPLES_BYTES = 6_000_000
+# What could end a script element, or a line of it, or is no character at all.
+_ACTIVE = re.compile("[<>&\u007f-\u009f\u2028\u2029\ud800-\udfff]")
 GROUPINGS: dict[Grouping, str] = {"family": "Family", "script": "Script", "resource": "Resource class"}
 
 
-def write_report(runs: Sequence[Run], predictions: pl.DataFrame, path: Path, title: str) -> Path:
+def write_report(
+    runs: Sequence[Run], predictions: pl.DataFrame | Predictions, path: Path, title: str
+) -> Path:
     """Write the report of some finished runs.
 
     Args:
@@ -65,9 +73,10 @@ def write_report(runs: Sequence[Run], predictions: pl.DataFrame, path: Path, tit
     return path
 
 
-def render(runs: Sequence[Run], predictions: pl.DataFrame, title: str) -> str:
+def render(runs: Sequence[Run], predictions: pl.DataFrame | Predictions, title: str) -> str:
     """The report as text; arguments and errors as `write_report`."""
-    parts = sections(runs, predictions)
+    given = as_predictions(predictions)
+    parts = sections(runs, given)
     vega, own = vega_bundle(), (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -83,8 +92,10 @@ def render(runs: Sequence[Run], predictions: pl.DataFrame, title: str) -> str:
     return environment.get_template("report.html.j2").render(
         title=title,
         finding=overall_finding(parts),
-        sections=[_view(number, part, predictions) for number, part in enumerate(parts, 1)],
-        runs=[_run_view(run) for part in parts for run in part.runs],
+        sections=[
+            _view(number, part, given, SAMPLES_BYTES // len(parts)) for number, part in enumerate(parts, 1)
+        ],
+        settings=settings_view(parts),
         hashes=[_csp_hash(script) for script in (vega, own)],
         vega=Markup(vega),
         script=Markup(own),
@@ -106,8 +117,18 @@ def vega_bundle() -> str:
 
 def embedded_json(value: Any) -> Markup:
     """JSON that is safe inside a script element: no character of it can end the element or open a comment."""
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(_ACTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def _samples(section: Section, predictions: Predictions, room: int) -> dict[str, Any]:
+    """Real predictions as embedded JSON of at most about ``room`` bytes, one example a language at least."""
+    found = samples(section, predictions)
+    for most in (PER_LANGUAGE, 8, 5, 3, 2, 1):
+        text = embedded_json(fewer(found, most))
+        if len(text.encode()) <= room:
+            break
+    return {"json": text, "languages": found["languages"], "methods": found["methods"], "most": most}
 
 
 def _csp_hash(script: str) -> str:
@@ -115,7 +136,7 @@ def _csp_hash(script: str) -> str:
     return f"'sha256-{digest}'"
 
 
-def _view(number: int, section: Section, predictions: pl.DataFrame) -> dict[str, Any]:
+def _view(number: int, section: Section, predictions: Predictions, room: int) -> dict[str, Any]:
     """What the template shows of a section."""
     row = section.table.row(0, named=True)
     top = section.table.filter("zero_shot")["target_mean"].max()
@@ -141,7 +162,7 @@ def _view(number: int, section: Section, predictions: pl.DataFrame) -> dict[str,
         "methods": section.methods,
         "languages": _language_rows(section),
         "groups": _group_tables(section),
-        "samples": samples(section, predictions),
+        "samples": _samples(section, predictions, room),
     }
 
 
@@ -188,20 +209,6 @@ def _charts(section: Section) -> dict[str, list[dict[str, Any]]]:
     if curves is not None:
         drawn["more"].append(_chart(curves, "Training loss, one line a run", 300))
     return drawn
-
-
-def _flat(given: dict[str, Any]) -> dict[str, Any]:
-    """Entries of nested mappings, and of lists, each on a line of its own."""
-    flat: dict[str, Any] = {}
-    for key, value in given.items():
-        name = str(key).replace("_", " ")
-        if isinstance(value, dict):
-            flat |= {f"{name}: {inner}": entry for inner, entry in _flat(value).items()}
-        elif isinstance(value, list):
-            flat |= {f"{name} {number}": entry for number, entry in enumerate(value, start=1)}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _chart(chart: alt.Chart | alt.LayerChart, caption: str, least: int) -> dict[str, Any]:
@@ -252,61 +259,3 @@ def _group_tables(section: Section) -> list[dict[str, Any]]:
             entry["scores"][row["method"]] = row["score"]
         tables.append({"by": GROUPINGS.get(by, by.capitalize()), "rows": list(found.values())})
     return tables
-
-
-def _run_view(run: Run) -> dict[str, Any]:
-    """A run's settings as (heading, name-value pairs), everything that decides or explains its numbers."""
-    task = run["task"]
-    cost = run.get("cost") or {}
-    times = {
-        key: run[key] for key in ("study", "revision", "chosen_step", "started", "finished") if run.get(key)
-    }
-    tests = run["fingerprints"].get("test") or {}
-    data = {key: value for key, value in run["fingerprints"].items() if key != "test"}
-    data |= {f"test {code}": value for code, value in sorted(tests.items())}
-    blocks = {
-        "Run": times,
-        "Method": run["method"],
-        "Training": run.get("train") or {"": "not trained"},
-        "Task options": task.get("options") or {},
-        "Evaluation": run.get("evaluate") or {},
-        "Splits": task.get("splits") or {},
-        "Data fingerprints": data,
-        "Test examples also in training data, by": _flat(run.get("overlap") or {}),
-        "Data": _flat(run.get("data") or {}),
-        "Versions": run.get("versions") or {},
-        "Hardware": run.get("hardware") or {},
-        "Cost": cost,
-    }
-    train = run.get("train") or {}
-    return {
-        "id": run["id"],
-        "model": run["model"],
-        "task": f"{task['name']} v{task['version']}",
-        "label": run["label"],
-        "seed": run["seed"],
-        "zero_shot": run["zero_shot"],
-        "trained_parameters": run["trained_parameters"],
-        "learning_rate": train.get("learning_rate"),
-        "steps": train.get("steps"),
-        "batch_size": train.get("batch_size"),
-        "dtype": run.get("dtype"),
-        "device": run.get("device"),
-        "train_seconds": cost.get("train_seconds"),
-        "evaluate_seconds": cost.get("evaluate_seconds"),
-        "blocks": {name: _pairs(block) for name, block in blocks.items() if block},
-    }
-
-
-def _pairs(block: Any) -> list[tuple[str, str]]:
-    if not isinstance(block, dict):
-        return [("", str(block))]
-    return [
-        (
-            str(key),
-            json.dumps(value, ensure_ascii=False, default=str)
-            if isinstance(value, dict | list)
-            else str(value),
-        )
-        for key, value in block.items()
-    ]

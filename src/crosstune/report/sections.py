@@ -10,6 +10,7 @@ from babel import Locale
 
 from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.groups import Grouping, language_or_none
+from crosstune.analysis.predictions import Predictions
 from crosstune.analysis.transfer import COMPARISON, SCORING, Run, language_scores, seed_means, transfer
 from crosstune.report.text import percent
 
@@ -82,7 +83,7 @@ class Section:
         return metric in self.scores.columns and self.scores[metric].is_not_null().any()
 
 
-def sections(runs: Sequence[Run], predictions: pl.DataFrame) -> list[Section]:
+def sections(runs: Sequence[Run], predictions: pl.DataFrame | Predictions) -> list[Section]:
     """Split runs into sets that may be compared.
 
     Raises:

@@ -6,7 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from crosstune.analysis.claims import Cell, Verdict
+from crosstune.analysis.claim_cells import Cell
+from crosstune.analysis.claims import Verdict
 from crosstune.report.text import points, visible
 
 STYLES = {"supported": "bold green", "contradicted": "bold red", "not enough data": "yellow"}

@@ -9,6 +9,7 @@ from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.models.geometry import Geometry
 from crosstune.study import measurements, store
 from crosstune.study.grid import Run, expand
 from crosstune.study.measurements import Measured
@@ -137,8 +138,10 @@ def plan_study(study: Study) -> Plan:
     for (model, task, label, _), members in grouped.items():
         there = [run.id for run in members if run.id in done][:_LOOKED_AT]
         related.setdefault((model, task, label), []).extend(_costs(study.folder, there))
+    shapes = {model: cheap_geometry(model) for model in study.models}
     groups = [
-        _group(members, done, failed, measured[key[0]], related[key[:3]]) for key, members in grouped.items()
+        _group(members, done, failed, shapes[key[0]], measured[key[0]], related[key[:3]])
+        for key, members in grouped.items()
     ]
     needed = {group.model for group in groups if group.to_do}
     loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
@@ -147,10 +150,14 @@ def plan_study(study: Study) -> Plan:
 
 
 def _group(
-    runs: Sequence[Run], done: set[str], failed: set[str], measured: Measured | None, costs: list[Any]
+    runs: Sequence[Run],
+    done: set[str],
+    failed: set[str],
+    geometry: Geometry | None,
+    measured: Measured | None,
+    costs: list[Any],
 ) -> Group:
     first = runs[0]
-    geometry = cheap_geometry(first.model)
     left = [run for run in runs if run.id not in done]
     seconds, peak, basis = _from_finished(first, costs)
     if basis is None and measured is not None:

@@ -218,7 +218,7 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
         ]
     groups: dict[str, list[str]] = {}
     for code in codes:
-        groups.setdefault(group_of(code, by), []).append(code)
+        groups.setdefault(group_of(code, by, aligned.source), []).append(code)
     large = {name: group for name, group in groups.items() if len(group) >= claim.at_least}
     if not large or (len(large) < 2 and claim.quantifier != "some"):
         raise NoRunsError(
@@ -318,9 +318,12 @@ def _short_of_seeds(claim: Claim, aligned: Aligned, there: Iterable[Setup]) -> s
 
 def counted(count: int, what: str) -> str:
     """Such as "1 seed", "3 languages", "2 families"."""
-    plural = {"family": "families", "branch": "branches", "resource": "resource classes"}.get(
-        what, f"{what}s"
-    )
+    plural = {
+        "family": "families",
+        "branch": "branches",
+        "resource": "resource classes",
+        "seen_script": "kinds of script",
+    }.get(what, f"{what}s")
     return f"{count:,} {what.replace('resource', 'resource class') if count == 1 else plural}"
 
 

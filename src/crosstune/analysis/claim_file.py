@@ -272,9 +272,11 @@ def _codes(given: Any) -> tuple[str, ...]:
         )
     kept = list(LANGUAGES)
     for by, values in given.items():
-        if by not in get_args(Grouping):
+        # Whether a script is seen depends on the runs' source language, which a file does not know.
+        known_groupings = [each for each in get_args(Grouping) if each != "seen_script"]
+        if by not in known_groupings:
             raise invalid(
-                ("languages", by), f'languages: no grouping "{by}"{did_you_mean(str(by), get_args(Grouping))}'
+                ("languages", by), f'languages: no grouping "{by}"{did_you_mean(str(by), known_groupings)}'
             )
         groups = {code: group_of(code, by) for code in LANGUAGES}
         wanted = [f"class {value}" if by == "resource" else value for value in _listed(values)]

@@ -257,5 +257,7 @@ def _group_tables(section: Section) -> list[dict[str, Any]]:
                 },
             )
             entry["scores"][row["method"]] = row["score"]
-        tables.append({"by": GROUPINGS.get(by, by.capitalize()), "rows": list(found.values())})
+        tables.append(
+            {"by": GROUPINGS.get(by, by.replace("_", " ").capitalize()), "rows": list(found.values())}
+        )
     return tables

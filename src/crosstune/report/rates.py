@@ -1,10 +1,12 @@
 """Charts of cells by group and method, and of the languages that answers are in."""
 
+from typing import Any
+
 import altair as alt
 import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
-from crosstune.analysis.groups import Grouping, group_means
+from crosstune.analysis.groups import Grouping, group_means, language_rates
 from crosstune.report.charts import ACCENT, FIT, MUTED, Width, measure_title, span
 from crosstune.report.sections import Section, group_name, language_name
 from crosstune.report.text import visible
@@ -20,18 +22,17 @@ def group_grid(
     Args:
         section: What to draw.
         by: What target languages are grouped by.
-        column: ``score``, or a ``metric.<name>`` of the section's scores; drawn times 100.
+        column: ``score``, or one of `crosstune.analysis.groups.RATES`; drawn times 100.
         width: As `crosstune.report.charts.heatmap`.
     """
     values = [
         {
             "group": f"{visible(group_name(by, row['group']), 40)} ({row['languages']})",
             "method": visible(row["method"], 60),
-            "value": round(100 * row["score"], 3),
+            "value": round(100 * row[column], 3),
             "languages": visible(", ".join(language_name(code) for code in row["codes"]), 400),
         }
-        for row in group_means(section.scores, by, column).rows(named=True)
-        if row["score"] is not None
+        for row in _grouped(section, by, column)
     ]
     order = list(dict.fromkeys(value["group"] for value in values))
     methods = [visible(name, 60) for name in section.methods]
@@ -69,6 +70,12 @@ def group_grid(
         width=width, height=20 * len(order), autosize=FIT
     )
     return chart
+
+
+def _grouped(section: Section, by: Grouping, column: str) -> list[dict[str, Any]]:
+    if column == "score":
+        return group_means(section.scores, by).rows(named=True)
+    return language_rates(section.scores, by).filter(pl.col(column).is_not_null()).rows(named=True)
 
 
 def answer_languages(section: Section, width: Width = "container") -> alt.Chart:

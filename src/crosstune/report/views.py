@@ -136,5 +136,5 @@ def _group_tables(section: Section) -> list[dict[str, Any]]:
                 },
             )
             entry["scores"][row["method"]] = row["score"]
-        tables.append({"by": GROUPINGS.get(by, by.capitalize()), "rows": list(found.values())})
+        tables.append({"by": GROUPINGS[by], "rows": list(found.values())})
     return tables

@@ -57,10 +57,10 @@ def test_report_draws_without_a_message_or_a_request(
     page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}"))
     page.on("request", lambda request: asked.append(request.url))
     open_drawn(page, report)
-    assert page.locator("figure[data-drawn]").count() < 31
+    assert page.locator("figure[data-drawn]").count() < 34
     draw_all(page)
-    assert page.locator("html").get_attribute("data-drawn") == str(page.locator("figure").count()) == "31"
-    assert page.locator("figure").locator("svg, canvas").count() == 31
+    assert page.locator("html").get_attribute("data-drawn") == str(page.locator("figure").count()) == "34"
+    assert page.locator("figure").locator("svg, canvas").count() == 34
     assert said == []
     assert asked == [report.as_uri()]
     # Wide things scroll inside their own box, never the page.

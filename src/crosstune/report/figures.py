@@ -16,6 +16,7 @@ GROUPINGS: dict[Grouping, str] = {
     "branch": "Branch",
     "script": "Script",
     "resource": "Resource class",
+    "seen_script": "Seen or unseen script",
     "macroarea": "Macro-area",
 }
 MANY_METHODS = 8

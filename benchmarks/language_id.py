@@ -23,12 +23,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from language_id_libraries import LIBRARIES, py3langid
-
 from crosstune.errors import UserError
 from crosstune.languages import LANGUAGES, find
 from crosstune.metrics import language_id
 from crosstune.metrics.language_id import MIXED, UNDECIDABLE, identify
+from language_id_libraries import LIBRARIES, py3langid
 
 BINS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, 80), (81, 160))
 STUDY = ("de", "en", "es", "et", "fr", "id", "it", "ro", "sw", "tr", "vi")

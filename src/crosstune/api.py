@@ -7,7 +7,7 @@
 >>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,29 +17,39 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
+    from crosstune.analysis.claim_file import Claim, PlacedClaim
+    from crosstune.analysis.claims import Verdict
+    from crosstune.analysis.predictions import Predictions
     from crosstune.study.spec import Study
+
+    Claims = str | Path | Claim | Sequence[str | Path | Claim]
 
 
 @dataclass(frozen=True)
 class Results:
-    """Finished runs and all their predictions; the tables are computed when asked for.
+    """Finished runs; the tables are read and computed when asked for.
 
     Attributes:
         runs: Content of each run.json.
-        predictions: One row an example of each run (column ``run``).
+        source: Where their predictions are read, one run at a time.
         searches: run.json of the runs that only searched a setting on development data.
     """
 
     runs: list[dict[str, Any]]
-    predictions: "pl.DataFrame"
+    source: "Predictions"
     searches: list[dict[str, Any]] = field(default_factory=list)
+
+    @cached_property
+    def predictions(self) -> "pl.DataFrame":
+        """One row an example of each run (column ``run``), with every column: all of them in memory."""
+        return self.source.whole(self.runs)
 
     @cached_property
     def scores(self) -> "pl.DataFrame":
         """One row per run and language; see `crosstune.analysis.transfer.language_scores`."""
         from crosstune.analysis.transfer import language_scores
 
-        return language_scores(self.runs, self.predictions)
+        return language_scores(self.runs, self.source)
 
     @cached_property
     def transfer(self) -> "pl.DataFrame":
@@ -54,6 +64,40 @@ class Results:
         from crosstune.analysis.costs import costs
 
         return costs([*self.searches, *self.runs])
+
+    def verdicts(self, claims: "Claims | None" = None) -> "list[Verdict]":
+        """Hold the results against claims; see docs/claims.md.
+
+        Args:
+            claims: A file of claims, the name of one that crosstune ships, a claim, or a list of these; by
+                default every claim that crosstune ships and that is about a model of these results.
+
+        Raises:
+            UserError: A file that cannot be read, or a mistake in it (its line named).
+        """
+        from crosstune.analysis.claims import about, judge
+
+        found = placed_claims(claims)
+        wanted = about(found, self.runs) if claims is None else found
+        return judge(wanted, self.runs, self.source, self.scores)
+
+    def verdict(self, claims: "Claims | None" = None) -> "pl.DataFrame":
+        """`verdicts` as a table, one row a claim; see `crosstune.analysis.claims.verdict_table`."""
+        from crosstune.analysis.claims import verdict_table
+
+        return verdict_table(self.verdicts(claims))
+
+
+def placed_claims(claims: "Claims | None") -> "list[PlacedClaim]":
+    """The claims that files, names and claims stand for; all that crosstune ships for None."""
+    from crosstune.analysis.claim_file import Claim, PlacedClaim, read_claims, shipped
+
+    if claims is None:
+        claims = list(shipped())
+    found = []
+    for each in [claims] if isinstance(claims, str | Path | Claim) else claims:
+        found += [PlacedClaim(each, "")] if isinstance(each, Claim) else read_claims(each)
+    return found
 
 
 def run(study: "Study", *, console: "Console | None" = None, retry_failed: bool = False) -> Results:
@@ -84,13 +128,16 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     Raises:
         UserError: No store, no runs in it, or a damaged file (named).
     """
+    from crosstune.analysis.predictions import Predictions
     from crosstune.study import store as stored
 
     folder = Path(store)
-    runs = [run for run in stored.read_runs(folder) if only is None or run["id"] in only]
+    every = stored.read_runs(folder, kind=None)
+    searched = [run for run in every if run.get("kind") == "search"]
+    runs = [run for run in every if run.get("kind") != "search" and (only is None or run["id"] in only)]
     wanted = {each for run in runs for each in (run.get("search") or {}).get("runs", ())}
-    searches = [run for run in stored.read_runs(folder, "search") if only is None or run["id"] in wanted]
-    return Results(runs, stored.read_predictions(folder, runs), searches)
+    searches = [run for run in searched if only is None or run["id"] in wanted]
+    return Results(runs, Predictions(folder), searches)
 
 
 def report(store: str | Path, out: str | Path | None = None, *, title: str | None = None) -> Path:
@@ -112,4 +159,4 @@ def report(store: str | Path, out: str | Path | None = None, *, title: str | Non
     found = results(store)
     names = sorted({str(run["study"]) for run in found.runs})
     path = Path(store) / "report.html" if out is None else Path(out)
-    return write_report(found.runs, found.predictions, path, title or ", ".join(names))
+    return write_report(found.runs, found.source, path, title or ", ".join(names))

@@ -4,9 +4,21 @@ import pytest
 import torch
 
 from crosstune.methods.base import init_ids
+from crosstune.models import attention
 from crosstune.models.attention import Layout
 from reference_decoder import effect_of, keys_values, reference_logits, weights_of
-from tiny_models import CASES, CONFIGS, WINDOW, all_logits, attach, make_method, near, random_ids, row
+from tiny_models import (
+    CASES,
+    CONFIGS,
+    WINDOW,
+    all_logits,
+    attach,
+    make_lm,
+    make_method,
+    near,
+    random_ids,
+    row,
+)
 
 LONG = 3 * WINDOW + 1
 
@@ -100,10 +112,10 @@ def test_branches_behind_a_trunk_equal_texts_of_their_own(tiny_lm, family, case)
     lm = tiny_lm(family)
     attach(lm, case)
     trunk, one, two = random_ids(10, 1), random_ids(4, 2), random_ids(3, 3)
-    segments = [0] * 10 + [1] * 4 + [2] * 3 + [-1] * 2
+    ends = [16] * 10 + [13] * 4 + [16] * 3 + [-1] * 2
     positions = [*range(10), *range(10, 14), *range(10, 13), 0, 0]
     with torch.no_grad():
-        layout = Layout(row(segments), row(positions))
+        layout = Layout(row(ends), row(positions))
         laid = lm.hidden(row(trunk + one + two + [0, 0]), layout)[0]
         first, second = lm.hidden(row(trunk + one))[0], lm.hidden(row(trunk + two))[0]
     near("branches = texts of their own", laid[:14], first)
@@ -115,7 +127,7 @@ def test_rotary_positions_of_branches_matter(tiny_lm, family):
     lm = tiny_lm(family)
     trunk, one, two = random_ids(5, 1), random_ids(2, 2), random_ids(2, 3)
     with torch.no_grad():
-        wrong = lm.hidden(row(trunk + one + two), Layout(row([0] * 5 + [1] * 2 + [2] * 2), row(range(9))))[0]
+        wrong = lm.hidden(row(trunk + one + two), Layout(row([8] * 5 + [6] * 2 + [8] * 2), row(range(9))))[0]
         right = lm.hidden(row(trunk + two))[0]
     assert (wrong[7:] - right[5:]).abs().max() > 1e-3
 
@@ -133,3 +145,86 @@ def test_bfloat16_stays_near_float32(tiny_lm, family, case):
     with torch.no_grad():
         assert half.hidden(row(ids)).dtype == torch.bfloat16
     near(f"{case}: bf16 = fp32", all_logits(half, ids), all_logits(full, ids), 0.1)
+
+
+# --- which kernel -----------------------------------------------------------------------------------
+
+
+def loss_and_gradients(lm, method, ids):
+    """Of a loss that every position and every trained number takes part in."""
+    hidden = lm.hidden(ids)
+    weights = torch.linspace(-1, 1, hidden.numel(), device=hidden.device).reshape(hidden.shape)
+    loss = (hidden.float() * weights).sum()
+    gradients = torch.autograd.grad(loss, list(method.parameters().values()))
+    return hidden.detach(), gradients
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("case", ["prefix-hidden", "prefix-kv", "prefix-kv-mlp"])
+def test_lower_right_order_without_a_mask_equals_the_mask(tiny_lm, monkeypatch, kind, case):
+    """What a GPU does, made to happen here too; the mask, and repeated heads, are the slow side.
+
+    Texts inside the sliding window (no mask of the model's own) and beyond it.
+    """
+    lm = tiny_lm(kind)
+    method = attach(lm, case, layers=None)
+    real, made = attention.causal_lower_right, []
+    monkeypatch.setattr(attention, "causal_lower_right", lambda *size: made.append(size) or real(*size))
+    for length in (1, WINDOW - 1, LONG):
+        ids = torch.stack([row(random_ids(length, seed))[0] for seed in (1, 2)])
+        monkeypatch.setattr(attention, "_flash", lambda *args: False)
+        masked, gradients = loss_and_gradients(lm, method, ids)
+        assert not made
+        monkeypatch.setattr(attention, "_flash", lambda *args: True)
+        free, ours = loss_and_gradients(lm, method, ids)
+        near("lower right = mask", free, masked)
+        for one, other in zip(ours, gradients, strict=True):
+            near("lower right = mask, gradients", one, other)
+        if length == WINDOW - 1:
+            assert set(made) == {(length, length + 4)}
+        assert bool(made) == (length > 1 and (length < WINDOW or kind != "mistral"))
+        made.clear()
+
+
+@pytest.mark.parametrize("kind", sorted(CONFIGS))
+@pytest.mark.parametrize("case", ["prefix-hidden", "lora", "soft-prompt"])
+def test_grouped_heads_equal_repeated_ones(tiny_lm, monkeypatch, kind, case):
+    """With masks of packed rows and of windows."""
+    lm = tiny_lm(kind)
+    method = attach(lm, case)
+    ids = row(random_ids(LONG))
+    layout = Layout(row([8] * 9 + [LONG - 1] * (LONG - 9)), row([*range(9), *range(LONG - 9)]))
+    found = []
+    for repeated in (False, True):
+        if repeated:
+            sdpa = attention.scaled_dot_product_attention
+
+            def repeat(query, k, v, *args, enable_gqa=False, sdpa=sdpa, **kwargs):
+                times = query.shape[1] // k.shape[1]
+                return sdpa(
+                    query, k.repeat_interleave(times, 1), v.repeat_interleave(times, 1), *args, **kwargs
+                )
+
+            monkeypatch.setattr(attention, "scaled_dot_product_attention", repeat)
+        with attention.laid_out(layout):
+            found.append(loss_and_gradients(lm, method, ids))
+    near("grouped = repeated", found[0][0], found[1][0])
+    for one, other in zip(found[0][1], found[1][1], strict=True):
+        near("grouped = repeated, gradients", one, other)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("case", ["prefix-hidden", "prefix-kv"])
+def test_flash_on_a_gpu_equals_the_mask(monkeypatch, case):
+    """In bfloat16, where the kernel is really taken."""
+    lm = make_lm("llama", dtype=torch.bfloat16)
+    lm.model.to("cuda")
+    method = attach(lm, case)
+    ids = torch.tensor([random_ids(LONG, 1), random_ids(LONG, 2)], device="cuda")
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        free, ours = loss_and_gradients(lm, method, ids)
+    monkeypatch.setattr(attention, "_flash", lambda *args: False)
+    masked, gradients = loss_and_gradients(lm, method, ids)
+    near("flash = mask", free, masked, 0.05)
+    for one, other in zip(ours, gradients, strict=True):
+        near("flash = mask, gradients", one, other, 0.05)

@@ -19,7 +19,15 @@ if CHROMIUM is None:
 def open_drawn(page: Any, report: Path) -> None:
     # Not wait_for_function: the page's own policy forbids the code made from a string that it polls with.
     page.goto(report.as_uri())
-    page.locator("html[data-drawn]").wait_for(state="attached")
+    page.locator("html[data-ready]").wait_for(state="attached")
+
+
+def draw_all(page: Any) -> None:
+    """Charts are drawn when they come near: go to each."""
+    for figure in page.locator("figure").all():
+        figure.scroll_into_view_if_needed()
+    figure = page.locator("figure:not([data-drawn])")
+    sync_api.expect(figure).to_have_count(0)
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +57,10 @@ def test_report_draws_without_a_message_or_a_request(
     page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}"))
     page.on("request", lambda request: asked.append(request.url))
     open_drawn(page, report)
-    assert page.locator("html").get_attribute("data-drawn") == str(page.locator("figure").count()) == "19"
-    assert page.locator("figure svg").count() == 19
+    assert page.locator("figure[data-drawn]").count() < 34
+    draw_all(page)
+    assert page.locator("html").get_attribute("data-drawn") == str(page.locator("figure").count()) == "34"
+    assert page.locator("figure").locator("svg, canvas").count() == 34
     assert said == []
     assert asked == [report.as_uri()]
     # Wide things scroll inside their own box, never the page.
@@ -80,4 +90,85 @@ def test_a_heading_sorts_from_the_keyboard(browser: Any, report: Path) -> None:
         assert table.locator("thead th").nth(6).get_attribute("aria-sort") == sense
         shown = [float(text) for text in table.locator("tbody tr td:nth-child(7)").all_inner_texts()]
         assert shown == sorted(shown, reverse=reverse)
+    page.close()
+
+
+def test_predictions_by_language_method_and_outcome(browser: Any, report: Path) -> None:
+    page = browser.new_page()
+    open_drawn(page, report)
+    drill = page.locator("[data-drill]").last  # right or wrong
+    drill.scroll_into_view_if_needed()
+    pick = {name: drill.locator(f'[data-pick="{name}"]') for name in ("language", "first", "second", "kind")}
+    tables = drill.locator("[data-examples] table")
+    sync_api.expect(tables.first).to_be_visible()
+    pick["language"].select_option(label="Arabic (ar)")
+    assert "عشرون" in tables.first.locator("caption").inner_text()
+    assert tables.first.locator("bdi[lang=ar][dir=auto]").count() >= 2
+    assert tables.first.locator("tbody tr").count() == 5
+    every = tables.count()
+    pick["kind"].select_option("differ")
+    differ = tables.count()
+    assert 0 < differ < every
+    for shown in tables.all():
+        assert len(set(shown.locator("td.n").all_inner_texts())) > 1
+    pick["kind"].select_option("right")
+    assert {score for shown in tables.all() for score in shown.locator("td.n").all_inner_texts()} <= {"100"}
+    pick["kind"].select_option("")
+    pick["first"].select_option("1")
+    pick["second"].select_option("3")
+    names = [option.inner_text() for option in pick["first"].locator("option").all()]
+    assert tables.first.locator("tbody th").all_inner_texts() == [names[2], names[4]]
+    status = drill.locator("[data-status]")
+    assert status.inner_text().startswith(f"Arabic: {every} of the {every} examples here.")
+    # From the keyboard alone: the next language by an arrow key.
+    pick["language"].focus()
+    page.keyboard.press("ArrowDown")
+    sync_api.expect(status).not_to_contain_text("Arabic")
+    page.close()
+
+
+def test_hostile_answers_are_text(browser: Any, report: Path) -> None:
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    open_drawn(page, report)
+    shown = set()
+    for drill in page.locator("[data-drill]").all():
+        drill.scroll_into_view_if_needed()
+        language = drill.locator('[data-pick="language"]')
+        for place in range(language.locator("option").count()):
+            language.select_option(str(place))
+            shown |= set(drill.locator("td bdi").all_inner_texts())
+    assert "<script>alert(1)</script>" in shown
+    assert any(text.endswith("… (100,000 characters)") and len(text) < 300 for text in shown)
+    assert not {char for text in shown for char in text} & set("\x1b\x07\x00\u202e\n")
+    assert page.locator("[data-drill] img, [data-examples] script").count() == 0
+    assert said == []
+    page.close()
+
+
+def test_the_reference_of_the_forest_plot_is_the_readers_choice(browser: Any, report: Path) -> None:
+    page = browser.new_page()
+    open_drawn(page, report)
+    compare = page.locator("[data-compare]").last
+    compare.scroll_into_view_if_needed()
+    figure = compare.locator("figure")
+    sync_api.expect(figure).to_have_attribute("data-drawn", "")
+    select = compare.locator("select")
+    names = [option.inner_text() for option in select.locator("option").all()]
+
+    def shown() -> list[str]:
+        return compare.locator("tbody:visible th[scope=row]").all_inner_texts()
+
+    assert compare.locator("tbody:visible").count() == 1
+    assert shown() == names[1:]
+    marks = figure.locator(".mark-symbol").first
+    before = marks.inner_html()
+    select.focus()
+    page.keyboard.press("ArrowDown")
+    sync_api.expect(compare.locator("tbody:visible .head")).to_have_text(f"against {names[1]}")
+    assert shown() == [name for name in names if name != names[1]]
+    page.wait_for_timeout(100)
+    assert figure.locator(".mark-symbol").first.inner_html() != before
     page.close()

@@ -1,17 +1,25 @@
-"""What a method is: trained parameters that attach to a frozen model and come off without a trace."""
+"""What a method is: trained parameters that attach to a frozen model and come off without a trace.
+
+To plan a study, list methods or count parameters takes settings alone: torch, transformers and PEFT are
+imported by the functions that compute.
+"""
+
+from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, nn
 
 from crosstune.errors import UserError
 from crosstune.models.geometry import Geometry
-from crosstune.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crosstune.models.language_model import LanguageModel
 
 # Real text to start prompts from: on the manifold of the model's inputs from the first step.
 INIT_TEXT = (
@@ -143,6 +151,8 @@ class Method(ABC):
         Raises:
             UserError: Names or shapes differ from what this config on this model has.
         """
+        import torch
+
         mine = self.parameters()
         if set(mine) != set(state):
             odd = sorted(set(mine) ^ set(state))[0]
@@ -167,6 +177,8 @@ class Method(ABC):
 
 def init_ids(lm: LanguageModel, text: str, length: int) -> Tensor:
     """``[length]`` token ids of ``text`` as a prompt starts (with the beginning-of-text token)."""
+    import torch
+
     first = lm.encode_prompts([text])[0]
     more = lm.tokenizer.encode(" " + text, add_special_tokens=False)
     if not first or not more:
@@ -179,5 +191,7 @@ def init_ids(lm: LanguageModel, text: str, length: int) -> Tensor:
 
 def normal(shape: Sequence[int], seed: int, scale: float = 1.0) -> Tensor:
     """fp32 draws from N(0, scale²), the same on every device."""
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(*shape, generator=generator) * scale

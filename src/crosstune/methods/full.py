@@ -4,13 +4,18 @@ The model stays in its dtype; the optimiser steps fp32 master copies, and their 
 put into the model after each step. Trained parameters: all of them (tied embeddings once).
 """
 
-import torch
-from torch import Tensor, nn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from crosstune.errors import UserError
 from crosstune.methods.base import Method, MethodConfig
 from crosstune.models.geometry import Geometry
-from crosstune.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crosstune.models.language_model import LanguageModel
 
 
 class Full(Method):
@@ -28,6 +33,8 @@ class Full(Method):
 
     def attach(self, lm: LanguageModel, seed: int = 0) -> None:
         """Keep the weights' bits, make fp32 masters, let gradients reach every weight."""
+        from torch import nn
+
         if lm.quantized:
             raise UserError("full: quantised weights cannot be trained; use lora, or take quantize out")
         self.lm = lm
@@ -39,6 +46,8 @@ class Full(Method):
 
     def detach(self) -> None:
         """Put the kept bits back."""
+        import torch
+
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.kept[name])
@@ -62,6 +71,8 @@ class Full(Method):
 
     def after_step(self) -> None:
         """Round the masters into the model."""
+        import torch
+
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.masters[name])

@@ -7,18 +7,20 @@ a layer pushed through the layer's frozen W_k and W_v (with the layer's key norm
 keys not rotated, one gate a head under tanh. Trained parameters: layers * (n * hidden + heads).
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Literal
 
 from crosstune.methods.base import Layered, Method, MethodConfig, Prompted, init_ids, normal
-from crosstune.methods.text_states import project, text_hidden
-from crosstune.models import attention
 from crosstune.models.geometry import Geometry
-from crosstune.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crosstune.models import attention
+    from crosstune.models.language_model import LanguageModel
 
 
 class LlamaAdapterConfig(Prompted, Layered):
@@ -56,6 +58,12 @@ class LlamaAdapter(Method):
 
     def attach(self, lm: LanguageModel, seed: int = 0) -> None:
         """Leave a gated prompt on each chosen layer's attention; the text stays at position 0."""
+        import torch
+        from torch import nn
+
+        from crosstune.methods.text_states import text_hidden
+        from crosstune.models import attention
+
         config = self.config
         assert isinstance(config, LlamaAdapterConfig)
         self.layers = config.chosen(lm.geometry.layers)
@@ -75,6 +83,11 @@ class LlamaAdapter(Method):
             attention.place(lm.attentions[i], self._prompt(i, lm))
 
     def _prompt(self, i: int, lm: LanguageModel) -> attention.Prompt:
+        import torch
+
+        from crosstune.methods.text_states import project
+        from crosstune.models import attention
+
         assert isinstance(self.config, LlamaAdapterConfig)
         squash = torch.tanh if self.config.squash == "tanh" else torch.nn.Identity()
 
@@ -88,6 +101,8 @@ class LlamaAdapter(Method):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Project the prompts once, not once a batch."""
+        import torch
+
         attentions = self.attached().attentions
         with torch.no_grad():
             ready = {i: self._prompt(i, self.attached()).keys_values(attentions[i]) for i in self.layers}
@@ -99,6 +114,8 @@ class LlamaAdapter(Method):
 
     def detach(self) -> None:
         """Take the prompts off."""
+        from crosstune.models import attention
+
         for i in self.layers:
             attention.remove(self.attached().attentions[i])
         self.lm = None

@@ -5,21 +5,22 @@ dtype; for evaluation they are merged into the weights, and the weights' own bit
 Trained parameters: r * (in + out) for every target in every chosen layer.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from peft import LoraConfig as PeftLoraConfig
-from peft import inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from pydantic import Field
-from torch import nn
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods.base import Layered, Method, MethodConfig
 from crosstune.models.geometry import Geometry
-from crosstune.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from crosstune.models.language_model import LanguageModel
 
 _ADAPTER = "default"
 
@@ -77,6 +78,10 @@ class Lora(Method):
 
     def attach(self, lm: LanguageModel, seed: int = 0) -> None:
         """Wrap the target layers with PEFT's LoRA layers."""
+        import torch
+        from peft import LoraConfig as PeftLoraConfig
+        from peft import inject_adapter_in_model
+
         config = self.config
         assert isinstance(config, LoraConfig)
         asked = PeftLoraConfig(
@@ -97,6 +102,8 @@ class Lora(Method):
             parameter.data = parameter.data.float()
 
     def _wrapped(self) -> dict[str, Any]:
+        from peft.tuners.lora import LoraLayer
+
         return {name: m for name, m in self.attached().model.named_modules() if isinstance(m, LoraLayer)}
 
     def detach(self) -> None:

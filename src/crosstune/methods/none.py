@@ -1,10 +1,16 @@
 """No tuning: the model as it is, prompted zero-shot."""
 
-from torch import nn
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from crosstune.methods.base import Method, MethodConfig
 from crosstune.models.geometry import Geometry
-from crosstune.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from crosstune.models.language_model import LanguageModel
 
 
 class NoTuning(Method):

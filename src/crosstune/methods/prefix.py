@@ -15,19 +15,21 @@ p_0 + W_2,l tanh(W_1 e + b_1) + b_2,l during training (e of shape ``[n, hidden]`
 layers) and is folded into plain vectors when saved and evaluated.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
 
 from crosstune.methods.base import Layered, Method, MethodConfig, Prompted, init_ids, normal
-from crosstune.methods.text_states import project, text_hidden, text_keys_values
-from crosstune.models import attention
 from crosstune.models.geometry import Geometry
-from crosstune.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from crosstune.models.language_model import LanguageModel
 
 
 class PrefixConfig(Prompted, Layered):
@@ -76,6 +78,10 @@ class Prefix(Method):
 
     def attach(self, lm: LanguageModel, seed: int = 0) -> None:
         """Leave a joint prompt on each chosen layer's attention and shift the text by n."""
+        from torch import nn
+
+        from crosstune.models import attention
+
         config = self.config
         assert isinstance(config, PrefixConfig)
         self.layers = config.chosen(lm.geometry.layers)
@@ -94,6 +100,10 @@ class Prefix(Method):
 
     def _start(self, lm: LanguageModel, seed: int) -> dict[int, Tensor]:
         """First value of each layer's prompt, fp32: ``[n, hidden]`` or ``[2, n, kv_heads * head_dim]``."""
+        import torch
+
+        from crosstune.methods.text_states import text_hidden, text_keys_values
+
         config = self.config
         assert isinstance(config, PrefixConfig)
         n, g = config.length, lm.geometry
@@ -111,6 +121,9 @@ class Prefix(Method):
 
     def _make_mlp(self, lm: LanguageModel, h: int, seed: int) -> None:
         """One first layer for all, one zeroed last layer each: training starts at ``base`` exactly."""
+        import torch
+        from torch import nn
+
         assert isinstance(self.config, PrefixConfig)
         width = self.base[self.layers[0]].numel() // self.config.length
         hidden = lm.geometry.hidden
@@ -128,6 +141,9 @@ class Prefix(Method):
         """The prompt of layer ``i`` as it stands now, fp32."""
         if not self.mlp:
             return self.prompts[i]
+        import torch
+        from torch import nn
+
         m, base = self.mlp, self.base[i]
         inner = torch.tanh(nn.functional.linear(m["mlp.input"], m["mlp.first.weight"], m["mlp.first.bias"]))
         inner = inner.to(base.device)
@@ -139,6 +155,8 @@ class Prefix(Method):
 
     def _source(self, i: int, lm: LanguageModel) -> Callable[[nn.Module], tuple[Tensor, Tensor]]:
         """What layer ``i``'s attention calls for its keys and values."""
+        from crosstune.methods.text_states import project
+
         heads = lm.geometry.kv_heads
 
         def keys_values(module: nn.Module) -> tuple[Tensor, Tensor]:
@@ -155,6 +173,8 @@ class Prefix(Method):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Project the prompt to keys and values once, not once a batch."""
+        import torch
+
         lm = self.attached()
         with torch.no_grad():
             self.ready = {i: self._source(i, lm)(lm.attentions[i]) for i in self.layers}
@@ -165,6 +185,8 @@ class Prefix(Method):
 
     def detach(self) -> None:
         """Take the prompts off and put the text back to position 0."""
+        from crosstune.models import attention
+
         lm = self.attached()
         for i in self.layers:
             attention.remove(lm.attentions[i])
@@ -177,11 +199,15 @@ class Prefix(Method):
 
     def state(self) -> dict[str, Tensor]:
         """``layers.<i>``: the plain prompt of each layer, the MLP folded away."""
+        import torch
+
         with torch.no_grad():
             return {f"layers.{i}": self._value(i).detach().clone() for i in self.layers}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take plain prompts; a reparameterising MLP is dropped, as it was folded when saved."""
+        from torch import nn
+
         if self.mlp:
             self.mlp = {}
             self.prompts = {i: nn.Parameter(x) for i, x in self.base.items()}

@@ -5,14 +5,17 @@ beginning-of-text token, as in PEFT; it holds embeddings as the first layer rece
 the scale that Gemma multiplies its table by). Trained parameters: n * hidden.
 """
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Literal
 
 from crosstune.methods.base import Method, MethodConfig, Prompted, init_ids, normal
 from crosstune.models.geometry import Geometry
-from crosstune.models.language_model import LanguageModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from crosstune.models.language_model import LanguageModel
 
 
 class SoftPromptConfig(Prompted):
@@ -46,6 +49,9 @@ class SoftPrompt(Method):
 
     def attach(self, lm: LanguageModel, seed: int = 0) -> None:
         """Stand the prompt in front of the model's input."""
+        import torch
+        from torch import nn
+
         config = self.config
         assert isinstance(config, SoftPromptConfig)
         generator = torch.Generator().manual_seed(seed)

@@ -12,16 +12,23 @@ follows its interface (Llama, Mistral, Gemma 3, Qwen 3, ...). crosstune register
 
 A prompt is visible to every token, also beyond a sliding window. Because nothing goes through a
 key/value cache, gradient checkpointing and every decoder shape keep working.
+
+Which kernel computes it never changes what is computed. A prompt in front of plain causal text is causal
+order aligned at the lower right: on a GPU flash attention knows that order by itself, so no mask is made and
+grouped heads are not repeated. On a CPU, whose kernel takes masks with grouped heads, they are not repeated
+either.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -54,35 +61,63 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A row that holds one trunk and several branches: every branch sees the trunk and itself.
+    """Lines that hold trees of text: a token sees those it follows, from its tree's root down to itself.
+
+    Tokens stand in depth-first order, so the tokens of a subtree are neighbours. A trunk with branches, a
+    passage with questions that have choices, and several texts that have nothing to do with each other
+    are all written like this.
 
     Attributes:
-        segments: ``[batch, length]``: 0 the trunk, 1, 2, ... its branches, -1 padding.
-        positions: ``[batch, length]``: place of each token in its own trunk-plus-branch text.
+        ends: ``[batch, length]``: column of the last token that sees this one; -1 for padding.
+        positions: ``[batch, length]``: place of each token in its own text.
     """
 
-    segments: Tensor
+    prompts_inside: ClassVar[bool] = False
+
+    ends: Tensor
     positions: Tensor
 
     def mask(self, window: int | None) -> Tensor:
         """Boolean ``[batch, 1, length, length]``, True where row may attend to column."""
-        length = self.segments.shape[1]
-        row, column = self.segments[:, :, None], self.segments[:, None, :]
-        index = torch.arange(length, device=self.segments.device)
-        seen = (
-            ((column == 0) | (column == row)) & (column >= 0) & (index[None, :, None] >= index[None, None, :])
-        )
+        length = self.ends.shape[1]
+        index = torch.arange(length, device=self.ends.device)
+        seen = (self.ends[:, None, :] >= index[:, None]) & (index[:, None] >= index)
         if window is not None:
             seen &= self.positions[:, :, None] - self.positions[:, None, :] < window
         # A padding row attends to itself, so that no softmax is over nothing.
         return (seen | torch.eye(length, dtype=torch.bool, device=seen.device))[:, None]
 
+    def behind(self, n: int) -> "Layout":
+        """The same with ``n`` tokens in front that all texts of a line follow."""
+        if n == 0:
+            return self
+        batch, length = self.ends.shape
+        front = torch.arange(n, device=self.ends.device).expand(batch, -1)
+        ends = torch.where(self.ends < 0, self.ends, self.ends + n)
+        return Layout(
+            torch.cat([torch.full_like(front, n + length - 1), ends], dim=1),
+            torch.cat([front, self.positions + n], dim=1),
+        )
 
-_layout: ContextVar[Layout | None] = ContextVar("crosstune_layout", default=None)
+
+class Attended(Protocol):
+    """What says who sees whom in a forward.
+
+    Attributes:
+        prompts_inside: Whether the keys and values that the model hands over hold joint prompts already.
+    """
+
+    prompts_inside: ClassVar[bool]
+
+    def mask(self, window: int | None) -> Tensor:
+        """Boolean ``[batch, 1, rows, columns]``, prompts left out."""
+
+
+_layout: ContextVar[Attended | None] = ContextVar("crosstune_layout", default=None)
 
 
 @contextmanager
-def laid_out(layout: Layout | None) -> Iterator[None]:
+def laid_out(layout: Attended | None) -> Iterator[None]:
     """Inside, models attend by ``layout`` instead of plain causal order."""
     token = _layout.set(layout)
     try:
@@ -102,6 +137,12 @@ def remove(module: nn.Module) -> None:
         delattr(module, _SLOT)
 
 
+def joint(module: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Keys and values ``[kv_heads, n, head_dim]`` of the joint prompt on a module, if there is one."""
+    prompt: Prompt | None = getattr(module, _SLOT, None)
+    return None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
+
+
 def _mask_with_prompt(mask: Tensor | None, n: int, query: Tensor, key: Tensor) -> Tensor | None:
     """The text's mask, widened by ``n`` columns that every row sees.
 
@@ -119,6 +160,15 @@ def _mask_with_prompt(mask: Tensor | None, n: int, query: Tensor, key: Tensor) -
     # Causal and aligned at the lower right: the last row sees everything.
     seen = torch.ones(rows, n + columns, dtype=torch.bool, device=key.device)
     return seen.tril(n + columns - rows)[None, None]
+
+
+def _flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether a flash kernel takes these: on a GPU, in 16 bits, heads not too large."""
+    if query.device.type != "cuda":
+        return False
+    grouped = key.shape[1] != query.shape[1]
+    params = torch.backends.cuda.SDPAParams(query, key, value, None, dropout, False, grouped)
+    return torch.backends.cuda.can_use_flash_attention(params)
 
 
 def attention(
@@ -155,19 +205,35 @@ def attention(
                 f"{type(module).__name__} has {what} ({name}), which are not supported; choose another model"
             )
 
+    def grouped(k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        out = scaled_dot_product_attention(
+            query, k, v, mask, dropout, scale=scaling, enable_gqa=k.shape[1] != query.shape[1]
+        )
+        return out.transpose(1, 2).contiguous()
+
     def plain(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is not None and query.device.type == "cpu" and query.shape[2] > 1:
+            return grouped(k, v, mask)
         out, _ = sdpa_attention_forward(module, query, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
         return out
 
     prompt: Prompt | None = getattr(module, _SLOT, None)
     if prompt is None:
         return plain(key, value, attention_mask), None
+    layout = _layout.get()
+    if prompt.gate is None and layout is not None and layout.prompts_inside:
+        assert attention_mask is not None
+        n = key.shape[2] - attention_mask.shape[-1]
+        return plain(key, value, _mask_with_prompt(attention_mask, n, query, key)), None
     keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
     if prompt.gate is None:
-        mask = _mask_with_prompt(attention_mask, keys.shape[2], query, key)
-        return plain(torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2), mask), None
+        n = keys.shape[2]
+        keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+        if attention_mask is None and query.shape[2] > 1 and _flash(query, keys, values, dropout):
+            return grouped(keys, values, causal_lower_right(query.shape[2], keys.shape[2])), None
+        return plain(keys, values, _mask_with_prompt(attention_mask, n, query, key)), None
     text = plain(key, value, attention_mask)
-    extra = nn.functional.scaled_dot_product_attention(
+    extra = scaled_dot_product_attention(
         query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
     ).transpose(1, 2)
     return text + prompt.gate().to(text.dtype)[:, None] * extra, None

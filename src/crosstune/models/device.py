@@ -1,22 +1,44 @@
 """Where a model runs and in which number format, chosen from what the machine can do."""
 
-from typing import Literal
+from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from crosstune.errors import UserError, did_you_mean
 
-DTYPES: dict[str, torch.dtype] = {
-    "float32": torch.float32,
-    "fp32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "bf16": torch.bfloat16,
-    "float16": torch.float16,
-    "fp16": torch.float16,
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = {
+    "float32": "float32",
+    "fp32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
 }
+"""What a study may write, and PyTorch's name for it."""
 DeviceMap = Literal["auto", "balanced", "sequential"]
 """How accelerate spreads a model over GPUs."""
 _KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+def named(device: str, dtype: str) -> tuple[str, str]:
+    """The kind of device and the number format that wishes come to, such as ``("cuda", "bfloat16")``.
+
+    PyTorch, which takes seconds to import, is asked only where a wish depends on the machine.
+
+    Args:
+        device: See `choose_device`.
+        dtype: See `choose_dtype`.
+
+    Raises:
+        UserError: As these.
+    """
+    if device == "cpu" and dtype in DTYPES:
+        return device, DTYPES[dtype]
+    chosen = choose_device(device)
+    return chosen.type, str(choose_dtype(dtype, chosen)).removeprefix("torch.")
 
 
 def choose_device(wish: str = "auto") -> torch.device:
@@ -28,6 +50,8 @@ def choose_device(wish: str = "auto") -> torch.device:
     Raises:
         UserError: Unknown, or not on this machine.
     """
+    import torch
+
     if wish == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -46,6 +70,8 @@ def choose_device(wish: str = "auto") -> torch.device:
 
 def _cuda(wish: str, index: int) -> torch.device:
     """The GPU of that number, or what keeps it from being used."""
+    import torch
+
     if torch.version.cuda is None and torch.version.hip is None:
         raise UserError(
             f'device "{wish}": PyTorch {torch.__version__} is built without CUDA; install a CUDA build '
@@ -74,10 +100,13 @@ def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
     Raises:
         UserError: Unknown name.
     """
+    import torch
+
     if wish != "auto":
         if wish not in DTYPES:
             raise UserError(f'unknown dtype "{wish}"{did_you_mean(wish, ["auto", *DTYPES])}')
-        return DTYPES[wish]
+        found: torch.dtype = getattr(torch, DTYPES[wish])
+        return found
     if device.type == "cuda":
         with torch.cuda.device(device):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -93,6 +122,8 @@ def _cpu_has_bf16() -> bool:
     and 320 in fp32 (benchmarks/NOTES.md). The checks are private to PyTorch and differ between its
     versions; one that is missing counts as no.
     """
+    import torch
+
     amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
     if amx is not None and amx():
         return True

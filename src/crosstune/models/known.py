@@ -1,7 +1,12 @@
 """Shapes of well-known models, typed in as facts: parameters can be counted offline, without torch."""
 
+import hashlib
+import importlib.metadata
+import json
 import os
-from dataclasses import replace
+import secrets
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from crosstune.errors import UserError, did_you_mean
@@ -70,19 +75,39 @@ def geometry_for(name: str) -> Geometry:
     """
     if name.lower() in _LOWERED:
         return KNOWN[_LOWERED[name.lower()]]
-    from crosstune.models.geometry import geometry_of
     from crosstune.models.hub import fetch_config, is_hub_id
-    from crosstune.models.load import read_config
 
     path = Path(name).expanduser()
     if path.name == "config.json" and path.is_file():
         path = path.parent
     if path.is_dir():
-        return geometry_of(read_config(path, name))
+        return _in_folder(path, name)
     if path.exists():
         raise UserError(f"{name}: give a model folder, or its config.json")
     if is_hub_id(name):
-        return geometry_of(read_config(fetch_config(name).parent, name))
+        return _in_folder(fetch_config(name).parent, name)
     if os.sep in name:
         raise UserError(f"{name}: no such folder")
     raise UserError(f'unknown model "{name}"{did_you_mean(name, _LOWERED)}')
+
+
+def _in_folder(folder: Path, name: str) -> Geometry:
+    """The shape in a folder's config.json; kept in the cache folder, as transformers takes seconds."""
+    from crosstune.models.demo import cache_root
+
+    config = folder / "config.json"
+    content = config.read_bytes() if config.is_file() else b""
+    asked = f"{importlib.metadata.version('transformers')}\n".encode() + content
+    kept = cache_root() / "geometry" / f"{hashlib.sha256(asked).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, TypeError):  # not there, damaged, or of another version of crosstune
+        return Geometry(**json.loads(kept.read_bytes()))
+    from crosstune.models.geometry import geometry_of
+    from crosstune.models.load import read_config
+
+    found = geometry_of(read_config(folder, name))
+    with suppress(OSError):  # it is asked again then
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_name(f"{kept.name}-{secrets.token_hex(4)}")
+        fresh.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        fresh.replace(kept)
+    return found

@@ -5,12 +5,15 @@
 and so does everything a method trains.
 """
 
-import importlib.util
-from typing import Any, Literal, get_args
+from __future__ import annotations
 
-import torch
+import importlib.util
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from crosstune.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    import torch
 
 Quantize = Literal["4bit", "8bit"]
 

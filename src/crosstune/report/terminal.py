@@ -12,12 +12,14 @@ from rich.text import Text
 
 from crosstune.analysis.answer_language import CORRECT, UNDECIDED
 from crosstune.analysis.costs import total
+from crosstune.analysis.predictions import Predictions
 from crosstune.analysis.transfer import Run
-from crosstune.report.sections import IN_ENGLISH, Section, finding, language_name, sections
+from crosstune.report.findings import finding
+from crosstune.report.sections import IN_ENGLISH, Section, language_name, sections
 from crosstune.report.text import percent, visible, with_sd
 
 
-def results_table(runs: Sequence[Run], predictions: pl.DataFrame) -> Group:
+def results_table(runs: Sequence[Run], predictions: pl.DataFrame | Predictions) -> Group:
     """One table for each model, task and protocol: method against source score, mean of targets, gap.
 
     Scores are out of 100; the best zero-shot value of a column is bold. Names are shown as plain text:

@@ -11,7 +11,7 @@ from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method, MethodConfig
 from crosstune.methods.budget import solve, written
-from crosstune.models.device import choose_device, choose_dtype
+from crosstune.models.device import named
 from crosstune.models.known import geometry_for
 from crosstune.study.entries import MethodEntry, TaskEntry
 from crosstune.study.search import LAST_STEP, Search
@@ -115,8 +115,7 @@ def expand(study: Study) -> list[Run]:
         UserError: The device is not on this machine, or the shape of a model, which a budget needs, cannot be
             read.
     """
-    device = choose_device(study.device)
-    dtype = str(choose_dtype(study.dtype, device)).removeprefix("torch.")
+    device, dtype = named(study.device, study.dtype)
     names = labels(study.methods, study.budget)
     runs: dict[str, Run] = {}
     for model in study.models:
@@ -128,7 +127,7 @@ def expand(study: Study) -> list[Run]:
                 base = Run(
                     study=study.name,
                     model=model,
-                    device=device.type,
+                    device=device,
                     dtype=dtype,
                     task=task,
                     languages=languages,

@@ -65,7 +65,10 @@ def test_key(run: Run) -> str:
 
 def read(model: str, device: str, dtype: str, revision: str | None = None) -> Measured | None:
     """What was measured last of a model on this machine; None if nothing was, or of another revision only."""
-    found = _all().get(_place(model, device, dtype))
+    of_model = _text([model, device, dtype])[:-1]
+    kept = {place: figures for place, figures in _all().items() if place.startswith(f"{of_model},")}
+    # Only PyTorch knows the whole place, and takes seconds to import.
+    found = kept.get(_place(model, device, dtype)) if kept else None
     try:
         measured = Measured(**found) if isinstance(found, dict) else None
     except TypeError:  # of another version of crosstune

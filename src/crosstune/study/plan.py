@@ -9,6 +9,9 @@ from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.methods.budget import hint, solve
+from crosstune.models.geometry import Geometry
+from crosstune.models.known import geometry_for
 from crosstune.study import measurements, store
 from crosstune.study.grid import Run, expand
 from crosstune.study.measurements import Measured
@@ -67,6 +70,7 @@ class Plan:
         dtype: Of the frozen weights.
         groups: In the order they are run.
         load_seconds: Estimated for loading the models that runs still need.
+        hints: One line for each method whose nearest size is not near its budget.
     """
 
     study: str
@@ -75,6 +79,7 @@ class Plan:
     dtype: str
     groups: list[Group]
     load_seconds: float
+    hints: list[str]
 
     @property
     def runs(self) -> int:
@@ -115,6 +120,7 @@ class Plan:
             "device": self.device,
             "dtype": self.dtype,
             **{name: getattr(self, name) for name in names},
+            "hints": self.hints,
             "groups": [asdict(group) | {"to_do": group.to_do} for group in self.groups],
         }
 
@@ -137,20 +143,39 @@ def plan_study(study: Study) -> Plan:
     for (model, task, label, _), members in grouped.items():
         there = [run.id for run in members if run.id in done][:_LOOKED_AT]
         related.setdefault((model, task, label), []).extend(_costs(study.folder, there))
+    shapes = {model: cheap_geometry(model) for model in study.models}
     groups = [
-        _group(members, done, failed, measured[key[0]], related[key[:3]]) for key, members in grouped.items()
+        _group(members, done, failed, shapes[key[0]], measured[key[0]], related[key[:3]])
+        for key, members in grouped.items()
     ]
     needed = {group.model for group in groups if group.to_do}
     loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
     first = runs[0]
-    return Plan(study.name, study.folder, first.device, first.dtype, groups, sum(loads))
+    return Plan(study.name, study.folder, first.device, first.dtype, groups, sum(loads), _hints(study))
+
+
+def _hints(study: Study) -> list[str]:
+    found: dict[str, None] = {}  # a grid may make several entries of one size
+    for model in study.models:
+        for entry in study.methods:
+            if (budget := entry.budget_of(study.budget)) is None:
+                continue
+            geometry = geometry_for(model)
+            solved = solve(entry.name, entry.config, geometry, budget)
+            if solved is not None and (text := hint(entry.name, solved, geometry)) is not None:
+                found[f"{model}, {entry.name}: {text}"] = None
+    return list(found)
 
 
 def _group(
-    runs: Sequence[Run], done: set[str], failed: set[str], measured: Measured | None, costs: list[Any]
+    runs: Sequence[Run],
+    done: set[str],
+    failed: set[str],
+    geometry: Geometry | None,
+    measured: Measured | None,
+    costs: list[Any],
 ) -> Group:
     first = runs[0]
-    geometry = cheap_geometry(first.model)
     left = [run for run in runs if run.id not in done]
     seconds, peak, basis = _from_finished(first, costs)
     if basis is None and measured is not None:

@@ -26,6 +26,12 @@ _PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Of Python, crosstune and the libraries that decide results."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Read once: they are those of this process, and take as long as a small run."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -102,6 +108,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
+@cache
 def _cpu() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -301,19 +301,19 @@ class Study(BaseModel):
         else:
             chosen = self.languages
         try:
-            offered = made.languages()
+            if chosen == "all":
+                return tuple(made.languages())
+            # A set of published files may lack the source language; then there is no gap to report.
+            codes = {code: None for code in (made.source_language,) if made.offers(code)}
         except UserError as error:
             raise invalid(("tasks", self.tasks.index(task)), f"task {task.name}: {error}") from error
-        if chosen == "all":
-            return tuple(offered)
-        # A set of published files may lack the source language; then there is no gap to report.
-        codes = {code: None for code in (made.source_language,) if code in offered}
         for i, code in enumerate(chosen):
             try:
                 found = find(code).code
             except UserError as error:
                 raise invalid((*where, i), f"languages: {error}") from error
-            if found not in offered:
+            if not made.offers(found):
+                offered = made.languages()
                 raise invalid(
                     (*where, i),
                     f'task {task.name} has no language "{code}"; it has {len(offered)}'

@@ -165,12 +165,12 @@ def read_run(folder: Path) -> dict[str, Any]:
     return run
 
 
-def read_runs(store: Path, kind: str = "result") -> list[dict[str, Any]]:
+def read_runs(store: Path, kind: str | None = "result") -> list[dict[str, Any]]:
     """run.json of every run of a store, oldest first.
 
     Args:
         store: Folder of all runs.
-        kind: "result", or "search" for those that only chose a setting on development data.
+        kind: "result", "search" for those that only chose a setting on development data, or None for both.
 
     Raises:
         UserError: No store, no runs in it, or a damaged file (named).
@@ -178,8 +178,8 @@ def read_runs(store: Path, kind: str = "result") -> list[dict[str, Any]]:
     if not store.is_dir():
         raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
     runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
-    runs = [run for run in runs if run.get("kind", "result") == kind]
-    if not runs and kind == "result":
+    runs = [run for run in runs if kind in (None, run.get("kind", "result"))]
+    if kind != "search" and all(run.get("kind") == "search" for run in runs):
         raise UserError(f"{store} holds no finished runs: run a study first (crosstune run STUDY.yaml)")
     return sorted(runs, key=lambda run: (str(run.get("started")), run["id"]))
 
@@ -190,15 +190,38 @@ def read_predictions(store: Path, runs: Sequence[Mapping[str, Any]]) -> pl.DataF
     Raises:
         UserError: A file that is no table of predictions.
     """
-    tables = []
-    for run in runs:
-        file = store / _checked(str(run["id"])) / PREDICTIONS
-        try:
-            table = pl.read_parquet(file)
-        except (OSError, pl.exceptions.PolarsError) as error:
-            raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
-        tables.append(table.select(pl.lit(run["id"]).alias("run"), pl.all()))
+    tables = [
+        read_table(store, str(run["id"])).select(pl.lit(run["id"]).alias("run"), pl.all()) for run in runs
+    ]
     return pl.concat(tables, how="diagonal_relaxed")
+
+
+def prediction_columns(store: Path, run_id: str) -> list[str]:
+    """Names of the columns of one run's predictions.
+
+    Raises:
+        UserError: A file that is no table of predictions.
+    """
+    with _table_errors(file := store / _checked(run_id) / PREDICTIONS):
+        return list(pl.read_parquet_schema(file))
+
+
+def read_table(store: Path, run_id: str, columns: list[str] | None = None) -> pl.DataFrame:
+    """Predictions of one run: some columns, or all.
+
+    Raises:
+        UserError: A file that is no table of predictions, or lacks a column.
+    """
+    with _table_errors(file := store / _checked(run_id) / PREDICTIONS):
+        return pl.read_parquet(file, columns=columns)
+
+
+@contextmanager
+def _table_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
 
 
 def clean(store: Path, run_id: str) -> None:

@@ -80,6 +80,10 @@ class Task(ABC):
     def languages(self) -> list[str]:
         """Canonical codes of the languages whose test split the source offers, source language first."""
 
+    def offers(self, language: str) -> bool:
+        """Whether a language is among `languages`; a task may know without looking at all the others."""
+        return language in self.languages()
+
     @abstractmethod
     def examples(self, split: Split, language: str) -> list[Example]:
         """All examples of a split, in a fixed order.

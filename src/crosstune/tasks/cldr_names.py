@@ -70,6 +70,10 @@ class CldrNames(Task):
         offered = [code for code in LANGUAGES if _is_covered(code)]
         return sorted(offered, key=lambda code: (code != self.source_language, code))
 
+    def offers(self, language: str) -> bool:
+        """Without reading the names in all other languages."""
+        return _is_covered(language)
+
     def examples(self, split: Split, language: str) -> list[Example]:
         """A split's names, the kinds taking turns.
 

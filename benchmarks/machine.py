@@ -1,0 +1,98 @@
+"""What this machine can do, measured in the run that uses it, and what it is."""
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# (rows, inner, columns): the MLP of Gemma 3 270M at 1024 tokens, both ways, and a square product.
+SHAPES = ((1024, 640, 2048), (1024, 2048, 640), (2048, 2048, 2048))
+COPIED = 64 * 2**20  # fp32 numbers, 256 MB
+PACKAGES = ("torch", "transformers", "peft", "lm_eval", "accelerate")
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for a GPU's queue; nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def best_seconds(work: Callable[[], object], device: torch.device, times: int = 10) -> float:
+    """Shortest of several timings of some work, the first one (warm-up) left out."""
+    best = float("inf")
+    for i in range(times + 1):
+        synchronise(device)
+        began = time.perf_counter()
+        work()
+        synchronise(device)
+        if i:
+            best = min(best, time.perf_counter() - began)
+    return best
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """Highest FLOP/s among products of `SHAPES` (larger ones on a GPU)."""
+    rate = 0.0
+    for shape in SHAPES:
+        m, k, n = (x * 4 for x in shape) if device.type == "cuda" else shape
+        x = torch.randn(m, k, device=device, dtype=dtype)
+        w = torch.randn(n, k, device=device, dtype=dtype)
+        seconds = best_seconds(lambda x=x, w=w: torch.nn.functional.linear(x, w), device)
+        rate = max(rate, 2 * m * k * n / seconds)
+    return rate
+
+
+def bandwidth(device: torch.device) -> float:
+    """Bytes/s of a copy, reads and writes both counted."""
+    source = torch.ones(COPIED, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), device, times=5)
+
+
+def facts(device: torch.device) -> dict[str, Any]:
+    """Machine, versions, threads, date and commit, as they go into every result."""
+    versions = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    found = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "cpu": _cpu(),
+        "bf16_flags": [flag for flag in ("avx512_bf16", "amx_bf16") if flag in _cpu_field("flags").split()],
+        "threads": torch.get_num_threads(),
+        "load_average": round(os.getloadavg()[0], 2),
+        "versions": versions,
+    }
+    if device.type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(device)
+    return found
+
+
+def _cpu_field(name: str) -> str:
+    """A field of the first processor in /proc/cpuinfo; empty where there is no such file."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")
+
+
+def _cpu() -> str:
+    return f"{_cpu_field('model name') or platform.machine()}, {os.cpu_count()} cores"
+
+
+def _commit() -> str:
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+        here = Path(__file__).parent
+        return subprocess.run(command, cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

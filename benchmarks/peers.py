@@ -1,0 +1,157 @@
+"""The other side of training rows: PEFT's models and the Hugging Face Trainer, as their users set them up."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from crosstune.training.loop import rate
+from crosstune.training.settings import TrainSettings
+from harness import Setting
+from machine import synchronise
+
+
+def peft_model(case: Any, setting: Setting, folder: Path, state: dict[str, Tensor]) -> Any:
+    """PEFT's model of a `training.Case` with the initial weights ``state`` (crosstune's names)."""
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=setting.torch_dtype).to(setting.torch_device)
+    return wrapped(base, case.method, state)
+
+
+def wrapped(base: Any, method: str, state: dict[str, Tensor]) -> Any:
+    """A loaded model with PEFT's form of a method on it."""
+    if method == "full":
+        return base
+    if method == "lora":
+        config: Any = peft.LoraConfig(
+            r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+        )
+        model = peft.get_peft_model(base, config)
+        for key, value in model.named_parameters():
+            if "lora_" in key:
+                side = "A" if "lora_A" in key else "B"
+                inner = key.split("base_model.model.", 1)[1].split(".lora_")[0]
+                value.data.copy_(state[f"{inner}.{side}"])
+        return model
+    if method == "soft-prompt":
+        prompt = state["prompt"]
+        config = peft.PromptTuningConfig(num_virtual_tokens=len(prompt), task_type="CAUSAL_LM")
+        model = peft.get_peft_model(base, config)
+        model.prompt_encoder["default"].embedding.weight.data.copy_(prompt)
+        return model
+    if method == "prefix":
+        # [layers][2, n, kv] -> [n, layers * 2 * kv]
+        stacked = torch.stack([state[f"layers.{i}"] for i in range(len(state))])
+        length = stacked.shape[2]
+        config = peft.PrefixTuningConfig(num_virtual_tokens=length, task_type="CAUSAL_LM")
+        model = peft.get_peft_model(base, config)
+        table = stacked.permute(2, 0, 1, 3).reshape(length, -1)
+        model.prompt_encoder["default"].embedding.weight.data.copy_(table)
+        return model
+    if method == "llama-adapter":
+        layers = sum(name.endswith(".prompt") for name in state)
+        length = len(state["layers.0.prompt"])
+        config = peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=length, adapter_layers=layers)
+        model = peft.get_peft_model(base, config)
+        for i in range(layers):
+            adapted = model.base_model.model.model.layers[i].self_attn
+            adapted.adaption_prompt.data.copy_(state[f"layers.{i}.prompt"])
+            adapted.adaption_gate.data.copy_(state[f"layers.{i}.gate"])
+        return model
+    raise ValueError(f"no peer for {method}")
+
+
+class Clock(TrainerCallback):
+    """Wall time and loss of each Trainer step."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds: list[float] = []
+        self.losses: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        synchronise(self.device)
+        self.seconds.append(time.perf_counter() - self.began)
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kw: Any
+    ) -> None:
+        if logs and "loss" in logs:
+            self.losses.append(logs["loss"])
+
+
+class SameOrder(Trainer):
+    """The Trainer on rows already in order, with the learning rates crosstune uses."""
+
+    settings: TrainSettings
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer,
+            lambda s: rate(self.settings, 1.0, min(s, num_training_steps), num_training_steps),
+        )
+        return self.lr_scheduler
+
+
+def pad(rows: list[dict[str, list[int]]], fill: int) -> dict[str, Tensor]:
+    """The usual collator: pad on the right, -100 where nothing is predicted."""
+    width = max(len(r["input_ids"]) for r in rows)
+
+    def block(key: str, value: int) -> Tensor:
+        return torch.tensor([r[key] + [value] * (width - len(r[key])) for r in rows])
+
+    return {
+        "input_ids": block("input_ids", fill),
+        "attention_mask": block("attention_mask", 0),
+        "labels": block("labels", -100),
+    }
+
+
+def trainer(
+    model: Any,
+    data: list[dict[str, list[int]]],
+    settings: TrainSettings,
+    peak: float,
+    fill: int,
+    setting: Setting,
+    out: str,
+) -> tuple[Trainer, Clock]:
+    """A Trainer over rows in order, and the clock that its steps start and stop."""
+    clock = Clock(setting.torch_device)
+    arguments = TrainingArguments(
+        output_dir=out,
+        per_device_train_batch_size=settings.batch_size,
+        max_steps=settings.steps or 0,
+        learning_rate=peak,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.clip,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        optim="adamw_torch",
+        use_cpu=setting.torch_device.type == "cpu",
+        dataloader_num_workers=0,
+        logging_nan_inf_filter=False,
+    )
+    made = SameOrder(
+        model=model,
+        args=arguments,
+        train_dataset=data,
+        callbacks=[clock],
+        data_collator=lambda batch: pad(batch, fill),
+    )
+    made.settings = settings
+    made.remove_callback(transformers.PrinterCallback)
+    return made, clock

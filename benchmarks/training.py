@@ -1,0 +1,217 @@
+"""Training steps against PEFT with the Hugging Face Trainer: speed, peak memory and the loss curve.
+
+Same weights, dtype, batches, initial adapter, optimiser, schedule and clipping on both sides. Batches are
+drawn at random, as the Trainer draws them (by length, crosstune's default, suits both sides better). The
+peer is set up as its documentation says: right padding to the longest row, labels -100 on prompts.
+"""
+
+import itertools
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from crosstune.methods import METHODS
+from crosstune.methods.base import Method
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.load import load
+from crosstune.tasks import make_task
+from crosstune.training import batches
+from crosstune.training.loop import train
+from crosstune.training.settings import TrainSettings
+from harness import Agreement, Block, Cost, Row, Setting, Work
+from machine import synchronise
+from peers import peft_model, trainer
+
+# Largest difference of the two loss curves, relative to the loss (plus 0.01 nats), that rounding explains.
+NOISE = {torch.float32: 2e-3, torch.bfloat16: 1e-1}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained on what.
+
+    Attributes:
+        method: Of crosstune.
+        config: Its settings, in the form that the peer has too.
+        task: Its English training split is used.
+        kind: Whether one token or a free answer is learnt.
+        batch: Examples a step.
+        steps: A block; the first is left out.
+        examples: Of the training split, read from its beginning.
+    """
+
+    method: str
+    config: dict[str, Any] = field(default_factory=dict)
+    task: str = "sib200"
+    kind: Literal["choice", "generate"] = "choice"
+    batch: int = 16
+    steps: int = 6
+    examples: int = 2000
+
+    def settings(self) -> TrainSettings:
+        return TrainSettings(steps=self.steps, batch_size=self.batch, warmup_steps=2, by_length=False)
+
+    def make(self) -> Method:
+        kind = METHODS[self.method]
+        return kind(kind.Config(**self.config))
+
+
+def loaded(setting: Setting) -> LanguageModel:
+    return load(setting.model, device=setting.device, dtype=setting.dtype)
+
+
+def prepare(case: Case, setting: Setting, folder: Path) -> None:
+    """Write the model, the rows and the adapter's first weights."""
+    lm = loaded(setting)
+    lm.model.save_pretrained(folder / "model")
+    lm.tokenizer.save_pretrained(folder / "model")
+    examples = make_task(case.task).examples("train", "en")[: case.examples]
+    rows = batches.tokenize(lm, examples, case.kind, first_token=case.kind == "choice")
+    (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
+    method = case.make()
+    method.attach(lm, seed=0)
+    # Of full fine-tuning the first weights are the model's.
+    state = {} if case.method == "full" else method.state()
+    save_file({name: x.contiguous() for name, x in state.items()}, folder / "adapter.safetensors")
+    facts = {"rate": method.default_rate, "pad": lm.pad_id, "geometry": asdict(lm.geometry)}
+    (folder / "facts.json").write_text(json.dumps(facts))
+
+
+def read_rows(folder: Path) -> list[batches.Row]:
+    rows = json.loads((folder / "rows.json").read_text())
+    return [batches.Row(tuple(r["ids"]), r["answer"], tuple(r["choices"])) for r in rows]
+
+
+def drawn(case: Case, folder: Path) -> list[list[batches.Row]]:
+    """The batches of a block."""
+    return list(itertools.islice(batches.order(read_rows(folder), case.batch, 0, False), case.steps))
+
+
+def ours(case: Case, setting: Setting, folder: Path) -> Work:
+    lm = load(str(folder / "model"), device=setting.device, dtype=setting.dtype)
+    rows = read_rows(folder)
+
+    def work(size: int) -> Block:
+        method = case.make()
+        method.attach(lm, seed=0)
+        marks = [time.perf_counter()]
+
+        def tell(progress: Any) -> None:
+            synchronise(lm.device)
+            marks.append(time.perf_counter())
+
+        result = train(method, rows, case.settings(), seed=0, tell=tell)
+        method.detach()
+        seconds = [b - a for a, b in itertools.pairwise(marks)]
+        return Block(seconds[1:], [point["loss"] for point in result.curve])
+
+    return work
+
+
+def peer_rows(read: list[list[batches.Row]]) -> list[dict[str, list[int]]]:
+    """Rows of some batches, one after the other, as the Trainer takes them."""
+    return [
+        {
+            "input_ids": list(r.ids),
+            "attention_mask": [1] * len(r.ids),
+            "labels": [-100] * (len(r.ids) - r.answer) + list(r.ids[-r.answer :]),
+        }
+        for batch in read
+        for r in batch
+    ]
+
+
+def theirs(case: Case, setting: Setting, folder: Path) -> Work:
+    facts = json.loads((folder / "facts.json").read_text())
+    state = load_file(folder / "adapter.safetensors")
+    data = peer_rows(drawn(case, folder))
+
+    def work(size: int) -> Block:
+        model = peft_model(case, setting, folder / "model", state)
+        with tempfile.TemporaryDirectory() as out:
+            made, clock = trainer(model, data, case.settings(), facts["rate"], facts["pad"], setting, out)
+            made.train()
+        return Block(clock.seconds[1:], clock.losses)
+
+    return work
+
+
+def same(setting: Setting, mine: list[float], other: list[float]) -> Agreement:
+    """Loss curves, to rounding."""
+    allowed = NOISE[setting.torch_dtype]
+    apart = max(abs(a - b) / (abs(b) + 0.01) for a, b in zip(mine, other, strict=True))
+    pairs = " ".join(f"{a:.3f}/{b:.3f}" for a, b in zip(mine, other, strict=True))
+    text = f"losses {pairs}; at most {100 * apart:.2g}% apart ({100 * allowed:.2g}% allowed)"
+    return Agreement(apart <= allowed, text, {"ours": mine, "theirs": other, "largest_difference": apart})
+
+
+def cost(case: Case, setting: Setting, folder: Path) -> Cost:
+    """Products with text tokens: forward, the activations' gradients and, for ``full``, the weights'.
+
+    Rounded down: a LoRA's own products, the optimiser and everything element-wise count nothing.
+    """
+    g = json.loads((folder / "facts.json").read_text())["geometry"]
+    read = drawn(case, folder)[1:]
+    lengths = [len(row.ids) - 1 for batch in read for row in batch]
+    tokens, answers = sum(lengths) / len(read), sum(row.answer for b in read for row in b) / len(read)
+    table = g["vocabulary"] * g["hidden"]
+    body = g["parameters"] - table * (1 if g["tied"] else 2)
+    passes = 3 if case.method == "full" else 2
+    # Scores and mixtures, each over half the square of a row; their gradients take twice that.
+    squares = 2 * sum(n * n for n in lengths) / len(read) * g["layers"] * g["heads"] * g["head_dim"]
+    flop = 2 * passes * (body * tokens + table * answers) + 3 * squares
+    nbytes = passes * (body + table) * setting.torch_dtype.itemsize
+    padded = sum(len(batch) * max(len(row.ids) for row in batch) for batch in read) / len(read)
+    facts = {"tokens": round(tokens), "answer_tokens": round(answers, 1), "padded_by_peer": round(padded)}
+    return Cost(flop, nbytes, facts | {"batch": case.batch, "task": case.task})
+
+
+def row(name: str, title: str, case: Case, **targets: Any) -> Row:
+    parts = {part.__name__: partial(part, case) for part in (prepare, ours, theirs, cost)}
+    return Row(name=name, title=title, peer="PEFT + HF Trainer", same=same, **parts, **targets)
+
+
+# The forms that PEFT has: prefixes of keys and values, no layer choice.
+METHOD_FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LoRA": ("lora", {}),
+    "prefix": ("prefix", {"space": "kv"}),
+    "soft prompt": ("soft-prompt", {}),
+}
+LONG: dict[str, Any] = {"task": "xquad", "kind": "generate", "batch": 8, "steps": 4}
+
+ROWS = [
+    *(
+        row(
+            f"train-{method}-sib200",
+            f"training step, {said}, SIB-200, batch of 16",
+            Case(method, config),
+            target=5.0,
+            floor_target=0.6,
+        )
+        for said, (method, config) in METHOD_FORMS.items()
+    ),
+    *(
+        row(
+            f"train-{method}-xquad",
+            f"training step, {said}, contexts of XQuAD's length, batch of 8",
+            Case(method, config, **LONG),
+            target=3.0,
+            floor_target=0.6,
+            memory_target=1 / 3,
+        )
+        for said, (method, config) in METHOD_FORMS.items()
+    ),
+    row(
+        "train-full-sib200",
+        "training step, full fine-tuning, SIB-200, batch of 16",
+        Case("full", steps=4),
+        floor_target=0.6,
+    ),
+]

@@ -1,0 +1,184 @@
+"""Predictions lined up example by example, as paired tests and bootstraps need them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from crosstune.analysis.transfer import COMPARISON, comparable
+from crosstune.errors import UserError, did_you_mean
+
+SEEDLESS = ("none",)
+"""Methods (``method_name``) that draw nothing, so that another seed would give the same answers."""
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Scores of one comparison (model, task, protocol), lined up example by example.
+
+    Attributes:
+        model: As in the runs.
+        task: As in the runs.
+        protocol: What the runs share; see `crosstune.analysis.transfer`.
+        source: Source language.
+        methods: Labels, unique inside the comparison (column ``method`` of ``language_scores``), sorted.
+        languages: Codes that every run of the comparison was scored on, sorted; the source where it is one.
+        offsets: [languages + 1]; language i has the columns ``offsets[i]:offsets[i + 1]``.
+        examples: [columns]; example ids, sorted inside a language. Parallel tasks share ids across languages.
+        scores: Method to float32 [seeds, columns], each in [0, 1].
+        seeds: Method to the seeds of its rows, ascending.
+        seedless: Methods that no seed changes; their one row stands for every seed.
+    """
+
+    model: str
+    task: str
+    protocol: str
+    source: str
+    methods: list[str]
+    languages: list[str]
+    offsets: NDArray[np.int64]
+    examples: NDArray[np.object_]
+    scores: dict[str, NDArray[np.float32]]
+    seeds: dict[str, tuple[int, ...]]
+    seedless: frozenset[str] = frozenset()
+
+    @property
+    def targets(self) -> list[str]:
+        """The languages without the source."""
+        return [code for code in self.languages if code != self.source]
+
+    @cached_property
+    def example_codes(self) -> NDArray[np.int64]:
+        """[columns]; a number for each example id, the same in every language that has it."""
+        return np.unique(self.examples, return_inverse=True)[1].astype(np.int64)
+
+    def places(self, languages: Sequence[str] | None = None) -> list[int]:
+        """Indices of languages, each once; of all targets for None.
+
+        Raises:
+            UserError: There are none, or one is not in the comparison.
+        """
+        wanted = self.targets if languages is None else list(dict.fromkeys(languages))
+        if not wanted:
+            raise UserError(
+                f"{self.model}, {self.task}: no target language has examples that every run was scored on"
+            )
+        for code in wanted:
+            if code not in self.languages:
+                raise UserError(
+                    f'{self.model}, {self.task}: not every run has the language "{code}"'
+                    f"{did_you_mean(code, self.languages)}"
+                )
+        return [self.languages.index(code) for code in wanted]
+
+    def known(self, method: str) -> str:
+        """The method's label.
+
+        Raises:
+            UserError: The comparison has no such method.
+        """
+        if method not in self.scores:
+            raise UserError(
+                f'{self.model}, {self.task}: no method "{method}"{did_you_mean(method, self.methods)}'
+            )
+        return method
+
+
+def align(scores: pl.DataFrame, predictions: pl.DataFrame) -> list[Aligned]:
+    """Line up the predictions of every comparison.
+
+    An example counts where every run of the comparison was scored on it, found by language and example id.
+
+    Args:
+        scores: From `crosstune.analysis.transfer.language_scores` of these predictions; it has checked them.
+        predictions: One row an example, with columns run, language, example and score.
+
+    Returns:
+        One for each model, task and protocol, sorted by these; none for a comparison whose runs share no
+        example.
+    """
+    common = comparable(scores)
+    wanted = common.select(*COMPARISON, "run", "language").unique()
+    names = {
+        name: predictions[name].unique().cast(pl.String).sort() for name in ("run", "language", "example")
+    }
+    # Numbered in the order of their names, so that columns come out the same whatever the order of rows.
+    run, language, example = (
+        predictions[name].cast(pl.Enum(each)).to_physical().to_numpy().astype(np.int64)
+        for name, each in names.items()
+    )
+    values = predictions["score"].cast(pl.Float32).to_numpy()
+    number = {name: {text: i for i, text in enumerate(names[name])} for name in ("run", "language")}
+    ids = names["example"].to_numpy().astype(object)
+    order = np.argsort(run, kind="stable")
+    bounds = np.searchsorted(run[order], np.arange(len(names["run"]) + 1))
+    found = []
+    for key, part in wanted.sort(COMPARISON).group_by(COMPARISON, maintain_order=True):
+        runs = part["run"].unique().sort().to_list()
+        codes = sorted(part["language"].unique().to_list())
+        place = np.full(len(names["language"]), -1, dtype=np.int64)
+        place[[number["language"][code] for code in codes]] = np.arange(len(codes))
+        keys: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+        shared: NDArray[np.int64] | None = None
+        for run_id in runs:
+            own = order[bounds[number["run"][run_id]] : bounds[number["run"][run_id] + 1]]
+            where = place[language[own]]
+            own, where = own[where >= 0], where[where >= 0]
+            packed = where * len(ids) + example[own]
+            by_key = np.argsort(packed, kind="stable")
+            keys[run_id] = packed[by_key], values[own[by_key]]
+            shared = packed[by_key] if shared is None else _both(shared, packed[by_key])
+        if shared is None or not shared.size:
+            continue
+        found.append(_lined_up(key, common, runs, codes, keys, shared, ids))
+    return found
+
+
+def _both(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    if one.shape == other.shape and bool((one == other).all()):
+        return one
+    return np.intersect1d(one, other, assume_unique=True)
+
+
+def _lined_up(
+    key: tuple[object, ...],
+    scores: pl.DataFrame,
+    runs: list[str],
+    codes: list[str],
+    keys: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]],
+    shared: NDArray[np.int64],
+    ids: NDArray[np.object_],
+) -> Aligned:
+    facts = (
+        scores.filter(pl.col("run").is_in(runs))
+        .select("run", "method", "method_name", "seed", "source_language")
+        .unique()
+        .sort("method", "seed", "run")
+    )
+    language, example = np.divmod(shared, len(ids))
+    present = np.unique(language)
+    counts = np.bincount(language, minlength=len(codes))[present]
+    table: dict[str, list[NDArray[np.float32]]] = {}
+    seeds: dict[str, list[int]] = {}
+    for run_id, method, seed in facts.select("run", "method", "seed").iter_rows():
+        own, values = keys[run_id]
+        row = values if len(own) == len(shared) else values[np.searchsorted(own, shared)]
+        table.setdefault(method, []).append(row)
+        seeds.setdefault(method, []).append(seed)
+    untouched = facts.filter(pl.col("method_name").is_in(SEEDLESS))["method"]
+    return Aligned(
+        model=str(key[0]),
+        task=str(key[1]),
+        protocol=str(key[2]),
+        source=facts["source_language"][0],
+        methods=list(table),
+        languages=[codes[i] for i in present],
+        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        examples=ids[example],
+        scores={method: np.stack(values) for method, values in table.items()},
+        seeds={method: tuple(each) for method, each in seeds.items()},
+        seedless=frozenset(untouched),
+    )

@@ -1,0 +1,116 @@
+"""Predictions of many runs, read one run at a time: a big study never lies in memory whole.
+
+A table of scores has no texts, prompts or log-probabilities: most analyses need none of these.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from crosstune.study import store as stored
+
+AT_ONCE = 100_000
+"""Rows of several runs to take together."""
+
+TEXTS = ["language", "example", "prediction", "gold"]
+
+
+class Predictions:
+    """Predictions of finished runs, of a store or of a table.
+
+    Args:
+        given: A store's folder, or a table with one row an example and a ``run`` column.
+    """
+
+    def __init__(self, given: Path | pl.DataFrame) -> None:
+        self._given = given
+
+    def scores(self, run_id: str) -> pl.DataFrame:
+        """What one run scored.
+
+        Returns:
+            run, language, example, score, and ``answer_language`` and each ``metric.<name>`` where there.
+
+        Raises:
+            UserError: A file that is no table of predictions.
+        """
+        if isinstance(self._given, Path):
+            columns = [name for name in stored.prediction_columns(self._given, run_id) if _is_score(name)]
+            table = stored.read_table(self._given, run_id, columns)
+            return table.select(pl.lit(run_id).alias("run"), pl.all())
+        table = self._of_table(run_id)
+        return table.select(name for name in table.columns if name == "run" or _is_score(name))
+
+    def tables(self, run_ids: Iterable[str]) -> Iterator[pl.DataFrame]:
+        """`scores` of many runs: tables of a few whole runs each, for one run's may be tiny.
+
+        Raises:
+            UserError: A file that is no table of predictions.
+        """
+        waiting: list[pl.DataFrame] = []
+        for run_id in run_ids:
+            waiting.append(self.scores(run_id))
+            if sum(table.height for table in waiting) >= AT_ONCE:
+                yield pl.concat(waiting, how="diagonal_relaxed")
+                waiting = []
+        if waiting:
+            yield pl.concat(waiting, how="diagonal_relaxed")
+
+    def texts(self, run_id: str) -> pl.DataFrame:
+        """What one run answered: the columns of `TEXTS`.
+
+        Raises:
+            UserError: A file that is no table of predictions.
+        """
+        if isinstance(self._given, Path):
+            return stored.read_table(self._given, run_id, TEXTS)
+        return self._of_table(run_id).select(TEXTS)
+
+    def to_align(self, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        """Scores of many runs in little room, as `crosstune.analysis.aligned.align` takes them.
+
+        Returns:
+            run, language, example (categorical) and score (float32): 16 bytes a row.
+
+        Raises:
+            UserError: A file that is no table of predictions.
+        """
+        names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
+        score = pl.col("score").cast(pl.Float32)
+        tables = self.tables(str(run["id"]) for run in runs)
+        return pl.concat([table.select(*names, score) for table in tables])
+
+    def whole(self, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        """Every column of some runs in one table, with a ``run`` column in front.
+
+        Raises:
+            UserError: A file that is no table of predictions.
+        """
+        if isinstance(self._given, Path):
+            return stored.read_predictions(self._given, runs)
+        return self._given.filter(pl.col("run").is_in([run["id"] for run in runs]))
+
+    def _of_table(self, run_id: str) -> pl.DataFrame:
+        return self._parts.get((run_id,), self._empty)
+
+    @cached_property
+    def _parts(self) -> dict[tuple[Any, ...], pl.DataFrame]:
+        assert isinstance(self._given, pl.DataFrame)
+        return self._given.partition_by("run", as_dict=True)
+
+    @cached_property
+    def _empty(self) -> pl.DataFrame:
+        assert isinstance(self._given, pl.DataFrame)
+        return self._given.clear()
+
+
+def as_predictions(given: pl.DataFrame | Predictions) -> Predictions:
+    """A table as `Predictions`; what is such already comes back as it is."""
+    return given if isinstance(given, Predictions) else Predictions(given)
+
+
+def _is_score(name: str) -> bool:
+    return name in ("language", "example", "score", "answer_language") or name.startswith("metric.")

@@ -1,0 +1,124 @@
+"""The settings of every run, said once where runs share them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crosstune.analysis.transfer import Run
+from crosstune.report.sections import Section
+
+Entries = dict[tuple[str, str], str]
+Blocks = dict[str, list[tuple[str, str]]]
+
+
+def settings_view(sections: Sequence[Section]) -> dict[str, Any]:
+    """What the page's last section shows.
+
+    Returns:
+        shared (what is the same in every run: heading to name-value pairs), sections (task, model, note and
+        what the runs of each share besides) and runs (a row each, with ``blocks``: what is its own).
+    """
+    own = {run["id"]: _entries(run) for part in sections for run in part.runs}
+    shared = _common(list(own.values()))
+    groups, rows = [], []
+    for part in sections:
+        common = _common([own[run["id"]] for run in part.runs])
+        if len(sections) > 1:
+            blocks = _blocks(_without(common, shared))
+            groups.append({"task": part.task, "model": part.model, "note": part.note, "blocks": blocks})
+        for run in part.runs:
+            rows.append(_row(run) | {"blocks": _blocks(_without(own[run["id"]], common))})
+    return {"shared": _blocks(shared), "sections": groups, "runs": rows}
+
+
+def _row(run: Run) -> dict[str, Any]:
+    train, cost, task = run.get("train") or {}, run.get("cost") or {}, run["task"]
+    return {
+        "id": run["id"],
+        "model": run["model"],
+        "task": f"{task['name']} v{task['version']}",
+        "label": run["label"],
+        "seed": run["seed"],
+        "zero_shot": run["zero_shot"],
+        "trained_parameters": run["trained_parameters"],
+        "learning_rate": train.get("learning_rate"),
+        "steps": train.get("steps"),
+        "batch_size": train.get("batch_size"),
+        "dtype": run.get("dtype"),
+        "device": run.get("device"),
+        "train_seconds": cost.get("train_seconds"),
+        "evaluate_seconds": cost.get("evaluate_seconds"),
+    }
+
+
+def _entries(run: Run) -> Entries:
+    """Everything that decides or explains a run's numbers, by heading and name."""
+    task = run["task"]
+    tests = run["fingerprints"].get("test") or {}
+    data = {key: value for key, value in run["fingerprints"].items() if key != "test"}
+    data |= {f"test {code}": value for code, value in sorted(tests.items())}
+    blocks: dict[str, Any] = {
+        "Run": {
+            key: run[key]
+            for key in ("study", "revision", "seed", "chosen_step", "started", "finished")
+            if run.get(key) is not None
+        },
+        "Method": run["method"],
+        "Training": run.get("train") or {"": "not trained"},
+        "Task options": task.get("options") or {},
+        "Evaluation": run.get("evaluate") or {},
+        "Splits": task.get("splits") or {},
+        "Data fingerprints": data,
+        "Test examples also in training data, by": _flat(run.get("overlap") or {}),
+        "Data": _flat(run.get("data") or {}),
+        "Versions": run.get("versions") or {},
+        "Hardware": run.get("hardware") or {},
+        "Cost": run.get("cost") or {},
+    }
+    return {
+        (heading, name): text for heading, block in blocks.items() if block for name, text in _pairs(block)
+    }
+
+
+def _common(entries: Sequence[Entries]) -> Entries:
+    first, *rest = entries
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in rest)}
+
+
+def _without(entries: Entries, taken: Entries) -> Entries:
+    return {key: value for key, value in entries.items() if key not in taken}
+
+
+def _blocks(entries: Entries) -> Blocks:
+    blocks: Blocks = {}
+    for (heading, name), text in entries.items():
+        blocks.setdefault(heading, []).append((name, text))
+    return blocks
+
+
+def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of nested mappings, and of lists, each on a line of its own."""
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        name = str(key).replace("_", " ")
+        if isinstance(value, dict):
+            flat |= {f"{name}: {inner}": entry for inner, entry in _flat(value).items()}
+        elif isinstance(value, list):
+            flat |= {f"{name} {number}": entry for number, entry in enumerate(value, start=1)}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _pairs(block: Any) -> list[tuple[str, str]]:
+    if not isinstance(block, dict):
+        return [("", str(block))]
+    return [
+        (
+            str(key),
+            json.dumps(value, ensure_ascii=False, default=str)
+            if isinstance(value, dict | list)
+            else str(value),
+        )
+        for key, value in block.items()
+    ]

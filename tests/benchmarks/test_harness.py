@@ -1,0 +1,76 @@
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import harness
+import training
+from harness import Agreement, Block, Cost, Row, Setting
+
+SETTING = Setting(device="cpu", dtype="float32", rounds=2)
+
+
+def timed(fixed, each, answer):
+    """A side that says it took ``fixed + each * size`` seconds, and answers the same every time."""
+    return lambda setting, folder: lambda size: Block([fixed + each * size] * 3, answer)
+
+
+def row(**more):
+    asked = {
+        "name": "toy",
+        "title": "a toy",
+        "peer": "a peer",
+        "prepare": lambda setting, folder: None,
+        "ours": timed(1.0, 0.5, [1, 2]),
+        "theirs": timed(4.0, 2.0, [1, 2]),
+        "same": lambda setting, mine, other: Agreement(mine == other, f"{mine} {other}"),
+        "cost": lambda setting, folder: Cost(flop=1e9, facts={"rows": 3}),
+        "memory": False,
+    }
+    return Row(**asked | more)
+
+
+def test_ratio_floor_and_spread(tmp_path):
+    found = harness.turns(row(), SETTING, tmp_path)
+    assert found["ratio"] == 4.0
+    assert found["passed"]
+    assert found["seconds"]["ours"]["all"] == [1.0] * 6
+    assert found["floor"]["seconds"] == pytest.approx(1e9 / (found["matrix_gflops"] * 1e9))
+    assert found["share_of_floor"] == found["floor"]["seconds"]
+
+
+def test_sizes_give_slopes(tmp_path):
+    found = harness.turns(row(sizes=(1, 2, 4)), SETTING, tmp_path)
+    assert found["lines"]["ours"] == {"slope": pytest.approx(0.5), "fixed": pytest.approx(1.0)}
+    assert found["ratio"] == pytest.approx(4.0)
+
+
+def test_a_wrong_answer_fails_in_whatever_block_it_comes(tmp_path):
+    answers = iter([[1, 2], [1, 3]])
+    wrong = row(ours=lambda setting, folder: lambda size: Block([0.1], next(answers)))
+    found = harness.turns(wrong, SETTING, tmp_path)
+    assert not found["passed"]
+    assert found["answers"]["text"] == "[1, 3] [1, 2]"
+
+
+def test_sides_change_who_goes_first(tmp_path):
+    order = []
+
+    def side(name):
+        def work(size):
+            order.append(name)
+            return Block([1.0], None)
+
+        return lambda setting, folder: work
+
+    harness.turns(row(ours=side("ours"), theirs=side("theirs")), SETTING, tmp_path)
+    assert order == ["ours", "theirs", "theirs", "ours"]
+
+
+def test_loss_curves_that_drift_apart_are_not_the_same():
+    assert training.same(SETTING, [2.0, 1.0], [2.0, 1.001]).same
+    assert not training.same(SETTING, [2.0, 1.0], [2.0, 1.1]).same
+    assert training.same(replace(SETTING, dtype="bfloat16"), [2.0, 1.0], [2.0, 1.08]).same

@@ -34,6 +34,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from crosstune.errors import UserError
+from crosstune.models.ragged import Ragged, attend
 
 IMPLEMENTATION = "crosstune"
 _SLOT = "crosstune_prompt"
@@ -84,12 +85,22 @@ class Layout:
         # A padding row attends to itself, so that no softmax is over nothing.
         return (seen | torch.eye(length, dtype=torch.bool, device=seen.device))[:, None]
 
+    def behind(self, n: int) -> "Layout":
+        """The same with ``n`` tokens in front that all texts of a line follow."""
+        if n == 0:
+            return self
+        front = torch.arange(n, device=self.segments.device).expand(self.segments.shape[0], -1)
+        return Layout(
+            torch.cat([torch.zeros_like(front), self.segments], dim=1),
+            torch.cat([front, self.positions + n], dim=1),
+        )
 
-_layout: ContextVar[Layout | None] = ContextVar("crosstune_layout", default=None)
+
+_layout: ContextVar[Layout | Ragged | None] = ContextVar("crosstune_layout", default=None)
 
 
 @contextmanager
-def laid_out(layout: Layout | None) -> Iterator[None]:
+def laid_out(layout: Layout | Ragged | None) -> Iterator[None]:
     """Inside, models attend by ``layout`` instead of plain causal order."""
     token = _layout.set(layout)
     try:
@@ -183,21 +194,31 @@ def attention(
         out, _ = sdpa_attention_forward(module, query, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
         return out
 
+    def gated(prompt: Prompt) -> Tensor:
+        assert prompt.gate is not None
+        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
+        extra = scaled_dot_product_attention(
+            query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
+        ).transpose(1, 2)
+        return prompt.gate().to(extra.dtype)[:, None] * extra
+
     prompt: Prompt | None = getattr(module, _SLOT, None)
+    layout = _layout.get()
+    if isinstance(layout, Ragged):
+        assert attention_mask is not None
+        front = None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
+        text = attend(layout, query, key, value, attention_mask, scaling, front)
+        return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
     if prompt is None:
         return plain(key, value, attention_mask), None
-    keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
     if prompt.gate is None:
+        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
         n = keys.shape[2]
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
         if attention_mask is None and query.shape[2] > 1 and _flash(query, keys, values, dropout):
             return grouped(keys, values, causal_lower_right(query.shape[2], keys.shape[2])), None
         return plain(keys, values, _mask_with_prompt(attention_mask, n, query, key)), None
-    text = plain(key, value, attention_mask)
-    extra = scaled_dot_product_attention(
-        query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
-    ).transpose(1, 2)
-    return text + prompt.gate().to(text.dtype)[:, None] * extra, None
+    return plain(key, value, attention_mask) + gated(prompt), None
 
 
 def attention_mask(

@@ -10,6 +10,7 @@ from transformers import DynamicCache, PreTrainedModel
 from crosstune.errors import UserError
 from crosstune.models.attention import Layout, laid_out
 from crosstune.models.geometry import Geometry
+from crosstune.models.ragged import Ragged
 
 
 @dataclass
@@ -118,7 +119,7 @@ class LanguageModel:
 
     # --- forward ----------------------------------------------------------------------------
 
-    def hidden(self, ids: Tensor, layout: Layout | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, layout: Layout | Ragged | None = None) -> Tensor:
         """Final hidden states of right-padded rows, those of the text alone.
 
         Padding stands behind the text, and a token sees only what is before it: no mask is needed.
@@ -139,7 +140,7 @@ class LanguageModel:
         if layout is None:
             positions = torch.arange(embeds.shape[1], device=ids.device)[None] + self.first_position
         else:
-            layout = _behind(layout, n)
+            layout = layout.behind(n)
             positions = layout.positions + self.first_position
         with laid_out(layout):
             out = self.decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False)
@@ -253,15 +254,3 @@ class DecodingState:
         for layer in layers:
             layer.batch_select_indices(rows.to(layer.keys.device))
         self.real, self.positions = self.real[rows], self.positions[rows]
-
-
-def _behind(layout: Layout, n: int) -> Layout:
-    """The layout with ``n`` trunk tokens in front of it."""
-    if n == 0:
-        return layout
-    batch = layout.segments.shape[0]
-    front = torch.arange(n, device=layout.segments.device).expand(batch, -1)
-    return Layout(
-        torch.cat([torch.zeros_like(front), layout.segments], dim=1),
-        torch.cat([front, layout.positions + n], dim=1),
-    )

@@ -5,7 +5,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from crosstune.analysis.curves import curve
+from crosstune.analysis.curves import curve, swept, value_of
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
 from crosstune.report.curves import curves
@@ -59,7 +59,7 @@ def test_means_over_targets_then_seeds(table: pl.DataFrame) -> None:
 def test_nothing_swept() -> None:
     runs = [run("none", None)]
     scores = language_scores(runs, answers(runs[0]["id"], {"en": [1], "de": [0]}, "en"))
-    with pytest.raises(UserError, match=r"no run has a number for train\.learning_rate"):
+    with pytest.raises(UserError, match=r"no run has a number for learning_rate"):
         curve(runs, scores, "learning_rate")
 
 
@@ -80,3 +80,99 @@ def test_the_chart_draws_every_rate(table: pl.DataFrame) -> None:
 def test_the_chart_becomes_a_picture(table: pl.DataFrame, tmp_path: Any) -> None:
     curves(table, "learning rate").save(tmp_path / "x.svg")
     assert "<svg" in (tmp_path / "x.svg").read_text()
+
+
+def of(name: str, settings: dict[str, Any], train: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
+    """A run with settings of its method; a hash of everything stands for its id."""
+    base = run(name, None) | {"method": {"name": name, **settings}, "train": train} | changes
+    return base | {"id": f"{hash(str(base)) & 0xFFFFFFFF:x}", "label": f"{name} {settings}"}
+
+
+def scored(runs: list[dict[str, Any]]) -> pl.DataFrame:
+    tables = [
+        answers(each["id"], {"en": [1, 1], "de": [1, i % 2], "sw": [0, i % 2]}, "de")
+        for i, each in enumerate(runs)
+    ]
+    return language_scores(runs, pl.concat(tables))
+
+
+def test_every_swept_setting_is_found_and_only_those() -> None:
+    fast = {"learning_rate": 1e-2, "steps": 10}
+    runs = [
+        run("none", None),
+        *[of("prefix", {"length": n, "space": "kv"}, fast, seed=s) for n in (5, 10) for s in (0, 1)],
+        *[of("lora", {"rank": r, "alpha": 2.0 * r}, fast) for r in (4, 8)],
+        # Two setups that differ in two settings are not a sweep of either.
+        of("soft-prompt", {"length": 10}, {"learning_rate": 1e-1, "steps": 10}),
+        of("soft-prompt", {"length": 20}, {"learning_rate": 1e-2, "steps": 10}),
+    ]  # fmt: skip
+    assert swept(runs, scored(runs)) == ["length", "rank"]
+
+
+def test_other_settings_keep_curves_apart() -> None:
+    train = {"learning_rate": 1e-2}
+    runs = [
+        of("prefix", {"length": n, "space": space}, train) for space in ("kv", "hidden") for n in (5, 10)
+    ] + [run("none", None), of("lora", {"rank": 4}, train)]
+    scores = scored(runs)
+    table = curve(runs, scores, "length")
+    assert table.filter(pl.col("value").is_not_null()).select("line", "value").rows() == [
+        ("prefix, space hidden", 5), ("prefix, space hidden", 10),
+        ("prefix, space kv", 5), ("prefix, space kv", 10),
+    ]  # fmt: skip
+    # Without tuning there is a level to compare with; LoRA has no length and no place here.
+    assert table.filter(pl.col("value").is_null())["line"].to_list() == ["none"]
+
+
+def test_searched_learning_rates_are_results_and_not_settings() -> None:
+    runs = [
+        of("prefix", {"length": n}, {"learning_rate": rate}, search={"chosen": rate})
+        for n, rate in ((5, 1e-2), (10, 1e-3))
+    ]
+    assert swept(runs, scored(runs)) == ["length"]
+    assert curve(runs, scored(runs), "length")["line"].unique().to_list() == ["prefix"]
+
+
+def test_layers_are_counted() -> None:
+    whole = of("prefix", {"layers": None}, {}, model_layers=18)
+    assert value_of(whole, "layers") == 18
+    assert value_of(of("prefix", {"layers": None}, {}), "layers") is None
+    assert value_of(of("prefix", {"layers": [0, 3]}, {}), "layers") == 2
+    assert value_of(of("prefix", {"layers": 7}, {}), "layers") == 7
+
+
+def test_a_curve_through_models() -> None:
+    train = {"learning_rate": 1e-2}
+    small, large = {"model": "x-270m", "model_parameters": 268_098_176}, {"model": "org/X-1B-base"}
+    runs = [
+        of(name, {}, each, **model)
+        for model in (small, large)
+        for name, each in (("none", None), ("lora", train))
+    ]
+    scores = scored(runs)
+    assert swept(runs, scores) == ["model_parameters"]
+    table = curve(runs, scores, "model_parameters")
+    assert table["model"].to_list() == [None] * 4
+    assert table.select("line", "value").rows() == [
+        ("lora", 268_098_176), ("lora", 1e9), ("none", 268_098_176), ("none", 1e9)
+    ]  # fmt: skip
+
+
+def test_data_size_is_what_was_drawn() -> None:
+    runs = [
+        of("lora", {}, {"limit": limit, "epochs": 1, "steps": n // 10}, data={"train_examples": n})
+        for limit, n in ((100, 100), (0.5, 480), (None, 960))
+    ]
+    scores = scored(runs)
+    assert swept(runs, scores) == ["train_examples"]
+    assert curve(runs, scores, "train_examples").select("line", "value").rows() == [
+        ("lora", 100), ("lora", 480), ("lora", 960)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [("meta-llama/Llama-3.1-8B", 8e9), ("demo:gemma-3-270m", 270e6), ("Qwen3-0.6B", 0.6e9), ("mine", None)],
+)
+def test_the_size_in_a_name(model: str, size: float | None) -> None:
+    assert value_of(of("lora", {}, {}, model=model), "model_parameters") == size

@@ -5,7 +5,8 @@ import sys
 import polars as pl
 import pytest
 
-from crosstune.analysis.groups import family_order, group_means, group_of
+from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
+from crosstune.analysis.groups import family_order, group_means, group_of, language_rates
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
 from crosstune.languages.table import find
@@ -33,7 +34,7 @@ def scores() -> pl.DataFrame:
     return language_scores([run], pl.DataFrame(rows))
 
 
-@pytest.mark.parametrize("by", ["family", "branch", "script", "resource", "macroarea"])
+@pytest.mark.parametrize("by", ["family", "branch", "script", "resource", "seen_script", "macroarea"])
 def test_group_means_match_plain_python(scores: pl.DataFrame, by: str) -> None:
     expected: dict[str, list[float]] = {}
     for code, value in SCORES.items():
@@ -70,3 +71,62 @@ def test_analysis_and_report_import_without_a_model_library() -> None:
         "sys.exit(any(m.split('.')[0] in ('torch', 'transformers') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_seen_script_is_that_of_the_source() -> None:
+    assert group_of("sw", "seen_script", "en") == "seen script"
+    assert group_of("hi", "seen_script", "en") == "unseen script"
+    assert group_of("mr", "seen_script", "hi") == "seen script"  # both Devanagari
+    assert group_of("zh-Hant", "seen_script", "zh") == "unseen script"
+    assert group_of("xx-unlisted", "seen_script", "en") == "unknown"
+
+
+def test_the_groups_of_seen_scripts_follow_the_source(scores: pl.DataFrame) -> None:
+    codes = {row["group"]: row["codes"] for row in group_means(scores, "seen_script").rows(named=True)}
+    assert codes == {
+        "seen script": ["de", "sw", "zu"],
+        "unseen script": ["hi", "zh"],
+        "unknown": ["xx-unlisted"],
+    }
+
+
+def written(told: dict[str, list[str]]) -> pl.DataFrame:
+    """Scores of one run whose answers were identified as these languages."""
+    run = {
+        "id": "a", "model": "m", "method": {"name": "lora"}, "label": "lora", "source_language": "en",
+        "task": {"name": "toy", "version": 1, "metrics": ["exact"], "options": {}}, "seed": 0, "train": None,
+        "trained_parameters": 1, "zero_shot": True, "dtype": "float32",
+        "fingerprints": {"train": None, "test": dict.fromkeys(told, "d")},
+    }  # fmt: skip
+    rows = [
+        {"run": "a", "language": code, "example": str(i), "score": 0.0, "answer_language": label}
+        for code, labels in told.items()
+        for i, label in enumerate(labels)
+    ]
+    return language_scores([run], pl.DataFrame(rows, schema_overrides={"answer_language": pl.String}))
+
+
+def test_rates_of_answer_languages_by_group() -> None:
+    scores = written(
+        {
+            "en": ["en", "en"],
+            "de": ["de", "en"],
+            "sw": ["undecidable", "undecidable"],
+            "hi": ["en", "en"],
+            "th": ["th", "undecidable"],
+        }
+    )
+    rows = {row["group"]: row for row in language_rates(scores, "seen_script").rows(named=True)}
+    seen, unseen = rows["seen script"], rows["unseen script"]
+    assert (seen["languages"], seen["told"], seen["examples"]) == (2, 1, 4)
+    assert (seen[CORRECT], seen[SOURCE], seen[UNDECIDED]) == (0.5, 0.5, 0.5)
+    assert (unseen["languages"], unseen["told"], unseen["codes"]) == (2, 2, ["hi", "th"])
+    assert (unseen[CORRECT], unseen[SOURCE], unseen[UNDECIDED]) == (0.5, 0.5, 0.25)
+    (together,) = language_rates(scores).rows(named=True)
+    assert (together["group"], together["languages"], together["told"]) == ("all", 4, 3)
+    assert together[SOURCE] == pytest.approx((0.5 + 1 + 0) / 3)
+
+
+def test_choices_have_no_rates(scores: pl.DataFrame) -> None:
+    assert language_rates(scores).is_empty()
+    assert language_rates(scores, "family").is_empty()

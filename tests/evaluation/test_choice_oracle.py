@@ -20,6 +20,11 @@ def items() -> list[ChoiceItem]:
             labels.append(random_ids(12, seed=5))
         made.append(ChoiceItem(random_ids(length, seed=i), tuple(tuple(x) for x in labels)))
     made.append(ChoiceItem(random_ids(9, seed=50), ((5,), (6,), (7,))))
+    # A passage longer than the window with three questions, one of them twice, labels that begin alike.
+    passage = random_ids(3 * WINDOW, seed=51)
+    for n in (2, 4, 4, 7):
+        labels = ((8, 9, 10), (8, 9, 11, 12), (13,), (8,))
+        made.append(ChoiceItem([*passage, *random_ids(n, seed=52 + n)], labels))
     return made
 
 
@@ -52,6 +57,7 @@ def test_equals_one_label_at_a_time(tiny_lm, family, case, choices):
             found = score_choices(lm, items(), settings, told.append)
             assert sum(told) == len(wanted)
             assert (len(told) == 1) == (tokens == 10_000)
+            assert tokens > 1 or told == [1] * len(wanted)
             for ours, theirs in zip(found, wanted, strict=True):
                 near(f"choices ({choices}) = one label at a time", torch.tensor(ours), theirs, 2e-5)
 
@@ -61,8 +67,9 @@ def test_equals_slow_decoder(tiny_lm, family, case):
     lm = tiny_lm(family)
     method = attach(lm, case)
     effect = effect_of(method, lm)
-    found = score_choices(lm, items()[:4], EvaluateSettings())
-    for item, ours in zip(items()[:4], found, strict=True):
+    some = [*items()[:4], *items()[-4:]]
+    found = score_choices(lm, some, EvaluateSettings())
+    for item, ours in zip(some, found, strict=True):
         theirs = one_at_a_time(lambda ids: reference_logits(lm, ids, effect), item, "label")
         near("choices = slow fp64 decoder", torch.tensor(ours), theirs, 2e-5)
 
@@ -71,7 +78,7 @@ def test_equals_slow_decoder(tiny_lm, family, case):
 def test_first_token(tiny_lm, family, case):
     lm = tiny_lm(family)
     attach(lm, case)
-    some = [ChoiceItem(i.prompt, i.labels[:3]) for i in items()]
+    some = [ChoiceItem(i.prompt, i.labels[:3]) for i in items()[:7]]
 
     def logits_of(ids):
         with torch.no_grad():
@@ -104,7 +111,7 @@ def test_every_token_of_the_vocabulary_as_a_label(tiny_lm, family):
 def test_columns_of_a_capped_head(choices):
     """A soft cap on the logits bends their differences: it has to reach single columns too."""
     lm = make_lm("gemma3", final_logit_softcapping=0.7)
-    some = [ChoiceItem(i.prompt, i.labels[:3]) for i in items()]
+    some = [ChoiceItem(i.prompt, i.labels[:3]) for i in items()[:7]]
 
     def logits_of(ids):
         with torch.no_grad():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosstune.evaluation.batching import batches_by_length
+from crosstune.evaluation.batching import Group, batches_by_length
 from crosstune.evaluation.evaluate import SCHEMA, evaluate
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.tasks.base import Example, Task
@@ -72,10 +72,12 @@ def test_nothing_to_evaluate(tiny_lm):
     assert evaluate(tiny_lm("llama"), Toy(), {}, EvaluateSettings()).height == 0
 
 
-@given(st.lists(st.integers(1, 300), max_size=60), st.integers(1, 2000))
-def test_batches_hold_every_item_once_within_the_budget(lengths, tokens):
-    batches = list(batches_by_length(lengths, tokens))
-    assert sorted(i for b in batches for i in b) == list(range(len(lengths)))
-    widths = [max(lengths[i] for i in b) for b in batches]
-    assert all(len(b) == 1 or len(b) * w <= tokens for b, w in zip(batches, widths, strict=True))
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 7)), max_size=60), st.integers(1, 2000))
+def test_batches_hold_every_group_once_within_the_budget(shapes, tokens):
+    groups = [Group([i], lines, width) for i, (width, lines) in enumerate(shapes)]
+    batches = list(batches_by_length(groups, tokens))
+    assert sorted(g.items for b in batches for g in b) == [g.items for g in groups]
+    widths = [max(g.width for g in b) for b in batches]
+    for batch, width in zip(batches, widths, strict=True):
+        assert len(batch) == 1 or sum(g.lines for g in batch) * width <= tokens
     assert widths == sorted(widths, reverse=True)

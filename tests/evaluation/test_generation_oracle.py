@@ -1,5 +1,6 @@
 """Batched greedy decoding with a cache, against a loop that reads the whole text anew for every token."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,12 +8,16 @@ import torch
 
 from crosstune.evaluation import generation
 from crosstune.evaluation.generation import generate
+from crosstune.evaluation.trees import grow
+from crosstune.models.decoding import Slots
 from reference_decoder import effect_of, reference_logits
-from tiny_models import SCORED, VOCABULARY, WINDOW, all_logits, attach, near, random_ids, row
+from tiny_models import SCORED, WINDOW, all_logits, attach, near, random_ids, row
 
 EOS = 2
 # Shorter and longer than the window, and growing past it while decoding.
 PROMPTS = [random_ids(n, seed=n) for n in (2, 5, WINDOW - 1, WINDOW, 13, 30)]
+PASSAGE = random_ids(2 * WINDOW, seed=40)
+QUESTIONS = [[*PASSAGE, *random_ids(n, seed=41 + n)] for n in (3, 1, 6, 3)]
 TOKENS = 14
 
 
@@ -28,7 +33,7 @@ def slowly(logits_of: Any, prompt: list[int], max_tokens: int, stop_ids: frozens
 
 
 def batched(lm, prompts=PROMPTS, max_tokens=TOKENS, stop=()):
-    return generation._generate_batch(lm, prompts, max_tokens, stop)
+    return generation._generate(lm, [grow([p]) for p in prompts], max_tokens, stop, 10_000)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "mistral-full", "gemma3", "qwen3"])
@@ -55,24 +60,33 @@ def test_equals_slow_decoder(tiny_lm, family, case):
 
 @pytest.mark.parametrize("case", SCORED)
 def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case):
-    """Not only the chosen token: hidden states of left-padded prefill and of each step, past the window."""
+    """Not only the chosen token: hidden states of each step, past the window, while rows come and go."""
     lm = tiny_lm(family)
     attach(lm, case)
-    longest = max(map(len, PROMPTS))
-    ids = torch.cat([row([0] * (longest - len(p)) + p) for p in PROMPTS])
-    real = torch.arange(longest, device=ids.device)[None] >= row([longest - len(p) for p in PROMPTS]).T
-    more = [random_ids(TOKENS, seed=70 + i) for i in range(len(PROMPTS))]
+    passage = random_ids(WINDOW + 3, seed=60)
+    questions = [[*passage, *random_ids(n, seed=60 + n)] for n in (1, 4)]
+    trees = [grow(questions), *(grow([p]) for p in PROMPTS)]
+    texts = [*questions, *PROMPTS]
+    more = [random_ids(TOKENS, seed=70 + i) for i in range(len(texts))]
+    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    slots = Slots(lm, 6, front + max(map(len, texts)) + TOKENS)
+    written = [0] * len(texts)
     with torch.inference_mode():
-        hidden, state = lm.prefill(ids, real)
-        rows = list(range(len(PROMPTS)))
+        hidden = generation._read(lm, trees[:4], slots)
+        rows = [0, 1, 2, 3, 4]
         for t in range(TOKENS):
             for b, i in enumerate(rows):
-                whole = lm.hidden(row(PROMPTS[i] + more[i][:t]))[0, -1]
+                whole = lm.hidden(row(texts[i] + more[i][: written[i]]))[0, -1]
                 near("decoding step = whole text", hidden[b], whole)
-            if t == 4:  # rows leave the batch, the longest prompt among them
-                rows = [0, 2, 3]
-                state.keep(torch.tensor(rows, device=ids.device))
-            hidden = lm.step(torch.tensor([more[i][t] for i in rows], device=ids.device), state)
+            if t == 4:  # rows end, the first and the last among them, and others take their places
+                order = slots.drop([0, 2, 4])
+                rows, hidden = [rows[j] for j in order], hidden[order]
+                hidden = torch.cat([hidden, generation._read(lm, trees[4:], slots)])
+                rows += [5, 6, 7]
+                continue
+            hidden = lm.step(torch.tensor([more[i][written[i]] for i in rows], device=lm.device), slots)
+            for i in rows:
+                written[i] += 1
 
 
 @pytest.mark.parametrize("case", ["none", "soft-prompt", "prefix-kv"])
@@ -85,59 +99,71 @@ def test_rows_that_end_early_change_no_other(tiny_lm, family, case):
     wanted = [slowly(lambda ids: all_logits(lm, ids), p, TOKENS, lm.stop_ids) for p in PROMPTS]
     assert wanted[2] == []
     assert len({len(w) for w in wanted}) > 1, "rows end at different times"
-    for share in (0.0, 0.25, 2.0):  # drop at once, at a quarter, never
-        generation.DROP_SHARE, kept = share, generation.DROP_SHARE
-        try:
-            assert batched(lm) == wanted
-        finally:
-            generation.DROP_SHARE = kept
+    for tokens in (100, 10_000):  # two rows at a time, the others wait for their places; all
+        trees = [grow([p]) for p in PROMPTS]
+        assert generation._generate(lm, trees, TOKENS, (), tokens) == wanted
 
 
-@pytest.mark.parametrize("tokens_per_pass", [1, 60, 10_000])
-def test_batches_change_nothing(tiny_lm, family, tokens_per_pass):
+@pytest.mark.parametrize("case", SCORED)
+def test_batches_and_shared_passages_change_nothing(tiny_lm, family, case):
     lm = tiny_lm(family)
-    attach(lm, "prefix-kv")
-    ids = [slowly(lambda i: all_logits(lm, i), p, 6, lm.stop_ids) for p in PROMPTS]
+    method = attach(lm, case)
+    prompts = [*QUESTIONS, *PROMPTS, QUESTIONS[1]]
+    ids = [slowly(lambda i: all_logits(lm, i), p, 6, lm.stop_ids) for p in prompts]
     wanted = [text.strip() for text in lm.tokenizer.batch_decode(ids, skip_special_tokens=True)]
-    told: list[int] = []
-    assert generate(lm, PROMPTS, 6, (), tokens_per_pass, told.append) == wanted
-    assert sum(told) == len(PROMPTS)
+    with method.evaluating():
+        for tokens in (1, 60, 10_000):
+            told: list[int] = []
+            assert generate(lm, prompts, 6, (), tokens, told.append) == wanted
+            assert sum(told) == len(prompts)
 
 
 class Script:
-    """A stand-in for a model that writes given token ids, whatever it reads."""
+    """A stand-in for a model that writes given texts: text ``i`` behind a prompt of ``100 i + 1`` tokens.
+
+    Its hidden state is the length of the text so far, from which text and place can be told.
+    """
+
+    soft_prompt, attentions, dtype = None, (), torch.float32
 
     def __init__(self, lm, texts: list[list[int]]):
         self.tokenizer, self.stop_ids, self.pad_id, self.device = lm.tokenizer, lm.stop_ids, 0, lm.device
-        self.texts, self.rows, self.at, self.steps = texts, list(range(len(texts))), 0, 0
+        self.geometry = replace(lm.geometry, hidden=1)
+        self.texts, self.steps = texts, 0
 
-    def prefill(self, ids, real):
-        return None, self
+    def hidden(self, ids, layout, read):
+        assert layout is None
+        return torch.arange(1.0, ids.shape[1] + 1).expand(len(ids), -1)[..., None]
 
-    def logits(self, hidden):
-        return torch.nn.functional.one_hot(
-            torch.tensor([(self.texts[r] + [EOS] * 99)[self.at] for r in self.rows]), VOCABULARY
-        ).float()
+    def best(self, hidden):
+        places = [divmod(int(length) - 1, 100) for length in hidden[:, 0]]
+        return torch.tensor([(self.texts[i] + [EOS] * 99)[n] for i, n in places])
 
-    def step(self, ids, state):
-        self.at, self.steps = self.at + 1, self.steps + 1
+    def step(self, ids, slots):
+        self.steps += 1
+        slots.begin()
+        slots.end()
+        return torch.tensor(slots.lengths, dtype=torch.float32)[:, None]
 
-    def keep(self, index):
-        self.rows = [self.rows[i] for i in index.tolist()]
 
-
-def written(lm, texts: list[str], max_tokens: int = 50, stop=("\n",), end: bool = True):
+def written(lm, texts: list[str], max_tokens: int = 50, stop=("\n",), end: bool = True, rows: int = 9):
     script: Any = Script(
         lm, [lm.tokenizer.encode(t, add_special_tokens=False) + ([EOS] if end else []) for t in texts]
     )
-    return generate(script, [[5]] * len(texts), max_tokens, stop), script.steps
+    trees = [grow([[i + 3] * (100 * i + 1)]) for i in range(len(texts))]
+    longest = len(trees[-1].tokens) + max_tokens
+    made = generation._generate(script, trees, max_tokens, stop, rows * longest)
+    assert all(len(ids) <= max_tokens for ids in made)
+    decoded = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in made]
+    return [generation._cut(text, stop).strip() for text in decoded], script.steps
 
 
 def test_stop_strings(tiny_lm):
     lm = tiny_lm("llama")
     texts = [" yes\nand more", "yes", " the tin hat\n\n", "\n yes\nno", " a b\nQuestion: c", "", " \n "]
-    answers, _ = written(lm, texts)
-    assert answers == ["yes", "yes", "the tin hat", "yes", "a b", "", ""]
+    for rows in (1, 2, 9):
+        answers, _ = written(lm, texts, rows=rows)
+        assert answers == ["yes", "yes", "the tin hat", "yes", "a b", "", ""]
     # A stop string that starts in one token and ends in another, and the first of several.
     assert written(lm, ["one the tin; two"], stop=("tin;", "two"))[0] == ["one the"]
     assert written(lm, ["one\ntwo"], stop=())[0] == ["one\ntwo"]

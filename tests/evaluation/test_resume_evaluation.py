@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
 from crosstune.evaluation.evaluate import evaluate
 from crosstune.evaluation.journal import Journal
@@ -42,8 +43,11 @@ class Toy(Task):
         return {self.metrics[0]: float(answer == "yes")}
 
 
-# Some seven batches of each task.
-SETTINGS = EvaluateSettings(tokens_per_pass=100)
+# Some seven batches of each task; questions that begin alike share them.
+SETTINGS = {
+    "choice": EvaluateSettings(tokens_per_pass=40),
+    "generation": EvaluateSettings(tokens_per_pass=20),
+}
 
 
 class Killed(Exception):  # noqa: N818 - nothing went wrong
@@ -55,7 +59,7 @@ def go(
 ) -> tuple[pl.DataFrame, list[int], list[str], int]:
     """Evaluate; the table, what was told, what was said, and the tokens counted."""
     task, told, notes = Toy(kind), [], []
-    passes = Passes(SETTINGS.tokens_per_pass)
+    passes = Passes(SETTINGS[kind].tokens_per_pass)
 
     def tell(count: int) -> None:
         told.append(count)
@@ -65,7 +69,7 @@ def go(
     journal: Journal[Any] | None = None if file is None else Journal(file, name, notes.append)
     examples = {language: task.examples("test", language) for language in task.languages()}
     try:
-        return evaluate(lm, task, examples, SETTINGS, tell, passes, journal), told, notes, passes.tokens
+        return evaluate(lm, task, examples, SETTINGS[kind], tell, passes, journal), told, notes, passes.tokens
     finally:
         if journal is not None:
             journal.close()
@@ -92,6 +96,34 @@ def test_stopped_after_any_batch(lm: Any, tmp_path: Path, kind: str) -> None:
         assert rest == [sum(told[:batch]), *told[batch:]]
         assert notes == [f"  evaluation goes on behind {sum(told[:batch])} examples"]
         assert counted == tokens
+
+
+@pytest.mark.parametrize("kind", ["choice", "generation"])
+def test_stopped_when_memory_had_run_out(lm: Any, tmp_path: Path, kind: str) -> None:
+    """Groups of questions are cut smaller then: what is left is cut the same way again."""
+
+    def too_much(module: Any, args: Any, kwargs: Any) -> None:
+        shape = kwargs["inputs_embeds"].shape
+        if shape[0] * shape[1] > 70:
+            raise torch.OutOfMemoryError("out of memory")
+
+    handle = lm.decoder.register_forward_pre_hook(too_much, with_kwargs=True)
+    big = EvaluateSettings(tokens_per_pass=150)
+    settings, SETTINGS[kind] = SETTINGS[kind], big
+    try:
+        wanted, told, _, tokens = go(lm, kind)
+        assert len(told) > 1
+        for batch in range(1, len(told)):
+            file = tmp_path / f"{batch}.jsonl"
+            with pytest.raises(Killed):
+                go(lm, kind, file, batch)
+            table, rest, _, counted = go(lm, kind, file)
+            assert table.equals(wanted)
+            assert rest == [sum(told[:batch]), *told[batch:]]
+            assert counted == tokens
+    finally:
+        SETTINGS[kind] = settings
+        handle.remove()
 
 
 def test_stopped_again_and_again(lm: Any, tmp_path: Path) -> None:

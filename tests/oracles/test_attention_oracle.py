@@ -112,10 +112,10 @@ def test_branches_behind_a_trunk_equal_texts_of_their_own(tiny_lm, family, case)
     lm = tiny_lm(family)
     attach(lm, case)
     trunk, one, two = random_ids(10, 1), random_ids(4, 2), random_ids(3, 3)
-    segments = [0] * 10 + [1] * 4 + [2] * 3 + [-1] * 2
+    ends = [16] * 10 + [13] * 4 + [16] * 3 + [-1] * 2
     positions = [*range(10), *range(10, 14), *range(10, 13), 0, 0]
     with torch.no_grad():
-        layout = Layout(row(segments), row(positions))
+        layout = Layout(row(ends), row(positions))
         laid = lm.hidden(row(trunk + one + two + [0, 0]), layout)[0]
         first, second = lm.hidden(row(trunk + one))[0], lm.hidden(row(trunk + two))[0]
     near("branches = texts of their own", laid[:14], first)
@@ -127,7 +127,7 @@ def test_rotary_positions_of_branches_matter(tiny_lm, family):
     lm = tiny_lm(family)
     trunk, one, two = random_ids(5, 1), random_ids(2, 2), random_ids(2, 3)
     with torch.no_grad():
-        wrong = lm.hidden(row(trunk + one + two), Layout(row([0] * 5 + [1] * 2 + [2] * 2), row(range(9))))[0]
+        wrong = lm.hidden(row(trunk + one + two), Layout(row([8] * 5 + [6] * 2 + [8] * 2), row(range(9))))[0]
         right = lm.hidden(row(trunk + two))[0]
     assert (wrong[7:] - right[5:]).abs().max() > 1e-3
 
@@ -193,7 +193,7 @@ def test_grouped_heads_equal_repeated_ones(tiny_lm, monkeypatch, kind, case):
     lm = tiny_lm(kind)
     method = attach(lm, case)
     ids = row(random_ids(LONG))
-    layout = Layout(row([1] * 9 + [2] * (LONG - 9)), row([*range(9), *range(LONG - 9)]))
+    layout = Layout(row([8] * 9 + [LONG - 1] * (LONG - 9)), row([*range(9), *range(LONG - 9)]))
     found = []
     for repeated in (False, True):
         if repeated:

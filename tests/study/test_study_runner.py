@@ -31,8 +31,9 @@ from crosstune.training.loop import Progress
 from saved_model import save_model, study_of
 
 KEYS = {
-    "id", "study", "model", "revision", "method", "label", "task", "source_language", "languages", "seed",
-    "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "data",
+    "id", "study", "model", "model_parameters", "model_layers", "revision", "method", "label", "task",
+    "source_language", "languages",
+    "seed", "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "data",
     "versions", "hardware", "git", "cost", "device", "dtype", "kind", "search", "curve",
     "quantize", "device_map",
     "dev", "chosen_step", "started", "finished",
@@ -73,7 +74,11 @@ def test_the_record_says_everything(done: Study, model: Path) -> None:
         assert run["zero_shot"] is True
         assert set(run["fingerprints"]["test"]) == {"en", "de", "ru"}
         assert run["overlap"] == {"prompts": 0, "exact": {}, "normalised": {}}
+        used = run["data"].pop("train_examples")
+        assert used == (0 if run["train"] is None else 2000)
         assert run["data"] == {"sources": [], "skipped_rows": 0, "skipped": [], "repeats": {}}
+        assert run["model_layers"] == 2
+        assert run["model_parameters"] > 0
         assert run["started"] <= run["finished"]
         assert (run["device"], run["dtype"]) == ("cpu", "float32")
         assert run["cost"]["evaluate_seconds"] > 0

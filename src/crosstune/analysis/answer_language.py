@@ -14,6 +14,7 @@ SOURCE = "metric.in_source_language"
 SWITCHED = "metric.code_switch"
 UNDECIDED = "metric.undecidable_language"
 SCORE_IF_CORRECT = "metric.score_in_correct_language"
+RATES = (CORRECT, SOURCE, SWITCHED, UNDECIDED, SCORE_IF_CORRECT)
 
 
 def with_answer_language(predictions: pl.DataFrame, source: dict[str, str]) -> pl.DataFrame:

@@ -84,6 +84,20 @@ class Sample:
         """[..., languages] to [..., columns]."""
         return np.repeat(means, self.n, axis=-1)
 
+    def blocks(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Columns by the languages that have their example: one block for a parallel task.
+
+        Returns:
+            For each set of languages with ids of their own: its [languages] indices, and the columns as
+            [languages, ids].
+        """
+        language = np.repeat(np.arange(len(self.n)), self.n)
+        order = np.lexsort((language, self._codes))
+        sets: dict[bytes, list[NDArray[np.int64]]] = {}
+        for columns in np.split(order, np.cumsum(self._sizes.astype(np.int64))[:-1]):
+            sets.setdefault(language[columns].tobytes(), []).append(columns)
+        return [(language[found[0]], np.stack(found, axis=1)) for found in sets.values()]
+
     def method(self, name: str) -> MethodParts:
         """A method's share, computed once."""
         if name not in self._parts:

@@ -1,43 +1,135 @@
-"""How scores and answer languages move with a setting that was swept, such as the learning rate."""
+"""How scores and answer languages move with a setting that was swept: learning rate, length, scale."""
 
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
-from crosstune.analysis.transfer import comparable
+from crosstune.analysis.transfer import COMPARISON, Run, canonical, comparable, differing, settings_of
 from crosstune.errors import UserError
 
+MODEL_SIZE = "model_parameters"
+DATA_SIZE = "train_examples"
 
-def curve(runs: Sequence[Mapping[str, Any]], scores: pl.DataFrame, setting: str) -> pl.DataFrame:
-    """Means over target languages by the value of a training setting.
+FIRST = ("learning_rate", "length", "layers", "rank", MODEL_SIZE, DATA_SIZE)
+"""The settings that papers draw, in the order they are drawn in; any other comes after."""
 
-    Only languages that every run of a comparison was scored on are averaged, each with the same weight; seeds
-    are averaged after that. Methods that are not trained have one row, with ``value`` null.
+# What moves with a setting of itself, and so does not tell one curve from another (names as in
+# `crosstune.analysis.transfer.settings_of`).
+_FOLLOWS: dict[str, tuple[str, ...]] = {
+    "rank": ("alpha",),
+    "limit": ("steps", "epochs"),
+    "per_label": ("steps", "epochs"),
+    DATA_SIZE: ("limit", "per label", "steps", "epochs"),
+    MODEL_SIZE: ("revision", "dtype"),
+}
+
+_SIZE = re.compile(r"(?<![a-z0-9.])([0-9]+(?:\.[0-9]+)?)([mb])(?![a-z0-9])")
+
+
+def value_of(run: Run, setting: str) -> float | None:
+    """A run's number for a setting.
+
+    Args:
+        run: Its ``run.json``.
+        setting: Of its method ("length", "rank", ...) or training ("learning_rate", ...), or
+            "model_parameters" (of the whole model; by its name, such as 8B, where an older record lacks it)
+            or "train_examples" (drawn for training).
+
+    Returns:
+        None where it has none. ``layers`` is their number, all of the model's where none are named. A
+        learning rate that was searched is no setting of the run, but a result of the others.
+    """
+    method, train = run["method"], run.get("train") or {}
+    found: Any
+    if setting == MODEL_SIZE:
+        found = run.get(MODEL_SIZE) or _size_in_name(run["model"])
+    elif setting == DATA_SIZE:
+        found = (run.get("data") or {}).get(DATA_SIZE) if train else None
+    elif setting == "layers" and "layers" in method:
+        named = method["layers"]
+        found = run.get("model_layers") if named is None else len(named) if isinstance(named, list) else named
+    elif setting == "learning_rate" and run.get("search"):
+        found = None
+    else:
+        found = method[setting] if setting in method else train.get(setting)
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+
+
+def _size_in_name(model: str) -> float | None:
+    found = _SIZE.search(model.lower())
+    return None if found is None else float(found[1]) * {"m": 1e6, "b": 1e9}[found[2]]
+
+
+def swept(runs: Sequence[Run], scores: pl.DataFrame) -> list[str]:
+    """Settings that have several values while all other settings stay the same: those with a curve to draw.
 
     Args:
         runs: Finished runs, as their ``run.json`` holds them.
         scores: Of these, from `crosstune.analysis.transfer.language_scores`.
-        setting: Key of the training settings, such as "learning_rate".
 
     Returns:
-        One row per model, task, protocol, method_name and value: seeds, targets (languages), n (examples),
-        measure, score, and the mean of every ``metric.<name>`` over the languages that have it. Scores are in
-        [0, 1].
+        Names for `curve`, those of `FIRST` first.
+    """
+    names = {MODEL_SIZE, DATA_SIZE}
+    for run in runs:
+        names.update(run["method"], run.get("train") or {})
+    names -= {"name", "seed"}
+    found = []
+    for name in sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)):
+        values: dict[tuple[str, ...], set[float]] = defaultdict(set)
+        lines = _lines(runs, scores, name)
+        for run in runs:
+            value = value_of(run, name)
+            if value is not None and run["id"] in lines:
+                values[lines[run["id"]][0]].add(value)
+        if any(len(each) > 1 for each in values.values()):
+            found.append(name)
+    return [name for name in found if DATA_SIZE not in found or name not in ("limit", "per_label")]
+
+
+def curve(runs: Sequence[Run], scores: pl.DataFrame, setting: str) -> pl.DataFrame:
+    """Means over target languages by the value of a setting.
+
+    Only languages that every run of a comparison was scored on are averaged, each with the same weight; seeds
+    are averaged after that. Methods that are not trained have one row, with ``value`` null; trained runs
+    without a number for the setting are left out. Of "model_parameters" the curve goes through models, and
+    the languages are those that all of them share.
+
+    Args:
+        runs: Finished runs, as their ``run.json`` holds them.
+        scores: Of these, from `crosstune.analysis.transfer.language_scores`.
+        setting: Such as "learning_rate"; `swept` names those that vary, `value_of` says what there is.
+
+    Returns:
+        One row per model, task, protocol, line and value: method_name, line (a method with its other settings
+        where these differ: a curve's name), seeds, targets (languages), n (examples), measure, score, sd (its
+        standard deviation over seeds, null for one), and the mean of every ``metric.<name>`` over the
+        languages that have it. Scores are in [0, 1]. ``model`` is null on a curve through models.
 
     Raises:
         UserError: No run has a number for the setting.
     """
-    values = {run["id"]: None if run["train"] is None else run["train"].get(setting) for run in runs}
-    if not any(isinstance(value, int | float) for value in values.values()):
-        raise UserError(f"no run has a number for train.{setting}: there is no curve to draw")
+    values = {run["id"]: value_of(run, setting) for run in runs}
+    if not any(value is not None for value in values.values()):
+        raise UserError(f"no run has a number for {setting}: there is no curve to draw")
+    untrained = {run["id"] for run in runs if run.get("train") is None}
+    if setting != MODEL_SIZE:
+        values |= dict.fromkeys(untrained)
+    kept = [key for key, value in values.items() if value is not None or key in untrained]
     metrics = [name for name in scores.columns if name.startswith("metric.")]
-    keys = ["model", "task", "protocol", "method_name", "value"]
-    targets = comparable(scores).filter(~pl.col("is_source"))
-    with_value = targets.with_columns(
-        value=pl.col("run").replace_strict(values, default=None, return_dtype=pl.Float64)
+    inside = _inside(setting)
+    lines = _lines(runs, scores, setting)
+    targets = comparable(scores, inside).filter(~pl.col("is_source"), pl.col("run").is_in(kept))
+    drawn = targets.with_columns(
+        value=pl.col("run").replace_strict(values, default=None, return_dtype=pl.Float64),
+        line=pl.col("run").replace_strict({key: name for key, (_, name) in lines.items()}),
+        model=pl.col("model") if "model" in inside else pl.lit(None, pl.String),
     )
-    per_run = with_value.group_by([*keys, "run"]).agg(
+    keys = ["model", "task", "protocol", "method_name", "line", "value"]
+    per_run = drawn.group_by([*keys, "run"]).agg(
         pl.col("measure").first(),
         pl.col("n").sum(),
         pl.col("language").n_unique().alias("targets"),
@@ -45,14 +137,47 @@ def curve(runs: Sequence[Mapping[str, Any]], scores: pl.DataFrame, setting: str)
         *[pl.col(name).mean() for name in metrics],
     )
     return (
-        per_run.group_by(keys)
+        per_run.sort("run")
+        .group_by(keys)
         .agg(
             pl.len().alias("seeds"),
             pl.col("measure").first(),
             pl.col("targets").first(),
             pl.col("n").sum(),
+            pl.col("score").std().alias("sd"),
             pl.col("score").mean(),
             *[pl.col(name).mean() for name in metrics],
         )
         .sort(keys, nulls_last=False)
     )
+
+
+def _inside(setting: str) -> list[str]:
+    """Columns inside which a curve's points may be compared."""
+    return [name for name in COMPARISON if name != "model" or setting != MODEL_SIZE]
+
+
+def _lines(runs: Sequence[Run], scores: pl.DataFrame, setting: str) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Run id to the line it is a point of: its key, and its name, unique in a comparison.
+
+    A line's runs have the same method and differ in nothing but the seed, the setting and what follows it.
+    """
+    inside = _inside(setting)
+    place = {key: tuple(rest) for key, *rest in scores.select("run", *inside).unique().iter_rows()}
+    moving = {setting.replace("_", " "), *_FOLLOWS.get(setting, ())}
+    held: dict[str, Mapping[str, Any]] = {}
+    same_method: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for run in runs:
+        if run["id"] not in place:
+            continue
+        skipped = moving | ({"learning rate"} if run.get("search") else set())
+        held[run["id"]] = {key: value for key, value in settings_of(run).items() if key not in skipped}
+        same_method[*place[run["id"]], run["method"]["name"]].append(run["id"])
+    found = {}
+    for (*where, name), ids in same_method.items():
+        apart = differing([held[key] for key in ids])
+        for key in ids:
+            parts = [f"{each} {held[key].get(each, '-')}" for each in apart]
+            line = ", ".join([name, *parts])
+            found[key] = ((*map(str, where), name, canonical(held[key])), line)
+    return found

@@ -1,4 +1,11 @@
-"""Means over groups of target languages: by family, branch, script, resource class or macro-area."""
+"""Means over groups of target languages: by family, branch, script, resource class, seen script, area.
+
+"Seen script" is about tuning, not about the model: a target's script is seen when it is the script of the
+source language, the one that the methods of a comparison were tuned on, and unseen otherwise. Scripts are
+those of the language table (ISO 15924), so that romanised Hindi is seen from English and Hindi is not. The
+base model will have read most of the unseen scripts. A method that was also trained on other languages
+(``zero_shot`` is false) is grouped like those it is compared with, by the source language alone.
+"""
 
 import functools
 from collections.abc import Callable, Iterable
@@ -6,13 +13,16 @@ from typing import Literal, get_args
 
 import polars as pl
 
+from crosstune.analysis.answer_language import CORRECT, RATES, UNDECIDED
 from crosstune.analysis.transfer import COMPARISON, ROW, comparable, seed_means
 from crosstune.errors import UserError, did_you_mean
 from crosstune.languages.table import Language, find, order_by_family
 
-Grouping = Literal["family", "branch", "script", "resource", "macroarea"]
+Grouping = Literal["family", "branch", "script", "resource", "seen_script", "macroarea"]
 
 UNKNOWN = "unknown"
+ALL = "all"
+SEEN, UNSEEN = "seen script", "unseen script"
 
 _NAME: dict[str, Callable[[Language], str | None]] = {
     "family": lambda language: language.family,
@@ -39,9 +49,18 @@ def family_order(codes: Iterable[str]) -> list[str]:
     return order_by_family(listed) + [code for code in unique if language_or_none(code) is None]
 
 
-def group_of(code: str, by: Grouping) -> str:
-    """The group a language belongs to; "unknown" where the language table does not say."""
+def group_of(code: str, by: Grouping, source: str = "en") -> str:
+    """The group a language belongs to; "unknown" where the language table does not say.
+
+    Args:
+        code: Of the language.
+        by: What to group by.
+        source: Source language, which decides what script is seen.
+    """
     language = language_or_none(code)
+    if by == "seen_script":
+        own, other = group_of(code, "script"), group_of(source, "script")
+        return UNKNOWN if UNKNOWN in (own, other) else SEEN if own == other else UNSEEN
     return (_NAME[by](language) if language is not None else None) or UNKNOWN
 
 
@@ -62,16 +81,8 @@ def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
     Raises:
         UserError: ``by`` names no grouping.
     """
-    if by not in _NAME:
-        raise UserError(f'no grouping "{by}"{did_you_mean(by, get_args(Grouping))}')
-    means = seed_means(comparable(scores).filter(~pl.col("is_source")))
-    codes = means["language"].unique().to_list()
-    places = pl.DataFrame(
-        {"language": codes, "group": [group_of(code, by) for code in codes]},
-        schema={"language": pl.String, "group": pl.String},
-    )
     grouped = (
-        means.join(places, on="language", maintain_order="left")
+        _grouped(scores, by)
         .group_by(*ROW, "method", "group")
         .agg(
             languages=pl.len(),
@@ -81,5 +92,56 @@ def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
             score=pl.col("score").mean(),
         )
     )
+    return _in_order(grouped, by)
+
+
+def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataFrame:
+    """How often each method answers in the right and in the wrong language, by group of target languages.
+
+    Seeds are averaged first, then languages, each with the same weight. The rates are those of
+    `crosstune.analysis.answer_language`; all but `UNDECIDED` are over answers whose language could be told.
+
+    Args:
+        scores: From `crosstune.analysis.transfer.language_scores`.
+        by: What to group by; None for all targets together (group "all").
+
+    Returns:
+        One row per model, task, protocol, method and group that has written answers: group, languages (how
+        many have written answers), codes (which), told (in how many of these the language of some answer
+        could be told: those that the rates are means of), examples, and a column for each rate, null where no
+        answer could be told. Ordered as `group_means`. No rows where answers are choices.
+
+    Raises:
+        UserError: ``by`` names no grouping.
+    """
+    missing = [name for name in RATES if name not in scores.columns]
+    complete = scores.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
+    grouped = (
+        _grouped(complete, by)
+        .filter(pl.col(UNDECIDED).is_not_null())
+        .group_by(*ROW, "method", "group")
+        .agg(
+            languages=pl.len(),
+            codes=pl.col("language").sort(),
+            told=pl.col(CORRECT).is_not_null().sum(),
+            examples=pl.col("n").sum(),
+            **{name: pl.col(name).mean() for name in RATES},
+        )
+    )
+    return _in_order(grouped, by)
+
+
+def _grouped(scores: pl.DataFrame, by: Grouping | None) -> pl.DataFrame:
+    """Seed means of the targets that every run of a comparison has, with their group."""
+    if by is not None and by not in get_args(Grouping):
+        raise UserError(f'no grouping "{by}"{did_you_mean(by, get_args(Grouping))}')
+    means = seed_means(comparable(scores).filter(~pl.col("is_source"))).sort(*ROW, "language")
+    pairs = means.select("language", "source_language").unique()
+    names = [ALL if by is None else group_of(code, by, source) for code, source in pairs.iter_rows()]
+    places = pairs.with_columns(group=pl.Series(names, dtype=pl.String))
+    return means.join(places, on=["language", "source_language"], maintain_order="left")
+
+
+def _in_order(grouped: pl.DataFrame, by: Grouping | None) -> pl.DataFrame:
     size = [] if by == "resource" else [-pl.col("languages").cast(pl.Int64)]
     return grouped.sort(*COMPARISON, pl.col("group") == UNKNOWN, *size, "group", "method")

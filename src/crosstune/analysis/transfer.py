@@ -37,7 +37,7 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame | Predictions
         runs: Finished runs, as their ``run.json`` holds them; a run given twice counts once.
         predictions: One row an example, with columns run, language, example, score, any ``metric.<name>``
             and, of written answers, ``answer_language``. Rows of runs that are not in ``runs`` are left out.
-            `Predictions` of a store are read one run after the other.
+            `Predictions` of a store are read a few runs after the other.
 
     Returns:
         One row per run and language: run, model, task, protocol, setup, method (unique inside a comparison),
@@ -55,7 +55,7 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame | Predictions
     source = {run["id"]: run["source_language"] for run in unique}
     given = as_predictions(predictions)
     means = pl.concat(
-        [_mean_scores(with_answer_language(given.scores(run_id), source)) for run_id in source],
+        [_mean_scores(with_answer_language(table, source)) for table in given.tables(source)],
         how="diagonal_relaxed",
     )
     counts: dict[str, dict[str, int]] = defaultdict(dict)
@@ -91,10 +91,15 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame | Predictions
     )
 
 
-def comparable(scores: pl.DataFrame) -> pl.DataFrame:
-    """The rows of `language_scores` in languages that every run of a comparison was scored on."""
-    runs = pl.col("run").n_unique().over(COMPARISON)
-    return scores.filter(pl.col("run").n_unique().over([*COMPARISON, "language"]) == runs)
+def comparable(scores: pl.DataFrame, inside: Sequence[str] = COMPARISON) -> pl.DataFrame:
+    """The rows of `language_scores` in languages that every run of a comparison was scored on.
+
+    Args:
+        scores: From `language_scores`.
+        inside: Columns that make a comparison; fewer where one goes through several models.
+    """
+    runs = pl.col("run").n_unique().over(inside)
+    return scores.filter(pl.col("run").n_unique().over([*inside, "language"]) == runs)
 
 
 def seed_means(scores: pl.DataFrame) -> pl.DataFrame:
@@ -187,8 +192,32 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
+def extremes(scores: pl.DataFrame, k: int = 3) -> pl.DataFrame:
+    """The best and the worst target languages of each method, of those common to every run of a comparison.
+
+    Args:
+        scores: From `language_scores`.
+        k: How many of each, at most.
+
+    Returns:
+        Rows by model, task, protocol, method, end ("best", then "worst") and rank (1 is the very best or
+        worst): language, score (mean over seeds, in [0, 1]), n (examples). Of equal scores the language whose
+        code comes first is the better, as in `transfer`.
+    """
+    ranked = seed_means(comparable(scores).filter(~pl.col("is_source")))
+    parts = []
+    for end, falling in (("best", True), ("worst", False)):
+        ordered = ranked.sort(
+            *ROW, "score", "language", descending=[False] * len(ROW) + [falling, not falling]
+        )
+        ordered = ordered.with_columns(end=pl.lit(end), rank=pl.int_range(1, pl.len() + 1).over(ROW))
+        parts.append(ordered.filter(pl.col("rank") <= k))
+    columns = [*COMPARISON, "method", "end", "rank", "language", "score", "n"]
+    return pl.concat(parts).select(columns).sort(*COMPARISON, "method", "end", "rank")
+
+
 def _mean_scores(predictions: pl.DataFrame) -> pl.DataFrame:
-    """Means of one run by language."""
+    """Means of whole runs by language."""
     metrics = [name for name in predictions.columns if name.startswith("metric.")]
     # Sorted, so that sums round the same way whatever order the rows came in.
     kept = predictions.sort("run", "language", "example")
@@ -224,7 +253,7 @@ def _protocols(runs: Sequence[Run], counts: Mapping[str, Mapping[str, int]]) -> 
     for run in sorted(runs, key=lambda run: (-len(counts[run["id"]]), run["id"])):
         task = run["task"]
         scoring = {key: value for key, value in (run.get("evaluate") or {}).items() if key in SCORING}
-        kind = _canonical(
+        kind = canonical(
             [task["name"], task["version"], task.get("options"), run["source_language"], scoring]
         )
         known = run["fingerprints"].get("test") or {}
@@ -243,7 +272,7 @@ def _protocols(runs: Sequence[Run], counts: Mapping[str, Mapping[str, int]]) -> 
 
 def _setups(runs: Sequence[Run], protocol: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Run id to setup key (shared by runs that differ only in the seed), and to a label unique to it."""
-    settings = {run["id"]: _settings(run) for run in runs}
+    settings = {run["id"]: settings_of(run) for run in runs}
     repeats: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for run in runs:
         repeats[run["model"], protocol[run["id"]], _digest(settings[run["id"]]), run["seed"]].append(
@@ -264,14 +293,14 @@ def _setups(runs: Sequence[Run], protocol: Mapping[str, str]) -> tuple[dict[str,
         same_label[model, key, label].append(run["id"])
     labels: dict[str, str] = {}
     for (_, _, label), ids in same_label.items():
-        differing = _differing([settings[run_id] for run_id in ids])
+        apart = differing([settings[run_id] for run_id in ids])
         for run_id in ids:
-            parts = [f"{key} {settings[run_id].get(key, '-')}" for key in differing]
+            parts = [f"{key} {settings[run_id].get(key, '-')}" for key in apart]
             labels[run_id] = ", ".join([label, *parts])
     return setup, labels
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def settings_of(run: Run) -> dict[str, Any]:
     """What decides a run's result besides model, task and seed, as flat names to values."""
     flat = {key.replace("_", " "): value for key, value in run["method"].items()}
     for key, value in (run.get("train") or {}).items():
@@ -285,17 +314,19 @@ def _settings(run: Run) -> dict[str, Any]:
     return flat
 
 
-def _differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Names of settings that are not the same everywhere, sorted."""
     values: dict[str, set[str]] = defaultdict(set)
     entries = list(settings)
     for key in {key for entry in entries for key in entry}:
-        values[key] = {_canonical(entry.get(key, "-")) for entry in entries}
+        values[key] = {canonical(entry.get(key, "-")) for entry in entries}
     return sorted(key for key, found in values.items() if len(found) > 1)
 
 
-def _canonical(value: Any) -> str:
+def canonical(value: Any) -> str:
+    """One text for equal values."""
     return json.dumps(value, sort_keys=True, ensure_ascii=True, default=str)
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:8]
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:8]

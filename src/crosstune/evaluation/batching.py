@@ -1,6 +1,7 @@
-"""Evaluation batches: items of like length together, up to a number of tokens."""
+"""Evaluation batches: groups of items of like length together, up to a number of tokens."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -14,43 +15,66 @@ LARGE_ENOUGH = 1 / 8
 SHORTEST = 0.85
 
 
-def batches_by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Indices in batches of at most ``tokens`` each, padding included, longest first.
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Items that go through the model together.
+
+    Attributes:
+        items: Their indices.
+        lines: How many lines of a batch they take.
+        width: Tokens of the longest of these lines.
+    """
+
+    items: list[int]
+    lines: int
+    width: int
+
+
+def batches_by_length(groups: Sequence[Group], tokens: int) -> Iterator[list[Group]]:
+    """Groups in batches of at most ``tokens`` each, padding included, longest first.
 
     Longest first, so that a batch too large for the memory shows at once and not at the end. A batch of
-    at least an eighth of ``tokens`` takes no item that would be padded by more than 15%.
+    at least an eighth of ``tokens`` takes no group that would be padded by more than 15%.
     """
-    ordered = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batch: list[int] = []
-    for i in ordered:
+    batch: list[Group] = []
+    lines = 0
+    for group in sorted(groups, key=lambda group: -group.width):
         if batch:
-            longest = lengths[batch[0]]
-            full = (len(batch) + 1) * longest > tokens
-            enough = len(batch) * longest >= LARGE_ENOUGH * tokens and lengths[i] < SHORTEST * longest
+            longest = batch[0].width
+            full = (lines + group.lines) * longest > tokens
+            enough = lines * longest >= LARGE_ENOUGH * tokens and group.width < SHORTEST * longest
             if full or enough:
                 yield batch
-                batch = []
-        batch.append(i)
+                batch, lines = [], 0
+        batch.append(group)
+        lines += group.lines
     if batch:
         yield batch
 
 
 def in_batches(
-    lengths: Sequence[int],
-    answer: Callable[[list[int]], list[T]],
+    groups: Sequence[list[int]],
+    measure: Callable[[list[int]], tuple[int, int]],
+    answer: Callable[[list[Group]], list[T]],
     passes: Passes,
     tell: Callable[[int], None] | None = None,
     journal: Journal[T] | None = None,
+    fill: int = 1,
 ) -> list[T]:
     """Answer every item, batch by batch; smaller batches where memory runs out.
 
     Args:
-        lengths: Tokens of each item.
-        answer: Gives the answers to the items of one batch.
+        groups: Indices of items that are best answered together; each item once. A group that is more than
+            a pass takes is halved until it fits.
+        measure: Lines and width of some items of a group, in its order.
+        answer: Gives the answers to the items of one batch, group by group.
         passes: Says how many tokens go at once.
         tell: Called with the number of items done since the last call.
-        journal: Holds the answers of finished batches. Batches are made from the longest item down, so
-            those that remain are the same as if nothing had come between.
+        journal: Holds the answers of finished batches. Batches depend on the groups and on ``passes.limit``
+            alone and are made from the longest group down, so those that remain are the same as if nothing
+            had come between.
+        fill: A batch is given so many times the tokens of a pass; ``answer`` sees to it that no more than a
+            pass's go at once.
 
     Raises:
         UserError: Memory runs out on one item.
@@ -62,17 +86,29 @@ def in_batches(
             passes.put_back(journal.passes)
             if tell is not None:
                 tell(len(done))
-    while len(done) < len(lengths):
-        left = [i for i in range(len(lengths)) if i not in done]
-        for places in batches_by_length([lengths[i] for i in left], passes.limit):
-            batch = [left[place] for place in places]
-            passes.begin(len(batch), len(batch) * lengths[batch[0]])
+    total = sum(map(len, groups))
+    while len(done) < total:
+        parts = [part for group in groups for part in _parts(group, measure, passes.limit)]
+        left = [part for part in parts if part.items[0] not in done]
+        for batch in batches_by_length(left, fill * passes.limit):
+            items = [i for group in batch for i in group.items]
+            at_once = min(sum(group.lines for group in batch), max(1, passes.limit // batch[0].width))
+            passes.begin(len(items), at_once * batch[0].width)
             answers = passes.attempt(partial(answer, batch))
             if answers is None:
                 break  # what is left is put into smaller batches
-            done.update(zip(batch, answers, strict=True))
+            done.update(zip(items, answers, strict=True))
             if journal is not None:
-                journal.add(batch, answers, passes)
+                journal.add(items, answers, passes)
             if tell is not None:
-                tell(len(batch))
-    return [done[i] for i in range(len(lengths))]
+                tell(len(items))
+    return [done[i] for i in range(total)]
+
+
+def _parts(items: list[int], measure: Callable[[list[int]], tuple[int, int]], tokens: int) -> list[Group]:
+    """The group, or its halves, or their halves: the cuts are the same at every limit, only fewer or more."""
+    lines, width = measure(items)
+    if len(items) == 1 or lines * width <= tokens:
+        return [Group(items, lines, width)]
+    middle = len(items) // 2
+    return _parts(items[:middle], measure, tokens) + _parts(items[middle:], measure, tokens)

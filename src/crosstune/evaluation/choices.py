@@ -1,9 +1,10 @@
-"""Scoring choices with one forward an example.
+"""Scoring choices with one forward, in which every shared beginning is read once.
 
 Every label's first token is predicted by the prompt's last token, so labels of one token need the
-prompt alone, and only their own columns of the vocabulary. Longer labels are laid out as branches
-behind the shared prompt: each branch sees the prompt and itself, and its tokens are scored in the
-same forward. Equal to running every prompt-plus-label on its own.
+prompt alone, and only their own columns of the vocabulary. Longer labels are branches behind the
+shared prompt, and prompts that begin alike (questions on one passage, exemplars) are branches behind
+what they share: each branch sees what it follows and itself, and its tokens are scored in the same
+forward. Equal to running every prompt-plus-label on its own.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,15 +14,15 @@ import torch
 from torch import Tensor
 
 from crosstune.errors import UserError
-from crosstune.evaluation.batching import in_batches
+from crosstune.evaluation.batching import Group, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.models.attention import Layout
+from crosstune.evaluation.trees import Shared, grow, lay_out
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
 
-# fp32 scores of a 262k vocabulary: 256 rows take 268 MB.
-ROWS_AT_ONCE = 256
+# fp32 scores of a 262k vocabulary: 128 rows take 134 MB.
+ROWS_AT_ONCE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +34,13 @@ class ChoiceItem:
 
     @property
     def width(self) -> int:
-        """Tokens in the forward: the prompt, and of each label all but the last."""
-        return len(self.prompt) + sum(len(label) - 1 for label in self.labels)
+        """Tokens read: the prompt, and of each label all but the last, shared beginnings once."""
+        return len(grow(self.texts).tokens)
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """What is read for each label: the prompt, and the label without its last token."""
+        return [[*self.prompt, *label[:-1]] for label in self.labels]
 
 
 def score_choices(
@@ -72,43 +78,44 @@ def score_choices(
                 )
     passes = Passes(settings.tokens_per_pass, lm.device) if passes is None else passes
 
-    def answer(batch: list[int]) -> list[list[float]]:
-        scores = _score_batch(lm, [items[i] for i in batch], settings.choices == "label-per-token")
-        passes.tokens += sum(items[i].width for i in batch)
+    widths = [item.width for item in items]
+    together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)
+
+    def answer(batch: list[Group]) -> list[list[float]]:
+        some = [[items[i] for i in group.items] for group in batch]
+        scores = _score_batch(lm, some, settings.choices == "label-per-token")
+        passes.tokens += sum(widths[i] for group in batch for i in group.items)
         return [torch.log_softmax(score, dim=0).tolist() for score in scores]
 
-    return in_batches([item.width for item in items], answer, passes, tell, journal)
+    def measure(group: list[int]) -> tuple[int, int]:
+        return 1, together.width(group)
+
+    return in_batches(together.groups, measure, answer, passes, tell, journal)
 
 
 @torch.inference_mode()
-def _score_batch(lm: LanguageModel, items: Sequence[ChoiceItem], per_token: bool) -> list[Tensor]:
-    """One ``[choices]`` fp64 vector an item, comparable within it."""
-    width = max(item.width for item in items)
-    ids = torch.full((len(items), width), lm.pad_id)
-    segments = torch.full((len(items), width), -1)
-    positions = torch.zeros((len(items), width), dtype=torch.long)
-    lasts = []  # flat index of each prompt's last token
-    branch_rows: list[int] = []
-    branch_targets: list[int] = []
-    for b, item in enumerate(items):
-        n = len(item.prompt)
-        ids[b, :n] = torch.tensor(item.prompt)
-        segments[b, :n], positions[b, :n] = 0, torch.arange(n)
-        lasts.append(b * width + n - 1)
-        at = n
-        for branch, label in enumerate(item.labels, start=1):
-            k = len(label) - 1
-            if k:
-                ids[b, at : at + k] = torch.tensor(label[:-1])
-                segments[b, at : at + k], positions[b, at : at + k] = branch, n + torch.arange(k)
-                branch_rows += range(b * width + at, b * width + at + k)
-                branch_targets += label[1:]
-            at += k
-    device = lm.device
-    layout = Layout(segments.to(device), positions.to(device)) if branch_rows else None
-    hidden = lm.hidden(ids.to(device), layout).flatten(0, 1)
-    firsts = _first_scores(lm, hidden[torch.tensor(lasts, device=device)], items, whole=per_token)
-    rest = _log_probabilities(lm, hidden, branch_rows, branch_targets)
+def _score_batch(lm: LanguageModel, groups: Sequence[Sequence[ChoiceItem]], per_token: bool) -> list[Tensor]:
+    """One ``[choices]`` fp64 vector an item, comparable within it, group by group."""
+    trees = [grow([text for item in group for text in item.texts]) for group in groups]
+    ids, layout = lay_out(trees, lm.pad_id, lm.device)
+    items: list[ChoiceItem] = []
+    lasts: list[int] = []  # flat index of each prompt's last token
+    rows: list[int] = []  # flat index of what predicts each later token of each label
+    targets: list[int] = []
+    for line, (group, tree) in enumerate(zip(groups, trees, strict=True)):
+        paths = iter(tree.paths)
+        for item in group:
+            items.append(item)
+            start = line * ids.shape[1]
+            n = len(item.prompt)
+            for label in item.labels:
+                path = next(paths)
+                rows += [start + at for at in path[n:]]
+                targets += label[1:]
+            lasts.append(start + path[n - 1])
+    hidden = lm.hidden(ids, layout).flatten(0, 1)
+    firsts = _first_scores(lm, hidden[torch.tensor(lasts, device=lm.device)], items, whole=per_token)
+    rest = _log_probabilities(lm, hidden, rows, targets)
     out, at = [], 0
     for item, first in zip(items, firsts, strict=True):
         score = first.clone()
@@ -139,10 +146,18 @@ def _first_scores(lm: LanguageModel, rows: Tensor, items: Sequence[ChoiceItem], 
 
 
 def _log_probabilities(lm: LanguageModel, hidden: Tensor, rows: list[int], targets: list[int]) -> Tensor:
-    """Log-probability of each target at its row, fp64 ``[len(rows)]``."""
-    out = [torch.zeros(0, dtype=torch.float64)]
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        at = torch.tensor(rows[start : start + ROWS_AT_ONCE], device=hidden.device)
-        want = torch.tensor(targets[start : start + ROWS_AT_ONCE], device=hidden.device)
-        out.append(torch.log_softmax(lm.logits(hidden[at]), -1).gather(1, want[:, None])[:, 0].double().cpu())
-    return torch.cat(out)
+    """Log-probability of each target at its row, fp64 ``[len(rows)]``; a row named twice is scored once."""
+    wanted: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        wanted.setdefault(row, []).append(place)
+    found = torch.zeros(len(rows), dtype=torch.float64)
+    some = list(wanted)
+    for start in range(0, len(some), ROWS_AT_ONCE):
+        part = some[start : start + ROWS_AT_ONCE]
+        scores = lm.logits(hidden[torch.tensor(part, device=hidden.device)])
+        places = [place for row in part for place in wanted[row]]
+        at = [k for k, row in enumerate(part) for _ in wanted[row]]
+        aim = [targets[place] for place in places]
+        logp = scores[at, aim] - torch.logsumexp(scores, -1)[at]
+        found[places] = logp.double().cpu()
+    return found

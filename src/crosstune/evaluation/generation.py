@@ -1,17 +1,29 @@
-"""Free answers: batched greedy decoding with a cache; finished rows leave the batch."""
+"""Free answers: greedy decoding, the places of finished answers taken by the next prompts at once.
 
+What prompts begin with alike (a passage with several questions, exemplars) is read once and its keys
+and values copied to each. Answers are given in portions of a few batches: within one the order of work,
+and so every bit of the result, depends on the portion alone, and a stopped evaluation goes on behind the
+last whole one.
+"""
+
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from crosstune.evaluation.batching import in_batches
+from crosstune.errors import UserError
+from crosstune.evaluation.batching import Group, in_batches
 from crosstune.evaluation.journal import Journal
+from crosstune.evaluation.trees import Shared, Tree, grow, lay_out
+from crosstune.models.decoding import Reading, Slots
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
 
-# Cutting the cache copies it: worth it once this share of the rows has finished.
-DROP_SHARE = 0.25
+# Prompts are read when so many of the rows are free: a few at a time would read the weights anew for little.
+REFILL_SHARE = 0.25
+# Batches in a portion: at its end rows run empty, and a stopped evaluation loses the portion it was in.
+PORTION = 4
 
 
 def generate(
@@ -31,7 +43,7 @@ def generate(
         prompts: Token ids of each prompt.
         max_tokens: Longest answer.
         stop: Strings that end an answer; they are cut off with all behind them.
-        tokens_per_pass: Most tokens of cache and prompt in a batch, padding included.
+        tokens_per_pass: Most tokens of prompts and answers in the cache, and of prompts read at once.
         tell: Called with the number of answers done since the last call.
         passes: Says how many tokens go at once instead, and is lowered when memory runs out.
         journal: Keeps what is done, and knows what was done before.
@@ -40,16 +52,26 @@ def generate(
         One string a prompt, without surrounding white space.
 
     Raises:
-        UserError: One prompt is more than memory holds.
+        UserError: An empty prompt; one prompt is more than memory holds.
     """
+    if not all(prompts):
+        raise UserError(
+            "an empty prompt, and the model's tokenizer puts nothing in front: nothing to go on from"
+        )
     passes = Passes(tokens_per_pass, lm.device) if passes is None else passes
+    together = Shared(prompts, [len(prompt) for prompt in prompts], lm.geometry.attention_balance)
 
-    def answer(batch: list[int]) -> list[str]:
-        made = _generate_batch(lm, [prompts[i] for i in batch], max_tokens, stop)
-        passes.tokens += sum(len(prompts[i]) + len(ids) for i, ids in zip(batch, made, strict=True))
+    def answer(batch: list[Group]) -> list[str]:
+        some = [prompts[i] for group in batch for i in group.items]
+        trees = [grow([prompts[i] for i in group.items]) for group in batch]
+        made = _generate(lm, trees, max_tokens, stop, passes.limit)
+        passes.tokens += sum(map(len, some)) + sum(map(len, made))
         return [_cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in made]
 
-    return in_batches([len(p) + max_tokens for p in prompts], answer, passes, tell, journal)
+    def measure(group: list[int]) -> tuple[int, int]:
+        return len(group), max(len(prompts[i]) for i in group) + max_tokens
+
+    return in_batches(together.groups, measure, answer, passes, tell, journal, fill=PORTION)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
@@ -60,42 +82,76 @@ def _cut(text: str, stop: Sequence[str]) -> str:
 
 
 @torch.inference_mode()
-def _generate_batch(
-    lm: LanguageModel, prompts: Sequence[Sequence[int]], max_tokens: int, stop: Sequence[str]
+def _generate(
+    lm: LanguageModel,
+    trees: Sequence[Tree],
+    max_tokens: int,
+    stop: Sequence[str],
+    tokens: int,
 ) -> list[list[int]]:
-    """Token ids of each answer, the ending token left out."""
-    length = max(len(p) for p in prompts)
-    ids = torch.full((len(prompts), length), lm.pad_id)
-    real = torch.zeros((len(prompts), length), dtype=torch.bool)
-    for b, prompt in enumerate(prompts):
-        ids[b, length - len(prompt) :] = torch.tensor(prompt)
-        real[b, length - len(prompt) :] = True
-    hidden, state = lm.prefill(ids.to(lm.device), real.to(lm.device))
-    answers: list[list[int]] = [[] for _ in prompts]
-    rows = list(range(len(prompts)))  # which answer each row of the batch is writing
-    live = [True] * len(rows)
-    for written in range(max_tokens):
-        chosen: Tensor = lm.logits(hidden).argmax(-1)
-        for i, token in enumerate(chosen.tolist()):
-            if not live[i]:
-                continue
-            if token in lm.stop_ids:
-                live[i] = False
-                continue
-            answers[rows[i]].append(token)
-            live[i] = not _stopped(lm, answers[rows[i]], stop)
-        if not any(live) or written + 1 == max_tokens:
-            break
-        if live.count(False) >= max(1, DROP_SHARE * len(live)):
-            kept = [i for i, on in enumerate(live) if on]
-            index = torch.tensor(kept, device=chosen.device)
-            state.keep(index)
-            chosen, rows, live = chosen[index], [rows[i] for i in kept], [True] * len(kept)
-        hidden = lm.step(chosen, state)
+    """Token ids of the answer to each text of each tree, the ending token left out."""
+    answers: list[list[int]] = [[] for tree in trees for _ in tree.paths]
+    longest = max(len(path) for tree in trees for path in tree.paths) + max_tokens
+    room = min(len(answers), max(*(len(tree.paths) for tree in trees), tokens // longest))
+    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    slots = Slots(lm, room, front + longest)
+    waiting = deque(trees)
+    begun = 0
+    rows: list[int] = []  # which answer each live row is writing
+    hidden = torch.zeros(0, lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
+    while waiting or rows:
+        while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
+            some = _next(waiting, room - len(rows), tokens)
+            hidden = torch.cat([hidden, _read(lm, some, slots)])
+            count = sum(len(tree.paths) for tree in some)
+            rows += range(begun, begun + count)
+            begun += count
+        chosen = lm.best(hidden)
+        ended = []
+        for row, token in enumerate(chosen.tolist()):
+            answer = answers[rows[row]]
+            if token not in lm.stop_ids:
+                answer.append(token)
+                if len(answer) < max_tokens and not _stopped(lm, answer, stop):
+                    continue
+            ended.append(row)
+        if ended:
+            order = slots.drop(ended)
+            rows = [rows[row] for row in order]
+            chosen = chosen[torch.tensor(order, dtype=torch.long, device=chosen.device)]
+        hidden = lm.step(chosen, slots) if rows else hidden[:0]
     return answers
+
+
+def _next(waiting: deque[Tree], room: int, tokens: int) -> list[Tree]:
+    """The next trees that there is room for and that go through the model at once; one at least."""
+    some: list[Tree] = []
+    width = count = 0
+    while waiting:
+        width = max(width, len(waiting[0].tokens))
+        count += len(waiting[0].paths)
+        if some and (count > room or (len(some) + 1) * width > tokens):
+            break
+        some.append(waiting.popleft())
+    return some
+
+
+def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots) -> Tensor:
+    """Read prompts into free rows; hidden state of each one's last token, ``[prompts, hidden]``."""
+    ids, layout = lay_out(trees, lm.pad_id, lm.device)
+    read = Reading()
+    hidden = lm.hidden(ids, layout, read)
+    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    paths = [(line, path) for line, tree in enumerate(trees) for path in tree.paths]
+    slots.add(read, [(line, [*range(front), *(front + at for at in path)]) for line, path in paths])
+    return hidden[[line for line, _ in paths], [path[-1] for _, path in paths]]
 
 
 def _stopped(lm: LanguageModel, ids: list[int], stop: Sequence[str]) -> bool:
     """Whether a stop string has been written (after something else than white space)."""
+    # Only what its last token can have completed is looked at first: a letter is four tokens at most.
+    near = ids[-4 * (max(map(len, stop), default=0) + 1) :]
+    if not any(s in lm.tokenizer.decode(near, skip_special_tokens=True) for s in stop):
+        return False
     text = lm.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
     return any(s in text for s in stop)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -62,24 +62,27 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A row that holds one trunk and several branches: every branch sees the trunk and itself.
+    """Lines that hold trees of text: a token sees those it follows, from its tree's root down to itself.
+
+    Tokens stand in depth-first order, so the tokens of a subtree are neighbours. A trunk with branches, a
+    passage with questions that have choices, and several texts that have nothing to do with each other
+    are all written like this.
 
     Attributes:
-        segments: ``[batch, length]``: 0 the trunk, 1, 2, ... its branches, -1 padding.
-        positions: ``[batch, length]``: place of each token in its own trunk-plus-branch text.
+        ends: ``[batch, length]``: column of the last token that sees this one; -1 for padding.
+        positions: ``[batch, length]``: place of each token in its own text.
     """
 
-    segments: Tensor
+    prompts_inside: ClassVar[bool] = False
+
+    ends: Tensor
     positions: Tensor
 
     def mask(self, window: int | None) -> Tensor:
         """Boolean ``[batch, 1, length, length]``, True where row may attend to column."""
-        length = self.segments.shape[1]
-        row, column = self.segments[:, :, None], self.segments[:, None, :]
-        index = torch.arange(length, device=self.segments.device)
-        seen = (
-            ((column == 0) | (column == row)) & (column >= 0) & (index[None, :, None] >= index[None, None, :])
-        )
+        length = self.ends.shape[1]
+        index = torch.arange(length, device=self.ends.device)
+        seen = (self.ends[:, None, :] >= index[:, None]) & (index[:, None] >= index)
         if window is not None:
             seen &= self.positions[:, :, None] - self.positions[:, None, :] < window
         # A padding row attends to itself, so that no softmax is over nothing.
@@ -89,18 +92,33 @@ class Layout:
         """The same with ``n`` tokens in front that all texts of a line follow."""
         if n == 0:
             return self
-        front = torch.arange(n, device=self.segments.device).expand(self.segments.shape[0], -1)
+        batch, length = self.ends.shape
+        front = torch.arange(n, device=self.ends.device).expand(batch, -1)
+        ends = torch.where(self.ends < 0, self.ends, self.ends + n)
         return Layout(
-            torch.cat([torch.zeros_like(front), self.segments], dim=1),
+            torch.cat([torch.full_like(front, n + length - 1), ends], dim=1),
             torch.cat([front, self.positions + n], dim=1),
         )
 
 
-_layout: ContextVar[Layout | Ragged | None] = ContextVar("crosstune_layout", default=None)
+class Attended(Protocol):
+    """What says who sees whom in a forward.
+
+    Attributes:
+        prompts_inside: Whether the keys and values that the model hands over hold joint prompts already.
+    """
+
+    prompts_inside: ClassVar[bool]
+
+    def mask(self, window: int | None) -> Tensor:
+        """Who sees whom, prompts left out: boolean ``[batch, 1, rows, columns]``, or as `Ragged.mask` says."""
+
+
+_layout: ContextVar[Attended | None] = ContextVar("crosstune_layout", default=None)
 
 
 @contextmanager
-def laid_out(layout: Layout | Ragged | None) -> Iterator[None]:
+def laid_out(layout: Attended | None) -> Iterator[None]:
     """Inside, models attend by ``layout`` instead of plain causal order."""
     token = _layout.set(layout)
     try:
@@ -118,6 +136,12 @@ def remove(module: nn.Module) -> None:
     """Take the prompt off an attention module, if there is one."""
     if hasattr(module, _SLOT):
         delattr(module, _SLOT)
+
+
+def joint(module: nn.Module) -> tuple[Tensor, Tensor] | None:
+    """Keys and values ``[kv_heads, n, head_dim]`` of the joint prompt on a module, if there is one."""
+    prompt: Prompt | None = getattr(module, _SLOT, None)
+    return None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
 
 
 def _mask_with_prompt(mask: Tensor | None, n: int, query: Tensor, key: Tensor) -> Tensor | None:
@@ -211,6 +235,10 @@ def attention(
         return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
     if prompt is None:
         return plain(key, value, attention_mask), None
+    if prompt.gate is None and layout is not None and layout.prompts_inside:
+        assert attention_mask is not None
+        n = key.shape[2] - attention_mask.shape[-1]
+        return plain(key, value, _mask_with_prompt(attention_mask, n, query, key)), None
     if prompt.gate is None:
         keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
         n = keys.shape[2]

@@ -5,10 +5,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from crosstune.errors import UserError
 from crosstune.models.attention import Layout, laid_out
+from crosstune.models.decoding import Reading, Slots
 from crosstune.models.geometry import Geometry
 from crosstune.models.ragged import Ragged
 
@@ -119,7 +120,9 @@ class LanguageModel:
 
     # --- forward ----------------------------------------------------------------------------
 
-    def hidden(self, ids: Tensor, layout: Layout | Ragged | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, layout: Layout | Ragged | None = None, read: Reading | None = None
+    ) -> Tensor:
         """Final hidden states of right-padded rows, those of the text alone.
 
         Padding stands behind the text, and a token sees only what is before it: no mask is needed.
@@ -127,6 +130,7 @@ class LanguageModel:
         Args:
             ids: ``[batch, length]`` token ids.
             layout: Who sees whom, when rows hold branches.
+            read: Keeps the keys and values of all layers, a soft prompt's in front of the text's.
 
         Returns:
             ``[batch, length, hidden]``, after the final norm.
@@ -143,55 +147,30 @@ class LanguageModel:
             layout = layout.behind(n)
             positions = layout.positions + self.first_position
         with laid_out(layout):
-            out = self.decoder(inputs_embeds=embeds, position_ids=positions, use_cache=False)
+            out = self.decoder(
+                inputs_embeds=embeds, position_ids=positions, past_key_values=read, use_cache=read is not None
+            )
         return cast(Tensor, out.last_hidden_state[:, n:].to(ids.device))
 
-    def prefill(self, ids: Tensor, real: Tensor) -> tuple[Tensor, "DecodingState"]:
-        """Read left-padded prompts into a fresh cache.
+    def step(self, ids: Tensor, slots: Slots) -> Tensor:
+        """Read one more token of each text that is being written.
 
         Args:
-            ids: ``[batch, length]``, padding in front.
-            real: Boolean of the same shape, False on padding.
+            ids: ``[live]`` token ids.
+            slots: Holds the texts so far.
 
         Returns:
-            Hidden state of each row's last token ``[batch, hidden]``, and the state to decode on from.
+            ``[live, hidden]``, after the final norm.
         """
-        embeds = self.embedding(ids)
-        if self.soft_prompt is not None:
-            # Right in front of each row's text, behind its padding: a sliding window counts columns.
-            n, length = self.soft_prompt.shape[0], ids.shape[1]
-            front = self.soft_prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
-            column = torch.arange(n + length, device=ids.device)[None]
-            pads = (~real).sum(1, keepdim=True)
-            take = torch.where(
-                column < pads, column + n, torch.where(column < pads + n, column - pads, column)
+        positions = slots.begin()[:, None] + self.first_position
+        with laid_out(slots):
+            out = self.decoder(
+                inputs_embeds=self.embedding(ids[:, None]),
+                position_ids=positions,
+                past_key_values=slots,
+                use_cache=True,
             )
-            embeds = torch.cat([front, embeds], dim=1)
-            embeds = embeds.gather(1, take[..., None].expand_as(embeds))
-            real = column >= pads
-        positions = (real.cumsum(1) - 1).clamp(min=0) + self.first_position
-        cache = DynamicCache(config=self.decoder.config)
-        mask = None if bool(real.all()) else real
-        out = self.decoder(
-            inputs_embeds=embeds,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return out.last_hidden_state[:, -1].to(ids.device), DecodingState(cache, real, positions[:, -1])
-
-    def step(self, ids: Tensor, state: "DecodingState") -> Tensor:
-        """Read one more token a row. ``ids`` is ``[batch]``; returns ``[batch, hidden]``."""
-        state.positions = state.positions + 1
-        state.real = torch.cat([state.real, state.real.new_ones(len(ids), 1)], dim=1)
-        out = self.decoder(
-            inputs_embeds=self.embedding(ids[:, None]),
-            attention_mask=None if bool(state.real.all()) else state.real,
-            position_ids=state.positions[:, None],
-            past_key_values=state.cache,
-            use_cache=True,
-        )
+        slots.end()
         return cast(Tensor, out.last_hidden_state[:, -1].to(ids.device))
 
     def logits(self, rows: Tensor, columns: Tensor | None = None) -> Tensor:
@@ -216,6 +195,10 @@ class LanguageModel:
         cap = getattr(self.decoder.config, "final_logit_softcapping", None)
         return scores if cap is None else cap * torch.tanh(scores / cap)
 
+    def best(self, rows: Tensor) -> Tensor:
+        """The likeliest token at each row, ``[n]``; the first of those that are level."""
+        return self.logits(rows).argmax(-1)
+
     def check(self) -> None:
         """Compare with the model's own forward once, on five tokens.
 
@@ -232,25 +215,3 @@ class LanguageModel:
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
                 "know; choose another model or report it"
             )
-
-
-@dataclass
-class DecodingState:
-    """What is kept between two decoding steps of a batch.
-
-    Attributes:
-        cache: Keys and values read so far.
-        real: Boolean ``[batch, columns]``, False on padding.
-        positions: ``[batch]`` position of the last token read.
-    """
-
-    cache: DynamicCache
-    real: Tensor
-    positions: Tensor
-
-    def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only (``[k]`` indices)."""
-        layers: list[Any] = self.cache.layers
-        for layer in layers:
-            layer.batch_select_indices(rows.to(layer.keys.device))
-        self.real, self.positions = self.real[rows], self.positions[rows]

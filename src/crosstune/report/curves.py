@@ -18,7 +18,8 @@ PANELS = {
 def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 150) -> alt.VConcatChart:
     """One row a task, one panel for the score and for each rate of answer languages.
 
-    Lines are methods over the setting (on a logarithmic axis); the dashed line is the model without tuning.
+    Lines are methods, with their other settings where these differ, over the setting (on a logarithmic
+    axis); the dashed line is the model without tuning.
     Everything is a mean over target languages, times 100.
 
     Args:
@@ -27,7 +28,7 @@ def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 15
         width: Of a panel, in pixels.
         height: Of a panel, in pixels.
     """
-    methods = table.filter(pl.col("value").is_not_null())["method_name"].unique().sort().to_list()
+    methods = table.filter(pl.col("value").is_not_null())["line"].unique().sort().to_list()
     points = table["value"].drop_nulls().unique().sort().to_list()
     rows = []
     for (task,), part in table.group_by(["task"], maintain_order=True):
@@ -47,7 +48,7 @@ def _panel(
 ) -> alt.LayerChart:
     values = [
         {
-            "method": visible(row["method_name"], 60),
+            "method": visible(row["line"], 60),
             "value": row["value"],
             "percent": round(100 * row[column], 3),
             "examples": row["n"],

@@ -28,6 +28,8 @@ def write_record(
         "study": run.study,
         "model": run.model,
         "revision": lm.revision,
+        "model_parameters": lm.geometry.parameters,
+        "model_layers": lm.geometry.layers,
         "method": {"name": run.method, **run.config.model_dump(mode="json")},
         "label": run.label,
         "task": {
@@ -50,7 +52,7 @@ def write_record(
         "zero_shot": data.zero_shot(run.train),
         "fingerprints": fingerprints(run, data),
         "overlap": None if run.kind == "search" else data.overlap(run.train),
-        "data": data.facts(run.train),
+        "data": data.facts(run.train) | {"train_examples": _train_examples(run, data)},
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
         "git": provenance.git_state(),
@@ -75,8 +77,11 @@ def train_facts(run: Run, data: TaskData) -> dict[str, Any] | None:
     """The training settings, with the steps they come to on this data."""
     if run.train is None:
         return None
-    used = len(draw(data.train_for(run.train), run.train, run.seed))
-    return run.train.model_dump(mode="json") | {"steps": run.train.total_steps(used)}
+    return run.train.model_dump(mode="json") | {"steps": run.train.total_steps(_train_examples(run, data))}
+
+
+def _train_examples(run: Run, data: TaskData) -> int:
+    return 0 if run.train is None else len(draw(data.train_for(run.train), run.train, run.seed))
 
 
 def _search(run: Run) -> dict[str, Any] | None:

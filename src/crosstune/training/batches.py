@@ -154,16 +154,16 @@ def collate(
         lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance, trunk)
     width = max(sum(lengths[i] for i in line) for line in lines)
     ids = torch.full((len(lines), width), pad)
-    segments = torch.full((len(lines), width), -1)
+    ends = torch.full((len(lines), width), -1)
     positions = torch.zeros((len(lines), width), dtype=torch.long)
     where: list[int] = []
     targets: list[int] = []
     for number, line in enumerate(lines):
         at = 0
-        for segment, i in enumerate(line, start=1):
+        for i in line:
             row, end = rows[i], at + lengths[i]
             ids[number, at:end] = torch.tensor(row.ids[:-1])
-            segments[number, at:end] = segment
+            ends[number, at:end] = end - 1
             positions[number, at:end] = torch.arange(lengths[i])
             where += range(number * width + end - row.answer, number * width + end)
             targets += row.ids[len(row.ids) - row.answer :]
@@ -172,7 +172,7 @@ def collate(
     if ragged:
         layout = Ragged(tuple(lengths), device=device)
     elif len(lines) < len(rows):
-        layout = Layout(segments.to(device), positions.to(device))
+        layout = Layout(ends.to(device), positions.to(device))
     columns = offered = None
     if any(row.choices for row in rows):
         tokens = sorted({token for row in rows for token in row.choices})

@@ -111,7 +111,7 @@ class Attended(Protocol):
     prompts_inside: ClassVar[bool]
 
     def mask(self, window: int | None) -> Tensor:
-        """Who sees whom, prompts left out: boolean ``[batch, 1, rows, columns]``, or as `Ragged.mask` says."""
+        """Who sees whom, prompts left out: boolean ``[batch, 1, rows, columns]``, or a `Ragged.mask`."""
 
 
 _layout: ContextVar[Attended | None] = ContextVar("crosstune_layout", default=None)
@@ -227,14 +227,14 @@ def attention(
         return prompt.gate().to(extra.dtype)[:, None] * extra
 
     prompt: Prompt | None = getattr(module, _SLOT, None)
-    layout = _layout.get()
-    if isinstance(layout, Ragged):
-        assert attention_mask is not None
+    line = Ragged.of_mask(attention_mask)
+    if line is not None and attention_mask is not None:
         front = None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
-        text = attend(layout, query, key, value, attention_mask, scaling, front)
+        text = attend(line, query, key, value, attention_mask, scaling, front)
         return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
     if prompt is None:
         return plain(key, value, attention_mask), None
+    layout = _layout.get()
     if prompt.gate is None and layout is not None and layout.prompts_inside:
         assert attention_mask is not None
         n = key.shape[2] - attention_mask.shape[-1]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 # Probabilities of a text this long are 8 MB a head in bf16; beyond, the fused kernel is the better one.
 LONGEST = 2048
+_RIDER = "crosstune_ragged"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +57,21 @@ class Ragged:
     def mask(self, window: int | None) -> Tensor:
         """``[1, 1, longest, longest]``, to be added to scores: 0 where a row sees a column, else -inf.
 
-        That of the trunk with the longest text behind it; other texts take its upper left corner.
+        That of the trunk with the longest text behind it; other texts take its upper left corner. The layout
+        rides on it, for `of_mask`: a checkpointed layer runs again in the backward pass, when only its
+        arguments are left.
         """
         place = torch.arange(self.trunk + max(self.lengths, default=0), device=self.device)
         apart = place[:, None] - place
         seen = apart >= 0 if window is None else (apart >= 0) & (apart < window)
-        return torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, -torch.inf)[None, None]
+        mask = torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, -torch.inf)[None, None]
+        setattr(mask, _RIDER, self)
+        return mask
+
+    @staticmethod
+    def of_mask(mask: Tensor | None) -> "Ragged | None":
+        """The layout that a mask is of, if it is of one."""
+        return getattr(mask, _RIDER, None)
 
 
 def attend(

@@ -1,12 +1,14 @@
 """Rows of `gpu.py` that score and decode: what each side does, and when two answers are the same."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import peers
+from crosstune.evaluation import generation
 from crosstune.evaluation.choices import ChoiceItem, score_choices
 from crosstune.evaluation.generation import generate
 from crosstune.evaluation.settings import EvaluateSettings
@@ -68,6 +70,21 @@ def close(setting: Setting, mine: list[list[float]], other: list[list[float]]) -
     allowed = NEAR[setting.torch_dtype]
     apart = float((torch.tensor(mine) - torch.tensor(other)).abs().max())
     return Agreement(apart <= allowed, f"log-probabilities at most {apart:.2g} apart ({allowed:g} allowed)")
+
+
+def graph_row(bench: Bench) -> Row:
+    """Decoding as crosstune does it, recorded steps on a GPU, against a step at a time."""
+    plain = decoding_row(bench, "decode-graphs", "the same, not recorded", {})
+
+    def theirs() -> Block:
+        kept = generation.stepper
+        generation.stepper = lambda lm, slots: lambda ids: lm.step(ids, slots)
+        try:
+            return plain.ours(Setting(), Path())(0)
+        finally:
+            generation.stepper = kept
+
+    return replace(plain, theirs=bench.work("theirs", theirs))
 
 
 def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> Row:

@@ -10,7 +10,6 @@ import torch
 import peers
 from crosstune.evaluation import generation
 from crosstune.evaluation.choices import ChoiceItem, score_choices
-from crosstune.evaluation.generation import generate
 from crosstune.evaluation.settings import EvaluateSettings
 from gpu_rows import Bench, nothing
 from harness import Agreement, Block, Cost, Row, Setting
@@ -80,11 +79,21 @@ def graph_row(bench: Bench) -> Row:
         kept = generation.stepper
         generation.stepper = lambda lm, slots: lambda ids: lm.step(ids, slots)
         try:
-            return plain.ours(Setting(), Path())(0)
+            return answers(bench)
         finally:
             generation.stepper = kept
 
     return replace(plain, theirs=bench.work("theirs", theirs))
+
+
+def answers(bench: Bench) -> Block:
+    """What crosstune writes."""
+    o = bench.options
+    whole = o.batch * (o.length + o.new_tokens)
+    prompts = bench.texts(o.batch, seed=4)
+    return bench.timed(
+        lambda: generation.generate(bench.lm, prompts, o.new_tokens, stop=(), tokens_per_pass=whole)
+    )
 
 
 def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> Row:
@@ -92,10 +101,6 @@ def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> R
     lm, o = bench.lm, bench.options
     prompts = bench.texts(o.batch, seed=4)
     steps = o.new_tokens
-
-    def ours() -> Block:
-        whole = o.batch * (o.length + steps)
-        return bench.timed(lambda: generate(lm, prompts, steps, stop=(), tokens_per_pass=whole))
 
     @torch.inference_mode()
     def write() -> list[str]:
@@ -135,7 +140,7 @@ def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> R
         title=f"{steps} tokens behind each of {o.batch} prompts of up to {o.length} tokens",
         peer=said,
         prepare=nothing,
-        ours=bench.work("ours", ours),
+        ours=bench.work("ours", lambda: answers(bench)),
         theirs=bench.work("theirs", lambda: bench.timed(write)),
         same=same,
         cost=cost,

@@ -11,7 +11,8 @@
       background: "transparent",
       font: getComputedStyle(document.body).fontFamily,
       view: { stroke: null },
-      axis: { labelColor: text, titleColor: quiet, titleFontWeight: "normal", gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12 },
+      axis: { labelColor: text, titleColor: quiet, titleFontWeight: "normal", gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12, labelFlush: false },
+      title: { color: text },
       legend: { labelColor: text, titleColor: quiet, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12, symbolStrokeWidth: 2 },
     };
   };

@@ -285,7 +285,11 @@ def test_curves_of_what_was_swept() -> None:
     page = Page(render(runs, frame(rows), "Swept"))
     assert "Mean score over targets, by learning rate" in page.text
     specs = [json.loads(script) for script in page.scripts if script.startswith('{"config"')]
-    layers = [spec["layer"][0] for spec in specs if "layer" in spec]
-    [curve] = [each for each in layers if each["encoding"].get("x", {}).get("title") == "learning rate"]
-    drawn = [(point["value"], point["percent"]) for point in curve["data"]["values"]]
+    charts = [
+        (spec, spec["layer"][0])
+        for spec in specs
+        if "layer" in spec and spec["layer"][0]["encoding"].get("x", {}).get("title") == "learning rate"
+    ]
+    [(spec, lines)] = charts
+    drawn = [(point["value"], point["percent"]) for point in spec["datasets"][lines["data"]["name"]]]
     assert drawn == [(1e-3, 20.0), (1e-2, 40.0), (1e-1, 60.0)]

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crosstune.analysis.aligned import Aligned
+from crosstune.analysis.detectable import critical, detectable, two_sided
 
 Over = Literal["languages", "these"]
 SeedVariation = Literal["measured", "borrowed", "absent"]
@@ -35,6 +36,20 @@ class Spread:
     difference: float
     se: float
     df: float
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Of Student's t, inside [-1, 1]."""
+        reach = float(critical(self.df, level)) * self.se
+        return max(self.difference - reach, -1.0), min(self.difference + reach, 1.0)
+
+    @property
+    def p(self) -> float:
+        """Two-sided, of no difference."""
+        return float(two_sided(self.difference / self.se, self.df))
+
+    def detectable(self, level: float = 0.95) -> float:
+        """The smallest true difference found with 80% power."""
+        return float(detectable(self.se, self.df, level))
 
 
 @dataclass(frozen=True, eq=False)

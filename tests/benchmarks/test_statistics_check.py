@@ -1,6 +1,5 @@
 """The check of the statistics, small: the simulator is right, and the tests hold on what it draws."""
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +11,9 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import statistics_check as check
-from statistics_check import Shape
-
 from crosstune.analysis.components import Sample
 from crosstune.analysis.significance import difference
+from statistics_check import Shape
 
 
 def likely(found: dict[str, float], times: int, truth: float) -> bool:
@@ -65,9 +63,3 @@ def test_what_is_checked_is_what_is_reported() -> None:
         found, pair = difference(aligned, "a", "b", over=over, draws=2), Sample(aligned).pair("a", "b", over)  # type: ignore[arg-type]
         assert (found.low, found.high) == pair.interval()
         assert (found.p, found.detectable) == (pair.p, pair.detectable())
-
-
-def test_the_page_shows_the_stored_results() -> None:
-    stored = json.loads(check.RESULTS.read_text(encoding="utf-8"))
-    page = check.DOCS.read_text(encoding="utf-8")
-    assert check.fill(page, check.tables(stored)) == page

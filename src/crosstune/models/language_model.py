@@ -11,6 +11,7 @@ from crosstune.errors import UserError
 from crosstune.models.attention import Layout, laid_out
 from crosstune.models.decoding import Reading, Slots
 from crosstune.models.geometry import Geometry
+from crosstune.models.ragged import Ragged
 
 
 @dataclass
@@ -119,7 +120,9 @@ class LanguageModel:
 
     # --- forward ----------------------------------------------------------------------------
 
-    def hidden(self, ids: Tensor, layout: Layout | None = None, read: Reading | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, layout: Layout | Ragged | None = None, read: Reading | None = None
+    ) -> Tensor:
         """Final hidden states of right-padded rows, those of the text alone.
 
         Padding stands behind the text, and a token sees only what is before it: no mask is needed.
@@ -159,15 +162,19 @@ class LanguageModel:
         Returns:
             ``[live, hidden]``, after the final norm.
         """
-        positions = slots.begin()[:, None] + self.first_position
+        hidden = self.read_next(ids, slots.begin(), slots)
+        slots.end()
+        return hidden
+
+    def read_next(self, ids: Tensor, lengths: Tensor, slots: Slots) -> Tensor:
+        """A step's arithmetic alone: ``ids`` behind texts of ``lengths``; ``slots`` was made ready for it."""
         with laid_out(slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
-                position_ids=positions,
+                position_ids=lengths[:, None] + self.first_position,
                 past_key_values=slots,
                 use_cache=True,
             )
-        slots.end()
         return cast(Tensor, out.last_hidden_state[:, -1].to(ids.device))
 
     def logits(self, rows: Tensor, columns: Tensor | None = None) -> Tensor:

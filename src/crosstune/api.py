@@ -140,13 +140,20 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     return Results(runs, Predictions(folder), searches)
 
 
-def report(store: str | Path, out: str | Path | None = None, *, title: str | None = None) -> Path:
+def report(
+    store: str | Path,
+    out: str | Path | None = None,
+    *,
+    title: str | None = None,
+    claims: "Claims | None" = None,
+) -> Path:
     """Write the results of a store as one HTML file.
 
     Args:
         store: Folder that a study ran into.
         out: The file; ``report.html`` in the store by default.
         title: Heading; made of the studies' names by default.
+        claims: As `Results.verdicts`: the claims whose verdicts the page opens with.
 
     Returns:
         The file's path.
@@ -159,4 +166,6 @@ def report(store: str | Path, out: str | Path | None = None, *, title: str | Non
     found = results(store)
     names = sorted({str(run["study"]) for run in found.runs})
     path = Path(store) / "report.html" if out is None else Path(out)
-    return write_report(found.runs, found.source, path, title or ", ".join(names))
+    verdicts = found.verdicts(claims)
+    heading = title or ", ".join(names)
+    return write_report(found.runs, found.source, path, heading, verdicts=verdicts, scores=found.scores)

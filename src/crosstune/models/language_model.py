@@ -199,6 +199,15 @@ class LanguageModel:
         cap = getattr(self.decoder.config, "final_logit_softcapping", None)
         return scores if cap is None else cap * torch.tanh(scores / cap)
 
+    @property
+    def plain_table(self) -> Tensor | None:
+        """``[vocabulary, hidden]`` where the scores are products with it and nothing else; None elsewhere."""
+        head: Any = self.model.get_output_embeddings()
+        capped = getattr(self.decoder.config, "final_logit_softcapping", None) is not None
+        # Not a subclass: one with adapters or packed bits computes something else.
+        plain = type(head) is nn.Linear and head.bias is None and not capped
+        return cast(Tensor, head.weight) if plain else None
+
     def best(self, rows: Tensor) -> Tensor:
         """The likeliest token at each row, ``[n]``; the first of those that are level."""
         return self.logits(rows).argmax(-1)

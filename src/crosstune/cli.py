@@ -272,6 +272,7 @@ def params(
     from crosstune.models.known import geometry_for
 
     geometry = geometry_for(model)
+    from crosstune.methods.budget import NEAR, hint
     from crosstune.study.count import count_parameters, solve_budget
 
     if method is None and settings:
@@ -280,6 +281,12 @@ def params(
         solved = solve_budget(geometry, budget, method, settings or [])
         sizes = [(name, *_solved(each)) for name, each in solved.items()]
         print_rows(("method", "size", "trained parameters", f"off {budget}"), sizes, right=(2, 3))
+        hints = {name: hint(name, each, geometry) for name, each in solved.items() if each is not None}
+        if any(hints.values()):
+            say(f"more than {NEAR:.0%} off:")
+        for name, text in hints.items():
+            if text is not None:
+                say(f"  {name}: {text}")
         return
     rows = count_parameters(geometry, method, settings or [])
     if method is not None:
@@ -361,4 +368,4 @@ def _solved(found: Any) -> tuple[str, str, str]:
     """Size, count and distance of one method's answer to a budget."""
     if found is None:
         return "-", "-", "-"
-    return f"{found.setting} {found.size}", f"{found.count:,}", f"{found.off:+.1%}"
+    return f"{found.setting} {found.size}", f"{found.count:,}", found.share_off

@@ -86,7 +86,7 @@ def _shown(char: str) -> str:
         return char
     if char in "\t\r\n":
         return " "
-    base, *marks = unicodedata.normalize("NFD", char)
+    base, *marks = list(unicodedata.normalize("NFD", char))
     if base.isascii() and base.isalpha() and marks and all(mark in _ACCENTS for mark in marks):
         made = base
         for mark in marks:
@@ -117,9 +117,7 @@ def table(
     Returns:
         LaTeX that needs the packages booktabs and, from `LONG` rows on, longtable.
     """
-    columns = "".join(
-        "r" if i in right else "p{6cm}" if i in wide else "l" for i in range(len(head))
-    )
+    columns = "".join("r" if i in right else "p{6cm}" if i in wide else "l" for i in range(len(head)))
     line = " & ".join(escape(name) for name in head) + r" \\"
     body = [" & ".join(escape(cell) for cell in row) + r" \\" for row in rows]
     said = rf"\caption{{{escape(caption)}}}\label{{tab:{label}}}"

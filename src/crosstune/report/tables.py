@@ -9,17 +9,10 @@ import polars as pl
 
 from crosstune.analysis.claims import Verdict, verdict_table
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of
+from crosstune.analysis.significance import differences
+from crosstune.report.figures import GROUPINGS
 from crosstune.report.sections import Section, group_name, language_name
 from crosstune.report.text import percent, points, visible, with_sd
-
-GROUPINGS: dict[Grouping, str] = {
-    "family": "Family",
-    "branch": "Branch",
-    "script": "Script",
-    "resource": "Resource class",
-    "seen_script": "Seen script",
-    "macroarea": "Macro-area",
-}
 
 
 @dataclass(frozen=True)
@@ -39,7 +32,7 @@ class Table:
     name: str
     caption: str
     head: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
     right: tuple[int, ...]
     data: pl.DataFrame
     wide: tuple[int, ...] = ()
@@ -47,7 +40,9 @@ class Table:
 
 def slug(*parts: object) -> str:
     """A file name of some parts: ASCII letters, digits and hyphens."""
-    words = [re.sub(r"[^a-z0-9]+", "-", str(part).lower().rsplit("/", 1)[-1])[:40].strip("-") for part in parts]
+    words = [
+        re.sub(r"[^a-z0-9]+", "-", str(part).lower().rsplit("/", 1)[-1])[:40].strip("-") for part in parts
+    ]
     return "-".join(word for word in words if word) or "table"
 
 
@@ -66,7 +61,9 @@ def section_names(parts: Sequence[Section]) -> list[str]:
 
 def section_tables(section: Section, name: str) -> Iterator[Table]:
     """Transfer, scores by language, group means and paired differences of one section."""
-    about = " ".join(visible(part, 80) for part in (section.task, "with", section.model, section.note) if part)
+    about = " ".join(
+        visible(part, 80) for part in (section.task, "with", section.model, section.note) if part
+    )
     yield _transfer(section, name, about)
     yield _languages(section, name, about)
     for by in GROUPINGS:
@@ -172,7 +169,12 @@ def _languages(section: Section, name: str, about: str) -> Table:
     ]
     head = ("Language", "Family", "Examples", *(visible(method, 40) for method in methods))
     return Table(
-        f"{name}-languages", f"Scores by language, {about}, out of 100", head, rows, tuple(range(2, len(head))), scores
+        f"{name}-languages",
+        f"Scores by language, {about}, out of 100",
+        head,
+        rows,
+        tuple(range(2, len(head))),
+        scores,
     )
 
 
@@ -195,8 +197,6 @@ def _groups(section: Section, by: Grouping, name: str, about: str) -> Table:
 
 
 def _differences(section: Section, name: str, about: str) -> Table:
-    from crosstune.analysis.significance import differences
-
     assert section.aligned is not None
     found = differences(section.aligned)
     rows = [
@@ -214,11 +214,23 @@ def _differences(section: Section, name: str, about: str) -> Table:
         )
         for row in found.rows(named=True)
     ]
-    head = ("A", "B", "A - B", "95% interval", "p (Holm)", "h", "Detectable", "Win/tie/loss", "Examples", "Seeds")
+    head = (
+        "A",
+        "B",
+        "A - B",
+        "95% interval",
+        "p (Holm)",
+        "h",
+        "Detectable",
+        "Win/tie/loss",
+        "Examples",
+        "Seeds",
+    )
     caption = (
-        f"Paired differences, {about}: points out of 100 as a mean over {found['languages'][0]} target languages; "
-        "h is Cohen's; detectable is the smallest true difference found with 80% power; wins, ties and losses "
-        "are languages"
+        f"Paired differences, {about}: points out of 100 as a mean over {found['languages'][0]} "
+        "target languages; "
+        "h is Cohen's; detectable is the smallest true difference found with 80% power; wins, ties and "
+        "losses are languages"
     )
     return Table(f"{name}-differences", caption, head, rows, tuple(range(2, 10)), found)
 

@@ -162,15 +162,19 @@ class LanguageModel:
         Returns:
             ``[live, hidden]``, after the final norm.
         """
-        positions = slots.begin()[:, None] + self.first_position
+        hidden = self.read_next(ids, slots.begin(), slots)
+        slots.end()
+        return hidden
+
+    def read_next(self, ids: Tensor, lengths: Tensor, slots: Slots) -> Tensor:
+        """A step's arithmetic alone: ``ids`` behind texts of ``lengths``; ``slots`` was made ready for it."""
         with laid_out(slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
-                position_ids=positions,
+                position_ids=lengths[:, None] + self.first_position,
                 past_key_values=slots,
                 use_cache=True,
             )
-        slots.end()
         return cast(Tensor, out.last_hidden_state[:, -1].to(ids.device))
 
     def logits(self, rows: Tensor, columns: Tensor | None = None) -> Tensor:

@@ -144,7 +144,7 @@ def run(row: Row, setting: Setting, say: Callable[[str], None] = print) -> dict[
         folder = Path(made)
         _subprocess("prepare", row, setting, folder)
         memory = {side: _subprocess(side, row, setting, folder) for side in SIDES} if row.memory else {}
-        result = _turns(row, setting, folder) | {"memory": memory}
+        result = turns(row, setting, folder) | {"memory": memory}
     if memory:
         result["memory_share"] = {
             key: memory["ours"][key] / memory["theirs"][key] for key in ("peak", "peak_beyond_libraries")
@@ -154,11 +154,11 @@ def run(row: Row, setting: Setting, say: Callable[[str], None] = print) -> dict[
         "memory_share": row.memory_target,
         "share_of_floor": row.floor_target,
     }
-    _tell(row, result, say)
+    tell(row, result, say)
     return result
 
 
-def _turns(row: Row, setting: Setting, folder: Path) -> dict[str, Any]:
+def turns(row: Row, setting: Setting, folder: Path) -> dict[str, Any]:
     """Blocks of both sides in turn, with the machine's rates measured in between."""
     device, dtype = setting.torch_device, setting.torch_dtype
     works = {side: row.build(side)(setting, folder) for side in SIDES}
@@ -284,7 +284,7 @@ def _resident(name: str) -> int:
 # --- what is printed -------------------------------------------------------------------------------
 
 
-def _tell(row: Row, result: dict[str, Any], say: Callable[[str], None]) -> None:
+def tell(row: Row, result: dict[str, Any], say: Callable[[str], None]) -> None:
     names = {"ours": "crosstune", "theirs": row.peer}
     for side in SIDES:
         if row.sizes:

@@ -14,6 +14,7 @@ import torch
 
 # (rows, inner, columns): the MLP of Gemma 3 270M at 1024 tokens, both ways, and a square product.
 SHAPES = ((1024, 640, 2048), (1024, 2048, 640), (2048, 2048, 2048))
+COPIED = 64 * 2**20  # fp32 numbers, 256 MB
 PACKAGES = ("torch", "transformers", "peft", "lm_eval", "accelerate")
 
 
@@ -49,8 +50,8 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def bandwidth(device: torch.device) -> float:
-    """Bytes/s of a copy of 256 MB, reads and writes both counted."""
-    source = torch.ones(64 * 2**20, device=device)
+    """Bytes/s of a copy, reads and writes both counted."""
+    source = torch.ones(COPIED, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), device, times=5)
 

@@ -20,9 +20,14 @@ from machine import synchronise
 def peft_model(case: Any, setting: Setting, folder: Path, state: dict[str, Tensor]) -> Any:
     """PEFT's model of a `training.Case` with the initial weights ``state`` (crosstune's names)."""
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=setting.torch_dtype).to(setting.torch_device)
-    if case.method == "full":
+    return wrapped(base, case.method, state)
+
+
+def wrapped(base: Any, method: str, state: dict[str, Tensor]) -> Any:
+    """A loaded model with PEFT's form of a method on it."""
+    if method == "full":
         return base
-    if case.method == "lora":
+    if method == "lora":
         config: Any = peft.LoraConfig(
             r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
         )
@@ -33,13 +38,13 @@ def peft_model(case: Any, setting: Setting, folder: Path, state: dict[str, Tenso
                 inner = key.split("base_model.model.", 1)[1].split(".lora_")[0]
                 value.data.copy_(state[f"{inner}.{side}"])
         return model
-    if case.method == "soft-prompt":
+    if method == "soft-prompt":
         prompt = state["prompt"]
         config = peft.PromptTuningConfig(num_virtual_tokens=len(prompt), task_type="CAUSAL_LM")
         model = peft.get_peft_model(base, config)
         model.prompt_encoder["default"].embedding.weight.data.copy_(prompt)
         return model
-    if case.method == "prefix":
+    if method == "prefix":
         # [layers][2, n, kv] -> [n, layers * 2 * kv]
         stacked = torch.stack([state[f"layers.{i}"] for i in range(len(state))])
         length = stacked.shape[2]
@@ -48,7 +53,17 @@ def peft_model(case: Any, setting: Setting, folder: Path, state: dict[str, Tenso
         table = stacked.permute(2, 0, 1, 3).reshape(length, -1)
         model.prompt_encoder["default"].embedding.weight.data.copy_(table)
         return model
-    raise ValueError(f"no peer for {case.method}")
+    if method == "llama-adapter":
+        layers = sum(name.endswith(".prompt") for name in state)
+        length = len(state["layers.0.prompt"])
+        config = peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=length, adapter_layers=layers)
+        model = peft.get_peft_model(base, config)
+        for i in range(layers):
+            adapted = model.base_model.model.model.layers[i].self_attn
+            adapted.adaption_prompt.data.copy_(state[f"layers.{i}.prompt"])
+            adapted.adaption_gate.data.copy_(state[f"layers.{i}.gate"])
+        return model
+    raise ValueError(f"no peer for {method}")
 
 
 class Clock(TrainerCallback):

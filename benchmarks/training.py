@@ -115,18 +115,23 @@ def ours(case: Case, setting: Setting, folder: Path) -> Work:
     return work
 
 
-def theirs(case: Case, setting: Setting, folder: Path) -> Work:
-    facts = json.loads((folder / "facts.json").read_text())
-    state = load_file(folder / "adapter.safetensors")
-    data = [
+def peer_rows(read: list[list[batches.Row]]) -> list[dict[str, list[int]]]:
+    """Rows of some batches, one after the other, as the Trainer takes them."""
+    return [
         {
             "input_ids": list(r.ids),
             "attention_mask": [1] * len(r.ids),
             "labels": [-100] * (len(r.ids) - r.answer) + list(r.ids[-r.answer :]),
         }
-        for batch in drawn(case, folder)
+        for batch in read
         for r in batch
     ]
+
+
+def theirs(case: Case, setting: Setting, folder: Path) -> Work:
+    facts = json.loads((folder / "facts.json").read_text())
+    state = load_file(folder / "adapter.safetensors")
+    data = peer_rows(drawn(case, folder))
 
     def work(size: int) -> Block:
         model = peft_model(case, setting, folder / "model", state)

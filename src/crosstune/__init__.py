@@ -15,6 +15,7 @@ from crosstune.api import Results, report, results, run  # noqa: E402
 from crosstune.errors import UserError  # noqa: E402
 
 if TYPE_CHECKING:
+    from crosstune.analysis.claim_file import Claim
     from crosstune.evaluation.evaluate import evaluate
     from crosstune.evaluation.settings import EvaluateSettings
     from crosstune.methods import METHODS
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "METHODS",
     "TASKS",
+    "Claim",
     "EvaluateSettings",
     "Results",
     "Study",
@@ -45,6 +47,7 @@ __all__ = [
 ]
 
 _LATER = {
+    "Claim": "crosstune.analysis.claim_file",
     "METHODS": "crosstune.methods",
     "TASKS": "crosstune.tasks",
     "EvaluateSettings": "crosstune.evaluation.settings",

@@ -7,7 +7,7 @@
 >>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
+    from crosstune.analysis.claim_file import Claim, PlacedClaim
+    from crosstune.analysis.claims import Verdict
     from crosstune.analysis.predictions import Predictions
     from crosstune.study.spec import Study
+
+    Claims = str | Path | Claim | Sequence[str | Path | Claim]
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,40 @@ class Results:
         from crosstune.analysis.costs import costs
 
         return costs([*self.searches, *self.runs])
+
+    def verdicts(self, claims: "Claims | None" = None) -> "list[Verdict]":
+        """Hold the results against claims; see docs/claims.md.
+
+        Args:
+            claims: A file of claims, the name of one that crosstune ships, a claim, or a list of these; by
+                default every claim that crosstune ships and that is about a model of these results.
+
+        Raises:
+            UserError: A file that cannot be read, or a mistake in it (its line named).
+        """
+        from crosstune.analysis.claims import about, judge
+
+        found = placed_claims(claims)
+        wanted = about(found, self.runs) if claims is None else found
+        return judge(wanted, self.runs, self.source, self.scores)
+
+    def verdict(self, claims: "Claims | None" = None) -> "pl.DataFrame":
+        """`verdicts` as a table, one row a claim; see `crosstune.analysis.claims.verdict_table`."""
+        from crosstune.analysis.claims import verdict_table
+
+        return verdict_table(self.verdicts(claims))
+
+
+def placed_claims(claims: "Claims | None") -> "list[PlacedClaim]":
+    """The claims that files, names and claims stand for; all that crosstune ships for None."""
+    from crosstune.analysis.claim_file import Claim, PlacedClaim, read_claims, shipped
+
+    if claims is None:
+        claims = list(shipped())
+    found = []
+    for each in [claims] if isinstance(claims, str | Path | Claim) else claims:
+        found += [PlacedClaim(each, "")] if isinstance(each, Claim) else read_claims(each)
+    return found
 
 
 def run(study: "Study", *, console: "Console | None" = None, retry_failed: bool = False) -> Results:

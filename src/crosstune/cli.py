@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from crosstune.errors import UserError
-from crosstune.output import complain, print_costs, print_plan, print_results, print_rows, say
+from crosstune.output import complain, print_costs, print_plan, print_results, print_rows, print_verdicts, say
 
 app = typer.Typer(
     help="Tune a language model in English by several methods; measure how far each carries into others.",
@@ -36,6 +36,7 @@ class Thing(StrEnum):
     models = "models"
     languages = "languages"
     presets = "presets"
+    claims = "claims"
 
 
 class Executor(StrEnum):
@@ -205,6 +206,32 @@ def check(store: StoreFolder) -> None:
 
 
 @app.command()
+def verdict(
+    store: StoreFolder,
+    claims: Annotated[
+        list[str] | None,
+        typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="How to print them.")] = Form.table,
+) -> None:
+    """Hold results against claims: supported, contradicted, or not enough data.
+
+    By default every claim that crosstune ships about a model of these results. csv has one row a claim; json
+    has every comparison a claim was judged by as well. What each verdict means is in docs/claims.md.
+
+    Example: crosstune verdict runs/demo --claims demo
+    """
+    from crosstune import api
+
+    found = api.results(store)
+    verdicts = found.verdicts(claims or None)
+    print_verdicts(verdicts, form.value)
+    left = 0 if claims else len(api.placed_claims(None)) - len(verdicts)
+    if left and form is Form.table:
+        say(f"{left} more claims are about models that are not here: crosstune list claims")
+
+
+@app.command()
 def report(
     store: StoreFolder,
     out: Annotated[Path | None, typer.Option(help="The file; DIR/report.html by default.")] = None,
@@ -245,6 +272,7 @@ def params(
     from crosstune.models.known import geometry_for
 
     geometry = geometry_for(model)
+    from crosstune.methods.budget import NEAR, hint
     from crosstune.study.count import count_parameters, solve_budget
 
     if method is None and settings:
@@ -253,6 +281,12 @@ def params(
         solved = solve_budget(geometry, budget, method, settings or [])
         sizes = [(name, *_solved(each)) for name, each in solved.items()]
         print_rows(("method", "size", "trained parameters", f"off {budget}"), sizes, right=(2, 3))
+        hints = {name: hint(name, each, geometry) for name, each in solved.items() if each is not None}
+        if any(hints.values()):
+            say(f"more than {NEAR:.0%} off:")
+        for name, text in hints.items():
+            if text is not None:
+                say(f"  {name}: {text}")
         return
     rows = count_parameters(geometry, method, settings or [])
     if method is not None:
@@ -264,7 +298,7 @@ def params(
 
 @app.command("list")
 def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None:
-    """List the methods, tasks, models, languages or presets there are.
+    """List the methods, tasks, models, languages, presets or claims there are.
 
     Example: crosstune list languages
     """
@@ -334,4 +368,4 @@ def _solved(found: Any) -> tuple[str, str, str]:
     """Size, count and distance of one method's answer to a budget."""
     if found is None:
         return "-", "-", "-"
-    return f"{found.setting} {found.size}", f"{found.count:,}", f"{found.off:+.1%}"
+    return f"{found.setting} {found.size}", f"{found.count:,}", found.share_off

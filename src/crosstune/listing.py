@@ -60,6 +60,19 @@ def presets() -> None:
     say('a study takes one with "preset: NAME" and changes what it likes: see docs/studies.md')
 
 
+def claims() -> None:
+    """The files of claims that results can be held against."""
+    from crosstune.analysis.claim_file import read_claims, shipped
+
+    rows = [(name, str(len(read_claims(name))), head) for name, head in shipped().items()]
+    print_rows(("claims", "number", ""), rows, right=(1,))
+    for name in shipped():
+        say(f"{name}")
+        for each in read_claims(name):
+            say(f"  {each.claim.claim}")
+    say("hold results against them: crosstune verdict DIR --claims NAME; write your own: see docs/claims.md")
+
+
 def languages() -> None:
     """The languages that any task covers."""
     from crosstune.languages import LANGUAGES
@@ -84,6 +97,7 @@ LISTS: dict[str, Callable[[], None]] = {
     "tasks": tasks,
     "models": models,
     "presets": presets,
+    "claims": claims,
     "languages": languages,
 }
 

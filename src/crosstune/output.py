@@ -45,6 +45,27 @@ def print_plan(plan: Any, study_file: str) -> None:
     standard_output().print(plan_table(plan, study_file))
 
 
+def print_verdicts(verdicts: Any, form: str) -> None:
+    """Verdicts (a list of `crosstune.analysis.claims.Verdict`) as a table, or as csv or json."""
+    if form == "table":
+        from crosstune.report.verdicts import verdicts_table
+
+        standard_output().print(verdicts_table(verdicts))
+    elif form == "csv":
+        import polars as pl
+
+        from crosstune.analysis.claims import verdict_table
+
+        table = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
+        sys.stdout.write(table.write_csv())
+    else:
+        import json
+        from dataclasses import asdict
+
+        rows = [asdict(each) for each in verdicts]
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+
+
 def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
     """A plain table; columns whose numbers are in ``right`` end on the right."""
     from rich.table import Table

@@ -34,7 +34,7 @@ def row(**more):
 
 
 def test_ratio_floor_and_spread(tmp_path):
-    found = harness._turns(row(), SETTING, tmp_path)
+    found = harness.turns(row(), SETTING, tmp_path)
     assert found["ratio"] == 4.0
     assert found["passed"]
     assert found["seconds"]["ours"]["all"] == [1.0] * 6
@@ -43,7 +43,7 @@ def test_ratio_floor_and_spread(tmp_path):
 
 
 def test_sizes_give_slopes(tmp_path):
-    found = harness._turns(row(sizes=(1, 2, 4)), SETTING, tmp_path)
+    found = harness.turns(row(sizes=(1, 2, 4)), SETTING, tmp_path)
     assert found["lines"]["ours"] == {"slope": pytest.approx(0.5), "fixed": pytest.approx(1.0)}
     assert found["ratio"] == pytest.approx(4.0)
 
@@ -51,7 +51,7 @@ def test_sizes_give_slopes(tmp_path):
 def test_a_wrong_answer_fails_in_whatever_block_it_comes(tmp_path):
     answers = iter([[1, 2], [1, 3]])
     wrong = row(ours=lambda setting, folder: lambda size: Block([0.1], next(answers)))
-    found = harness._turns(wrong, SETTING, tmp_path)
+    found = harness.turns(wrong, SETTING, tmp_path)
     assert not found["passed"]
     assert found["answers"]["text"] == "[1, 3] [1, 2]"
 
@@ -66,7 +66,7 @@ def test_sides_change_who_goes_first(tmp_path):
 
         return lambda setting, folder: work
 
-    harness._turns(row(ours=side("ours"), theirs=side("theirs")), SETTING, tmp_path)
+    harness.turns(row(ours=side("ours"), theirs=side("theirs")), SETTING, tmp_path)
     assert order == ["ours", "theirs", "theirs", "ours"]
 
 

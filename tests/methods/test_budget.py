@@ -1,14 +1,16 @@
 """A budget's size is the nearest there is: checked against trying every size."""
 
+import re
 from typing import Any
 
 import pytest
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
-from crosstune.methods.budget import parse_budget, solve, written
+from crosstune.methods.budget import hint, parse_budget, solve, written
 from crosstune.models.known import KNOWN
 
+SIZE = re.compile(r"(?:length|rank) (\d+) is ([\d,]+)")
 MODELS = ("llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.3", "mistral-small-24b", "gemma-3-270m")
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name, method in METHODS.items() if method.size is not None),
@@ -61,6 +63,83 @@ def test_the_papers_figure_on_llama_3_1_8b() -> None:
         (3, 1_277_952),
         (8, 1_310_720),
     ]
+
+
+def near(name: str, config: Any, model: str, budget: int) -> dict[tuple[int, int], int]:
+    """Counts within 2% of a budget by (layers, size), every layer and size tried."""
+    method, geometry = METHODS[name], KNOWN[model]
+    found = {}
+    for layers in range(1, geometry.layers + 1):
+        for size in range(1, 2000):
+            changed = config.model_copy(update={"layers": layers, str(method.size): size})
+            count = method.count(changed, geometry)
+            if abs(count / budget - 1) <= 0.02:
+                found[layers, size] = count
+            if count > 2 * budget:
+                break
+    return found
+
+
+@pytest.mark.parametrize("model", ["llama-3.1-8b", "gemma-3-270m"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("prefix", {}), ("prefix", {"layers": 12}), ("prefix", {"space": "kv"}), ("llama-adapter", {}),
+        ("lora", {}), ("lora", {"layers": 5}), ("soft-prompt", {}), ("prefix", {"layers": [0, 3]}),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("budget", [70_000, 130_000, 1_230_000, 3_500_000])
+def test_what_is_said_of_a_size_that_is_not_near(
+    model: str, name: str, settings: dict[str, Any], budget: int
+) -> None:
+    method, geometry = METHODS[name], KNOWN[model]
+    config = method.Config.model_validate(settings)
+    solved = solve(name, config, geometry, budget)
+    assert solved is not None
+    said = hint(name, solved, geometry)
+    if abs(solved.count / budget - 1) <= 0.02:
+        assert said is None
+        return
+    assert said is not None
+    sizes, _, layers = said.partition("; ")
+    # The nearest, and its neighbour on the budget's other side.
+    shown = {int(size): int(count.replace(",", "")) for size, count in SIZE.findall(sizes)}
+    assert shown[solved.size] == solved.count
+    for size, count in shown.items():
+        assert count == method.count(config.model_copy(update={str(method.size): size}), geometry)
+    if len(shown) > 1:
+        assert min(shown.values()) < budget < max(shown.values())
+        assert max(shown) - min(shown) == 1
+    else:
+        assert solved.size == 1
+        assert solved.count > budget
+    if "layers" not in method.Config.model_fields or isinstance(settings.get("layers"), list):
+        assert not layers
+        return
+    possible, asked = near(name, config, model, budget), settings.get("layers", geometry.layers)
+    if not possible:
+        assert layers == "no number of layers comes within 2%"
+        return
+    told = re.fullmatch(r"with layers: (\d+), (.+)", layers)
+    assert told is not None
+    size, count = SIZE.findall(told[2])[0]
+    assert possible[int(told[1]), int(size)] == int(count.replace(",", ""))
+    assert abs(int(told[1]) - asked) == min(abs(k - asked) for k, _ in possible)
+
+
+def test_the_hints_on_llama_3_1_8b() -> None:
+    found = {}
+    for name in ("soft-prompt", "prefix", "llama-adapter", "lora"):
+        solved = solve(name, METHODS[name].Config(), KNOWN["llama-3.1-8b"], 1_230_000)
+        assert solved is not None
+        found[name] = (hint(name, solved, KNOWN["llama-3.1-8b"]) or "").partition("with ")[2]
+    assert found == {
+        "soft-prompt": "",
+        "prefix": "layers: 30, length 10 is 1,228,800 (-0.1%)",
+        "llama-adapter": "layers: 30, length 10 is 1,229,760 (+0.0%)",
+        "lora": "layers: 31, rank 3 is 1,238,016 (+0.7%)",
+    }
 
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.size is None])

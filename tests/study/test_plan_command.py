@@ -38,6 +38,21 @@ def test_plan_calibrates_and_prints_json(model: Path, tmp_path: Path) -> None:
     assert "2 runs on cpu in float32: 0 finished, 2 to do; about" in told.stdout
 
 
+def test_plan_says_what_would_come_nearer_to_a_budget(model: Path, tmp_path: Path) -> None:
+    # Of 2 layers 64 wide: a prefix token is 128 parameters, or 64 in one layer.
+    given = study_of(model, tmp_path / "store", methods=["none", "prefix", "soft-prompt"]) | {"budget": 1216}
+    file = write_study(tmp_path / "x.yaml", given)
+    told = call("plan", str(file), CROSSTUNE_CACHE=str(tmp_path / "cache"))
+    line = (
+        f"  {model}, prefix: length 9 is 1,152 (-5.3%), length 10 is 1,280 (+5.3%); "
+        "with layers: 1, length 19 is 1,216 (+0.0%)"
+    )
+    assert line in "".join(part.ljust(200) for part in told.stdout.splitlines())
+    assert "soft-prompt:" not in told.stdout
+    plan = json.loads(call("plan", str(file), "--json", CROSSTUNE_CACHE=str(tmp_path / "cache")).stdout)
+    assert plan["hints"] == [line.strip()]
+
+
 def test_the_sizes_on_the_page() -> None:
     told = call("params", "--budget", "1.23M", "--model", "llama-3.1-8b")
     page = (Path(__file__).parents[2] / "docs" / "studies.md").read_text(encoding="utf-8")

@@ -1,17 +1,20 @@
 """Methods at equal trained parameters: a budget such as 1.23M, and the size that comes nearest to it."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
-from crosstune.methods.base import MethodConfig
+from crosstune.methods.base import Layered, MethodConfig
 from crosstune.models.geometry import Geometry
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
 _WRITTEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMB]?)", re.IGNORECASE)
 _MOST = 10**12
+
+NEAR = 0.02
+"""Share of a budget that a size may be off before it is said what would come nearer."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ class Solved:
     def off(self) -> float:
         """How far the count is from the budget, as a share of it; negative below."""
         return self.count / self.budget - 1
+
+    @property
+    def share_off(self) -> str:
+        """Such as "-4.1%"."""
+        return f"{round(self.off, 3) + 0.0:+.1%}"  # no -0.0%
+
+    def __str__(self) -> str:
+        """Such as "length 9 is 1,179,648 (-4.1%)"."""
+        return f"{self.setting} {self.size} is {self.count:,} ({self.share_off})"
 
 
 def parse_budget(given: Any) -> int:
@@ -101,3 +113,34 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
             high = middle
     size = min((each for each in (low - 1, low) if each >= 1), key=lambda each: abs(count(each) - budget))
     return Solved(sized(size), setting, size, count(size), budget)
+
+
+def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
+    """What else there is, of a method whose nearest size is more than `NEAR` off its budget.
+
+    Args:
+        name: Of the method.
+        solved: From `solve`.
+        geometry: The model's shape.
+
+    Returns:
+        The nearest sizes on both sides, and the number of layers, nearest to that asked for, with which some
+        size is near; None where nothing needs to be said.
+    """
+    if abs(solved.off) <= NEAR:
+        return None
+    other = solved.size + (1 if solved.off < 0 else -1)
+    sizes = [solved]
+    if other >= 1:
+        config = solved.config.model_copy(update={solved.setting: other})
+        sizes.append(replace(solved, config=config, size=other, count=METHODS[name].count(config, geometry)))
+    text = ", ".join(str(each) for each in sorted(sizes, key=lambda each: each.size))
+    if not isinstance(solved.config, Layered) or isinstance(solved.config.layers, list):
+        return text
+    asked = solved.config.layers or geometry.layers
+    for layers in sorted(range(1, geometry.layers + 1), key=lambda k: (abs(k - asked), -k)):
+        config = solved.config.model_copy(update={"layers": layers})
+        found = solve(name, config, geometry, solved.budget)
+        if found is not None and abs(found.off) <= NEAR:
+            return f"{text}; with layers: {layers}, {found}"
+    return f"{text}; no number of layers comes within {NEAR:.0%}"

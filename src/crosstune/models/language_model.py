@@ -13,6 +13,7 @@ from crosstune.errors import UserError
 from crosstune.models.attention import Layout, laid_out
 from crosstune.models.decoding import Reading, Slots
 from crosstune.models.geometry import Geometry
+from crosstune.models.ragged import Ragged
 
 TOKENS_KEPT = 20_000_000
 """Tokens of prompts that are kept to be used again: 80 MB."""
@@ -138,7 +139,9 @@ class LanguageModel:
 
     # --- forward ----------------------------------------------------------------------------
 
-    def hidden(self, ids: Tensor, layout: Layout | None = None, read: Reading | None = None) -> Tensor:
+    def hidden(
+        self, ids: Tensor, layout: Layout | Ragged | None = None, read: Reading | None = None
+    ) -> Tensor:
         """Final hidden states of right-padded rows, those of the text alone.
 
         Padding stands behind the text, and a token sees only what is before it: no mask is needed.

@@ -39,6 +39,9 @@ def plan_table(plan: Any, study_file: str) -> Group:
         )
         above = (model, task)
     shown: list[RenderableType] = [table, Text(visible(totals(plan), 1000))]
+    if plan.hints:
+        shown.append(Text("sizes that are off their budget:", style="yellow"))
+        shown += [Text(visible(f"  {text}", 1000)) for text in plan.hints]
     if plan.unknown:
         text = (
             f"nothing is known of {plan.unknown} runs yet; for an estimate: "

@@ -30,6 +30,11 @@ def _acts(char: str) -> bool:
     return char in _HIDDEN or unicodedata.category(char) in ("Cc", "Cs")
 
 
+def counted(count: int, thing: str) -> str:
+    """A number with its noun, in the plural unless it is one."""
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A score in [0, 1] as text out of 100; a dash for none. Never "-0.0"."""
     if value is None:
@@ -40,3 +45,16 @@ def percent(value: float | None, digits: int = 1) -> str:
 def with_sd(value: float | None, sd: float | None) -> str:
     """A score with its standard deviation over seeds, where there is one."""
     return percent(value) if value is None or sd is None else f"{percent(value)} ±{percent(sd)}"
+
+
+def points(difference: float | None, digits: int = 1) -> str:
+    """A difference of scores as signed points out of 100."""
+    if difference is None:
+        return "–"
+    shown = round(100 * difference, digits) + 0.0
+    return "0.0" if shown == 0 else f"{shown:+.{digits}f}".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """A p value as text: three digits, or that it is less than the least of these."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -9,7 +9,9 @@ from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.methods.budget import hint, solve
 from crosstune.models.geometry import Geometry
+from crosstune.models.known import geometry_for
 from crosstune.study import measurements, store
 from crosstune.study.grid import Run, expand
 from crosstune.study.measurements import Measured
@@ -68,6 +70,7 @@ class Plan:
         dtype: Of the frozen weights.
         groups: In the order they are run.
         load_seconds: Estimated for loading the models that runs still need.
+        hints: One line for each method whose nearest size is not near its budget.
     """
 
     study: str
@@ -76,6 +79,7 @@ class Plan:
     dtype: str
     groups: list[Group]
     load_seconds: float
+    hints: list[str]
 
     @property
     def runs(self) -> int:
@@ -116,6 +120,7 @@ class Plan:
             "device": self.device,
             "dtype": self.dtype,
             **{name: getattr(self, name) for name in names},
+            "hints": self.hints,
             "groups": [asdict(group) | {"to_do": group.to_do} for group in self.groups],
         }
 
@@ -146,7 +151,20 @@ def plan_study(study: Study) -> Plan:
     needed = {group.model for group in groups if group.to_do}
     loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
     first = runs[0]
-    return Plan(study.name, study.folder, first.device, first.dtype, groups, sum(loads))
+    return Plan(study.name, study.folder, first.device, first.dtype, groups, sum(loads), _hints(study))
+
+
+def _hints(study: Study) -> list[str]:
+    found: dict[str, None] = {}  # a grid may make several entries of one size
+    for model in study.models:
+        for entry in study.methods:
+            if (budget := entry.budget_of(study.budget)) is None:
+                continue
+            geometry = geometry_for(model)
+            solved = solve(entry.name, entry.config, geometry, budget)
+            if solved is not None and (text := hint(entry.name, solved, geometry)) is not None:
+                found[f"{model}, {entry.name}: {text}"] = None
+    return list(found)
 
 
 def _group(

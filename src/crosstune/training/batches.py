@@ -11,6 +11,7 @@ from torch import Tensor
 from crosstune.errors import UserError
 from crosstune.models.attention import Layout
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.ragged import LONGEST, Ragged
 from crosstune.tasks.base import Example, Kind
 
 # Batches drawn together before sorting by length: enough to pair like with like, few enough that
@@ -49,7 +50,7 @@ class Batch:
     ids: Tensor
     rows: Tensor
     targets: Tensor
-    layout: Layout | None = None
+    layout: Layout | Ragged | None = None
     columns: Tensor | None = None
     offered: Tensor | None = None
 
@@ -177,6 +178,7 @@ def collate(
     device: torch.device | str = "cpu",
     balance: float | None = None,
     trunk: int = 0,
+    ragged: bool = False,
 ) -> Batch:
     """Lay rows out for one forward: one a line, or several behind one another where that saves padding.
 
@@ -190,10 +192,15 @@ def collate(
         balance: Line length at which a token costs as much in attention as in everything else; None
             for one row a line.
         trunk: Tokens of a soft prompt that will stand in front of every line.
+        ragged: All in one line without padding, and attention row by row, unless a row is too long for that.
     """
     # The last token of a row predicts nothing that is scored: it is left out of the forward.
     lengths = [len(row.ids) - 1 for row in rows]
-    lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance, trunk)
+    ragged = ragged and trunk + max(lengths) <= LONGEST
+    if ragged:
+        lines = [list(range(len(rows)))]
+    else:
+        lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance, trunk)
     width = max(sum(lengths[i] for i in line) for line in lines)
     ids = torch.full((len(lines), width), pad)
     ends = torch.full((len(lines), width), -1)
@@ -210,8 +217,11 @@ def collate(
             where += range(number * width + end - row.answer, number * width + end)
             targets += row.ids[len(row.ids) - row.answer :]
             at = end
-    shared = len(lines) < len(rows)
-    layout = Layout(ends.to(device), positions.to(device)) if shared else None
+    layout: Layout | Ragged | None = None
+    if ragged:
+        layout = Ragged(tuple(lengths), device=device)
+    elif len(lines) < len(rows):
+        layout = Layout(ends.to(device), positions.to(device))
     columns = offered = None
     if any(row.choices for row in rows):
         tokens = sorted({token for row in rows for token in row.choices})

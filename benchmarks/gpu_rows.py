@@ -1,0 +1,288 @@
+"""Rows of `gpu.py` that train, and what all its rows are made of."""
+
+import contextlib
+import functools
+import itertools
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import peers
+import training
+from crosstune.models import attention
+from crosstune.models.language_model import LanguageModel
+from crosstune.training.batches import Row as Example
+from crosstune.training.batches import collate
+from crosstune.training.loop import train
+from crosstune.training.loss import answer_loss
+from harness import Agreement, Block, Cost, Row, Setting, Work
+from machine import synchronise
+from random_model import twin
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "soft-prompt": ("soft-prompt", {"init": "random"}),
+    "prefix-kv": ("prefix", {"space": "kv", "init": "random"}),
+    "prefix-hidden": ("prefix", {"space": "hidden", "init": "random"}),
+    "llama-adapter": ("llama-adapter", {"init": "random", "gate": "layer", "squash": "none"}),
+    "lora": ("lora", {}),
+    "full": ("full", {}),
+}
+ANSWER = 4  # tokens
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may ask for beside the harness's own settings."""
+
+    checkpointing: bool
+    batch: int
+    length: int
+    steps: int
+    new_tokens: int
+
+
+@dataclass
+class Bench:
+    """One model and what its rows are made of."""
+
+    lm: LanguageModel
+    options: Options
+    peaks: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm.device
+
+    @functools.cached_property
+    def stock(self) -> Any:
+        """Transformers' own model over the same weights."""
+        return twin(self.lm.model)
+
+    def texts(self, count: int, seed: int) -> list[list[int]]:
+        """Token ids of lengths between half of ``--length`` and all of it."""
+        draw, o = random.Random(seed), self.options
+        lengths = [draw.randint(max(2, o.length // 2), o.length) for _ in range(count)]
+        return [[draw.randrange(3, self.lm.geometry.vocabulary) for _ in range(n)] for n in lengths]
+
+    @contextlib.contextmanager
+    def watched(self, side: str) -> Iterator[None]:
+        """Note the side's highest GPU memory."""
+        if self.device.type != "cuda":
+            yield
+            return
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        yield
+        self.peaks[side] = max(self.peaks.get(side, 0), torch.cuda.max_memory_allocated(self.device))
+
+    def work(self, side: str, do: Callable[[], Block]) -> Callable[[Setting, Path], Work]:
+        """What the harness wants of a side: blocks, after one that is not measured (kernels are compiled)."""
+
+        def build(setting: Setting, folder: Path) -> Work:
+            do()
+
+            def block(size: int) -> Block:
+                with self.watched(side):
+                    return do()
+
+            return block
+
+        return build
+
+    def timed(self, do: Callable[[], Any]) -> Block:
+        """One unit of work."""
+        synchronise(self.device)
+        began = time.perf_counter()
+        answers = do()
+        synchronise(self.device)
+        return Block([time.perf_counter() - began], answers)
+
+    def flop(self, tokens: float, scored: float, passes: int) -> float:
+        """Of matrix products: ``passes`` times a forward, with ``scored`` rows of the vocabulary."""
+        g = self.lm.geometry
+        table = g.vocabulary * g.hidden
+        body = g.parameters - table * (1 if g.tied else 2)
+        return 2.0 * passes * (body * tokens + table * scored)
+
+    def weight_bytes(self, head: bool) -> int:
+        """Read by one forward: the layers, and the vocabulary's scores where they are asked for."""
+        model: Any = self.lm.model
+        output = model.get_output_embeddings().weight
+        tables = {id(w): w.nbytes for w in (self.lm.embedding.weight, output)}
+        layers = sum(p.nbytes for p in model.parameters()) - sum(tables.values())
+        return layers + head * int(output.nbytes)
+
+
+def nothing(setting: Setting, folder: Path) -> None:
+    """These rows are made in memory."""
+
+
+# --- training --------------------------------------------------------------------------------------
+
+
+def training_row(bench: Bench, name: str) -> Row:
+    method, config = METHODS[name]
+    o = bench.options
+    case = training.Case(method, config, "random tokens", "generate", o.batch, o.steps)
+    refused = o.checkpointing and name.startswith("prefix")
+    title = f"training step, {name}, batch of {o.batch}, up to {o.length} tokens"
+    if o.checkpointing:
+        title += ", checkpointing" + (" (the peer without: PEFT refuses it for prefixes)" if refused else "")
+    settings = case.settings().model_copy(
+        update={"gradient_checkpointing": o.checkpointing, "tokens_per_pass": 4 * o.batch * o.length}
+    )
+    rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(8 * o.batch, seed=1)]
+    # PEFT has no prefix of hidden vectors: its own prefix stands beside it, for time alone.
+    known = "prefix-kv" if name == "prefix-hidden" else name
+    first: dict[str, Tensor] = {}
+
+    def prepare(setting: Setting, folder: Path) -> None:
+        made = replace(case, config=METHODS[known][1]).make()
+        if method != "full":
+            made.attach(bench.lm, seed=0)
+            first.update({k: x.detach().clone() for k, x in made.state().items()})
+            made.detach()
+        (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
+        facts = {"rate": made.default_rate, "pad": bench.lm.pad_id, "geometry": asdict(bench.lm.geometry)}
+        (folder / "facts.json").write_text(json.dumps(facts))
+
+    def ours() -> Block:
+        made, lm = case.make(), bench.lm
+        made.attach(lm, seed=0)
+        marks = [time.perf_counter()]
+
+        def mark(progress: Any) -> None:
+            synchronise(lm.device)
+            marks.append(time.perf_counter())
+
+        try:
+            result = train(made, rows, settings, seed=0, tell=mark)
+        finally:
+            made.detach()
+        seconds = [b - a for a, b in itertools.pairwise(marks)]
+        return Block(seconds[1:], [point["loss"] for point in result.curve])
+
+    def theirs(setting: Setting, folder: Path) -> Work:
+        data = training.peer_rows(training.drawn(case, folder))
+        facts = json.loads((folder / "facts.json").read_text())
+
+        def block(size: int) -> Block:
+            with bench.watched("theirs"), tempfile.TemporaryDirectory() as out:
+                base = twin(bench.lm.model, share=method != "full")
+                if o.checkpointing and not refused:
+                    base.gradient_checkpointing_enable({"use_reentrant": False})
+                if method == "full":
+                    base.requires_grad_(True)
+                model = peers.wrapped(base, method, first)
+                made, clock = peers.trainer(model, data, settings, facts["rate"], facts["pad"], setting, out)
+                made.train()
+            return Block(clock.seconds[1:], clock.losses)
+
+        return block
+
+    def same(setting: Setting, mine: list[float], other: list[float]) -> Agreement:
+        if known != name:
+            return Agreement(True, "losses not compared: PEFT has prefixes of keys and values only")
+        return training.same(setting, mine, other)
+
+    return Row(
+        name=f"train-{name}",
+        title=title,
+        peer="PEFT + HF Trainer" if method != "full" else "HF Trainer",
+        prepare=prepare,
+        ours=bench.work("ours", ours),
+        theirs=theirs,
+        same=same,
+        cost=partial(training.cost, case),
+    )
+
+
+# --- parts of our own, one way and the other -------------------------------------------------------
+
+
+def mask_row(bench: Bench) -> Row:
+    """Prefixes: lower-right causal order without a mask, and the mask that says the same."""
+    o = bench.options
+    case = training.Case("prefix", METHODS["prefix-kv"][1], "random tokens", "generate", o.batch, 1)
+    batch = collate([Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=5)], 0, bench.device)
+
+    def side(flash: Callable[..., bool]) -> Block:
+        made = case.make()
+        made.attach(bench.lm, seed=0)
+        kept, attention._flash = attention._flash, flash
+
+        def step() -> float:
+            loss = answer_loss(bench.lm, batch)
+            loss.backward()
+            return float(loss.detach())
+
+        try:
+            return bench.timed(step)
+        finally:
+            attention._flash = kept
+            made.detach()
+
+    real = attention._flash
+    tokens = int(batch.ids.numel())
+    return Row(
+        name="prefix-mask",
+        title="forward and backward with a prefix: no mask (flash, where there is one) against a mask",
+        peer="the same, with a mask",
+        prepare=nothing,
+        ours=bench.work("ours", lambda: side(real)),
+        theirs=bench.work("theirs", lambda: side(lambda *args: False)),
+        same=lambda setting, mine, other: training.same(setting, [mine], [other]),
+        cost=lambda setting, folder: Cost(bench.flop(tokens, o.batch * ANSWER, 2), 0, {"tokens": tokens}),
+    )
+
+
+def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> Row:
+    """What stepping several runs together could save: the same tokens in one pass, and in a pass a run.
+
+    One adapter stands for all: adapters of their own can only make the one pass slower.
+    """
+    lm = bench.lm
+    case = training.Case("lora", {}, "random tokens", "generate", batch, 1)
+    rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(runs * batch, seed=6)]
+    passes = {"ours": [rows], "theirs": [rows[i * batch : (i + 1) * batch] for i in range(runs)]}
+    batches = {side: [collate(each, 0, bench.device) for each in parts] for side, parts in passes.items()}
+
+    def side(name: str) -> Block:
+        made = case.make()
+        made.attach(lm, seed=0)
+
+        def step() -> float:
+            total = 0.0
+            for one in batches[name]:
+                loss = answer_loss(lm, one)
+                loss.backward()
+                total += float(loss.detach())
+            return total / len(rows)
+
+        try:
+            return bench.timed(step)
+        finally:
+            made.detach()
+
+    tokens = sum(len(row.ids) - 1 for row in rows)
+    return Row(
+        name="grid",
+        title=f"{runs} runs of {batch} examples each in one pass, against a pass each",
+        peer=f"{runs} passes",
+        prepare=nothing,
+        ours=bench.work("ours", lambda: side("ours")),
+        theirs=bench.work("theirs", lambda: side("theirs")),
+        same=lambda setting, mine, other: training.same(setting, [mine], [other]),
+        cost=lambda setting, folder: Cost(
+            bench.flop(tokens, len(rows) * ANSWER, 2), 2 * bench.weight_bytes(True), {"tokens": tokens}
+        ),
+    )

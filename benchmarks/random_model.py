@@ -1,0 +1,76 @@
+"""Random weights in the shape of a well-known model: what a step costs does not depend on what they say."""
+
+import copy
+import tempfile
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+from crosstune.models.attention import IMPLEMENTATION
+from crosstune.models.geometry import Geometry, geometry_of
+from crosstune.models.known import KNOWN
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.load import load
+
+_TINY = Geometry(2, 64, 4, 2, 16, 96, 512, tied=False, parameters=0)
+SHAPES = {
+    "tiny": _TINY,
+    "1b": KNOWN["llama-3.2-1b"],
+    "8b": KNOWN["llama-3.1-8b"],
+    "24b": KNOWN["mistral-small-24b"],
+}
+
+
+def random_lm(
+    shape: str, device: torch.device, dtype: torch.dtype, quantize: str | None = None
+) -> LanguageModel:
+    """A Llama of that shape with seeded weights; those to be quantised are loaded from a folder."""
+    g = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=g.vocabulary,
+        hidden_size=g.hidden,
+        intermediate_size=g.intermediate,
+        num_hidden_layers=g.layers,
+        num_attention_heads=g.heads,
+        num_key_value_heads=g.kv_heads,
+        head_dim=g.head_dim,
+        tie_word_embeddings=g.tied,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    with torch.device("cpu" if quantize else device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=IMPLEMENTATION)
+    words = tokenizer(g.vocabulary)
+    if quantize:
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            words.save_pretrained(folder)
+            del model
+            return load(
+                folder, device=str(device), dtype=str(dtype).removeprefix("torch."), quantize=quantize
+            )
+    model.requires_grad_(False).eval()
+    return LanguageModel(model, words, f"random-{shape}", "0", geometry_of(config))
+
+
+def tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """A word for every token id, so that answers are compared token by token."""
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2} | {f"w{i}": i for i in range(3, size)}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
+    made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def twin(model: Any, share: bool = True) -> Any:
+    """The model for the other side: transformers' own attention over the same weights (or copies of them)."""
+    kept = [*model.parameters(), *model.buffers()] if share else []
+    other = copy.deepcopy(model, memo={id(tensor): tensor for tensor in kept})
+    other.set_attn_implementation("sdpa")
+    return other

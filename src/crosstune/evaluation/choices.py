@@ -95,7 +95,9 @@ def score_choices(
     def measure(group: list[int]) -> tuple[int, int]:
         return 1, together.width(group)
 
-    fill = in_a_pass(passes.limit, lm.device) / passes.limit
+    def fill(limit: int) -> int:
+        return in_a_pass(limit, lm.device)
+
     return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
 
 

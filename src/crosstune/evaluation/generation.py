@@ -73,7 +73,10 @@ def generate(
     def measure(group: list[int]) -> tuple[int, int]:
         return len(group), max(len(prompts[i]) for i in group) + max_tokens
 
-    return in_batches(together.groups, measure, answer, passes, tell, journal, fill=PORTION * CACHED)
+    def fill(limit: int) -> int:
+        return PORTION * CACHED * limit
+
+    return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

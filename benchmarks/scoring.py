@@ -32,7 +32,7 @@ from machine import synchronise
 LEAST = {"torch.float32": 0.99, "torch.bfloat16": 0.9}
 BATCHES = (1, 4, 16)
 
-Grow = Literal["examples", "choices", "answers", "languages"]
+Grow = Literal["examples", "choices", "answers"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def some(case: Case, examples: Sequence[Example]) -> list[Example]:
 
 def part(case: Case, rows: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
     """The examples of a block of some size (0: all)."""
-    if size == 0 or case.grow in ("answers", "languages"):
+    if size == 0 or case.grow == "answers":
         return rows
     if case.grow == "choices":
         return [row | {"choices": row["choices"][:size]} for row in rows]

@@ -17,6 +17,7 @@ from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.trees import Shared, Tree, grow, lay_out
 from crosstune.models.decoding import Reading, Slots
+from crosstune.models.graphs import stepper
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
 
@@ -100,6 +101,7 @@ def _generate(
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), CACHED * tokens // longest))
     front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
     slots = Slots(lm, room, front + longest)
+    step = stepper(lm, slots)
     waiting = deque(trees)
     begun = 0
     rows: list[int] = []  # which answer each live row is writing
@@ -124,7 +126,7 @@ def _generate(
             order = slots.drop(ended)
             rows = [rows[row] for row in order]
             chosen = chosen[torch.tensor(order, dtype=torch.long, device=chosen.device)]
-        hidden = lm.step(chosen, slots) if rows else hidden[:0]
+        hidden = step(chosen) if rows else hidden[:0]
     return answers
 
 

@@ -181,15 +181,19 @@ class LanguageModel:
         Returns:
             ``[live, hidden]``, after the final norm.
         """
-        positions = slots.begin()[:, None] + self.first_position
+        hidden = self.read_next(ids, slots.begin(), slots)
+        slots.end()
+        return hidden
+
+    def read_next(self, ids: Tensor, lengths: Tensor, slots: Slots) -> Tensor:
+        """A step's arithmetic alone: ``ids`` behind texts of ``lengths``; ``slots`` was made ready for it."""
         with laid_out(slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
-                position_ids=positions,
+                position_ids=lengths[:, None] + self.first_position,
                 past_key_values=slots,
                 use_cache=True,
             )
-        slots.end()
         return cast(Tensor, out.last_hidden_state[:, -1].to(ids.device))
 
     def logits(self, rows: Tensor, columns: Tensor | None = None) -> Tensor:
@@ -213,6 +217,15 @@ class LanguageModel:
         scores = scores.float().to(here)
         cap = getattr(self.decoder.config, "final_logit_softcapping", None)
         return scores if cap is None else cap * torch.tanh(scores / cap)
+
+    @property
+    def plain_table(self) -> Tensor | None:
+        """``[vocabulary, hidden]`` where the scores are products with it and nothing else; None elsewhere."""
+        head: Any = self.model.get_output_embeddings()
+        capped = getattr(self.decoder.config, "final_logit_softcapping", None) is not None
+        # Not a subclass: one with adapters or packed bits computes something else.
+        plain = type(head) is nn.Linear and head.bias is None and not capped
+        return cast(Tensor, head.weight) if plain else None
 
     def best(self, rows: Tensor) -> Tensor:
         """The likeliest token at each row, ``[n]``; the first of those that are level."""

@@ -26,12 +26,15 @@ import transformers
 
 from crosstune.errors import UserError
 from crosstune.models.load import load
-from gpu_evaluation import decoding_row, scoring_row
+from gpu_evaluation import decoding_row, graph_row, scoring_row
 from gpu_rows import METHODS, Bench, Options, grid_row, mask_row, training_row
 from harness import Row, Setting, tell, turns
 from random_model import SHAPES, random_lm
 
-NAMES = (*(f"train-{name}" for name in METHODS), "score", "decode", "decode-static", "prefix-mask", "grid")
+NAMES = (
+    *(f"train-{name}" for name in METHODS),
+    *("score", "decode", "decode-static", "decode-graphs", "prefix-mask", "grid"),
+)
 
 
 def rows_of(bench: Bench) -> list[Row]:
@@ -40,6 +43,7 @@ def rows_of(bench: Bench) -> list[Row]:
         scoring_row(bench),
         decoding_row(bench, "decode", "HF generate", {}),
         decoding_row(bench, "decode-static", "HF generate, static cache", {"cache_implementation": "static"}),
+        graph_row(bench),
         mask_row(bench),
         grid_row(bench),
     ]

@@ -1,14 +1,15 @@
 """Rows of `gpu.py` that score and decode: what each side does, and when two answers are the same."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import peers
+from crosstune.evaluation import generation
 from crosstune.evaluation.choices import ChoiceItem, score_choices
-from crosstune.evaluation.generation import generate
 from crosstune.evaluation.settings import EvaluateSettings
 from gpu_rows import Bench, nothing
 from harness import Agreement, Block, Cost, Row, Setting
@@ -70,15 +71,36 @@ def close(setting: Setting, mine: list[list[float]], other: list[list[float]]) -
     return Agreement(apart <= allowed, f"log-probabilities at most {apart:.2g} apart ({allowed:g} allowed)")
 
 
+def graph_row(bench: Bench) -> Row:
+    """Decoding as crosstune does it, recorded steps on a GPU, against a step at a time."""
+    plain = decoding_row(bench, "decode-graphs", "the same, not recorded", {})
+
+    def theirs() -> Block:
+        kept = generation.stepper
+        generation.stepper = lambda lm, slots: lambda ids: lm.step(ids, slots)
+        try:
+            return answers(bench)
+        finally:
+            generation.stepper = kept
+
+    return replace(plain, theirs=bench.work("theirs", theirs))
+
+
+def answers(bench: Bench) -> Block:
+    """What crosstune writes."""
+    o = bench.options
+    whole = o.batch * (o.length + o.new_tokens)
+    prompts = bench.texts(o.batch, seed=4)
+    return bench.timed(
+        lambda: generation.generate(bench.lm, prompts, o.new_tokens, stop=(), tokens_per_pass=whole)
+    )
+
+
 def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> Row:
     """Greedy answers to a batch of prompts; all of the same number of tokens, unless an end comes first."""
     lm, o = bench.lm, bench.options
     prompts = bench.texts(o.batch, seed=4)
     steps = o.new_tokens
-
-    def ours() -> Block:
-        whole = o.batch * (o.length + steps)
-        return bench.timed(lambda: generate(lm, prompts, steps, stop=(), tokens_per_pass=whole))
 
     @torch.inference_mode()
     def write() -> list[str]:
@@ -118,7 +140,7 @@ def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> R
         title=f"{steps} tokens behind each of {o.batch} prompts of up to {o.length} tokens",
         peer=said,
         prepare=nothing,
-        ours=bench.work("ours", ours),
+        ours=bench.work("ours", lambda: answers(bench)),
         theirs=bench.work("theirs", lambda: bench.timed(write)),
         same=same,
         cost=cost,

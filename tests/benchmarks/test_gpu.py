@@ -53,7 +53,7 @@ def test_checkpointing_in_16_bits(gpu, tmp_path):
         tmp_path, "train-prefix-kv", "train-lora", "decode", "--checkpointing", "--dtype", "bfloat16"
     )
     assert code == 0
-    assert set(results) == {"train-prefix-kv", "train-lora", "decode", "decode-static"}
+    assert set(results) == {"train-prefix-kv", "train-lora", "decode", "decode-static", "decode-graphs"}
     assert "PEFT refuses it" in results["train-prefix-kv"]["title"]
 
 

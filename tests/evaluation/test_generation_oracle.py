@@ -9,6 +9,7 @@ import torch
 from crosstune.evaluation import generation
 from crosstune.evaluation.generation import generate
 from crosstune.evaluation.trees import grow
+from crosstune.models import graphs
 from crosstune.models.decoding import Slots
 from reference_decoder import effect_of, reference_logits
 from tiny_models import SCORED, WINDOW, all_logits, attach, near, random_ids, row
@@ -183,3 +184,49 @@ def test_end_tokens_of_the_generation_config_end_too(tiny_lm):
     lm = tiny_lm("llama")
     lm.model.generation_config.eos_token_id = [2, 40]
     assert lm.stop_ids == {2, 40}
+
+
+# --- steps of fixed shapes, as a GPU records them ---------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3"])
+@pytest.mark.parametrize("case", SCORED)
+def test_a_step_of_fixed_shape_equals_a_step(tiny_lm, monkeypatch, kind, case):
+    """While rows come and go, and the shapes grow and shrink; on a GPU, the recorded step."""
+    lm = tiny_lm(kind)
+    method = attach(lm, case)
+    monkeypatch.setattr(graphs, "COLUMNS", 8)
+    shapes = set()
+
+    def both(lm, slots):
+        fixed = graphs.FixedStep(lm, slots)
+        real = slots.fix
+
+        def step(ids):
+            plain = lm.read_next(ids, slots.begin(), slots)
+            monkeypatch.setattr(
+                slots, "fix", lambda at, columns: (shapes.add((len(at), columns)), real(at, columns))[1]
+            )
+            hidden = fixed(ids)
+            monkeypatch.setattr(slots, "fix", real)
+            near("fixed step = step", hidden, plain)
+            return hidden
+
+        return step
+
+    prompts = [*PROMPTS, *QUESTIONS]
+    trees = [grow([p]) for p in prompts]
+    with method.evaluating():
+        for stop in ((), ("w", "the")):  # all of one length, and of several
+            wanted = batched(lm, prompts, stop=stop)
+            with monkeypatch.context() as patch:
+                patch.setattr(generation, "stepper", both)
+                # Four rows at once: the rest wait for a place.
+                assert generation._generate(lm, trees, TOKENS, stop, 4 * (30 + TOKENS)) == wanted
+    assert len({rows for rows, _ in shapes}) > 1
+    assert len({columns for _, columns in shapes}) > 1
+
+
+def test_a_cpu_takes_plain_steps(tiny_lm):
+    lm = tiny_lm("llama")
+    assert isinstance(graphs.stepper(lm, Slots(lm, 1, 4)), graphs.FixedStep) == (lm.device.type == "cuda")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -56,22 +58,35 @@ def test_auto_dtype_follows_the_hardware(monkeypatch):
     assert choose_dtype("auto", CPU) is torch.float32
 
 
-def test_avx512_bf16_without_amx_is_not_enough(monkeypatch):
+@pytest.mark.parametrize(
+    ("vendor", "expected"), [("GenuineIntel", False), ("AuthenticAMD", True), ("", False)]
+)
+def test_avx512_bf16_without_amx_is_enough_on_amd_alone(monkeypatch, vendor, expected):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"architecture": "x86_64"}, raising=False)
-    assert module._cpu_has_bf16() is False
+    monkeypatch.setattr(torch._C, "_has_mkldnn", True)
+    monkeypatch.setattr(module, "_cpu_vendor", lambda: f"vendor_id : {vendor}")
+    assert module._cpu_has_bf16() is expected
+
+
+def test_the_vendor_is_read_from_the_system():
+    found = Path("/proc/cpuinfo")
+    if not found.exists() or "vendor_id" not in found.read_text():
+        pytest.skip("no vendor_id in /proc/cpuinfo here")
+    assert module._cpu_vendor().split(":")[1].strip() in found.read_text()
 
 
 def test_cpu_check_survives_a_torch_without_the_helpers(monkeypatch):
-    for name in ("_is_amx_tile_supported", "get_capabilities"):
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported", "get_capabilities"):
         monkeypatch.delattr(torch.cpu, name, raising=False)
     assert module._cpu_has_bf16() is False
 
 
 @pytest.mark.parametrize(("architecture", "expected"), [("aarch64", True), ("x86_64", False)])
 def test_arm_bf16(monkeypatch, architecture, expected):
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
     monkeypatch.setattr(torch._C, "_has_mkldnn", True)
     found = {"architecture": architecture, "bf16": True}
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)

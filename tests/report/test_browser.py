@@ -57,10 +57,10 @@ def test_report_draws_without_a_message_or_a_request(
     page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}"))
     page.on("request", lambda request: asked.append(request.url))
     open_drawn(page, report)
-    assert page.locator("figure[data-drawn]").count() < 19
+    assert page.locator("figure[data-drawn]").count() < 34
     draw_all(page)
-    assert page.locator("html").get_attribute("data-drawn") == str(page.locator("figure").count()) == "19"
-    assert page.locator("figure").locator("svg, canvas").count() == 19
+    assert page.locator("html").get_attribute("data-drawn") == str(page.locator("figure").count()) == "34"
+    assert page.locator("figure").locator("svg, canvas").count() == 34
     assert said == []
     assert asked == [report.as_uri()]
     # Wide things scroll inside their own box, never the page.
@@ -145,4 +145,30 @@ def test_hostile_answers_are_text(browser: Any, report: Path) -> None:
     assert not {char for text in shown for char in text} & set("\x1b\x07\x00\u202e\n")
     assert page.locator("[data-drill] img, [data-examples] script").count() == 0
     assert said == []
+    page.close()
+
+
+def test_the_reference_of_the_forest_plot_is_the_readers_choice(browser: Any, report: Path) -> None:
+    page = browser.new_page()
+    open_drawn(page, report)
+    compare = page.locator("[data-compare]").last
+    compare.scroll_into_view_if_needed()
+    figure = compare.locator("figure")
+    sync_api.expect(figure).to_have_attribute("data-drawn", "")
+    select = compare.locator("select")
+    names = [option.inner_text() for option in select.locator("option").all()]
+
+    def shown() -> list[str]:
+        return compare.locator("tbody:visible th[scope=row]").all_inner_texts()
+
+    assert compare.locator("tbody:visible").count() == 1
+    assert shown() == names[1:]
+    marks = figure.locator(".mark-symbol").first
+    before = marks.inner_html()
+    select.focus()
+    page.keyboard.press("ArrowDown")
+    sync_api.expect(compare.locator("tbody:visible .head")).to_have_text(f"against {names[1]}")
+    assert shown() == [name for name in names if name != names[1]]
+    page.wait_for_timeout(100)
+    assert figure.locator(".mark-symbol").first.inner_html() != before
     page.close()

@@ -8,10 +8,14 @@ import polars as pl
 import pytest
 from synthetic import TASKS, frame, make_predictions, make_run
 
+from crosstune.analysis.claim_file import read_claims
+from crosstune.analysis.claims import judge
 from crosstune.analysis.transfer import language_scores, transfer
 from crosstune.errors import UserError
+from crosstune.report.findings import finding, leader, overall_finding
 from crosstune.report.html import embedded_json, render, write_report
-from crosstune.report.sections import finding, overall_finding, sections
+from crosstune.report.sections import sections
+from crosstune.report.text import points
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -108,6 +112,21 @@ def test_long_answers_are_cut_and_counted(page: Page, text: str) -> None:
     assert any("(100,000 characters)" in answer for e in examples_of(page) for answer in e["texts"])
 
 
+def test_differences_are_in_the_tables(
+    page: Page, runs: list[dict[str, Any]], predictions: pl.DataFrame
+) -> None:
+    flat = " ".join(page.text.split())
+    for part in sections(runs, predictions):
+        for reference in part.methods:
+            for row in part.against(reference).rows(named=True):
+                assert f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}".replace("-", "−") in flat
+                assert f"{row['wins']} / {row['ties']} / {row['losses']}" in flat
+                if row["p_holm"] >= 0.05:
+                    assert (
+                        f"smallest detectable difference here: {100 * row['detectable']:.1f} points" in flat
+                    )
+
+
 def test_numbers_are_in_the_tables(page: Page, runs: list[dict[str, Any]], predictions: pl.DataFrame) -> None:
     flat = " ".join(page.text.split())
     for row in transfer(language_scores(runs, predictions)).rows(named=True):
@@ -119,7 +138,8 @@ def test_numbers_are_in_the_tables(page: Page, runs: list[dict[str, Any]], predi
 
 def test_charts_are_json_no_text_can_leave(page: Page) -> None:
     specs = [script for script in page.scripts if script.startswith('{"config"')]
-    assert len(specs) == 3 * 6 + 1  # gap, heatmap, three groups, curves; and in English once
+    # Gap, forest, scores and differences by language, six groupings, loss; and in English once.
+    assert len(specs) == 3 * 11 + 1
     for spec in specs:
         assert "<" not in spec
         assert json.loads(spec)["$schema"]
@@ -159,18 +179,49 @@ def test_finding_says_what_it_rests_on(runs: list[dict[str, Any]], predictions: 
     part = next(part for part in parts if part.task == "topics")
     best = part.table.row(0, named=True)
     said = finding(part)
-    assert said.startswith(f"{best['method']} carries furthest: mean of 23 target languages")
+    assert said.startswith(f"{best['method']} ")
+    assert "mean of 23 target languages" in said
     assert f"{100 * best['target_mean']:.1f}, {100 * best['gap']:.1f} points under English" in said
-    assert "2 seeds a method, 20 examples a language, 5 methods" in said
-    assert "no significance test" in said
+    assert "2 seeds a method, 20 examples a language, 5 methods compared." in said
+    tests = part.against(best["method"])
+    second = tests.row(0, named=True)
+    assert second["a"] == part.methods[1]
+    assert (
+        f"The difference from {second['a']} is {-100 * second['difference']:.1f} points (95% interval" in said
+    )
+    level = tests.filter(pl.col("p_holm") >= 0.05)["a"].to_list()
+    assert len(level) == 4
+    assert "no method is distinguishable from it" in said
+    assert ("carries furthest" in said) == (not level)
     assert "3 comparisons" in overall_finding(parts)
     assert overall_finding([part]) == said
+
+
+def test_a_clear_leader_is_named_and_a_close_one_is_not() -> None:
+    runs = [make_run(TASKS[0], method, seed) for method in (2, 4) for seed in (0, 1, 2)]
+    rows = [row for run in runs for row in make_predictions(run, 60)]
+    better = {run["id"] for run in runs if run["label"].startswith("lora")}
+    for place, row in enumerate(rows):
+        row["score"] = float(place % 10 < (9 if row["run"] in better else 3))
+    said = finding(sections(runs, frame(rows))[0])
+    assert said.startswith("lora r4 q,v carries furthest: mean of 23 target languages 90.0")
+    assert "The difference from prefix hidden 10 is 60.0 points (95% interval +" in said
+    for place, row in enumerate(rows):
+        row["score"] = float(place % 10 < (6 if row["run"] in better and place % 97 == 0 else 5))
+    part = sections(runs, frame(rows))[0]
+    said = finding(part)
+    least = part.against("lora r4 q,v")["detectable"][0]
+    assert said.startswith("lora r4 q,v has the highest mean, but prefix hidden 10 cannot be told from it")
+    assert f"not distinguishable; smallest detectable difference here: {100 * least:.1f} points" in said
+    assert leader(part) is None
 
 
 def test_level_methods_have_no_leader() -> None:
     runs = [make_run(TASKS[0], method, 0) for method in (2, 4)]
     rows = [row | {"score": 0.5} for run in runs for row in make_predictions(run)]
-    assert "are level at the top" in finding(sections(runs, frame(rows))[0])
+    said = finding(sections(runs, frame(rows))[0])
+    assert "cannot be told from it" in said
+    assert "With one seed a method, what another seed would give is not in that interval." in said
 
 
 def test_one_method_or_no_target_is_said_plainly() -> None:
@@ -190,3 +241,55 @@ def test_two_protocols_stand_apart() -> None:
         ["version 1", "version 2"],
         ["version 2", "version 1"],
     )
+
+
+CLAIMS = """claims:
+  - claim: The <i>first</i> is ahead of no tuning.
+    method: {name: lora, rank: 4}
+    beats: none
+    task: topics
+  - claim: Nothing here can say.
+    method: full
+    beats: none
+"""
+
+
+def test_verdicts_come_first_and_link_to_their_runs(
+    runs: list[dict[str, Any]], predictions: pl.DataFrame, tmp_path: Path
+) -> None:
+    file = tmp_path / "claims.yaml"
+    file.write_text(CLAIMS)
+    verdicts = judge(read_claims(file), runs, predictions)
+    page = Page(render(runs, predictions, "Claims", verdicts=verdicts))
+    flat = " ".join(page.text.split())
+    assert page.open == []
+    assert flat.index("Verdicts on claims") < flat.index("Transfer by method")
+    assert "The <i>first</i> is ahead of no tuning." in flat
+    counts = "1 supported, 1" if verdicts[0].verdict == "supported" else "2"
+    assert f"Of 2 claims: {counts} not enough data." in flat
+    assert verdicts[0].cell.difference is not None
+    assert points(verdicts[0].cell.difference) in flat
+    assert "1 claim that these runs say nothing about Nothing here can say." in flat
+    links = {attrs["href"] for tag, attrs in page.tags if tag == "a"}
+    assert {f"#run-{run}" for run in verdicts[0].runs} <= links
+
+
+def test_curves_of_what_was_swept() -> None:
+    runs = []
+    for place, rate in enumerate((1e-3, 1e-2, 1e-1)):
+        for seed in (0, 1):
+            train = {"learning_rate": rate, "steps": 60, "batch_size": 16, "seed": seed}
+            runs.append(make_run(TASKS[0], 4, seed, train=train, id=f"{place}{seed}".ljust(16, "0")))
+    scores = {f"{place}{seed}".ljust(16, "0"): 0.2 + 0.2 * place for place in range(3) for seed in (0, 1)}
+    rows = [row | {"score": scores[row["run"]]} for run in runs for row in make_predictions(run)]
+    page = Page(render(runs, frame(rows), "Swept"))
+    assert "Mean score over targets, by learning rate" in page.text
+    specs = [json.loads(script) for script in page.scripts if script.startswith('{"config"')]
+    charts = [
+        (spec, spec["layer"][0])
+        for spec in specs
+        if "layer" in spec and spec["layer"][0]["encoding"].get("x", {}).get("title") == "learning rate"
+    ]
+    [(spec, lines)] = charts
+    drawn = [(point["value"], point["percent"]) for point in spec["datasets"][lines["data"]["name"]]]
+    assert drawn == [(1e-3, 20.0), (1e-2, 40.0), (1e-1, 60.0)]

@@ -18,7 +18,7 @@ def loss_and_gradients(lm, method, checkpointing):
     rows = [Row(tuple(random_ids(2 * WINDOW + i, i)), 2) for i in range(3)]
     with _training_mode(method, TrainSettings(gradient_checkpointing=checkpointing), seed=0):
         assert switched_on(lm) == checkpointing
-        loss = answer_loss(lm, collate(rows, 0, torch.device(DEVICE)))
+        loss = answer_loss(lm, collate(rows, 0, torch.device(DEVICE), ragged=True))
         loss.backward()
         method.after_backward()
     assert not switched_on(lm)

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosstune.models.ragged import LONGEST
 from crosstune.training.batches import Row, bins, collate
 from crosstune.training.loss import answer_loss
 from tiny_models import DEVICE, FAMILIES, TRAINED, attach, make_lm, shake
@@ -19,15 +20,16 @@ def some_rows() -> list[Row]:
     return [Row(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), answer) for n, answer in lengths]
 
 
+@pytest.mark.parametrize("ragged", [False, True])
 @pytest.mark.parametrize("case", TRAINED)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_equals_one_a_line(family, case):
+def test_packed_equals_one_a_line(family, case, ragged):
     lm = make_lm(family)
     method = attach(lm, case)
     shake(method)
     found = []
     for balance in (None, BALANCE):
-        batch = collate(some_rows(), 0, torch.device(DEVICE), balance)
+        batch = collate(some_rows(), 0, torch.device(DEVICE), balance, ragged=ragged and balance is not None)
         assert (batch.layout is not None) == (balance is not None)
         loss = answer_loss(lm, batch)
         loss.backward()
@@ -51,12 +53,18 @@ def test_a_line_really_holds_several_and_less_padding():
     tokens = sum(len(r.ids) - 1 for r in rows)
     assert batch.ids.shape[0] < len(rows)
     assert batch.ids.numel() < 1.1 * tokens < collate(rows, 0).ids.numel()
+    assert collate(rows, 0, "cpu", ragged=True).ids.shape == (1, tokens)
+
+
+def test_long_rows_are_not_taken_one_by_one():
+    rows = [Row((5,) * (LONGEST + 2), 1), Row((5, 6), 1)]
+    assert collate(rows, 0, ragged=True).ids.shape == (2, LONGEST + 1)
 
 
 def test_every_answer_token_is_a_target_once():
     rows = some_rows()
-    for balance in (None, BALANCE):
-        batch = collate(rows, 0, "cpu", balance)
+    for balance, ragged in ((None, False), (BALANCE, False), (None, True)):
+        batch = collate(rows, 0, "cpu", balance, ragged=ragged)
         wanted = sorted(t for r in rows for t in r.ids[-r.answer :])
         assert sorted(batch.targets.tolist()) == wanted
         assert len(set(batch.rows.tolist())) == len(wanted)

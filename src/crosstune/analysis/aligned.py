@@ -102,7 +102,9 @@ def align(scores: pl.DataFrame, predictions: pl.DataFrame) -> list[Aligned]:
     """
     common = comparable(scores)
     wanted = common.select(*COMPARISON, "run", "language").unique()
-    names = {name: predictions[name].unique().sort() for name in ("run", "language", "example")}
+    names = {
+        name: predictions[name].unique().cast(pl.String).sort() for name in ("run", "language", "example")
+    }
     # Numbered in the order of their names, so that columns come out the same whatever the order of rows.
     run, language, example = (
         predictions[name].cast(pl.Enum(each)).to_physical().to_numpy().astype(np.int64)

@@ -3,7 +3,7 @@
 A table of scores has no texts, prompts or log-probabilities: most analyses need none of these.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 import polars as pl
 
 from crosstune.study import store as stored
+
+AT_ONCE = 100_000
+"""Rows of several runs to take together."""
 
 TEXTS = ["language", "example", "prediction", "gold"]
 
@@ -41,6 +44,21 @@ class Predictions:
         table = self._of_table(run_id)
         return table.select(name for name in table.columns if name == "run" or _is_score(name))
 
+    def tables(self, run_ids: Iterable[str]) -> Iterator[pl.DataFrame]:
+        """`scores` of many runs: tables of a few whole runs each, for one run's may be tiny.
+
+        Raises:
+            UserError: A file that is no table of predictions.
+        """
+        waiting: list[pl.DataFrame] = []
+        for run_id in run_ids:
+            waiting.append(self.scores(run_id))
+            if sum(table.height for table in waiting) >= AT_ONCE:
+                yield pl.concat(waiting, how="diagonal_relaxed")
+                waiting = []
+        if waiting:
+            yield pl.concat(waiting, how="diagonal_relaxed")
+
     def texts(self, run_id: str) -> pl.DataFrame:
         """What one run answered: the columns of `TEXTS`.
 
@@ -50,6 +68,20 @@ class Predictions:
         if isinstance(self._given, Path):
             return stored.read_table(self._given, run_id, TEXTS)
         return self._of_table(run_id).select(TEXTS)
+
+    def to_align(self, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+        """Scores of many runs in little room, as `crosstune.analysis.aligned.align` takes them.
+
+        Returns:
+            run, language, example (categorical) and score (float32): 16 bytes a row.
+
+        Raises:
+            UserError: A file that is no table of predictions.
+        """
+        names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
+        score = pl.col("score").cast(pl.Float32)
+        tables = self.tables(str(run["id"]) for run in runs)
+        return pl.concat([table.select(*names, score) for table in tables])
 
     def whole(self, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
         """Every column of some runs in one table, with a ``run`` column in front.

@@ -37,7 +37,7 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame | Predictions
         runs: Finished runs, as their ``run.json`` holds them; a run given twice counts once.
         predictions: One row an example, with columns run, language, example, score, any ``metric.<name>``
             and, of written answers, ``answer_language``. Rows of runs that are not in ``runs`` are left out.
-            `Predictions` of a store are read one run after the other.
+            `Predictions` of a store are read a few runs after the other.
 
     Returns:
         One row per run and language: run, model, task, protocol, setup, method (unique inside a comparison),
@@ -55,7 +55,7 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame | Predictions
     source = {run["id"]: run["source_language"] for run in unique}
     given = as_predictions(predictions)
     means = pl.concat(
-        [_mean_scores(with_answer_language(given.scores(run_id), source)) for run_id in source],
+        [_mean_scores(with_answer_language(table, source)) for table in given.tables(source)],
         how="diagonal_relaxed",
     )
     counts: dict[str, dict[str, int]] = defaultdict(dict)
@@ -217,7 +217,7 @@ def extremes(scores: pl.DataFrame, k: int = 3) -> pl.DataFrame:
 
 
 def _mean_scores(predictions: pl.DataFrame) -> pl.DataFrame:
-    """Means of one run by language."""
+    """Means of whole runs by language."""
     metrics = [name for name in predictions.columns if name.startswith("metric.")]
     # Sorted, so that sums round the same way whatever order the rows came in.
     kept = predictions.sort("run", "language", "example")

@@ -34,6 +34,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from crosstune.errors import UserError
+from crosstune.models.ragged import Ragged, attend
 
 IMPLEMENTATION = "crosstune"
 _SLOT = "crosstune_prompt"
@@ -110,7 +111,7 @@ class Attended(Protocol):
     prompts_inside: ClassVar[bool]
 
     def mask(self, window: int | None) -> Tensor:
-        """Boolean ``[batch, 1, rows, columns]``, prompts left out."""
+        """Who sees whom, prompts left out: boolean ``[batch, 1, rows, columns]``, or a `Ragged.mask`."""
 
 
 _layout: ContextVar[Attended | None] = ContextVar("crosstune_layout", default=None)
@@ -217,7 +218,20 @@ def attention(
         out, _ = sdpa_attention_forward(module, query, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
         return out
 
+    def gated(prompt: Prompt) -> Tensor:
+        assert prompt.gate is not None
+        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
+        extra = scaled_dot_product_attention(
+            query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
+        ).transpose(1, 2)
+        return prompt.gate().to(extra.dtype)[:, None] * extra
+
     prompt: Prompt | None = getattr(module, _SLOT, None)
+    line = Ragged.of_mask(attention_mask)
+    if line is not None and attention_mask is not None:
+        front = None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
+        text = attend(line, query, key, value, attention_mask, scaling, front)
+        return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
     if prompt is None:
         return plain(key, value, attention_mask), None
     layout = _layout.get()
@@ -225,18 +239,14 @@ def attention(
         assert attention_mask is not None
         n = key.shape[2] - attention_mask.shape[-1]
         return plain(key, value, _mask_with_prompt(attention_mask, n, query, key)), None
-    keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
     if prompt.gate is None:
+        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
         n = keys.shape[2]
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
         if attention_mask is None and query.shape[2] > 1 and _flash(query, keys, values, dropout):
             return grouped(keys, values, causal_lower_right(query.shape[2], keys.shape[2])), None
         return plain(keys, values, _mask_with_prompt(attention_mask, n, query, key)), None
-    text = plain(key, value, attention_mask)
-    extra = scaled_dot_product_attention(
-        query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
-    ).transpose(1, 2)
-    return text + prompt.gate().to(text.dtype)[:, None] * extra, None
+    return plain(key, value, attention_mask) + gated(prompt), None
 
 
 def attention_mask(

@@ -123,10 +123,19 @@ class Slots:
 
     def begin(self) -> Tensor:
         """Make ready to read one more token a row; its position in each text, ``[live]``."""
-        self._longest = max(self.lengths) + 1
         lengths = torch.tensor(self.lengths, device=self.lm.device)
-        self._at = {lengths.device: (torch.arange(self.live, device=lengths.device), lengths)}
+        self.fix(lengths, max(self.lengths) + 1)
         return lengths
+
+    def fix(self, lengths: Tensor, columns: int) -> None:
+        """Make ready to read one more token of the first rows, over so many columns.
+
+        Args:
+            lengths: ``[rows]`` tokens that each holds; rows not in use have none.
+            columns: More than the longest of them.
+        """
+        self._longest = columns
+        self._at = {lengths.device: (torch.arange(len(lengths), device=lengths.device), lengths)}
 
     def end(self) -> None:
         """All layers have read it."""
@@ -154,7 +163,7 @@ class Slots:
         self.keys[layer_idx][rows, :, n + lengths] = keys[:, :, 0]
         self.values[layer_idx][rows, :, n + lengths] = values[:, :, 0]
         end = n + self._longest
-        return self.keys[layer_idx][: self.live, :, :end], self.values[layer_idx][: self.live, :, :end]
+        return self.keys[layer_idx][: len(rows), :, :end], self.values[layer_idx][: len(rows), :, :end]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of the longest text, before the newest token."""

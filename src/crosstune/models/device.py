@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from crosstune.errors import UserError, did_you_mean
@@ -116,20 +118,38 @@ def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_has_bf16() -> bool:
-    """Whether PyTorch multiplies bf16 matrices faster than fp32 ones here: with AMX, or Arm's bf16.
+    """Whether PyTorch multiplies bf16 matrices faster than fp32 ones here.
 
-    avx512_bf16 alone is not enough: two cores with it and without AMX reached 165 GFLOP/s in bf16
-    and 320 in fp32 (benchmarks/NOTES.md). The checks are private to PyTorch and differ between its
-    versions; one that is missing counts as no.
+    With AMX, with AVX-512's bf16 on AMD, or with Arm's bf16. On Intel AVX-512's alone is not enough: two
+    cores with it and without AMX reached 165 GFLOP/s in bf16 and 320 in fp32; two of an AMD EPYC 310 to 430
+    against 67 to 181 (benchmarks/NOTES.md). A rule and not a measurement, because the dtype is part of a
+    run's id: it must not change with what else the machine is doing. PyTorch's checks are private to it and
+    differ between its versions; one that is missing counts as no.
     """
     import torch
 
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    if amx is not None and amx():
+    if _supported("_is_amx_tile_supported"):
         return True
-    capabilities = getattr(torch.cpu, "get_capabilities", None)
-    # oneDNN, whose Arm kernels these are, is not part of PyTorch for macOS.
-    if capabilities is None or not torch._C._has_mkldnn:
+    # oneDNN, whose kernels these are, is not part of PyTorch for macOS.
+    if not torch._C._has_mkldnn:
         return False
-    found = capabilities()
+    if _supported("_is_avx512_bf16_supported") and "AuthenticAMD" in _cpu_vendor():
+        return True
+    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return found.get("architecture") in ("arm64", "aarch64") and bool(found.get("bf16"))
+
+
+def _supported(check: str) -> bool:
+    import torch
+
+    asked = getattr(torch.cpu, check, None)
+    return asked is not None and bool(asked())
+
+
+def _cpu_vendor() -> str:
+    """Who made the CPU, as the system says it: Linux in a file, Windows in the processor's name."""
+    file = Path("/proc/cpuinfo")
+    if file.exists():
+        lines = file.read_text().splitlines()
+        return next((line for line in lines if line.startswith("vendor_id")), "")
+    return platform.processor()

@@ -14,7 +14,7 @@ import polars as pl
 from crosstune.analysis.answer_language import SOURCE
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of
 from crosstune.report.sections import IN_ENGLISH, Section, group_name, language_name
-from crosstune.report.text import visible
+from crosstune.report.text import counted, visible
 
 Width = int | Literal["container"]
 
@@ -49,7 +49,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         width: Pixels, or "container" to fill the page's element.
     """
     means = section.languages.filter(pl.col(column).is_not_null())
-    keys = _language_keys(means["language"].unique().to_list())
+    keys = language_keys(means["language"].unique().to_list())
     values = [
         {
             "language": keys[row["language"]],
@@ -62,7 +62,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         for row in means.rows(named=True)
     ]
     methods = [visible(name, 60) for name in section.methods]
-    low, high = _span([value["value"] for value in values])
+    low, high = span([value["value"] for value in values])
     # Viridis goes from dark to light and wants white text on its lower part; "oranges" runs the other way.
     scale, white = (
         alt.Scale(scheme="viridis", domain=[low, high]),
@@ -74,7 +74,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
             f"datum.value > {low + (high - low) * 0.65}",
         )
     order = list(keys.values())
-    y = alt.Y("language:N", sort=order, title=None)
+    y = language_axis(order)
     base = alt.Chart(alt.InlineData(values=values)).encode(
         x=alt.X(
             "method:N",
@@ -82,11 +82,11 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
             title=None,
             axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=170, domain=False, ticks=False),
         ),
-        y=y.axis(labelExpr=f"split(datum.value, '{_CUT}')[2]", domain=False, ticks=False, labelLimit=130),
+        y=y,
         tooltip=[
             alt.Tooltip("name:N", title="Language"),
             alt.Tooltip("method:N", title="Method"),
-            alt.Tooltip("value:Q", title=_measure(section, column), format=".2f"),
+            alt.Tooltip("value:Q", title=measure_title(section, column), format=".2f"),
             alt.Tooltip("n:Q", title="Examples"),
             alt.Tooltip("seeds:Q", title="Seeds"),
         ],
@@ -94,7 +94,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
     cells = base.mark_rect().encode(
         color=alt.Color(
             "value:Q",
-            title=_measure(section, column),
+            title=measure_title(section, column),
             scale=scale,
             legend=alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8),
         )
@@ -104,27 +104,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         text=alt.Text("value:Q", format=".1f"),
         color=alt.condition(white, alt.value("white"), alt.value("black")),
     )
-    starts = [key for key in order if key.split(_CUT)[3]]
-    families = (
-        alt.Chart(alt.InlineData(values=[{"language": key} for key in starts]))
-        .mark_rule(color=MUTED, strokeWidth=1)
-        .encode(
-            y=alt.Y(
-                "language:N",
-                sort=order,
-                title=None,
-                bandPosition=0,
-                axis=alt.Axis(
-                    orient="right",
-                    labelExpr=f"split(datum.value, '{_CUT}')[3]",
-                    domain=False,
-                    ticks=False,
-                    labelLimit=120,
-                    labelOpacity=0.75,
-                ),
-            )
-        )
-    )
+    families = family_axis(order)
     # Both layers name the rows, one on each side; the scale they share keeps the rows in one order.
     chart: alt.LayerChart = (
         alt.layer(cells, numbers, families)
@@ -150,7 +130,7 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
 
     Thin bars are one standard deviation over seeds to each side, where there are several seeds.
     """
-    source, targets = section.source, f"mean of {section.table['targets'][0]} targets"
+    source, targets = section.source, f"mean of {counted(section.table['targets'][0], 'target')}"
     spans, points = [], []
     for row in section.table.rows(named=True):
         method = visible(row["method"], 60)
@@ -171,19 +151,24 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
                 }
             )
     order = [visible(name, 60) for name in section.methods]
-    y = alt.Y("method:N", sort=order, title=None, axis=alt.Axis(labelLimit=150, domain=False, ticks=False))
-    scale = alt.Scale(zero=False, nice=True)
+    y = alt.Y(
+        "method:N",
+        sort=order,
+        title=None,
+        axis=alt.Axis(labelLimit=150, labelPadding=8, domain=False, ticks=False),
+    )
+    scale = alt.Scale(zero=False, nice=False, padding=10)
     colour = alt.Color(
         "kind:N",
         title=None,
         scale=alt.Scale(domain=[source, targets], range=[MUTED, ACCENT]),
         legend=alt.Legend(orient="top"),
     )
-    title = _measure(section, "score")
+    title = measure_title(section, "score")
     lines = (
         alt.Chart(alt.InlineData(values=spans))
         .mark_rule(color=MUTED, strokeWidth=6, opacity=0.25)
-        .encode(y=y, x=alt.X("low:Q", scale=scale, title=title), x2="high:Q")
+        .encode(y=y, x=alt.X("low:Q", scale=scale, title=title, axis=alt.Axis(tickCount=8)), x2="high:Q")
     )
     base = alt.Chart(alt.InlineData(values=points)).encode(y=y, color=colour)
     spread = base.mark_rule(strokeWidth=2).encode(x=alt.X("from:Q", scale=scale, title=title), x2="to:Q")
@@ -223,13 +208,13 @@ def group_chart(section: Section, by: Grouping, width: Width = "container") -> a
     ]
     order = list(dict.fromkeys(value["group"] for value in values))
     colour, shape, _ = _method_scales(section, {value["method"] for value in values})
-    title = _measure(section, "score")
+    title = measure_title(section, "score")
     chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=values))
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
             y=alt.Y("group:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True, ticks=False)),
-            x=alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=True)),
+            x=alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=10)),
             color=alt.Color("method:N", title=None, scale=colour, legend=_legend()),
             shape=alt.Shape("method:N", title=None, scale=shape),
             tooltip=[
@@ -288,7 +273,7 @@ def loss_curves(section: Section, width: Width = "container") -> alt.Chart | Non
     return chart
 
 
-def _language_keys(codes: Sequence[str]) -> dict[str, str]:
+def language_keys(codes: Sequence[str]) -> dict[str, str]:
     """Code to a row key that carries what both axes show: name, and the family where one starts."""
     keys, last = {}, None
     for place, code in enumerate(family_order(codes)):
@@ -299,7 +284,40 @@ def _language_keys(codes: Sequence[str]) -> dict[str, str]:
     return keys
 
 
-def _measure(section: Section, column: str) -> str:
+def language_axis(order: Sequence[str]) -> alt.Y:
+    """Rows as `language_keys`, named at the left."""
+    axis = alt.Axis(labelExpr=f"split(datum.value, '{_CUT}')[2]", domain=False, ticks=False, labelLimit=130)
+    return alt.Y("language:N", sort=order, title=None, axis=axis)
+
+
+def family_axis(order: Sequence[str]) -> alt.Chart:
+    """A line above each family's first row, with the family's name at the right; rows as `language_keys`."""
+    starts = [key for key in order if key.split(_CUT)[3]]
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=[{"language": key} for key in starts]))
+        .mark_rule(color=MUTED, strokeWidth=1)
+        .encode(
+            y=alt.Y(
+                "language:N",
+                sort=order,
+                title=None,
+                bandPosition=0,
+                axis=alt.Axis(
+                    orient="right",
+                    labelExpr=f"split(datum.value, '{_CUT}')[3]",
+                    domain=False,
+                    ticks=False,
+                    labelLimit=120,
+                    labelOpacity=0.75,
+                ),
+            )
+        )
+    )
+    return chart
+
+
+def measure_title(section: Section, column: str) -> str:
+    """What a column measures, and in what."""
     if column == IN_ENGLISH:
         return "Right but in English, %"
     if column == SOURCE:
@@ -308,7 +326,8 @@ def _measure(section: Section, column: str) -> str:
     return f"{visible(name, 40)}, out of 100"
 
 
-def _span(values: Sequence[float]) -> tuple[float, float]:
+def span(values: Sequence[float]) -> tuple[float, float]:
+    """Whole numbers around the values, never the same."""
     low, high = math.floor(min(values)), math.ceil(max(values))
     return (low, high) if high > low else (low, low + 1)
 

@@ -1,18 +1,19 @@
-"""A report's sections: one for each set of runs that may be compared, with its finding in a sentence."""
+"""A report's sections: one for each set of runs that may be compared."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
 from babel import Locale
 
+from crosstune.analysis.aligned import Aligned, align
 from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.groups import Grouping, language_or_none
-from crosstune.analysis.predictions import Predictions
+from crosstune.analysis.predictions import Predictions, as_predictions
+from crosstune.analysis.significance import differences
 from crosstune.analysis.transfer import COMPARISON, SCORING, Run, language_scores, seed_means, transfer
-from crosstune.report.text import percent
 
 IN_ENGLISH = "metric.in_english"
 
@@ -26,6 +27,7 @@ class Section:
         runs: Its runs (``run.json``), by method and seed.
         scores: Its rows of `crosstune.analysis.transfer.language_scores`.
         table: Its rows of `crosstune.analysis.transfer.transfer`, best mean over targets first.
+        aligned: Its scores example by example; None where its runs share no target language.
     """
 
     model: str
@@ -35,6 +37,25 @@ class Section:
     runs: list[Run]
     scores: pl.DataFrame
     table: pl.DataFrame
+    aligned: Aligned | None = None
+    _against: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    def against(self, reference: str) -> pl.DataFrame:
+        """Every other method against one, best first; computed once.
+
+        Returns:
+            The columns of `crosstune.analysis.significance.differences` but for the bootstrap's, ``b`` being
+            the reference; no rows where the runs share no example in a target language.
+        """
+        if self.aligned is None or len(self.methods) < 2:
+            return pl.DataFrame(schema={"a": pl.String, "b": pl.String, "p_holm": pl.Float64})
+        if reference not in self._against:
+            rank = {method: place for place, method in enumerate(self.methods)}
+            place = pl.col("a").replace_strict(rank, return_dtype=pl.Int64)
+            # The page shows the interval that the test is of; bootstrap draws would take most of its time.
+            tests = differences(self.aligned, reference, draws=1).drop("bootstrap_low", "bootstrap_high")
+            self._against[reference] = tests.sort(place)
+        return self._against[reference]
 
     @property
     def methods(self) -> list[str]:
@@ -45,6 +66,11 @@ class Section:
     def languages(self) -> pl.DataFrame:
         """Seed-averaged scores, one row per method and language (all languages, not only common ones)."""
         return seed_means(self.scores)
+
+    @property
+    def ranked(self) -> list[dict[str, Any]]:
+        """Rows of zero-shot methods that have a mean over targets, best first."""
+        return self.table.filter("zero_shot", pl.col("target_mean").is_not_null()).rows(named=True)
 
     @property
     def source(self) -> str:
@@ -83,15 +109,25 @@ class Section:
         return metric in self.scores.columns and self.scores[metric].is_not_null().any()
 
 
-def sections(runs: Sequence[Run], predictions: pl.DataFrame | Predictions) -> list[Section]:
+def sections(
+    runs: Sequence[Run], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame | None = None
+) -> list[Section]:
     """Split runs into sets that may be compared.
+
+    Args:
+        runs: Finished runs, as their ``run.json`` holds them.
+        predictions: Of these.
+        scores: Their `crosstune.analysis.transfer.language_scores`, where they are at hand.
 
     Raises:
         UserError: As `crosstune.analysis.transfer.language_scores`.
     """
-    scores = language_scores(runs, predictions)
+    given = as_predictions(predictions)
+    scores = language_scores(runs, given) if scores is None else scores
     table = transfer(scores)
     by_id = {run["id"]: run for run in runs}
+    found_aligned = align(scores, given.to_align(list(by_id.values())))
+    aligned = {(each.model, each.task, each.protocol): each for each in found_aligned if each.targets}
     keys = scores.select(COMPARISON).unique().sort(COMPARISON).rows()
     together = Counter((model, task) for model, task, _ in keys)
     found = []
@@ -101,7 +137,8 @@ def sections(runs: Sequence[Run], predictions: pl.DataFrame | Predictions) -> li
         order = own.select("method", "seed", "run").unique().sort("method", "seed", "run")
         members = [by_id[run_id] for run_id in order["run"]]
         note = _protocol_note(members[0]) if together[model, task] > 1 else ""
-        found.append(Section(model, task, protocol, note, members, own, table.filter(here)))
+        lined_up = aligned.get((model, task, protocol))
+        found.append(Section(model, task, protocol, note, members, own, table.filter(here), lined_up))
     return found
 
 
@@ -119,71 +156,6 @@ def group_name(by: Grouping, group: str) -> str:
         if by == "script"
         else group
     )
-
-
-def finding(section: Section) -> str:
-    """What the section's numbers say, in one sentence, and in a second how much that rests on."""
-    rows = _ranked(section)
-    if not rows:
-        return "No zero-shot run shares a target language with all others: there is no transfer to report."
-    best = rows[0]
-    targets = f"{best['targets']} target {'language' if best['targets'] == 1 else 'languages'}"
-    score = f"mean of {targets} {percent(best['target_mean'])}"
-    if best["source"] is not None:
-        side = "under" if best["gap"] >= 0 else "over"
-        score += f", {percent(abs(best['gap']))} points {side} {section.source} ({percent(best['source'])})"
-    if len(rows) == 1:
-        alone = "there is no other method to compare it with"
-        return f"{best['method']}: {score}; {alone}. {_weight(section, rows)}"
-    second, leader = rows[1], _leader(rows)
-    if leader is None:
-        said = f"{best['method']} and {second['method']} are level at the top: {score}"
-    else:
-        said = f"{leader} carries furthest: {score}; next is {second['method']} with "
-        said += percent(second["target_mean"])
-    return f"{said}. {_weight(section, rows)}"
-
-
-def overall_finding(parts: Sequence[Section]) -> str:
-    """The finding where there is one section, else who leads how many of them."""
-    if len(parts) == 1:
-        return finding(parts[0])
-    compared = [rows for part in parts if len(rows := _ranked(part)) > 1]
-    if not compared:
-        return f"{len(parts)} sets of runs, none of them with two zero-shot methods to compare."
-    leads = Counter(_leader(rows) or "level at the top" for rows in compared)
-    ranked = sorted(leads.items(), key=lambda item: (-item[1], item[0]))
-    if len(ranked) == 1:
-        said = f"{ranked[0][0]} has the highest mean over target languages in all {len(compared)} comparisons"
-    else:
-        counts = ", ".join(f"{name} in {count}" for name, count in ranked)
-        said = f"Highest mean over target languages in {len(compared)} comparisons: {counts}"
-    return f"{said}. How many seeds and examples each rests on is said below; none of these leads is tested."
-
-
-def _ranked(section: Section) -> list[dict[str, Any]]:
-    rows = section.table.filter("zero_shot", pl.col("target_mean").is_not_null())
-    return rows.rows(named=True)
-
-
-def _leader(rows: list[dict[str, Any]]) -> str | None:
-    """The first method's label, or None when what is shown of the second's mean is the same."""
-    level = percent(rows[0]["target_mean"]) == percent(rows[1]["target_mean"])
-    return None if level else str(rows[0]["method"])
-
-
-def _weight(section: Section, rows: list[dict[str, Any]]) -> str:
-    seeds, sizes = [row["seeds"] for row in rows], section.scores["n"].to_list()
-    times = "One seed" if max(seeds) == 1 else f"{_range(seeds)} seeds"
-    return (
-        f"{times} a method, {_range(sizes)} examples a language, {len(rows)} methods compared on the scores "
-        "shown; no significance test behind this sentence."
-    )
-
-
-def _range(counts: Sequence[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _protocol_note(run: Run) -> str:

@@ -14,7 +14,8 @@ from crosstune.analysis.answer_language import CORRECT, UNDECIDED
 from crosstune.analysis.costs import total
 from crosstune.analysis.predictions import Predictions
 from crosstune.analysis.transfer import Run
-from crosstune.report.sections import IN_ENGLISH, Section, finding, language_name, sections
+from crosstune.report.findings import finding
+from crosstune.report.sections import IN_ENGLISH, Section, language_name, sections
 from crosstune.report.text import percent, visible, with_sd
 
 

@@ -1,8 +1,9 @@
 """Batches of tokenised examples: seeded order, little padding, a limit on tokens at once."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from crosstune.errors import UserError
 from crosstune.models.attention import Layout
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.ragged import LONGEST, Ragged
 from crosstune.tasks.base import Example, Kind
 
 # Batches drawn together before sorting by length: enough to pair like with like, few enough that
@@ -48,9 +50,45 @@ class Batch:
     ids: Tensor
     rows: Tensor
     targets: Tensor
-    layout: Layout | None = None
+    layout: Layout | Ragged | None = None
     columns: Tensor | None = None
     offered: Tensor | None = None
+
+
+class Rows(Sequence[Row]):
+    """Training examples, tokenised when they are first drawn: of most training sets a run sees a small part.
+
+    Args:
+        examples: All that may be drawn.
+        tokenise: Of some of them, together.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], tokenise: Callable[[Sequence[Example]], list[Row]]
+    ) -> None:
+        self._examples, self._tokenise = examples, tokenise
+        self._made: dict[int, Row] = {}
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        places = range(len(self))[index]
+        return self.take([places])[0] if isinstance(places, int) else self.take(places)
+
+    def take(self, places: Sequence[int]) -> list[Row]:
+        """The rows at some places."""
+        new = [i for i in dict.fromkeys(places) if i not in self._made]
+        if new:
+            rows = self._tokenise([self._examples[i] for i in new])
+            self._made.update(zip(new, rows, strict=True))
+        return [self._made[i] for i in places]
 
 
 def tokenize(
@@ -59,8 +97,8 @@ def tokenize(
     kind: Kind,
     first_token: bool = False,
     among_choices: bool = False,
-) -> list[Row]:
-    """Token ids of training examples.
+) -> Rows:
+    """Token ids of training examples, made when they are drawn.
 
     A free answer ends in the end-of-text token, so that the model learns to stop.
 
@@ -75,19 +113,24 @@ def tokenize(
         UserError: ``among_choices`` with choices that start alike.
     """
     end = [] if kind == "choice" or lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
-    prompts = lm.encode_prompts([e.prompt for e in examples])
-    made = []
-    for prompt, example in zip(prompts, examples, strict=True):
-        answer = lm.encode_answer(example.answers[0]) + end
-        if first_token:
-            answer = answer[:1]
-        choices: tuple[int, ...] = ()
-        if among_choices:
-            choices = tuple(lm.encode_answer(choice)[0] for choice in example.choices)
-            if len(set(choices)) < len(choices):
-                raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
-        made.append(Row((*prompt, *answer), len(answer), choices))
-    return made
+
+    def first_tokens(choices: Sequence[str]) -> tuple[int, ...]:
+        return tuple(lm.encode_answer(choice)[0] for choice in choices) if among_choices else ()
+
+    for choices in {example.choices for example in examples} if among_choices else ():
+        if len(set(first_tokens(choices))) < len(choices):
+            raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
+
+    def some(drawn: Sequence[Example]) -> list[Row]:
+        made = []
+        for prompt, example in zip(lm.encode_prompts([e.prompt for e in drawn]), drawn, strict=True):
+            answer = lm.encode_answer(example.answers[0]) + end
+            if first_token:
+                answer = answer[:1]
+            made.append(Row((*prompt, *answer), len(answer), first_tokens(example.choices)))
+        return made
+
+    return Rows(examples, some)
 
 
 def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = True) -> Iterator[list[Row]]:
@@ -98,15 +141,22 @@ def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = Tru
     epoch = 0
     while True:
         shuffler = random.Random(f"{seed}:{epoch}")
-        shuffled = list(rows)
+        shuffled = list(range(len(rows)))
         shuffler.shuffle(shuffled)
         pool = POOL * batch_size if by_length else batch_size
-        batches = []
-        for start in range(0, len(shuffled), pool):
-            part = sorted(shuffled[start : start + pool], key=lambda row: len(row.ids))
-            batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        batches = [
+            (start, i)
+            for start in range(0, len(shuffled), pool)
+            for i in range(0, len(shuffled[start : start + pool]), batch_size)
+        ]
         shuffler.shuffle(batches)
-        yield from batches
+        sorted_pools: dict[int, list[Row]] = {}
+        for start, i in batches:
+            if start not in sorted_pools:
+                places = shuffled[start : start + pool]
+                part = rows.take(places) if isinstance(rows, Rows) else [rows[place] for place in places]
+                sorted_pools[start] = sorted(part, key=lambda row: len(row.ids))
+            yield sorted_pools[start][i : i + batch_size]
         epoch += 1
 
 
@@ -128,6 +178,7 @@ def collate(
     device: torch.device | str = "cpu",
     balance: float | None = None,
     trunk: int = 0,
+    ragged: bool = False,
 ) -> Batch:
     """Lay rows out for one forward: one a line, or several behind one another where that saves padding.
 
@@ -141,10 +192,15 @@ def collate(
         balance: Line length at which a token costs as much in attention as in everything else; None
             for one row a line.
         trunk: Tokens of a soft prompt that will stand in front of every line.
+        ragged: All in one line without padding, and attention row by row, unless a row is too long for that.
     """
     # The last token of a row predicts nothing that is scored: it is left out of the forward.
     lengths = [len(row.ids) - 1 for row in rows]
-    lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance, trunk)
+    ragged = ragged and trunk + max(lengths) <= LONGEST
+    if ragged:
+        lines = [list(range(len(rows)))]
+    else:
+        lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance, trunk)
     width = max(sum(lengths[i] for i in line) for line in lines)
     ids = torch.full((len(lines), width), pad)
     ends = torch.full((len(lines), width), -1)
@@ -161,8 +217,11 @@ def collate(
             where += range(number * width + end - row.answer, number * width + end)
             targets += row.ids[len(row.ids) - row.answer :]
             at = end
-    shared = len(lines) < len(rows)
-    layout = Layout(ends.to(device), positions.to(device)) if shared else None
+    layout: Layout | Ragged | None = None
+    if ragged:
+        layout = Ragged(tuple(lengths), device=device)
+    elif len(lines) < len(rows):
+        layout = Layout(ends.to(device), positions.to(device))
     columns = offered = None
     if any(row.choices for row in rows):
         tokens = sorted({token for row in rows for token in row.choices})

@@ -11,7 +11,8 @@
       background: "transparent",
       font: getComputedStyle(document.body).fontFamily,
       view: { stroke: null },
-      axis: { labelColor: text, titleColor: quiet, titleFontWeight: "normal", gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12 },
+      axis: { labelColor: text, titleColor: quiet, titleFontWeight: "normal", gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12, labelFlush: false },
+      title: { color: text },
       legend: { labelColor: text, titleColor: quiet, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12, symbolStrokeWidth: 2 },
     };
   };
@@ -21,8 +22,22 @@
   const BIG = 1500;
   const drawn = new Map();
   const read = (within) => JSON.parse(within.querySelector('script[type="application/json"]').textContent);
-  const size = (spec) =>
-    (spec.data?.values?.length ?? 0) + [...(spec.layer ?? []), ...(spec.hconcat ?? []), ...(spec.vconcat ?? [])].reduce((sum, part) => sum + size(part), 0);
+  const size = (spec) => Object.values(spec.datasets ?? {}).reduce((sum, rows) => sum + rows.length, spec.data?.values?.length ?? 0);
+  // A forest plot and the table under it show the reference that its reader picked.
+  const choose = async (figure) => {
+    const picked = figure.closest("[data-compare]")?.querySelector("select").value;
+    if (picked !== undefined) await drawn.get(figure)?.view.signal("reference", Number(picked)).runAsync();
+  };
+  for (const compare of document.querySelectorAll("[data-compare]")) {
+    const select = compare.querySelector("select");
+    const show = () => {
+      compare.querySelectorAll("[data-reference]").forEach((body) => { body.hidden = body.dataset.reference !== select.value; });
+      compare.querySelectorAll("figure").forEach(choose);
+    };
+    compare.querySelector(".controls").hidden = false;
+    select.addEventListener("change", show);
+    show();
+  }
   const draw = async (figure) => {
     const place = figure.querySelector(".chart");
     drawn.get(figure)?.finalize();
@@ -30,6 +45,7 @@
       const spec = read(figure);
       const result = await vegaEmbed(place, spec, { ...options(), renderer: size(spec) > BIG ? "canvas" : "svg" });
       drawn.set(figure, result);
+      await choose(figure);
     } catch (error) {
       drawn.delete(figure);
       place.textContent = "This chart could not be drawn; its numbers are in the tables.";

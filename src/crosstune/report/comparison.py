@@ -1,0 +1,51 @@
+"""Paired differences as a report shows them: every method against a few that a reader may choose."""
+
+from typing import Any
+
+import polars as pl
+
+from crosstune.analysis.significance import by_language
+from crosstune.report.sections import Section
+
+ALPHA = 0.05
+MOST_REFERENCES = 8
+UNTUNED = ("none", "few-shot")
+
+
+def references(section: Section) -> list[str]:
+    """The methods to compare with: all, or where there are many the first ones and those without tuning.
+
+    The first is the best zero-shot one.
+    """
+    if section.aligned is None:
+        return []
+    ranked = [row["method"] for row in section.ranked]
+    every = [*ranked, *(method for method in section.methods if method not in ranked)]
+    if len(every) <= MOST_REFERENCES:
+        return every
+    untuned = section.table.filter(pl.col("method_name").is_in(UNTUNED))["method"].to_list()[:2]
+    kept = [*every[: MOST_REFERENCES - len(untuned)], *untuned]
+    return [method for method in every if method in kept]
+
+
+def outcome(row: dict[str, Any]) -> str:
+    """How a stands to b: "better", "worse" or "not shown", by the p value after Holm."""
+    if row["p_holm"] >= ALPHA:
+        return "not shown"
+    return "better" if row["difference"] > 0 else "worse"
+
+
+def languages_against(section: Section, reference: str) -> pl.DataFrame:
+    """Every other method against one, language by language.
+
+    Returns:
+        The columns of `crosstune.analysis.significance.by_language`, with ``method`` in front.
+    """
+    if section.aligned is None:
+        return pl.DataFrame(schema={"method": pl.String, "language": pl.String})
+    tables = [
+        by_language(section.aligned, method, reference).select(pl.lit(method).alias("method"), pl.all())
+        for method in section.methods
+        if method != reference
+    ]
+    return pl.concat(tables) if tables else pl.DataFrame(schema={"method": pl.String, "language": pl.String})

@@ -1,0 +1,105 @@
+"""What a report's numbers say, in sentences that stand on their tests."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from crosstune.report.comparison import ALPHA
+from crosstune.report.sections import Section
+from crosstune.report.text import counted, p_value, percent, points
+
+
+def finding(section: Section) -> str:
+    """What the section's numbers say: who leads, whether beyond chance, and how much it rests on."""
+    rows = section.ranked
+    if not rows:
+        return "No zero-shot run shares a target language with all others: there is no transfer to report."
+    best = rows[0]
+    targets = counted(best["targets"], "target language")
+    score = f"mean of {targets} {percent(best['target_mean'])}"
+    if best["source"] is not None:
+        side = "under" if best["gap"] >= 0 else "over"
+        score += f", {percent(abs(best['gap']))} points {side} {section.source} ({percent(best['source'])})"
+    if len(rows) == 1:
+        alone = "there is no other method to compare it with"
+        return f"{best['method']}: {score}; {alone}. {_weight(section, rows)}"
+    level, tested = _against_best(section)
+    second = rows[1]
+    if not level:
+        said = (
+            f"{best['method']} carries furthest: {score}; next is {second['method']} with "
+            f"{percent(second['target_mean'])}"
+        )
+    elif len(level) == len(rows) - 1 and len(level) > 1:
+        said = f"{best['method']} has the highest mean, but no method is distinguishable from it: {score}"
+    else:
+        said = f"{best['method']} has the highest mean, but {_names(level)} cannot be told from it: {score}"
+    return f"{said}. {tested}{_weight(section, rows)}"
+
+
+def overall_finding(parts: Sequence[Section]) -> str:
+    """The finding where there is one section, else who leads how many of them."""
+    if len(parts) == 1:
+        return finding(parts[0])
+    compared = [part for part in parts if len(part.ranked) > 1]
+    if not compared:
+        return f"{len(parts)} sets of runs, none of them with two zero-shot methods to compare."
+    leads = Counter(leader(part) or "no single leader" for part in compared)
+    ranked = sorted(leads.items(), key=lambda item: (-item[1], item[0]))
+    if len(ranked) == 1 and len(compared) > 1:
+        name = ranked[0][0]
+        if name == "no single leader":
+            said = f"In none of {len(compared)} comparisons is one method ahead of all others beyond chance"
+        else:
+            said = f"{name} is ahead of every other method in all {len(compared)} comparisons"
+    else:
+        counts = ", ".join(f"{name} in {count}" for name, count in ranked)
+        said = f"Ahead of every other method in {len(compared)} comparisons: {counts}"
+    return f"{said} (mean over target languages, 5% after Holm). The tests stand in each section below."
+
+
+def leader(section: Section) -> str | None:
+    """The method that is ahead of every other zero-shot one, by test after Holm; None where none is."""
+    rows = section.ranked
+    return None if not rows or _against_best(section)[0] else str(rows[0]["method"])
+
+
+def not_shown(row: Mapping[str, Any]) -> str:
+    """What is to be said of a difference that no test shows."""
+    return f"not distinguishable; smallest detectable difference here: {percent(row['detectable'])} points"
+
+
+def _against_best(section: Section) -> tuple[list[str], str]:
+    """The methods that the best cannot be told from, and a sentence on the test against the second."""
+    best, *others = (row["method"] for row in section.ranked)
+    tests = {row["a"]: row for row in section.against(best).rows(named=True)}
+    if not tests:
+        return list(others), "No example was scored by all: nothing is tested. "
+    level = [name for name in others if tests[name]["p_holm"] >= ALPHA]
+    row = tests[others[0]]
+    said = (
+        f"The difference from {others[0]} is {percent(-row['difference'])} points (95% interval "
+        f"{points(-row['high'])} to {points(-row['low'])}, {p_value(row['p_holm'])} after Holm"
+    )
+    said += f"; {not_shown(row)}). " if others[0] in level else "). "
+    if row["seed_variation"] == "absent":
+        said += "With one seed a method, what another seed would give is not in that interval. "
+    return level, said
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) <= 3:
+        return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    return f"{len(names)} others"
+
+
+def _weight(section: Section, rows: Sequence[Mapping[str, Any]]) -> str:
+    seeds, sizes = [row["seeds"] for row in rows], section.scores["n"].to_list()
+    times = "One seed" if max(seeds) == 1 else f"{_range(seeds)} seeds"
+    compared = "" if len(rows) == 1 else f", {len(rows)} methods compared"
+    return f"{times} a method, {_range(sizes)} examples a language{compared}."
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -253,6 +253,25 @@ def report(
 
 
 @app.command()
+def export(
+    store: StoreFolder,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
+    form: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="svg, pdf, png, csv or tex; repeatable, all by default."),
+    ] = None,
+) -> None:
+    """Write the figures (SVG, PDF, PNG) and tables (CSV, LaTeX with booktabs) of results as files.
+
+    Example: crosstune export runs/demo paper --format pdf --format tex
+    """
+    from crosstune import api
+
+    for file in api.results(store).export(folder, form):
+        say(str(file))
+
+
+@app.command()
 def params(
     method: Annotated[
         str | None, typer.Argument(help="One method; all with their defaults when left out.")

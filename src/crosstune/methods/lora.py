@@ -15,6 +15,7 @@ from pydantic import Field
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods.base import Layered, Method, MethodConfig
+from crosstune.methods.lora_update import use_update
 from crosstune.models.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -100,6 +101,8 @@ class Lora(Method):
         self.lm = lm
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
+        for module in self._wrapped().values():
+            use_update(module, _ADAPTER)
 
     def _wrapped(self) -> dict[str, Any]:
         from peft.tuners.lora import LoraLayer

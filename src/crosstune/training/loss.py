@@ -1,11 +1,14 @@
 """Cross-entropy of answer tokens, with only their rows ever meeting the vocabulary."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from crosstune.models.language_model import LanguageModel
 from crosstune.training.batches import Batch
+from crosstune.training.vocabulary import VocabularyLoss
 
 # fp32 scores of a 262k vocabulary: 256 rows take 268 MB.
 ROWS_AT_ONCE = 256
@@ -20,6 +23,12 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     if batch.columns is not None and batch.offered is not None:
         scores = lm.logits(hidden, batch.columns).masked_fill(~batch.offered, -torch.inf)
         return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")
+
+    table = lm.plain_table
+    if table is not None and table.device.type == "cpu" and not table.requires_grad:
+        run: Any = VocabularyLoss.apply
+        loss: Tensor = run(hidden, table, batch.targets)
+        return loss
 
     def part(rows: Tensor, targets: Tensor) -> Tensor:
         return torch.nn.functional.cross_entropy(lm.logits(rows), targets, reduction="sum")

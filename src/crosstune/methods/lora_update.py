@@ -1,0 +1,65 @@
+"""LoRA's update in few passes: ``result + s (x A') B'`` with the gradients written out.
+
+PEFT's layer computes the same with a tensor of its own for every operation, and the gradient of B as a
+product that oneDNN and MKL are slow at (``[out, rows] @ [rows, rank]``: 13 times as long as its transpose).
+Everything with an inner dimension of the rank stays in fp32: bf16 kernels are slow there, and small steps of
+A and B would be lost. Hooked in where PEFT lets a variant of LoRA compute its forward.
+"""
+
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear
+from torch import Tensor, nn
+
+
+class _Update(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, result: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        rows = x.flatten(0, -2)
+        inner = rows.float() @ a.T
+        ctx.save_for_backward(rows, inner, a, b)
+        ctx.scale = scale
+        updated = torch.addmm(result.flatten(0, -2).float(), inner, b.T, alpha=scale)
+        return updated.to(result.dtype).view(result.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        rows, inner, a, b = ctx.saved_tensors
+        above = grad.flatten(0, -2).float()
+        grad_inner = (above @ b).mul_(ctx.scale)
+        grad_b = (inner.T @ above).T * ctx.scale
+        grad_a = grad_inner.T @ rows.float()
+        needed = ctx.needs_input_grad[1]
+        grad_x = (grad_inner @ a).to(rows.dtype).view(*grad.shape[:-1], -1) if needed else None
+        return grad, grad_x, grad_a, grad_b, None
+
+
+class Update:
+    """What PEFT calls a variant of LoRA: how a layer's forward and merge go."""
+
+    @staticmethod
+    def forward(module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+        """The base layer's result with the update added, in the result's dtype."""
+        a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
+        dropout = module.lora_dropout[active_adapter]
+        if not isinstance(dropout, nn.Identity):
+            x = dropout(x.float())
+        run: Any = _Update.apply
+        updated: Tensor = run(result, x, a, b, module.scaling[active_adapter])
+        return updated
+
+    @staticmethod
+    def merge_unsafe(module: Any, active_adapter: str, orig_weight: Tensor) -> None:
+        """Add the update to the base weight in place, as PEFT does without a variant."""
+        orig_weight.data += module.get_delta_weight(active_adapter)
+
+
+def use_update(module: Any, adapter: str) -> None:
+    """Let a layer of PEFT compute its update with `Update`; one that is not plain stays as it is."""
+    if type(module) is not Linear or module.lora_bias[adapter] or adapter in module.lora_variant:
+        return
+    variants: dict[str, Any] = module.lora_variant
+    variants[adapter] = Update
+    # The cast to fp32 is part of the update, so that the backward pass keeps the input as it came.
+    module.cast_input_dtype_enabled = False

@@ -239,12 +239,17 @@ TEXTS: dict[str, Any] = {"task": "belebele", "options": {"answers": "texts"}, "p
 QUESTIONS: dict[str, Any] = {"task": "xquad", "passage": "context"}
 
 ROWS = [
-    row("score-xnli", "scoring XNLI, labels of one token", Case("xnli"), target=3.0),
+    row(
+        "score-xnli",
+        "scoring XNLI, labels of one token",
+        Case("xnli", languages=("en", "de", "sw", "zh")),
+        target=3.0,
+    ),
     row("score-sib200", "scoring SIB-200, topics as labels", Case("sib200"), target=3.0),
     row(
         "score-belebele",
         "scoring Belebele, the answers' texts",
-        Case(**TEXTS, examples=6, languages=("en", "sw")),
+        Case(**TEXTS, examples=6, languages=("en", "de")),
         target=5.0,
     ),
     row(

@@ -1,5 +1,6 @@
 """The check of the statistics, small: the simulator is right, and the tests hold on what it draws."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -63,3 +64,9 @@ def test_what_is_checked_is_what_is_reported() -> None:
         found, pair = difference(aligned, "a", "b", over=over, draws=2), Sample(aligned).pair("a", "b", over)  # type: ignore[arg-type]
         assert (found.low, found.high) == pair.interval()
         assert (found.p, found.detectable) == (pair.p, pair.detectable())
+
+
+def test_the_page_shows_the_stored_results() -> None:
+    stored = json.loads(check.RESULTS.read_text(encoding="utf-8"))
+    page = check.DOCS.read_text(encoding="utf-8")
+    assert check.fill(page, check.tables(stored)) == page

@@ -27,13 +27,13 @@ import transformers
 from crosstune.errors import UserError
 from crosstune.models.load import load
 from gpu_evaluation import decoding_row, graph_row, scoring_row
-from gpu_rows import METHODS, Bench, Options, grid_row, mask_row, training_row
+from gpu_rows import METHODS, Bench, Options, grid_row, mask_row, packing_row, training_row
 from harness import Row, Setting, tell, turns
 from random_model import SHAPES, random_lm
 
 NAMES = (
     *(f"train-{name}" for name in METHODS),
-    *("score", "decode", "decode-static", "decode-graphs", "prefix-mask", "grid"),
+    *("score", "decode", "decode-static", "decode-graphs", "prefix-mask", "packing", "grid"),
 )
 
 
@@ -45,6 +45,7 @@ def rows_of(bench: Bench) -> list[Row]:
         decoding_row(bench, "decode-static", "HF generate, static cache", {"cache_implementation": "static"}),
         graph_row(bench),
         mask_row(bench),
+        packing_row(bench),
         grid_row(bench),
     ]
 

@@ -245,6 +245,44 @@ def mask_row(bench: Bench) -> Row:
     )
 
 
+def packing_row(bench: Bench) -> Row:
+    """Several texts a line, kept apart by a mask, against one a line: padded, but without a mask."""
+    o, lm = bench.options, bench.lm
+    case = training.Case("lora", {}, "random tokens", "generate", o.batch, 1)
+    rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=7)]
+    batches = {
+        "ours": collate(rows, 0, bench.device, lm.geometry.attention_balance),
+        "theirs": collate(rows, 0, bench.device),
+    }
+
+    def side(name: str) -> Block:
+        made = case.make()
+        made.attach(lm, seed=0)
+
+        def step() -> float:
+            loss = answer_loss(lm, batches[name])
+            loss.backward()
+            return float(loss.detach())
+
+        try:
+            return bench.timed(step)
+        finally:
+            made.detach()
+
+    tokens = sum(len(row.ids) - 1 for row in rows)
+    facts = {"tokens": tokens} | {f"padded_{side}": batch.ids.numel() for side, batch in batches.items()}
+    return Row(
+        name="packing",
+        title="forward and backward with LoRA: several texts a line and a mask, against one a line",
+        peer="one text a line",
+        prepare=nothing,
+        ours=bench.work("ours", lambda: side("ours")),
+        theirs=bench.work("theirs", lambda: side("theirs")),
+        same=lambda setting, mine, other: training.same(setting, [mine], [other]),
+        cost=lambda setting, folder: Cost(bench.flop(tokens, o.batch * ANSWER, 2), 0, facts),
+    )
+
+
 def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> Row:
     """What stepping several runs together could save: the same tokens in one pass, and in a pass a run.
 

@@ -6,7 +6,7 @@
 
 Each row runs both sides in turn in one run and writes benchmarks/results/<row>-<device>-<dtype>.json. The
 exit code is 1 when a row's answers differ. Needs the ``dev`` and ``demo`` extras, and CROSSTUNE_DATA for the
-benchmarks' texts (docs/datasets.md).
+benchmarks' texts (docs/datasets.md); rows against lm-evaluation-harness need ``pip install lm-eval==0.4.13``.
 """
 
 import argparse
@@ -19,10 +19,11 @@ import transformers
 
 import loading
 import machine
+import scoring
 import training
 from harness import SIDES, Row, Setting, alone, run
 
-ROWS: dict[str, Row] = {row.name: row for row in (*training.ROWS, *loading.ROWS)}
+ROWS: dict[str, Row] = {row.name: row for row in (*training.ROWS, *scoring.ROWS, *loading.ROWS)}
 
 
 def parse() -> argparse.Namespace:

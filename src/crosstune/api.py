@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from crosstune.analysis.claim_file import Claim, PlacedClaim
     from crosstune.analysis.claims import Verdict
+    from crosstune.analysis.groups import Grouping
     from crosstune.analysis.predictions import Predictions
+    from crosstune.report.gallery import Gallery
+    from crosstune.report.sections import Section
     from crosstune.study.spec import Study
 
     Claims = str | Path | Claim | Sequence[str | Path | Claim]
@@ -64,6 +67,64 @@ class Results:
         from crosstune.analysis.costs import costs
 
         return costs([*self.searches, *self.runs])
+
+    @cached_property
+    def sections(self) -> "list[Section]":
+        """The sets of runs that may be compared; see `crosstune.report.sections.sections`."""
+        from crosstune.report.sections import sections
+
+        return sections(self.runs, self.source)
+
+    @cached_property
+    def differences(self) -> "pl.DataFrame":
+        """Paired differences of all pairs of methods, one row a pair, with columns model, task and protocol.
+
+        The others are those of `crosstune.analysis.significance.differences`; p_holm is over the pairs of one
+        model, task and protocol.
+        """
+        import polars as pl
+
+        from crosstune.analysis.significance import differences
+
+        tables = [
+            differences(part.aligned).select(
+                *(pl.lit(getattr(part, name)).alias(name) for name in ("model", "task", "protocol")), pl.all()
+            )
+            for part in self.sections
+            if part.aligned is not None
+        ]
+        return pl.concat(tables) if tables else pl.DataFrame()
+
+    def groups(self, by: "Grouping") -> "pl.DataFrame":
+        """Means over groups of target languages; see `crosstune.analysis.groups.group_means`."""
+        from crosstune.analysis.groups import group_means
+
+        return group_means(self.scores, by)
+
+    @property
+    def charts(self) -> "Gallery":
+        """Charts of these results: ``results.charts.heatmap("sib200")``."""
+        from crosstune.report.gallery import Gallery
+
+        return Gallery(self.sections, self.runs, self.scores)
+
+    def export(self, folder: str | Path, formats: Sequence[str] | None = None) -> list[Path]:
+        """Write figures (SVG, PDF, PNG) and tables (CSV, LaTeX) into a folder.
+
+        Args:
+            folder: Gets ``figures`` and ``tables``.
+            formats: Of "svg", "pdf", "png", "csv" and "tex"; all by default.
+
+        Returns:
+            The files written.
+
+        Raises:
+            UserError: An unknown format, or a folder that cannot be written.
+        """
+        from crosstune.report.export import FORMATS, export
+
+        parts, verdicts = self.sections, self.verdicts()
+        return export(parts, self.runs, self.scores, verdicts, Path(folder), formats or FORMATS)
 
     def verdicts(self, claims: "Claims | None" = None) -> "list[Verdict]":
         """Hold the results against claims; see docs/claims.md.
@@ -140,13 +201,20 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     return Results(runs, Predictions(folder), searches)
 
 
-def report(store: str | Path, out: str | Path | None = None, *, title: str | None = None) -> Path:
+def report(
+    store: str | Path,
+    out: str | Path | None = None,
+    *,
+    title: str | None = None,
+    claims: "Claims | None" = None,
+) -> Path:
     """Write the results of a store as one HTML file.
 
     Args:
         store: Folder that a study ran into.
         out: The file; ``report.html`` in the store by default.
         title: Heading; made of the studies' names by default.
+        claims: As `Results.verdicts`: the claims whose verdicts the page opens with.
 
     Returns:
         The file's path.
@@ -159,4 +227,6 @@ def report(store: str | Path, out: str | Path | None = None, *, title: str | Non
     found = results(store)
     names = sorted({str(run["study"]) for run in found.runs})
     path = Path(store) / "report.html" if out is None else Path(out)
-    return write_report(found.runs, found.source, path, title or ", ".join(names))
+    verdicts = found.verdicts(claims)
+    heading = title or ", ".join(names)
+    return write_report(found.runs, found.source, path, heading, verdicts=verdicts, scores=found.scores)

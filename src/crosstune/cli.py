@@ -235,16 +235,40 @@ def verdict(
 def report(
     store: StoreFolder,
     out: Annotated[Path | None, typer.Option(help="The file; DIR/report.html by default.")] = None,
+    claims: Annotated[
+        list[str] | None,
+        typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
+    ] = None,
 ) -> None:
     """Write results as one HTML file; print its path.
 
-    The file needs nothing beside it and asks the network for nothing.
+    It opens with the verdicts on claims (as crosstune verdict gives them). The file needs nothing beside it
+    and asks the network for nothing.
 
     Example: crosstune report runs/demo --out demo.html
     """
     from crosstune import api
 
-    say(str(api.report(store, out)))
+    say(str(api.report(store, out, claims=claims or None)))
+
+
+@app.command()
+def export(
+    store: StoreFolder,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
+    form: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="svg, pdf, png, csv or tex; repeatable, all by default."),
+    ] = None,
+) -> None:
+    """Write the figures (SVG, PDF, PNG) and tables (CSV, LaTeX with booktabs) of results as files.
+
+    Example: crosstune export runs/demo paper --format pdf --format tex
+    """
+    from crosstune import api
+
+    for file in api.results(store).export(folder, form):
+        say(str(file))
 
 
 @app.command()

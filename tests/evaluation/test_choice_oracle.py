@@ -51,12 +51,12 @@ def test_equals_one_label_at_a_time(tiny_lm, family, case, choices):
 
     wanted = [one_at_a_time(logits_of, item, choices) for item in items()]
     with method.evaluating():
-        for tokens in (1, 90, 10_000):  # every item alone, a few batches, one batch
+        for tokens in (1, 90, 10_000):  # every item alone, a few batches, one or two
             settings = EvaluateSettings(choices=choices, tokens_per_pass=tokens)
             told: list[int] = []
             found = score_choices(lm, items(), settings, told.append)
             assert sum(told) == len(wanted)
-            assert (len(told) == 1) == (tokens == 10_000)
+            assert (len(told) <= 2) == (tokens == 10_000)
             assert tokens > 1 or told == [1] * len(wanted)
             for ours, theirs in zip(found, wanted, strict=True):
                 near(f"choices ({choices}) = one label at a time", torch.tensor(ours), theirs, 2e-5)

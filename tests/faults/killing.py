@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import peft  # noqa: F401 - what a run would import, paid once in the parent
 import torch
 from rich.console import Console
 

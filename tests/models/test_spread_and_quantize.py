@@ -171,6 +171,12 @@ def test_every_method_trains_on_packed_weights(bits: str, tmp_path: Path) -> Non
         )
         curve = train(method, rows, TrainSettings(steps=8, batch_size=4, learning_rate=1e-2)).curve
         assert curve[-1]["loss"] < curve[0]["loss"], case
+        method.detach()
+        # The same from the start, activations computed anew in the backward pass.
+        method.attach(lm, seed=3)
+        asked = TrainSettings(steps=8, batch_size=4, learning_rate=1e-2, gradient_checkpointing=True)
+        again = train(method, rows, asked).curve
+        assert [p["loss"] for p in again] == pytest.approx([p["loss"] for p in curve], rel=1e-4), case
         with torch.no_grad():
             plain = lm.hidden(ids)
             with method.evaluating():

@@ -8,11 +8,14 @@ import polars as pl
 import pytest
 from synthetic import TASKS, frame, make_predictions, make_run
 
+from crosstune.analysis.claim_file import read_claims
+from crosstune.analysis.claims import judge
 from crosstune.analysis.transfer import language_scores, transfer
 from crosstune.errors import UserError
 from crosstune.report.findings import finding, leader, overall_finding
 from crosstune.report.html import embedded_json, render, write_report
 from crosstune.report.sections import sections
+from crosstune.report.text import points
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -238,3 +241,55 @@ def test_two_protocols_stand_apart() -> None:
         ["version 1", "version 2"],
         ["version 2", "version 1"],
     )
+
+
+CLAIMS = """claims:
+  - claim: The <i>first</i> is ahead of no tuning.
+    method: {name: lora, rank: 4}
+    beats: none
+    task: topics
+  - claim: Nothing here can say.
+    method: full
+    beats: none
+"""
+
+
+def test_verdicts_come_first_and_link_to_their_runs(
+    runs: list[dict[str, Any]], predictions: pl.DataFrame, tmp_path: Path
+) -> None:
+    file = tmp_path / "claims.yaml"
+    file.write_text(CLAIMS)
+    verdicts = judge(read_claims(file), runs, predictions)
+    page = Page(render(runs, predictions, "Claims", verdicts=verdicts))
+    flat = " ".join(page.text.split())
+    assert page.open == []
+    assert flat.index("Verdicts on claims") < flat.index("Transfer by method")
+    assert "The <i>first</i> is ahead of no tuning." in flat
+    counts = "1 supported, 1" if verdicts[0].verdict == "supported" else "2"
+    assert f"Of 2 claims: {counts} not enough data." in flat
+    assert verdicts[0].cell.difference is not None
+    assert points(verdicts[0].cell.difference) in flat
+    assert "1 claim that these runs say nothing about Nothing here can say." in flat
+    links = {attrs["href"] for tag, attrs in page.tags if tag == "a"}
+    assert {f"#run-{run}" for run in verdicts[0].runs} <= links
+
+
+def test_curves_of_what_was_swept() -> None:
+    runs = []
+    for place, rate in enumerate((1e-3, 1e-2, 1e-1)):
+        for seed in (0, 1):
+            train = {"learning_rate": rate, "steps": 60, "batch_size": 16, "seed": seed}
+            runs.append(make_run(TASKS[0], 4, seed, train=train, id=f"{place}{seed}".ljust(16, "0")))
+    scores = {f"{place}{seed}".ljust(16, "0"): 0.2 + 0.2 * place for place in range(3) for seed in (0, 1)}
+    rows = [row | {"score": scores[row["run"]]} for run in runs for row in make_predictions(run)]
+    page = Page(render(runs, frame(rows), "Swept"))
+    assert "Mean score over targets, by learning rate" in page.text
+    specs = [json.loads(script) for script in page.scripts if script.startswith('{"config"')]
+    charts = [
+        (spec, spec["layer"][0])
+        for spec in specs
+        if "layer" in spec and spec["layer"][0]["encoding"].get("x", {}).get("title") == "learning rate"
+    ]
+    [(spec, lines)] = charts
+    drawn = [(point["value"], point["percent"]) for point in spec["datasets"][lines["data"]["name"]]]
+    assert drawn == [(1e-3, 20.0), (1e-2, 40.0), (1e-1, 60.0)]

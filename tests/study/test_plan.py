@@ -3,6 +3,7 @@
 import io
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from crosstune.study.model_names import cheap_revision
 from crosstune.study.plan import plan_study
 from crosstune.study.runner import run_study
 from crosstune.study.spec import Study
+from crosstune.study.store import read_runs
 from saved_model import study_of
 
 
@@ -74,12 +76,12 @@ def test_an_estimate_is_arithmetic_on_what_was_measured(model: Path, tmp_path: P
     measured.steps[measurements.step_key(run)] = {"seconds": 0.5, "examples": 40, "dev": 10, "peak_bytes": 3}
     measured.answers[measurements.answer_key(run)] = {"seconds": 0.25, "peak_bytes": 7}
     measured.tests[measurements.test_key(run)] = 12
-    measurements.keep(run.model, run.device, run.dtype, measured)
+    measurements.keep(run, measured)
     assert plan_study(made).unknown == 5, "another revision of the model was measured"
-    revision = measurements.read(run.model, run.device, run.dtype).revision  # type: ignore[union-attr]
+    revision = measurements.read(run).revision  # type: ignore[union-attr]
     assert revision == "another revision"
     measured.revision = str(cheap_revision(run.model))
-    measurements.keep(run.model, run.device, run.dtype, measured)
+    measurements.keep(run, measured)
     plan = plan_study(made)
     lora = plan.groups[-1]
     # 20 steps, 3 scores on 10 development examples, 12 test examples; two seeds.
@@ -87,6 +89,49 @@ def test_an_estimate_is_arithmetic_on_what_was_measured(model: Path, tmp_path: P
     assert lora.peak_bytes == 7
     assert plan.load_seconds == 5.0
     assert plan.seconds == pytest.approx(5 + lora.seconds)
+
+
+def test_a_result_of_the_searchs_seed_is_not_trained_again(model: Path, tmp_path: Path) -> None:
+    """The estimate counts what `run_study` does: the search's own weights are taken for the first seed."""
+    train = {"steps": 6, "batch_size": 4, "evaluate_every": 3, "dev_limit": 8}
+    made = study(model, tmp_path, methods=["lora"], train=train, search={"learning_rates": [1e-3, 1e-2]})
+    run = next(run for run in expand(made) if run.kind == "result")
+    measured = Measured(str(cheap_revision(run.model)))
+    measured.steps[measurements.step_key(run)] = {"seconds": 1.0, "examples": 40, "dev": 8, "peak_bytes": 3}
+    measured.answers[measurements.answer_key(run)] = {"seconds": 0.5, "peak_bytes": 7}
+    measured.tests[measurements.test_key(run)] = 12
+    measurements.keep(run, measured)
+    search, result = plan_study(made).groups
+    once = 6 * 1.0 + 2 * 8 * 0.5
+    assert search.seconds == pytest.approx(2 * once)
+    assert result.seconds == pytest.approx(once + 2 * 12 * 0.5), "two seeds, one of them trained"
+    run_study(made, console=Console(file=io.StringIO()))
+    records = read_runs(made.folder)
+    assert sum(record["cost"]["train_from"] is None for record in records) == 1
+    # From finished runs likewise: take the result that was trained away, then the one that was not.
+    for record in records:
+        folder = made.folder / record["id"]
+        folder.rename(tmp_path / "aside")
+        left = plan_study(made).groups[1]
+        other = next(each["cost"] for each in records if each is not record)
+        trained = record["cost"]["train_from"] is None
+        known = [each["cost"]["train_seconds"] for each in read_runs(made.folder, None)]
+        expected = other["evaluate_seconds"] + trained * sum(known) / len(known)
+        assert (left.basis, left.seconds) == ("finished runs", pytest.approx(expected))
+        (tmp_path / "aside").rename(folder)
+
+
+def test_a_calibration_is_of_one_way_to_load_the_model(model: Path, tmp_path: Path) -> None:
+    made = study(model, tmp_path, methods=["none"])
+    (run,) = expand(made)
+    measurements.keep(run, Measured("plain"))
+    packed = replace(run, quantize="4bit")
+    assert measurements.read(packed) is None
+    measurements.keep(packed, Measured("packed"))
+    spread = replace(run, device_map="auto")
+    assert measurements.read(spread) is None
+    found = [measurements.read(each) for each in (run, packed)]
+    assert [each.revision for each in found if each is not None] == ["plain", "packed"]
 
 
 def test_finished_runs_give_better_figures(model: Path, tmp_path: Path) -> None:

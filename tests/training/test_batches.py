@@ -5,7 +5,8 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosstune.training.batches import Row, order, split
+from crosstune.tasks.base import Example
+from crosstune.training.batches import Row, Rows, order, split
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=70)
 
@@ -60,3 +61,25 @@ def test_like_lengths_stand_together_unless_asked_not_to():
     drawn = list(islice(order(rows, 8, 0, by_length=False), 100))
     assert sorted(r.ids for b in drawn for r in b) == sorted(r.ids for r in rows)
     assert padded(drawn) > 1.5 * text
+
+
+def test_rows_are_tokenised_when_drawn_and_once():
+    """The same batches as from rows that were all there, though few were made."""
+    examples = [Example(str(i), "en", "x" * (i * 7 % 23 + 1), ("a",)) for i in range(4000)]
+    asked: list[str] = []
+
+    def tokenise(some):
+        asked.extend(e.id for e in some)
+        return [Row((int(e.id),) * len(e.prompt), 1) for e in some]
+
+    ready = tokenise(examples)
+    for by_length in (True, False):
+        asked.clear()
+        rows = Rows(examples, tokenise)
+        drawn = list(islice(order(rows, 8, 3, by_length), 20))
+        assert drawn == list(islice(order(ready, 8, 3, by_length), 20))
+        assert len(asked) == len(set(asked)) <= 20 * 8 * (8 if by_length else 1)
+    assert rows[5] == ready[5]
+    assert rows[-2:] == ready[-2:]
+    assert list(rows) == ready
+    assert len(asked) == len(set(asked)) == len(rows)

@@ -1,7 +1,8 @@
 """The hierarchical bootstrap: languages, seeds and examples drawn again with replacement.
 
 Example ids are drawn once for all languages that share them, as in a parallel benchmark; where languages
-have examples of their own, inside each. Languages are drawn once for all methods, seeds for each method.
+have examples of their own, inside each. (Languages that share some of their ids are drawn together, and have
+more examples in some draws than in others.) Languages are drawn once for all methods, seeds for each method.
 Percentiles of the draws are what papers report most, and too narrow where a factor has few values: with k
 seeds their variance comes out (k - 1) / k of what it should be, and a percentile takes no account of how
 little k seeds say about it (Hesterberg 2015, arXiv 1411.5279). `crosstune.analysis.components` mends both.
@@ -48,15 +49,22 @@ def bootstrap_means(
     seeds = [len(each) for each in scores]
     ends = np.cumsum(seeds)[:-1]
     languages = len(sample.n)
-    # [rows, languages of the group, ids of the group]: the columns of ids that the same languages have.
-    blocks = [(found, np.concatenate(scores)[:, columns]) for found, columns in sample.blocks()]
+    rows = np.concatenate(scores)
+    own = [rows[:, start : start + n].T for start, n in zip(sample.starts, sample.n, strict=True)]
+    linked = sample.linked()
     means = []
     for start in range(0, draws, _CHUNK):
         size = min(_CHUNK, draws - start)
-        total = np.zeros((size, sum(seeds), languages), dtype=np.float32)
-        for found, block in blocks:
-            weight = _counts(rng, size, block.shape[-1], "examples" in factors)
-            total[:, :, found] += np.einsum("de,rle->drl", weight, block, optimize=True) / sample.n[found]
+        total = np.empty((size, len(rows), languages), dtype=np.float32)
+        for count, members in linked:
+            drawn = _counts(rng, size, count, "examples" in factors)
+            for i, ids in members:
+                weight = drawn[:, ids]
+                # As many as there are, but for languages that share only some of their ids.
+                times = weight.sum(axis=1, keepdims=True)
+                total[:, :, i] = weight @ own[i] / np.maximum(times, 1)
+                if (empty := times[:, 0] == 0).any():
+                    total[empty, :, i] = own[i].mean(axis=0)
         of_language = _counts(rng, size, languages, "languages" in factors) / languages
         of_run = np.einsum("drl,dl->dr", total, of_language, optimize=True)
         of_method = [

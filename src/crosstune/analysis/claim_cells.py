@@ -1,5 +1,6 @@
 """The cells of a claim: each one paired comparison of two methods, on one model, task and group."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +19,9 @@ from crosstune.analysis.significance import Difference, by_language, difference,
 from crosstune.analysis.transfer import Run
 from crosstune.errors import did_you_mean
 from crosstune.metrics.language_id import UNDECIDABLE
+
+# Verdicts rest on the test and its interval; bootstrap draws would take most of their time.
+_tested = functools.partial(difference, draws=1)
 
 Outcome = Literal["yes", "no", "open"]
 ALPHA = 0.05
@@ -199,7 +203,7 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
     if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
-        made = difference(aligned, first.label, second.label, codes)
+        made = _tested(aligned, first.label, second.label, codes)
         few = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
         why = few if len(codes) < claim.at_least else short
         return [_cell(base, made, claim.threshold, why)]
@@ -209,7 +213,7 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
         return [
             _cell(
                 replace(base, where=_joined(where, code)),
-                difference(aligned, first.label, second.label, [code]),
+                _tested(aligned, first.label, second.label, [code]),
                 claim.threshold,
                 short,
                 p=p_zero[code] if claim.threshold == 0 else None,
@@ -228,7 +232,7 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
     return [
         _cell(
             replace(base, where=_joined(where, name)),
-            difference(aligned, first.label, second.label, large[name], over="these"),
+            _tested(aligned, first.label, second.label, large[name], over="these"),
             claim.threshold,
             short,
         )
@@ -247,9 +251,9 @@ def _varied(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidence,
         why = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
     pairs = []
     for one, other in itertools.combinations(there, 2):
-        made = difference(aligned, one.label, other.label, codes)
+        made = _tested(aligned, one.label, other.label, codes)
         if made.difference < 0:
-            made = difference(aligned, other.label, one.label, codes)
+            made = _tested(aligned, other.label, one.label, codes)
         pairs.append(made)
     widest = max(pairs, key=lambda each: each.difference)
     runs = tuple(run["id"] for each in there for run in each.runs)

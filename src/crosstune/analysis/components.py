@@ -19,8 +19,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from crosstune.analysis.aligned import Aligned
+from crosstune.analysis.detectable import critical, detectable, two_sided
 
 Over = Literal["languages", "these"]
 SeedVariation = Literal["measured", "borrowed", "absent"]
@@ -35,6 +38,20 @@ class Spread:
     difference: float
     se: float
     df: float
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Of Student's t, inside [-1, 1]."""
+        reach = float(critical(self.df, level)) * self.se
+        return max(self.difference - reach, -1.0), min(self.difference + reach, 1.0)
+
+    @property
+    def p(self) -> float:
+        """Two-sided, of no difference."""
+        return float(two_sided(self.difference / self.se, self.df))
+
+    def detectable(self, level: float = 0.95) -> float:
+        """The smallest true difference found with 80% power."""
+        return float(detectable(self.se, self.df, level))
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,19 +101,23 @@ class Sample:
         """[..., languages] to [..., columns]."""
         return np.repeat(means, self.n, axis=-1)
 
-    def blocks(self) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-        """Columns by the languages that have their example: one block for a parallel task.
+    def linked(self) -> list[tuple[int, list[tuple[int, NDArray[np.int64]]]]]:
+        """Languages in sets that share example ids: one set for a parallel task, one each where none does.
 
         Returns:
-            For each set of languages with ids of their own: its [languages] indices, and the columns as
-            [languages, ids].
+            For each set, how many ids it has, and of each of its languages the index and [columns], the
+            numbers of its ids in the set.
         """
+        own = [self._codes[start : start + n] for start, n in zip(self.starts, self.n, strict=True)]
         language = np.repeat(np.arange(len(self.n)), self.n)
-        order = np.lexsort((language, self._codes))
-        sets: dict[bytes, list[NDArray[np.int64]]] = {}
-        for columns in np.split(order, np.cumsum(self._sizes.astype(np.int64))[:-1]):
-            sets.setdefault(language[columns].tobytes(), []).append(columns)
-        return [(language[found[0]], np.stack(found, axis=1)) for found in sets.values()]
+        table = coo_array((np.ones(len(language)), (language, self._codes)))
+        _, groups = connected_components(table @ table.T, directed=False)
+        found = []
+        for group in range(groups.max() + 1):
+            members = np.flatnonzero(groups == group)
+            ids = np.unique(np.concatenate([own[i] for i in members]))
+            found.append((len(ids), [(int(i), np.searchsorted(ids, own[i])) for i in members]))
+        return found
 
     def method(self, name: str) -> MethodParts:
         """A method's share, computed once."""

@@ -174,8 +174,7 @@ def _possible(sample: Sample, over: Over) -> Over:
 
 def _difference(sample: Sample, a: str, b: str, over: Over, level: float, drawn: Floats) -> Difference:
     found = sample.pair(a, b, over)
-    reach = float(critical(found.df, level)) * found.se
-    low, high = max(found.difference - reach, -1.0), min(found.difference + reach, 1.0)
+    low, high = found.interval(level)
     one, other = sample.method(a), sample.method(b)
     top, bottom = float(one.by_language.mean()), float(other.by_language.mean())
     middle = (top + bottom) / 2
@@ -189,7 +188,7 @@ def _difference(sample: Sample, a: str, b: str, over: Over, level: float, drawn:
         high=high,
         bootstrap_low=float(bottom_draw),
         bootstrap_high=float(top_draw),
-        p=float(two_sided(found.difference / found.se, found.df)),
+        p=found.p,
         languages=len(sample.languages),
         examples=len(sample.columns),
         seeds_a=one.seeds,
@@ -197,7 +196,7 @@ def _difference(sample: Sample, a: str, b: str, over: Over, level: float, drawn:
         effect=_cohen_h(top, bottom),
         effect_low=_cohen_h(middle + low / 2, middle - low / 2),
         effect_high=_cohen_h(middle + high / 2, middle - high / 2),
-        detectable=float(detectable(found.se, found.df, level)),
+        detectable=found.detectable(level),
         wins=outcomes.count("win"),
         ties=outcomes.count("tie"),
         losses=outcomes.count("loss"),

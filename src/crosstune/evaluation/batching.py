@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+import torch
+
 from crosstune.evaluation.journal import Journal
 from crosstune.models.memory import Passes
 
@@ -13,6 +15,13 @@ T = TypeVar("T", str, list[float])
 # A batch that is large enough already is closed rather than padded by more than this.
 LARGE_ENOUGH = 1 / 8
 SHORTEST = 0.85
+# Beyond this a CPU's caches are too small for what a layer passes on (measured: benchmarks/NOTES.md).
+CPU_PASS = 2048
+
+
+def in_a_pass(tokens: int, device: torch.device) -> int:
+    """How many tokens to read at once where ``tokens`` would be allowed: what is fastest."""
+    return min(tokens, CPU_PASS) if device.type == "cpu" else tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +68,7 @@ def in_batches(
     passes: Passes,
     tell: Callable[[int], None] | None = None,
     journal: Journal[T] | None = None,
-    fill: int = 1,
+    fill: Callable[[int], int] = int,
 ) -> list[T]:
     """Answer every item, batch by batch; smaller batches where memory runs out.
 
@@ -73,8 +82,8 @@ def in_batches(
         journal: Holds the answers of finished batches. Batches depend on the groups and on ``passes.limit``
             alone and are made from the longest group down, so those that remain are the same as if nothing
             had come between.
-        fill: A batch is given so many times the tokens of a pass; ``answer`` sees to it that no more than a
-            pass's go at once.
+        fill: Tokens of a batch, from ``passes.limit``; ``answer`` sees to it that no more than that go at
+            once.
 
     Raises:
         UserError: Memory runs out on one item.
@@ -90,7 +99,7 @@ def in_batches(
     while len(done) < total:
         parts = [part for group in groups for part in _parts(group, measure, passes.limit)]
         left = [part for part in parts if part.items[0] not in done]
-        for batch in batches_by_length(left, fill * passes.limit):
+        for batch in batches_by_length(left, fill(passes.limit)):
             items = [i for group in batch for i in group.items]
             at_once = min(sum(group.lines for group in batch), max(1, passes.limit // batch[0].width))
             passes.begin(len(items), at_once * batch[0].width)

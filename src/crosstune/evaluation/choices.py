@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from crosstune.errors import UserError
-from crosstune.evaluation.batching import Group, in_batches
+from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.evaluation.trees import Shared, grow, lay_out
@@ -38,9 +38,14 @@ class ChoiceItem:
         return len(grow(self.texts).tokens)
 
     @property
+    def endings(self) -> list[tuple[int, ...]]:
+        """What is read behind the prompt, each ending once: the labels without their last tokens."""
+        return list(dict.fromkeys(label[:-1] for label in self.labels))
+
+    @property
     def texts(self) -> list[list[int]]:
-        """What is read for each label: the prompt, and the label without its last token."""
-        return [[*self.prompt, *label[:-1]] for label in self.labels]
+        """All that is read: the prompt with each ending."""
+        return [[*self.prompt, *ending] for ending in self.endings]
 
 
 def score_choices(
@@ -90,7 +95,10 @@ def score_choices(
     def measure(group: list[int]) -> tuple[int, int]:
         return 1, together.width(group)
 
-    return in_batches(together.groups, measure, answer, passes, tell, journal)
+    def fill(limit: int) -> int:
+        return in_a_pass(limit, lm.device)
+
+    return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
 
 
 @torch.inference_mode()
@@ -108,8 +116,9 @@ def _score_batch(lm: LanguageModel, groups: Sequence[Sequence[ChoiceItem]], per_
             items.append(item)
             start = line * ids.shape[1]
             n = len(item.prompt)
+            found = {ending: next(paths) for ending in item.endings}
             for label in item.labels:
-                path = next(paths)
+                path = found[label[:-1]]
                 rows += [start + at for at in path[n:]]
                 targets += label[1:]
             lasts.append(start + path[n - 1])

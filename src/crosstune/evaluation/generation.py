@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from crosstune.errors import UserError
-from crosstune.evaluation.batching import Group, in_batches
+from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.trees import Shared, Tree, grow, lay_out
 from crosstune.models.decoding import Reading, Slots
@@ -23,6 +23,8 @@ from crosstune.models.memory import Passes
 
 # Prompts are read when so many of the rows are free: a few at a time would read the weights anew for little.
 REFILL_SHARE = 0.25
+# Tokens in the cache for each that goes through the model at once: it takes half the memory or less.
+CACHED = 2
 # Batches in a portion: at its end rows run empty, and a stopped evaluation loses the portion it was in.
 PORTION = 4
 
@@ -44,7 +46,7 @@ def generate(
         prompts: Token ids of each prompt.
         max_tokens: Longest answer.
         stop: Strings that end an answer; they are cut off with all behind them.
-        tokens_per_pass: Most tokens of prompts and answers in the cache, and of prompts read at once.
+        tokens_per_pass: Most tokens of prompts read at once; the cache holds twice as many.
         tell: Called with the number of answers done since the last call.
         passes: Says how many tokens go at once instead, and is lowered when memory runs out.
         journal: Keeps what is done, and knows what was done before.
@@ -72,7 +74,10 @@ def generate(
     def measure(group: list[int]) -> tuple[int, int]:
         return len(group), max(len(prompts[i]) for i in group) + max_tokens
 
-    return in_batches(together.groups, measure, answer, passes, tell, journal, fill=PORTION)
+    def fill(limit: int) -> int:
+        return PORTION * CACHED * limit
+
+    return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
@@ -93,7 +98,7 @@ def _generate(
     """Token ids of the answer to each text of each tree, the ending token left out."""
     answers: list[list[int]] = [[] for tree in trees for _ in tree.paths]
     longest = max(len(path) for tree in trees for path in tree.paths) + max_tokens
-    room = min(len(answers), max(*(len(tree.paths) for tree in trees), tokens // longest))
+    room = min(len(answers), max(*(len(tree.paths) for tree in trees), CACHED * tokens // longest))
     front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
     slots = Slots(lm, room, front + longest)
     step = stepper(lm, slots)
@@ -103,7 +108,7 @@ def _generate(
     hidden = torch.zeros(0, lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
     while waiting or rows:
         while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
-            some = _next(waiting, room - len(rows), tokens)
+            some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device))
             hidden = torch.cat([hidden, _read(lm, some, slots)])
             count = sum(len(tree.paths) for tree in some)
             rows += range(begun, begun + count)

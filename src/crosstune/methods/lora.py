@@ -15,7 +15,6 @@ from pydantic import Field
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods.base import Layered, Method, MethodConfig
-from crosstune.methods.lora_update import use_update
 from crosstune.models.geometry import Geometry
 
 if TYPE_CHECKING:
@@ -82,6 +81,8 @@ class Lora(Method):
         import torch
         from peft import LoraConfig as PeftLoraConfig
         from peft import inject_adapter_in_model
+
+        from crosstune.methods.lora_update import use_update
 
         config = self.config
         assert isinstance(config, LoraConfig)

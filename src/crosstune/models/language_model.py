@@ -1,5 +1,7 @@
 """A loaded decoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
 
+import hashlib
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -12,6 +14,9 @@ from crosstune.models.attention import Layout, laid_out
 from crosstune.models.decoding import Reading, Slots
 from crosstune.models.geometry import Geometry
 from crosstune.models.ragged import Ragged
+
+TOKENS_KEPT = 20_000_000
+"""Tokens of prompts that are kept to be used again: 80 MB."""
 
 
 @dataclass
@@ -36,6 +41,8 @@ class LanguageModel:
     soft_prompt: Tensor | None = None
     first_position: int = 0
     _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
+    _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
+    _kept: int = field(default=0, repr=False)
 
     def __post_init__(self) -> None:
         if not hasattr(self.decoder, "layers") or not hasattr(self.decoder.layers[0], "self_attn"):
@@ -99,8 +106,20 @@ class LanguageModel:
     # --- text -------------------------------------------------------------------------------
 
     def encode_prompts(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of whole prompts, with the beginning-of-text token where the model has one."""
-        return [] if not texts else cast(list[list[int]], self.tokenizer(texts)["input_ids"])
+        """Token ids of whole prompts, with the beginning-of-text token where the model has one.
+
+        They are kept, so that a study's runs tokenise a prompt once; new ones go to the tokenizer together,
+        which takes all cores for them.
+        """
+        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
+        if new:
+            made = dict(zip(new, self.tokenizer(list(new.values()))["input_ids"], strict=True))
+            if self._kept > TOKENS_KEPT:
+                return [list(self._prompts.get(key) or made[key]) for key in keys]
+            self._prompts.update({key: array("i", ids) for key, ids in made.items()})
+            self._kept += sum(map(len, made.values()))
+        return [list(self._prompts[key]) for key in keys]
 
     def encode_answer(self, answer: str) -> list[int]:
         """Token ids of ``" " + answer`` as they follow a prompt that ends in a colon.

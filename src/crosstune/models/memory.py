@@ -40,6 +40,8 @@ class Passes:
         limit: As it is now.
         halvings: How often it was halved.
         tokens: Text tokens that went through, padding left out; counted by those who use it.
+        doing: As given.
+        watch: Told of each pass before it begins: of what kind, with how many examples and tokens.
     """
 
     def __init__(
@@ -50,12 +52,16 @@ class Passes:
         note: Callable[[str], None] | None = None,
     ) -> None:
         self.limit, self.halvings, self.tokens = limit, 0, 0
-        self._device, self._doing, self._note = torch.device(device).type, doing, note
+        self._device, self.doing, self._note = torch.device(device).type, doing, note
+        self.watch: Callable[[Passes, int, int], None] | None = None
         self._rows, self._size = 1, 0
+        self._cap: tuple[int, int] | None = None
 
     def begin(self, rows: int, size: int) -> None:
         """A pass of so many examples and tokens (padding included) begins."""
         self._rows, self._size = rows, size
+        if self.watch is not None:
+            self.watch(self, rows, size)
 
     def attempt(self, work: Callable[[], T], undo: Callable[[], None] | None = None) -> T | None:
         """Do some work of one or more passes.
@@ -83,7 +89,7 @@ class Passes:
             torch.cuda.empty_cache()
         if self._rows <= 1 or self.limit <= 1:
             raise UserError(
-                f"memory of {self._device} ran out in {self._doing} on one example of {self._size} tokens; "
+                f"memory of {self._device} ran out in {self.doing} on one example of {self._size} tokens; "
                 "set train.gradient_checkpointing, or take a smaller model or another device"
             )
         self._halve()
@@ -96,15 +102,34 @@ class Passes:
     def put_back(self, state: dict[str, Any]) -> None:
         """Go on from another's `state`."""
         self.limit, self.halvings, self.tokens = state["limit"], state["halvings"], state["tokens"]
+        self._hold()
+
+    def cap(self, limit: int, halvings: int) -> None:
+        """A limit that was in force before, and how often it had been halved: none higher is put back."""
+        self._cap = (limit, halvings)
+        self._hold()
+
+    def cap_below(self, size: int) -> None:
+        """Halve the limit until a pass of so many tokens has to be cut: none higher is put back."""
+        self._lower(size)
+        self._cap = (self.limit, self.halvings)
+
+    def _hold(self) -> None:
+        if self._cap is not None and self._cap[0] < self.limit:
+            self.limit, self.halvings = self._cap
 
     def _halve(self) -> None:
         before = self.limit
-        # A pass may be far smaller than the limit: down to one that has to be cut.
-        while self.limit >= self._size or self.limit == before:
-            self.limit = max(1, self.limit // 2)
-            self.halvings += 1
+        self._lower(self._size)
         if self._note is not None:
             self._note(
-                f"  memory of {self._device} ran out in {self._doing}: "
+                f"  memory of {self._device} ran out in {self.doing}: "
                 f"{self.limit} tokens at once from here on, not {before}"
             )
+
+    def _lower(self, size: int) -> None:
+        before = self.limit
+        # A pass may be far smaller than the limit: down to one that has to be cut.
+        while self.limit >= size or self.limit == before:
+            self.limit = max(1, self.limit // 2)
+            self.halvings += 1

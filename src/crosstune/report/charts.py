@@ -157,7 +157,7 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
         title=None,
         axis=alt.Axis(labelLimit=150, labelPadding=8, domain=False, ticks=False),
     )
-    scale = alt.Scale(zero=False, nice=True, padding=8)
+    scale = alt.Scale(zero=False, nice=False, padding=10)
     colour = alt.Color(
         "kind:N",
         title=None,
@@ -214,7 +214,7 @@ def group_chart(section: Section, by: Grouping, width: Width = "container") -> a
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
             y=alt.Y("group:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True, ticks=False)),
-            x=alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=8)),
+            x=alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=10)),
             color=alt.Color("method:N", title=None, scale=colour, legend=_legend()),
             shape=alt.Shape("method:N", title=None, scale=shape),
             tooltip=[

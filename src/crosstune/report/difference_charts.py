@@ -44,7 +44,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
         scale=alt.Scale(domain=order),
         axis=alt.Axis(labelLimit=190, labelPadding=8, domain=False, ticks=False, grid=True),
     )
-    scale = alt.Scale(nice=True, padding=8)
+    scale = alt.Scale(nice=False, padding=10)
     title = "Points above (right) or below (left) the reference"
     colour = alt.Color(
         "said:N",

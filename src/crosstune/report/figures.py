@@ -1,15 +1,21 @@
 """The charts of a section, by their place in the page."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
+import polars as pl
 
 from crosstune.analysis.answer_language import SOURCE
+from crosstune.analysis.curves import MODEL_SIZE, curve, swept
 from crosstune.analysis.groups import Grouping
+from crosstune.analysis.transfer import Run
 from crosstune.report import charts, difference_charts, rates
 from crosstune.report.comparison import references
+from crosstune.report.curves import panels
 from crosstune.report.embed import embedded_json
 from crosstune.report.sections import Section
+from crosstune.report.text import visible
 
 GROUPINGS: dict[Grouping, str] = {
     "family": "Family",
@@ -29,7 +35,15 @@ def figures(section: Section) -> Drawn:
     """Charts by place, each with its spec, caption and least readable width in pixels."""
     grid = 210 + 32 * len(section.methods)
     source, names = section.source, references(section)
-    drawn: Drawn = {"gap": [], "forest": [], "languages": [], "groups": [], "wrong": [], "training": []}
+    drawn: Drawn = {
+        "gap": [],
+        "forest": [],
+        "languages": [],
+        "curves": [],
+        "groups": [],
+        "wrong": [],
+        "training": [],
+    }
     drawn["gap"].append(
         _figure(charts.gap_chart(section), f"{source} and the mean of targets, by method", 300)
     )
@@ -42,6 +56,8 @@ def figures(section: Section) -> Drawn:
         drawn["languages"].append(_figure(difference_charts.by_language(section, names[0]), text, grid))
     if section.table["targets"][0]:
         drawn["groups"] = _groups(section, grid)
+    if section.table["targets"][0]:
+        drawn["curves"] = curve_figures(section.runs, section.scores)
     if section.has_in_english:
         text = "Share of answers that are right, but written in English"
         drawn["wrong"].append(_figure(charts.in_english(section), text, grid))
@@ -53,10 +69,34 @@ def figures(section: Section) -> Drawn:
             drawn["wrong"].append(_figure(rates.group_grid(section, by, SOURCE), text, grid))
         text = f"Share of answers in {source} instead of the prompt's language"
         drawn["wrong"].append(_figure(charts.in_source(section), text, grid))
-    curves = charts.loss_curves(section)
-    if curves is not None:
-        drawn["training"].append(_figure(curves, "Training loss, one line a run", 300))
+    loss = charts.loss_curves(section)
+    if loss is not None:
+        drawn["training"].append(_figure(loss, "Training loss, one line a run", 300))
     return drawn
+
+
+def curve_figures(runs: Sequence[Run], scores: pl.DataFrame) -> list[dict[str, Any]]:
+    """Curves of every setting that some runs differ in while their others stay the same."""
+    found = []
+    for setting in swept(runs, scores):
+        if setting == MODEL_SIZE:
+            continue
+        for text, chart in panels(curve(runs, scores, setting), setting.replace("_", " ")):
+            found.append(_figure(chart, text, 320))
+    return found
+
+
+def model_figures(runs: Sequence[Run], scores: pl.DataFrame) -> list[dict[str, Any]]:
+    """Curves through models of different sizes, a task each."""
+    if MODEL_SIZE not in swept(runs, scores):
+        return []
+    table = curve(runs, scores, MODEL_SIZE)
+    found = []
+    for (task,), part in table.group_by(["task"], maintain_order=True):
+        if part["value"].drop_nulls().n_unique() > 1:
+            for text, chart in panels(part, "model parameters"):
+                found.append(_figure(chart, f"{visible(task, 60)}: {text}", 320))
+    return found
 
 
 def _groups(section: Section, grid: int) -> list[dict[str, Any]]:

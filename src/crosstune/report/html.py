@@ -17,15 +17,18 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
+from crosstune.analysis.claims import Verdict
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.transfer import Run
 from crosstune.errors import UserError
 from crosstune.report.embed import embedded_json
+from crosstune.report.figures import model_figures
 from crosstune.report.findings import overall_finding
 from crosstune.report.samples import PER_LANGUAGE, fewer, samples
 from crosstune.report.sections import Section, sections
 from crosstune.report.settings import settings_view
 from crosstune.report.text import percent, visible
+from crosstune.report.verdicts import verdicts_view
 from crosstune.report.views import view
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -33,7 +36,13 @@ SAMPLES_BYTES = 6_000_000
 
 
 def write_report(
-    runs: Sequence[Run], predictions: pl.DataFrame | Predictions, path: Path, title: str
+    runs: Sequence[Run],
+    predictions: pl.DataFrame | Predictions,
+    path: Path,
+    title: str,
+    *,
+    verdicts: Sequence[Verdict] = (),
+    scores: pl.DataFrame | None = None,
 ) -> Path:
     """Write the report of some finished runs.
 
@@ -42,6 +51,8 @@ def write_report(
         predictions: One row an example; see `crosstune.analysis.transfer.language_scores`.
         path: The file to write; missing folders are made. The same input gives the same bytes.
         title: The page's heading.
+        verdicts: On claims (`crosstune.analysis.claims.judge`); they come first.
+        scores: The runs' `crosstune.analysis.transfer.language_scores`, where they are at hand.
 
     Returns:
         ``path``.
@@ -49,7 +60,7 @@ def write_report(
     Raises:
         UserError: No runs, damaged predictions, or a path that cannot be written.
     """
-    page = render(runs, predictions, title)
+    page = render(runs, predictions, title, verdicts=verdicts, scores=scores)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
@@ -60,10 +71,18 @@ def write_report(
     return path
 
 
-def render(runs: Sequence[Run], predictions: pl.DataFrame | Predictions, title: str) -> str:
+def render(
+    runs: Sequence[Run],
+    predictions: pl.DataFrame | Predictions,
+    title: str,
+    *,
+    verdicts: Sequence[Verdict] = (),
+    scores: pl.DataFrame | None = None,
+) -> str:
     """The report as text; arguments and errors as `write_report`."""
     given = as_predictions(predictions)
-    parts = sections(runs, given)
+    parts = sections(runs, given, scores)
+    every = [run for part in parts for run in part.runs]
     vega, own = vega_bundle(), (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -79,6 +98,8 @@ def render(runs: Sequence[Run], predictions: pl.DataFrame | Predictions, title: 
     return environment.get_template("report.html.j2").render(
         title=title,
         finding=overall_finding(parts),
+        verdicts=verdicts_view(verdicts) if verdicts else None,
+        models=model_figures(every, pl.concat([part.scores for part in parts])),
         sections=[
             view(number, part) | {"samples": _samples(part, given, SAMPLES_BYTES // len(parts))}
             for number, part in enumerate(parts, 1)

@@ -44,15 +44,17 @@ class Section:
         """Every other method against one, best first; computed once.
 
         Returns:
-            The columns of `crosstune.analysis.significance.differences`, ``b`` being the reference; no rows
-            where the runs share no example in a target language.
+            The columns of `crosstune.analysis.significance.differences` but for the bootstrap's, ``b`` being
+            the reference; no rows where the runs share no example in a target language.
         """
         if self.aligned is None or len(self.methods) < 2:
             return pl.DataFrame(schema={"a": pl.String, "b": pl.String, "p_holm": pl.Float64})
         if reference not in self._against:
             rank = {method: place for place, method in enumerate(self.methods)}
             place = pl.col("a").replace_strict(rank, return_dtype=pl.Int64)
-            self._against[reference] = differences(self.aligned, reference).sort(place)
+            # The page shows the interval that the test is of; bootstrap draws would take most of its time.
+            tests = differences(self.aligned, reference, draws=1).drop("bootstrap_low", "bootstrap_high")
+            self._against[reference] = tests.sort(place)
         return self._against[reference]
 
     @property
@@ -107,14 +109,21 @@ class Section:
         return metric in self.scores.columns and self.scores[metric].is_not_null().any()
 
 
-def sections(runs: Sequence[Run], predictions: pl.DataFrame | Predictions) -> list[Section]:
+def sections(
+    runs: Sequence[Run], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame | None = None
+) -> list[Section]:
     """Split runs into sets that may be compared.
+
+    Args:
+        runs: Finished runs, as their ``run.json`` holds them.
+        predictions: Of these.
+        scores: Their `crosstune.analysis.transfer.language_scores`, where they are at hand.
 
     Raises:
         UserError: As `crosstune.analysis.transfer.language_scores`.
     """
     given = as_predictions(predictions)
-    scores = language_scores(runs, given)
+    scores = language_scores(runs, given) if scores is None else scores
     table = transfer(scores)
     by_id = {run["id"]: run for run in runs}
     found_aligned = align(scores, given.to_align(list(by_id.values())))

@@ -1,15 +1,20 @@
-"""Verdicts on claims as a table for a terminal."""
+"""Verdicts on claims: as a table for a terminal, and as what the page shows of them."""
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from crosstune.analysis.claim_cells import Cell
-from crosstune.analysis.claims import Verdict
-from crosstune.report.text import points, visible
+from crosstune.analysis.claims import Ruling, Verdict
+from crosstune.report.text import counted, p_value, points, visible
 
+ORDER: tuple[Ruling, ...] = ("supported", "contradicted", "not enough data")
+SIGNS = {"supported": "✓", "contradicted": "✗", "not enough data": "?"}
+OUTCOMES = {"yes": "above", "no": "below", "open": "open"}
 STYLES = {"supported": "bold green", "contradicted": "bold red", "not enough data": "yellow"}
 
 
@@ -70,3 +75,52 @@ def runs_line(verdict: Verdict, most: int = 12) -> str:
         return ""
     more = f" and {len(verdict.runs) - most} more" if len(verdict.runs) > most else ""
     return f"runs {' '.join(run[:6] for run in verdict.runs[:most])}{more}"
+
+
+def verdicts_view(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What the page shows: those with data, rulings first, and apart those that no run speaks to.
+
+    Returns:
+        summary (a sentence), shown and silent: entries with verdict, kind (for its colour), sign, claim,
+        source, reason, compared, difference, interval, sample, runs (ids) and cells (where, what is compared,
+        difference with interval, p, and how each came out; empty where there is one).
+    """
+    counts = Counter(each.verdict for each in verdicts)
+    found = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
+    ordered = sorted(verdicts, key=lambda each: ORDER.index(each.verdict))
+    entries = [(each.cell.difference is None, _entry(each)) for each in ordered]
+    return {
+        "summary": f"Of {counted(len(verdicts), 'claim')}: {found}.",
+        "shown": [entry for empty, entry in entries if not empty],
+        "silent": [entry for empty, entry in entries if empty],
+    }
+
+
+def _entry(verdict: Verdict) -> dict[str, Any]:
+    difference, _, between = interval(verdict.cell).partition("\n")
+    cells = [
+        {
+            "where": cell.where,
+            "compared": f"{cell.a} against {cell.b}" if cell.a else "",
+            "difference": "–" if cell.difference is None else interval(cell).replace("\n", " (") + ")",
+            "p": "–" if cell.p_holm is None else p_value(cell.p_holm),
+            "sample": "–" if cell.difference is None else sample(cell).replace("\n", ", "),
+            "outcome": OUTCOMES[cell.outcome] + (f": {cell.why}" if cell.why else ""),
+        }
+        for cell in verdict.cells
+    ]
+    return {
+        "verdict": verdict.verdict,
+        "kind": verdict.verdict.split()[0],
+        "sign": SIGNS[verdict.verdict],
+        "claim": verdict.claim,
+        "source": verdict.source,
+        "reason": verdict.reason,
+        "compared": compared(verdict),
+        "difference": difference,
+        "interval": between,
+        "sample": sample(verdict.cell).split("\n"),
+        "threshold": points(verdict.threshold),
+        "runs": list(verdict.runs),
+        "cells": cells if len(cells) > 1 else [],
+    }

@@ -43,13 +43,13 @@ def calibrate(study: Study, tell: Callable[[str], None]) -> None:
         loaded = load_for(study, model)
         lm = loaded.lm
         first = of_model[0]
-        before = measurements.read(model, first.device, first.dtype, lm.revision)
+        before = measurements.read(first, lm.revision)
         measured = before or Measured(lm.revision)
         measured.load_seconds = loaded.seconds
         for entry in study.tasks:
             of_task = [run for run in of_model if run.task == entry]
             _time_task(lm, of_task, measured, tell)
-            measurements.keep(model, first.device, first.dtype, measured)
+            measurements.keep(first, measured)
 
 
 def _time_task(

@@ -1,6 +1,8 @@
 """One run: attach, train, evaluate, detach; and the record of it."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,8 +125,7 @@ def execute(
     kept = Unfinished(work, made_for(run, lm, data), shown.note)
     learning, answering = _passes(run, lm, shown)
     try:
-        method.attach(lm, run.seed)
-        try:
+        with kept.attempt(learning, answering), _attached(method, lm, run.seed):
             count = _count(run, method, lm)
             if run.train is not None:
                 taken = None if searched is None else take_up(searched, run, method, lm, data, shown)
@@ -139,8 +140,6 @@ def execute(
             if trained is not None:
                 # Copies: detaching may put other bits into the same tensors.
                 weights = {name: x.to("cpu", copy=True).contiguous() for name, x in method.state().items()}
-        finally:
-            method.detach()
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
@@ -156,6 +155,15 @@ def execute(
     }
     record |= {"started": started, "finished": provenance.now()}
     return Made(record, predictions, weights)
+
+
+@contextmanager
+def _attached(method: Method, lm: LanguageModel, seed: int) -> Iterator[None]:
+    method.attach(lm, seed)
+    try:
+        yield
+    finally:
+        method.detach()
 
 
 def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[Passes, Passes]:

@@ -63,12 +63,15 @@ def test_key(run: Run) -> str:
     return _text([_task(run), sorted(run.languages), run.evaluate.limit])
 
 
-def read(model: str, device: str, dtype: str, revision: str | None = None) -> Measured | None:
-    """What was measured last of a model on this machine; None if nothing was, or of another revision only."""
-    of_model = _text([model, device, dtype])[:-1]
+def read(run: Run, revision: str | None = None) -> Measured | None:
+    """What was measured last of a run's model on this machine, loaded as the run has it.
+
+    None if nothing was, or of another revision only.
+    """
+    of_model = _text(_loading(run))[:-1]
     kept = {place: figures for place, figures in _all().items() if place.startswith(f"{of_model},")}
     # Only PyTorch knows the whole place, and takes seconds to import.
-    found = kept.get(_place(model, device, dtype)) if kept else None
+    found = kept.get(_place(run)) if kept else None
     try:
         measured = Measured(**found) if isinstance(found, dict) else None
     except TypeError:  # of another version of crosstune
@@ -78,8 +81,8 @@ def read(model: str, device: str, dtype: str, revision: str | None = None) -> Me
     return measured
 
 
-def keep(model: str, device: str, dtype: str, measured: Measured) -> Path:
-    """Put figures beside those of other models; return the file.
+def keep(run: Run, measured: Measured) -> Path:
+    """Put figures of a run's model beside those of other models; return the file.
 
     Raises:
         UserError: The cache folder cannot be written.
@@ -87,7 +90,7 @@ def keep(model: str, device: str, dtype: str, measured: Measured) -> Path:
     file = cache_root() / _FILE
     with disk_errors(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
-        content = _all() | {_place(model, device, dtype): asdict(measured)}
+        content = _all() | {_place(run): asdict(measured)}
         work = file.with_name(f"{_FILE}-{os.getpid()}-{secrets.token_hex(4)}")
         try:
             work.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -105,12 +108,17 @@ def _all() -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _place(model: str, device: str, dtype: str) -> str:
+def _loading(run: Run) -> list[Any]:
+    """What decides how fast a loaded model is, beside the machine."""
+    return [run.model, run.device, run.dtype, run.quantize, run.device_map]
+
+
+def _place(run: Run) -> str:
     import torch
 
     place = provenance.hardware()
-    chip = place["gpu"] if device == "cuda" else place["cpu"]
-    return _text([model, device, dtype, chip, torch.get_num_threads()])
+    chip = place["gpu"] if run.device == "cuda" else place["cpu"]
+    return _text([*_loading(run), chip, torch.get_num_threads()])
 
 
 def _key(run: Run, settings: Mapping[str, Any]) -> str:

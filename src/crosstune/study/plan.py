@@ -1,7 +1,7 @@
 """What a study would do: its runs, what is done, and what the rest is likely to cost. Loads no model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -134,7 +134,8 @@ def plan_study(study: Study) -> Plan:
     runs = expand(study)
     done = store.finished(study.folder)
     failed = {file.stem for file in (study.folder / ".failed").glob("*.json")} - done
-    measured = {model: _measured(model, runs[0]) for model in study.models} if runs else {}
+    measured = {run.model: _measured(run) for run in {run.model: run for run in runs}.values()}
+    seeds = {run.id: run.seed for run in runs}
     grouped: dict[tuple[Any, ...], list[Run]] = {}
     for run in runs:
         task = study.tasks.index(run.task)
@@ -145,7 +146,7 @@ def plan_study(study: Study) -> Plan:
         related.setdefault((model, task, label), []).extend(_costs(study.folder, there))
     shapes = {model: cheap_geometry(model) for model in study.models}
     groups = [
-        _group(members, done, failed, shapes[key[0]], measured[key[0]], related[key[:3]])
+        _group(members, done, failed, seeds, shapes[key[0]], measured[key[0]], related[key[:3]])
         for key, members in grouped.items()
     ]
     needed = {group.model for group in groups if group.to_do}
@@ -171,15 +172,18 @@ def _group(
     runs: Sequence[Run],
     done: set[str],
     failed: set[str],
+    seeds: Mapping[str, int],
     geometry: Geometry | None,
     measured: Measured | None,
     costs: list[Any],
 ) -> Group:
     first = runs[0]
     left = [run for run in runs if run.id not in done]
-    seconds, peak, basis = _from_finished(first, costs)
-    if basis is None and measured is not None:
-        seconds, peak, basis = _from_measured(first, measured)
+    found = _from_finished(first, costs)
+    if found is None and measured is not None:
+        found = _from_measured(first, measured)
+    # A result of the search's own seed takes the weights that the search has trained at the chosen rate.
+    trained = sum(run.search is None or seeds[run.search.runs[0]] != run.seed for run in left)
     return Group(
         model=first.model,
         task=first.task.name,
@@ -189,56 +193,73 @@ def _group(
         runs=len(runs),
         done=len(runs) - len(left),
         failed=sum(run.id in failed for run in left),
-        seconds=0.0 if not left else None if seconds is None else seconds * len(left),
-        peak_bytes=peak,
-        basis=basis,
+        seconds=_seconds(found, trained, len(left)),
+        peak_bytes=None if found is None else found.peak_bytes,
+        basis=None if found is None else found.basis,
     )
 
 
-Estimate = tuple[float | None, int | None, str | None]
+def _seconds(found: "Estimate | None", trained: int, runs: int) -> float | None:
+    if not runs:
+        return 0.0
+    return None if found is None else found.train_seconds * trained + found.evaluate_seconds * runs
 
 
-def _from_finished(run: Run, costs: Sequence[dict[str, Any]]) -> Estimate:
+@dataclass(frozen=True)
+class Estimate:
+    """What one run of a group is likely to cost."""
+
+    train_seconds: float
+    evaluate_seconds: float
+    peak_bytes: int | None
+    basis: str
+
+
+def _from_finished(run: Run, costs: Sequence[dict[str, Any]]) -> Estimate | None:
     """One run's cost, from finished ones of the same model, task and method."""
     train = [cost["train_seconds"] for cost in costs if cost.get("train_seconds")]
     answer = [cost["evaluate_seconds"] for cost in costs if cost["kind"] == "result"]
     if (run.train is not None and not train) or (run.kind == "result" and not answer):
-        return None, None, None
-    seconds = (fmean(train) if run.train is not None else 0.0) + (fmean(answer) if run.languages else 0.0)
-    return seconds, max(int(cost.get("peak_memory_bytes") or 0) for cost in costs) or None, "finished runs"
+        return None
+    return Estimate(
+        fmean(train) if run.train is not None else 0.0,
+        fmean(answer) if run.languages else 0.0,
+        max(int(cost.get("peak_memory_bytes") or 0) for cost in costs) or None,
+        "finished runs",
+    )
 
 
-def _from_measured(run: Run, measured: Measured) -> Estimate:
+def _from_measured(run: Run, measured: Measured) -> Estimate | None:
     """One run's cost, from calibration."""
-    seconds, peaks = 0.0, []
+    training, answering, peaks = 0.0, 0.0, []
     answer = measured.answers.get(measurements.answer_key(run))
     if answer is None:
-        return None, None, None
+        return None
     if run.train is not None:
         step = measured.steps.get(measurements.step_key(run))
         if step is None:
-            return None, None, None
+            return None
         total = run.train.total_steps(step["examples"])
-        seconds += total * step["seconds"]
+        training = total * step["seconds"]
         if run.train.evaluate_every is not None:
             every = min(run.train.evaluate_every, LAST_STEP)
-            seconds += -(-total // every) * step["dev"] * answer["seconds"]
+            training += -(-total // every) * step["dev"] * answer["seconds"]
         peaks.append(step["peak_bytes"])
     if run.kind == "result":
         examples = measured.tests.get(measurements.test_key(run))
         if examples is None:
-            return None, None, None
-        seconds += examples * answer["seconds"]
+            return None
+        answering = examples * answer["seconds"]
         peaks.append(answer["peak_bytes"])
-    return seconds, max(peaks), "calibration"
+    return Estimate(training, answering, max(peaks), "calibration")
 
 
-def _measured(model: str, run: Run) -> Measured | None:
+def _measured(run: Run) -> Measured | None:
     try:
-        revision = cheap_revision(model)
+        revision = cheap_revision(run.model)
     except UserError:
         revision = None  # a damaged folder is for `run` to complain of
-    return measurements.read(model, run.device, run.dtype, revision)
+    return measurements.read(run, revision)
 
 
 def _costs(folder: Path, run_ids: Sequence[str]) -> list[dict[str, Any]]:

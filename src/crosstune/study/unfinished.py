@@ -14,10 +14,13 @@ from crosstune.evaluation.journal import Journal
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
 from crosstune.study import provenance
+from crosstune.study.attempts import attempt
 from crosstune.study.data import TaskData
 from crosstune.study.grid import Run
 from crosstune.study.record import fingerprints
 from crosstune.training.checkpoint import Checkpoint
+
+_JOURNAL = "journal.jsonl"
 
 
 class Unfinished:
@@ -49,13 +52,30 @@ class Unfinished:
         return Checkpoint(self._folder, self._made_for, self._note, passes, self._count)
 
     @contextmanager
+    def attempt(self, *passes: Passes) -> Iterator[None]:
+        """All passes of the run; see `crosstune.study.attempts`.
+
+        Raises:
+            UserError: Processes before this one died on one example alone.
+        """
+        if self._folder is None:
+            yield
+            return
+        there = sorted(file.name for file in self._folder.glob("checkpoint-*-*.safetensors"))
+        journal = self._folder / _JOURNAL
+        lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
+        position = json.dumps([there, max(0, lines - 1)])  # the first line holds no answers
+        with attempt(self._folder, self._made_for, position, passes, self._note):
+            yield
+
+    @contextmanager
     def journal(self, weights: Mapping[str, Tensor]) -> Iterator[Journal[Any] | None]:
         """Of the evaluation of these weights."""
         if self._folder is None:
             yield None
             return
         name = f"{self._made_for} {_digest(weights)}"
-        journal: Journal[Any] = Journal(self._folder / "journal.jsonl", name, self._note, self._count)
+        journal: Journal[Any] = Journal(self._folder / _JOURNAL, name, self._note, self._count)
         try:
             yield journal
         finally:

@@ -1,8 +1,9 @@
 """Batches of tokenised examples: seeded order, little padding, a limit on tokens at once."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import torch
 from torch import Tensor
@@ -54,14 +55,50 @@ class Batch:
     offered: Tensor | None = None
 
 
+class Rows(Sequence[Row]):
+    """Training examples, tokenised when they are first drawn: of most training sets a run sees a small part.
+
+    Args:
+        examples: All that may be drawn.
+        tokenise: Of some of them, together.
+    """
+
+    def __init__(
+        self, examples: Sequence[Example], tokenise: Callable[[Sequence[Example]], list[Row]]
+    ) -> None:
+        self._examples, self._tokenise = examples, tokenise
+        self._made: dict[int, Row] = {}
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        places = range(len(self))[index]
+        return self.take([places])[0] if isinstance(places, int) else self.take(places)
+
+    def take(self, places: Sequence[int]) -> list[Row]:
+        """The rows at some places."""
+        new = [i for i in dict.fromkeys(places) if i not in self._made]
+        if new:
+            rows = self._tokenise([self._examples[i] for i in new])
+            self._made.update(zip(new, rows, strict=True))
+        return [self._made[i] for i in places]
+
+
 def tokenize(
     lm: LanguageModel,
     examples: Sequence[Example],
     kind: Kind,
     first_token: bool = False,
     among_choices: bool = False,
-) -> list[Row]:
-    """Token ids of training examples.
+) -> Rows:
+    """Token ids of training examples, made when they are drawn.
 
     A free answer ends in the end-of-text token, so that the model learns to stop.
 
@@ -76,19 +113,24 @@ def tokenize(
         UserError: ``among_choices`` with choices that start alike.
     """
     end = [] if kind == "choice" or lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
-    prompts = lm.encode_prompts([e.prompt for e in examples])
-    made = []
-    for prompt, example in zip(prompts, examples, strict=True):
-        answer = lm.encode_answer(example.answers[0]) + end
-        if first_token:
-            answer = answer[:1]
-        choices: tuple[int, ...] = ()
-        if among_choices:
-            choices = tuple(lm.encode_answer(choice)[0] for choice in example.choices)
-            if len(set(choices)) < len(choices):
-                raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
-        made.append(Row((*prompt, *answer), len(answer), choices))
-    return made
+
+    def first_tokens(choices: Sequence[str]) -> tuple[int, ...]:
+        return tuple(lm.encode_answer(choice)[0] for choice in choices) if among_choices else ()
+
+    for choices in {example.choices for example in examples} if among_choices else ():
+        if len(set(first_tokens(choices))) < len(choices):
+            raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
+
+    def some(drawn: Sequence[Example]) -> list[Row]:
+        made = []
+        for prompt, example in zip(lm.encode_prompts([e.prompt for e in drawn]), drawn, strict=True):
+            answer = lm.encode_answer(example.answers[0]) + end
+            if first_token:
+                answer = answer[:1]
+            made.append(Row((*prompt, *answer), len(answer), first_tokens(example.choices)))
+        return made
+
+    return Rows(examples, some)
 
 
 def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = True) -> Iterator[list[Row]]:
@@ -99,15 +141,22 @@ def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = Tru
     epoch = 0
     while True:
         shuffler = random.Random(f"{seed}:{epoch}")
-        shuffled = list(rows)
+        shuffled = list(range(len(rows)))
         shuffler.shuffle(shuffled)
         pool = POOL * batch_size if by_length else batch_size
-        batches = []
-        for start in range(0, len(shuffled), pool):
-            part = sorted(shuffled[start : start + pool], key=lambda row: len(row.ids))
-            batches += [part[i : i + batch_size] for i in range(0, len(part), batch_size)]
+        batches = [
+            (start, i)
+            for start in range(0, len(shuffled), pool)
+            for i in range(0, len(shuffled[start : start + pool]), batch_size)
+        ]
         shuffler.shuffle(batches)
-        yield from batches
+        sorted_pools: dict[int, list[Row]] = {}
+        for start, i in batches:
+            if start not in sorted_pools:
+                places = shuffled[start : start + pool]
+                part = rows.take(places) if isinstance(rows, Rows) else [rows[place] for place in places]
+                sorted_pools[start] = sorted(part, key=lambda row: len(row.ids))
+            yield sorted_pools[start][i : i + batch_size]
         epoch += 1
 
 

@@ -11,7 +11,8 @@
       background: "transparent",
       font: getComputedStyle(document.body).fontFamily,
       view: { stroke: null },
-      axis: { labelColor: text, titleColor: quiet, titleFontWeight: "normal", gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12 },
+      axis: { labelColor: text, titleColor: quiet, titleFontWeight: "normal", gridColor: line, domainColor: line, tickColor: line, labelFontSize: 12, titleFontSize: 12, labelFlush: false },
+      title: { color: text },
       legend: { labelColor: text, titleColor: quiet, titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12, symbolStrokeWidth: 2 },
     };
   };
@@ -21,8 +22,7 @@
   const BIG = 1500;
   const drawn = new Map();
   const read = (within) => JSON.parse(within.querySelector('script[type="application/json"]').textContent);
-  const size = (spec) =>
-    (spec.data?.values?.length ?? 0) + [...(spec.layer ?? []), ...(spec.hconcat ?? []), ...(spec.vconcat ?? [])].reduce((sum, part) => sum + size(part), 0);
+  const size = (spec) => Object.values(spec.datasets ?? {}).reduce((sum, rows) => sum + rows.length, spec.data?.values?.length ?? 0);
   // A forest plot and the table under it show the reference that its reader picked.
   const choose = async (figure) => {
     const picked = figure.closest("[data-compare]")?.querySelector("select").value;

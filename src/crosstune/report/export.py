@@ -1,0 +1,112 @@
+"""Figures and tables as files: SVG, PDF and PNG; CSV and LaTeX. Nothing is asked of the network."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import polars as pl
+import vl_convert
+
+from crosstune.analysis.claims import Verdict
+from crosstune.analysis.transfer import Run
+from crosstune.errors import UserError, did_you_mean
+from crosstune.report import latex
+from crosstune.report.gallery import curve_figures, section_figures
+from crosstune.report.sections import Section
+from crosstune.report.tables import Table, section_names, section_tables, settings_table, verdicts_table
+
+FIGURES = ("svg", "pdf", "png")
+TABLES = ("csv", "tex")
+FORMATS = (*FIGURES, *TABLES)
+
+
+def export(
+    parts: Sequence[Section],
+    runs: Sequence[Run],
+    scores: pl.DataFrame,
+    verdicts: Sequence[Verdict],
+    folder: Path,
+    formats: Sequence[str] = FORMATS,
+) -> list[Path]:
+    """Write every figure and table of some results.
+
+    Args:
+        parts: Sections of the results.
+        runs: Their ``run.json``.
+        scores: Their `crosstune.analysis.transfer.language_scores`.
+        verdicts: On claims; no table of them where there are none.
+        folder: Gets ``figures`` and ``tables``; files of the same names are replaced.
+        formats: Of `FORMATS`.
+
+    Returns:
+        The files, in the order they were written.
+
+    Raises:
+        UserError: An unknown format, or a folder that cannot be written.
+    """
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f'no format "{name}"{did_you_mean(name, FORMATS)}')
+    written: list[Path] = []
+
+    def write(place: str, put: Callable[[Path], object]) -> None:
+        file = folder / place
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            put(file)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be written ({error.strerror}); name another folder") from error
+        written.append(file)
+
+    names = section_names(parts)
+    if drawn := [name for name in FIGURES if name in formats]:
+        every = [
+            (f"{name}-{kind}", chart)
+            for name, part in zip(names, parts, strict=True)
+            for kind, chart in section_figures(part)
+        ]
+        for name, chart in [*every, *curve_figures(runs, scores)]:
+            for form in drawn:
+                write(f"figures/{name}.{form}", lambda file, chart=chart, form=form: save(chart, file, form))  # type: ignore[misc]
+    tables = [table for name, part in zip(names, parts, strict=True) for table in section_tables(part, name)]
+    tables += [verdicts_table(verdicts)] if verdicts else []
+    tables.append(settings_table(parts))
+    for table in tables:
+        if "csv" in formats:
+            write(f"tables/{table.name}.csv", table.data.write_csv)
+        if "tex" in formats:
+            write(f"tables/{table.name}.tex", _writer(_latex(table)))
+    if "tex" in formats:
+        write("tables/all.tex", _writer(latex.document([table.name for table in tables])))
+    return written
+
+
+def save(chart: Any, file: Path, form: str) -> None:
+    """Draw a chart into a file, dark on white, without a request to the network.
+
+    Args:
+        chart: Of Altair.
+        file: To write.
+        form: "svg", "pdf" or "png" (at twice the size).
+    """
+    spec = chart.to_dict()
+    spec["config"] = {**spec.get("config", {}), "background": "white", "font": "Liberation Sans"}
+    wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    version = wanted if wanted in vl_convert.get_vegalite_versions() else None
+    if form == "svg":
+        file.write_text(vl_convert.vegalite_to_svg(spec, vl_version=version), encoding="utf-8")
+    elif form == "pdf":
+        file.write_bytes(vl_convert.vegalite_to_pdf(spec, vl_version=version))
+    else:
+        file.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=version, scale=2))
+
+
+def _latex(table: Table) -> str:
+    return latex.table(
+        table.head, table.rows, caption=table.caption, label=table.name, right=table.right, wide=table.wide
+    )
+
+
+def _writer(text: str) -> Callable[[Path], object]:
+    return lambda file: file.write_text(text, encoding="utf-8")

@@ -1,0 +1,171 @@
+"""Tables in LaTeX (booktabs), in plain ASCII: they compile in every engine, whatever their cells hold."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+LONG = 40
+"""Rows from which a table may break over pages (``longtable``)."""
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "_": r"\_",
+    "%": r"\%",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"{\char34}",
+    "`": r"{\char96}",
+    # After a line end either would be read as that command's argument.
+    "[": "{[}",
+    "*": "{*}",
+}
+_KNOWN = {
+    "–": r"\textendash{}",
+    "—": r"\textemdash{}",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "…": r"\ldots{}",
+    "·": r"$\cdot$",
+    "†": r"\dag{}",
+    "‘": "{\\char96}",
+    "’": "'",
+    "ʼ": "'",
+    "ʻ": "{\\char96}",
+    "“": "``",
+    "”": "''",
+    "\u00a0": "~",
+    "ß": r"\ss{}",
+    "ø": r"\o{}",
+    "Ø": r"\O{}",
+    "æ": r"\ae{}",
+    "Æ": r"\AE{}",
+    "œ": r"\oe{}",
+    "Œ": r"\OE{}",
+    "ł": r"\l{}",
+    "Ł": r"\L{}",
+    "ı": r"\i{}",
+}
+_ACCENTS = {
+    "\u0300": "`",
+    "\u0301": "'",
+    "\u0302": "^",
+    "\u0303": "~",
+    "\u0304": "=",
+    "\u0306": "u",
+    "\u0307": ".",
+    "\u0308": '"',
+    "\u030a": "r",
+    "\u030b": "H",
+    "\u030c": "v",
+    "\u0323": "d",
+    "\u0327": "c",
+    "\u0328": "k",
+}
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX that shows it: accents by command, and characters without one by their number."""
+    shown = "".join(_shown(char) for char in unicodedata.normalize("NFC", text))
+    return re.sub("-(?=-)", "-{}", shown)  # two hyphens of the text are no dash
+
+
+def _shown(char: str) -> str:
+    if char in _SPECIAL:
+        return _SPECIAL[char]
+    if char in _KNOWN:
+        return _KNOWN[char]
+    if " " <= char <= "~":
+        return char
+    if char in "\t\r\n":
+        return " "
+    base, *marks = list(unicodedata.normalize("NFD", char))
+    if base.isascii() and base.isalpha() and marks and all(mark in _ACCENTS for mark in marks):
+        made = base
+        for mark in marks:
+            made = rf"\{_ACCENTS[mark]}{{{made}}}"
+        return f"{{{made}}}"
+    return rf"\texttt{{U+{ord(char):04X}}}"
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    caption: str,
+    label: str,
+    right: Sequence[int] = (),
+    wide: Sequence[int] = (),
+) -> str:
+    """A table with booktabs rules.
+
+    Args:
+        head: Names of the columns.
+        rows: Cells as plain text; each row as long as ``head``.
+        caption: Plain text.
+        label: Letters, digits and hyphens.
+        right: Columns that end on the right.
+        wide: Columns that wrap.
+
+    Returns:
+        LaTeX that needs the packages booktabs and, from `LONG` rows on, longtable.
+    """
+    columns = "".join("r" if i in right else "p{6cm}" if i in wide else "l" for i in range(len(head)))
+    line = " & ".join(escape(name) for name in head) + r" \\"
+    body = [" & ".join(escape(cell) for cell in row) + r" \\" for row in rows]
+    said = rf"\caption{{{escape(caption)}}}\label{{tab:{label}}}"
+    if len(rows) > LONG:
+        return "\n".join(
+            [
+                rf"\begin{{longtable}}{{@{{}}{columns}@{{}}}}",
+                said + r" \\",
+                r"\toprule",
+                line,
+                r"\midrule",
+                r"\endhead",
+                r"\bottomrule",
+                r"\endfoot",
+                *body,
+                r"\end{longtable}",
+                "",
+            ]
+        )
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            said,
+            rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
+            r"\toprule",
+            line,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def document(files: Sequence[str]) -> str:
+    """A document that shows some tables, each in a file beside it."""
+    return "\n".join(
+        [
+            r"\documentclass{article}",
+            r"\usepackage[margin=1.5cm,paperwidth=60cm,paperheight=40cm]{geometry}",
+            r"\usepackage[T1]{fontenc}",
+            r"\usepackage{booktabs,longtable}",
+            r"\begin{document}",
+            *[line for file in files for line in (rf"\input{{{file}}}", r"\clearpage")],
+            r"\end{document}",
+            "",
+        ]
+    )

@@ -1,0 +1,72 @@
+"""The check of the statistics, small: the simulator is right, and the tests hold on what it draws."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import statistics_check as check
+from crosstune.analysis.components import Sample
+from crosstune.analysis.significance import difference
+from statistics_check import Shape
+
+
+def likely(found: dict[str, float], times: int, truth: float) -> bool:
+    """Whether a share of simulated studies is one that the truth gives."""
+    return stats.binomtest(round(found["share"] * times), times, truth).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("scores", ["binary", "graded"])
+def test_the_simulated_truth_is_the_mean_of_many_predictions(scores: str) -> None:
+    shape = Shape((40, 40), 60, 400, scores)
+    means, these = [], []
+    for seed in range(6):
+        drawn = check.simulate(shape, np.random.default_rng(seed), shift=1.5)
+        found = {name: values.mean() for name, values in drawn.aligned.scores.items()}
+        means.append(found["a"] - found["b"])
+        these.append(drawn.these)
+    assert np.mean(means) == pytest.approx(np.mean(these), abs=0.015)
+    assert np.mean(these) == pytest.approx(check.true_difference(shape, 1.5), abs=0.015)
+    assert check.true_difference(shape, check.shift_for(shape, 0.1)) == pytest.approx(0.1, abs=1e-3)
+
+
+@pytest.mark.parametrize("over", ["languages", "these"])
+def test_false_positives_coverage_and_power(over: str) -> None:
+    found = check.check(Shape((4, 4), 8, 40), over, 300)  # type: ignore[arg-type]
+    assert found["seed_variation"] == "measured"
+    assert likely(found["false_positives"], 300, 0.05)
+    assert likely(found["coverage"], 300, 0.95)
+    assert likely(found["power"], 300, 0.8)
+
+
+def test_with_one_seed_the_library_says_what_is_missing() -> None:
+    found = check.check(Shape((1, 1), 20, 100), "languages", 150)
+    assert found["seed_variation"] == "absent"
+    assert not likely(found["false_positives"], 150, 0.05)
+
+
+def test_holm_keeps_false_wins_rare() -> None:
+    for shape in (Shape((3, 3), 10, 60), replace(check.LANGUAGE_SHAPES[0], languages=10)):
+        found = check.check_languages(shape, 150)
+        assert found["any_after_holm"]["low"] <= 0.05
+        assert found["false_positives"] < 0.07
+
+
+def test_what_is_checked_is_what_is_reported() -> None:
+    aligned = check.simulate(Shape((3, 2), 6, 30), np.random.default_rng(0), shift=1.0).aligned
+    for over in ("languages", "these"):
+        found, pair = difference(aligned, "a", "b", over=over, draws=2), Sample(aligned).pair("a", "b", over)  # type: ignore[arg-type]
+        assert (found.low, found.high) == pair.interval()
+        assert (found.p, found.detectable) == (pair.p, pair.detectable())
+
+
+def test_the_page_shows_the_stored_results() -> None:
+    stored = json.loads(check.RESULTS.read_text(encoding="utf-8"))
+    page = check.DOCS.read_text(encoding="utf-8")
+    assert check.fill(page, check.tables(stored)) == page

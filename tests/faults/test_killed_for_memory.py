@@ -1,0 +1,164 @@
+"""A process that is killed for its memory leaves no error: its run goes on with fewer tokens at once."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from crosstune.errors import UserError
+from crosstune.models.memory import Passes
+from crosstune.study import failures, store
+from crosstune.study.attempts import DEATHS, attempt
+from crosstune.study.audit import audit
+from saved_model import study_of, write_study
+
+Outcome = Callable[[str, str], None]
+HERE = Path(__file__).parent
+
+
+def settings(model: Path, folder: Path, batch_size: int = 8) -> dict[str, Any]:
+    return study_of(
+        model, folder, tasks=["number-words"], methods=["lora"], languages=["de"],
+        train={"steps": 4, "batch_size": batch_size, "evaluate_every": 2, "dev_limit": 4},
+        evaluate={"limit": 16, "max_answer_tokens": 4},
+    )  # fmt: skip
+
+
+def keep_dying(model: Path, folder: Path, tokens: int, batch_size: int = 8) -> tuple[dict[str, int], str]:
+    """What became of the study where no pass of more tokens survives, and what was said."""
+    file = write_study(folder / "x.yaml", settings(model, folder / "unused", batch_size))
+    command = [sys.executable, str(HERE / "dying.py"), str(file), str(folder / f"at-{tokens}"), str(tokens)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=300)
+    told: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+    return told, (folder / f"at-{tokens}.log").read_text(encoding="utf-8")
+
+
+def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outcome) -> None:
+    whole, _ = keep_dying(model, tmp_path, 1_000_000)
+    assert whole == {"deaths": 0, "code": 0}
+    told, said = keep_dying(model, tmp_path, 520)
+    assert told["code"] == 0
+    lines = [line for line in said.splitlines() if "died twice without a word in" in line]
+    assert [line.partition(", as when")[0].rpartition(" ")[2] for line in lines] == ["training", "evaluation"]
+    assert all("512 tokens at once from here on" in line for line in lines)
+    # The first death in evaluation came behind a training that the others did not have to repeat.
+    assert told["deaths"] == 2 * DEATHS + 1
+    ours, theirs = (store.read_runs(tmp_path / name) for name in ("at-520", "at-1000000"))
+    for mine, other in zip(ours, theirs, strict=True):
+        assert mine["cost"]["halvings"] > other["cost"]["halvings"] == 0
+        assert mine["cost"]["steps"] == other["cost"]["steps"], "the same effective batch"
+        one, two = (tmp_path / name / mine["id"] for name in ("at-520", "at-1000000"))
+        if (two / store.WEIGHTS).exists():
+            expected = load_file(two / store.WEIGHTS)
+            for name, tensor in load_file(one / store.WEIGHTS).items():
+                torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-5)
+    found = audit(tmp_path / "at-520")
+    assert (found.problems, found.notes) == ((), ())
+    outcome(
+        "processes killed for memory, without an error",
+        f"{told['deaths']} processes died in passes of more tokens than memory held; halved after the second "
+        "death in the same pass; the study ended by itself with the same steps",
+    )
+
+
+def test_one_example_that_kills_fails_its_run_alone(model: Path, tmp_path: Path) -> None:
+    told, said = keep_dying(model, tmp_path, 3, batch_size=1)
+    assert told["code"] == 2
+    assert told["deaths"] == DEATHS
+    (failure,) = failures.read(tmp_path / "at-3").values()
+    assert "process died twice without a word in training on one example of" in failure.error
+    assert "1 of 1 runs failed" in said
+
+
+def go(
+    folder: Path, die_in: int | None, position: str = "a", made_for: str = "x"
+) -> tuple[list[int], list[str]]:
+    """Six passes by one process, killed in one of them; the limit at each, and what was said."""
+    said: list[str] = []
+    passes, other = Passes(1024, doing="training"), Passes(512)
+    limits, left = [], folder.parent / "left"
+    with attempt(folder, made_for, position, (passes, other), said.append):
+        for number in range(1, 7):
+            passes.begin(4, min(64, passes.limit))
+            limits.append(passes.limit)
+            if number == die_in:
+                shutil.copyfile(folder / "pass.json", left)  # what a killed process leaves
+                break
+    assert not (folder / "pass.json").exists(), "taken away at every other end"
+    assert other.limit == 512
+    if die_in is not None:
+        left.rename(folder / "pass.json")
+    return limits, said
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def test_two_deaths_in_the_same_pass(folder: Path) -> None:
+    assert go(folder, 3) == ([1024] * 3, [])
+    assert go(folder, 3) == ([1024] * 3, [])
+    limits, said = go(folder, 3)
+    assert limits == [32] * 3, "a pass of 64 tokens has to be cut"
+    assert said == [
+        "  this run's process died twice without a word in training, as when the kernel kills for memory: "
+        "32 tokens at once from here on"
+    ]
+    assert go(folder, 3) == ([32] * 3, []), "the lower limit stays"
+    assert go(folder, None)[0] == [16] * 6
+    assert go(folder, None) == ([1024] * 6, []), "a run that ended leaves nothing"
+
+
+@pytest.mark.parametrize(
+    "deaths", [[(3, "a"), (4, "a"), (3, "a"), (1, "a")], [(3, "a"), (3, "b"), (3, "c"), (3, "d")]]
+)
+def test_other_kills_change_nothing(folder: Path, deaths: list[tuple[int, str]]) -> None:
+    for die_in, position in deaths:
+        assert go(folder, die_in, position) == ([1024] * die_in, [])
+    assert go(folder, None, deaths[-1][1]) == ([1024] * 6, [])
+
+
+def test_deaths_of_another_run_or_unreadable_ones_count_for_nothing(folder: Path) -> None:
+    for _ in range(2):
+        go(folder, 3)
+    assert go(folder, 3, made_for="other data") == ([1024] * 3, [])
+    for content in (b"", b"{", b"[]", b'{"position": 1}'):
+        (folder / "pass.json").write_bytes(content)
+        assert go(folder, None) == ([1024] * 6, [])
+
+
+def test_an_error_leaves_nothing_to_learn_from(folder: Path) -> None:
+    passes = Passes(1024)
+
+    def fail() -> None:
+        with attempt(folder, "x", "a", [passes], print):
+            passes.begin(4, 64)
+            raise UserError("wrong")
+
+    with pytest.raises(UserError, match="wrong"):
+        fail()
+    assert list(folder.iterdir()) == []
+    passes.begin(4, 64)  # nobody watches any more
+    assert list(folder.iterdir()) == []
+
+
+def test_a_limit_from_before_outlasts_a_checkpoint() -> None:
+    passes = Passes(1024)
+    passes.cap(256, 2)
+    passes.cap_below(100)
+    assert (passes.limit, passes.halvings) == (64, 4)
+    passes.put_back({"limit": 512, "halvings": 1, "tokens": 7})
+    assert (passes.limit, passes.halvings, passes.tokens) == (64, 4, 7)
+    passes.put_back({"limit": 32, "halvings": 5, "tokens": 9})
+    assert (passes.limit, passes.halvings) == (32, 5)

@@ -1,6 +1,5 @@
 """The other side of training rows: PEFT's models and the Hugging Face Trainer, as their users set them up."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, Trainin
 from crosstune.training.loop import rate
 from crosstune.training.settings import TrainSettings
 from harness import Setting
-from machine import synchronise
+from machine import now, synchronise
 
 
 def peft_model(case: Any, setting: Setting, folder: Path, state: dict[str, Tensor]) -> Any:
@@ -75,11 +74,11 @@ class Clock(TrainerCallback):
         self.losses: list[float] = []
 
     def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.began = time.perf_counter()
+        self.began = now()
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         synchronise(self.device)
-        self.seconds.append(time.perf_counter() - self.began)
+        self.seconds.append(now() - self.began)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kw: Any

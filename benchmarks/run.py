@@ -17,11 +17,13 @@ from pathlib import Path
 import torch
 import transformers
 
+import loading
+import machine
 import scoring
 import training
 from harness import SIDES, Row, Setting, alone, run
 
-ROWS: dict[str, Row] = {row.name: row for row in (*training.ROWS, *scoring.ROWS)}
+ROWS: dict[str, Row] = {row.name: row for row in (*training.ROWS, *scoring.ROWS, *loading.ROWS)}
 
 
 def parse() -> argparse.Namespace:
@@ -36,6 +38,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", default=Setting.dtype, help="of both sides")
     parser.add_argument("--device", default=Setting.device, help="of both sides")
     parser.add_argument("--rounds", type=int, help="blocks a side; each row has its own default")
+    parser.add_argument("--clock", choices=machine.CLOCKS, default="wall", help="cpu: on a machine in use")
     parser.add_argument("--threads", type=int, help="of PyTorch")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON"
@@ -57,6 +60,7 @@ def main() -> int:
             return 2
     transformers.utils.logging.set_verbosity_error()
     setting = Setting(args.model, args.dtype, args.device, args.rounds, args.threads)
+    machine.use_clock(args.clock)
     if setting.threads:
         torch.set_num_threads(setting.threads)
     if args.alone:

@@ -7,6 +7,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+from synthetic import TASKS, frame, make_predictions, make_run
 
 from crosstune.report.html import write_report
 
@@ -171,4 +172,28 @@ def test_the_reference_of_the_forest_plot_is_the_readers_choice(browser: Any, re
     assert shown() == [name for name in names if name != names[1]]
     page.wait_for_timeout(100)
     assert figure.locator(".mark-symbol").first.inner_html() != before
+    page.close()
+
+
+def test_a_sweep_without_an_untuned_model_draws_without_a_message(browser: Any, tmp_path: Path) -> None:
+    runs = []
+    for rate in (1e-3, 1e-2, 1e-1):
+        for seed in (0, 1):
+            train = {"learning_rate": rate, "steps": 60, "batch_size": 16, "seed": seed}
+            runs += [
+                make_run(TASKS[1], method, seed, train=train, languages=["en", "de", "ru", "ar"])
+                for method in (2, 4)
+            ]
+    rows = [row | {"answer_language": "en"} for run in runs for row in make_predictions(run)]
+    report = write_report(runs, frame(rows), tmp_path / "swept.html", "Swept")
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    open_drawn(page, report)
+    draw_all(page)
+    captions = page.locator("figcaption").all_inner_texts()
+    assert any("by learning rate" in text for text in captions)
+    assert "Language of the answers, of those whose language could be told" in captions
+    assert said == []
     page.close()

@@ -291,5 +291,6 @@ def test_curves_of_what_was_swept() -> None:
         if "layer" in spec and spec["layer"][0]["encoding"].get("x", {}).get("title") == "learning rate"
     ]
     [(spec, lines)] = charts
-    drawn = [(point["value"], point["percent"]) for point in spec["datasets"][lines["data"]["name"]]]
+    points_at = spec["datasets"][lines.get("data", spec.get("data"))["name"]]
+    drawn = [(point["value"], point["percent"]) for point in points_at]
     assert drawn == [(1e-3, 20.0), (1e-2, 40.0), (1e-1, 60.0)]

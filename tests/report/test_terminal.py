@@ -2,10 +2,12 @@ import io
 from typing import Any
 
 import polars as pl
+import pytest
 from rich.console import Console
-from synthetic import TASKS, frame, make_predictions, make_run
+from synthetic import HOSTILE, TASKS, frame, make_predictions, make_run
 
 from crosstune.analysis.transfer import language_scores, transfer
+from crosstune.output import say
 from crosstune.report.terminal import results_table
 
 
@@ -44,3 +46,13 @@ def test_a_run_that_is_not_zero_shot_is_marked_and_never_leads(
     text = show(changed, predictions)
     assert f"{best['method']} †" in text
     assert f"{best['method']} carries furthest" not in text
+
+
+def test_an_answer_is_harmless_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for text in HOSTILE:
+        say(text)
+    shown = capsys.readouterr().out
+    assert "\\x1b[31mred\\x07" in shown
+    assert "\\u202egnp.exe" in shown
+    assert "long " * 20_000 in shown
+    assert all(char.isprintable() for char in shown.replace("\n", ""))

@@ -80,7 +80,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
             "method:N",
             sort=methods,
             title=None,
-            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=170, domain=False, ticks=False),
+            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=230, domain=False, ticks=False),
         ),
         y=y,
         tooltip=[
@@ -333,7 +333,7 @@ def span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _legend() -> alt.Legend:
-    return alt.Legend(orient="bottom", columns=2, labelLimit=160)
+    return alt.Legend(orient="bottom", columns=2, labelLimit=260, symbolLimit=0)
 
 
 def _method_scales(section: Section, shown: set[str]) -> tuple[alt.Scale, alt.Scale, alt.Scale]:

@@ -114,8 +114,10 @@ def _panel(
             tooltip=["method:N", alt.Tooltip("value:Q", title=setting), "percent:Q", "examples:Q"],
         )
     )
-    untuned = alt.Chart(still).mark_rule(strokeDash=[5, 4], color=MUTED).encode(y=y)
-    return alt.LayerChart(layer=[lines, untuned])
+    layers = [lines]
+    if still.values:
+        layers.append(alt.Chart(still).mark_rule(strokeDash=[5, 4], color=MUTED).encode(y=y))
+    return alt.LayerChart(layer=layers)
 
 
 def _scale(points: list[float]) -> Literal["log", "linear"]:

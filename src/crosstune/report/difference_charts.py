@@ -42,7 +42,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
         sort=order,
         title=None,
         scale=alt.Scale(domain=order),
-        axis=alt.Axis(labelLimit=190, labelPadding=8, domain=False, ticks=False, grid=True),
+        axis=alt.Axis(labelLimit=240, labelPadding=8, domain=False, ticks=False, grid=True),
     )
     scale = alt.Scale(nice=False, padding=10)
     title = "Points above (right) or below (left) the reference"
@@ -53,7 +53,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
         legend=alt.Legend(orient="top"),
     )
     band = base.mark_rule(strokeWidth=11, opacity=0.22, color=MUTED).encode(
-        y=y, x=alt.X("least:Q", scale=scale, title=title), x2="most:Q"
+        y=y, x=alt.X("least:Q", scale=scale, title=title, axis=alt.Axis(tickCount=10)), x2="most:Q"
     )
     zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(color=MUTED).encode(x="zero:Q")
     interval = base.mark_rule(strokeWidth=2.5).encode(
@@ -113,7 +113,7 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
             "method:N",
             sort=methods,
             title=None,
-            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=170, domain=False, ticks=False),
+            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=230, domain=False, ticks=False),
         ),
         y=y,
         tooltip=[

@@ -34,6 +34,7 @@ Drawn = dict[str, list[dict[str, Any]]]
 def figures(section: Section) -> Drawn:
     """Charts by place, each with its spec, caption and least readable width in pixels."""
     grid = 210 + 32 * len(section.methods)
+    wide = 210 + 44 * len(section.methods)
     source, names = section.source, references(section)
     drawn: Drawn = {
         "gap": [],
@@ -53,7 +54,7 @@ def figures(section: Section) -> Drawn:
     drawn["languages"].append(_figure(charts.heatmap(section), "Score by language and method", grid))
     if len(section.methods) > 1 and names:
         text = f"Difference from {names[0]} by language; * where a test shows it (5%, Holm over languages)"
-        drawn["languages"].append(_figure(difference_charts.by_language(section, names[0]), text, grid))
+        drawn["languages"].append(_figure(difference_charts.by_language(section, names[0]), text, wide))
     if section.table["targets"][0]:
         drawn["groups"] = _groups(section, grid)
     if section.table["targets"][0]:

@@ -50,7 +50,7 @@ def group_grid(
             "method:N",
             sort=methods,
             title=None,
-            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=170, domain=False, ticks=False),
+            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=230, domain=False, ticks=False),
         ),
         y=alt.Y("group:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=170)),
         tooltip=[
@@ -106,7 +106,7 @@ def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
                 "method:N",
                 sort=order,
                 title=None,
-                axis=alt.Axis(labelLimit=190, labelPadding=8, domain=False, ticks=False),
+                axis=alt.Axis(labelLimit=240, labelPadding=8, domain=False, ticks=False),
             ),
             x=alt.X(
                 "value:Q",

@@ -12,7 +12,6 @@ browser takes until the page can be used::
 import argparse
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -152,20 +151,32 @@ def record(
     return run
 
 
+# A process starts with the memory of the one it was forked from, and its peak remembers: a small one between.
+BETWEEN = """
+import json, os, subprocess, sys, time
+began = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:])
+_, status, usage = os.wait4(process.pid, 0)
+told = [time.perf_counter() - began, usage.ru_utime + usage.ru_stime, usage.ru_maxrss]
+print(json.dumps(told), file=sys.stderr)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
 def measure(store: Path, page: Path) -> dict[str, float]:
     """Report a store in a process of its own.
 
     Returns:
         Wall and processor seconds, peak memory in GiB, size of the page in MB.
     """
-    begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "crosstune", "report", str(store), "--out", str(page)])
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit("crosstune report failed")
-    wall = time.perf_counter() - begin
-    cpu = usage.ru_utime + usage.ru_stime
-    return {"seconds": wall, "cpu": cpu, "gib": usage.ru_maxrss / 2**20, "mb": page.stat().st_size / 1e6}
+    asked = [sys.executable, "-m", "crosstune", "report", str(store), "--out", str(page)]
+    done = subprocess.run(
+        [sys.executable, "-c", BETWEEN, *asked], stderr=subprocess.PIPE, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"crosstune report failed: {done.stderr}")
+    wall, cpu, peak = json.loads(done.stderr.splitlines()[-1])
+    return {"seconds": wall, "cpu": cpu, "gib": peak / 2**20, "mb": page.stat().st_size / 1e6}
 
 
 def open_page(page: Path) -> dict[str, float]:

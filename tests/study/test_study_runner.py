@@ -154,6 +154,17 @@ def test_only_what_is_missing_is_made(small: Study) -> None:
     assert [records(small.folder)["prefix"]["id"]] == summary.done
 
 
+def test_what_a_kill_after_the_last_write_left_is_cleared(small: Study) -> None:
+    go(small)
+    run_id = min(store.finished(small.folder))
+    left = small.folder / store.WORK / run_id
+    left.mkdir(parents=True)
+    (left / "resumed").write_text("1", encoding="utf-8")
+    summary, _ = go(small)
+    assert not summary.done
+    assert not left.exists()
+
+
 def test_a_damaged_run_is_made_again(small: Study) -> None:
     go(small)
     run = records(small.folder)["lora"]["id"]

@@ -18,6 +18,7 @@ from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.evaluation.trees import Shared, grow, lay_out
+from crosstune.models.fused import fused_norms
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
 
@@ -98,7 +99,8 @@ def score_choices(
     def fill(limit: int) -> int:
         return in_a_pass(limit, lm.device)
 
-    return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
+    with fused_norms(lm.model):
+        return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Root-mean-square norms in fewer passes over memory, while training.
+"""Root-mean-square norms in fewer passes over memory, in training and in scoring.
 
 A norm of transformers is eight element-wise operations in fp32, each with its own gradient and its own
 tensors kept for it: on a CPU a tenth of a training step. `RmsNorm` computes the very same bits forward (the
@@ -7,7 +7,7 @@ same operations in the same order, in place) and the gradient in closed form fro
     y = x r u,  r = rsqrt(mean(x²) + eps)        dx = r (g u - x r mean(g u x r))
 
 in half the time and with an eighth of the memory. A norm is replaced only where its weights are frozen and
-a probe shows that both give the same bits; whatever is replaced is put back when training ends.
+a probe shows that both give the same bits; whatever is replaced is put back after.
 """
 
 from collections.abc import Callable, Iterator

@@ -94,6 +94,7 @@ class Work:
         if wrong is None:
             try:
                 self.finished[run.id] = stored.read_run(folder)
+                self._tidy(run)
                 return
             except UserError as error:
                 wrong = str(error)
@@ -102,6 +103,14 @@ class Work:
             if mine and folder.exists():
                 aside = stored.set_aside(folder)
                 say(f"{name_of(run)} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
+
+    def _tidy(self, run: Run) -> None:
+        """Remove what a process left that was killed after it had written a run, before it had cleared up."""
+        folder = self.store / stored.WORK / run.id
+        if folder.exists():
+            with self.claims.take(run.id) as mine:
+                if mine and (self.store / run.id / stored.CHECKSUMS).is_file():
+                    shutil.rmtree(folder, ignore_errors=True)
 
     # --- making runs ----------------------------------------------------------------------------
 

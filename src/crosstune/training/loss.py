@@ -25,7 +25,9 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
         return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")
 
     table = lm.plain_table
-    if table is not None and table.device.type == "cpu" and not table.requires_grad:
+    # On one device with what meets it: a spread model may keep its head elsewhere than its input.
+    here = table is not None and table.device == hidden.device and table.device.type == "cpu"
+    if table is not None and here and not table.requires_grad:
         run: Any = VocabularyLoss.apply
         loss: Tensor = run(hidden, table, batch.targets)
         return loss

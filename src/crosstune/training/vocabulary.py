@@ -29,8 +29,9 @@ class VocabularyLoss(torch.autograd.Function):
         for start in range(0, len(table), COLUMNS_AT_ONCE):
             part = table[start : start + COLUMNS_AT_ONCE]
             scores = (hidden @ part.T).float()
-            here = (targets >= start) & (targets < start + len(part))
-            reached[here, 0] = scores[here, targets[here] - start]
+            place = targets - start
+            own = scores.gather(1, place.clamp(0, len(part) - 1)[:, None])
+            reached = torch.where(((place >= 0) & (place < len(part)))[:, None], own, reached)
             higher = torch.maximum(highest, scores.amax(1, keepdim=True))
             weights = scores.sub_(higher).exp_()
             shrink = (highest - higher).exp_()

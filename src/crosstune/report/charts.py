@@ -76,12 +76,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
     order = list(keys.values())
     y = language_axis(order)
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X(
-            "method:N",
-            sort=methods,
-            title=None,
-            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=230, domain=False, ticks=False),
-        ),
+        x=method_axis(methods),
         y=y,
         tooltip=[
             alt.Tooltip("name:N", title="Language"),
@@ -282,6 +277,12 @@ def language_keys(codes: Sequence[str]) -> dict[str, str]:
         keys[code] = _CUT.join((visible(code), str(place), name, mark))
         last = family
     return keys
+
+
+def method_axis(methods: Sequence[str]) -> alt.X:
+    """Columns, one a method, named above."""
+    axis = alt.Axis(orient="top", labelAngle=-35, labelLimit=230, domain=False, ticks=False)
+    return alt.X("method:N", sort=methods, title=None, axis=axis)
 
 
 def language_axis(order: Sequence[str]) -> alt.Y:

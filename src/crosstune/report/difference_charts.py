@@ -2,7 +2,7 @@
 
 import altair as alt
 
-from crosstune.report.charts import FIT, MUTED, Width, family_axis, language_axis, language_keys
+from crosstune.report.charts import FIT, MUTED, Width, family_axis, language_axis, language_keys, method_axis
 from crosstune.report.comparison import ALPHA, languages_against, outcome, references
 from crosstune.report.sections import Section, language_name
 from crosstune.report.text import p_value, points, visible
@@ -109,12 +109,7 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
     reach = max(1.0, *(abs(float(value["value"])) for value in values))
     y = language_axis(order)
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X(
-            "method:N",
-            sort=methods,
-            title=None,
-            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=230, domain=False, ticks=False),
-        ),
+        x=method_axis(methods),
         y=y,
         tooltip=[
             alt.Tooltip("name:N", title="Language"),

@@ -7,7 +7,7 @@ import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
 from crosstune.analysis.groups import Grouping, group_means, language_rates
-from crosstune.report.charts import ACCENT, FIT, MUTED, Width, measure_title, span
+from crosstune.report.charts import ACCENT, FIT, MUTED, Width, measure_title, method_axis, span
 from crosstune.report.sections import Section, group_name, language_name
 from crosstune.report.text import visible
 
@@ -46,12 +46,7 @@ def group_grid(
     )
     title = measure_title(section, column)
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=alt.X(
-            "method:N",
-            sort=methods,
-            title=None,
-            axis=alt.Axis(orient="top", labelAngle=-35, labelLimit=230, domain=False, ticks=False),
-        ),
+        x=method_axis(methods),
         y=alt.Y("group:N", sort=order, title=None, axis=alt.Axis(domain=False, ticks=False, labelLimit=170)),
         tooltip=[
             alt.Tooltip("group:N", title="Group"),

@@ -8,7 +8,7 @@ probabilities for the backward pass.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 
 # Probabilities of a text this long are 8 MB a head in bf16; beyond, the fused kernel is the better one.
 LONGEST = 2048
-_RIDER = "crosstune_ragged"
+RIDER = "crosstune_ragged"
+"""Attribute of a mask that holds the layout it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ class Ragged:
 
     def behind(self, n: int) -> "Ragged":
         """The same with ``n`` tokens in front that all texts follow."""
-        return Ragged(self.lengths, self.trunk + n, self.device)
+        return replace(self, trunk=self.trunk + n)
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
         """Of the trunk (if there is one) and each text: first token, length, tokens of the trunk it sees."""
@@ -65,13 +66,13 @@ class Ragged:
         apart = place[:, None] - place
         seen = apart >= 0 if window is None else (apart >= 0) & (apart < window)
         mask = torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, -torch.inf)[None, None]
-        setattr(mask, _RIDER, self)
+        setattr(mask, RIDER, self)
         return mask
 
     @staticmethod
     def of_mask(mask: Tensor | None) -> "Ragged | None":
         """The layout that a mask is of, if it is of one."""
-        return getattr(mask, _RIDER, None)
+        return getattr(mask, RIDER, None)
 
 
 def attend(

@@ -247,7 +247,7 @@ def mask_row(bench: Bench) -> Row:
 
 
 def packing_row(bench: Bench) -> Row:
-    """All texts in one line where the flash kernel takes that, else several a line and a mask, against padding."""
+    """Texts in one line where the flash kernel takes it, else several a line and a mask; against padding."""
     o, lm = bench.options, bench.lm
     case = training.Case("lora", {}, "random tokens", "generate", o.batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=7)]

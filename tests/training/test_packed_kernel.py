@@ -1,4 +1,4 @@
-"""Lines for a GPU's flash kernel, a slow loop in its place: the same as text by text; kernels put to proof."""
+"""Lines for a GPU's flash kernel, a slow loop in its place: the same as text by text; kernels are proved."""
 
 import itertools
 

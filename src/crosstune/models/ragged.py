@@ -16,7 +16,8 @@ from torch import Tensor
 
 # Probabilities of a text this long are 8 MB a head in bf16; beyond, the fused kernel is the better one.
 LONGEST = 2048
-_RIDER = "crosstune_ragged"
+RIDER = "crosstune_ragged"
+"""Attribute of a mask that holds the layout it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +86,13 @@ class Ragged:
                 sees &= place[start : start + n, None] - columns < window
             mask[start : start + n, : seen + n].masked_fill_(sees, 0.0)
         mask = mask[None, None]
-        setattr(mask, _RIDER, self)
+        setattr(mask, RIDER, self)
         return mask
 
     @staticmethod
     def of_mask(mask: Tensor | None) -> "Ragged | None":
         """The layout that a mask is of, if it is of one."""
-        return getattr(mask, _RIDER, None)
+        return getattr(mask, RIDER, None)
 
 
 def attend(

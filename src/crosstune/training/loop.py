@@ -14,6 +14,7 @@ from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.models.fused import fused_norms
 from crosstune.models.memory import Passes
+from crosstune.models.top_layer import read_rows_only
 from crosstune.training.batches import Row, collate, order, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loss import answer_loss
@@ -177,8 +178,9 @@ def _backward(method: Method, parts: Sequence[list[Row]], passes: Passes) -> tup
     for part in parts:
         passes.begin(len(part), len(part) * max(len(row.ids) for row in part))
         batch = collate(part, lm.pad_id, lm.device, lm.geometry.attention_balance, trunk, ragged)
-        loss = answer_loss(lm, batch)
-        (loss / answers).backward()
+        with read_rows_only(lm, batch.rows, *batch.ids.shape):
+            loss = answer_loss(lm, batch)
+            (loss / answers).backward()
         method.after_backward()
         summed += float(loss.detach())
         tokens += sum(len(row.ids) - 1 for row in part)

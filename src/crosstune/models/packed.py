@@ -247,7 +247,7 @@ def fault(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, h
 
     lengths = (5, 130, 64, 1)
     for trunk, n, window in ((0, 0, None), (3, 0, None), (0, 10, None), (0, 0, 7), (3, 0, 7)):
-        line = Packed(lengths, trunk, device, window)
+        line = Packed(lengths, trunk, device, window=window)
         tokens = trunk + sum(lengths)
         q, up = some(1, heads, tokens, head_dim), some(1, tokens, heads, head_dim).detach()
         k, v = some(1, kv_heads, tokens, head_dim), some(1, kv_heads, tokens, head_dim)

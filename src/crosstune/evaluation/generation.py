@@ -17,9 +17,11 @@ from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.trees import Shared, Tree, grow, lay_out
 from crosstune.models.decoding import Reading, Slots
+from crosstune.models.fused import fused_norms
 from crosstune.models.graphs import stepper
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
+from crosstune.models.packed import packed_weights
 
 # Prompts are read when so many of the rows are free: a few at a time would read the weights anew for little.
 REFILL_SHARE = 0.25
@@ -77,7 +79,8 @@ def generate(
     def fill(limit: int) -> int:
         return PORTION * CACHED * limit
 
-    return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
+    with fused_norms(lm.model), packed_weights(lm):
+        return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -77,7 +77,7 @@ def graph_row(bench: Bench) -> Row:
 
     def theirs() -> Block:
         kept = generation.stepper
-        generation.stepper = lambda lm, slots: lambda ids: lm.step(ids, slots)
+        generation.stepper = lambda lm, slots, note=None: lambda ids: lm.step(ids, slots)
         try:
             return answers(bench)
         finally:

@@ -198,7 +198,7 @@ def test_a_step_of_fixed_shape_equals_a_step(tiny_lm, monkeypatch, kind, case):
     monkeypatch.setattr(graphs, "COLUMNS", 8)
     shapes = set()
 
-    def both(lm, slots):
+    def both(lm, slots, note=None):
         fixed = graphs.FixedStep(lm, slots)
         real = slots.fix
 

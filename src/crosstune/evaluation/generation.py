@@ -69,7 +69,7 @@ def generate(
     def answer(batch: list[Group]) -> list[str]:
         some = [prompts[i] for group in batch for i in group.items]
         trees = [grow([prompts[i] for i in group.items]) for group in batch]
-        made = _generate(lm, trees, max_tokens, stop, passes.limit)
+        made = _generate(lm, trees, max_tokens, stop, passes.limit, passes.say)
         passes.tokens += sum(map(len, some)) + sum(map(len, made))
         return [_cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in made]
 
@@ -97,6 +97,7 @@ def _generate(
     max_tokens: int,
     stop: Sequence[str],
     tokens: int,
+    note: Callable[[str], None] | None = None,
 ) -> list[list[int]]:
     """Token ids of the answer to each text of each tree, the ending token left out."""
     answers: list[list[int]] = [[] for tree in trees for _ in tree.paths]
@@ -104,7 +105,7 @@ def _generate(
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), CACHED * tokens // longest))
     front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
     slots = Slots(lm, room, front + longest)
-    step = stepper(lm, slots)
+    step = stepper(lm, slots, note)
     waiting = deque(trees)
     begun = 0
     rows: list[int] = []  # which answer each live row is writing

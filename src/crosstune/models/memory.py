@@ -17,6 +17,7 @@ _SAYS = (
     "out of memory",
     "bad_alloc",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
 )
 
 
@@ -56,6 +57,11 @@ class Passes:
         self.watch: Callable[[Passes, int, int], None] | None = None
         self._rows, self._size = 1, 0
         self._cap: tuple[int, int] | None = None
+
+    def say(self, line: str) -> None:
+        """Tell something that concerns these passes, in one line."""
+        if self._note is not None:
+            self._note(line)
 
     def begin(self, rows: int, size: int) -> None:
         """A pass of so many examples and tokens (padding included) begins."""
@@ -121,11 +127,10 @@ class Passes:
     def _halve(self) -> None:
         before = self.limit
         self._lower(self._size)
-        if self._note is not None:
-            self._note(
-                f"  memory of {self._device} ran out in {self.doing}: "
-                f"{self.limit} tokens at once from here on, not {before}"
-            )
+        self.say(
+            f"  memory of {self._device} ran out in {self.doing}: "
+            f"{self.limit} tokens at once from here on, not {before}"
+        )
 
     def _lower(self, size: int) -> None:
         before = self.limit

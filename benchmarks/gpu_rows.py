@@ -20,6 +20,7 @@ import peers
 import training
 from crosstune.models import attention
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.packed import suits
 from crosstune.training.batches import Row as Example
 from crosstune.training.batches import collate
 from crosstune.training.loop import train
@@ -246,12 +247,13 @@ def mask_row(bench: Bench) -> Row:
 
 
 def packing_row(bench: Bench) -> Row:
-    """Several texts a line, kept apart by a mask, against one a line: padded, but without a mask."""
+    """Texts in one line where the flash kernel takes it, else several a line and a mask; against padding."""
     o, lm = bench.options, bench.lm
     case = training.Case("lora", {}, "random tokens", "generate", o.batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=7)]
+    kernel = suits(lm, o.length, print)
     batches = {
-        "ours": collate(rows, 0, bench.device, lm.geometry.attention_balance),
+        "ours": collate(rows, 0, bench.device, lm.geometry.attention_balance, packed=kernel),
         "theirs": collate(rows, 0, bench.device),
     }
 
@@ -269,11 +271,14 @@ def packing_row(bench: Bench) -> Row:
         finally:
             made.detach()
 
+    way = "all texts in one line, no padding" if kernel else "several texts a line and a mask"
     tokens = sum(len(row.ids) - 1 for row in rows)
-    facts = {"tokens": tokens} | {f"padded_{side}": batch.ids.numel() for side, batch in batches.items()}
+    facts = {"tokens": tokens, "kernel": kernel} | {
+        f"padded_{side}": batch.ids.numel() for side, batch in batches.items()
+    }
     return Row(
         name="packing",
-        title="forward and backward with LoRA: several texts a line and a mask, against one a line",
+        title=f"forward and backward with LoRA: {way}, against one text a line",
         peer="one text a line",
         prepare=nothing,
         ours=bench.work("ours", lambda: side("ours")),

@@ -1,8 +1,8 @@
 """What a CUDA graph does, done on a CPU: operations are taped with their tensors and numbers, and repeated.
 
 A replay calls no Python of the model: it reads and writes the tensors that it was recorded with. A number
-that Python worked out while recording is repeated as it was, and what has to wait for a GPU, or copies from the
-host, is an error: as in a graph.
+that Python worked out while recording is repeated as it was, and what has to wait for a GPU, or copies from
+the host, is an error: as in a graph.
 """
 
 import torch

@@ -39,9 +39,11 @@ def one_at_a_time(logits_of, item: ChoiceItem, choices: str) -> torch.Tensor:
     return torch.log_softmax(torch.stack(scores), 0)
 
 
-@pytest.mark.parametrize("choices", ["label", "label-per-token"])
+@pytest.mark.parametrize(("choices", "longest"), [("label", 2048), ("label-per-token", 2048), ("label", 0)])
 @pytest.mark.parametrize("case", SCORED)
-def test_equals_one_label_at_a_time(tiny_lm, family, case, choices):
+def test_equals_one_label_at_a_time(tiny_lm, family, case, choices, longest, monkeypatch):
+    """In one line without padding, and (where a text is longer than ``longest``) in padded lines."""
+    monkeypatch.setattr("crosstune.evaluation.choices.LONGEST", longest)
     lm = tiny_lm(family)
     method = attach(lm, case)
 
@@ -51,7 +53,7 @@ def test_equals_one_label_at_a_time(tiny_lm, family, case, choices):
 
     wanted = [one_at_a_time(logits_of, item, choices) for item in items()]
     with method.evaluating():
-        for tokens in (1, 90, 10_000):  # every item alone, a few batches, one or two
+        for tokens in (1, 60, 10_000):  # every item alone, a few batches, one or two
             settings = EvaluateSettings(choices=choices, tokens_per_pass=tokens)
             told: list[int] = []
             found = score_choices(lm, items(), settings, told.append)

@@ -72,4 +72,5 @@ def test_the_papers_studies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         "lora",
     ]
     waiting = [run for run in expand(study) if run.search is not None]
-    assert len(waiting) == 4 * len(study.tasks)
+    assert len(waiting) == 4 * len(study.tasks) * len(study.seeds)
+    assert len(study.seeds) >= 2, "the claims of claims/paper.yaml want two"

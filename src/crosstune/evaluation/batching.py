@@ -39,26 +39,30 @@ class Group:
     width: int
 
 
-def batches_by_length(groups: Sequence[Group], tokens: int) -> Iterator[list[Group]]:
-    """Groups in batches of at most ``tokens`` each, padding included, longest first.
+def batches_by_length(groups: Sequence[Group], tokens: int, padded: bool = True) -> Iterator[list[Group]]:
+    """Groups in batches of at most ``tokens`` each, longest first.
 
-    Longest first, so that a batch too large for the memory shows at once and not at the end. A batch of
-    at least an eighth of ``tokens`` takes no group that would be padded by more than 15%.
+    Longest first, so that a batch too large for the memory shows at once and not at the end. Where lines are
+    padded, a batch of at least an eighth of ``tokens`` takes no group that would be padded by more than 15%.
     """
     batch: list[Group] = []
-    lines = 0
     for group in sorted(groups, key=lambda group: -group.width):
         if batch:
-            longest = batch[0].width
-            full = (lines + group.lines) * longest > tokens
-            enough = lines * longest >= LARGE_ENOUGH * tokens and group.width < SHORTEST * longest
-            if full or enough:
+            full = size_of([*batch, group], padded) > tokens
+            enough = size_of(batch, padded) >= LARGE_ENOUGH * tokens
+            if full or (padded and enough and group.width < SHORTEST * batch[0].width):
                 yield batch
-                batch, lines = [], 0
+                batch = []
         batch.append(group)
-        lines += group.lines
     if batch:
         yield batch
+
+
+def size_of(batch: Sequence[Group], padded: bool) -> int:
+    """Tokens of a batch, longest group first: of lines as long as the longest, or of the lines themselves."""
+    if padded:
+        return sum(group.lines for group in batch) * batch[0].width
+    return sum(group.lines * group.width for group in batch)
 
 
 def in_batches(
@@ -69,6 +73,7 @@ def in_batches(
     tell: Callable[[int], None] | None = None,
     journal: Journal[T] | None = None,
     fill: Callable[[int], int] = int,
+    padded: bool = True,
 ) -> list[T]:
     """Answer every item, batch by batch; smaller batches where memory runs out.
 
@@ -84,6 +89,7 @@ def in_batches(
             had come between.
         fill: Tokens of a batch, from ``passes.limit``; ``answer`` sees to it that no more than that go at
             once.
+        padded: Whether the lines of a batch are made as long as its longest.
 
     Raises:
         UserError: Memory runs out on one item.
@@ -99,10 +105,9 @@ def in_batches(
     while len(done) < total:
         parts = [part for group in groups for part in _parts(group, measure, passes.limit)]
         left = [part for part in parts if part.items[0] not in done]
-        for batch in batches_by_length(left, fill(passes.limit)):
+        for batch in batches_by_length(left, fill(passes.limit), padded):
             items = [i for group in batch for i in group.items]
-            at_once = min(sum(group.lines for group in batch), max(1, passes.limit // batch[0].width))
-            passes.begin(len(items), at_once * batch[0].width)
+            passes.begin(len(items), max(batch[0].width, min(size_of(batch, padded), passes.limit)))
             answers = passes.attempt(partial(answer, batch))
             if answers is None:
                 break  # what is left is put into smaller batches

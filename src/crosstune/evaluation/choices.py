@@ -9,6 +9,7 @@ forward. Equal to running every prompt-plus-label on its own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,10 +18,11 @@ from crosstune.errors import UserError
 from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.evaluation.trees import Shared, grow, lay_out
+from crosstune.evaluation.trees import Shared, grow, in_line, lay_out
 from crosstune.models.fused import fused_norms
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
+from crosstune.models.ragged import LONGEST
 
 # fp32 scores of a 262k vocabulary: 128 rows take 134 MB.
 ROWS_AT_ONCE = 128
@@ -87,9 +89,13 @@ def score_choices(
     widths = [item.width for item in items]
     together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)
 
+    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    # A GPU's fused kernels do better, and so does a CPU's on very long texts.
+    ragged = lm.device.type == "cpu" and front + max(widths, default=0) <= LONGEST
+
     def answer(batch: list[Group]) -> list[list[float]]:
         some = [[items[i] for i in group.items] for group in batch]
-        scores = _score_batch(lm, some, settings.choices == "label-per-token")
+        scores = _score_batch(lm, some, settings.choices == "label-per-token", ragged)
         passes.tokens += sum(widths[i] for group in batch for i in group.items)
         return [torch.log_softmax(score, dim=0).tolist() for score in scores]
 
@@ -100,31 +106,34 @@ def score_choices(
         return in_a_pass(limit, lm.device)
 
     with fused_norms(lm.model):
-        return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
+        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, not ragged)
 
 
 @torch.inference_mode()
-def _score_batch(lm: LanguageModel, groups: Sequence[Sequence[ChoiceItem]], per_token: bool) -> list[Tensor]:
+def _score_batch(
+    lm: LanguageModel, groups: Sequence[Sequence[ChoiceItem]], per_token: bool, ragged: bool
+) -> list[Tensor]:
     """One ``[choices]`` fp64 vector an item, comparable within it, group by group."""
     trees = [grow([text for item in group for text in item.texts]) for group in groups]
-    ids, layout = lay_out(trees, lm.pad_id, lm.device)
+    ids, layout = in_line(trees, lm.device) if ragged else lay_out(trees, lm.pad_id, lm.device)
+    starts = accumulate((len(tree.tokens) if ragged else ids.shape[1] for tree in trees), initial=0)
     items: list[ChoiceItem] = []
-    lasts: list[int] = []  # flat index of each prompt's last token
-    rows: list[int] = []  # flat index of what predicts each later token of each label
+    asked: dict[int, int] = {}  # which answer row stands at a place, counted through all lines
+    lasts: list[int] = []  # answer row of each prompt's last token
+    rows: list[int] = []  # answer row of what predicts each later token of each label
     targets: list[int] = []
-    for line, (group, tree) in enumerate(zip(groups, trees, strict=True)):
+    for start, group, tree in zip(starts, groups, trees, strict=False):
         paths = iter(tree.paths)
         for item in group:
             items.append(item)
-            start = line * ids.shape[1]
             n = len(item.prompt)
             found = {ending: next(paths) for ending in item.endings}
             for label in item.labels:
                 path = found[label[:-1]]
-                rows += [start + at for at in path[n:]]
+                rows += [asked.setdefault(start + at, len(asked)) for at in path[n:]]
                 targets += label[1:]
-            lasts.append(start + path[n - 1])
-    hidden = lm.hidden(ids, layout).flatten(0, 1)
+            lasts.append(asked.setdefault(start + path[n - 1], len(asked)))
+    hidden = lm.hidden(ids, layout, rows=torch.tensor(list(asked), device=lm.device))
     firsts = _first_scores(lm, hidden[torch.tensor(lasts, device=lm.device)], items, whole=per_token)
     rest = _log_probabilities(lm, hidden, rows, targets)
     out, at = [], 0

@@ -5,13 +5,14 @@ from the token ids alone, so nothing depends on where a tokenizer puts its bound
 stand in depth-first order in one line, and each sees what it follows (`crosstune.models.attention.Layout`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from crosstune.models.attention import Layout
+from crosstune.models.ragged import Ragged
 
 # A text joins those before it in a line when that saves this share of its cost: branches need a mask.
 WORTH = 0.1
@@ -85,6 +86,20 @@ def lay_out(trees: Sequence[Tree], pad: int, device: torch.device) -> tuple[Tens
     if not any(tree.branches for tree in trees):
         return ids, None
     return ids, Layout(block([t.ends for t in trees], -1), block([t.positions for t in trees], 0))
+
+
+def in_line(trees: Sequence[Tree], device: torch.device) -> tuple[Tensor, Ragged]:
+    """All trees behind one another, without padding: token ids ``[1, line]`` and who sees whom."""
+
+    def line(rows: Iterable[list[int]]) -> Tensor:
+        return torch.tensor([x for row in rows for x in row], device=device)
+
+    lengths = tuple(len(tree.tokens) for tree in trees)
+    ids = line(tree.tokens for tree in trees)[None]
+    if not any(tree.branches for tree in trees):
+        return ids, Ragged(lengths, device=device)
+    places, ends = line(tree.positions for tree in trees), line(tree.ends for tree in trees)
+    return ids, Ragged(lengths, device=device, places=places, ends=ends)
 
 
 class Shared:

@@ -34,6 +34,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from crosstune.errors import UserError
+from crosstune.models import packed
+from crosstune.models.packed import Packed
 from crosstune.models.ragged import Ragged, attend
 
 IMPLEMENTATION = "crosstune"
@@ -230,7 +232,10 @@ def attention(
     line = Ragged.of_mask(attention_mask)
     if line is not None and attention_mask is not None:
         front = None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
-        text = attend(line, query, key, value, attention_mask, scaling, front)
+        if isinstance(line, Packed):
+            text = packed.attend(line, query, key, value, scaling, front)
+        else:
+            text = attend(line, query, key, value, attention_mask, scaling, front)
         return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
     if prompt is None:
         return plain(key, value, attention_mask), None

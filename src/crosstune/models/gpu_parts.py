@@ -12,8 +12,9 @@ from crosstune.errors import UserError, did_you_mean
 OFF = "CROSSTUNE_GPU_OFF"
 """Environment variable: names of `Part`, with commas between them."""
 
-Part = Literal["graphs"]
-"""``graphs``: recorded decoding steps (`crosstune.models.graphs`)."""
+Part = Literal["graphs", "packing"]
+"""``graphs``: recorded decoding steps (`crosstune.models.graphs`). ``packing``: no padding in training
+(`crosstune.models.packed`)."""
 
 
 def wanted(part: Part) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 from array import array
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from crosstune.models.attention import Layout, laid_out
 from crosstune.models.decoding import Reading, Slots
 from crosstune.models.geometry import Geometry
 from crosstune.models.ragged import Ragged
+from crosstune.models.top_rows import has_top_rows, take, top_rows
 
 TOKENS_KEPT = 20_000_000
 """Tokens of prompts that are kept to be used again: 80 MB."""
@@ -31,6 +33,7 @@ class LanguageModel:
         geometry: Its shape.
         soft_prompt: ``[n, hidden]`` stood in front of the text's embeddings, left by `soft-prompt`.
         first_position: Position of the first text token, left by `prefix` (its length).
+        narrows: Whether the top layer can compute some rows alone (`crosstune.models.top_rows`).
     """
 
     model: PreTrainedModel
@@ -40,6 +43,7 @@ class LanguageModel:
     geometry: Geometry
     soft_prompt: Tensor | None = None
     first_position: int = 0
+    narrows: bool = field(init=False, repr=False)
     _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
     _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
     _kept: int = field(default=0, repr=False)
@@ -50,6 +54,8 @@ class LanguageModel:
                 f"{self.name}: {type(self.model).__name__} is not a decoder with layers[i].self_attn; "
                 "choose a Llama, Mistral, Gemma, Qwen or similar causal language model"
             )
+
+        self.narrows = has_top_rows(self.decoder)
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -140,7 +146,11 @@ class LanguageModel:
     # --- forward ----------------------------------------------------------------------------
 
     def hidden(
-        self, ids: Tensor, layout: Layout | Ragged | None = None, read: Reading | None = None
+        self,
+        ids: Tensor,
+        layout: Layout | Ragged | None = None,
+        read: Reading | None = None,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Final hidden states of right-padded rows, those of the text alone.
 
@@ -150,9 +160,11 @@ class LanguageModel:
             ids: ``[batch, length]`` token ids.
             layout: Who sees whom, when rows hold branches.
             read: Keeps the keys and values of all layers, a soft prompt's in front of the text's.
+            rows: ``[n]``: the tokens whose states are wanted, counted through ``ids.flatten()``; the top
+                layer leaves the others out behind its attention. None for all.
 
         Returns:
-            ``[batch, length, hidden]``, after the final norm.
+            ``[batch, length, hidden]``, or ``[n, hidden]`` of the rows, after the final norm.
         """
         embeds = self.embedding(ids)
         n = 0
@@ -165,11 +177,18 @@ class LanguageModel:
         else:
             layout = layout.behind(n)
             positions = layout.positions + self.first_position
-        with laid_out(layout):
+        if rows is not None:
+            length = ids.shape[1]
+            rows = rows + n * (rows // length + 1)  # as counted with the soft prompts in front
+        narrow = top_rows(self.decoder, rows) if rows is not None and self.narrows else None
+        with laid_out(layout), narrow or nullcontext():
             out = self.decoder(
                 inputs_embeds=embeds, position_ids=positions, past_key_values=read, use_cache=read is not None
             )
-        return cast(Tensor, out.last_hidden_state[:, n:].to(ids.device))
+        states: Tensor = out.last_hidden_state
+        if rows is None:
+            return states[:, n:].to(ids.device)
+        return (take(states, rows) if narrow is None else states)[0].to(ids.device)
 
     def step(self, ids: Tensor, slots: Slots) -> Tensor:
         """Read one more token of each text that is being written.
@@ -242,8 +261,19 @@ class LanguageModel:
         with torch.inference_mode():
             ours = self.logits(self.hidden(ids)[0])
             theirs = self.model(input_ids=ids, use_cache=False).logits[0].float().to(ours.device)
+            self.narrows = self.narrows and self._narrowed_alike(ids)
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
             raise UserError(
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
                 "know; choose another model or report it"
             )
+
+    def _narrowed_alike(self, ids: Tensor) -> bool:
+        """Whether the top layer gives the same states for some rows alone as for all."""
+        rows = torch.tensor([1, 4], device=self.device)
+        wanted = self.hidden(ids)[0, rows]
+        try:
+            found = self.hidden(ids, rows=rows)
+        except (RuntimeError, TypeError, IndexError):
+            return False  # a layer that is handed more than its input, token by token
+        return torch.allclose(found, wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max()))

@@ -1,4 +1,4 @@
-"""Texts of many lengths behind one another in one line: no padding, and attention text by text.
+"""Texts, or trees of texts, behind one another in one line: no padding, and attention text by text.
 
 Everything but attention looks at tokens one at a time, so a batch is one line of all its texts, and
 projections and MLPs compute nothing for padding. Attention takes the texts one after the other, as plain
@@ -8,7 +8,7 @@ probabilities for the backward pass.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -16,17 +16,23 @@ from torch import Tensor
 
 # Probabilities of a text this long are 8 MB a head in bf16; beyond, the fused kernel is the better one.
 LONGEST = 2048
-_RIDER = "crosstune_ragged"
+RIDER = "crosstune_ragged"
+"""Attribute of a mask that holds the layout it is of."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
     """A line of texts, of which each token sees those before it in its own text and in the trunk.
 
+    Where `places` and `ends` are given, a text is a tree in depth-first order, as in `attention.Layout`: a
+    token sees only those that it follows.
+
     Attributes:
         lengths: Of the texts, in line.
         trunk: Tokens at the beginning of the line that all texts follow.
         device: Where the model's input is.
+        places: ``[line, trunk left out]``: of each token in its own text; None for one behind the other.
+        ends: As long: last token of its tree that sees this one, counted from the tree's first.
     """
 
     prompts_inside: ClassVar[bool] = False
@@ -34,16 +40,21 @@ class Ragged:
     lengths: tuple[int, ...]
     trunk: int = 0
     device: torch.device | str = "cpu"
+    places: Tensor | None = None
+    ends: Tensor | None = None
 
     @property
     def positions(self) -> Tensor:
         """``[1, line]``: place of each token in its own text, the trunk counted in."""
+        if self.places is not None:
+            trunk = torch.arange(self.trunk, device=self.device)
+            return torch.cat([trunk, self.places + self.trunk])[None]
         texts = [torch.arange(seen, seen + n) for _, n, seen in self.pieces()]
         return torch.cat(texts)[None].to(self.device)
 
     def behind(self, n: int) -> "Ragged":
         """The same with ``n`` tokens in front that all texts follow."""
-        return Ragged(self.lengths, self.trunk + n, self.device)
+        return replace(self, trunk=self.trunk + n)
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
         """Of the trunk (if there is one) and each text: first token, length, tokens of the trunk it sees."""
@@ -55,23 +66,33 @@ class Ragged:
             start += n
 
     def mask(self, window: int | None) -> Tensor:
-        """``[1, 1, longest, longest]``, to be added to scores: 0 where a row sees a column, else -inf.
+        """``[1, 1, line, trunk + longest]``, to be added to scores: 0 where a row sees a column, else -inf.
 
-        That of the trunk with the longest text behind it; other texts take its upper left corner. The layout
-        rides on it, for `of_mask`: a checkpointed layer runs again in the backward pass, when only its
-        arguments are left.
+        Columns are the trunk's and then those of the row's own text; a row of the trunk has that alone.
+        The layout rides on it, for `of_mask`: a checkpointed layer runs again in the backward pass, when only
+        its arguments are left.
         """
-        place = torch.arange(self.trunk + max(self.lengths, default=0), device=self.device)
-        apart = place[:, None] - place
-        seen = apart >= 0 if window is None else (apart >= 0) & (apart < window)
-        mask = torch.zeros(seen.shape, device=self.device).masked_fill_(~seen, -torch.inf)[None, None]
-        setattr(mask, _RIDER, self)
+        line, longest = self.trunk + sum(self.lengths), max(self.lengths, default=0)
+        mask = torch.full((line, self.trunk + longest), -torch.inf, device=self.device)
+        place = self.positions[0]
+        for start, n, seen in self.pieces():
+            own = torch.arange(n, device=self.device)
+            follows = own[:, None] >= own
+            if self.ends is not None and start >= self.trunk:
+                follows &= own[:, None] <= self.ends[start - self.trunk : start - self.trunk + n]
+            sees = torch.nn.functional.pad(follows, (seen, 0), value=True)
+            if window is not None:
+                columns = torch.cat([place[:seen], place[start : start + n]])
+                sees &= place[start : start + n, None] - columns < window
+            mask[start : start + n, : seen + n].masked_fill_(sees, 0.0)
+        mask = mask[None, None]
+        setattr(mask, RIDER, self)
         return mask
 
     @staticmethod
     def of_mask(mask: Tensor | None) -> "Ragged | None":
         """The layout that a mask is of, if it is of one."""
-        return getattr(mask, _RIDER, None)
+        return getattr(mask, RIDER, None)
 
 
 def attend(
@@ -145,7 +166,7 @@ class _Attend(torch.autograd.Function):
         for start, n, seen in layout.pieces():
             columns = _columns(k, front_k, start, n, seen)
             scores = (_rows(q, start, n) @ columns.transpose(1, 2)).float().view(kv_heads, n, group, -1)
-            scores = torch.add(mask[seen : seen + n, :, : scores.shape[-1]], scores, alpha=scaling)
+            scores = torch.add(mask[start : start + n, :, : scores.shape[-1]], scores, alpha=scaling)
             probabilities = torch.softmax(scores, dim=-1).to(q.dtype).flatten(1, 2)
             mixed = probabilities @ _columns(v, front_v, start, n, seen)
             out[start : start + n] = mixed.unflatten(1, (n, group)).transpose(0, 1)

@@ -2,9 +2,14 @@
 
 A kernel that runs out of memory kills a process at once: no error, and the next process would do the same.
 So every pass through the model is written down before it begins, and taken away however the run ends, be it
-by an error or by Ctrl-C. Where it is still there, the process was killed in that pass. A kill for any other
-reason hits another pass each time, or leaves a checkpoint or answers that are further on: only deaths in the
-very same pass, `DEATHS` of them one after the other, are taken for memory that is not there.
+by an error or by Ctrl-C. Where it is still there, the process was killed in that pass. Linux counts what its
+kernel kills for memory: the count is written down with the pass, and a death beside which it rose is taken
+for one of memory. `DEATHS` of those in the very same pass, one after the other, and less goes at once.
+
+A kill for any other reason must not change a result, but some who kill for memory are not the kernel (Ray,
+systemd-oomd, a cluster's limits), and not every system counts. So deaths in the very same pass that nothing
+explains have the same effect when there are `UNEXPLAINED_DEATHS`: kills at random do not hit one pass that
+often, for they hit another each time, or leave a checkpoint or answers that are further on.
 """
 
 import json
@@ -18,11 +23,15 @@ from crosstune.errors import UserError
 from crosstune.models.memory import Passes
 
 DEATHS = 2
-"""Deaths in the same pass after which fewer tokens go through the model at once."""
+"""Deaths by the kernel in the same pass after which fewer tokens go through the model at once."""
+
+UNEXPLAINED_DEATHS = 5
+"""The same, where the kernel says it killed nothing or says nothing."""
 
 _FILE = "pass.json"
 _BYTES = 4096
-_TIMES = {2: "twice"}
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_COUNTS = Path("/proc/vmstat")
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,9 @@ class _Mark:
         size: Tokens, padding included.
         limits: By what is done: most tokens at once, and how often that was halved.
         deaths: How many processes before this one died in the very same pass.
+        by_kernel: How many of them while the kernel killed for memory.
+        boot: Of the machine; empty where it does not say.
+        kernel_kills: The machine's, for memory, since it started; -1 where it does not say.
     """
 
     made_for: str
@@ -48,6 +60,9 @@ class _Mark:
     size: int
     limits: dict[str, tuple[int, int]]
     deaths: int
+    by_kernel: int
+    boot: str
+    kernel_kills: int
 
     def same_pass(self, other: "_Mark") -> bool:
         mine, its = (
@@ -55,6 +70,30 @@ class _Mark:
             for mark in (self, other)
         )
         return mine == its
+
+    def died(self) -> "_Mark":
+        """The pass, with the death of its process counted."""
+        boot, kills = kernel_kills()
+        by_kernel = self.boot == boot and 0 <= self.kernel_kills < kills
+        return replace(self, deaths=self.deaths + 1, by_kernel=self.by_kernel + by_kernel)
+
+    def too_large(self) -> bool:
+        return self.by_kernel >= DEATHS or self.deaths >= UNEXPLAINED_DEATHS
+
+
+def kernel_kills() -> tuple[str, int]:
+    """Which start of the machine this is, and how many processes its kernel killed for memory since.
+
+    All of the machine's, whoever's they were: a kill beside ours is taken for ours, which at worst costs a
+    second death. "" and -1 where the system does not tell (it is not Linux, or hides it).
+    """
+    try:
+        boot, counts = _BOOT.read_text("ascii").strip(), _COUNTS.read_text("ascii")
+        return boot, next(
+            int(line.split()[1]) for line in counts.splitlines() if line.startswith("oom_kill ")
+        )
+    except (OSError, ValueError, IndexError, StopIteration):
+        return "", -1
 
 
 @contextmanager
@@ -76,19 +115,21 @@ def attempt(
     file = folder / _FILE
     before = _read(file, made_for)
     if before is not None:
+        before = before.died()
         _learn(before, position, passes, note)
     descriptor = None
     with suppress(OSError):  # a full disk: nothing can be learnt from a death then
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     number = 0
+    boot, kills = kernel_kills()
 
     def begun(one: Passes, rows: int, size: int) -> None:
         nonlocal number
         number += 1
         limits = {each.doing: (each.limit, each.halvings) for each in passes}
-        mark = _Mark(made_for, position, number, one.doing, rows, size, limits, 0)
+        mark = _Mark(made_for, position, number, one.doing, rows, size, limits, 0, 0, boot, kills)
         if before is not None and mark.same_pass(before):
-            mark = replace(mark, deaths=before.deaths + 1)
+            mark = replace(mark, deaths=before.deaths, by_kernel=before.by_kernel)
         if descriptor is not None:
             with suppress(OSError):
                 os.pwrite(descriptor, json.dumps(asdict(mark)).encode().ljust(_BYTES), 0)
@@ -109,9 +150,10 @@ def _learn(mark: _Mark, position: str, passes: Sequence[Passes], note: Callable[
     """Put back the limits that held, and lower one if processes died in the same pass again and again."""
     for each in passes:
         each.cap(*mark.limits[each.doing])
-    if mark.position != position or mark.deaths + 1 < DEATHS:
+    if mark.position != position or not mark.too_large():
         return
-    died = f"this run's process died {_TIMES.get(DEATHS, f'{DEATHS} times')} without a word in {mark.doing}"
+    times = "twice" if mark.deaths == 2 else f"{mark.deaths} times"
+    died = f"this run's process died {times} without a word in {mark.doing}"
     if mark.rows <= 1:
         raise UserError(
             f"{died} on one example of {mark.size} tokens, as when the kernel kills for memory; "

@@ -11,6 +11,7 @@ from torch import Tensor
 from crosstune.errors import UserError
 from crosstune.models.attention import Layout
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.packed import Packed
 from crosstune.models.ragged import LONGEST, Ragged
 from crosstune.tasks.base import Example, Kind
 
@@ -179,6 +180,7 @@ def collate(
     balance: float | None = None,
     trunk: int = 0,
     ragged: bool = False,
+    packed: bool = False,
 ) -> Batch:
     """Lay rows out for one forward: one a line, or several behind one another where that saves padding.
 
@@ -193,11 +195,12 @@ def collate(
             for one row a line.
         trunk: Tokens of a soft prompt that will stand in front of every line.
         ragged: All in one line without padding, and attention row by row, unless a row is too long for that.
+        packed: All in one line without padding, whatever their lengths, for a GPU's kernel.
     """
     # The last token of a row predicts nothing that is scored: it is left out of the forward.
     lengths = [len(row.ids) - 1 for row in rows]
     ragged = ragged and trunk + max(lengths) <= LONGEST
-    if ragged:
+    if ragged or packed:
         lines = [list(range(len(rows)))]
     else:
         lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance, trunk)
@@ -218,7 +221,9 @@ def collate(
             targets += row.ids[len(row.ids) - row.answer :]
             at = end
     layout: Layout | Ragged | None = None
-    if ragged:
+    if packed:
+        layout = Packed(tuple(lengths), device=device)
+    elif ragged:
         layout = Ragged(tuple(lengths), device=device)
     elif len(lines) < len(rows):
         layout = Layout(ends.to(device), positions.to(device))

@@ -13,7 +13,8 @@ import torch
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.models.fused import fused_norms
-from crosstune.models.memory import Passes
+from crosstune.models.memory import Passes, ran_out
+from crosstune.models.packed import distrust, suits
 from crosstune.training.batches import Row, collate, order, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loss import answer_loss
@@ -149,9 +150,19 @@ def _gradients(method: Method, batch: Sequence[Row], passes: Passes) -> tuple[fl
             parameter.grad = None
         set_random_state(before)
 
+    def work() -> tuple[float, int, int]:
+        try:
+            return _backward(method, split(batch, passes.limit), passes)
+        except RuntimeError as error:
+            if ran_out(error) or not distrust(method.attached(), error, passes.say):
+                raise
+        # Once more on padded lines: what they do not mend is an error of its own.
+        undo()
+        return _backward(method, split(batch, passes.limit), passes)
+
     made = None
     while made is None:
-        made = passes.attempt(lambda: _backward(method, split(batch, passes.limit), passes), undo)
+        made = passes.attempt(work, undo)
     return made
 
 
@@ -171,12 +182,13 @@ def _backward(method: Method, parts: Sequence[list[Row]], passes: Passes) -> tup
     lm = method.attached()
     answers = sum(row.answer for part in parts for row in part)
     trunk = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
-    # A GPU's fused kernels do better; and none of the models at hand drops attention while training.
+    # A GPU has a kernel for lines of many texts; and none of the models at hand drops attention in training.
     ragged = lm.device.type == "cpu" and not getattr(lm.decoder.config, "attention_dropout", 0.0)
+    packed = suits(lm, trunk + max(len(row.ids) for part in parts for row in part), passes.say)
     summed, tokens, padded = 0.0, 0, 0
     for part in parts:
         passes.begin(len(part), len(part) * max(len(row.ids) for row in part))
-        batch = collate(part, lm.pad_id, lm.device, lm.geometry.attention_balance, trunk, ragged)
+        batch = collate(part, lm.pad_id, lm.device, lm.geometry.attention_balance, trunk, ragged, packed)
         loss = answer_loss(lm, batch)
         (loss / answers).backward()
         method.after_backward()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crosstune.models.packed import can_pack, packed_weights
+from crosstune.models.weight_blocks import can_pack, packed_weights
 from tiny_models import attach, random_ids
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="no bf16 products over blocks on this CPU")
@@ -27,7 +27,8 @@ def test_same_bits_and_weights_come_back(lm, case):
     method = attach(lm, case)
     with method.evaluating():
         before = weights(lm)
-        texts = [torch.tensor([random_ids(n, seed=n) for _ in range(b)]) for b, n in ((1, 1), (3, 5), (8, 40))]
+        shapes = ((1, 1), (3, 5), (8, 40))
+        texts = [torch.tensor([random_ids(n, seed=b * n + i) for i in range(b)]) for b, n in shapes]
         with torch.inference_mode():
             wanted = [lm.logits(lm.hidden(ids).flatten(0, 1)) for ids in texts]
             with packed_weights(lm):

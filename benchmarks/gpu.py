@@ -5,49 +5,70 @@
     python benchmarks/gpu.py train --quantize 4bit --checkpointing --batch 16 --length 1024
     python benchmarks/gpu.py --shape tiny --device cpu --dtype float32      # seconds, without a GPU
     python benchmarks/gpu.py --model meta-llama/Llama-3.1-8B     # real weights (the texts stay random tokens)
+    python benchmarks/gpu.py --all --minutes 30                  # plain, checkpointing, 4 bits: 30 min. each
+    python benchmarks/gpu.py --plan --memory 80                  # what would fit such a card: needs no GPU
 
 Both sides read the same tokens in the same batches with the same weights (shared, so that both fit) and take
 turns; medians, quartiles, tokens a second, share of the matrix rate measured in the run, and on a GPU each
-side's peak memory are written as JSON to benchmarks/results/. Losses, scores and answers are compared: the
-exit code is 1 when they differ by more than rounding. A side that does not fit in memory says so.
+side's peak memory are written as JSON to benchmarks/results/, row by row as each ends. Losses, scores and
+answers are compared: the exit code is 1 when they differ by more than rounding, or a row fails. A row that
+cannot fit the card (full fine-tuning of 8B on 80 GB) says so and is not tried, one that runs out of memory
+says that, one that fails keeps its traceback, and the rest go on. When ``--minutes`` are over, no turn and no
+row is begun.
 With several GPUs, choose one with CUDA_VISIBLE_DEVICES. Needs the ``dev`` extra, and ``quantize`` for 4 bits.
 """
 
 import argparse
+import gc
 import json
+import subprocess
 import sys
 import tempfile
+import time
+import traceback
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+import gpu_memory
 from crosstune.errors import UserError
+from crosstune.models.geometry import Geometry
+from crosstune.models.language_model import LanguageModel
 from crosstune.models.load import load
+from crosstune.models.memory import ran_out
 from gpu_evaluation import decoding_row, graph_row, scoring_row
-from gpu_rows import METHODS, Bench, Options, grid_row, mask_row, packing_row, training_row
+from gpu_rows import ANSWER, METHODS, Bench, Options, grid_row, mask_row, packing_row, training_row
 from harness import Row, Setting, tell, turns
 from random_model import SHAPES, random_lm
 
-NAMES = (
-    *(f"train-{name}" for name in METHODS),
-    *("score", "decode", "decode-static", "decode-graphs", "prefix-mask", "packing", "grid"),
-)
+ROWS: dict[str, Callable[[Bench], Row]] = {
+    **{f"train-{name}": partial(training_row, name=name) for name in METHODS},
+    "score": scoring_row,
+    "decode": partial(decoding_row, name="decode", said="HF generate", cache={}),
+    "decode-static": partial(
+        decoding_row,
+        name="decode-static",
+        said="HF generate, static cache",
+        cache={"cache_implementation": "static"},
+    ),
+    "decode-graphs": graph_row,
+    "prefix-mask": mask_row,
+    "packing": packing_row,
+    "grid": grid_row,
+}
+NAMES = tuple(ROWS)
 
-
-def rows_of(bench: Bench) -> list[Row]:
-    return [
-        *(training_row(bench, name) for name in METHODS),
-        scoring_row(bench),
-        decoding_row(bench, "decode", "HF generate", {}),
-        decoding_row(bench, "decode-static", "HF generate, static cache", {"cache_implementation": "static"}),
-        graph_row(bench),
-        mask_row(bench),
-        packing_row(bench),
-        grid_row(bench),
-    ]
+# What --all adds to the command, by what is said of it.
+VARIANTS = {
+    "plain": [],
+    "checkpointing": ["--checkpointing"],
+    "4-bit base with checkpointing": ["--quantize", "4bit", "--checkpointing"],
+}
 
 
 def parse() -> argparse.Namespace:
@@ -66,25 +87,76 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=6, help="of training a block; the first is left out")
     parser.add_argument("--new-tokens", type=int, default=64, help="written in decoding rows")
     parser.add_argument("--rounds", type=int, default=3, help="blocks a side")
+    parser.add_argument("--minutes", type=float, help="begin nothing after so many; without, all is done")
+    parser.add_argument("--all", action="store_true", help="one after the other: " + "; ".join(VARIANTS))
+    parser.add_argument("--plan", action="store_true", help="say what training rows need, and run nothing")
+    parser.add_argument("--memory", type=float, default=80, help="of the card to plan for, in GB")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results", help="folder for the JSON"
     )
     return parser.parse_args()
 
 
-def measure(row: Row, setting: Setting, bench: Bench) -> dict[str, Any]:
-    """A row's result, with tokens a second and, on a GPU, peak memory; or that memory ran out."""
-    print(f"\n{row.name}: {row.title}")
+def needs(name: str, options: Options, g: Geometry, itemsize: int, quantize: str | None) -> dict[str, Any]:
+    """What a training row needs, a side; nothing of other rows."""
+    if not name.startswith("train-"):
+        return {}
+    return {
+        side: gpu_memory.training(
+            g,
+            METHODS[name.removeprefix("train-")][0],
+            side,
+            tokens=options.batch * options.length,
+            answers=options.batch * ANSWER,
+            itemsize=itemsize,
+            quantize=quantize,
+            checkpointing=options.checkpointing,
+        )
+        for side in ("ours", "theirs")
+    }
+
+
+def plan(args: argparse.Namespace) -> None:
+    """What each training row would need on a card that is not here."""
+    total = args.memory * 1e9
+    itemsize = 4 if args.dtype == "float32" else 2
+    options = Options(args.checkpointing, args.batch, args.length, args.steps, args.new_tokens)
+    print(
+        f"{args.shape}, {args.batch} x {args.length} tokens a step, {total / gpu_memory.GIB:.0f} GiB, in GiB:"
+    )
+    for method in METHODS:
+        if method == "full" and args.quantize:
+            continue  # quantised weights cannot be trained
+        for side, need in needs(
+            f"train-{method}", options, SHAPES[args.shape], itemsize, args.quantize
+        ).items():
+            said = (
+                "does not fit"
+                if need.least > total
+                else "fits"
+                if need.whole <= 0.95 * total
+                else "may not fit"
+            )
+            print(f"  {method:<14} {side:<7} {need.whole / gpu_memory.GIB:6.1f}  {said} ({need.text()})")
+
+
+def measure(name: str, setting: Setting, bench: Bench, seconds: float | None = None) -> dict[str, Any]:
+    """A row's result, with tokens a second and, on a GPU, peak memory; or why there is none."""
     bench.peaks.clear()
     try:
+        row = ROWS[name](bench)
+        print(f"\n{name}: {row.title}", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             row.prepare(setting, Path(folder))
-            result = turns(row, setting, Path(folder))
-    except (torch.OutOfMemoryError, UserError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "memory" not in str(error):
-            raise
-        print(f"  out of memory: {str(error).splitlines()[0]}")
-        return {"row": row.name, "title": row.title, "out_of_memory": str(error), "passed": True}
+            result = turns(row, setting, Path(folder), seconds)
+    except Exception as error:
+        # Whatever it is: the other rows are worth having.
+        said = str(error).strip().partition("\n")[0]
+        if ran_out(error) or (isinstance(error, UserError) and "memory" in said):
+            print(f"  {name}: out of memory: {said}")
+            return {"row": name, "out_of_memory": said, "passed": True}
+        print(f"  {name}: FAILED: {type(error).__name__}: {said}")
+        return {"row": name, "error": traceback.format_exc(), "passed": False}
     memory = {side: {"peak": peak, "peak_beyond_libraries": peak} for side, peak in bench.peaks.items()}
     result["memory"] = memory
     if memory:
@@ -99,43 +171,89 @@ def measure(row: Row, setting: Setting, bench: Bench) -> dict[str, Any]:
     return result
 
 
+def free(device: torch.device) -> None:
+    """Give back what a row has left."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def every_variant() -> int:
+    """The same command for each of `VARIANTS`, in a process of its own, which takes its memory with it."""
+    rest = [word for word in sys.argv[1:] if word != "--all"]
+    codes = []
+    for said, more in VARIANTS.items():
+        print(f"\n== {said} ==", flush=True)
+        codes.append(subprocess.run([sys.executable, __file__, *rest, *more], check=False).returncode)
+    return max(codes)
+
+
+def run_row(name: str, args: argparse.Namespace, setting: Setting, bench: Bench, left: float | None) -> bool:
+    """Measure a row, or say that it cannot fit, and write what came of it; whether it passed."""
+    device, dtype, g = setting.torch_device, setting.torch_dtype, bench.lm.geometry
+    need = needs(name, bench.options, g, dtype.itemsize, args.quantize)
+    total = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else float("inf")
+    why = {side: text for side, n in need.items() if (text := gpu_memory.does_not_fit(n, total))}
+    if why:
+        print(f"\n{name}: " + "; ".join(f"{side} {text}" for side, text in why.items()))
+        result: dict[str, Any] = {"row": name, "does_not_fit": why, "passed": True}
+    else:
+        result = measure(name, setting, bench, left)
+        free(device)
+    result |= {
+        "predicted_memory": {side: asdict(n) for side, n in need.items()},
+        "options": asdict(bench.options) | {"quantize": args.quantize},
+        "shape": asdict(g),
+    }
+    what = Path(args.model).name if args.model else args.shape
+    marks = ["gpu", name, what, device.type, str(dtype).removeprefix("torch."), args.quantize]
+    marks += ["checkpointing"] if args.checkpointing else []
+    (args.out / ("-".join(filter(None, marks)) + ".json")).write_text(json.dumps(result, indent=2) + "\n")
+    return bool(result["passed"])
+
+
+def model_of(args: argparse.Namespace, setting: Setting) -> LanguageModel:
+    """The model that all rows share."""
+    try:
+        if args.model:
+            return load(args.model, device=args.device, dtype=args.dtype, quantize=args.quantize)
+        return random_lm(args.shape, setting.torch_device, setting.torch_dtype, args.quantize)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"the weights of {setting.model} do not fit on {setting.torch_device}") from error
+
+
 def main() -> int:
+    began = time.perf_counter()
     args = parse()
     transformers.utils.logging.set_verbosity_error()
     for wish in args.rows:
         if not any(name.startswith(wish) for name in NAMES):
             print(f'no row "{wish}"; rows: {", ".join(NAMES)}', file=sys.stderr)
             return 2
-    name = args.model or f"random:{args.shape}"
-    setting = Setting(name, args.dtype, args.device, args.rounds)
+    if args.plan:
+        plan(args)
+        return 0
+    if args.all:
+        return every_variant()
+    setting = Setting(args.model or f"random:{args.shape}", args.dtype, args.device, args.rounds)
+    options = Options(args.checkpointing, args.batch, args.length, args.steps, args.new_tokens)
     try:
-        device, dtype = setting.torch_device, setting.torch_dtype
-        if args.model:
-            lm = load(args.model, device=args.device, dtype=args.dtype, quantize=args.quantize)
-        else:
-            lm = random_lm(args.shape, device, dtype, args.quantize)
+        bench = Bench(model_of(args, setting), options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    options = Options(args.checkpointing, args.batch, args.length, args.steps, args.new_tokens)
-    bench = Bench(lm, options)
     args.out.mkdir(parents=True, exist_ok=True)
     passed = True
-    for row in rows_of(bench):
-        if args.rows and not any(row.name.startswith(wish) for wish in args.rows):
+    for name in NAMES:
+        if args.rows and not any(name.startswith(wish) for wish in args.rows):
             continue
-        if args.quantize and row.name == "train-full":
+        if args.quantize and name == "train-full":
             continue  # quantised weights cannot be trained
-        result = measure(row, setting, bench) | {
-            "options": asdict(options) | {"quantize": args.quantize},
-            "shape": asdict(lm.geometry),
-        }
-        passed &= result["passed"]
-        what = Path(args.model).name if args.model else args.shape
-        marks = ["gpu", row.name, what, device.type, str(dtype).removeprefix("torch."), args.quantize]
-        marks += ["checkpointing"] if args.checkpointing else []
-        file = args.out / ("-".join(filter(None, marks)) + ".json")
-        file.write_text(json.dumps(result, indent=2) + "\n")
+        left = None if args.minutes is None else 60 * args.minutes - (time.perf_counter() - began)
+        if left is not None and left <= 0:
+            print(f"\n{name}: not begun, {args.minutes:g} minutes are over")
+            continue
+        passed &= run_row(name, args, setting, bench, left)
     return 0 if passed else 1
 
 

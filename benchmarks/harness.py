@@ -29,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -158,14 +159,20 @@ def run(row: Row, setting: Setting, say: Callable[[str], None] = print) -> dict[
     return result
 
 
-def turns(row: Row, setting: Setting, folder: Path) -> dict[str, Any]:
-    """Blocks of both sides in turn, with the machine's rates measured in between."""
+def turns(row: Row, setting: Setting, folder: Path, seconds_left: float | None = None) -> dict[str, Any]:
+    """Blocks of both sides in turn, with the machine's rates measured in between.
+
+    With ``seconds_left`` no new turn begins once they are over; the first is always done.
+    """
+    began = time.perf_counter()
     device, dtype = setting.torch_device, setting.torch_dtype
     works = {side: row.build(side)(setting, folder) for side in SIDES}
     sizes = row.sizes or (0,)
     seconds: dict[str, dict[int, list[float]]] = {side: {size: [] for size in sizes} for side in SIDES}
     agreements, rates, widths = [], [], []
     for turn in range(setting.rounds or row.rounds):
+        if turn and seconds_left is not None and time.perf_counter() - began > seconds_left:
+            break
         rates.append(matrix_rate(device, dtype))
         widths.append(bandwidth(device))
         for size in sizes:

@@ -66,3 +66,70 @@ def test_a_wrong_answer_fails(gpu, tmp_path, monkeypatch):
     assert code == 1
     assert not results["score"]["passed"]
     assert run(tmp_path, "scores")[0] == 2
+
+
+def test_one_row_that_fails_is_not_the_end(gpu, tmp_path, monkeypatch):
+    """One that raises, one out of memory, one that cannot fit: each says why, and the next one runs."""
+    run, module = gpu
+
+    def raises(error):
+        def build(bench):
+            raise error
+
+        return build
+
+    monkeypatch.setitem(module.ROWS, "train-full", raises(AssertionError("was tried")))
+    monkeypatch.setitem(module.ROWS, "prefix-mask", raises(ValueError("no such kernel\nand more")))
+    monkeypatch.setitem(module.ROWS, "packing", raises(torch.OutOfMemoryError("CUDA out of memory. Tried")))
+    monkeypatch.setattr(
+        module.gpu_memory, "does_not_fit", lambda need, total: need.copies and "needs too much"
+    )
+    rows = ("train-full", "prefix-mask", "packing", "score")
+    code, results = run(tmp_path, *rows, "--dtype", "float32")
+    assert code == 1
+    assert list(results["train-full"]["does_not_fit"].values()) == ["needs too much"] * 2
+    assert "ValueError: no such kernel" in results["prefix-mask"]["error"]
+    assert results["packing"]["out_of_memory"] == "CUDA out of memory. Tried"
+    assert [results[row]["passed"] for row in rows] == [True, False, True, True]
+    assert results["score"]["ratio"] > 0
+
+
+def test_nothing_is_begun_when_time_is_over(gpu, tmp_path, capsys):
+    run, _ = gpu
+    code, results = run(tmp_path, "score", "grid", "--minutes", "0")
+    assert (code, results) == (0, {})
+    assert "grid: not begun, 0 minutes are over" in capsys.readouterr().out
+
+
+def test_every_variant_is_a_process_of_its_own(gpu, tmp_path, monkeypatch):
+    run, module = gpu
+    commands = []
+
+    def note(command, check):
+        commands.append(command[2:])
+        return module.subprocess.CompletedProcess(command, len(commands) == 2)
+
+    monkeypatch.setattr(module.subprocess, "run", note)
+    assert run(tmp_path, "score", "--all")[0] == 1
+    assert len(commands) == 3
+    assert all(command[0] == "score" and "--all" not in command for command in commands)
+    assert commands[2][-3:] == ["--quantize", "4bit", "--checkpointing"]
+
+
+def test_what_fits_a_card(gpu, tmp_path, capsys):
+    """8B: LoRA fits 80 GB; full fine-tuning does not on either side, and 4 bits fit 24 GB."""
+    run, module = gpu
+    options = module.Options(False, 8, 512, 3, 5)
+    shape = module.SHAPES["8b"]
+    lora, full = (module.needs(f"train-{name}", options, shape, 2, None) for name in ("lora", "full"))
+    assert all(need.whole < 80e9 for need in lora.values())
+    assert lora["ours"].activations < lora["theirs"].activations
+    assert all(
+        "before any activation" in module.gpu_memory.does_not_fit(need, 80e9) for need in full.values()
+    )
+    # Weights, fp32 masters, two moments and a gradient of them, and the model's own gradient.
+    assert full["ours"].least == shape.parameters * (2 + 4 + 8 + 4 + 2)
+    small = module.needs("train-lora", module.Options(True, 8, 512, 3, 5), shape, 2, "4bit")
+    assert small["ours"].whole < 24e9 < lora["ours"].whole
+    assert run(tmp_path, "--plan")[0] == 0
+    assert "lora" in capsys.readouterr().out

@@ -282,7 +282,8 @@ def test_curves_of_what_was_swept() -> None:
             runs.append(make_run(TASKS[0], 4, seed, train=train, id=f"{place}{seed}".ljust(16, "0")))
     scores = {f"{place}{seed}".ljust(16, "0"): 0.2 + 0.2 * place for place in range(3) for seed in (0, 1)}
     rows = [row | {"score": scores[row["run"]]} for run in runs for row in make_predictions(run)]
-    page = Page(render(runs, frame(rows), "Swept"))
+    html = render(runs, frame(rows), "Swept")
+    page = Page(html)
     assert "Mean score over targets, by learning rate" in page.text
     specs = [json.loads(script) for script in page.scripts if script.startswith('{"config"')]
     charts = [
@@ -294,3 +295,7 @@ def test_curves_of_what_was_swept() -> None:
     points_at = spec["datasets"][lines.get("data", spec.get("data"))["name"]]
     drawn = [(point["value"], point["percent"]) for point in points_at]
     assert drawn == [(1e-3, 20.0), (1e-2, 40.0), (1e-1, 60.0)]
+    # The same without JavaScript.
+    for rate, percent in (("0.001", 20), ("0.01", 40), ("0.1", 60)):
+        cells = f'<td>{points_at[0]["method"]}</td><td class="n">{rate}</td><td class="n">{percent}</td>'
+        assert html.count(cells) == 1

@@ -12,9 +12,10 @@ from crosstune.errors import UserError, did_you_mean
 OFF = "CROSSTUNE_GPU_OFF"
 """Environment variable: names of `Part`, with commas between them."""
 
-Part = Literal["graphs", "packing"]
+Part = Literal["graphs", "packing", "fitting"]
 """``graphs``: recorded decoding steps (`crosstune.models.graphs`). ``packing``: no padding in training
-(`crosstune.models.packed`)."""
+(`crosstune.models.packed`). ``fitting``: memory measured before the first large step of training
+(`crosstune.models.fitting`)."""
 
 
 def wanted(part: Part) -> bool:

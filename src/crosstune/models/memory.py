@@ -42,6 +42,7 @@ class Passes:
         halvings: How often it was halved.
         tokens: Text tokens that went through, padding left out; counted by those who use it.
         doing: As given.
+        measured: Whether memory has been measured for the limit, or the limit is another's.
         watch: Told of each pass before it begins: of what kind, with how many examples and tokens.
     """
 
@@ -54,6 +55,7 @@ class Passes:
     ) -> None:
         self.limit, self.halvings, self.tokens = limit, 0, 0
         self._device, self.doing, self._note = torch.device(device).type, doing, note
+        self.measured = False
         self.watch: Callable[[Passes, int, int], None] | None = None
         self._rows, self._size = 1, 0
         self._cap: tuple[int, int] | None = None
@@ -101,6 +103,12 @@ class Passes:
         self._halve()
         return None
 
+    def lower_to(self, tokens: int) -> None:
+        """Lower the limit to what was found to fit."""
+        if tokens < self.limit:
+            self.limit = tokens
+            self.say(f"  about {tokens} tokens at once fit in the memory of {self._device} in {self.doing}")
+
     def state(self) -> dict[str, int]:
         """Limit and counts, to go on from."""
         return {"limit": self.limit, "halvings": self.halvings, "tokens": self.tokens}
@@ -108,6 +116,7 @@ class Passes:
     def put_back(self, state: dict[str, Any]) -> None:
         """Go on from another's `state`."""
         self.limit, self.halvings, self.tokens = state["limit"], state["halvings"], state["tokens"]
+        self.measured = True
         self._hold()
 
     def cap(self, limit: int, halvings: int) -> None:

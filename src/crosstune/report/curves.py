@@ -111,7 +111,12 @@ def _panel(
             shape=alt.Shape(
                 "method:N", sort=methods, scale=alt.Scale(domain=methods, range=SHAPES), legend=legend
             ),
-            tooltip=["method:N", alt.Tooltip("value:Q", title=setting), "percent:Q", "examples:Q"],
+            tooltip=[
+                alt.Tooltip("method:N", title="Method"),
+                alt.Tooltip("value:Q", title=setting),
+                alt.Tooltip("percent:Q", title=name),
+                alt.Tooltip("examples:Q", title="Examples"),
+            ],
         )
     )
     layers = [lines]

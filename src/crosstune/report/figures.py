@@ -61,15 +61,15 @@ def figures(section: Section) -> Drawn:
         drawn["curves"] = curve_figures(section.runs, section.scores)
     if section.has_in_english:
         text = "Share of answers that are right, but written in English"
-        drawn["wrong"].append(_figure(charts.in_english(section), text, grid))
+        drawn["wrong"].append(_figure(charts.in_english(section), text, grid, table=True))
     if section.has_answer_language and section.table["targets"][0]:
         text = "Language of the answers, of those whose language could be told"
-        drawn["wrong"].insert(0, _figure(rates.answer_languages(section), text, 300))
+        drawn["wrong"].insert(0, _figure(rates.answer_languages(section), text, 300, table=True))
         for by in ("family", "script"):
             text = f"Share of answers in {source} instead, by {by} (in brackets: how many target languages)"
-            drawn["wrong"].append(_figure(rates.group_grid(section, by, SOURCE), text, grid))
+            drawn["wrong"].append(_figure(rates.group_grid(section, by, SOURCE), text, grid, table=True))
         text = f"Share of answers in {source} instead of the prompt's language"
-        drawn["wrong"].append(_figure(charts.in_source(section), text, grid))
+        drawn["wrong"].append(_figure(charts.in_source(section), text, grid, table=True))
     loss = charts.loss_curves(section)
     if loss is not None:
         drawn["training"].append(_figure(loss, "Training loss, one line a run", 300))
@@ -83,7 +83,7 @@ def curve_figures(runs: Sequence[Run], scores: pl.DataFrame) -> list[dict[str, A
         if setting == MODEL_SIZE:
             continue
         for text, chart in panels(curve(runs, scores, setting), setting.replace("_", " ")):
-            found.append(_figure(chart, text, 320))
+            found.append(_figure(chart, text, 320, table=True))
     return found
 
 
@@ -96,7 +96,7 @@ def model_figures(runs: Sequence[Run], scores: pl.DataFrame) -> list[dict[str, A
     for (task,), part in table.group_by(["task"], maintain_order=True):
         if part["value"].drop_nulls().n_unique() > 1:
             for text, chart in panels(part, "model parameters"):
-                found.append(_figure(chart, f"{visible(task, 60)}: {text}", 320))
+                found.append(_figure(chart, f"{visible(task, 60)}: {text}", 320, table=True))
     return found
 
 
@@ -110,5 +110,32 @@ def _groups(section: Section, grid: int) -> list[dict[str, Any]]:
     return found
 
 
-def _figure(chart: alt.Chart | alt.LayerChart, caption: str, least: int) -> dict[str, Any]:
-    return {"spec": embedded_json(chart.to_dict()), "caption": caption, "least": least}
+def _figure(
+    chart: alt.Chart | alt.LayerChart, caption: str, least: int, table: bool = False
+) -> dict[str, Any]:
+    """What the page needs of a chart; with ``table`` its numbers too, where no other table has them."""
+    spec = chart.to_dict()
+    numbers = table_of(spec) if table else None
+    return {"spec": embedded_json(spec), "caption": caption, "least": least, "table": numbers}
+
+
+def table_of(spec: dict[str, Any]) -> dict[str, Any]:
+    """The values of a chart's layers as a table, with the columns that its tooltips name.
+
+    A layer without tooltips (a line across the chart) has the first layer's columns, empty where it has none.
+    """
+    layers = [spec | layer for layer in spec.get("layer", [spec])]  # what layers share stands above them
+    told: list[dict[str, str]]
+    told = next(each["encoding"]["tooltip"] for each in layers if "tooltip" in each.get("encoding", {}))
+    columns = [(tip["field"], tip.get("title", tip["field"])) for tip in told]
+    numbers = {tip["field"] for tip in told if tip["type"] == "quantitative"}
+    values = [value for layer in layers for value in spec["datasets"][layer["data"]["name"]]]
+    rows = [tuple(_written(value.get(name)) for name, _ in columns) for value in values]
+    return {
+        "columns": [(title, name in numbers) for name, title in columns],
+        "rows": list(dict.fromkeys(rows)),
+    }
+
+
+def _written(value: Any) -> str:
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,113 @@
+"""Tokens at once from two measured passes: what is found, and that measuring leaves a training as it was."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosstune.models import fitting
+from crosstune.models.fitting import SHARE, Trial, tokens_that_fit
+from crosstune.models.gpu_parts import OFF
+from crosstune.models.memory import Passes
+from crosstune.training.batches import Row
+from crosstune.training.loop import _measures, train
+from crosstune.training.settings import TrainSettings
+from tiny_models import attach, make_lm
+
+
+@given(
+    st.integers(0, 10**9),
+    st.integers(1, 10**6),
+    st.integers(1, 500),
+    st.integers(1, 500),
+    st.integers(1, 10**6),
+)
+def test_a_pass_of_that_size_fits_and_one_more_does_not(fixed, each, tokens, more, room):
+    small, large = (Trial(n, fixed + each * n) for n in (tokens, tokens + more))
+    free = (fixed + each * room) / SHARE
+    found = tokens_that_fit(small, large, free)
+    assert abs(found - room) <= 1  # to rounding of floats
+    assert tokens_that_fit(small, large, 0) == 1
+
+
+@pytest.mark.parametrize("large", [Trial(10, 500), Trial(20, 100)])
+def test_trials_that_tell_nothing(large):
+    """One row each, or no byte more."""
+    assert tokens_that_fit(Trial(10, 100), large, 1e9) is None
+
+
+def trained(lm, monkeypatch, card=None):
+    """Losses on a card of so many bytes, where n tokens at once take 1000 + 10 n beside AdamW's moments."""
+    method = attach(lm, "lora", dropout=0.2)
+    rows = [Row(tuple(range(3, 3 + 8 + n % 3)), 1) for n in range(16)]
+    told, sizes, trials = [], [], []
+    passes = Passes(8192, "cpu", "training", told.append)
+    passes.watch = lambda passes, rows, size: sizes.append(size)
+
+    def peak(device, work):
+        work()
+        trials.append(sizes.pop())
+        return 1000 + 10 * trials[-1]
+
+    with monkeypatch.context() as patch:
+        if card is not None:
+            moments = 8 * sum(p.numel() for p in method.parameters().values())
+            patch.setattr("crosstune.training.loop._measures", lambda lm: True)
+            patch.setattr(fitting, "WORTH", 50)
+            patch.setattr(fitting, "peak", peak)
+            patch.setattr(fitting, "free", lambda device: card + moments)
+        settings = TrainSettings(steps=4, batch_size=16)
+        curve = [point["loss"] for point in train(method, rows, settings, passes=passes).curve]
+    method.detach()
+    return curve, sizes, trials, told
+
+
+def test_measuring_changes_nothing_but_the_size_of_passes(monkeypatch):
+    """16 rows of 10 tokens at most. No gradient and no draw of dropout is left by the trials."""
+    lm = make_lm("llama")
+    plain, sizes, trials, told = trained(lm, monkeypatch)
+    assert (len(sizes), trials, told) == (4, [], [])
+    large, sizes, trials, told = trained(lm, monkeypatch, card=100_000)
+    assert large == plain
+    assert (len(sizes), told) == (4, [])
+    assert len(trials) == 2
+    assert trials[0] < trials[1] < 160
+    small, sizes, _, told = trained(lm, monkeypatch, card=2000)
+    assert len(sizes) > 4
+    assert max(sizes) <= (SHARE * 2000 - 1000) / 10
+    assert told == ["  about 80 tokens at once fit in the memory of cpu in training"]
+    assert small == pytest.approx(plain, rel=0.2)  # dropout is drawn in other parts
+
+
+def test_a_trial_that_fails_leaves_it_to_the_step(monkeypatch):
+    lm = make_lm("llama")
+    wanted = trained(lm, monkeypatch)[0]
+
+    def fails(small, large, free):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fitting, "tokens_that_fit", fails)
+    found, sizes, trials, told = trained(lm, monkeypatch, card=10)
+    assert (found, len(sizes), len(trials), told) == (wanted, 4, 2, [])
+
+
+def test_a_limit_taken_from_before_is_not_measured():
+    """A resumed training goes on with the passes it began with."""
+    passes = Passes(100)
+    assert not passes.measured
+    passes.put_back({"limit": 60, "halvings": 0, "tokens": 0})
+    assert passes.measured
+    passes.lower_to(70)
+    assert passes.limit == 60
+
+
+def test_no_measuring_without_a_gpu(monkeypatch):
+    lm = make_lm("llama")
+    if lm.device.type == "cpu":
+        assert not _measures(lm)
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(type(lm), "device", property(lambda self: cuda))
+    monkeypatch.setattr(type(lm), "layer_device", lambda self, i: cuda)
+    assert _measures(lm)
+    monkeypatch.setenv(OFF, "fitting")
+    assert not _measures(lm)

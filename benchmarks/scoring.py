@@ -1,4 +1,4 @@
-"""Scoring choices and writing answers against lm-evaluation-harness with its Hugging Face backend.
+"""Scoring choices against lm-evaluation-harness with its Hugging Face backend.
 
     pip install lm-eval==0.4.13           # the peer; in an environment of its own if you like, with crosstune
 
@@ -21,7 +21,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import near_ties
 from crosstune.evaluation.choices import ChoiceItem, score_choices
-from crosstune.evaluation.generation import generate
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.evaluation.trees import grow
 from crosstune.models.load import load
@@ -30,12 +29,10 @@ from crosstune.tasks.base import Example
 from harness import Agreement, Block, Cost, Row, Setting, Work
 from machine import now, synchronise
 
-# Of written answers, the least that are the same: long ones part where two tokens are nearly level.
-LEAST = {"torch.float32": 0.99, "torch.bfloat16": 0.9}
 BATCHES = (1, 4, 16)
 TRIED = 6
 
-Grow = Literal["examples", "choices", "answers"]
+Grow = Literal["examples", "choices"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,6 @@ class Case:
         languages: So many examples each.
         examples: A language; of tasks with passages, all questions of so many passages.
         passage: Field of an example that questions share; None where there is none.
-        longest: Answer, in tokens.
-        stop: Whether a line break ends an answer; without, every answer is ``longest`` tokens.
         grow: What the sizes of a row count; None for one size.
     """
 
@@ -58,8 +53,6 @@ class Case:
     languages: tuple[str, ...] = ("en", "de", "sw", "th")
     examples: int = 24
     passage: str | None = None
-    longest: int = 32
-    stop: bool = True
     grow: Grow | None = None
 
 
@@ -91,7 +84,7 @@ def some(case: Case, examples: Sequence[Example]) -> list[Example]:
 
 def part(case: Case, rows: list[dict[str, Any]], size: int) -> list[dict[str, Any]]:
     """The examples of a block of some size (0: all)."""
-    if size == 0 or case.grow == "answers":
+    if size == 0:
         return rows
     if case.grow == "choices":
         return [row | {"choices": row["choices"][:size]} for row in rows]
@@ -110,17 +103,11 @@ def ours(case: Case, setting: Setting, folder: Path) -> Work:
     def work(size: int) -> Block:
         lm._prompts.clear()  # kept from the block before
         chosen = part(case, rows, size)
-        longest = size if case.grow == "answers" else case.longest
         began = now()
         prompts = lm.encode_prompts([row["prompt"] for row in chosen])
-        items: list[ChoiceItem] = []
-        answers: Any
-        if chosen[0]["choices"]:
-            labels = [tuple(tuple(lm.encode_answer(choice)) for choice in row["choices"]) for row in chosen]
-            items = [ChoiceItem(p, each) for p, each in zip(prompts, labels, strict=True)]
-            answers = score_choices(lm, items, settings)
-        else:
-            answers = generate(lm, prompts, longest, ("\n",) if case.stop else (), settings.tokens_per_pass)
+        labels = [tuple(tuple(lm.encode_answer(choice)) for choice in row["choices"]) for row in chosen]
+        items = [ChoiceItem(p, each) for p, each in zip(prompts, labels, strict=True)]
+        answers = score_choices(lm, items, settings)
         synchronise(lm.device)
         return Block([now() - began], {"items": items, "answers": answers, "model": folder / "model"})
 
@@ -149,15 +136,11 @@ class Peer:
             add_bos_token=begins,
         )
 
-    def answer(self, chosen: list[dict[str, Any]], batch: int, longest: int, stop: bool) -> Any:
-        """Log-probability of each choice, or the text written, of each row."""
+    def answer(self, chosen: list[dict[str, Any]], batch: int) -> list[list[float]]:
+        """Log-probability of each choice of each row."""
         from lm_eval.api.instance import Instance
 
         self.harness.batch_size_per_gpu = batch
-        if not chosen[0]["choices"]:
-            how = {"until": ["\n"] if stop else [], "max_gen_toks": longest, "do_sample": False}
-            asked = [Instance("generate_until", row, (row["prompt"], how), i) for i, row in enumerate(chosen)]
-            return [text.strip() for text in self.harness.generate_until(asked, disable_tqdm=True)]
         asked = [
             Instance("loglikelihood", row, (row["prompt"], f" {choice}"), i)
             for row in chosen
@@ -171,13 +154,13 @@ def fastest_batch(setting: Setting, folder: Path) -> int:
     """The peer's fastest batch size of `BATCHES`, on a part of the work."""
     peer, rows = Peer(setting, folder), read(folder)
     # Choices of one token go through together, longer ones are texts of their own.
-    tried = TRIED if rows[0]["choices"] and any(" " in each for each in rows[0]["choices"]) else max(BATCHES)
+    tried = TRIED if any(" " in each for each in rows[0]["choices"]) else max(BATCHES)
     trial = rows[:: max(1, len(rows) // tried)][:tried]
-    peer.answer(trial[:1], 1, 2, False)
+    peer.answer(trial[:1], 1)
 
     def seconds(batch: int) -> float:
         began = now()
-        peer.answer(trial, batch, 8, False)
+        peer.answer(trial, batch)
         return now() - began
 
     return min(BATCHES, key=seconds)
@@ -190,7 +173,7 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
     def work(size: int) -> Block:
         chosen = part(case, rows, size)
         began = now()
-        answers = peer.answer(chosen, batch, size if case.grow == "answers" else case.longest, case.stop)
+        answers = peer.answer(chosen, batch)
         synchronise(setting.torch_device)
         return Block([now() - began], {"batch": batch, "answers": answers})
 
@@ -198,24 +181,10 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
 
 
 def same(setting: Setting, mine: dict[str, Any], other: dict[str, Any]) -> Agreement:
-    """The choice picked, or the text written."""
-    if mine["items"]:
-        found = near_ties.compare(mine["model"], mine["items"], mine["answers"], other["answers"])
-    else:
-        found = written_alike(setting, mine["answers"], other["answers"])
+    """The choices picked."""
+    found = near_ties.compare(mine["model"], mine["items"], mine["answers"], other["answers"])
     text = f"{found.text}; the peer's batch {other['batch']}"
     return Agreement(found.same, text, found.figures | {"batch_of_peer": other["batch"]})
-
-
-def written_alike(setting: Setting, mine: list[str], other: list[str]) -> Agreement:
-    """How many texts are the same to the last letter."""
-    least = LEAST[str(setting.torch_dtype)]
-    # The harness ends at a line break that opens an answer; crosstune skips it.
-    pairs = [(a, b) for a, b in zip(mine, other, strict=True) if b or not a]
-    apart = [pair for pair in pairs if pair[0] != pair[1]]
-    share = 1 - len(apart) / len(pairs) if pairs else 0.0
-    text = f"{len(pairs) - len(apart)} of {len(pairs)} answers the same ({100 * least:g}% asked)"
-    return Agreement(share >= least, text, {"share": share, "compared": len(pairs), "apart": apart[:20]})
 
 
 def cost(case: Case, setting: Setting, folder: Path) -> Cost:
@@ -231,15 +200,13 @@ def cost(case: Case, setting: Setting, folder: Path) -> Cost:
     parts = (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp)
     top = sum(p.numel() for part in parts for p in part.parameters())
     prompts = lm.encode_prompts([row["prompt"] for row in rows])
-    texts, answers = prompts, len(rows)  # of a free answer one token at the least
-    if rows[0]["choices"]:
-        labels = [[lm.encode_answer(choice) for choice in row["choices"]] for row in rows]
-        texts = [[*p, *label[:-1]] for p, each in zip(prompts, labels, strict=True) for label in each]
-        answers = len(
-            {(*p, *x[:n]) for p, e in zip(prompts, labels, strict=True) for x in e for n in range(1, len(x))}
-        )
+    labels = [[lm.encode_answer(choice) for choice in row["choices"]] for row in rows]
+    pairs = list(zip(prompts, labels, strict=True))
+    texts = [[*prompt, *label[:-1]] for prompt, each in pairs for label in each]
+    # A label's first token needs its own column alone.
+    answers = len({(*p, *x[:n]) for p, each in pairs for x in each for n in range(1, len(x))})
     tree = grow(texts)
-    tokens, asked = len(tree.tokens), answers + (len(rows) if rows[0]["choices"] else 0)
+    tokens, asked = len(tree.tokens), answers + len(rows)
     window = getattr(lm.decoder.config, "sliding_window", None) or max(tree.positions) + 1
     seen = sum(min(place + 1, window) for place in tree.positions)
     squares = 2 * seen * (g.layers - 1) * g.q_size  # scores and mixtures, multiplications
@@ -259,7 +226,6 @@ def row(name: str, title: str, case: Case, **more: Any) -> Row:
 
 
 TEXTS: dict[str, Any] = {"task": "belebele", "options": {"answers": "texts"}, "passage": "passage"}
-QUESTIONS: dict[str, Any] = {"task": "xquad", "passage": "context"}
 
 ROWS = [
     row(
@@ -279,6 +245,7 @@ ROWS = [
         "slope-examples",
         "scoring SIB-200, seconds an example",
         Case("sib200", grow="examples"),
+        rounds=2,
         sizes=(16, 48, 96),
         memory=False,
     ),
@@ -286,14 +253,8 @@ ROWS = [
         "slope-choices",
         "scoring Belebele's answers' texts, seconds a choice of every question",
         Case(**TEXTS, examples=4, languages=("en",), grow="choices"),
+        rounds=2,
         sizes=(2, 3, 4),
-        memory=False,
-    ),
-    row(
-        "slope-answers",
-        "XQuAD answers without a stop, seconds a token of every answer",
-        Case(**QUESTIONS, examples=4, languages=("en",), stop=False, grow="answers"),
-        sizes=(4, 12, 24),
         memory=False,
     ),
 ]

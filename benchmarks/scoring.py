@@ -253,17 +253,6 @@ ROWS = [
         target=5.0,
     ),
     row(
-        "write-xquad",
-        "XQuAD answers, 5 questions a passage",
-        Case(**QUESTIONS, examples=6, languages=("en", "th")),
-        target=4.0,
-    ),
-    row(
-        "write-mgsm",
-        "MGSM answers, the number alone",
-        Case("mgsm", examples=24, languages=("en", "sw"), longest=16),
-    ),
-    row(
         "slope-examples",
         "scoring SIB-200, seconds an example",
         Case("sib200", grow="examples"),

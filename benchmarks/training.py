@@ -151,6 +151,8 @@ def same(setting: Setting, mine: list[float], other: list[float]) -> Agreement:
 def cost(case: Case, setting: Setting, folder: Path) -> Cost:
     """Products with text tokens: forward, the activations' gradients and, for ``full``, the weights'.
 
+    What need not be computed is left out: of the top layer, all but keys and values at tokens that predict
+    nothing; of the bottom layer, gradients of queries, keys and values for an input that is not trained.
     Rounded down: a LoRA's own products, the optimiser and everything element-wise count nothing.
     """
     g = json.loads((folder / "facts.json").read_text())["geometry"]
@@ -160,9 +162,14 @@ def cost(case: Case, setting: Setting, folder: Path) -> Cost:
     table = g["vocabulary"] * g["hidden"]
     body = g["parameters"] - table * (1 if g["tied"] else 2)
     passes = 3 if case.method == "full" else 2
-    # Scores and mixtures, each over half the square of a row; their gradients take twice that.
-    squares = 2 * sum(n * n for n in lengths) / len(read) * g["layers"] * g["heads"] * g["head_dim"]
-    flop = 2 * passes * (body * tokens + table * answers) + 3 * squares
+    q_size, kv_size = g["heads"] * g["head_dim"], g["kv_heads"] * g["head_dim"]
+    top = 2 * g["hidden"] * q_size + 3 * g["hidden"] * g["intermediate"]
+    bottom = 0 if case.method in ("full", "soft-prompt") else g["hidden"] * (q_size + 2 * kv_size)
+    # Scores and mixtures, each over half the square of a row, in all layers but the top one; their gradients
+    # take twice that.
+    squares = 2 * sum(n * n for n in lengths) / len(read) * (g["layers"] - 1) * q_size
+    products = passes * (body * tokens + table * answers - top * (tokens - answers)) - bottom * tokens
+    flop = 2 * products + 3 * squares
     nbytes = passes * (body + table) * setting.torch_dtype.itemsize
     padded = sum(len(batch) * max(len(row.ids) for row in batch) for batch in read) / len(read)
     facts = {"tokens": round(tokens), "answer_tokens": round(answers, 1), "padded_by_peer": round(padded)}

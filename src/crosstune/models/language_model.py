@@ -180,7 +180,11 @@ class LanguageModel:
         if rows is not None:
             length = ids.shape[1]
             rows = rows + n * (rows // length + 1)  # as counted with the soft prompts in front
-        narrow = top_rows(self.decoder, rows) if rows is not None and self.narrows else None
+        # A checkpointed layer runs again in the backward pass, when nothing here would narrow it.
+        narrows = self.narrows and not (
+            self.decoder.training and self.decoder.layers[-1].gradient_checkpointing
+        )
+        narrow = top_rows(self.decoder, rows) if rows is not None and narrows else None
         with laid_out(layout), narrow or nullcontext():
             out = self.decoder(
                 inputs_embeds=embeds, position_ids=positions, past_key_values=read, use_cache=read is not None

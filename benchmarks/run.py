@@ -21,9 +21,12 @@ import loading
 import machine
 import scoring
 import training
+import writing
 from harness import SIDES, Row, Setting, alone, run
 
-ROWS: dict[str, Row] = {row.name: row for row in (*training.ROWS, *scoring.ROWS, *loading.ROWS)}
+ROWS: dict[str, Row] = {
+    row.name: row for row in (*training.ROWS, *scoring.ROWS, *writing.ROWS, *loading.ROWS)
+}
 
 
 def parse() -> argparse.Namespace:

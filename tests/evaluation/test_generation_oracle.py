@@ -59,8 +59,9 @@ def test_equals_slow_decoder(tiny_lm, family, case):
     assert batched(lm, PROMPTS[1::2], 8) == wanted
 
 
+@pytest.mark.parametrize("ragged", [True, False])
 @pytest.mark.parametrize("case", SCORED)
-def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case):
+def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, ragged):
     """Not only the chosen token: hidden states of each step, past the window, while rows come and go."""
     lm = tiny_lm(family)
     attach(lm, case)
@@ -73,7 +74,7 @@ def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case):
     slots = Slots(lm, 6, front + max(map(len, texts)) + TOKENS)
     written = [0] * len(texts)
     with torch.inference_mode():
-        hidden = generation._read(lm, trees[:4], slots)
+        hidden = generation._read(lm, trees[:4], slots, ragged)
         rows = [0, 1, 2, 3, 4]
         for t in range(TOKENS):
             for b, i in enumerate(rows):
@@ -82,7 +83,7 @@ def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case):
             if t == 4:  # rows end, the first and the last among them, and others take their places
                 order = slots.drop([0, 2, 4])
                 rows, hidden = [rows[j] for j in order], hidden[order]
-                hidden = torch.cat([hidden, generation._read(lm, trees[4:], slots)])
+                hidden = torch.cat([hidden, generation._read(lm, trees[4:], slots, ragged)])
                 rows += [5, 6, 7]
                 continue
             hidden = lm.step(torch.tensor([more[i][written[i]] for i in rows], device=lm.device), slots)
@@ -105,8 +106,11 @@ def test_rows_that_end_early_change_no_other(tiny_lm, family, case):
         assert generation._generate(lm, trees, TOKENS, (), tokens) == wanted
 
 
+@pytest.mark.parametrize("longest", [2048, 0])
 @pytest.mark.parametrize("case", SCORED)
-def test_batches_and_shared_passages_change_nothing(tiny_lm, family, case):
+def test_batches_and_shared_passages_change_nothing(tiny_lm, family, case, longest, monkeypatch):
+    """Prompts read in one line without padding, and (longer than ``longest``) in padded lines."""
+    monkeypatch.setattr(generation, "LONGEST", longest)
     lm = tiny_lm(family)
     method = attach(lm, case)
     prompts = [*QUESTIONS, *PROMPTS, QUESTIONS[1]]
@@ -132,9 +136,9 @@ class Script:
         self.geometry = replace(lm.geometry, hidden=1)
         self.texts, self.steps = texts, 0
 
-    def hidden(self, ids, layout, read):
-        assert layout is None
-        return torch.arange(1.0, ids.shape[1] + 1).expand(len(ids), -1)[..., None]
+    def hidden(self, ids, layout, read, rows):
+        places = torch.arange(ids.shape[1]).expand(len(ids), -1) if layout is None else layout.positions
+        return (places + 1.0).flatten()[rows][:, None]
 
     def best(self, hidden):
         places = [divmod(int(length) - 1, 100) for length in hidden[:, 0]]

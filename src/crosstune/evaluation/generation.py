@@ -8,6 +8,7 @@ last whole one.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,11 +16,14 @@ from torch import Tensor
 from crosstune.errors import UserError
 from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
-from crosstune.evaluation.trees import Shared, Tree, grow, lay_out
+from crosstune.evaluation.trees import Shared, Tree, grow, in_line, lay_out
 from crosstune.models.decoding import Reading, Slots
+from crosstune.models.fused import fused_norms
 from crosstune.models.graphs import stepper
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
+from crosstune.models.ragged import LONGEST
+from crosstune.models.weight_blocks import packed_weights
 
 # Prompts are read when so many of the rows are free: a few at a time would read the weights anew for little.
 REFILL_SHARE = 0.25
@@ -77,7 +81,8 @@ def generate(
     def fill(limit: int) -> int:
         return PORTION * CACHED * limit
 
-    return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
+    with fused_norms(lm.model), packed_weights(lm):
+        return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
@@ -102,6 +107,9 @@ def _generate(
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), CACHED * tokens // longest))
     front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
     slots = Slots(lm, room, front + longest)
+    # As in scoring: a GPU's fused kernels do better, and so does a CPU's on very long lines.
+    widest = front + max(len(tree.tokens) for tree in trees)
+    ragged = lm.device.type == "cpu" and widest <= LONGEST
     step = stepper(lm, slots, note)
     waiting = deque(trees)
     begun = 0
@@ -109,8 +117,8 @@ def _generate(
     hidden = torch.zeros(0, lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
     while waiting or rows:
         while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
-            some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device))
-            hidden = torch.cat([hidden, _read(lm, some, slots)])
+            some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), ragged)
+            hidden = torch.cat([hidden, _read(lm, some, slots, ragged)])
             count = sum(len(tree.paths) for tree in some)
             rows += range(begun, begun + count)
             begun += count
@@ -131,28 +139,47 @@ def _generate(
     return answers
 
 
-def _next(waiting: deque[Tree], room: int, tokens: int) -> list[Tree]:
+def _next(waiting: deque[Tree], room: int, tokens: int, ragged: bool) -> list[Tree]:
     """The next trees that there is room for and that go through the model at once; one at least."""
     some: list[Tree] = []
-    width = count = 0
+    width = count = total = 0
     while waiting:
         width = max(width, len(waiting[0].tokens))
+        total += len(waiting[0].tokens)
         count += len(waiting[0].paths)
-        if some and (count > room or (len(some) + 1) * width > tokens):
+        if some and (count > room or (total if ragged else (len(some) + 1) * width) > tokens):
             break
         some.append(waiting.popleft())
     return some
 
 
-def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots) -> Tensor:
-    """Read prompts into free rows; hidden state of each one's last token, ``[prompts, hidden]``."""
-    ids, layout = lay_out(trees, lm.pad_id, lm.device)
+def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, ragged: bool) -> Tensor:
+    """Read prompts into free rows; hidden state of each one's last token, ``[prompts, hidden]``.
+
+    Args:
+        lm: The model.
+        trees: Of prompts.
+        slots: With rows enough for them.
+        ragged: One behind the other in one line, without padding, in place of a line each.
+    """
+    ids, layout = in_line(trees, lm.device) if ragged else lay_out(trees, lm.pad_id, lm.device)
+    # Where in the batch each tree stands: its line, and its first token there.
+    if ragged:
+        starts = accumulate((len(tree.tokens) for tree in trees[:-1]), initial=0)
+        places = [(0, start) for start in starts]
+    else:
+        places = [(line, 0) for line in range(len(trees))]
     read = Reading()
-    hidden = lm.hidden(ids, layout, read)
+    paths = [
+        (line, [start + at for at in path])
+        for (line, start), tree in zip(places, trees, strict=True)
+        for path in tree.paths
+    ]
+    lasts = torch.tensor([line * ids.shape[1] + path[-1] for line, path in paths], device=lm.device)
+    hidden = lm.hidden(ids, layout, read, lasts)
     front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
-    paths = [(line, path) for line, tree in enumerate(trees) for path in tree.paths]
     slots.add(read, [(line, [*range(front), *(front + at for at in path)]) for line, path in paths])
-    return hidden[[line for line, _ in paths], [path[-1] for _, path in paths]]
+    return hidden
 
 
 def _stopped(lm: LanguageModel, ids: list[int], stop: Sequence[str]) -> bool:

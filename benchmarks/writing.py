@@ -1,0 +1,390 @@
+"""Writing answers against lm-evaluation-harness, whose Hugging Face backend calls `generate`.
+
+Both sides get the same prompts as texts and tokenise them in the time that is measured; same weights, dtype,
+threads, stop strings and most tokens of an answer. The peer may hold as many texts at once as crosstune does
+(the same memory for keys and values), and takes the fastest batch size up to that, tried before anything is
+timed. Rows on XQuAD have all questions of each passage, as the full test set has them, and a model tuned on
+English first where it says so (crosstune's LoRA, merged, saved as a plain folder): as users meet it, its
+answers end.
+
+In bf16 two sides round differently, and where two tokens are nearly level they part. Each such place is
+proven (`Ties`): a plain transformers model reads the text before it, alone and without a cache, in fp32 and
+in bf16; both tokens must be among its three likeliest and no further apart in fp32 than bf16's own error,
+measured at the answers of the same run. One difference that is not proven fails the row.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from crosstune.evaluation import generation
+from crosstune.evaluation.settings import EvaluateSettings
+from crosstune.evaluation.trees import grow
+from crosstune.methods import METHODS
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.load import load
+from crosstune.tasks import make_task
+from crosstune.tasks.base import Example
+from crosstune.training import batches
+from crosstune.training.loop import train
+from crosstune.training.settings import TrainSettings
+from harness import Agreement, Block, Cost, Row, Setting, Work
+from machine import now, synchronise
+from scoring import read, some
+
+SAMPLE = 16
+"""Answers at which bf16's error is measured."""
+LIKELIEST = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked; fields as in `scoring.Case`.
+
+    Attributes:
+        stop: What ends an answer beside the end-of-text token.
+        steps: Of tuning on four short English examples each; 0 for the model as it is.
+    """
+
+    task: str
+    options: dict[str, Any] = field(default_factory=dict)
+    languages: tuple[str, ...] = ("en", "th")
+    examples: int = 4
+    passage: str | None = None
+    longest: int = 32
+    stop: tuple[str, ...] = ("\n",)
+    steps: int = 0
+
+
+def prepare(case: Case, setting: Setting, folder: Path) -> None:
+    """Write the model, tuned or not, and the examples."""
+    lm = load(setting.model, device=setting.device, dtype=setting.dtype)
+    task = make_task(case.task, case.options)
+    if case.steps:
+        rows = batches.tokenize(lm, task.examples("train", "en")[:2000], "generate")
+        tune(lm, [row for row in rows if len(row.ids) < 160], case.steps)
+    lm.model.save_pretrained(folder / "model")
+    lm.tokenizer.save_pretrained(folder / "model")
+    chosen = [e for code in case.languages for e in some(case, task.examples("test", code))]
+    (folder / "examples.json").write_text(json.dumps([asdict(e) for e in chosen]))
+
+
+def tune(lm: LanguageModel, rows: list[batches.Row], steps: int) -> None:
+    """Train LoRA and leave its merged weights on the plain model."""
+    method = METHODS["lora"](METHODS["lora"].Config())
+    method.attach(lm, seed=0)
+    train(method, rows, TrainSettings(steps=steps, batch_size=4, warmup_steps=3, learning_rate=3e-3), seed=0)
+    with method.evaluating():
+        merged = {
+            name.replace(".base_layer", ""): weight.clone() for name, weight in lm.model.state_dict().items()
+        }
+    method.detach()
+    lm.model.load_state_dict(merged, strict=False)
+
+
+def at_once(case: Case, prompts: list[list[int]]) -> int:
+    """How many texts crosstune holds at once."""
+    longest = max(map(len, prompts)) + case.longest
+    return min(len(prompts), generation.CACHED * EvaluateSettings().tokens_per_pass // longest)
+
+
+@contextmanager
+def kept() -> Iterator[dict[tuple[int, ...], list[int]]]:
+    """Token ids of the answers written inside, by the ids of their prompts."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    write = generation._generate
+
+    def keep(lm: Any, trees: Any, *more: Any) -> list[list[int]]:
+        made = write(lm, trees, *more)
+        paths = [tuple(tree.tokens[at] for at in path) for tree in trees for path in tree.paths]
+        found.update(zip(paths, made, strict=True))
+        return made
+
+    with patch.object(generation, "_generate", keep):
+        yield found
+
+
+def ours(case: Case, setting: Setting, folder: Path) -> Work:
+    lm = load(str(folder / "model"), device=setting.device, dtype=setting.dtype)
+    rows, most = read(folder), EvaluateSettings().tokens_per_pass
+
+    def work(size: int) -> Block:
+        lm._prompts.clear()  # kept from the block before
+        longest = size or case.longest
+        with kept() as made:
+            began = now()
+            prompts = lm.encode_prompts([row["prompt"] for row in rows])
+            generation.generate(lm, prompts, longest, case.stop, most)
+            synchronise(lm.device)
+            seconds = now() - began
+        answers = [made[tuple(prompt)] for prompt in prompts]
+        (folder / "written.json").write_text(json.dumps([len(ids) for ids in answers]))
+        return Block(
+            [seconds], {"prompts": prompts, "answers": answers, "folder": str(folder), "longest": longest}
+        )
+
+    return work
+
+
+def theirs(case: Case, setting: Setting, folder: Path) -> Work:
+    import logging
+
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    logging.disable(logging.WARNING)
+    made: dict[tuple[int, ...], list[int]] = {}
+
+    class Kept(HFLM):  # type: ignore[misc]
+        """Keeps the token ids of what it writes, by the ids of the prompts."""
+
+        def _model_generate(self, context: Any, *args: Any, **kwargs: Any) -> Any:
+            out = super()._model_generate(context, *args, **kwargs)
+            masks, width = kwargs["attention_mask"].bool(), context.shape[1]
+            for ids, mask, whole in zip(context, masks, out, strict=True):
+                made[tuple(ids[mask].tolist())] = whole[width:].tolist()
+            return out
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=setting.torch_dtype)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    bos = tokenizer.bos_token_id
+    begins = bos is not None and tokenizer("a")["input_ids"][0] == bos
+    device = setting.torch_device
+    harness = Kept(
+        pretrained=model.to(device),
+        tokenizer=tokenizer,
+        device=str(device),
+        batch_size=1,
+        add_bos_token=begins,
+    )
+    rows = read(folder)
+    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+
+    def answer(chosen: list[dict[str, Any]], longest: int) -> None:
+        how = {"until": list(case.stop), "max_gen_toks": longest, "do_sample": False}
+        asked = [Instance("generate_until", row, (row["prompt"], how), i) for i, row in enumerate(chosen)]
+        harness.generate_until(asked, disable_tqdm=True)
+
+    def timed(batch: int, chosen: list[dict[str, Any]]) -> float:
+        harness.batch_size_per_gpu = batch
+        began = time.perf_counter()
+        answer(chosen, 6)
+        return time.perf_counter() - began
+
+    most = at_once(case, prompts)
+    trial = rows[:: max(1, len(rows) // most)][:most]
+    answer(trial[:1], 2)
+    harness.batch_size_per_gpu = min((most // 4 or 1, most), key=lambda batch: timed(batch, trial))
+
+    def work(size: int) -> Block:
+        made.clear()
+        began = now()
+        answer(rows, size or case.longest)
+        synchronise(device)
+        seconds = now() - began
+        answers = [made[tuple(prompt)] for prompt in prompts]
+        return Block([seconds], {"batch": harness.batch_size_per_gpu, "most": most, "answers": answers})
+
+    return work
+
+
+# --- the same answers -------------------------------------------------------------------------------
+
+
+class Ties:
+    """A plain transformers model that reads one text at a time, in fp32 and in the row's dtype.
+
+    Attributes:
+        error: Largest error, in nats, of the difference of the two likeliest tokens, where it was measured.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self._models = [
+            AutoModelForCausalLM.from_pretrained(folder / "model", dtype=kind).eval()
+            for kind in (torch.float32, dtype)
+        ]
+        self.error = 0.0
+        self._proven: dict[tuple[int, ...], dict[str, Any]] = {}
+
+    @torch.inference_mode()
+    def _logits(self, ids: list[int], rows: int) -> list[torch.Tensor]:
+        read = torch.tensor([ids])
+        return [m(read, logits_to_keep=rows, use_cache=False).logits[0].float() for m in self._models]
+
+    def measure(self, prompt: list[int], answer: list[int]) -> None:
+        """Take the errors at the tokens of one answer into account."""
+        exact, rounded = self._logits([*prompt, *answer[:-1]], len(answer))
+        pair = exact.topk(2).indices
+        apart = [x.gather(1, pair).diff() for x in (exact, rounded)]
+        self.error = max(self.error, float((apart[0] - apart[1]).abs().max()))
+
+    def part(self, prompt: list[int], common: list[int], one: int, other: int) -> dict[str, Any]:
+        """Two tokens behind the same text: how far apart, and whether they are nearly level."""
+        key = (*prompt, *common, one, other)
+        if key not in self._proven:
+            exact, rounded = (x[0] for x in self._logits([*prompt, *common], 1))
+            ranks = [int((exact > exact[token]).sum()) + 1 for token in (one, other)]
+            self._proven[key] = {
+                "at": len(common),
+                "ranks": ranks,
+                "margin_fp32": float(exact[one] - exact[other]),
+                "margin_rounded": float(rounded[one] - rounded[other]),
+            }
+        found = self._proven[key]
+        level = abs(found["margin_fp32"]) <= self.error and max(found["ranks"]) <= LIKELIEST
+        return found | {"near_tie": level}
+
+
+@cache
+def ties(folder: Path, dtype: torch.dtype) -> Ties:
+    return Ties(folder, dtype)
+
+
+def ended(ids: list[int], tokenizer: Any, stop: tuple[str, ...], ends: set[int]) -> list[int]:
+    """An answer up to the token that ends it: the end-of-text token, or one that completes a stop string."""
+    for i, token in enumerate(ids):
+        if token in ends or any(s in tokenizer.decode(ids[: i + 1]) for s in stop):
+            return ids[: i + 1]
+    return ids
+
+
+def same(case: Case, setting: Setting, mine: dict[str, Any], other: dict[str, Any]) -> Agreement:
+    """The tokens written, under one stop rule, and the task's scores of the texts."""
+    folder = Path(mine["folder"])
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    config = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16).generation_config
+    listed = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    ends = {tokenizer.eos_token_id, *listed} - {None}
+    # Ours come without the end-of-text token.
+    sides = [
+        [ended(ids, tokenizer, case.stop, ends) for ids in answers]
+        for answers in (
+            [
+                ids if len(ids) == mine["longest"] else [*ids, tokenizer.eos_token_id]
+                for ids in mine["answers"]
+            ],
+            other["answers"],
+        )
+    ]
+    judge = ties(folder, setting.torch_dtype)
+    pairs = list(zip(mine["prompts"], *sides, strict=True))
+    if not judge.error:
+        for prompt, _, b in pairs[:: max(1, len(pairs) // SAMPLE)]:
+            judge.measure(prompt, b)
+    apart = []
+    for number, (prompt, a, b) in enumerate(pairs):
+        if a == b:
+            continue
+        at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+        # One that is the other's beginning ended by no rule that both have.
+        proof = {"near_tie": False} if at is None else judge.part(prompt, a[:at], a[at], b[at])
+        apart.append({"answer": number, "tokens": [len(a), len(b)]} | proof)
+    texts = [[_text(tokenizer, ids, case.stop) for ids in side] for side in sides]
+    scores = _scores(case, folder, texts)
+    unproven = sum(not each["near_tie"] for each in apart)
+    text = f"{len(pairs) - len(apart)} of {len(pairs)} answers the same"
+    if apart:
+        margins = sorted(abs(each["margin_fp32"]) for each in apart if "margin_fp32" in each)
+        text += (
+            f"; {len(apart) - unproven} of {len(apart)} part first at a near tie (margins "
+            f"{', '.join(f'{m:.2f}' for m in margins)} nats in fp32; bf16 is off by up to {judge.error:.2f})"
+        )
+    text += f"; {scores['metric']} {100 * scores['ours']:.1f} and {100 * scores['theirs']:.1f}"
+    text += f"; the peer's batch {other['batch']}, of at most {other['most']} as ours"
+    facts = {"apart": apart, "error": judge.error, "scores": scores, "unproven": unproven}
+    return Agreement(not unproven, text, facts)
+
+
+def _text(tokenizer: Any, ids: list[int], stop: tuple[str, ...]) -> str:
+    """What is scored: up to the first line break or stop string."""
+    text: str = tokenizer.decode(ids, skip_special_tokens=True)
+    for s in (*stop, "\n"):
+        text = text.partition(s)[0]
+    return text.strip()
+
+
+def _scores(case: Case, folder: Path, texts: list[list[str]]) -> dict[str, Any]:
+    task = make_task(case.task, case.options)
+    examples = [
+        Example(row["id"], row["language"], row["prompt"], tuple(row["answers"])) for row in read(folder)
+    ]
+    metric = task.metrics[0]
+    means = [
+        sum(task.score(e, t)[metric] for e, t in zip(examples, side, strict=True)) / len(examples)
+        for side in texts
+    ]
+    return {"metric": metric, "ours": means[0], "theirs": means[1]}
+
+
+def cost(case: Case, setting: Setting, folder: Path) -> Cost:
+    """Products for each token read (shared beginnings once) and the vocabulary's for each token written.
+
+    The weights are read once a step, of as few steps as the rows allow.
+    """
+    lm = load(str(folder / "model"), device="cpu", dtype=setting.dtype)
+    g = lm.geometry
+    table = g.vocabulary * g.hidden
+    body = g.parameters - table * (1 if g.tied else 2)
+    prompts = lm.encode_prompts([row["prompt"] for row in read(folder)])
+    tokens = len(grow(prompts).tokens)
+    written: list[int] = json.loads((folder / "written.json").read_text())
+    rows = at_once(case, prompts)
+    steps = max(*written, -(-sum(written) // rows))
+    facts = {
+        "answers": len(prompts),
+        "tokens_read_once": tokens,
+        "tokens_one_at_a_time": sum(map(len, prompts)),
+        "tokens_written": sum(written),
+        "texts_at_once": rows,
+        "steps": steps,
+        "cache_bytes": rows
+        * (max(map(len, prompts)) + case.longest)
+        * (2 * g.layers * g.kv_heads * g.head_dim * setting.torch_dtype.itemsize),
+    }
+    # The last token of an answer is written and not read.
+    flop = 2 * body * (tokens + sum(written) - len(written)) + 2 * table * sum(written)
+    return Cost(flop, (body + table) * setting.torch_dtype.itemsize * steps, facts)
+
+
+def row(name: str, title: str, case: Case, **more: Any) -> Row:
+    parts = {each.__name__: partial(each, case) for each in (prepare, ours, theirs, cost, same)}
+    return Row(name=name, title=title, peer="lm-eval, hf backend", rounds=2, **parts, **more)
+
+
+QUESTIONS: dict[str, Any] = {"task": "xquad", "passage": "context"}
+
+ROWS = [
+    row(
+        "write-xquad",
+        "XQuAD answers, all questions of a passage, the model tuned on English",
+        Case(**QUESTIONS, steps=20),
+        target=4.0,
+    ),
+    row(
+        "write-xquad-untuned",
+        "XQuAD answers of a model that never ends them, 32 tokens each",
+        Case(**QUESTIONS, stop=(), examples=2),
+        target=4.0,
+    ),
+    row(
+        "write-mgsm",
+        "MGSM answers, the number alone",
+        Case("mgsm", examples=24, languages=("en", "sw"), longest=16),
+    ),
+    row(
+        "slope-answers",
+        "XQuAD answers that never end, seconds a token of every answer",
+        Case(**QUESTIONS, languages=("en",), stop=(), examples=2),
+        sizes=(4, 12, 24),
+        memory=False,
+    ),
+]

@@ -14,8 +14,8 @@ side's peak memory are written as JSON to benchmarks/results/, row by row as eac
 answers are compared: the exit code is 1 when they differ by more than rounding, or a row fails. A row that
 cannot fit the card (full fine-tuning of 8B on 80 GB) says so and is not tried, one that runs out of memory
 says that, one that fails keeps its traceback, and the rest go on. When ``--minutes`` are over, no turn and no
-row is begun.
-With several GPUs, choose one with CUDA_VISIBLE_DEVICES. Needs the ``dev`` extra, and ``quantize`` for 4 bits.
+row is begun. Of several GPUs, choose one with CUDA_VISIBLE_DEVICES. Needs the ``dev`` extra, and ``quantize``
+for 4 bits.
 """
 
 import argparse
@@ -214,6 +214,11 @@ def run_row(name: str, args: argparse.Namespace, setting: Setting, bench: Bench,
 
 def model_of(args: argparse.Namespace, setting: Setting) -> LanguageModel:
     """The model that all rows share."""
+    if setting.torch_device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise UserError(
+            "several GPUs are visible, and the HF Trainer would spread its side over them: "
+            "CUDA_VISIBLE_DEVICES=0 python benchmarks/gpu.py ..."
+        )
     try:
         if args.model:
             return load(args.model, device=args.device, dtype=args.dtype, quantize=args.quantize)

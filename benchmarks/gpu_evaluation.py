@@ -11,6 +11,8 @@ import peers
 from crosstune.evaluation import generation
 from crosstune.evaluation.choices import ChoiceItem, score_choices
 from crosstune.evaluation.settings import EvaluateSettings
+from crosstune.models import graphs
+from crosstune.models.memory import Passes
 from gpu_rows import Bench, nothing
 from harness import Agreement, Block, Cost, Row, Setting
 
@@ -83,7 +85,12 @@ def graph_row(bench: Bench) -> Row:
         finally:
             generation.stepper = kept
 
-    return replace(plain, theirs=bench.work("theirs", theirs))
+    def cost(setting: Setting, folder: Path) -> Cost:
+        made = plain.cost(setting, folder)
+        recorded = bench.device.type == "cuda" and bench.lm.model not in graphs._refused
+        return replace(made, facts=made.facts | {"recorded": recorded})
+
+    return replace(plain, theirs=bench.work("theirs", theirs), cost=cost)
 
 
 def answers(bench: Bench) -> Block:
@@ -91,9 +98,8 @@ def answers(bench: Bench) -> Block:
     o = bench.options
     whole = o.batch * (o.length + o.new_tokens)
     prompts = bench.texts(o.batch, seed=4)
-    return bench.timed(
-        lambda: generation.generate(bench.lm, prompts, o.new_tokens, stop=(), tokens_per_pass=whole)
-    )
+    passes = Passes(whole, bench.device, "decoding", print)
+    return bench.timed(lambda: generation.generate(bench.lm, prompts, o.new_tokens, stop=(), passes=passes))
 
 
 def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> Row:

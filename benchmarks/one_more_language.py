@@ -11,14 +11,15 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
+
+import torch
 
 from crosstune.evaluation.evaluate import evaluate
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.models.load import load
 from crosstune.tasks import make_task
-from machine import facts
+from machine import CLOCKS, facts, now, use_clock
 
 ALLOWED = 0.3
 
@@ -33,8 +34,13 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--languages", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine in use")
+    parser.add_argument("--threads", type=int, help="of PyTorch")
     parser.add_argument("--out", type=Path, help="write the result as JSON here")
     args = parser.parse_args()
+    use_clock(args.clock)
+    if args.threads:
+        torch.set_num_threads(args.threads)
     lm = load(args.model, dtype=args.dtype)
     codes = make_task(args.task).languages()[: args.languages]
     questions = make_task(args.task).examples("test", "en")[: args.questions]
@@ -42,13 +48,13 @@ def main() -> int:
     for turn in range(args.rounds + 1):
         for count in seconds if turn % 2 else reversed(seconds):
             task = make_task(args.task)  # a new one, so that files are read again
-            began = time.perf_counter()
+            began = now()
             for code in codes[:count]:
                 task.examples("test", code)
             spread = {code: questions[place::count] for place, code in enumerate(codes[:count])}
             evaluate(lm, task, spread, EvaluateSettings())
             if turn:  # the first one warms up, and tokenises
-                seconds[count].append(time.perf_counter() - began)
+                seconds[count].append(now() - began)
     middle = {count: statistics.median(took) for count, took in seconds.items()}
     fixed = (middle[len(codes)] - middle[1]) / (len(codes) - 1)
     result = {

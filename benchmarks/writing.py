@@ -119,15 +119,18 @@ def ours(case: Case, setting: Setting, folder: Path) -> Work:
 
     def work(size: int) -> Block:
         lm._prompts.clear()  # kept from the block before
+        longest = size or case.longest
         with kept() as made:
             began = now()
             prompts = lm.encode_prompts([row["prompt"] for row in rows])
-            generation.generate(lm, prompts, case.longest, case.stop, most)
+            generation.generate(lm, prompts, longest, case.stop, most)
             synchronise(lm.device)
             seconds = now() - began
         answers = [made[tuple(prompt)] for prompt in prompts]
         (folder / "written.json").write_text(json.dumps([len(ids) for ids in answers]))
-        return Block([seconds], {"prompts": prompts, "answers": answers, "folder": str(folder)})
+        return Block(
+            [seconds], {"prompts": prompts, "answers": answers, "folder": str(folder), "longest": longest}
+        )
 
     return work
 
@@ -185,7 +188,7 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
     def work(size: int) -> Block:
         made.clear()
         began = now()
-        answer(rows, case.longest)
+        answer(rows, size or case.longest)
         synchronise(device)
         seconds = now() - began
         answers = [made[tuple(prompt)] for prompt in prompts]
@@ -265,7 +268,10 @@ def same(case: Case, setting: Setting, mine: dict[str, Any], other: dict[str, An
     sides = [
         [ended(ids, tokenizer, case.stop, ends) for ids in answers]
         for answers in (
-            [ids if len(ids) == case.longest else [*ids, tokenizer.eos_token_id] for ids in mine["answers"]],
+            [
+                ids if len(ids) == mine["longest"] else [*ids, tokenizer.eos_token_id]
+                for ids in mine["answers"]
+            ],
             other["answers"],
         )
     ]
@@ -373,5 +379,12 @@ ROWS = [
         "write-mgsm",
         "MGSM answers, the number alone",
         Case("mgsm", examples=24, languages=("en", "sw"), longest=16),
+    ),
+    row(
+        "slope-answers",
+        "XQuAD answers that never end, seconds a token of every answer",
+        Case(**QUESTIONS, languages=("en",), stop=(), examples=2),
+        sizes=(4, 12, 24),
+        memory=False,
     ),
 ]

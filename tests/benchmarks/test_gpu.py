@@ -41,6 +41,7 @@ def test_every_row(gpu, tmp_path):
         assert min(result["tokens_per_second"].values()) > 0
         assert 0 < result["share_of_floor"] < 1
         assert result["machine"]["versions"]["torch"] == torch.__version__
+    assert results["decode-graphs"]["work"]["recorded"] is False
     compared = [n for n, r in results.items() if r["answers"]["figures"]]
     assert set(compared) >= {"train-soft-prompt", "train-prefix-kv", "train-llama-adapter", "train-lora"}
     assert results["decode"]["answers"]["text"].startswith("2 of 2 answers the same")

@@ -10,7 +10,7 @@ from crosstune.models import graphs
 from crosstune.models.decoding import Slots
 from crosstune.models.gpu_parts import OFF, wanted
 from tape import TapeRecorder
-from tiny_models import SCORED, attach, random_ids
+from tiny_models import DEVICE, SCORED, attach, random_ids
 
 PROMPTS = [random_ids(n, seed=n) for n in (2, 5, 7, 8, 13, 30, 19, 17, 22)]
 TOKENS = 14
@@ -116,6 +116,19 @@ def test_the_tape_repeats_what_python_did():
     assert replay().tolist() == [6, 6]
     with pytest.raises(RuntimeError, match="lift_fresh"):
         TapeRecorder().rehearse(lambda: x + torch.tensor(numbers))
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+@pytest.mark.parametrize("case", SCORED)
+def test_real_recordings(tiny_lm, monkeypatch, case):
+    lm = tiny_lm("gemma3")
+    method = attach(lm, case)
+    told = []
+    with method.evaluating():
+        wanted = batched(lm)
+        answers, shapes = decode(lm, monkeypatch, graphs.CudaRecorder(lm.device), told)
+    assert (answers, told) == (wanted, [])
+    assert any(shapes.values())
 
 
 def test_where_steps_are_recorded(tiny_lm, monkeypatch):

@@ -24,7 +24,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from crosstune.evaluation import generation
 from crosstune.evaluation.settings import EvaluateSettings
@@ -261,7 +261,7 @@ def same(case: Case, setting: Setting, mine: dict[str, Any], other: dict[str, An
     """The tokens written, under one stop rule, and the task's scores of the texts."""
     folder = Path(mine["folder"])
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    config = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.bfloat16).generation_config
+    config = GenerationConfig.from_pretrained(folder / "model")
     listed = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     ends = {tokenizer.eos_token_id, *listed} - {None}
     # Ours come without the end-of-text token.

@@ -39,7 +39,7 @@ def written(tiny_lm, tmp_path):
 
 
 def compare(folder, mine, other):
-    sides = {"prompts": PROMPTS, "answers": mine, "folder": str(folder)}
+    sides = {"prompts": PROMPTS, "answers": mine, "folder": str(folder), "longest": CASE.longest}
     return writing.same(CASE, SETTING, sides, {"answers": other, "batch": 2, "most": 3})
 
 

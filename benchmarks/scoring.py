@@ -100,17 +100,20 @@ def ours(case: Case, setting: Setting, folder: Path) -> Work:
     lm = load(str(folder / "model"), device=setting.device, dtype=setting.dtype)
     rows, settings = read(folder), EvaluateSettings()
 
-    def work(size: int) -> Block:
-        lm._prompts.clear()  # kept from the block before
-        chosen = part(case, rows, size)
-        began = now()
+    def score(chosen: list[dict[str, Any]]) -> tuple[list[ChoiceItem], list[list[float]]]:
         prompts = lm.encode_prompts([row["prompt"] for row in chosen])
         labels = [tuple(tuple(lm.encode_answer(choice)) for choice in row["choices"]) for row in chosen]
         items = [ChoiceItem(p, each) for p, each in zip(prompts, labels, strict=True)]
-        answers = score_choices(lm, items, settings)
+        return items, score_choices(lm, items, settings)
+
+    def work(size: int) -> Block:
+        lm._prompts.clear()  # kept from the block before
+        began = now()
+        items, answers = score(part(case, rows, size))
         synchronise(lm.device)
         return Block([now() - began], {"items": items, "answers": answers, "model": folder / "model"})
 
+    score(rows[:1])  # warm, as the peer is
     return work
 
 
@@ -169,6 +172,7 @@ def fastest_batch(setting: Setting, folder: Path) -> int:
 def theirs(case: Case, setting: Setting, folder: Path) -> Work:
     peer, rows = Peer(setting, folder), read(folder)
     batch: int = json.loads((folder / "batch.json").read_text())
+    peer.answer(rows[:1], 1)  # warm, as crosstune is
 
     def work(size: int) -> Block:
         chosen = part(case, rows, size)

@@ -370,7 +370,7 @@ ROWS = [
         target=4.0,
     ),
     row(
-        "write-xquad-untuned",
+        "write-endless-xquad",
         "XQuAD answers of a model that never ends them, 32 tokens each",
         Case(**QUESTIONS, stop=(), examples=2),
         target=4.0,

@@ -243,6 +243,7 @@ ROWS = [
         "score-belebele",
         "scoring Belebele, the answers' texts",
         Case(**TEXTS, examples=6, languages=("en", "de")),
+        rounds=2,
         target=5.0,
     ),
     row(

@@ -35,9 +35,11 @@ def test_same_loss_and_gradients(tiny_lm, family, case):
     method = attach(lm, "lora", dropout=0.3) if case == "lora-dropout" else attach(lm, case)
     loss, gradients = loss_and_gradients(lm, method, False)
     again, checkpointed = loss_and_gradients(lm, method, True)
-    near("checkpointed loss", again, loss, 1e-6)
+    # Only without checkpointing does the top layer compute the answers' rows alone: products of fewer rows
+    # round otherwise.
+    near("checkpointed loss", again, loss)
     for name, gradient in gradients.items():
-        near("checkpointed gradients", checkpointed[name], gradient, 1e-6)
+        near("checkpointed gradients", checkpointed[name], gradient)
 
 
 def test_backward_stops_at_the_lowest_trained_layer(tiny_lm):

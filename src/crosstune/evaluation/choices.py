@@ -19,7 +19,7 @@ from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.evaluation.trees import Shared, grow, in_line, lay_out
-from crosstune.models.fused import fused_norms
+from crosstune.models.fused import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
 from crosstune.models.ragged import LONGEST
@@ -105,7 +105,7 @@ def score_choices(
     def fill(limit: int) -> int:
         return in_a_pass(limit, lm.device)
 
-    with fused_norms(lm.model):
+    with fused_parts(lm.model):
         return in_batches(together.groups, measure, answer, passes, tell, journal, fill, not ragged)
 
 

@@ -18,7 +18,7 @@ from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.trees import Shared, Tree, grow, in_line, lay_out
 from crosstune.models.decoding import Reading, Slots
-from crosstune.models.fused import fused_norms
+from crosstune.models.fused import fused_parts
 from crosstune.models.graphs import stepper
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
@@ -81,7 +81,7 @@ def generate(
     def fill(limit: int) -> int:
         return PORTION * CACHED * limit
 
-    with fused_norms(lm.model), packed_weights(lm):
+    with fused_parts(lm.model), packed_weights(lm):
         return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
 
 

@@ -16,14 +16,14 @@ LENGTHS = (9, 1, 23, 8, 9, 120, 7, 22, 1)
 SCALE = 0.3
 
 
-def line(trunk, front, *, heads=4, kv_heads=2, d=8, dtype=torch.float64):
+def line(trunk, front, *, heads=4, kv_heads=2, d=8, dtype=torch.float64, texts=LENGTHS):
     """Query, key, value, and keys and values in front (or None)."""
     draw = torch.Generator().manual_seed(0)
 
     def some(*shape):
         return torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
 
-    n = trunk + sum(LENGTHS)
+    n = trunk + sum(texts)
     q, k, v = some(1, heads, n, d), some(1, kv_heads, n, d), some(1, kv_heads, n, d)
     return q, k, v, (some(kv_heads, front, d), some(kv_heads, front, d)) if front else None
 
@@ -87,6 +87,25 @@ def test_blocks_equal_a_softmax_row_by_row(heads, front, trunk, window):
     assert bool(trunk) + 1 < len(blocks) < len(LENGTHS)
     # A prompt is seen beyond the window too, and is no part of it.
     compare(layout, sees(LENGTHS, trunk, window), inputs, 5e-6 if front + trunk else 1e-9)
+
+
+@pytest.mark.parametrize("texts", [(6, 6, 6), (17,), (5, 5, 100)])
+@pytest.mark.parametrize("together", [False, True])
+def test_lines_that_are_their_blocks(texts, together):
+    """Nothing is gathered, and whatever the order in memory, results go where they belong."""
+    q, k, v, _ = line(0, 0, heads=3, kv_heads=1, texts=texts)
+    if together:  # the heads of a token, as a model hands them over
+        q, k, v = (
+            x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in (q, k, v)
+        )
+    layout = Ragged(texts)
+    assert layout.plan(0, 1, 3, q.dtype).places is None
+    compare(layout, sees(texts, 0), (q, k, v, None))
+
+
+def test_an_order_that_is_its_own_inverse_is_not_taken_for_none():
+    """As many tokens as key heads."""
+    compare(Ragged((2,)), sees((2,), 0), line(0, 0, texts=(2,)))
 
 
 def trees(texts, seed=3):

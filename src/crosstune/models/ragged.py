@@ -165,7 +165,7 @@ class _Attend(torch.autograd.Function):
         common_k, common_v = (
             torch.cat([front, line[:trunk]]).transpose(0, 1) for front, line in ((front_k, k), (front_v, v))
         )
-        q, k, v = where.gather(q), where.gather(k), where.gather(v)
+        q, k, v = (where.gather(x).contiguous() for x in (q, k, v))
         mixed, kept = torch.empty_like(q), []
         for block in where.blocks:
             rows = block.of(q).flatten(1, 2)
@@ -185,7 +185,7 @@ class _Attend(torch.autograd.Function):
         q, k, v, common_k, common_v, *kept = ctx.saved_tensors
         where: Plan = ctx.where
         heads, n_front = len(common_k), common_k.shape[1] - ctx.trunk
-        grad = where.gather(grad)
+        grad = where.gather(grad).contiguous()
         if len(where.filling):
             # Rows that fill up have no gradient, and so hand none on.
             grad.index_fill_(0, where.filling, 0.0)

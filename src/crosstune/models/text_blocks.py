@@ -139,7 +139,7 @@ def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) ->
                     else:
                         filling.append(len(places))
                     places.append(place)
-    same = places == home
+    same = places == list(range(len(places)))
 
     def index(of: list[int]) -> Tensor | None:
         return None if same else torch.tensor(of, device=layout.device)

@@ -13,7 +13,7 @@ import torch
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.models import fitting
-from crosstune.models.fused import fused_norms
+from crosstune.models.fused import fused_parts
 from crosstune.models.memory import Passes, ran_out
 from crosstune.models.packed import distrust, suits
 from crosstune.training.batches import Row, collate, order, split
@@ -234,7 +234,7 @@ def _training_mode(method: Method, settings: TrainSettings, seed: int) -> Iterat
             model.disable_input_require_grads()
         try:
             # A GPU's time goes elsewhere, and its kernels differ in rounding.
-            with fused_norms(model) if model.device.type == "cpu" else nullcontext():
+            with fused_parts(model) if model.device.type == "cpu" else nullcontext():
                 yield
         finally:
             if settings.gradient_checkpointing:

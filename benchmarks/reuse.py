@@ -1,7 +1,7 @@
 """Training with the states of frozen layers reused, against the same training without.
 
-Only the top 4 layers are adapted. The sizes are epochs, of the same 160 sentences: the fixed part of a line is
-what the first epoch costs beyond the others, and its slope is one of the others. Each training begins with
+Only the top 4 layers are adapted. The sizes are epochs, of the same 160 sentences: the fixed part of a line
+is what the first epoch costs beyond the others, and its slope is one of the others. Each training begins with
 nothing kept, as the first run of a grid does; a later run of it costs the slope from its first epoch on.
 """
 

@@ -221,6 +221,7 @@ def test_the_same_bits_when_memory_runs_out(tiny_lm: Callable[..., Any]) -> None
     assert (passes.limit, passes.halvings) == (64, 1)
     assert lm.kept_states.limit is not None
     assert lm.kept_states.limit <= held // 2
+    assert found[1]["texts_read"] == 2 * len(ROWS)
     same(found, wanted)
 
 

@@ -15,8 +15,6 @@ from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.models import fitting
 from crosstune.models.fused import fused_norms
-from crosstune.models.gpu_parts import wanted
-from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes, ran_out
 from crosstune.models.packed import distrust, suits
 from crosstune.training.batches import Row, collate, order, split
@@ -162,6 +160,7 @@ def _gradients(
         Its loss in nats an answer token, and the tokens read, padding left out and included.
     """
     before = random_state()
+    counted = (0, 0) if reuse is None else reuse.counts
 
     def undo() -> None:
         # Parts that went through before the failed one must not count twice.
@@ -169,7 +168,7 @@ def _gradients(
             parameter.grad = None
         set_random_state(before)
         if reuse is not None:
-            reuse.give_way()
+            reuse.give_way(counted)
 
     def work() -> tuple[float, int, int]:
         try:
@@ -181,7 +180,7 @@ def _gradients(
         undo()
         return _backward(method, split(batch, passes.limit), passes, reuse)
 
-    if not passes.measured and _measures(method.attached()):
+    if not passes.measured and fitting.measures(method.attached()):
         _fit(method, batch, passes, undo, reuse)
     made = None
     while made is None:
@@ -189,21 +188,11 @@ def _gradients(
     return made
 
 
-def _measures(lm: LanguageModel) -> bool:
-    """Whether a model's memory can be measured: it is on one GPU, and that is left on."""
-    one = {lm.layer_device(i) for i in range(lm.geometry.layers)} == {lm.device}
-    return lm.device.type == "cuda" and one and wanted("fitting")
-
-
 def _fit(
     method: Method, batch: Sequence[Row], passes: Passes, undo: Callable[[], None], reuse: Reuse | None
 ) -> None:
-    """Lower the limit to what two parts of a batch tell of the memory; small batches tell nothing yet."""
+    """Lower the limit to what two parts of a batch tell of the memory."""
     lm = method.attached()
-    tokens = len(batch) * max(len(row.ids) for row in batch)
-    if tokens < fitting.WORTH:
-        return
-    passes.measured = True
 
     def trial(tokens: int) -> fitting.Trial:
         # The last part holds the longest rows.
@@ -217,13 +206,8 @@ def _fit(
 
     # AdamW's two moments come with the first step.
     moments = 8 * sum(parameter.numel() for parameter in method.parameters().values())
-    try:
-        small, large = trial(tokens // 8), trial(tokens // 4)
-        found = fitting.tokens_that_fit(small, large, fitting.free(lm.device) - moments)
-    except RuntimeError:
-        return  # the step itself will say what is wrong, or go on in smaller parts
-    if found is not None:
-        passes.lower_to(found)
+    tokens = len(batch) * max(len(row.ids) for row in batch)
+    fitting.fit(passes, tokens, trial, lm.device, moments)
 
 
 def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: float) -> None:

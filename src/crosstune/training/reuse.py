@@ -80,8 +80,14 @@ class Reuse:
             found[text] = states
         return self.layer, [found[text] for text in texts]
 
-    def give_way(self) -> None:
-        """Memory ran out: give back what states hold of it."""
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Texts read, and kept from before."""
+        return self.read, self.kept
+
+    def give_way(self, counts: tuple[int, int]) -> None:
+        """A step failed: count on from ``counts``, and on a CPU, whose memory ran out, let the states go."""
+        self.read, self.kept = counts
         if self._lm.device.type == "cpu":
             self._states.give_way()
 

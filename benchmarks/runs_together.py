@@ -32,7 +32,7 @@ from machine import CLOCKS, now, use_clock
 NOISE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -44,7 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine in use")
     parser.add_argument("--threads", type=int, help="of PyTorch")
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
     use_clock(args.clock)
     if args.threads:
         torch.set_num_threads(args.threads)

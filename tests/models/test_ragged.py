@@ -201,7 +201,12 @@ def test_the_same_bits_again_and_a_plan_made_once():
     inputs = line(3, 5, dtype=torch.bfloat16)
     out, again = (attend(layout, *inputs[:3], SCALE, inputs[3]) for _ in range(2))
     assert torch.equal(out, again)
-    assert layout.plan(5, 2, 2, torch.bfloat16) is layout.plan(5, 2, 2, torch.bfloat16)
+    # In a model all layers ask, each by the mask of its window.
+    whole, wide, narrow = (Ragged.of_mask(layout.mask(window)) for window in (None, 500, 7))
+    made = [one.plan(5, 2, 2, torch.bfloat16) for one in (layout, whole, wide, narrow)]
+    assert made[0] is made[1] is made[2]
+    assert made[3] is not made[0]
+    assert layout.behind(2).plan(5, 2, 2, torch.bfloat16) is not made[0]
 
 
 def price(runs, lengths, shared):

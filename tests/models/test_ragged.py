@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstune.models.ragged import Ragged, attend
-from crosstune.models.text_blocks import MOST, START, cut
+from crosstune.models.text_blocks import COPY, MOST, START, cut
 
 # Alone, equal, near each other, far apart, and not in order.
 LENGTHS = (9, 1, 23, 8, 9, 120, 7, 22, 1)
@@ -83,8 +83,9 @@ def test_blocks_equal_a_softmax_row_by_row(heads, front, trunk, window):
     inputs = line(trunk, front, heads=heads[0], kv_heads=heads[1])
     layout = Ragged(LENGTHS, trunk, window=window)
     # One block holds texts of several lengths, and not all are in one.
-    blocks = layout.plan(front, heads[1], heads[0] // heads[1], torch.float64).blocks
-    assert bool(trunk) + 1 < len(blocks) < len(LENGTHS)
+    plan = layout.plan(front, heads[1], heads[0] // heads[1], torch.float64)
+    assert bool(trunk) + 1 < len(plan.blocks) < len(LENGTHS)
+    assert len(plan.filling)
     # A prompt is seen beyond the window too, and is no part of it.
     compare(layout, sees(LENGTHS, trunk, window), inputs, 5e-6 if front + trunk else 1e-9)
 
@@ -210,10 +211,12 @@ def test_the_same_bits_again_and_a_plan_made_once():
 
 
 def price(runs, lengths, shared):
-    return sum(
-        START + len(run) * max(lengths[i] for i in run) * (max(lengths[i] for i in run) + shared)
-        for run in runs
-    )
+    total, filled = 0, False
+    for run in runs:
+        longest = max(lengths[i] for i in run)
+        total += START + len(run) * longest * (longest + shared)
+        filled |= any(lengths[i] < longest for i in run)
+    return total + filled * COPY * sum(lengths)
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.integers(0, 20))

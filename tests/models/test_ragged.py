@@ -178,6 +178,18 @@ def test_nothing_passes_from_a_text_to_another_not_even_what_is_no_number(number
         assert spoilt[inside].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_text_that_attends_apart_has_the_same_bits_beside_any_other(dtype):
+    q, k, v, _ = line(0, 0, dtype=dtype)
+    together = attend(Ragged(LENGTHS, apart=True), q, k, v, SCALE)
+    compare(Ragged(LENGTHS, apart=True), sees(LENGTHS, 0), line(0, 0))
+    start = 0
+    for n in LENGTHS:
+        alone = attend(Ragged((n,), apart=True), *(x[:, :, start : start + n] for x in (q, k, v)), SCALE)
+        assert torch.equal(alone, together[:, start : start + n])
+        start += n
+
+
 @pytest.mark.parametrize("trunk", [0, 3])
 def test_bfloat16_stays_as_near_as_its_rounding(trunk):
     q, k, v, stood = line(trunk, 5)

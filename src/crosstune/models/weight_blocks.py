@@ -1,4 +1,4 @@
-"""Frozen weights in the order in which a CPU's bf16 products read them, while answers are written and in training.
+"""Frozen weights in the order in which a CPU's bf16 products read them, in training and in writing answers.
 
 oneDNN puts a bf16 weight into blocks before it multiplies, anew each time. That is most of a product of a few
 rows, and a tenth of one of five hundred (benchmarks/NOTES.md). Made once, blocks give the same bits for less.
@@ -20,8 +20,8 @@ from crosstune.models.memory import machine_memory
 
 # Reading this many rows at once is what blocks are laid out for; they are the same for one and for thousands.
 ROWS = 32
-# Blocks of the transposes take at most this share of the machine's memory: what was trained before still fits.
-# Of all its memory, not of what is free: a run must not depend on what else is running.
+# Blocks of the transposes take at most this share of the machine's memory, so that what was trained before
+# still fits. Of all its memory, not of what is free: a run must not depend on what else is running.
 SHARE = 1 / 8
 
 
@@ -36,14 +36,16 @@ def can_pack() -> bool:
     )
 
 
-def _product(x: Tensor, blocks: Tensor, bias: Tensor | None) -> Tensor:
-    run: Any = torch.ops.mkldnn._linear_pointwise
-    found: Tensor = run(x, blocks, bias, "none", [], "")
+def reorder(weight: Tensor) -> Tensor:
+    """Blocks of a bf16 weight ``[out, in]``."""
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
     return found
 
 
-def _reorder(weight: Tensor) -> Tensor:
-    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+def product(x: Tensor, blocks: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W' + b`` over the blocks of W, of ``[..., in]``."""
+    run: Any = torch.ops.mkldnn._linear_pointwise
+    found: Tensor = run(x, blocks, bias, "none", [], "")
     return found
 
 
@@ -53,11 +55,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: "_Layer") -> Tensor:
         ctx.layer = layer
-        return _product(x, layer.blocks, layer.module.bias)
+        return product(x, layer.blocks, layer.module.bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _product(grad, ctx.layer.transposed, None), None
+        return product(grad, ctx.layer.transposed), None
 
 
 class _Layer:
@@ -65,22 +67,22 @@ class _Layer:
 
     def __init__(self, module: nn.Linear) -> None:
         self.module = module
-        self.blocks = _reorder(module.weight.data)
+        self.blocks = reorder(module.weight.data)
 
     @cached_property
     def transposed(self) -> Tensor:
         """Blocks of the weight's transpose."""
-        return _reorder(self.blocks.to_dense().t())
+        return reorder(self.blocks.to_dense().t())
 
     def lay(self, let_go: bool) -> None:
         """Compute over the blocks from here on; ``let_go`` of the weight meanwhile."""
-        self.module.forward = self._forward  # type: ignore[method-assign]
+        self.module.forward = self._forward  # type: ignore[method-assign, assignment]
         if let_go:
             self.module.weight.data = self.module.weight.data.new_empty(0)
 
     def _forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):
-            return _product(x, self.blocks, self.module.bias)
+            return product(x, self.blocks, self.module.bias)
         run: Any = _Product.apply
         found: Tensor = run(x, self)
         return found
@@ -95,8 +97,8 @@ class _Layer:
 class Blocks:
     """A model's frozen linear layers over blocks: laid down, and put back as they were.
 
-    Of a bf16 model on a CPU; on others nothing is ever changed. Who reads or changes a weight, as merging a LoRA
-    does, comes after `put_back`; who calls the layer need not.
+    Of a bf16 model on a CPU; on others nothing is ever changed. Who reads or changes a weight, as merging a
+    LoRA does, comes after `put_back`; who calls the layer need not.
 
     Args:
         lm: The model.
@@ -132,7 +134,7 @@ class Blocks:
         """Compute over blocks from here on."""
         linears = self._linears()
         uses = Counter(id(m.weight) for m in linears)
-        tables = self._tables()
+        tables = self._tables() if linears else set()
         with torch.no_grad():
             for module in linears:
                 weight = id(module.weight)

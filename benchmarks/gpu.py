@@ -41,7 +41,7 @@ from crosstune.models.geometry import Geometry
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.load import load
 from crosstune.models.memory import ran_out
-from gpu_evaluation import decoding_row, graph_row, scoring_row
+from gpu_evaluation import cache_row, decoding_row, graph_row, scoring_row
 from gpu_rows import ANSWER, METHODS, Bench, Options, grid_row, mask_row, packing_row, training_row
 from harness import Row, Setting, tell, turns
 from random_model import SHAPES, random_lm
@@ -57,6 +57,7 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
         cache={"cache_implementation": "static"},
     ),
     "decode-graphs": graph_row,
+    "decode-cache": cache_row,
     "prefix-mask": mask_row,
     "packing": packing_row,
     "grid": grid_row,

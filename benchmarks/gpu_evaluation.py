@@ -1,4 +1,8 @@
-"""Rows of `gpu.py` that score and decode: what each side does, and when two answers are the same."""
+"""Rows of `gpu.py` that score and decode: what each side does, and when two answers are the same.
+
+Memory is measured in the block before those that count, as a run measures it once;
+``CROSSTUNE_GPU_OFF=fitting`` leaves passes and the cache as set.
+"""
 
 import random
 from dataclasses import replace
@@ -19,6 +23,9 @@ from harness import Agreement, Block, Cost, Row, Setting
 # Of log-probabilities: what rounding explains.
 NEAR = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 
+# Batches of prompts where more are asked than are written at once.
+MANY = 8
+
 
 def scoring_row(bench: Bench) -> Row:
     """Labels of one token behind a prompt: the last row's score of four tokens is all that is asked."""
@@ -30,10 +37,10 @@ def scoring_row(bench: Bench) -> Row:
         ChoiceItem(prompt, tuple((i,) for i in four)) for prompt, four in zip(prompts, labels, strict=True)
     ]
     tokens = sum(map(len, prompts))
+    passes = Passes(o.batch * o.length, bench.device, "scoring", print)
 
     def ours() -> Block:
-        settings = EvaluateSettings(tokens_per_pass=o.batch * o.length)
-        return bench.timed(lambda: score_choices(lm, items, settings))
+        return bench.timed(lambda: score_choices(lm, items, EvaluateSettings(), passes=passes))
 
     @torch.inference_mode()
     def score() -> list[list[float]]:
@@ -77,11 +84,13 @@ def graph_row(bench: Bench) -> Row:
     """Decoding as crosstune does it, recorded steps on a GPU, against a step at a time."""
     plain = decoding_row(bench, "decode-graphs", "the same, not recorded", {})
 
+    passes = whole(bench)
+
     def theirs() -> Block:
         kept = generation.stepper
         generation.stepper = lambda lm, slots, note=None: lambda ids: lm.step(ids, slots)
         try:
-            return answers(bench)
+            return answers(bench, passes)
         finally:
             generation.stepper = kept
 
@@ -93,19 +102,43 @@ def graph_row(bench: Bench) -> Row:
     return replace(plain, theirs=bench.work("theirs", theirs), cost=cost)
 
 
-def answers(bench: Bench) -> Block:
+def cache_row(bench: Bench) -> Row:
+    """More prompts, with the cache that the memory takes, against one of twice what is read at once."""
+    tokens = EvaluateSettings().tokens_per_pass
+    measured, as_set = (Passes(tokens, bench.device, "decoding", print) for _ in range(2))
+    as_set.measured = True  # nothing more to find
+    plain = decoding_row(bench, "decode-cache", "the same, cache as set", {}, MANY)
+
+    def cost(setting: Setting, folder: Path) -> Cost:
+        made = plain.cost(setting, folder)
+        return replace(made, facts=made.facts | {"cache": measured.cache, "cache_as_set": as_set.cache})
+
+    return replace(
+        plain,
+        ours=bench.work("ours", lambda: answers(bench, measured, MANY)),
+        theirs=bench.work("theirs", lambda: answers(bench, as_set, MANY)),
+        cost=cost,
+    )
+
+
+def whole(bench: Bench) -> Passes:
+    """Passes that take a batch at once."""
+    o = bench.options
+    return Passes(o.batch * (o.length + o.new_tokens), bench.device, "decoding", print)
+
+
+def answers(bench: Bench, passes: Passes, batches: int = 1) -> Block:
     """What crosstune writes."""
     o = bench.options
-    whole = o.batch * (o.length + o.new_tokens)
-    prompts = bench.texts(o.batch, seed=4)
-    passes = Passes(whole, bench.device, "decoding", print)
+    prompts = bench.texts(batches * o.batch, seed=4)
     return bench.timed(lambda: generation.generate(bench.lm, prompts, o.new_tokens, stop=(), passes=passes))
 
 
-def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> Row:
-    """Greedy answers to a batch of prompts; all of the same number of tokens, unless an end comes first."""
+def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any], batches: int = 1) -> Row:
+    """Greedy answers to some prompts; all of the same number of tokens, unless an end comes first."""
     lm, o = bench.lm, bench.options
-    prompts = bench.texts(o.batch, seed=4)
+    prompts = bench.texts(batches * o.batch, seed=4)
+    passes = whole(bench)
     steps = o.new_tokens
 
     @torch.inference_mode()
@@ -135,7 +168,7 @@ def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> R
         # Random weights have no favourite: in 16 bits near ties fall either way, and texts part from there.
         return Agreement(first >= 0.75 * len(mine), text + " (rounding decides near ties in 16 bits)")
 
-    tokens = o.batch * steps
+    tokens = len(prompts) * steps
 
     def cost(setting: Setting, folder: Path) -> Cost:
         flop = bench.flop(sum(map(len, prompts)) + tokens, tokens, 1)
@@ -143,10 +176,10 @@ def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any]) -> R
 
     return Row(
         name=name,
-        title=f"{steps} tokens behind each of {o.batch} prompts of up to {o.length} tokens",
+        title=f"{steps} tokens behind each of {len(prompts)} prompts of up to {o.length} tokens",
         peer=said,
         prepare=nothing,
-        ours=bench.work("ours", lambda: answers(bench)),
+        ours=bench.work("ours", lambda: answers(bench, passes)),
         theirs=bench.work("theirs", lambda: bench.timed(write)),
         same=same,
         cost=cost,

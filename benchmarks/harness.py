@@ -169,12 +169,15 @@ def turns(row: Row, setting: Setting, folder: Path, seconds_left: float | None =
     works = {side: row.build(side)(setting, folder) for side in SIDES}
     sizes = row.sizes or (0,)
     seconds: dict[str, dict[int, list[float]]] = {side: {size: [] for size in sizes} for side in SIDES}
+    by_turn: dict[str, list[dict[int, float]]] = {side: [] for side in SIDES}
     agreements, rates, widths = [], [], []
     for turn in range(setting.rounds or row.rounds):
         if turn and seconds_left is not None and time.perf_counter() - began > seconds_left:
             break
         rates.append(matrix_rate(device, dtype))
         widths.append(bandwidth(device))
+        for side in SIDES:
+            by_turn[side].append({})
         for size in sizes:
             answers = {}
             # Who goes first changes from turn to turn.
@@ -182,6 +185,7 @@ def turns(row: Row, setting: Setting, folder: Path, seconds_left: float | None =
                 gc.collect()
                 block = works[side](size)
                 seconds[side][size] += block.seconds
+                by_turn[side][-1][size] = statistics.median(block.seconds)
                 answers[side] = block.answers
             agreements.append(row.same(setting, answers["ours"], answers["theirs"]))
     cost = row.cost(setting, folder)
@@ -202,7 +206,7 @@ def turns(row: Row, setting: Setting, folder: Path, seconds_left: float | None =
         "passed": all(a.same for a in agreements),
     }
     if row.sizes:
-        return result | _slopes(seconds)
+        return result | _slopes(by_turn)
     took = {side: seconds[side][0] for side in SIDES}
     middle = {side: statistics.median(took[side]) for side in SIDES}
     return result | {
@@ -225,19 +229,31 @@ def _spread(took: list[float]) -> dict[str, Any]:
     return {"median": statistics.median(took), "quartiles": [low, high], "all": took}
 
 
-def _slopes(seconds: dict[str, dict[int, list[float]]]) -> dict[str, Any]:
-    """Least-squares lines through the medians of the sizes."""
-    lines = {}
-    for side in SIDES:
-        sizes = list(seconds[side])
-        slope, fixed = statistics.linear_regression(
-            sizes, [statistics.median(seconds[side][n]) for n in sizes]
-        )
-        lines[side] = {"slope": slope, "fixed": fixed}
+def _slopes(turns_of: dict[str, list[dict[int, float]]]) -> dict[str, Any]:
+    """Least-squares lines through the sizes: one a turn, so that what is said of them has a spread.
+
+    Args:
+        turns_of: Of each side, each turn's median seconds by size.
+    """
+    lines = {
+        side: [statistics.linear_regression(list(turn), list(turn.values())) for turn in turns]
+        for side, turns in turns_of.items()
+    }
+    ratios = [a.slope / b.slope for a, b in zip(lines["theirs"], lines["ours"], strict=True)]
     return {
-        "seconds_by_size": {s: {n: _spread(t) for n, t in seconds[s].items()} for s in SIDES},
-        "lines": lines,
-        "ratio": lines["theirs"]["slope"] / lines["ours"]["slope"],
+        "seconds_by_size": {
+            side: {size: _spread([turn[size] for turn in turns]) for size in turns[0]}
+            for side, turns in turns_of.items()
+        },
+        "lines": {
+            side: {
+                "slope": _spread([line.slope for line in each]),
+                "fixed": _spread([line.intercept for line in each]),
+            }
+            for side, each in lines.items()
+        },
+        "ratio": statistics.median(ratios),
+        "ratio_spread": _spread(ratios),
     }
 
 
@@ -295,8 +311,11 @@ def tell(row: Row, result: dict[str, Any], say: Callable[[str], None]) -> None:
     names = {"ours": "crosstune", "theirs": row.peer}
     for side in SIDES:
         if row.sizes:
-            line = result["lines"][side]
-            text = f"{line['slope'] * 1000:.2f} ms a unit more, {line['fixed']:.3f} s fixed"
+            slope, fixed = (result["lines"][side][key] for key in ("slope", "fixed"))
+            text = (
+                f"{slope['median'] * 1000:.2f} ms a unit more ({_range(slope, 1000)}), "
+                f"{fixed['median']:.3f} s fixed ({_range(fixed)})"
+            )
         else:
             spread = result["seconds"][side]
             low, high = spread["quartiles"]
@@ -306,7 +325,9 @@ def tell(row: Row, result: dict[str, Any], say: Callable[[str], None]) -> None:
             text += f"; peak {peak:.2f} GiB, {beyond:.2f} beyond the libraries"
         say(f"  {names[side]:<24} {text}")
     text = f"{result['ratio']:.2f} times as fast{_asked(row.target)}"
-    if not row.sizes:
+    if row.sizes:
+        text += f" ({_range(result['ratio_spread'])} in {len(result['ratio_spread']['all'])} turns)"
+    else:
         share = f"{100 * result['share_of_floor']:.0f}% of it reached"
         text += f"; floor {result['floor']['seconds']:.3f} s, {share}{_asked(row.floor_target)}"
     if result["memory"]:
@@ -317,6 +338,11 @@ def tell(row: Row, result: dict[str, Any], say: Callable[[str], None]) -> None:
         )
     say(f"  {text}")
     say(f"  {'same answers' if result['passed'] else 'ANSWERS DIFFER'}: {result['answers']['text']}")
+
+
+def _range(spread: dict[str, Any], times: float = 1) -> str:
+    low, high = min(spread["all"]) * times, max(spread["all"]) * times
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _asked(target: float | None) -> str:

@@ -1,19 +1,24 @@
 """Whether two sides chose the same, and where they did not, whether rounding alone explains it.
 
 In bf16 two sides round differently, and where two choices are nearly level each may pick another. Such a
-place counts as the same only when it is proven. A plain transformers model in fp32 scores the question, one
-choice at a time, and says how far the two picks are apart; how much bf16 moves such a distance is measured on
-the peer alone, over questions of the same block. The picks must be no further apart than that, and crosstune
-in fp32 must give the plain model's numbers. One difference that is not proven fails the row.
+place counts as the same only when it is proven. A plain transformers model reads the question, one choice at
+a time and without a cache, in fp32 and in the row's dtype. The two tell how much rounding moves the distance
+of two choices, over questions of the same block; in fp32 neither pick may be further below the best choice
+than that, and crosstune in fp32 must give the plain model's numbers. One difference that is not proven fails
+the row.
+
+A token of a written answer is a choice like any other: the question is the text before it, and the choices
+are the tokens that the sides wrote there and the likeliest ones.
 """
 
-import gc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from crosstune.evaluation.choices import ChoiceItem, score_choices
@@ -21,10 +26,11 @@ from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.models.load import load
 from harness import Agreement
 
-SAMPLE = 12
-"""Questions, spread over the block, on which the peer's rounding is measured."""
+SAMPLE = 16
+"""Questions, spread over the block, at which rounding is measured."""
 EXACT = 1e-3
 """Nats that two orders of sums may differ by in fp32."""
+LIKELIEST = 2
 
 
 @dataclass(frozen=True)
@@ -35,26 +41,73 @@ class Truth:
     ours: list[float]
 
 
-def truths(folder: Path, items: Sequence[ChoiceItem]) -> list[Truth]:
-    """Questions scored in fp32 with the weights in ``folder``, both ways."""
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    alone = [_one_at_a_time(plain, item) for item in items]
-    del plain
-    gc.collect()
-    lm = load(str(folder), device="cpu", dtype="float32")
-    fast = score_choices(lm, items, EvaluateSettings())
-    return [Truth(a, b) for a, b in zip(alone, fast, strict=True)]
+class Judge:
+    """A plain transformers model in fp32 and in a row's dtype, and crosstune in fp32; for all turns of a row.
+
+    Args:
+        folder: Of the model.
+        dtype: Of the row.
+
+    Attributes:
+        noise: Nats that rounding moves the distance of two choices by, at most, where it was measured.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
+        self._models = [
+            AutoModelForCausalLM.from_pretrained(folder, dtype=kind).eval() for kind in (torch.float32, dtype)
+        ]
+        self._ours = load(str(folder), device="cpu", dtype="float32")
+        self.noise = EXACT
+
+    @torch.inference_mode()
+    def _read(self, ids: Sequence[int], rows: int) -> list[Tensor]:
+        """Log-probabilities behind the last ``rows`` tokens of a text, in fp32 and rounded."""
+        fed = torch.tensor([ids])
+        read = [m(input_ids=fed, use_cache=False, logits_to_keep=rows).logits[0] for m in self._models]
+        return [torch.log_softmax(logits.double(), -1) for logits in read]
+
+    def scores(self, item: ChoiceItem) -> tuple[list[float], list[float]]:
+        """Log-probability of each choice of a question, in fp32 and rounded."""
+        found: list[list[float]] = [[], []]
+        behind = {ending: self._read([*item.prompt, *ending], 1 + len(ending)) for ending in item.endings}
+        for label in item.labels:
+            for scores, logp in zip(found, behind[label[:-1]], strict=True):
+                scores.append(float(logp[range(len(label)), list(label)].sum()))
+        return found[0], found[1]
+
+    def measure(self, items: Iterable[ChoiceItem]) -> None:
+        """Take into account how far rounding moves the choices of some questions apart."""
+        for item in items:
+            errors = [a - b for a, b in zip(*self.scores(item), strict=True)]
+            self.noise = max(self.noise, max(errors) - min(errors))
+
+    def measure_text(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        """The same for the two likeliest tokens at each place of a written answer."""
+        exact, rounded = self._read([*prompt, *answer[:-1]], len(answer))
+        pair = exact.topk(2).indices
+        moved = (exact.gather(1, pair) - rounded.gather(1, pair)).diff()
+        self.noise = max(self.noise, float(moved.abs().max()))
+
+    def likeliest(self, ids: Sequence[int]) -> list[int]:
+        """The likeliest tokens behind a text, in fp32."""
+        found: list[int] = self._read(ids, 1)[0][0].topk(LIKELIEST).indices.tolist()
+        return found
+
+    def truths(self, items: Sequence[ChoiceItem]) -> list[Truth]:
+        """Questions in fp32, both ways."""
+        ours = score_choices(self._ours, items, EvaluateSettings())
+        return [Truth(self.scores(item)[0], mine) for item, mine in zip(items, ours, strict=True)]
 
 
-@torch.inference_mode()
-def _one_at_a_time(model: Any, item: ChoiceItem) -> list[float]:
-    found = []
-    for label in item.labels:
-        ids = torch.tensor([[*item.prompt, *label]])
-        logits = model(input_ids=ids, use_cache=False, logits_to_keep=len(label) + 1).logits[0, :-1]
-        logp = torch.log_softmax(logits.double(), -1)
-        found.append(float(logp[range(len(label)), list(label)].sum()))
-    return found
+@cache
+def judge_for(folder: Path, dtype: torch.dtype) -> Judge:
+    """The judge of a row's model."""
+    return Judge(folder, dtype)
+
+
+def spread(count: int) -> list[int]:
+    """`SAMPLE` places spread over so many."""
+    return list(range(0, count, max(1, count // SAMPLE)))[:SAMPLE]
 
 
 def pick(scores: Sequence[float]) -> int:
@@ -63,12 +116,17 @@ def pick(scores: Sequence[float]) -> int:
 
 
 def compare(
-    folder: Path, items: Sequence[ChoiceItem], mine: Sequence[list[float]], other: Sequence[list[float]]
+    folder: Path,
+    dtype: torch.dtype,
+    items: Sequence[ChoiceItem],
+    mine: Sequence[list[float]],
+    other: Sequence[list[float]],
 ) -> Agreement:
     """Whether crosstune and the peer picked the same choice of every question.
 
     Args:
         folder: Of the model.
+        dtype: Of both sides.
         items: The questions.
         mine: Log-probabilities of the choices, up to a number the choices of a question share.
         other: The peer's.
@@ -79,55 +137,44 @@ def compare(
     text = f"{len(picks) - len(apart)} of {len(picks)} choices the same"
     if not apart:
         return Agreement(bool(picks), text, facts)
-    sample = list(range(0, len(items), max(1, len(items) // SAMPLE)))[:SAMPLE]
-    some = sorted({*apart, *sample})
-    truth = dict(zip(some, truths(folder, [items[i] for i in some]), strict=True))
-    return judge(picks, {i: other[i] for i in some}, truth, sample)
+    judge = judge_for(folder, dtype)
+    judge.measure(items[i] for i in spread(len(items)))
+    truths = judge.truths([items[i] for i in apart])
+    found = [
+        {"question": i} | near_tie(picks[i], truth, judge.noise)
+        for i, truth in zip(apart, truths, strict=True)
+    ]
+    said, unproven = proofs(found, judge.noise)
+    return Agreement(not unproven, f"{text}; {said}", facts | {"apart": found, "noise": judge.noise})
 
 
-def judge(
-    picks: Sequence[tuple[int, int]],
-    other: dict[int, list[float]],
-    truth: dict[int, Truth],
-    sample: Sequence[int],
-) -> Agreement:
-    """Which differences are near ties.
+def near_tie(picks: tuple[int, int], truth: Truth, noise: float) -> dict[str, Any]:
+    """Whether two picks are nearly level, and what tells.
 
     Args:
-        picks: Of each question, crosstune's choice and the peer's.
-        other: The peer's log-probabilities, of the questions in ``truth``.
-        truth: Of every question with different picks, and of the sample.
-        sample: Where the peer's rounding is measured.
+        picks: Crosstune's choice and the peer's.
+        truth: Of the question.
+        noise: Nats that rounding moves two choices apart by.
     """
-    moved = []
-    for i in sample:
-        exact, rounded = truth[i].plain, other[i]
-        errors = [a - b for a, b in zip(rounded, exact, strict=True)]
-        moved.append(max(errors) - min(errors))  # the most that a distance of two choices moves
-    noise = max(moved)
-    ties, unproven = [], []
-    for i, (a, b) in enumerate(picks):
-        if a == b:
-            continue
-        margin = abs(truth[i].plain[a] - truth[i].plain[b])
-        wrong = _difference(truth[i])
-        proven = margin <= noise and wrong <= EXACT
-        (ties if proven else unproven).append({"question": i, "margin": margin, "fp32_difference": wrong})
-    n = len(picks)
-    margins = ", ".join(f"{each['margin']:.3f}" for each in (*ties, *unproven))
-    text = (
-        f"{n - len(ties) - len(unproven)} of {n} choices the same, {len(ties)} near ties, "
-        f"{len(unproven)} UNPROVEN; fp32 margins {margins} nats, bf16 moves the peer's by up to {noise:.3f}"
-    )
-    facts = {
-        "compared": n,
-        "same": n - len(ties) - len(unproven),
-        "near_ties": ties,
-        "unproven": unproven,
-        "noise_of_peer": noise,
-        "noise_measured_on": len(sample),
+    below = [max(truth.plain) - truth.plain[i] for i in picks]
+    wrong = _difference(truth)
+    return {
+        "below_the_best": below,
+        "fp32_difference": wrong,
+        "near_tie": max(below) <= noise and wrong <= EXACT,
     }
-    return Agreement(not unproven, text, facts)
+
+
+def proofs(apart: Sequence[dict[str, Any]], noise: float) -> tuple[str, int]:
+    """What is said of the differences, and how many are not proven near ties."""
+    unproven = sum(not each["near_tie"] for each in apart)
+    margins = sorted(max(each["below_the_best"]) for each in apart if "below_the_best" in each)
+    below = ", ".join(f"{m:.3f}" for m in margins)
+    text = (
+        f"{len(apart) - unproven} of {len(apart)} differences are near ties, {unproven} UNPROVEN (in fp32 at "
+        f"most {below} nats below the best; rounding moves two choices by up to {noise:.3f})"
+    )
+    return text, unproven
 
 
 def _difference(truth: Truth) -> float:

@@ -17,8 +17,13 @@ from machine import now, synchronise
 
 
 def peft_model(case: Any, setting: Setting, folder: Path, state: dict[str, Tensor]) -> Any:
-    """PEFT's model of a `training.Case` with the initial weights ``state`` (crosstune's names)."""
-    base = AutoModelForCausalLM.from_pretrained(folder, dtype=setting.torch_dtype).to(setting.torch_device)
+    """PEFT's model of a `training.Case` with the initial weights ``state`` (crosstune's names).
+
+    For ``full`` the plain model in fp32, which `trainer` computes with in the row's dtype: bf16 weights would
+    lose most of a step's small changes, and crosstune's masters are fp32 too.
+    """
+    dtype = torch.float32 if case.method == "full" else setting.torch_dtype
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(setting.torch_device)
     return wrapped(base, case.method, state)
 
 
@@ -128,6 +133,7 @@ def trainer(
 ) -> tuple[Trainer, Clock]:
     """A Trainer over rows in order, and the clock that its steps start and stop."""
     clock = Clock(setting.torch_device)
+    mixed = setting.torch_dtype == torch.bfloat16 and model.dtype == torch.float32
     arguments = TrainingArguments(
         output_dir=out,
         per_device_train_batch_size=settings.batch_size,
@@ -141,6 +147,7 @@ def trainer(
         disable_tqdm=True,
         optim="adamw_torch",
         use_cpu=setting.torch_device.type == "cpu",
+        bf16=mixed,
         dataloader_num_workers=0,
         logging_nan_inf_filter=False,
     )

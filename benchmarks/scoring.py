@@ -186,7 +186,8 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
 
 def same(setting: Setting, mine: dict[str, Any], other: dict[str, Any]) -> Agreement:
     """The choices picked."""
-    found = near_ties.compare(mine["model"], mine["items"], mine["answers"], other["answers"])
+    asked = (mine["model"], setting.torch_dtype, mine["items"])
+    found = near_ties.compare(*asked, mine["answers"], other["answers"])
     text = f"{found.text}; the peer's batch {other['batch']}"
     return Agreement(found.same, text, found.figures | {"batch_of_peer": other["batch"]})
 

@@ -178,7 +178,9 @@ def cost(case: Case, setting: Setting, folder: Path) -> Cost:
 
 def row(name: str, title: str, case: Case, **targets: Any) -> Row:
     parts = {part.__name__: partial(part, case) for part in (prepare, ours, theirs, cost)}
-    return Row(name=name, title=title, peer="PEFT + HF Trainer", same=same, **parts, **targets)
+    # Mixed precision: as with crosstune's fp32 masters, bf16 is what is computed with.
+    peer = "PEFT + HF Trainer" if case.method != "full" else "HF Trainer, fp32 weights"
+    return Row(name=name, title=title, peer=peer, same=same, **parts, **targets)
 
 
 # The forms that PEFT has: prefixes of keys and values, no layer choice.

@@ -8,9 +8,8 @@ English first where it says so (crosstune's LoRA, merged, saved as a plain folde
 answers end.
 
 In bf16 two sides round differently, and where two tokens are nearly level they part. Each such place is
-proven (`Ties`): a plain transformers model reads the text before it, alone and without a cache, in fp32 and
-in bf16; both tokens must be among its three likeliest and no further apart in fp32 than bf16's own error,
-measured at the answers of the same run. One difference that is not proven fails the row.
+proven a near tie (`near_ties`): the question is the text before it, the choices are both tokens and the
+likeliest ones. One difference that is not proven fails the row.
 """
 
 import json
@@ -18,15 +17,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+import near_ties
 from crosstune.evaluation import generation
+from crosstune.evaluation.choices import ChoiceItem
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.evaluation.trees import grow
 from crosstune.methods import METHODS
@@ -40,10 +40,6 @@ from crosstune.training.settings import TrainSettings
 from harness import Agreement, Block, Cost, Row, Setting, Work
 from machine import now, synchronise
 from scoring import read, some
-
-SAMPLE = 16
-"""Answers at which bf16's error is measured."""
-LIKELIEST = 3
 
 
 @dataclass(frozen=True)
@@ -200,55 +196,6 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
 # --- the same answers -------------------------------------------------------------------------------
 
 
-class Ties:
-    """A plain transformers model that reads one text at a time, in fp32 and in the row's dtype.
-
-    Attributes:
-        error: Largest error, in nats, of the difference of the two likeliest tokens, where it was measured.
-    """
-
-    def __init__(self, folder: Path, dtype: torch.dtype) -> None:
-        self._models = [
-            AutoModelForCausalLM.from_pretrained(folder / "model", dtype=kind).eval()
-            for kind in (torch.float32, dtype)
-        ]
-        self.error = 0.0
-        self._proven: dict[tuple[int, ...], dict[str, Any]] = {}
-
-    @torch.inference_mode()
-    def _logits(self, ids: list[int], rows: int) -> list[torch.Tensor]:
-        read = torch.tensor([ids])
-        return [m(read, logits_to_keep=rows, use_cache=False).logits[0].float() for m in self._models]
-
-    def measure(self, prompt: list[int], answer: list[int]) -> None:
-        """Take the errors at the tokens of one answer into account."""
-        exact, rounded = self._logits([*prompt, *answer[:-1]], len(answer))
-        pair = exact.topk(2).indices
-        apart = [x.gather(1, pair).diff() for x in (exact, rounded)]
-        self.error = max(self.error, float((apart[0] - apart[1]).abs().max()))
-
-    def part(self, prompt: list[int], common: list[int], one: int, other: int) -> dict[str, Any]:
-        """Two tokens behind the same text: how far apart, and whether they are nearly level."""
-        key = (*prompt, *common, one, other)
-        if key not in self._proven:
-            exact, rounded = (x[0] for x in self._logits([*prompt, *common], 1))
-            ranks = [int((exact > exact[token]).sum()) + 1 for token in (one, other)]
-            self._proven[key] = {
-                "at": len(common),
-                "ranks": ranks,
-                "margin_fp32": float(exact[one] - exact[other]),
-                "margin_rounded": float(rounded[one] - rounded[other]),
-            }
-        found = self._proven[key]
-        level = abs(found["margin_fp32"]) <= self.error and max(found["ranks"]) <= LIKELIEST
-        return found | {"near_tie": level}
-
-
-@cache
-def ties(folder: Path, dtype: torch.dtype) -> Ties:
-    return Ties(folder, dtype)
-
-
 def ended(ids: list[int], tokenizer: Any, stop: tuple[str, ...], ends: set[int]) -> list[int]:
     """An answer up to the token that ends it: the end-of-text token, or one that completes a stop string."""
     for i, token in enumerate(ids):
@@ -275,33 +222,37 @@ def same(case: Case, setting: Setting, mine: dict[str, Any], other: dict[str, An
             other["answers"],
         )
     ]
-    judge = ties(folder, setting.torch_dtype)
     pairs = list(zip(mine["prompts"], *sides, strict=True))
-    if not judge.error:
-        for prompt, _, b in pairs[:: max(1, len(pairs) // SAMPLE)]:
-            judge.measure(prompt, b)
-    apart = []
-    for number, (prompt, a, b) in enumerate(pairs):
-        if a == b:
-            continue
-        at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
-        # One that is the other's beginning ended by no rule that both have.
-        proof = {"near_tie": False} if at is None else judge.part(prompt, a[:at], a[at], b[at])
-        apart.append({"answer": number, "tokens": [len(a), len(b)]} | proof)
+    parted = [i for i, (_, a, b) in enumerate(pairs) if a != b]
     texts = [[_text(tokenizer, ids, case.stop) for ids in side] for side in sides]
     scores = _scores(case, folder, texts)
-    unproven = sum(not each["near_tie"] for each in apart)
-    text = f"{len(pairs) - len(apart)} of {len(pairs)} answers the same"
-    if apart:
-        margins = sorted(abs(each["margin_fp32"]) for each in apart if "margin_fp32" in each)
-        text += (
-            f"; {len(apart) - unproven} of {len(apart)} part first at a near tie (margins "
-            f"{', '.join(f'{m:.2f}' for m in margins)} nats in fp32; bf16 is off by up to {judge.error:.2f})"
-        )
+    text = f"{len(pairs) - len(parted)} of {len(pairs)} answers the same"
+    facts: dict[str, Any] = {"scores": scores, "apart": [], "unproven": 0}
+    if parted:
+        judge = near_ties.judge_for(folder / "model", setting.torch_dtype)
+        if judge.noise == near_ties.EXACT:
+            for i in near_ties.spread(len(pairs)):
+                judge.measure_text(pairs[i][0], pairs[i][2])
+        for i in parted:
+            tokens = [len(ids) for ids in pairs[i][1:]]
+            facts["apart"].append({"answer": i, "tokens": tokens} | _proof(judge, *pairs[i]))
+        said, facts["unproven"] = near_ties.proofs(facts["apart"], judge.noise)
+        text += f"; {said}"
+        facts["noise"] = judge.noise
     text += f"; {scores['metric']} {100 * scores['ours']:.1f} and {100 * scores['theirs']:.1f}"
     text += f"; the peer's batch {other['batch']}, of at most {other['most']} as ours"
-    facts = {"apart": apart, "error": judge.error, "scores": scores, "unproven": unproven}
-    return Agreement(not unproven, text, facts)
+    return Agreement(not facts["unproven"], text, facts)
+
+
+def _proof(judge: near_ties.Judge, prompt: list[int], one: list[int], other: list[int]) -> dict[str, Any]:
+    """Where two answers part, and whether that is a near tie."""
+    at = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), None)
+    if at is None:  # one is the other's beginning, ended by no rule that both have
+        return {"near_tie": False}
+    before = [*prompt, *one[:at]]
+    tokens = dict.fromkeys((one[at], other[at], *judge.likeliest(before)))
+    (truth,) = judge.truths([ChoiceItem(before, tuple((token,) for token in tokens))])
+    return {"at": at} | near_ties.near_tie((0, 1), truth, judge.noise)
 
 
 def _text(tokenizer: Any, ids: list[int], stop: tuple[str, ...]) -> str:

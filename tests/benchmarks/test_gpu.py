@@ -42,6 +42,7 @@ def test_every_row(gpu, tmp_path):
         assert 0 < result["share_of_floor"] < 1
         assert result["machine"]["versions"]["torch"] == torch.__version__
     assert results["decode-graphs"]["work"]["recorded"] is False
+    assert results["decode-cache"]["work"] == {"tokens": 80, "cache": 16384, "cache_as_set": 16384}
     compared = [n for n, r in results.items() if r["answers"]["figures"]]
     assert set(compared) >= {"train-soft-prompt", "train-prefix-kv", "train-llama-adapter", "train-lora"}
     assert results["decode"]["answers"]["text"].startswith("2 of 2 answers the same")
@@ -54,7 +55,8 @@ def test_checkpointing_in_16_bits(gpu, tmp_path):
         tmp_path, "train-prefix-kv", "train-lora", "decode", "--checkpointing", "--dtype", "bfloat16"
     )
     assert code == 0
-    assert set(results) == {"train-prefix-kv", "train-lora", "decode", "decode-static", "decode-graphs"}
+    decoding = {"decode", "decode-static", "decode-graphs", "decode-cache"}
+    assert set(results) == decoding | {"train-prefix-kv", "train-lora"}
     assert "PEFT refuses it" in results["train-prefix-kv"]["title"]
 
 
@@ -62,7 +64,9 @@ def test_a_wrong_answer_fails(gpu, tmp_path, monkeypatch):
     """A side that computes something else is noticed, and so is a row that does not exist."""
     run, _ = gpu
     rows = importlib.import_module("gpu_evaluation")
-    monkeypatch.setattr(rows, "score_choices", lambda lm, items, settings: [[-1.4] * 4 for _ in items])
+    monkeypatch.setattr(
+        rows, "score_choices", lambda lm, items, settings, passes: [[-1.4] * 4 for _ in items]
+    )
     code, results = run(tmp_path, "score", "--dtype", "float32")
     assert code == 1
     assert not results["score"]["passed"]

@@ -43,9 +43,22 @@ def test_ratio_floor_and_spread(tmp_path):
 
 
 def test_sizes_give_slopes(tmp_path):
-    found = harness.turns(row(sizes=(1, 2, 4)), SETTING, tmp_path)
-    assert found["lines"]["ours"] == {"slope": pytest.approx(0.5), "fixed": pytest.approx(1.0)}
-    assert found["ratio"] == pytest.approx(4.0)
+    """One line a turn: a machine that is slower in one of them shows in the spread."""
+    slower = iter([1, 1, 1, 2, 2, 2])
+
+    def theirs(setting, folder):
+        return lambda size: Block([(4.0 + 2.0 * size) * next(slower)], [1, 2])
+
+    told, toy = [], row(sizes=(1, 2, 4), theirs=theirs)
+    found = harness.turns(toy, SETTING, tmp_path) | {"memory": {}}
+    ours, theirs = found["lines"]["ours"], found["lines"]["theirs"]
+    assert (ours["slope"]["median"], ours["fixed"]["median"]) == (pytest.approx(0.5), pytest.approx(1.0))
+    assert theirs["slope"]["all"] == [pytest.approx(2.0), pytest.approx(4.0)]
+    assert theirs["fixed"]["all"] == [pytest.approx(4.0), pytest.approx(8.0)]
+    assert found["ratio"] == pytest.approx(6.0)
+    harness.tell(toy, found, told.append)
+    assert "500.00 ms a unit more (500.00 to 500.00), 1.000 s fixed (1.00 to 1.00)" in told[0]
+    assert "6.00 times as fast (4.00 to 8.00 in 2 turns)" in told[2]
 
 
 def test_a_wrong_answer_fails_in_whatever_block_it_comes(tmp_path):

@@ -48,45 +48,74 @@ def scores(folder):
 
 def test_a_wrong_answer_fails(folder, scores):
     mine, other = scores
-    right = near_ties.compare(folder, ITEMS, mine, other)
+    right = near_ties.compare(folder, torch.bfloat16, ITEMS, mine, other)
     assert right.same, right.text
     # The choice that is clearly the worst of a question, said to be the best by one side.
     i = max(range(len(mine)), key=lambda i: max(mine[i]) - min(mine[i]))
     wrong = [list(each) for each in mine]
     wrong[i][wrong[i].index(min(wrong[i]))] = 1.0
-    found = near_ties.compare(folder, ITEMS, wrong, other)
+    found = near_ties.compare(folder, torch.bfloat16, ITEMS, wrong, other)
     assert not found.same
-    assert [each["question"] for each in found.figures["unproven"]] == [i]
-    assert found.figures["same"] + len(found.figures["near_ties"]) == len(ITEMS) - 1
-    assert found.figures["unproven"][0]["fp32_difference"] < near_ties.EXACT
+    (unproven,) = [each for each in found.figures["apart"] if not each["near_tie"]]
+    assert unproven["question"] == i
+    assert found.figures["same"] + len(found.figures["apart"]) == len(ITEMS)
+    assert unproven["fp32_difference"] < near_ties.EXACT
+
+
+def test_rounding_as_the_judge_measures_it(folder, scores):
+    """The plain model in bf16 is what a plain forward says; in fp32 it is what crosstune says."""
+    judge, (mine, other) = near_ties.judge_for(folder, torch.bfloat16), scores
+    moved = []
+    for item, ours, low in zip(ITEMS, mine, other, strict=True):
+        exact, rounded = judge.scores(item)
+        assert rounded == pytest.approx(low, abs=1e-2)
+        gaps = [exact[0] - x for x in exact]
+        assert gaps == pytest.approx([ours[0] - x for x in ours], abs=1e-4)
+        moved += [abs(rounded[i] - rounded[j] - exact[i] + exact[j]) for i in range(3) for j in range(3)]
+    judge.noise = 0.0
+    judge.measure(ITEMS)
+    assert judge.noise == pytest.approx(max(moved))
+
+
+def test_rounding_of_a_written_answer_is_that_of_its_likeliest_tokens(folder):
+    """Asked of all places at once, and as one question at each place."""
+    judge, text = near_ties.judge_for(folder, torch.bfloat16), random_ids(12, seed=3)
+    judge.noise = 0.0
+    judge.measure_text(text[:8], text[8:])
+    at_once, judge.noise = judge.noise, 0.0
+    for n in range(8, 12):
+        pair = judge.likeliest(text[:n])
+        judge.measure([ChoiceItem(text[:n], tuple((token,) for token in pair))])
+    assert judge.noise == pytest.approx(at_once, abs=2e-2)
+    assert at_once > 0
 
 
 SURE = Truth([-1.0, -5.0], [-1.0, -5.0])
 LEVEL = Truth([-1.0, -1.01], [-1.0, -1.01])
 
 
-def judged(**more):
-    asked = {
-        "picks": [(0, 0), (1, 0)],
-        "other": {0: [-1.03, -5.0], 1: [-1.0, -1.02]},
-        "truth": {0: SURE, 1: LEVEL},
-        "sample": [0],
-    }
-    return near_ties.judge(**asked | more)
+def tie(truth=LEVEL, picks=(1, 0), noise=0.03):
+    return near_ties.near_tie(picks, truth, noise)
 
 
-def test_a_near_tie_is_within_the_peers_own_rounding():
-    found = judged()
-    assert found.same
-    assert found.figures["noise_of_peer"] == pytest.approx(0.03)
-    assert found.figures["near_ties"][0]["margin"] == pytest.approx(0.01)
-    assert "1 of 2 choices the same, 1 near ties, 0 UNPROVEN; fp32 margins 0.010 nats" in found.text
+def test_a_near_tie_is_within_what_rounding_moves():
+    found = tie()
+    assert found["near_tie"]
+    assert found["below_the_best"] == [pytest.approx(0.01), 0]
+    said, unproven = near_ties.proofs([found, tie(SURE)], 0.03)
+    assert unproven == 1
+    assert said.startswith("1 of 2 differences are near ties, 1 UNPROVEN (in fp32 at most 0.010, 4.000 nats")
 
 
-def test_what_the_peer_does_not_round_away_is_no_tie():
-    assert not judged(other={0: [-1.005, -5.0], 1: [-1.0, -1.02]}).same
-    assert not judged(truth={0: SURE, 1: SURE}).same
+def test_what_rounding_does_not_move_is_no_tie():
+    assert not tie(noise=0.005)["near_tie"]
+    assert not tie(SURE)["near_tie"]
+
+
+def test_two_that_are_level_below_a_third_are_no_tie():
+    level = [-5.0, -5.0, -1.0]
+    assert not tie(Truth(level, level), (0, 1))["near_tie"]
 
 
 def test_a_side_that_is_wrong_in_fp32_too_is_no_tie():
-    assert not judged(truth={0: SURE, 1: replace(LEVEL, ours=[-1.2, -1.0])}).same
+    assert not tie(replace(LEVEL, ours=[-1.2, -1.0]))["near_tie"]

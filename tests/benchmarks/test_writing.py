@@ -10,6 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import near_ties
 import writing
 from crosstune.tasks.base import Example
 from harness import Setting
@@ -60,18 +61,18 @@ def test_a_wrong_answer_fails(written):
     for mine, other in ((wrong, answers[1]), (answers[1], wrong)):
         found = compare(folder, [answers[0], mine, answers[2]], [answers[0], other, answers[2]])
         assert not found.same
-        assert "0 of 1 part first at a near tie" in found.text
+        assert "0 of 1 differences are near ties" in found.text
         assert found.figures["apart"][0]["at"] == 2
 
 
 def test_the_second_likeliest_passes_within_the_error_alone(written):
     lm, folder, answers = written
     second = [ranked(lm, PROMPTS[0], [], 1), *answers[0][1:]]
-    judge = writing.ties(folder, torch.bfloat16)
+    judge = near_ties.judge_for(folder / "model", torch.bfloat16)
     exact = all_logits(lm, PROMPTS[0])[-1]
     margin = float(exact[answers[0][0]] - exact[second[0]])
-    for error, passes in ((1.1 * margin, True), (0.9 * margin, False)):
-        judge.error = error
+    for noise, passes in ((1.1 * margin, True), (0.9 * margin, False)):
+        judge.noise = noise
         assert compare(folder, [second, *answers[1:]], answers).same is passes
 
 

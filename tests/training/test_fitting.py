@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstune.models import fitting
-from crosstune.models.fitting import SHARE, Trial, tokens_that_fit
+from crosstune.models.fitting import SHARE, Trial, measures, need
 from crosstune.models.gpu_parts import OFF
 from crosstune.models.memory import Passes
 from crosstune.training.batches import Row
-from crosstune.training.loop import _measures, train
+from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import attach, make_lm
 
@@ -24,16 +24,16 @@ from tiny_models import attach, make_lm
 )
 def test_a_pass_of_that_size_fits_and_one_more_does_not(fixed, each, tokens, more, room):
     small, large = (Trial(n, fixed + each * n) for n in (tokens, tokens + more))
-    free = (fixed + each * room) / SHARE
-    found = tokens_that_fit(small, large, free)
-    assert abs(found - room) <= 1  # to rounding of floats
-    assert tokens_that_fit(small, large, 0) == 1
+    found = need(small, large)
+    assert abs(found.fits(fixed + each * room) - room) <= 1  # to rounding of floats
+    assert found.fits(0) == 1
+    assert found.of(room) == pytest.approx(fixed + each * room)
 
 
 @pytest.mark.parametrize("large", [Trial(10, 500), Trial(20, 100)])
 def test_trials_that_tell_nothing(large):
     """One row each, or no byte more."""
-    assert tokens_that_fit(Trial(10, 100), large, 1e9) is None
+    assert need(Trial(10, 100), large) is None
 
 
 def trained(lm, monkeypatch, card=None):
@@ -52,7 +52,7 @@ def trained(lm, monkeypatch, card=None):
     with monkeypatch.context() as patch:
         if card is not None:
             moments = 8 * sum(p.numel() for p in method.parameters().values())
-            patch.setattr("crosstune.training.loop._measures", lambda lm: True)
+            patch.setattr(fitting, "measures", lambda lm: True)
             patch.setattr(fitting, "WORTH", 50)
             patch.setattr(fitting, "peak", peak)
             patch.setattr(fitting, "free", lambda device: card + moments)
@@ -83,10 +83,10 @@ def test_a_trial_that_fails_leaves_it_to_the_step(monkeypatch):
     lm = make_lm("llama")
     wanted = trained(lm, monkeypatch)[0]
 
-    def fails(small, large, free):
+    def fails(small, large):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(fitting, "tokens_that_fit", fails)
+    monkeypatch.setattr(fitting, "need", fails)
     found, sizes, trials, told = trained(lm, monkeypatch, card=10)
     assert (found, len(sizes), len(trials), told) == (wanted, 4, 2, [])
 
@@ -104,10 +104,10 @@ def test_a_limit_taken_from_before_is_not_measured():
 def test_no_measuring_without_a_gpu(monkeypatch):
     lm = make_lm("llama")
     if lm.device.type == "cpu":
-        assert not _measures(lm)
+        assert not measures(lm)
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(type(lm), "device", property(lambda self: cuda))
     monkeypatch.setattr(type(lm), "layer_device", lambda self, i: cuda)
-    assert _measures(lm)
+    assert measures(lm)
     monkeypatch.setenv(OFF, "fitting")
-    assert not _measures(lm)
+    assert not measures(lm)

@@ -74,6 +74,7 @@ def in_batches(
     journal: Journal[T] | None = None,
     fill: Callable[[int], int] = int,
     padded: bool = True,
+    fit: Callable[[list[Group]], None] | None = None,
 ) -> list[T]:
     """Answer every item, batch by batch; smaller batches where memory runs out.
 
@@ -90,6 +91,8 @@ def in_batches(
         fill: Tokens of a batch, from ``passes.limit``; ``answer`` sees to it that no more than that go at
             once.
         padded: Whether the lines of a batch are made as long as its longest.
+        fit: Unless ``passes`` have been measured, measures memory on the first batch that is large enough and
+            sets them to what fits.
 
     Raises:
         UserError: Memory runs out on one item.
@@ -106,6 +109,10 @@ def in_batches(
         parts = [part for group in groups for part in _parts(group, measure, passes.limit)]
         left = [part for part in parts if part.items[0] not in done]
         for batch in batches_by_length(left, fill(passes.limit), padded):
+            if fit is not None and not passes.measured:
+                fit(batch)
+                if passes.measured:
+                    break  # batches as large as was found to fit
             items = [i for group in batch for i in group.items]
             passes.begin(len(items), max(batch[0].width, min(size_of(batch, padded), passes.limit)))
             answers = passes.attempt(partial(answer, batch))

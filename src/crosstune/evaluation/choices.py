@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from crosstune.errors import UserError
-from crosstune.evaluation.batching import Group, in_a_pass, in_batches
+from crosstune.evaluation.batching import Group, in_a_pass, in_batches, size_of
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.evaluation.trees import Shared, grow, in_line, lay_out
+from crosstune.models import fitting
 from crosstune.models.fused import fused_norms
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
@@ -93,9 +94,12 @@ def score_choices(
     # A GPU's fused kernels do better, and so does a CPU's on very long texts.
     ragged = lm.device.type == "cpu" and front + max(widths, default=0) <= LONGEST
 
-    def answer(batch: list[Group]) -> list[list[float]]:
+    def score(batch: list[Group]) -> list[Tensor]:
         some = [[items[i] for i in group.items] for group in batch]
-        scores = _score_batch(lm, some, settings.choices == "label-per-token", ragged)
+        return _score_batch(lm, some, settings.choices == "label-per-token", ragged)
+
+    def answer(batch: list[Group]) -> list[list[float]]:
+        scores = score(batch)
         passes.tokens += sum(widths[i] for group in batch for i in group.items)
         return [torch.log_softmax(score, dim=0).tolist() for score in scores]
 
@@ -105,8 +109,17 @@ def score_choices(
     def fill(limit: int) -> int:
         return in_a_pass(limit, lm.device)
 
+    def fit(batch: list[Group]) -> None:
+        def trial(tokens: int) -> fitting.Trial:
+            some = batch[: max(1, tokens // batch[0].width)]
+            nbytes = fitting.peak(lm.device, lambda: score(some))
+            return fitting.Trial(size_of(some, not ragged), nbytes)
+
+        fitting.fit(passes, size_of(batch, not ragged), trial, lm.device)
+
     with fused_norms(lm.model):
-        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, not ragged)
+        found = fit if fitting.measures(lm) else None
+        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, not ragged, found)
 
 
 @torch.inference_mode()

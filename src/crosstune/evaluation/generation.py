@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 from crosstune.errors import UserError
+from crosstune.evaluation import budget
 from crosstune.evaluation.batching import Group, in_a_pass, in_batches
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.trees import Shared, Tree, grow, in_line, lay_out
+from crosstune.models import fitting
 from crosstune.models.decoding import Reading, Slots
 from crosstune.models.fused import fused_norms
 from crosstune.models.graphs import stepper
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory import Passes
+from crosstune.models.memory import CACHED, Passes
 from crosstune.models.ragged import LONGEST
 from crosstune.models.weight_blocks import packed_weights
 
 # Prompts are read when so many of the rows are free: a few at a time would read the weights anew for little.
 REFILL_SHARE = 0.25
-# Tokens in the cache for each that goes through the model at once: it takes half the memory or less.
-CACHED = 2
 # Batches in a portion: at its end rows run empty, and a stopped evaluation loses the portion it was in.
 PORTION = 4
 
@@ -50,7 +50,8 @@ def generate(
         prompts: Token ids of each prompt.
         max_tokens: Longest answer.
         stop: Strings that end an answer; they are cut off with all behind them.
-        tokens_per_pass: Most tokens of prompts read at once; the cache holds twice as many.
+        tokens_per_pass: Most tokens of prompts read at once; the cache holds twice as many, or what a GPU's
+            memory is found to take.
         tell: Called with the number of answers done since the last call.
         passes: Says how many tokens go at once instead, and is lowered when memory runs out.
         journal: Keeps what is done, and knows what was done before.
@@ -71,7 +72,7 @@ def generate(
     def answer(batch: list[Group]) -> list[str]:
         some = [prompts[i] for group in batch for i in group.items]
         trees = [grow([prompts[i] for i in group.items]) for group in batch]
-        made = _generate(lm, trees, max_tokens, stop, passes.limit, passes.say)
+        made = _generate(lm, trees, max_tokens, stop, passes.limit, passes.say, passes.cache)
         passes.tokens += sum(map(len, some)) + sum(map(len, made))
         return [_cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in made]
 
@@ -79,10 +80,18 @@ def generate(
         return len(group), max(len(prompts[i]) for i in group) + max_tokens
 
     def fill(limit: int) -> int:
-        return PORTION * CACHED * limit
+        return PORTION * passes.cache
+
+    longest = max(map(len, prompts), default=0) + max_tokens
+
+    def fit(batch: list[Group]) -> None:
+        trees = [grow([prompts[i] for i in group.items]) for group in batch]
+        budget.measure(lm, passes, trees, longest, lambda some, slots: _read(lm, some, slots, ragged=False))
 
     with fused_norms(lm.model), packed_weights(lm):
-        return in_batches(together.groups, measure, answer, passes, tell, journal, fill)
+        budget.keep_to_memory(lm, passes, longest, len(prompts))
+        found = fit if fitting.measures(lm) else None
+        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, fit=found)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
@@ -100,11 +109,13 @@ def _generate(
     stop: Sequence[str],
     tokens: int,
     note: Callable[[str], None] | None = None,
+    cache: int | None = None,
 ) -> list[list[int]]:
     """Token ids of the answer to each text of each tree, the ending token left out."""
     answers: list[list[int]] = [[] for tree in trees for _ in tree.paths]
     longest = max(len(path) for tree in trees for path in tree.paths) + max_tokens
-    room = min(len(answers), max(*(len(tree.paths) for tree in trees), CACHED * tokens // longest))
+    cache = CACHED * tokens if cache is None else cache
+    room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
     front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
     slots = Slots(lm, room, front + longest)
     # As in scoring: a GPU's fused kernels do better, and so does a CPU's on very long lines.

@@ -13,7 +13,9 @@ class EvaluateSettings(BaseModel):
         choices: How choices are compared: "label" by the probability of the whole label, exactly;
             "label-per-token" by that divided by its length in tokens; "first-token" by the first
             token of each label alone (training then writes only that token).
-        tokens_per_pass: Most tokens, padding included, that go through the model at once.
+        tokens_per_pass: Most tokens, padding included, that go through the model at once; fewer where a GPU's
+            memory is found to take fewer. Answers being written hold what is left there, and twice as many
+            on a CPU.
         max_answer_tokens: Longest free answer; None takes the task's.
     """
 

@@ -46,6 +46,14 @@ class Reading:
         return query_length, 0
 
 
+def row_bytes(lm: "LanguageModel", columns: int) -> int:
+    """Bytes of one text's keys and values in `Slots`, a prefix's among them."""
+    g = lm.geometry
+    prompts = (attention.joint(module) for module in lm.attentions)
+    columns = sum(columns + (0 if prompt is None else prompt[0].shape[1]) for prompt in prompts)
+    return 2 * columns * g.kv_size * lm.dtype.itemsize
+
+
 @dataclass
 class Slots:
     """Keys and values of the texts being written, and the attention of their next tokens.

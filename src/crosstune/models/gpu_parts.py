@@ -14,8 +14,8 @@ OFF = "CROSSTUNE_GPU_OFF"
 
 Part = Literal["graphs", "packing", "fitting"]
 """``graphs``: recorded decoding steps (`crosstune.models.graphs`). ``packing``: no padding in training
-(`crosstune.models.packed`). ``fitting``: memory measured before the first large step of training
-(`crosstune.models.fitting`)."""
+(`crosstune.models.packed`). ``fitting``: memory measured before the first large step of training and
+the first large batch of evaluation (`crosstune.models.fitting`)."""
 
 
 def wanted(part: Part) -> bool:

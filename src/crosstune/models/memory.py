@@ -44,6 +44,10 @@ def machine_memory() -> int:
     return found
 
 
+# Tokens of answers being written that are held for each token read at once.
+CACHED = 2
+
+
 class Passes:
     """The passes of one kind through the model, and how large they may be.
 
@@ -59,6 +63,7 @@ class Passes:
         tokens: Text tokens that went through, padding left out; counted by those who use it.
         doing: As given.
         measured: Whether memory has been measured for the limit, or the limit is another's.
+        cached: Tokens of answers being written that are held for each token of the limit.
         watch: Told of each pass before it begins: of what kind, with how many examples and tokens.
     """
 
@@ -72,9 +77,15 @@ class Passes:
         self.limit, self.halvings, self.tokens = limit, 0, 0
         self._device, self.doing, self._note = torch.device(device).type, doing, note
         self.measured = False
+        self.cached: float = CACHED
         self.watch: Callable[[Passes, int, int], None] | None = None
         self._rows, self._size = 1, 0
         self._cap: tuple[int, int] | None = None
+
+    @property
+    def cache(self) -> int:
+        """Tokens of answers being written that are held."""
+        return round(self.cached * self.limit)
 
     def say(self, line: str) -> None:
         """Tell something that concerns these passes, in one line."""
@@ -125,14 +136,16 @@ class Passes:
             self.limit = tokens
             self.say(f"  about {tokens} tokens at once fit in the memory of {self._device} in {self.doing}")
 
-    def state(self) -> dict[str, int]:
-        """Limit and counts, to go on from."""
-        return {"limit": self.limit, "halvings": self.halvings, "tokens": self.tokens}
+    def state(self) -> dict[str, float]:
+        """Limits and counts, to go on from."""
+        names = ("limit", "halvings", "tokens", "measured", "cached")
+        return {name: getattr(self, name) for name in names}
 
     def put_back(self, state: dict[str, Any]) -> None:
         """Go on from another's `state`."""
         self.limit, self.halvings, self.tokens = state["limit"], state["halvings"], state["tokens"]
-        self.measured = True
+        self.measured = state.get("measured", True)
+        self.cached = state.get("cached", CACHED)
         self._hold()
 
     def cap(self, limit: int, halvings: int) -> None:

@@ -14,8 +14,6 @@ from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.models import fitting
 from crosstune.models.fused import fused_norms
-from crosstune.models.gpu_parts import wanted
-from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes, ran_out
 from crosstune.models.packed import distrust, suits
 from crosstune.models.weight_blocks import Blocks, packed_weights
@@ -164,7 +162,7 @@ def _gradients(method: Method, batch: Sequence[Row], passes: Passes) -> tuple[fl
         undo()
         return _backward(method, split(batch, passes.limit), passes)
 
-    if not passes.measured and _measures(method.attached()):
+    if not passes.measured and fitting.measures(method.attached()):
         _fit(method, batch, passes, undo)
     made = None
     while made is None:
@@ -172,19 +170,9 @@ def _gradients(method: Method, batch: Sequence[Row], passes: Passes) -> tuple[fl
     return made
 
 
-def _measures(lm: LanguageModel) -> bool:
-    """Whether a model's memory can be measured: it is on one GPU, and that is left on."""
-    one = {lm.layer_device(i) for i in range(lm.geometry.layers)} == {lm.device}
-    return lm.device.type == "cuda" and one and wanted("fitting")
-
-
 def _fit(method: Method, batch: Sequence[Row], passes: Passes, undo: Callable[[], None]) -> None:
-    """Lower the limit to what two parts of a batch tell of the memory; small batches tell nothing yet."""
+    """Lower the limit to what two parts of a batch tell of the memory."""
     lm = method.attached()
-    tokens = len(batch) * max(len(row.ids) for row in batch)
-    if tokens < fitting.WORTH:
-        return
-    passes.measured = True
 
     def trial(tokens: int) -> fitting.Trial:
         # The last part holds the longest rows.
@@ -197,13 +185,8 @@ def _fit(method: Method, batch: Sequence[Row], passes: Passes, undo: Callable[[]
 
     # AdamW's two moments come with the first step.
     moments = 8 * sum(parameter.numel() for parameter in method.parameters().values())
-    try:
-        small, large = trial(tokens // 8), trial(tokens // 4)
-        found = fitting.tokens_that_fit(small, large, fitting.free(lm.device) - moments)
-    except RuntimeError:
-        return  # the step itself will say what is wrong, or go on in smaller parts
-    if found is not None:
-        passes.lower_to(found)
+    tokens = len(batch) * max(len(row.ids) for row in batch)
+    fitting.fit(passes, tokens, trial, lm.device, moments)
 
 
 def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: float) -> None:

@@ -22,6 +22,9 @@ _SAYS = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
+# Tokens of answers being written that are held for each token read at once.
+CACHED = 2
+
 # Of control groups, versions 2 and 1.
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
@@ -42,10 +45,6 @@ def machine_memory() -> int:
         except (OSError, ValueError):
             continue  # no such file, or "max"
     return found
-
-
-# Tokens of answers being written that are held for each token read at once.
-CACHED = 2
 
 
 class Passes:

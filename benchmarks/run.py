@@ -19,13 +19,14 @@ import transformers
 
 import loading
 import machine
+import reuse
 import scoring
 import training
 import writing
 from harness import SIDES, Row, Setting, alone, run
 
 ROWS: dict[str, Row] = {
-    row.name: row for row in (*training.ROWS, *scoring.ROWS, *writing.ROWS, *loading.ROWS)
+    row.name: row for row in (*training.ROWS, *reuse.ROWS, *scoring.ROWS, *writing.ROWS, *loading.ROWS)
 }
 
 

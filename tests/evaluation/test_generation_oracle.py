@@ -79,7 +79,8 @@ def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, ragg
         for t in range(TOKENS):
             for b, i in enumerate(rows):
                 whole = lm.hidden(row(texts[i] + more[i][: written[i]]))[0, -1]
-                near("decoding step = whole text", hidden[b], whole)
+                # Products of one row and of many round differently.
+                near("decoding step = whole text", hidden[b], whole, 3e-5)
             if t == 4:  # rows end, the first and the last among them, and others take their places
                 order = slots.drop([0, 2, 4])
                 rows, hidden = [rows[j] for j in order], hidden[order]

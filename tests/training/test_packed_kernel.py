@@ -51,8 +51,7 @@ def test_equals_text_by_text(monkeypatch, trunk, front, window):
     stood = (numbers(2, front, 8, seed=7), numbers(2, front, 8, seed=8)) if front else None
     inputs = (q, k, v, *(stood or ()))
     up = numbers(1, tokens, 4, 8, seed=9).detach()
-    mask = Ragged(LENGTHS, trunk).mask(window)
-    wanted = ragged.attend(Ragged(LENGTHS, trunk), q, k, v, mask, 0.3, stood)
+    wanted = ragged.attend(Ragged(LENGTHS, trunk, window=window), q, k, v, 0.3, stood)
     line = Ragged.of_mask(Packed(LENGTHS).behind(trunk).mask(window))
     assert isinstance(line, Packed)
     found = packed.attend(line, q, k, v, 0.3, stood)

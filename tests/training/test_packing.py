@@ -44,7 +44,8 @@ def test_packed_equals_one_a_line(family, case, ragged):
     assert set(grads) == set(packed_grads)
     scale = max(float(g.abs().max()) for g in grads.values())
     for name, grad in grads.items():
-        torch.testing.assert_close(packed_grads[name], grad, rtol=1e-4, atol=2e-5 * scale, msg=name)
+        # Either is 1e-4 of the largest away from what fp64 gives.
+        torch.testing.assert_close(packed_grads[name], grad, rtol=1e-4, atol=1e-4 * scale, msg=name)
 
 
 def test_a_line_really_holds_several_and_less_padding():

@@ -20,7 +20,7 @@ from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.evaluation.trees import Shared, grow, in_line, lay_out
 from crosstune.models import fitting
-from crosstune.models.fused import fused_norms
+from crosstune.models.fused import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import Passes
 from crosstune.models.ragged import LONGEST
@@ -117,7 +117,7 @@ def score_choices(
 
         fitting.fit(passes, size_of(batch, not ragged), trial, lm.device)
 
-    with fused_norms(lm.model):
+    with fused_parts(lm.model):
         found = fit if fitting.measures(lm) else None
         return in_batches(together.groups, measure, answer, passes, tell, journal, fill, not ragged, found)
 

@@ -20,7 +20,7 @@ from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.trees import Shared, Tree, grow, in_line, lay_out
 from crosstune.models import fitting
 from crosstune.models.decoding import Reading, Slots
-from crosstune.models.fused import fused_norms
+from crosstune.models.fused import fused_parts
 from crosstune.models.graphs import stepper
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import CACHED, Passes
@@ -88,7 +88,7 @@ def generate(
         trees = [grow([prompts[i] for i in group.items]) for group in batch]
         budget.measure(lm, passes, trees, longest, lambda some, slots: _read(lm, some, slots, ragged=False))
 
-    with fused_norms(lm.model), packed_weights(lm):
+    with fused_parts(lm.model), packed_weights(lm):
         budget.keep_to_memory(lm, passes, longest, len(prompts))
         found = fit if fitting.measures(lm) else None
         return in_batches(together.groups, measure, answer, passes, tell, journal, fill, fit=found)

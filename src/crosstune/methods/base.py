@@ -123,6 +123,17 @@ class Method(ABC):
     def detach(self) -> None:
         """Take everything off again: the model's logits are the same bits as before `attach`."""
 
+    @property
+    def lowest_layer(self) -> int:
+        """The lowest layer that this method is in: those below compute what the bare model computes.
+
+        0 for a method that is not put into chosen layers. Where the text's first position is shifted, it is
+        shifted in all layers.
+        """
+        if not isinstance(self.config, Layered):
+            return 0
+        return self.config.chosen(self.attached().geometry.layers)[0]
+
     @abstractmethod
     def parameters(self) -> dict[str, nn.Parameter]:
         """The fp32 parameters the optimiser steps, by name."""

@@ -230,12 +230,12 @@ def attention(
 
     prompt: Prompt | None = getattr(module, _SLOT, None)
     line = Ragged.of_mask(attention_mask)
-    if line is not None and attention_mask is not None:
+    if line is not None:
         front = None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
         if isinstance(line, Packed):
             text = packed.attend(line, query, key, value, scaling, front)
         else:
-            text = attend(line, query, key, value, attention_mask, scaling, front)
+            text = attend(line, query, key, value, scaling, front)
         return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
     if prompt is None:
         return plain(key, value, attention_mask), None

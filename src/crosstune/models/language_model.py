@@ -14,6 +14,8 @@ from crosstune.errors import UserError
 from crosstune.models.attention import Layout, laid_out
 from crosstune.models.decoding import Reading, Slots
 from crosstune.models.geometry import Geometry
+from crosstune.models.kept_states import KeptStates
+from crosstune.models.midway import Handed, entered_at, left_at
 from crosstune.models.ragged import Ragged
 from crosstune.models.top_rows import has_top_rows, take, top_rows
 
@@ -34,6 +36,7 @@ class LanguageModel:
         soft_prompt: ``[n, hidden]`` stood in front of the text's embeddings, left by `soft-prompt`.
         first_position: Position of the first text token, left by `prefix` (its length).
         narrows: Whether the top layer can compute some rows alone (`crosstune.models.top_rows`).
+        kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
     """
 
     model: PreTrainedModel
@@ -44,6 +47,7 @@ class LanguageModel:
     soft_prompt: Tensor | None = None
     first_position: int = 0
     narrows: bool = field(init=False, repr=False)
+    kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
     _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
     _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
     _kept: int = field(default=0, repr=False)
@@ -151,6 +155,7 @@ class LanguageModel:
         layout: Layout | Ragged | None = None,
         read: Reading | None = None,
         rows: Tensor | None = None,
+        handed: Handed | None = None,
     ) -> Tensor:
         """Final hidden states of right-padded rows, those of the text alone.
 
@@ -162,21 +167,21 @@ class LanguageModel:
             read: Keeps the keys and values of all layers, a soft prompt's in front of the text's.
             rows: ``[n]``: the tokens whose states are wanted, counted through ``ids.flatten()``; the top
                 layer leaves the others out behind its attention. None for all.
+            handed: What the layers below one hand to it, so that they need not run; of a soft prompt there
+                is nothing in it.
 
         Returns:
             ``[batch, length, hidden]``, or ``[n, hidden]`` of the rows, after the final norm.
         """
-        embeds = self.embedding(ids)
+        embeds = self.embedding(ids) if handed is None else handed.states
         n = 0
         if self.soft_prompt is not None:
+            assert handed is None, "a soft prompt changes what every layer receives"
             n = self.soft_prompt.shape[0]
             front = self.soft_prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
             embeds = torch.cat([front, embeds], dim=1)
-        if layout is None:
-            positions = torch.arange(embeds.shape[1], device=ids.device)[None] + self.first_position
-        else:
-            layout = layout.behind(n)
-            positions = layout.positions + self.first_position
+        layout = None if layout is None else layout.behind(n)
+        positions = self._positions(embeds.shape[1], layout)
         if rows is not None:
             length = ids.shape[1]
             rows = rows + n * (rows // length + 1)  # as counted with the soft prompts in front
@@ -185,7 +190,8 @@ class LanguageModel:
             self.decoder.training and self.decoder.layers[-1].gradient_checkpointing
         )
         narrow = top_rows(self.decoder, rows) if rows is not None and narrows else None
-        with laid_out(layout), narrow or nullcontext():
+        entered = nullcontext() if handed is None else entered_at(self.decoder, handed)
+        with laid_out(layout), narrow or nullcontext(), entered:
             out = self.decoder(
                 inputs_embeds=embeds, position_ids=positions, past_key_values=read, use_cache=read is not None
             )
@@ -193,6 +199,28 @@ class LanguageModel:
         if rows is None:
             return states[:, n:].to(ids.device)
         return (take(states, rows) if narrow is None else states)[0].to(ids.device)
+
+    def _positions(self, length: int, layout: Layout | Ragged | None) -> Tensor:
+        if layout is None:
+            return torch.arange(length, device=self.device)[None] + self.first_position
+        return layout.positions + self.first_position
+
+    def handed_to(self, layer: int, ids: Tensor, layout: Layout | Ragged | None = None) -> Tensor:
+        """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
+
+        Args:
+            layer: Its number, from 0 at the bottom.
+            ids: ``[batch, length]`` token ids.
+            layout: Who sees whom, when a row holds several texts.
+        """
+        assert self.soft_prompt is None, "a soft prompt stands in front of the text"
+        with torch.no_grad(), laid_out(layout), left_at(self.decoder, layer) as reached:
+            self.decoder(
+                inputs_embeds=self.embedding(ids),
+                position_ids=self._positions(ids.shape[1], layout),
+                use_cache=False,
+            )
+        return reached[0]
 
     def step(self, ids: Tensor, slots: Slots) -> Tensor:
         """Read one more token of each text that is being written.

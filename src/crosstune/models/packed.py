@@ -14,7 +14,7 @@ there, that is said in one line and batches are padded.
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from crosstune.models import ragged
 from crosstune.models.gpu_parts import OFF, wanted
-from crosstune.models.ragged import RIDER, Ragged
+from crosstune.models.ragged import Ragged
 
 # Of the largest number: what 16 bits and another order of sums may differ by.
 APART = 0.05
@@ -33,19 +33,7 @@ _proved: dict[tuple[Any, ...], bool] = {}
 
 @dataclass(frozen=True, slots=True)
 class Packed(Ragged):
-    """A `Ragged` line that the flash kernel reads.
-
-    Attributes:
-        window: How many tokens each sees, itself included; None for all before it.
-    """
-
-    window: int | None = None
-
-    def mask(self, window: int | None) -> Tensor:
-        """A number that the layout rides on, with the layer's window: no mask is made."""
-        mask = torch.zeros(1, 1, 1, 1, device=self.device)
-        setattr(mask, RIDER, replace(self, window=window))
-        return mask
+    """A `Ragged` line that the flash kernel reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +141,7 @@ def attend(
     text = layout.trunk + max(layout.lengths)
     window = None if layout.window is None or layout.window >= text else layout.window
     if n and window is not None:
-        mask = Ragged(layout.lengths, layout.trunk, layout.device).mask(window)
-        return ragged.attend(layout, query, key, value, mask, scaling, front)
+        return ragged.attend(layout, query, key, value, scaling, front)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     where = plan(layout.lengths, layout.trunk, n, q.device)
     if n or layout.trunk:
@@ -259,9 +246,8 @@ def fault(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, h
         except (RuntimeError, ImportError, ValueError) as error:
             return f"the kernel fails: {str(error).strip().partition(chr(10))[0]}"
         exact = [x.detach().float().requires_grad_() for x in inputs]
-        mask = Ragged(lengths, trunk, device).mask(window)
         stood = (exact[3], exact[4]) if n else None
-        true = ragged.attend(line, exact[0], exact[1], exact[2], mask, None, stood)
+        true = ragged.attend(line, exact[0], exact[1], exact[2], None, stood)
         right = (true.detach(), *torch.autograd.grad(true, exact, up.float()))
         for mine, other in zip(found, right, strict=True):
             apart = float((mine.detach().float() - other).abs().max() / other.abs().max())

@@ -1,18 +1,20 @@
-"""Texts, or trees of texts, behind one another in one line: no padding, and attention text by text.
+"""Texts, or trees of texts, behind one another in one line: no padding, and attention of each with itself.
 
 Everything but attention looks at tokens one at a time, so a batch is one line of all its texts, and
-projections and MLPs compute nothing for padding. Attention takes the texts one after the other, as plain
-matrix products with all heads of a group in one: for the lengths of training examples two to three times
-as fast on a CPU as PyTorch's fused kernel in bf16 (benchmarks/NOTES.md), at the price of keeping the
-probabilities for the backward pass.
+projections and MLPs compute nothing for padding. Attention takes texts of like length together
+(`crosstune.models.text_blocks`), as plain matrix products with all heads of a group in one: for the lengths
+of training examples several times as fast on a CPU as PyTorch's fused kernel in bf16 (benchmarks/NOTES.md),
+at the price of keeping the probabilities for the backward pass.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from crosstune.models.text_blocks import Block, Plan, plan
 
 # Probabilities of a text this long are 8 MB a head in bf16; beyond, the fused kernel is the better one.
 LONGEST = 2048
@@ -33,6 +35,7 @@ class Ragged:
         device: Where the model's input is.
         places: ``[line, trunk left out]``: of each token in its own text; None for one behind the other.
         ends: As long: last token of its tree that sees this one, counted from the tree's first.
+        window: How many tokens each sees, itself included; None for all before it.
     """
 
     prompts_inside: ClassVar[bool] = False
@@ -42,6 +45,16 @@ class Ragged:
     device: torch.device | str = "cpu"
     places: Tensor | None = None
     ends: Tensor | None = None
+    window: int | None = None
+    # Blocks are the same in all layers of a forward that have the window.
+    _plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def plan(self, front: int, heads: int, group: int, dtype: torch.dtype) -> Plan:
+        """The blocks that attend at once (`crosstune.models.text_blocks.plan`), made once."""
+        key = (front, heads, group, dtype)
+        if key not in self._plans:
+            self._plans[key] = plan(self, *key)
+        return self._plans[key]
 
     @property
     def positions(self) -> Tensor:
@@ -66,27 +79,12 @@ class Ragged:
             start += n
 
     def mask(self, window: int | None) -> Tensor:
-        """``[1, 1, line, trunk + longest]``, to be added to scores: 0 where a row sees a column, else -inf.
+        """A number that the layout rides on, with the layer's window, for `of_mask`: no mask is made here.
 
-        Columns are the trunk's and then those of the row's own text; a row of the trunk has that alone.
-        The layout rides on it, for `of_mask`: a checkpointed layer runs again in the backward pass, when only
-        its arguments are left.
+        A checkpointed layer runs again in the backward pass, when only its arguments are left.
         """
-        line, longest = self.trunk + sum(self.lengths), max(self.lengths, default=0)
-        mask = torch.full((line, self.trunk + longest), -torch.inf, device=self.device)
-        place = self.positions[0]
-        for start, n, seen in self.pieces():
-            own = torch.arange(n, device=self.device)
-            follows = own[:, None] >= own
-            if self.ends is not None and start >= self.trunk:
-                follows &= own[:, None] <= self.ends[start - self.trunk : start - self.trunk + n]
-            sees = torch.nn.functional.pad(follows, (seen, 0), value=True)
-            if window is not None:
-                columns = torch.cat([place[:seen], place[start : start + n]])
-                sees &= place[start : start + n, None] - columns < window
-            mask[start : start + n, : seen + n].masked_fill_(sees, 0.0)
-        mask = mask[None, None]
-        setattr(mask, RIDER, self)
+        mask = torch.zeros(1, 1, 1, 1, device=self.device)
+        setattr(mask, RIDER, replace(self, window=window))
         return mask
 
     @staticmethod
@@ -100,18 +98,16 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor,
     scaling: float | None = None,
     front: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """``softmax(scaling * Q K') V`` of every text with itself, the trunk, and keys and values in front.
 
     Args:
-        layout: Of the line.
+        layout: Of the line, with the layer's window.
         query: ``[1, heads, line, head_dim]``.
         key: ``[1, kv_heads, line, head_dim]``.
         value: As ``key``.
-        mask: Of `Ragged.mask`.
         scaling: Factor of the scores; None for ``head_dim ** -0.5``.
         front: Keys and values, each ``[kv_heads, n, head_dim]``, that every token sees.
 
@@ -119,33 +115,38 @@ def attend(
         ``[1, line, heads, head_dim]``.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     # [line, heads, d] as [line, kv_heads, group, d]: the heads that share keys stand side by side.
     q = q.unflatten(1, (k.shape[1], -1))
-    front_k, front_v = (x[:0] for x in (k, v)) if front is None else (x.transpose(0, 1) for x in front)
+    # New, as a piece of `k` would have a gradient of its size.
+    none = k.new_empty(0, *k.shape[1:])
+    front_k, front_v = (none, none) if front is None else (x.transpose(0, 1) for x in front)
     run: Any = _Attend.apply
-    out: Tensor = run(q, k, v, front_k, front_v, layout, mask[0, 0], scaling)
+    where = layout.plan(len(front_k), q.shape[1], q.shape[2], q.dtype)
+    out: Tensor = run(q, k, v, front_k, front_v, where, layout.trunk, scaling)
     return out.flatten(1, 2)[None]
 
 
-def _rows(line: Tensor, start: int, n: int) -> Tensor:
-    """``[line, kv_heads, group, d]`` of one text as ``[kv_heads, n * group, d]``."""
-    return line[start : start + n].transpose(0, 1).flatten(1, 2)
+def _columns(blocks: Tensor, common: Tensor, block: Block) -> Tensor:
+    """What a block's texts see, ``[texts, columns, d]``.
 
-
-def _columns(line: Tensor, front: Tensor, start: int, n: int, seen: int) -> Tensor:
-    """What a text sees of ``[line, kv_heads, d]``: front, trunk and itself, as ``[kv_heads, columns, d]``."""
-    own = line[start : start + n]
-    if len(front) or seen:
-        own = torch.cat([front, line[:seen], own])
-    return own.transpose(0, 1)
+    Args:
+        blocks: Keys or values, ``[filled, d]``.
+        common: Those in front and the trunk's, ``[kv_heads, front + trunk, d]``.
+        block: Of them.
+    """
+    own = block.of(blocks)
+    if not block.shared:
+        return own
+    shared = common[:, : block.shared]
+    return torch.cat([shared.repeat(block.texts // len(shared), 1, 1), own], dim=1)
 
 
 class _Attend(torch.autograd.Function):
     """Attention of a line, gradients written out.
 
     Shapes: ``[line, kv_heads, group, d]`` of queries and results, ``[line, kv_heads, d]`` of keys and values,
-    ``[front, kv_heads, d]`` of those in front.
+    ``[front, kv_heads, d]`` of those in front. A block's texts are counted times the key heads.
     """
 
     @staticmethod
@@ -156,50 +157,60 @@ class _Attend(torch.autograd.Function):
         v: Tensor,
         front_k: Tensor,
         front_v: Tensor,
-        layout: Ragged,
-        mask: Tensor,
+        where: Plan,
+        trunk: int,
         scaling: float,
     ) -> Tensor:
-        out = torch.empty_like(q, memory_format=torch.contiguous_format)
-        kept, kv_heads, group = [], *q.shape[1:3]
-        mask = torch.nn.functional.pad(mask, (len(front_k), 0))[:, None]
-        for start, n, seen in layout.pieces():
-            columns = _columns(k, front_k, start, n, seen)
-            scores = (_rows(q, start, n) @ columns.transpose(1, 2)).float().view(kv_heads, n, group, -1)
-            scores = torch.add(mask[start : start + n, :, : scores.shape[-1]], scores, alpha=scaling)
-            probabilities = torch.softmax(scores, dim=-1).to(q.dtype).flatten(1, 2)
-            mixed = probabilities @ _columns(v, front_v, start, n, seen)
-            out[start : start + n] = mixed.unflatten(1, (n, group)).transpose(0, 1)
+        heads = q.shape[1]
+        common_k, common_v = (
+            torch.cat([front, line[:trunk]]).transpose(0, 1) for front, line in ((front_k, k), (front_v, v))
+        )
+        q, k, v = (where.gather(x).contiguous() for x in (q, k, v))
+        mixed, kept = torch.empty_like(q), []
+        for block in where.blocks:
+            rows = block.of(q).flatten(1, 2)
+            scores = torch.baddbmm(
+                block.mask, rows, _columns(k, common_k, block).transpose(1, 2), alpha=scaling
+            )
+            # In bf16 too: the kernel computes in fp32 and rounds once.
+            probabilities = torch.softmax(scores, dim=-1)
+            torch.bmm(probabilities, _columns(v, common_v, block), out=block.of(mixed).flatten(1, 2))
             kept.append(probabilities)
-        ctx.save_for_backward(q, k, v, front_k, front_v, *kept)
-        ctx.layout, ctx.scaling = layout, scaling
-        return out
+        ctx.save_for_backward(q, k, v, common_k, common_v, *kept)
+        ctx.where, ctx.trunk, ctx.scaling = where, trunk, scaling
+        return where.scatter(mixed, heads)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, front_k, front_v, *kept = ctx.saved_tensors
-        group, n_front, n_trunk = q.shape[2], len(front_k), ctx.layout.trunk
-        grad_q, grad_k, grad_v = (
-            torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q, k, v)
-        )
-        # What several texts see: summed in fp32, text by text.
-        shared = [k.new_zeros(n_front + n_trunk, *k.shape[1:], dtype=torch.float32) for _ in "kv"]
-        for (start, n, seen), p in zip(ctx.layout.pieces(), kept, strict=True):
-            above = _rows(grad, start, n)
-            grad_p = above @ _columns(v, front_v, start, n, seen).transpose(1, 2)
-            grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
-            below = grad_s @ _columns(k, front_k, start, n, seen)
-            grad_q[start : start + n] = below.unflatten(1, (n, group)).transpose(0, 1)
-            of_k = grad_s.transpose(1, 2) @ _rows(q, start, n)
-            of_v = p.transpose(1, 2) @ above
-            for line, common, of in ((grad_k, shared[0], of_k), (grad_v, shared[1], of_v)):
-                own = of.transpose(0, 1)
-                if n_front + seen:
-                    common[: n_front + seen] += own[: n_front + seen]
-                line[start : start + n] = own[n_front + seen :]
-        for line, common in zip((grad_k, grad_v), shared, strict=True):
-            if n_trunk:
-                line[:n_trunk] += common[n_front:].to(line.dtype)
-        scale, dtype = ctx.scaling, k.dtype
-        front_grads = (shared[0][:n_front].mul(scale).to(dtype), shared[1][:n_front].to(dtype))
-        return grad_q.mul_(scale), grad_k.mul_(scale), grad_v, *front_grads, None, None, None
+        q, k, v, common_k, common_v, *kept = ctx.saved_tensors
+        where: Plan = ctx.where
+        heads, n_front = len(common_k), common_k.shape[1] - ctx.trunk
+        grad = where.gather(grad).contiguous()
+        if len(where.filling):
+            # Rows that fill up have no gradient, and so hand none on.
+            grad.index_fill_(0, where.filling, 0.0)
+        of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        # What several texts see: summed in fp32, block by block.
+        shared = [torch.zeros_like(x, dtype=torch.float32) for x in (common_k, common_v)]
+        for block, p in zip(where.blocks, kept, strict=True):
+            rows, above = block.of(q).flatten(1, 2), block.of(grad).flatten(1, 2)
+            grad_p = above @ _columns(v, common_v, block).transpose(1, 2)
+            grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scaling)
+            torch.bmm(grad_s, _columns(k, common_k, block), out=block.of(of_q).flatten(1, 2))
+            for own, common, left, right in (
+                (of_k, shared[0], grad_s, rows),
+                (of_v, shared[1], p, above),
+            ):
+                if not block.shared:
+                    torch.bmm(left.transpose(1, 2), right, out=block.of(own))
+                    continue
+                columns = left.transpose(1, 2) @ right
+                block.of(own).copy_(columns[:, block.shared :])
+                texts = columns[:, : block.shared].unflatten(0, (-1, heads))
+                common[:, : block.shared] += texts.sum(0, dtype=torch.float32)
+        grads, fronts = [where.scatter(x, heads) for x in (of_q, of_k, of_v)], []
+        for line, common in zip(grads[1:], shared, strict=True):
+            if ctx.trunk:
+                line[: ctx.trunk] += common[:, n_front:].transpose(0, 1).to(line.dtype)
+            fronts.append(common[:, :n_front].transpose(0, 1).to(line.dtype))
+        return *grads, *fronts, None, None, None

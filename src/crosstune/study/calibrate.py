@@ -88,6 +88,8 @@ def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
         among_choices=run.train.loss == "choices",
     )
     short = {"steps": STEPS, "epochs": None, "evaluate_every": None, "patience": None}
+    # Of a few steps nothing is read twice: those of later epochs take at most what is measured.
+    short |= {"reuse_frozen_layers": False}
     times: list[float] = []
 
     def told(progress: Progress) -> None:

@@ -65,6 +65,7 @@ def write_record(
             "train_tokens": facts.get("tokens"),
             "train_padded_tokens": facts.get("padded_tokens"),
             "steps": facts.get("steps"),
+            "reuse": facts.get("reuse"),
             "peak_memory_bytes": provenance.peak_memory(run.device),
         },
         "curve": facts.get("curve", []),
@@ -77,7 +78,7 @@ def train_facts(run: Run, data: TaskData) -> dict[str, Any] | None:
     """The training settings, with the steps they come to on this data."""
     if run.train is None:
         return None
-    return run.train.model_dump(mode="json") | {"steps": run.train.total_steps(_train_examples(run, data))}
+    return run.train.facts() | {"steps": run.train.total_steps(_train_examples(run, data))}
 
 
 def _train_examples(run: Run, data: TaskData) -> int:

@@ -56,6 +56,7 @@ def take_up(
         seconds=cost["train_seconds"],
         curve=record["curve"],
         dev=record["dev"],
+        reuse=cost.get("reuse"),
     )
     return trained, str(record["id"])
 

@@ -95,7 +95,7 @@ def made_for(run: Run, lm: LanguageModel, data: TaskData) -> str:
     """One name for everything that decides a run: id, learning rate, data, model revision, versions."""
     content = {
         "run": run.id,
-        "train": None if run.train is None else run.train.model_dump(mode="json"),
+        "train": None if run.train is None else run.train.facts(),
         "data": fingerprints(run, data),
         "revision": lm.revision,
         "versions": provenance.versions(),

@@ -11,6 +11,7 @@ from torch import Tensor
 from crosstune.errors import UserError
 from crosstune.models.attention import Layout
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.midway import Handed
 from crosstune.models.packed import Packed
 from crosstune.models.ragged import LONGEST, Ragged
 from crosstune.tasks.base import Example, Kind
@@ -46,6 +47,7 @@ class Batch:
         layout: Who sees whom, when a line holds several examples.
         columns: ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
         offered: ``[answers, columns]`` which of them each answer is chosen from.
+        handed: What the frozen layers below the lowest adapted one hand to it; None to run them.
     """
 
     ids: Tensor
@@ -54,6 +56,7 @@ class Batch:
     layout: Layout | Ragged | None = None
     columns: Tensor | None = None
     offered: Tensor | None = None
+    handed: Handed | None = None
 
 
 class Rows(Sequence[Row]):
@@ -181,6 +184,7 @@ def collate(
     trunk: int = 0,
     ragged: bool = False,
     packed: bool = False,
+    below: tuple[int, Sequence[Tensor]] | None = None,
 ) -> Batch:
     """Lay rows out for one forward: one a line, or several behind one another where that saves padding.
 
@@ -196,6 +200,7 @@ def collate(
         trunk: Tokens of a soft prompt that will stand in front of every line.
         ragged: All in one line without padding, and attention row by row, unless a row is too long for that.
         packed: All in one line without padding, whatever their lengths, for a GPU's kernel.
+        below: The lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
     """
     # The last token of a row predicts nothing that is scored: it is left out of the forward.
     lengths = [len(row.ids) - 1 for row in rows]
@@ -208,6 +213,11 @@ def collate(
     ids = torch.full((len(lines), width), pad)
     ends = torch.full((len(lines), width), -1)
     positions = torch.zeros((len(lines), width), dtype=torch.long)
+    handed = None
+    if below is not None:
+        layer, states = below
+        blank = torch.zeros(len(lines), width, states[0].shape[-1], dtype=states[0].dtype, device=device)
+        handed = Handed(layer, blank)
     where: list[int] = []
     targets: list[int] = []
     for number, line in enumerate(lines):
@@ -217,6 +227,8 @@ def collate(
             ids[number, at:end] = torch.tensor(row.ids[:-1])
             ends[number, at:end] = end - 1
             positions[number, at:end] = torch.arange(lengths[i])
+            if handed is not None:
+                handed.states[number, at:end] = states[i]
             where += range(number * width + end - row.answer, number * width + end)
             targets += row.ids[len(row.ids) - row.answer :]
             at = end
@@ -241,6 +253,7 @@ def collate(
         layout,
         columns,
         offered,
+        handed,
     )
 
 

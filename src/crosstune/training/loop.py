@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,13 +14,14 @@ import torch
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.models import fitting
-from crosstune.models.fused import fused_norms
+from crosstune.models.fused import fused_parts
 from crosstune.models.memory import Passes, ran_out
 from crosstune.models.packed import distrust, suits
 from crosstune.models.weight_blocks import Blocks, packed_weights
 from crosstune.training.batches import Row, collate, order, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loss import answer_loss
+from crosstune.training.reuse import Reuse
 from crosstune.training.settings import TrainSettings
 from crosstune.training.state import Best, LoopState, Trained, random_state, set_parameters, set_random_state
 
@@ -103,12 +105,13 @@ def train(
         if saved is not None:
             state.take(saved)
         result, best = state.trained, state.best
+        reuse = _reuse(method, rows, settings, result.reuse)
         began = time.perf_counter() - result.seconds
         batches = order(rows, settings.batch_size, seed, settings.by_length)
         batches = itertools.islice(batches, result.steps, None)
         while result.steps < total and not (settings.patience and best.since >= settings.patience):
             step = result.steps + 1
-            loss, tokens, padded = _gradients(method, next(batches), passes)
+            loss, tokens, padded = _gradients(method, next(batches), passes, reuse)
             if not math.isfinite(loss):
                 raise UserError(
                     f"the loss became {loss} at step {step}; "
@@ -118,6 +121,7 @@ def train(
             _move(method, optimiser, now, settings.clip)
             result.steps, result.tokens = step, result.tokens + tokens
             result.padded_tokens += padded
+            result.reuse = None if reuse is None else reuse.facts()
             result.curve.append({"step": step, "loss": loss, "learning_rate": now})
             if tell is not None:
                 tell(Progress(step, total, loss, result.tokens, time.perf_counter() - began))
@@ -138,39 +142,56 @@ def train(
     return result
 
 
-def _gradients(method: Method, batch: Sequence[Row], passes: Passes) -> tuple[float, int, int]:
+def _reuse(
+    method: Method, rows: Sequence[Row], settings: TrainSettings, before: dict[str, Any] | None
+) -> Reuse | None:
+    """The states of frozen layers, if they are to be reused; counted on from ``before``."""
+    if not settings.reuse_frozen_layers:
+        return None
+    with _paused(method):
+        return Reuse(method, rows[0], before)
+
+
+def _gradients(
+    method: Method, batch: Sequence[Row], passes: Passes, reuse: Reuse | None = None
+) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
     Returns:
         Its loss in nats an answer token, and the tokens read, padding left out and included.
     """
     before = random_state()
+    counted = (0, 0) if reuse is None else reuse.counts
 
     def undo() -> None:
         # Parts that went through before the failed one must not count twice.
         for parameter in (*method.parameters().values(), *method.attached().model.parameters()):
             parameter.grad = None
         set_random_state(before)
+        if reuse is not None:
+            reuse.give_way(counted)
 
     def work() -> tuple[float, int, int]:
         try:
-            return _backward(method, split(batch, passes.limit), passes)
+            return _backward(method, split(batch, passes.limit), passes, reuse)
         except RuntimeError as error:
             if ran_out(error) or not distrust(method.attached(), error, passes.say):
                 raise
         # Once more on padded lines: what they do not mend is an error of its own.
         undo()
-        return _backward(method, split(batch, passes.limit), passes)
+        return _backward(method, split(batch, passes.limit), passes, reuse)
 
     if not passes.measured and fitting.measures(method.attached()):
-        _fit(method, batch, passes, undo)
+        _fit(method, batch, passes, undo, reuse)
     made = None
     while made is None:
         made = passes.attempt(work, undo)
     return made
 
 
-def _fit(method: Method, batch: Sequence[Row], passes: Passes, undo: Callable[[], None]) -> None:
+def _fit(
+    method: Method, batch: Sequence[Row], passes: Passes, undo: Callable[[], None], reuse: Reuse | None
+) -> None:
     """Lower the limit to what two parts of a batch tell of the memory."""
     lm = method.attached()
 
@@ -179,7 +200,8 @@ def _fit(method: Method, batch: Sequence[Row], passes: Passes, undo: Callable[[]
         part = split(batch, tokens)[-1]
         size = len(part) * max(len(row.ids) for row in part)
         try:
-            return fitting.Trial(size, fitting.peak(lm.device, lambda: _backward(method, [part], passes)))
+            work = partial(_backward, method, [part], passes, reuse)
+            return fitting.Trial(size, fitting.peak(lm.device, work))
         finally:
             undo()
 
@@ -200,7 +222,9 @@ def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: f
     method.after_step()
 
 
-def _backward(method: Method, parts: Sequence[list[Row]], passes: Passes) -> tuple[float, int, int]:
+def _backward(
+    method: Method, parts: Sequence[list[Row]], passes: Passes, reuse: Reuse | None = None
+) -> tuple[float, int, int]:
     """Gradients of all parts of a batch."""
     lm = method.attached()
     answers = sum(row.answer for part in parts for row in part)
@@ -211,7 +235,9 @@ def _backward(method: Method, parts: Sequence[list[Row]], passes: Passes) -> tup
     summed, tokens, padded = 0.0, 0, 0
     for part in parts:
         passes.begin(len(part), len(part) * max(len(row.ids) for row in part))
-        batch = collate(part, lm.pad_id, lm.device, lm.geometry.attention_balance, trunk, ragged, packed)
+        below = None if reuse is None else reuse.below(part)
+        balance = lm.geometry.attention_balance
+        batch = collate(part, lm.pad_id, lm.device, balance, trunk, ragged, packed, below)
         loss = answer_loss(lm, batch)
         (loss / answers).backward()
         method.after_backward()
@@ -235,8 +261,8 @@ def _training_mode(method: Method, settings: TrainSettings, seed: int) -> Iterat
             model.disable_input_require_grads()
         try:
             # A GPU's time goes elsewhere, and its kernels differ in rounding.
-            norms = fused_norms(model) if model.device.type == "cpu" else nullcontext()
-            with norms, packed_weights(method.attached(), training=True) as blocks:
+            fused = fused_parts(model) if model.device.type == "cpu" else nullcontext()
+            with fused, packed_weights(method.attached(), training=True) as blocks:
                 yield blocks
         finally:
             if settings.gradient_checkpointing:

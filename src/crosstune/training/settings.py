@@ -36,6 +36,10 @@ class TrainSettings(BaseModel):
         dev_limit: Development examples used for that.
         patience: Stop after this many such scores without a better one; None to go on.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
+        reuse_frozen_layers: Where only upper layers are adapted, compute what the layers below them hand up
+            once for each training text, and keep it for later epochs and for the study's other runs with the
+            same model. Methods that adapt the lowest layer are trained as ever. It pays from the second
+            epoch on; a result differs in rounding from one without it, never by what was kept.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,6 +62,7 @@ class TrainSettings(BaseModel):
     dev_limit: int | None = Field(default=200, ge=1)
     patience: int | None = Field(default=None, ge=1)
     gradient_checkpointing: bool = False
+    reuse_frozen_layers: bool = False
 
     @field_validator("limit", mode="plain")
     @classmethod
@@ -81,9 +86,19 @@ class TrainSettings(BaseModel):
             raise ValueError("give limit or per_label, not both")
         return self
 
+    def facts(self) -> dict[str, Any]:
+        """For the record of a run. A setting that older records lack is left out at its default.
+
+        Else new seeds of an old setup would count as a setup of their own.
+        """
+        content = self.model_dump(mode="json")
+        if not self.reuse_frozen_layers:
+            del content["reuse_frozen_layers"]
+        return content
+
     def identity(self) -> dict[str, Any]:
         """What enters a run's id: settings newer than the first ids only where they are not the default."""
-        content = self.model_dump(mode="json")
+        content = self.facts()
         if self.per_label is None:
             del content["per_label"]
         return content

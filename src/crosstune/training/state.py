@@ -25,6 +25,7 @@ class Trained:
         seconds: Wall time of the loop.
         curve: One ``{"step", "loss", "learning_rate"}`` a step.
         dev: One ``{"step", "score"}`` for each score on development data.
+        reuse: What was reused of frozen layers (`crosstune.training.reuse`), if that was asked for.
     """
 
     steps: int = 0
@@ -35,6 +36,7 @@ class Trained:
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
     dev: list[dict[str, float]] = field(default_factory=list)
+    reuse: dict[str, Any] | None = None
 
 
 class Best:

@@ -1,0 +1,71 @@
+"""A decoder left, or entered, at one of its layers: the states that the layers below hand to it.
+
+Layers that are not to run stand aside by handing on what they get, so that every other keeps its number, its
+kind of attention, its mask and its positions, whatever the architecture does around its layers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """What a layer receives from those below it.
+
+    Attributes:
+        layer: Its number, 1 or more.
+        states: ``[lines, width, hidden]``, in the model's dtype.
+    """
+
+    layer: int
+    states: Tensor
+
+
+def _hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return hidden_states
+
+
+@contextmanager
+def _in_place_of(layers: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Inside, layers compute something else."""
+    own = [vars(layer).get("forward") for layer in layers]
+    for layer, forward in zip(layers, forwards, strict=True):
+        layer.forward = forward
+    try:
+        yield
+    finally:
+        for layer, before in zip(layers, own, strict=True):
+            if before is None:
+                del layer.forward
+            else:
+                layer.forward = before
+
+
+@contextmanager
+def left_at(decoder: Any, layer: int) -> Iterator[list[Tensor]]:
+    """Inside, nothing runs from ``layer`` up; what is handed to it comes into the list."""
+    reached: list[Tensor] = []
+
+    def take(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        reached.append(hidden_states)
+        return hidden_states
+
+    above = list(decoder.layers)[layer:]
+    with _in_place_of(above, [take, *[_hand_on] * (len(above) - 1)]):
+        yield reached
+
+
+@contextmanager
+def entered_at(decoder: Any, handed: Handed) -> Iterator[None]:
+    """Inside, nothing runs below ``handed.layer``, which receives ``handed.states``, whatever the input."""
+    below = list(decoder.layers)[: handed.layer]
+
+    def give(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return handed.states
+
+    with _in_place_of(below, [*[_hand_on] * (len(below) - 1), give]):
+        yield

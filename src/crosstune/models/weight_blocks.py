@@ -98,7 +98,7 @@ class Blocks:
     """A model's frozen linear layers over blocks: laid down, and put back as they were.
 
     Of a bf16 model on a CPU; on others nothing is ever changed. Who reads or changes a weight, as merging a
-    LoRA does, comes after `put_back`; who calls the layer need not.
+    LoRA does, does it `away` from them; who calls the layer need not.
 
     Args:
         lm: The model.
@@ -146,6 +146,15 @@ class Blocks:
         while self._laid:
             self._laid[-1].put_back()
             self._laid.pop()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Inside, the weights are back: a method may merge itself into them."""
+        self.put_back()
+        try:
+            yield
+        finally:
+            self.lay()
 
 
 @contextmanager

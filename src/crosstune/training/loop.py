@@ -127,7 +127,7 @@ def train(
                 tell(Progress(step, total, loss, result.tokens, time.perf_counter() - began))
             every = settings.evaluate_every
             if dev_score is not None and every is not None and (step % every == 0 or step == total):
-                with _paused(method, blocks):
+                with _paused(method), blocks.away():
                     score = dev_score()
                 result.dev.append({"step": step, "score": score})
                 best.see(step, score)
@@ -277,17 +277,12 @@ def _checkpointing(model: Any, verb: str, *args: object) -> None:
 
 
 @contextmanager
-def _paused(method: Method, blocks: Blocks) -> Iterator[None]:
-    """Evaluation mode in the middle of training, without disturbing dropout's random stream.
-
-    The weights are back meanwhile: a method may merge itself into them.
-    """
+def _paused(method: Method) -> Iterator[None]:
+    """Evaluation mode in the middle of training, without disturbing dropout's random stream."""
     model = method.attached().model
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         model.eval()
-        blocks.put_back()
         try:
             yield
         finally:
-            blocks.lay()
             model.train()

@@ -57,6 +57,7 @@ class Judge:
             AutoModelForCausalLM.from_pretrained(folder, dtype=kind).eval() for kind in (torch.float32, dtype)
         ]
         self._ours = load(str(folder), device="cpu", dtype="float32")
+        self._known: dict[tuple[int, ...], Truth] = {}
         self.noise = EXACT
 
     @torch.inference_mode()
@@ -92,6 +93,15 @@ class Judge:
         """The likeliest tokens behind a text, in fp32."""
         found: list[int] = self._read(ids, 1)[0][0].topk(LIKELIEST).indices.tolist()
         return found
+
+    def parting(self, before: Sequence[int], one: int, other: int) -> Truth:
+        """The question which token follows a text: one, other, or the likeliest; kept for later turns."""
+        key = (*before, one, other)
+        if key not in self._known:
+            tokens = dict.fromkeys((one, other, *self.likeliest(before)))
+            item = ChoiceItem(list(before), tuple((token,) for token in tokens))
+            (self._known[key],) = self.truths([item])
+        return self._known[key]
 
     def truths(self, items: Sequence[ChoiceItem]) -> list[Truth]:
         """Questions in fp32, both ways."""

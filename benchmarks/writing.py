@@ -26,7 +26,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import near_ties
 from crosstune.evaluation import generation
-from crosstune.evaluation.choices import ChoiceItem
 from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.evaluation.trees import grow
 from crosstune.methods import METHODS
@@ -249,9 +248,7 @@ def _proof(judge: near_ties.Judge, prompt: list[int], one: list[int], other: lis
     at = next((i for i, (x, y) in enumerate(zip(one, other, strict=False)) if x != y), None)
     if at is None:  # one is the other's beginning, ended by no rule that both have
         return {"near_tie": False}
-    before = [*prompt, *one[:at]]
-    tokens = dict.fromkeys((one[at], other[at], *judge.likeliest(before)))
-    (truth,) = judge.truths([ChoiceItem(before, tuple((token,) for token in tokens))])
+    truth = judge.parting([*prompt, *one[:at]], one[at], other[at])
     return {"at": at} | near_ties.near_tie((0, 1), truth, judge.noise)
 
 

@@ -1,5 +1,6 @@
 """Fixtures for tests on tiny random models."""
 
+import gc
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,12 @@ def family(request: pytest.FixtureRequest) -> str:
 def tiny_lm() -> Callable[..., LanguageModel]:
     """``tiny_lm(family, dtype=torch.float32)``: a frozen, hooked model with random weights."""
     return make_lm
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What has been imported by now stays: the collector need not look through it again in every test."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

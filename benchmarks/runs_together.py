@@ -3,7 +3,7 @@
     python benchmarks/runs_together.py --threads 2 --dtype bfloat16             # 2 runs, 16 examples each
     python benchmarks/runs_together.py --runs 4 --examples 2
 
-LoRAs of different seeds on SIB-200, forward and backward, sides taking turns. Together, every adapter's
+LoRAs of different seeds (SIB-200), forward and backward, sides taking turns. Together, every adapter's
 texts go through the frozen weights in one line, and each LoRA layer gives each run its own update; a run's
 loss and gradients are compared with those of its own step, and the exit code is 1 when they differ. Nothing
 in crosstune steps like this; what was found is in NOTES.md.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from crosstune.methods import METHODS
 from crosstune.methods.lora_update import Update, _Update
-from crosstune.models.fused import fused_norms
+from crosstune.models.fused import fused_parts
 from crosstune.models.load import load
 from crosstune.tasks import make_task
 from crosstune.training.batches import Row, collate, order, tokenize
@@ -32,23 +32,28 @@ from machine import CLOCKS, now, use_clock
 NOISE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
-def main() -> int:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="demo:gemma-3-270m")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--task", default="sib200", help="one of choices")
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--examples", type=int, default=16, help="of each run, in a step")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: on a machine in use")
     parser.add_argument("--threads", type=int, help="of PyTorch")
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
     use_clock(args.clock)
     if args.threads:
         torch.set_num_threads(args.threads)
     lm = load(args.model, device="cpu", dtype=args.dtype)
-    rows = tokenize(lm, make_task("sib200").examples("train", "en"), "choice", first_token=True)
+    rows = tokenize(lm, make_task(args.task).examples("train", "en"), "choice", first_token=True)
     batches = [next(order(rows, args.examples, seed, True)) for seed in range(args.runs)]
     method = METHODS["lora"](METHODS["lora"].Config())
     method.attach(lm, seed=0)
@@ -81,7 +86,7 @@ def main() -> int:
 
     together, apart = list(range(args.runs)), [[run] for run in range(args.runs)]
     lm.model.train()
-    with fused_norms(lm.model):
+    with fused_parts(lm.model):
         one, each_ = step(together), [step(run) for run in apart]
         wanted = [sum(loss for loss, *_ in each_), *(x for _, *found in each_ for x in found)]
         worst = furthest(one, wanted)

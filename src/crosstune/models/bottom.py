@@ -4,9 +4,10 @@ A product's bits may depend on how many rows go through it: that fixes how the w
 order numbers are added. One text at a time is free of that, but takes a CPU twice the time of many in one
 line. So texts share lines of a few fixed sizes, filled up, and only where a trial shows that a text comes out
 with the same bits in each of these sizes, wherever in the line it stands. The order of operations depends on
-sizes and places, not on the numbers: what holds for the trial's numbers holds for all. It does not where
-numbers decide who is computed with whom (experts, 8-bit outliers): there, and where the trial fails, each
-text goes alone; as does one too long for a line.
+sizes and places, not on the numbers: what holds for the trial's numbers holds for all. (Attention, sized by
+texts, takes each by itself.) It does not hold where numbers decide who is computed with whom, as
+among experts and 8-bit outliers: there, and where the trial fails, each text goes alone; as does one too long
+for a line.
 
 GPUs promise no bits, and one text at a time would leave them idle: texts go through together as they come.
 """
@@ -92,7 +93,7 @@ def _in_line(lm: LanguageModel, layer: int, texts: Sequence[Text]) -> list[Tenso
     lengths = [len(text) for text in texts]
     filler = next(size for size in SIZES if size >= sum(lengths)) - sum(lengths)
     ids = [token for text in texts for token in text] + [lm.pad_id] * filler
-    layout = Ragged((*lengths, filler) if filler else tuple(lengths))
+    layout = Ragged((*lengths, filler) if filler else tuple(lengths), apart=True)
     states = lm.handed_to(layer, torch.tensor([ids]), layout)[0]
     # Copies: a view would hold the whole line in memory.
     return [of.clone() for of in states.split(list(layout.lengths))[: len(texts)]]

@@ -36,6 +36,7 @@ class Ragged:
         places: ``[line, trunk left out]``: of each token in its own text; None for one behind the other.
         ends: As long: last token of its tree that sees this one, counted from the tree's first.
         window: How many tokens each sees, itself included; None for all before it.
+        apart: Each text attends by itself, so that its bits depend on no other's length.
     """
 
     prompts_inside: ClassVar[bool] = False
@@ -46,6 +47,7 @@ class Ragged:
     places: Tensor | None = None
     ends: Tensor | None = None
     window: int | None = None
+    apart: bool = False
     # Blocks are the same in all layers of a forward that have the window.
     _plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -118,7 +118,10 @@ def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) ->
     texts = list(layout.pieces())
     trunk, texts = (texts[:1], texts[1:]) if layout.trunk else ([], texts)
     runs = [trunk] if trunk else []
-    runs += [[texts[i] for i in run] for run in cut([n for _, n, _ in texts], front + layout.trunk)]
+    if layout.apart:
+        runs += [[text] for text in texts]
+    else:
+        runs += [[texts[i] for i in run] for run in cut([n for _, n, _ in texts], front + layout.trunk)]
     blocks: list[Block] = []
     places: list[int] = []
     home = [0] * (heads * sum(n for run in runs for _, n, _ in run))

@@ -58,6 +58,7 @@ def row(said: str, case: Case) -> Row:
         cost=cost,
         sizes=EPOCHS,
         rounds=1,
+        memory=False,
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstune.models.ragged import Ragged, attend
-from crosstune.models.text_blocks import MOST, START, cut
+from crosstune.models.text_blocks import COPY, MOST, START, cut
 
 # Alone, equal, near each other, far apart, and not in order.
 LENGTHS = (9, 1, 23, 8, 9, 120, 7, 22, 1)
@@ -83,8 +83,9 @@ def test_blocks_equal_a_softmax_row_by_row(heads, front, trunk, window):
     inputs = line(trunk, front, heads=heads[0], kv_heads=heads[1])
     layout = Ragged(LENGTHS, trunk, window=window)
     # One block holds texts of several lengths, and not all are in one.
-    blocks = layout.plan(front, heads[1], heads[0] // heads[1], torch.float64).blocks
-    assert bool(trunk) + 1 < len(blocks) < len(LENGTHS)
+    plan = layout.plan(front, heads[1], heads[0] // heads[1], torch.float64)
+    assert bool(trunk) + 1 < len(plan.blocks) < len(LENGTHS)
+    assert len(plan.filling)
     # A prompt is seen beyond the window too, and is no part of it.
     compare(layout, sees(LENGTHS, trunk, window), inputs, 5e-6 if front + trunk else 1e-9)
 
@@ -177,6 +178,18 @@ def test_nothing_passes_from_a_text_to_another_not_even_what_is_no_number(number
         assert spoilt[inside].isnan().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_text_that_attends_apart_has_the_same_bits_beside_any_other(dtype):
+    q, k, v, _ = line(0, 0, dtype=dtype)
+    together = attend(Ragged(LENGTHS, apart=True), q, k, v, SCALE)
+    compare(Ragged(LENGTHS, apart=True), sees(LENGTHS, 0), line(0, 0))
+    start = 0
+    for n in LENGTHS:
+        alone = attend(Ragged((n,), apart=True), *(x[:, :, start : start + n] for x in (q, k, v)), SCALE)
+        assert torch.equal(alone, together[:, start : start + n])
+        start += n
+
+
 @pytest.mark.parametrize("trunk", [0, 3])
 def test_bfloat16_stays_as_near_as_its_rounding(trunk):
     q, k, v, stood = line(trunk, 5)
@@ -201,14 +214,21 @@ def test_the_same_bits_again_and_a_plan_made_once():
     inputs = line(3, 5, dtype=torch.bfloat16)
     out, again = (attend(layout, *inputs[:3], SCALE, inputs[3]) for _ in range(2))
     assert torch.equal(out, again)
-    assert layout.plan(5, 2, 2, torch.bfloat16) is layout.plan(5, 2, 2, torch.bfloat16)
+    # In a model all layers ask, each by the mask of its window.
+    whole, wide, narrow = (Ragged.of_mask(layout.mask(window)) for window in (None, 500, 7))
+    made = [one.plan(5, 2, 2, torch.bfloat16) for one in (layout, whole, wide, narrow)]
+    assert made[0] is made[1] is made[2]
+    assert made[3] is not made[0]
+    assert layout.behind(2).plan(5, 2, 2, torch.bfloat16) is not made[0]
 
 
 def price(runs, lengths, shared):
-    return sum(
-        START + len(run) * max(lengths[i] for i in run) * (max(lengths[i] for i in run) + shared)
-        for run in runs
-    )
+    total, filled = 0, False
+    for run in runs:
+        longest = max(lengths[i] for i in run)
+        total += START + len(run) * longest * (longest + shared)
+        filled |= any(lengths[i] < longest for i in run)
+    return total + filled * COPY * sum(lengths)
 
 
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.integers(0, 20))

@@ -1,7 +1,9 @@
 """How much goes through the model at once: less, whenever memory runs out."""
 
 import gc
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +22,12 @@ _SAYS = (
     "CUDNN_STATUS_ALLOC_FAILED",
 )
 
+# Tokens of answers being written that are held for each token read at once.
+CACHED = 2
+
+# Of control groups, versions 2 and 1.
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
 
 def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of a GPU's or of the machine's."""
@@ -28,8 +36,15 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAYS)
 
 
-# Tokens of answers being written that are held for each token read at once.
-CACHED = 2
+def machine_memory() -> int:
+    """Bytes of the machine's memory, or what its control group (a container, a batch job) may have of it."""
+    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit in _LIMITS:
+        try:
+            found = min(found, int(limit.read_text()))
+        except (OSError, ValueError):
+            continue  # no such file, or "max"
+    return found
 
 
 class Passes:

@@ -48,14 +48,14 @@ class Ragged:
     ends: Tensor | None = None
     window: int | None = None
     apart: bool = False
-    # Blocks are the same in all layers of a forward that have the window.
-    _plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict, init=False, repr=False, compare=False)
+    # Handed on by `replace`, so that all layers of a forward find the blocks of the first.
+    _plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict, repr=False, compare=False)
 
     def plan(self, front: int, heads: int, group: int, dtype: torch.dtype) -> Plan:
         """The blocks that attend at once (`crosstune.models.text_blocks.plan`), made once."""
-        key = (front, heads, group, dtype)
+        key = (self.trunk, self.window, front, heads, group, dtype)
         if key not in self._plans:
-            self._plans[key] = plan(self, *key)
+            self._plans[key] = plan(self, front, heads, group, dtype)
         return self._plans[key]
 
     @property
@@ -86,6 +86,8 @@ class Ragged:
         A checkpointed layer runs again in the backward pass, when only its arguments are left.
         """
         mask = torch.zeros(1, 1, 1, 1, device=self.device)
+        if window is not None and window >= self.trunk + max(self.lengths, default=0):
+            window = None
         setattr(mask, RIDER, replace(self, window=window))
         return mask
 

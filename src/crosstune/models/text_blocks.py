@@ -16,7 +16,9 @@ import torch
 from torch import Tensor
 
 # What a block costs beyond its pairs of tokens, in pairs: its calls.
-START = 2048
+START = 4096
+# What a token costs, in pairs, where a line has to be gathered into blocks and back, as some are filled up.
+COPY = 16
 # Pairs of a block of several texts at most: what its products and softmax hand on stays in the caches.
 MOST = 1 << 17
 
@@ -84,6 +86,13 @@ def cut(lengths: Sequence[int], shared: int) -> list[list[int]]:
         lengths: Of the texts.
         shared: Columns that each sees beside its own.
     """
+    exact, alike = _cheapest(lengths, shared, fill=False)
+    filled, like = _cheapest(lengths, shared, fill=True)
+    return like if filled + COPY * sum(lengths) < exact else alike
+
+
+def _cheapest(lengths: Sequence[int], shared: int, fill: bool) -> tuple[int, list[list[int]]]:
+    """Cost and runs; without ``fill`` those of one length alone are put together."""
     order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     # Of the first so many texts in that order: the least cost, and where its last run begins.
     least, begins = [0], [0]
@@ -92,7 +101,7 @@ def cut(lengths: Sequence[int], shared: int) -> list[list[int]]:
         choices: list[tuple[int, int]] = []
         for start in range(end - 1, -1, -1):
             pairs = (end - start) * longest * (longest + shared)
-            if choices and pairs > MOST:
+            if choices and (pairs > MOST or not (fill or lengths[order[start]] == longest)):
                 break
             choices.append((least[start] + START + pairs, start))
         cost, start = min(choices)
@@ -102,7 +111,7 @@ def cut(lengths: Sequence[int], shared: int) -> list[list[int]]:
     while end:
         runs.append(order[begins[end] : end])
         end = begins[end]
-    return runs[::-1]
+    return least[-1], runs[::-1]
 
 
 def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) -> Plan:

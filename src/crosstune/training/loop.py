@@ -17,6 +17,7 @@ from crosstune.models import fitting
 from crosstune.models.fused import fused_parts
 from crosstune.models.memory import Passes, ran_out
 from crosstune.models.packed import distrust, suits
+from crosstune.models.weight_blocks import Blocks, packed_weights
 from crosstune.training.batches import Row, collate, order, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loss import answer_loss
@@ -100,7 +101,7 @@ def train(
     passes = (
         Passes(settings.tokens_per_pass, method.attached().device, "training") if passes is None else passes
     )
-    with _training_mode(method, settings, seed):
+    with _training_mode(method, settings, seed) as blocks:
         if saved is not None:
             state.take(saved)
         result, best = state.trained, state.best
@@ -126,7 +127,7 @@ def train(
                 tell(Progress(step, total, loss, result.tokens, time.perf_counter() - began))
             every = settings.evaluate_every
             if dev_score is not None and every is not None and (step % every == 0 or step == total):
-                with _paused(method):
+                with _paused(method), blocks.away():
                     score = dev_score()
                 result.dev.append({"step": step, "score": score})
                 best.see(step, score)
@@ -247,7 +248,7 @@ def _backward(
 
 
 @contextmanager
-def _training_mode(method: Method, settings: TrainSettings, seed: int) -> Iterator[None]:
+def _training_mode(method: Method, settings: TrainSettings, seed: int) -> Iterator[Blocks]:
     """Training mode on, global randomness (dropout) seeded, checkpointing as set; all put back after."""
     model: Any = method.attached().model
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
@@ -260,8 +261,9 @@ def _training_mode(method: Method, settings: TrainSettings, seed: int) -> Iterat
             model.disable_input_require_grads()
         try:
             # A GPU's time goes elsewhere, and its kernels differ in rounding.
-            with fused_parts(model) if model.device.type == "cpu" else nullcontext():
-                yield
+            fused = fused_parts(model) if model.device.type == "cpu" else nullcontext()
+            with fused, packed_weights(method.attached(), training=True) as blocks:
+                yield blocks
         finally:
             if settings.gradient_checkpointing:
                 _checkpointing(model, "disable")

@@ -18,8 +18,9 @@ demo: $(VENV)/ready
 	$(VENV)/bin/crosstune run studies/demo.yaml
 	$(VENV)/bin/crosstune report runs/demo
 
+# Files side by side, each in one process, which has one thread.
 test: $(VENV)/ready
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

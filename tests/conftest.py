@@ -1,9 +1,14 @@
 """Fixtures for tests on tiny random models."""
 
 import gc
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # One thread for each worker, and for what it starts: read when torch is imported.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -47,7 +47,8 @@ def test_plan_says_what_would_come_nearer_to_a_budget(model: Path, tmp_path: Pat
         f"  {model}, prefix: length 9 is 1,152 (-5.3%), length 10 is 1,280 (+5.3%); "
         "with layers: 1, length 19 is 1,216 (+0.0%)"
     )
-    assert line in "".join(part.ljust(200) for part in told.stdout.splitlines())
+    # Where the line is broken depends on how long the model's folder is.
+    assert line.strip() in " ".join(told.stdout.split())
     assert "soft-prompt:" not in told.stdout
     plan = json.loads(call("plan", str(file), "--json", CROSSTUNE_CACHE=str(tmp_path / "cache")).stdout)
     assert plan["hints"] == [line.strip()]

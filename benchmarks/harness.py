@@ -171,11 +171,15 @@ def turns(row: Row, setting: Setting, folder: Path, seconds_left: float | None =
     seconds: dict[str, dict[int, list[float]]] = {side: {size: [] for size in sizes} for side in SIDES}
     by_turn: dict[str, list[dict[int, float]]] = {side: [] for side in SIDES}
     agreements, rates, widths = [], [], []
+
+    def look() -> None:
+        rates.append(matrix_rate(device, dtype))
+        widths.append(bandwidth(device))
+
     for turn in range(setting.rounds or row.rounds):
         if turn and seconds_left is not None and time.perf_counter() - began > seconds_left:
             break
-        rates.append(matrix_rate(device, dtype))
-        widths.append(bandwidth(device))
+        look()
         for side in SIDES:
             by_turn[side].append({})
         for size in sizes:
@@ -188,6 +192,8 @@ def turns(row: Row, setting: Setting, folder: Path, seconds_left: float | None =
                 by_turn[side][-1][size] = statistics.median(block.seconds)
                 answers[side] = block.answers
             agreements.append(row.same(setting, answers["ours"], answers["theirs"]))
+    # A machine that was slow for a moment would make the floor high, and the share of it flatter.
+    look()
     cost = row.cost(setting, folder)
     rate, width = max(rates), max(widths)
     floor = max(cost.flop / rate, cost.nbytes / width)

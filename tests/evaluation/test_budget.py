@@ -9,7 +9,7 @@ from crosstune.evaluation.choices import ChoiceItem, score_choices
 from crosstune.evaluation.generation import generate
 from crosstune.evaluation.journal import Journal
 from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.models import fitting
+from crosstune.models import fitting, memory
 from crosstune.models.decoding import Slots, row_bytes
 from crosstune.models.fitting import SHARE
 from crosstune.models.memory import CACHED, Passes
@@ -167,7 +167,7 @@ def at_once(lm, monkeypatch, there, tokens=200):
 
     passes = Passes(tokens, note=said.append)
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "at_hand", lambda: there)
+        patch.setattr(memory, "at_hand", lambda: there)
         patch.setattr(generation, "Slots", slots)
         return generate(lm, PROMPTS, 5, (), passes=passes), max(rows), said, passes
 
@@ -198,14 +198,14 @@ def test_bytes_of_a_row(case, family):
 
 
 def test_memory_that_linux_and_a_container_leave(monkeypatch, tmp_path):
-    memory = tmp_path / "meminfo"
-    monkeypatch.setattr(fitting, "_MEMORY", memory)
-    monkeypatch.setattr(fitting, "_GROUP", tmp_path)
-    assert fitting.at_hand() is None
-    memory.write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    6000 kB\n")
-    assert fitting.at_hand() == 6000 * 1024
+    said = tmp_path / "meminfo"
+    monkeypatch.setattr(memory, "_MEMORY", said)
+    monkeypatch.setattr(memory, "_GROUP", tmp_path)
+    assert memory.at_hand() is None
+    said.write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    6000 kB\n")
+    assert memory.at_hand() == 6000 * 1024
     for limit, there in (("max", 6000 * 1024), ("5000", 2500), ("90000000", 6000 * 1024)):
         (tmp_path / "memory.max").write_text(limit + "\n")
         (tmp_path / "memory.current").write_text("3000\n")
         (tmp_path / "memory.stat").write_text("anon 2400\ninactive_file 500\n")
-        assert fitting.at_hand() == there
+        assert memory.at_hand() == there

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from crosstune.evaluation.trees import Tree
-from crosstune.models import fitting
+from crosstune.models import fitting, memory
 from crosstune.models.decoding import Slots, row_bytes
 from crosstune.models.fitting import SHARE, Trial, need
 from crosstune.models.language_model import LanguageModel
@@ -78,7 +78,7 @@ def keep_to_memory(lm: LanguageModel, passes: Passes, longest: int, count: int) 
         longest: Tokens of the longest prompt with its answer.
         count: Answers in all.
     """
-    there = fitting.at_hand() if lm.device.type == "cpu" else None
+    there = memory.at_hand() if lm.device.type == "cpu" else None
     if there is None:
         return
     each = row_bytes(lm, longest + (0 if lm.soft_prompt is None else len(lm.soft_prompt)))

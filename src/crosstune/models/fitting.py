@@ -7,7 +7,6 @@ failed pass and stops at up to half of what would have fitted. Halving stays as 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -19,9 +18,6 @@ from crosstune.models.memory import Passes
 SHARE = 0.9
 # Batches of fewer tokens are not worth two passes more.
 WORTH = 2048
-
-_MEMORY = Path("/proc/meminfo")
-_GROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +99,3 @@ def free(device: torch.device) -> int:
     """Bytes of a GPU that can still be had: those nobody holds, and those PyTorch holds without use."""
     unused, _ = torch.cuda.mem_get_info(device)
     return unused + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def at_hand() -> int | None:
-    """Bytes of the machine's memory that can still be had, within a container's limit; None if not known.
-
-    Linux says both; of what a container holds, files that were read lately can be let go.
-    """
-    try:
-        lines = _MEMORY.read_text("ascii").splitlines()
-        found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, ValueError, StopIteration):
-        return None
-    try:
-        limit, held = (int((_GROUP / name).read_text("ascii")) for name in ("memory.max", "memory.current"))
-        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text("ascii").splitlines())
-        return min(found, limit - held + int(stat["inactive_file"]))
-    except (OSError, ValueError, KeyError):
-        return found  # no limit

@@ -6,12 +6,11 @@ limit may depend on the machine.
 
 import os
 from collections.abc import Hashable
-from contextlib import suppress
-from pathlib import Path
 
 from torch import Tensor
 
 from crosstune.errors import UserError
+from crosstune.models.memory import at_hand, machine_memory
 
 GIGABYTES = "CROSSTUNE_STATES_GB"
 """Environment variable: most gigabytes of states to keep, 0 for none."""
@@ -89,7 +88,8 @@ class KeptStates:
 def _limit() -> int:
     text = os.environ.get(GIGABYTES, "")
     if not text:
-        return int(_SHARE * _free())
+        there = at_hand()
+        return int(_SHARE * (machine_memory() / 2 if there is None else there))
     try:
         gigabytes = float(text)
     except ValueError:
@@ -97,17 +97,3 @@ def _limit() -> int:
     if not 0 <= gigabytes < float("inf"):
         raise UserError(f"{GIGABYTES}={text}: not a number of gigabytes; 0 keeps no states")
     return int(gigabytes * 1e9)
-
-
-def _free() -> int:
-    """Bytes that this process could still have: of the machine, and of its control group."""
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2]
-    with suppress(OSError):  # not Linux
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                found = [int(line.split()[1]) * 1024]
-    with suppress(OSError, ValueError):  # no control group, or one without a limit ("max")
-        group = Path("/sys/fs/cgroup")
-        most, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        found.append(max(0, most - used))
-    return min(found)

@@ -25,8 +25,10 @@ _SAYS = (
 # Tokens of answers being written that are held for each token read at once.
 CACHED = 2
 
+_MEMORY = Path("/proc/meminfo")
+_GROUP = Path("/sys/fs/cgroup")
 # Of control groups, versions 2 and 1.
-_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+_LIMITS = (_GROUP / "memory.max", _GROUP / "memory/memory.limit_in_bytes")
 
 
 def ran_out(error: BaseException) -> bool:
@@ -45,6 +47,24 @@ def machine_memory() -> int:
         except (OSError, ValueError):
             continue  # no such file, or "max"
     return found
+
+
+def at_hand() -> int | None:
+    """Bytes of the machine's memory that can still be had, within a container's limit; None if not known.
+
+    Linux says both; of what a container holds, files that were read lately can be let go.
+    """
+    try:
+        lines = _MEMORY.read_text("ascii").splitlines()
+        found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, StopIteration):
+        return None
+    try:
+        limit, held = (int((_GROUP / name).read_text("ascii")) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text("ascii").splitlines())
+        return min(found, limit - held + int(stat["inactive_file"]))
+    except (OSError, ValueError, KeyError):
+        return found  # no limit
 
 
 class Passes:

@@ -30,19 +30,19 @@ def _hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @contextmanager
-def _in_place_of(layers: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Inside, layers compute something else."""
-    own = [vars(layer).get("forward") for layer in layers]
-    for layer, forward in zip(layers, forwards, strict=True):
-        layer.forward = forward
+def in_place_of(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
+    """Inside, modules compute something else."""
+    own = [vars(module).get("forward") for module in modules]
+    for module, forward in zip(modules, forwards, strict=True):
+        module.forward = forward
     try:
         yield
     finally:
-        for layer, before in zip(layers, own, strict=True):
+        for module, before in zip(modules, own, strict=True):
             if before is None:
-                del layer.forward
+                del module.forward
             else:
-                layer.forward = before
+                module.forward = before
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def left_at(decoder: Any, layer: int) -> Iterator[list[Tensor]]:
         return hidden_states
 
     above = list(decoder.layers)[layer:]
-    with _in_place_of(above, [take, *[_hand_on] * (len(above) - 1)]):
+    with in_place_of(above, [take, *[_hand_on] * (len(above) - 1)]):
         yield reached
 
 
@@ -67,5 +67,5 @@ def entered_at(decoder: Any, handed: Handed) -> Iterator[None]:
     def give(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return handed.states
 
-    with _in_place_of(below, [*[_hand_on] * (len(below) - 1), give]):
+    with in_place_of(below, [*[_hand_on] * (len(below) - 1), give]):
         yield

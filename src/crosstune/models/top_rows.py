@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
+from crosstune.models.midway import in_place_of
+
 
 def take(states: Tensor, rows: Tensor) -> Tensor:
     """``[1, n, hidden]``: of ``[batch, length, hidden]`` the rows counted through batch and length."""
@@ -29,7 +31,6 @@ def top_rows(decoder: Any, rows: Tensor) -> Iterator[None]:
     attention = layer.self_attn
     forward: Callable[..., Any] = layer.forward
     attend: Callable[..., Any] = attention.forward
-    own = [(module, vars(module).get("forward")) for module in (layer, attention)]
     whole: list[Tensor] = []
 
     def few(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -41,16 +42,11 @@ def top_rows(decoder: Any, rows: Tensor) -> Iterator[None]:
         return attend(layer.input_layernorm(whole.pop()), *args, **kwargs)
 
     hook = attention.o_proj.register_forward_pre_hook(lambda module, args: (take(args[0], rows), *args[1:]))
-    layer.forward, attention.forward = few, attend_all
     try:
-        yield
+        with in_place_of([layer, attention], [few, attend_all]):
+            yield
     finally:
         hook.remove()
-        for module, before in own:
-            if before is None:
-                del module.forward
-            else:
-                module.forward = before
 
 
 def has_top_rows(decoder: Any) -> bool:

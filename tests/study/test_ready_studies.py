@@ -1,35 +1,14 @@
 """Every study in studies/ is read and written out into its runs; those whose data is not here are skipped."""
 
-import os
 from pathlib import Path
 
 import pytest
 
-from crosstune.errors import UserError
 from crosstune.languages import LANGUAGES
 from crosstune.study.grid import expand
 from crosstune.study.reading import StudyFile
-from crosstune.study.spec import Study, read_study
-
-ROOT = Path(__file__).parents[2]
-STUDIES = sorted((ROOT / "studies").rglob("*.yaml"))
-DATA = Path(os.environ.get("CROSSTUNE_DATA") or ROOT / "../shared/data").resolve()
-GENERATED = {"cldr-names", "number-words"}
-
-
-def read(file: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
-    """The study, if the files of its tasks are on this machine."""
-    tasks = [task["name"] if isinstance(task, dict) else task for task in StudyFile(file).data["tasks"]]
-    if not GENERATED.issuperset(tasks):
-        if not DATA.is_dir():
-            pytest.skip(f"the benchmark files are not under {DATA} (set CROSSTUNE_DATA)")
-        monkeypatch.setenv("CROSSTUNE_DATA", str(DATA))
-    try:
-        return read_study(file)
-    except UserError as error:
-        if "no files" in str(error) or "HF_HUB_OFFLINE" in str(error):
-            pytest.skip(str(error))
-        raise
+from crosstune.study.spec import Study
+from ready_studies import ROOT, STUDIES, read_ready
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=[str(file.relative_to(ROOT / "studies")) for file in STUDIES])
@@ -38,7 +17,7 @@ def test_a_ready_study(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "?" in " ".join(head[:3]), "its first lines say what it asks"
     assert any(str(file.relative_to(ROOT)) in line for line in head), "its head has the command"
     assert any("need" in line.lower() for line in head), "its head says what it needs"
-    study = read(file, monkeypatch)
+    study = read_ready(file, monkeypatch)
     runs = expand(study)
     assert len({run.id for run in runs}) == len(runs) >= len(study.methods)
     again = Study.model_validate(StudyFile(file).data)
@@ -46,7 +25,7 @@ def test_a_ready_study(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_study_of_many_languages(monkeypatch: pytest.MonkeyPatch) -> None:
-    study = read(ROOT / "studies" / "many_languages.yaml", monkeypatch)
+    study = read_ready(ROOT / "studies" / "many_languages.yaml", monkeypatch)
     sib, names = (study.languages_for(task) for task in study.tasks)
     assert len(sib) - 1 == 55
     assert len(names) - 1 == 72
@@ -61,7 +40,7 @@ def test_the_study_of_many_languages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.3", "mistral-small-24b"])
 def test_the_papers_studies(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = read(ROOT / "studies" / "paper" / f"{name}.yaml", monkeypatch)
+    study = read_ready(ROOT / "studies" / "paper" / f"{name}.yaml", monkeypatch)
     assert study.search is not None
     assert study.search.learning_rates == (3e-3, 1e-3, 3e-4)
     assert [method.name for method in study.methods] == [

@@ -39,8 +39,8 @@ import gpu_memory
 from crosstune.errors import UserError
 from crosstune.models.geometry import Geometry
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.load import load
-from crosstune.models.memory import ran_out
+from crosstune.models.loading.load import load
+from crosstune.models.memory.machine import ran_out
 from gpu_evaluation import cache_row, decoding_row, graph_row, scoring_row
 from gpu_rows import ANSWER, METHODS, Bench, Options, grid_row, mask_row, packing_row, training_row
 from harness import Row, Setting, tell, turns

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 import peers
-from crosstune.evaluation import generation
-from crosstune.evaluation.choices import ChoiceItem, score_choices
-from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.models import graphs
-from crosstune.models.memory import Passes
+from crosstune.models.fast import graphs
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs import generation
+from crosstune.outputs.choices import ChoiceItem, score_choices
+from crosstune.outputs.settings import EvaluateSettings
 from gpu_rows import Bench, nothing
 from harness import Agreement, Block, Cost, Row, Setting
 

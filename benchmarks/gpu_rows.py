@@ -18,13 +18,13 @@ from torch import Tensor
 
 import peers
 import training
-from crosstune.models import attention
+from crosstune.models.attention import hook as attention
+from crosstune.models.attention.gpu_line import suits
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.packed import suits
-from crosstune.training.batches import Row as Example
+from crosstune.outputs.rows import Row as Example
 from crosstune.training.batches import collate
 from crosstune.training.loop import train
-from crosstune.training.loss import answer_loss
+from crosstune.training.objectives import answer_loss
 from harness import Agreement, Block, Cost, Row, Setting, Work
 from machine import synchronise
 from random_model import twin

@@ -37,7 +37,7 @@ from typing import Any
 
 import torch
 
-from crosstune.models.device import choose_device, choose_dtype
+from crosstune.models.loading.device import choose_device, choose_dtype
 from machine import bandwidth, facts, matrix_rate
 
 SIDES = ("ours", "theirs")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from crosstune.models.load import load
+from crosstune.models.loading.load import load
 from harness import Agreement, Block, Cost, Row, Setting, Work
 from machine import now
 

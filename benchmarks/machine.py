@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosstune.models.weight_blocks import can_pack, product, reorder
+from crosstune.models.fast.weights import can_pack, product, reorder
 
 # (rows, inner, columns): the MLP of Gemma 3 270M at 1024 tokens, both ways, and a square product.
 SHAPES = ((1024, 640, 2048), (1024, 2048, 640), (2048, 2048, 2048))

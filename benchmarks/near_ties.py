@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from crosstune.evaluation.choices import ChoiceItem, score_choices
-from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.models.load import load
+from crosstune.models.loading.load import load
+from crosstune.outputs.choices import ChoiceItem, score_choices
+from crosstune.outputs.settings import EvaluateSettings
 from harness import Agreement
 
 SAMPLE = 16

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from crosstune.evaluation.evaluate import evaluate
-from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.models.load import load
+from crosstune.models.loading.load import load
+from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
 from machine import CLOCKS, facts, now, use_clock
 

@@ -27,13 +27,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM
 
-from crosstune.evaluation.evaluate import evaluate
-from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.models.demo import prepare
-from crosstune.models.load import load
-from crosstune.study.provenance import hardware
+from crosstune.data.example import Example
+from crosstune.models.loading.demo import prepare
+from crosstune.models.loading.load import load
+from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.store.provenance import hardware
 from crosstune.tasks import make_task
-from crosstune.tasks.base import Example
 
 LEAST = 0.995
 TASKS: dict[str, tuple[str, dict[str, object]]] = {

@@ -8,11 +8,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
 
-from crosstune.models.attention import IMPLEMENTATION
+from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import Geometry, geometry_of
-from crosstune.models.known import KNOWN
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.load import load
+from crosstune.models.loading.known import KNOWN
+from crosstune.models.loading.load import load
 
 _TINY = Geometry(2, 64, 4, 2, 16, 96, 512, tied=False, parameters=0)
 SHAPES = {

@@ -25,7 +25,7 @@ import numpy as np
 import polars as pl
 
 from crosstune.languages.table import LANGUAGES
-from crosstune.study import store as stored
+from crosstune.store import store as stored
 
 NAMES = ("soft-prompt", "prefix", "llama-adapter", "lora", "full")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)

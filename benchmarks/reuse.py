@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from crosstune.models.load import load
+from crosstune.models.loading.load import load
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from harness import Block, Cost, Row, Setting, Work

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 
 from crosstune.methods import METHODS
-from crosstune.methods.lora_update import Update, _Update
-from crosstune.models.fused import fused_parts
-from crosstune.models.load import load
+from crosstune.methods.adapters.lora_kernel import Update, _Update
+from crosstune.models.fast.norms import fused_parts
+from crosstune.models.loading.load import load
+from crosstune.outputs.rows import Row, tokenize
 from crosstune.tasks import make_task
-from crosstune.training.batches import Row, collate, order, tokenize
-from crosstune.training.loss import answer_loss
+from crosstune.training.batches import collate, order
+from crosstune.training.objectives import answer_loss
 from machine import CLOCKS, now, use_clock
 
 # Largest difference of a gradient from that of a run's own step, in bf16, relative to its largest entry.

@@ -20,12 +20,12 @@ from typing import Any, Literal
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import near_ties
-from crosstune.evaluation.choices import ChoiceItem, score_choices
-from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.evaluation.trees import grow
-from crosstune.models.load import load
+from crosstune.data.example import Example
+from crosstune.models.attention.trees import grow
+from crosstune.models.loading.load import load
+from crosstune.outputs.choices import ChoiceItem, score_choices
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
-from crosstune.tasks.base import Example
 from harness import Agreement, Block, Cost, Row, Setting, Work
 from machine import now, synchronise
 

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from crosstune.analysis.aligned import Aligned
-from crosstune.analysis.bootstrap import bootstrap_means
-from crosstune.analysis.components import Over, Sample
-from crosstune.analysis.significance import by_language, mcnemar
+from crosstune.analysis.statistics.bootstrap import bootstrap_means
+from crosstune.analysis.statistics.differences import by_language, mcnemar
+from crosstune.analysis.statistics.pairing import Aligned
+from crosstune.analysis.statistics.variance import Over, Sample
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "statistics.json"

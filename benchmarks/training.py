@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
-from crosstune.models.load import load
+from crosstune.models.loading.load import load
 from crosstune.tasks import make_task
 from crosstune.training import batches
 from crosstune.training.loop import train

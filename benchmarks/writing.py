@@ -25,14 +25,14 @@ from unittest.mock import patch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 import near_ties
-from crosstune.evaluation import generation
-from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.evaluation.trees import grow
+from crosstune.data.example import Example
 from crosstune.methods import METHODS
+from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.load import load
+from crosstune.models.loading.load import load
+from crosstune.outputs import generation
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
-from crosstune.tasks.base import Example
 from crosstune.training import batches
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crosstune.errors import UserError
-from crosstune.study.reading import StudyFile
+from crosstune.study.file import StudyFile
 from crosstune.study.spec import Study, read_study
 
 ROOT = Path(__file__).parents[1]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from crosstune.study import store
+from crosstune.store import store
 
 LANGUAGES = [
     *(

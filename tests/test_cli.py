@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 import crosstune
-from crosstune import cli
-from crosstune.study import store as stored
+from crosstune.cli import main as cli
+from crosstune.store import store as stored
 from saved_model import save_model, study_of, write_study
 
 COMMAND = [sys.executable, "-m", "crosstune"]
@@ -293,7 +293,7 @@ def test_help_has_an_example(here: Any, verb: str) -> None:
 def test_help_is_quick_and_light() -> None:
     code = (
         "import sys; sys.argv[1:] = ['--help']\n"
-        "from crosstune.cli import main\n"
+        "from crosstune.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: assert not {'torch', 'polars', 'transformers'} & set(sys.modules)"
     )

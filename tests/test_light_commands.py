@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from crosstune.models.geometry import geometry_of
-from crosstune.models.known import geometry_for
-from crosstune.models.load import read_config
+from crosstune.models.loading.config import read_config
+from crosstune.models.loading.known import geometry_for
 from saved_model import save_model, study_of, write_study
 
 HEAVY = {"torch", "transformers", "peft"}
 # Runs the command as the `crosstune` script does, then tells what was imported.
 CODE = (
     "import sys\n"
-    "from crosstune.cli import main\n"
+    "from crosstune.cli.main import main\n"
     "try:\n    main()\n"
     "except SystemExit as end:\n    assert not end.code, end.code\n"
     "print('imported:', *(set('HEAVY'.split(',')) & set(sys.modules)))\n"

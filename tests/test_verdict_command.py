@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import crosstune
-from crosstune import cli
+from crosstune.cli import main as cli
 from simulated import simulate, write_store
 
 EVIL = "\x1b[31m[bold red]evil[/] \u202egnp.exe\x07"

@@ -18,7 +18,7 @@ from transformers import (
 
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
-from crosstune.models.attention import IMPLEMENTATION
+from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 

@@ -15,14 +15,14 @@ from crosstune.api import Results, report, results, run  # noqa: E402
 from crosstune.errors import UserError  # noqa: E402
 
 if TYPE_CHECKING:
-    from crosstune.analysis.claim_file import Claim
-    from crosstune.evaluation.evaluate import evaluate
-    from crosstune.evaluation.settings import EvaluateSettings
+    from crosstune.claims.file import Claim
     from crosstune.methods import METHODS
-    from crosstune.models.load import load
+    from crosstune.models.loading.load import load
+    from crosstune.outputs.evaluate import evaluate
+    from crosstune.outputs.rows import tokenize
+    from crosstune.outputs.settings import EvaluateSettings
     from crosstune.study.spec import Study, read_study
     from crosstune.tasks import TASKS, make_task
-    from crosstune.training.batches import tokenize
     from crosstune.training.loop import train
     from crosstune.training.settings import TrainSettings
 
@@ -47,14 +47,14 @@ __all__ = [
 ]
 
 _LATER = {
-    "Claim": "crosstune.analysis.claim_file",
+    "Claim": "crosstune.claims.file",
     "METHODS": "crosstune.methods",
     "TASKS": "crosstune.tasks",
-    "EvaluateSettings": "crosstune.evaluation.settings",
+    "EvaluateSettings": "crosstune.outputs.settings",
     "Study": "crosstune.study.spec",
     "TrainSettings": "crosstune.training.settings",
-    "evaluate": "crosstune.evaluation.evaluate",
-    "load": "crosstune.models.load",
+    "evaluate": "crosstune.outputs.evaluate",
+    "load": "crosstune.models.loading.load",
     "make_task": "crosstune.tasks",
     "read_study": "crosstune.study.spec",
     "tokenize": "crosstune.training.batches",

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
-    from crosstune.analysis.claim_file import Claim, PlacedClaim
-    from crosstune.analysis.claims import Verdict
     from crosstune.analysis.groups import Grouping
     from crosstune.analysis.predictions import Predictions
+    from crosstune.claims.file import Claim, PlacedClaim
+    from crosstune.claims.judge import Verdict
     from crosstune.report.gallery import Gallery
     from crosstune.report.sections import Section
     from crosstune.study.spec import Study
@@ -79,12 +79,12 @@ class Results:
     def differences(self) -> "pl.DataFrame":
         """Paired differences of all pairs of methods, one row a pair, with columns model, task and protocol.
 
-        The others are those of `crosstune.analysis.significance.differences`; p_holm is over the pairs of one
-        model, task and protocol.
+        The others are those of `crosstune.analysis.statistics.differences.differences`; p_holm is over the
+        pairs of one model, task and protocol.
         """
         import polars as pl
 
-        from crosstune.analysis.significance import differences
+        from crosstune.analysis.statistics.differences import differences
 
         tables = [
             differences(part.aligned).select(
@@ -136,22 +136,22 @@ class Results:
         Raises:
             UserError: A file that cannot be read, or a mistake in it (its line named).
         """
-        from crosstune.analysis.claims import about, judge
+        from crosstune.claims.judge import about, judge
 
         found = placed_claims(claims)
         wanted = about(found, self.runs) if claims is None else found
         return judge(wanted, self.runs, self.source, self.scores)
 
     def verdict(self, claims: "Claims | None" = None) -> "pl.DataFrame":
-        """`verdicts` as a table, one row a claim; see `crosstune.analysis.claims.verdict_table`."""
-        from crosstune.analysis.claims import verdict_table
+        """`verdicts` as a table, one row a claim; see `crosstune.claims.judge.verdict_table`."""
+        from crosstune.claims.judge import verdict_table
 
         return verdict_table(self.verdicts(claims))
 
 
 def placed_claims(claims: "Claims | None") -> "list[PlacedClaim]":
     """The claims that files, names and claims stand for; all that crosstune ships for None."""
-    from crosstune.analysis.claim_file import Claim, PlacedClaim, read_claims, shipped
+    from crosstune.claims.file import Claim, PlacedClaim, read_claims, shipped
 
     if claims is None:
         claims = list(shipped())
@@ -173,7 +173,7 @@ def run(study: "Study", *, console: "Console | None" = None, retry_failed: bool 
         UserError: The model cannot be loaded, the disk is full, a run failed, ...
         KeyboardInterrupt: After Ctrl-C; finished runs are kept, and the same call goes on.
     """
-    from crosstune.study.runner import run_study
+    from crosstune.running.runner import run_study
 
     summary = run_study(study, console=console, retry_failed=retry_failed)
     return results(summary.store, only=summary.runs)
@@ -190,7 +190,7 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
         UserError: No store, no runs in it, or a damaged file (named).
     """
     from crosstune.analysis.predictions import Predictions
-    from crosstune.study import store as stored
+    from crosstune.store import store as stored
 
     folder = Path(store)
     every = stored.read_runs(folder, kind=None)
@@ -222,7 +222,7 @@ def report(
     Raises:
         UserError: As `results`, or the file cannot be written.
     """
-    from crosstune.report.html import write_report
+    from crosstune.report.page.html import write_report
 
     found = results(store)
     names = sorted({str(run["study"]) for run in found.runs})

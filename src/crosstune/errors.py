@@ -1,7 +1,11 @@
 """The one kind of error a person can mend, and the nearest right name for a wrong one."""
 
 import difflib
+import re
 from collections.abc import Iterable
+
+# C0 and C1 controls, and what Python takes for the end of a line.
+_ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class UserError(Exception):
@@ -9,7 +13,11 @@ class UserError(Exception):
 
     Its text is one line that names the file and line where there is one, what was found,
     and what to do. The command line prints it without a traceback and exits with code 2.
+    Characters in it that would end the line or act on a terminal are shown as escapes.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_ACTS.sub(lambda found: ascii(found[0])[1:-1], text))
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from crosstune.analysis.curves import curve, swept, value_of
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
-from crosstune.report.curves import curves
+from crosstune.report.figures.curves import curves
 
 
 def run(name: str, rate: float | None, seed: int = 0) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import near_ties
-from crosstune.evaluation.choices import ChoiceItem, score_choices
-from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.models.load import load
+from crosstune.models.loading.load import load
+from crosstune.outputs.choices import ChoiceItem, score_choices
+from crosstune.outputs.settings import EvaluateSettings
 from near_ties import Truth
 from saved_model import save_model
 from tiny_models import random_ids

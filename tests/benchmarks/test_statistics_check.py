@@ -12,8 +12,8 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import statistics_check as check
-from crosstune.analysis.components import Sample
-from crosstune.analysis.significance import difference
+from crosstune.analysis.statistics.differences import difference
+from crosstune.analysis.statistics.variance import Sample
 from statistics_check import Shape
 
 

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import near_ties
 import writing
-from crosstune.tasks.base import Example
+from crosstune.data.example import Example
 from harness import Setting
 from tiny_models import all_logits, random_ids
 

@@ -18,9 +18,9 @@ import torch
 from rich.console import Console
 
 from crosstune.errors import UserError
-from crosstune.models.memory import Passes
-from crosstune.study import attempts
-from crosstune.study.runner import run_study
+from crosstune.models.memory.token_limit import Passes
+from crosstune.running.resume import attempts
+from crosstune.running.runner import run_study
 from crosstune.study.spec import read_study
 
 MOST_DEATHS = 60

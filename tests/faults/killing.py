@@ -17,7 +17,7 @@ import peft  # noqa: F401 - what a run would import, paid once in the parent
 import torch
 from rich.console import Console
 
-from crosstune.study.runner import run_study
+from crosstune.running.runner import run_study
 from crosstune.study.spec import read_study
 
 

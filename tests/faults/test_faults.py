@@ -15,9 +15,9 @@ from rich.console import Console
 from safetensors.torch import load
 
 from crosstune.errors import UserError
-from crosstune.study import store
-from crosstune.study.audit import audit
-from crosstune.study.runner import run_study
+from crosstune.running.runner import run_study
+from crosstune.store import store
+from crosstune.store.audit import audit
 from crosstune.study.spec import Study
 from saved_model import study_of, write_study
 

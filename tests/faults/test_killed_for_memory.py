@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from crosstune.errors import UserError
-from crosstune.models.memory import Passes
-from crosstune.study import attempts, failures, store
-from crosstune.study.attempts import DEATHS, UNEXPLAINED_DEATHS, attempt, kernel_kills
-from crosstune.study.audit import audit
+from crosstune.models.memory.token_limit import Passes
+from crosstune.running.resume import attempts
+from crosstune.running.resume.attempts import DEATHS, UNEXPLAINED_DEATHS, attempt, kernel_kills
+from crosstune.store import failures, store
+from crosstune.store.audit import audit
 from saved_model import study_of, write_study
 
 Outcome = Callable[[str, str], None]

@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from crosstune.errors import UserError
-from crosstune.study import store
-from crosstune.study.claims import Claims
-from crosstune.study.provenance import _git
-from crosstune.study.runner import run_study
+from crosstune.running.resume.locks import Claims
+from crosstune.running.runner import run_study
+from crosstune.store import store
+from crosstune.store.provenance import _git
 from crosstune.study.spec import Study
 from saved_model import study_of, write_study
 
@@ -56,7 +56,7 @@ def test_two_processes_share_a_study_out(model: Path, tmp_path: Path, outcome: O
 def test_a_claim_is_one_process_alone(tmp_path: Path) -> None:
     claims = Claims(tmp_path)
     code = (
-        "import sys, pathlib; from crosstune.study.claims import Claims\n"
+        "import sys, pathlib; from crosstune.running.resume.locks import Claims\n"
         "with Claims(pathlib.Path(sys.argv[1])).take('a') as mine: print(mine)\n"
     )
 
@@ -73,7 +73,7 @@ def test_a_claim_is_one_process_alone(tmp_path: Path) -> None:
 
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time, pathlib; from crosstune.study.claims import Claims\n"
+        "import sys, time, pathlib; from crosstune.running.resume.locks import Claims\n"
         "with Claims(pathlib.Path(sys.argv[1])).take('a') as mine: print(mine, flush=True); time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

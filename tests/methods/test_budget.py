@@ -8,7 +8,7 @@ import pytest
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.budget import hint, parse_budget, solve, written
-from crosstune.models.known import KNOWN
+from crosstune.models.loading.known import KNOWN
 
 SIZE = re.compile(r"(?:length|rank) (\d+) is ([\d,]+)")
 MODELS = ("llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.3", "mistral-small-24b", "gemma-3-270m")

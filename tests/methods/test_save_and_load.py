@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from crosstune.errors import UserError
-from crosstune.training.batches import Row
+from crosstune.outputs.rows import Row
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import CASES, DEVICE, TRAINED, WINDOW, all_logits, attach, make_method, random_ids

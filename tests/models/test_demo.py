@@ -16,8 +16,9 @@ import pytest
 import torch
 
 from crosstune.errors import UserError
-from crosstune.models import demo
-from crosstune.models.demo import DEMOS, DemoModel, cache_root, prepare
+from crosstune.files import cache_root
+from crosstune.models.loading import demo
+from crosstune.models.loading.demo import DEMOS, DemoModel, prepare
 
 NAME = "demo:tiny"
 BYTES = [b"first half, ", b"second half"]
@@ -211,7 +212,7 @@ def test_cache_root(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_real_model(tmp_path, monkeypatch):
     """The wheel from the package index becomes a model that continues a sentence sensibly."""
-    from crosstune.models.load import load
+    from crosstune.models.loading.load import load
 
     monkeypatch.setenv("CROSSTUNE_CACHE", str(tmp_path))
     try:
@@ -228,7 +229,7 @@ def test_real_model(tmp_path, monkeypatch):
         best = model.logits(model.hidden(ids)[0, -1:]).argmax().item()
     assert model.tokenizer.decode([best]).strip() == "Paris"
     # Another process finds it and writes no word.
-    code = "from crosstune.models.demo import prepare; print(prepare('demo:smollm2-135m'))"
+    code = "from crosstune.models.loading.demo import prepare; print(prepare('demo:smollm2-135m'))"
     environment = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": ""}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment

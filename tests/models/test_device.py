@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from crosstune.errors import UserError
-from crosstune.models import device as module
-from crosstune.models.device import choose_device, choose_dtype
+from crosstune.models.loading import device as module
+from crosstune.models.loading.device import choose_device, choose_dtype
 
 CPU = torch.device("cpu")
 

@@ -10,14 +10,14 @@ import pytest
 from huggingface_hub import errors
 
 from crosstune.errors import UserError
-from crosstune.models.hub import HTTP_ERROR, explained, is_hub_id
+from crosstune.models.loading.hub import HTTP_ERROR, explained, is_hub_id
 from hub_server import COMMIT, NOWHERE, OWNER, HubServer, serving
 
 LOAD = """
 import sys
 from crosstune.errors import UserError
-from crosstune.models.known import geometry_for
-from crosstune.models.load import load
+from crosstune.models.loading.known import geometry_for
+from crosstune.models.loading.load import load
 for request in sys.argv[1:]:
     name, _, revision = request.partition("@")
     try:

@@ -6,7 +6,7 @@ from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Conf
 
 from crosstune.errors import UserError
 from crosstune.models.geometry import geometry_of
-from crosstune.models.known import ALIASES, KNOWN, geometry_for
+from crosstune.models.loading.known import ALIASES, KNOWN, geometry_for
 
 CONFIGS = {
     "llama": LlamaConfig,
@@ -73,7 +73,7 @@ def test_wrong_names(name, message):
 
 def test_known_shapes_need_no_torch():
     code = (
-        "import sys; from crosstune.models.known import geometry_for; geometry_for('llama-3.1-8b');"
+        "import sys; from crosstune.models.loading.known import geometry_for; geometry_for('llama-3.1-8b');"
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'huggingface_hub')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,8 +14,8 @@ from transformers.utils import logging
 
 from crosstune.errors import UserError
 from crosstune.models.geometry import geometry_of
-from crosstune.models.load import load
-from crosstune.models.quiet import quiet
+from crosstune.models.loading.load import load
+from crosstune.models.loading.log_noise import quiet
 
 IDS = torch.tensor([[1, 40, 41, 42, 7, 9, 11, 13, 15, 17, 19, 21]])
 

@@ -12,18 +12,19 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from crosstune.errors import UserError
-from crosstune.models.attention import IMPLEMENTATION
+from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.load import load
-from crosstune.study.grid import expand
-from crosstune.study.predict import predict
-from crosstune.study.runner import run_study
+from crosstune.models.loading.load import load
+from crosstune.outputs.rows import Row
+from crosstune.running.predict import predict
+from crosstune.running.runner import run_study
+from crosstune.store.store import read_runs
+from crosstune.study.runs import expand
 from crosstune.study.spec import Study, read_study
-from crosstune.study.store import read_runs
-from crosstune.training.batches import Row, collate
+from crosstune.training.batches import collate
 from crosstune.training.loop import train
-from crosstune.training.loss import answer_loss
+from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
 from saved_model import save_model, study_of, write_study
 from tiny_models import CASES, CONFIGS, TRAINED, make_method, random_ids, tokenizer

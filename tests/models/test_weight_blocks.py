@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crosstune.models.weight_blocks import can_pack, packed_weights
+from crosstune.models.fast.weights import can_pack, packed_weights
 from tiny_models import attach, random_ids
 
 pytestmark = pytest.mark.skipif(not can_pack(), reason="no bf16 products over blocks on this CPU")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from crosstune.methods.base import init_ids
-from crosstune.models import attention
-from crosstune.models.attention import Layout
+from crosstune.methods.prompts.start import init_ids
+from crosstune.models.attention import hook as attention
+from crosstune.models.attention.layout import Layout, laid_out
 from reference_decoder import effect_of, keys_values, reference_logits, weights_of
 from tiny_models import (
     CASES,
@@ -206,7 +206,7 @@ def test_grouped_heads_equal_repeated_ones(tiny_lm, monkeypatch, kind, case):
                 )
 
             monkeypatch.setattr(attention, "scaled_dot_product_attention", repeat)
-        with attention.laid_out(layout):
+        with laid_out(layout):
             found.append(loss_and_gradients(lm, method, ids))
     near("grouped = repeated", found[0][0], found[1][0])
     for one, other in zip(found[0][1], found[1][1], strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crosstune.models.language_model import LanguageModel
-from crosstune.training.batches import Row
+from crosstune.outputs.rows import Row
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import CASES, TRAINED, WINDOW, all_logits, make_method, near, random_ids

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig
 
 from crosstune.errors import UserError
-from crosstune.models.attention import IMPLEMENTATION, attention
+from crosstune.models.attention.hook import IMPLEMENTATION, attention
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from tiny_models import CONFIGS, SIZES, tokenizer

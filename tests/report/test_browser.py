@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from synthetic import TASKS, frame, make_predictions, make_run
 
-from crosstune.report.html import write_report
+from crosstune.report.page.html import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser check")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

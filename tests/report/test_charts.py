@@ -6,7 +6,7 @@ import pytest
 from synthetic import LANGUAGES, TASKS, frame, make_predictions, make_run
 
 from crosstune.analysis.groups import group_means
-from crosstune.report import charts
+from crosstune.report.figures import scores as charts
 from crosstune.report.sections import Section, sections
 
 

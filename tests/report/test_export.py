@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 
 import crosstune
-from crosstune import cli
 from crosstune.api import Results
+from crosstune.cli import main as cli
 from crosstune.errors import UserError
 from simulated import simulate, write_store
 

@@ -8,12 +8,12 @@ import polars as pl
 import pytest
 from synthetic import TASKS, frame, make_predictions, make_run
 
-from crosstune.analysis.claim_file import read_claims
-from crosstune.analysis.claims import judge
 from crosstune.analysis.transfer import language_scores, transfer
+from crosstune.claims.file import read_claims
+from crosstune.claims.judge import judge
 from crosstune.errors import UserError
 from crosstune.report.findings import finding, leader, overall_finding
-from crosstune.report.html import embedded_json, render, write_report
+from crosstune.report.page.html import embedded_json, render, write_report
 from crosstune.report.sections import sections
 from crosstune.report.text import points
 

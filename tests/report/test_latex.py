@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosstune.languages import LANGUAGES
-from crosstune.report.latex import LONG, document, escape, table
+from crosstune.report.tables.latex import LONG, document, escape, table
 
 HOSTILE = [
     r"\input{/etc/passwd} \write18{rm -rf /} \end{tabular}",

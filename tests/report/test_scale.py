@@ -10,7 +10,7 @@ from polars.testing import assert_frame_equal
 
 from crosstune.analysis.predictions import Predictions
 from crosstune.analysis.transfer import language_scores
-from crosstune.study import store as stored
+from crosstune.store import store as stored
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "report_scale.py"
 

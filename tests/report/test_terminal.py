@@ -7,8 +7,8 @@ from rich.console import Console
 from synthetic import HOSTILE, TASKS, frame, make_predictions, make_run
 
 from crosstune.analysis.transfer import language_scores, transfer
-from crosstune.output import say
-from crosstune.report.terminal import results_table
+from crosstune.cli.printing import say
+from crosstune.report.tables.terminal import results_table
 
 
 def show(runs: list[dict[str, Any]], predictions: pl.DataFrame, width: int = 100) -> str:

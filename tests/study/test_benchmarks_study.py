@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from crosstune.api import results
-from crosstune.study.runner import run_study
+from crosstune.running.runner import run_study
 from crosstune.study.spec import Study, read_study
 from saved_model import save_model
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from crosstune.languages import LANGUAGES
-from crosstune.study.grid import expand
-from crosstune.study.reading import StudyFile
+from crosstune.study.file import StudyFile
+from crosstune.study.runs import expand
 from crosstune.study.spec import Study
 from ready_studies import ROOT, STUDIES, read_ready
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from crosstune.study.grid import expand
+from crosstune.study.runs import expand
 from crosstune.study.spec import Study
 from ready_studies import ROOT, STUDIES, read_ready
 

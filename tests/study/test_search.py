@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 
+from crosstune.config.yaml_file import Document, dump
 from crosstune.errors import UserError
-from crosstune.study.grid import expand
-from crosstune.study.search import LAST_STEP
+from crosstune.study.runs import LAST_STEP, expand
 from crosstune.study.spec import Study, read_study
-from crosstune.yaml_lines import Document, dump
 from saved_model import study_of, write_study
 
 RATES = [3e-3, 1e-3]

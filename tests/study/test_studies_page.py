@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from crosstune.study.grid import expand, labels
+from crosstune.config.yaml_file import Document
+from crosstune.study.runs import expand, labels
 from crosstune.study.spec import Study, read_study
 from crosstune.training.settings import TrainSettings
-from crosstune.yaml_lines import Document
 
 PAGE = Path(__file__).parents[2] / "docs" / "studies.md"
 TEXT = PAGE.read_text(encoding="utf-8")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from crosstune.config.yaml_file import Document
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.study.spec import Study, read_study
-from crosstune.yaml_lines import Document
 
 GOOD = """\
 name: demo

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosstune.config.yaml_file import Document, dump, parse_value, read_document
 from crosstune.errors import UserError
-from crosstune.yaml_lines import Document, dump, parse_value, read_document
 
 
 @pytest.mark.parametrize(

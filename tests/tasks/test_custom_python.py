@@ -3,7 +3,7 @@
 import pytest
 
 from crosstune.errors import UserError
-from crosstune.tasks.custom import load_task
+from crosstune.tasks.custom.load import load_task
 
 PYTHON = """\
 from __future__ import annotations

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosstune.errors import UserError
-from crosstune.tasks.custom import load_task
-from crosstune.tasks.defined import METRICS
-from crosstune.tasks.definition import Definition
+from crosstune.tasks.custom.definition import Definition
+from crosstune.tasks.custom.load import load_task
+from crosstune.tasks.custom.task import METRICS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ROWS = [

@@ -2,10 +2,10 @@ from collections import Counter
 
 import pytest
 
+from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.tasks import make_task
-from crosstune.tasks.base import Example
-from crosstune.tasks.few_shot import pick_exemplars, with_exemplars
+from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
 
 TRAIN = make_task("cldr-names").examples("train", "en")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from crosstune.data.hub import HubFiles
 from crosstune.errors import UserError
 from crosstune.metrics.numbers import ANSWER_WORDS
-from crosstune.tasks.hub import HubFiles
 from crosstune.tasks.mgsm import Mgsm
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()
@@ -116,7 +116,7 @@ def test_from_the_hub(tmp_path, monkeypatch):
         pl.DataFrame(tables[repo]).write_parquet(path)
         return HubFiles([path], repo, "0" * 40)
 
-    monkeypatch.setattr("crosstune.tasks.hub.fetch_files", fetch)
+    monkeypatch.setattr("crosstune.data.hub.fetch_files", fetch)
     mgsm = task(tmp_path, source="hub")
     assert len(mgsm.languages()) == 11
     assert [e.answers for e in mgsm.examples("test", "sw")] == [("18",)]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crosstune.data import hub
+from crosstune.data.hub import HubFiles
 from crosstune.errors import UserError
-from crosstune.tasks import hub
-from crosstune.tasks.hub import HubFiles
 from crosstune.tasks.nli import LABELS, AmericasNli, MyXnli, Xnli
 from crosstune.tasks.prompts import load_prompts
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosstune.data import hub
+from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.languages import find
-from crosstune.tasks import hub
-from crosstune.tasks.base import Example
 from crosstune.tasks.prompts import load_prompts
 from crosstune.tasks.qa import HELD_OUT, ExtractiveQa, Mlqa, TydiQa, Xquad, held_out
 from squad_json import CONTEXT, article, qa, squad, write

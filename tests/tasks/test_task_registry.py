@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosstune.data.example import fingerprint
 from crosstune.errors import UserError
 from crosstune.tasks import TASKS, make_task
-from crosstune.tasks.base import fingerprint
 from crosstune.tasks.prompts import render
 
 

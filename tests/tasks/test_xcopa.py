@@ -7,9 +7,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
+from crosstune.data import hub
+from crosstune.data.hub import HubFiles, hub_entry
 from crosstune.errors import UserError
-from crosstune.tasks import hub
-from crosstune.tasks.hub import HubFiles, hub_entry
 from crosstune.tasks.prompts import load_prompts
 from crosstune.tasks.xcopa import Xcopa
 

@@ -5,11 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crosstune.data.example import Example
 from crosstune.errors import UserError
-from crosstune.tasks.base import Example
-from crosstune.training import loss as loss_module
-from crosstune.training.batches import Row, collate, tokenize
-from crosstune.training.loss import answer_loss
+from crosstune.outputs.rows import Row, tokenize
+from crosstune.training import objectives as loss_module
+from crosstune.training.batches import collate
+from crosstune.training.objectives import answer_loss
 from tiny_models import DEVICE, attach, make_lm, near, random_ids, row
 
 ROWS = [

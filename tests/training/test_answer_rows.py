@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from crosstune.methods import METHODS
-from crosstune.training.batches import Row, collate
+from crosstune.outputs.rows import Row
+from crosstune.training.batches import collate
 from crosstune.training.loop import _training_mode
-from crosstune.training.loss import answer_loss
+from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
 from tiny_models import DEVICE, FAMILIES, make_lm, random_ids
 

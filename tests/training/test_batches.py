@@ -5,8 +5,9 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosstune.tasks.base import Example
-from crosstune.training.batches import Row, Rows, order, split
+from crosstune.data.example import Example
+from crosstune.outputs.rows import Row, Rows
+from crosstune.training.batches import order, split
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=70)
 

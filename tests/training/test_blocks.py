@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from crosstune.models import weight_blocks
-from crosstune.models.weight_blocks import Blocks, can_pack, packed_weights
+from crosstune.models.fast import weights as weight_blocks
+from crosstune.models.fast.weights import Blocks, can_pack, packed_weights
+from crosstune.outputs.rows import Row
 from crosstune.training import loop
-from crosstune.training.batches import Row
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import DEVICE, TRAINED, attach, random_ids

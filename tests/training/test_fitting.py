@@ -5,11 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosstune.models import fitting
-from crosstune.models.fitting import SHARE, Trial, measures, need
-from crosstune.models.gpu_parts import OFF
-from crosstune.models.memory import Passes
-from crosstune.training.batches import Row
+from crosstune.models.memory import measure as fitting
+from crosstune.models.memory.measure import SHARE, Trial, measures, need
+from crosstune.models.memory.token_limit import Passes
+from crosstune.models.proof import OFF
+from crosstune.outputs.rows import Row
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import attach, make_lm

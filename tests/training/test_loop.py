@@ -7,10 +7,11 @@ import torch
 from pydantic import ValidationError
 
 from crosstune.errors import UserError
+from crosstune.outputs.rows import Row
 from crosstune.training import loop
-from crosstune.training.batches import Row, collate
+from crosstune.training.batches import collate
 from crosstune.training.loop import rate, train
-from crosstune.training.loss import answer_loss
+from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
 from tiny_models import DEVICE, TRAINED, make_method, near, random_ids
 

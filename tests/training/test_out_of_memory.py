@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from crosstune.errors import UserError
-from crosstune.evaluation.choices import ChoiceItem, score_choices
-from crosstune.evaluation.settings import EvaluateSettings
-from crosstune.models.memory import Passes, ran_out
-from crosstune.training.batches import Row
+from crosstune.models.memory.machine import ran_out
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs.choices import ChoiceItem, score_choices
+from crosstune.outputs.rows import Row
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import make_method, random_ids
@@ -109,7 +110,7 @@ def test_other_errors_are_not_taken_for_memory() -> None:
 
 REAL = """
 import resource, torch
-from crosstune.models.memory import Passes
+from crosstune.models.memory.token_limit import Passes
 
 said, sizes, held = [], [], []
 passes = Passes(1024, note=said.append)

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosstune.models.ragged import LONGEST
-from crosstune.training.batches import Row, bins, collate
-from crosstune.training.loss import answer_loss
+from crosstune.models.attention.cpu_line import LONGEST
+from crosstune.outputs.rows import Row
+from crosstune.training.batches import bins, collate
+from crosstune.training.objectives import answer_loss
 from tiny_models import DEVICE, FAMILIES, TRAINED, attach, make_lm, shake
 
 BALANCE = 1e6  # attention costs nothing: pack whatever fits

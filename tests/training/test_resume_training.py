@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from crosstune.errors import UserError
-from crosstune.models.memory import Passes
-from crosstune.training.batches import Row
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs.rows import Row
 from crosstune.training.checkpoint import SECONDS, Checkpoint
 from crosstune.training.loop import Progress, train
 from crosstune.training.settings import TrainSettings

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from crosstune.errors import UserError
-from crosstune.models.bottom import SIZES, _padded, may_share, states_of
-from crosstune.models.kept_states import GIGABYTES, KeptStates
-from crosstune.models.memory import Passes
-from crosstune.training.batches import Row, collate
+from crosstune.models.fast.frozen_states import SIZES, _padded, may_share, states_of
+from crosstune.models.fast.state_store import GIGABYTES, KeptStates
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs.rows import Row
+from crosstune.training.batches import collate
 from crosstune.training.checkpoint import SECONDS, Checkpoint
 from crosstune.training.loop import _training_mode, train
-from crosstune.training.loss import answer_loss
+from crosstune.training.objectives import answer_loss
 from crosstune.training.reuse import Reuse
 from crosstune.training.settings import TrainSettings
 from tiny_models import DEVICE, FAMILIES, WINDOW, attach, make_method, near, random_ids

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.study import store as stored
+from crosstune.store import store as stored
 
 AT_ONCE = 100_000
 """Rows of several runs to take together."""
@@ -70,7 +70,7 @@ class Predictions:
         return self._of_table(run_id).select(TEXTS)
 
     def to_align(self, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
-        """Scores of many runs in little room, as `crosstune.analysis.aligned.align` takes them.
+        """Scores of many runs in little room, as `crosstune.analysis.statistics.pairing.align` takes them.
 
         Returns:
             run, language, example (categorical) and score (float32): 16 bytes a row.

@@ -1,13 +1,13 @@
 """Methods by name. A new one is a file here and a line in this dict."""
 
+from crosstune.methods.adapters.lora import Lora
 from crosstune.methods.base import Method
 from crosstune.methods.few_shot import FewShot
 from crosstune.methods.full import Full
-from crosstune.methods.llama_adapter import LlamaAdapter
-from crosstune.methods.lora import Lora
 from crosstune.methods.none import NoTuning
-from crosstune.methods.prefix import Prefix
-from crosstune.methods.soft_prompt import SoftPrompt
+from crosstune.methods.prompts.llama_adapter import LlamaAdapter
+from crosstune.methods.prompts.prefix import Prefix
+from crosstune.methods.prompts.soft_prompt import SoftPrompt
 
 METHODS: dict[str, type[Method]] = {
     "none": NoTuning,

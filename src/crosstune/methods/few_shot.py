@@ -6,7 +6,7 @@ come from the source language's training split, the same ones for every language
 
 from pydantic import Field
 
-from crosstune.methods.base import MethodConfig
+from crosstune.methods.config import MethodConfig
 from crosstune.methods.none import NoTuning
 
 

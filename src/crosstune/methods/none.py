@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from crosstune.methods.base import Method, MethodConfig
+from crosstune.methods.base import Method
+from crosstune.methods.config import MethodConfig
 from crosstune.models.geometry import Geometry
 
 if TYPE_CHECKING:

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from crosstune.errors import UserError
-from crosstune.models.attention import Layout, laid_out
-from crosstune.models.decoding import Reading, Slots
+from crosstune.models.attention.cache import Reading, Slots
+from crosstune.models.attention.cpu_line import Ragged
+from crosstune.models.attention.layout import Layout, laid_out
+from crosstune.models.fast.layers import Handed, entered_at, left_at
+from crosstune.models.fast.state_store import KeptStates
+from crosstune.models.fast.top_rows import has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
-from crosstune.models.kept_states import KeptStates
-from crosstune.models.midway import Handed, entered_at, left_at
-from crosstune.models.ragged import Ragged
-from crosstune.models.top_rows import has_top_rows, take, top_rows
 
 TOKENS_KEPT = 20_000_000
 """Tokens of prompts that are kept to be used again: 80 MB."""
@@ -35,7 +35,7 @@ class LanguageModel:
         geometry: Its shape.
         soft_prompt: ``[n, hidden]`` stood in front of the text's embeddings, left by `soft-prompt`.
         first_position: Position of the first text token, left by `prefix` (its length).
-        narrows: Whether the top layer can compute some rows alone (`crosstune.models.top_rows`).
+        narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
         kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
     """
 

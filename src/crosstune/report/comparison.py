@@ -4,7 +4,7 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.analysis.significance import by_language
+from crosstune.analysis.statistics.differences import by_language
 from crosstune.report.sections import Section
 
 ALPHA = 0.05
@@ -39,7 +39,7 @@ def languages_against(section: Section, reference: str) -> pl.DataFrame:
     """Every other method against one, language by language.
 
     Returns:
-        The columns of `crosstune.analysis.significance.by_language`, with ``method`` in front.
+        The columns of `crosstune.analysis.statistics.differences.by_language`, with ``method`` in front.
     """
     if section.aligned is None:
         return pl.DataFrame(schema={"method": pl.String, "language": pl.String})

@@ -8,13 +8,19 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from crosstune.analysis.claims import Verdict
 from crosstune.analysis.transfer import Run
+from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError, did_you_mean
-from crosstune.report import latex
 from crosstune.report.gallery import curve_figures, section_figures
 from crosstune.report.sections import Section
-from crosstune.report.tables import Table, section_names, section_tables, settings_table, verdicts_table
+from crosstune.report.tables import latex
+from crosstune.report.tables.tables import (
+    Table,
+    section_names,
+    section_tables,
+    settings_table,
+    verdicts_table,
+)
 
 FIGURES = ("svg", "pdf", "png")
 TABLES = ("csv", "tex")

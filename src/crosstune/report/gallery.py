@@ -10,13 +10,14 @@ from crosstune.analysis.curves import curve, swept
 from crosstune.analysis.groups import Grouping
 from crosstune.analysis.transfer import Run
 from crosstune.errors import UserError, did_you_mean
-from crosstune.report import charts, difference_charts, rates
 from crosstune.report.comparison import references
-from crosstune.report.curves import curves
-from crosstune.report.figures import GROUPINGS, MANY_METHODS
+from crosstune.report.contents import MANY_METHODS
+from crosstune.report.figures import differences as difference_charts
+from crosstune.report.figures import rates
+from crosstune.report.figures import scores as charts
+from crosstune.report.figures.curves import curves
 from crosstune.report.sections import Section
-from crosstune.report.tables import slug
-from crosstune.report.text import visible
+from crosstune.report.text import GROUPINGS, slug, visible
 
 Chart = alt.TopLevelMixin
 WIDTH = 420

@@ -1,19 +1,18 @@
 """A report's sections: one for each set of runs that may be compared."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import polars as pl
-from babel import Locale
 
-from crosstune.analysis.aligned import Aligned, align
 from crosstune.analysis.answer_language import CORRECT
-from crosstune.analysis.groups import Grouping, language_or_none
 from crosstune.analysis.predictions import Predictions, as_predictions
-from crosstune.analysis.significance import differences
+from crosstune.analysis.statistics.differences import differences
+from crosstune.analysis.statistics.pairing import Aligned, align
 from crosstune.analysis.transfer import COMPARISON, SCORING, Run, language_scores, seed_means, transfer
+from crosstune.report.text import language_name
 
 IN_ENGLISH = "metric.in_english"
 
@@ -44,8 +43,8 @@ class Section:
         """Every other method against one, best first; computed once.
 
         Returns:
-            The columns of `crosstune.analysis.significance.differences` but for the bootstrap's, ``b`` being
-            the reference; no rows where the runs share no example in a target language.
+            The columns of `crosstune.analysis.statistics.differences.differences` but for the bootstrap's,
+            ``b`` being the reference; no rows where the runs share no example in a target language.
         """
         if self.aligned is None or len(self.methods) < 2:
             return pl.DataFrame(schema={"a": pl.String, "b": pl.String, "p_holm": pl.Float64})
@@ -140,22 +139,6 @@ def sections(
         lined_up = aligned.get((model, task, protocol))
         found.append(Section(model, task, protocol, note, members, own, table.filter(here), lined_up))
     return found
-
-
-def language_name(code: str) -> str:
-    """The language's English name, or its code where the language table lacks it."""
-    language = language_or_none(code)
-    return code if language is None else language.name
-
-
-def group_name(by: Grouping, group: str) -> str:
-    """How a group of `crosstune.analysis.groups.group_means` is written: scripts by name instead of code."""
-    names: Mapping[str, str] = Locale("en").scripts
-    return (
-        {"Hans": "Simplified Han", "Hant": "Traditional Han"}.get(group, names.get(group, group))
-        if by == "script"
-        else group
-    )
 
 
 def _protocol_note(run: Run) -> str:

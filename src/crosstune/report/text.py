@@ -1,6 +1,12 @@
 """Text from datasets and models is hostile: it is made visible, short and inert before anyone sees it."""
 
+import re
 import unicodedata
+from collections.abc import Mapping
+
+from babel import Locale
+
+from crosstune.analysis.groups import Grouping, language_or_none
 
 # Controls that reorder or hide what follows. Zero-width joiners stay: Persian and Indic scripts need them.
 _HIDDEN = frozenset("\u061c\u200b\u200e\u200f\u2028\u2029\u2060\ufeff") | {
@@ -58,3 +64,37 @@ def points(difference: float | None, digits: int = 1) -> str:
 def p_value(p: float) -> str:
     """A p value as text: three digits, or that it is less than the least of these."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+GROUPINGS: dict[Grouping, str] = {
+    "family": "Family",
+    "branch": "Branch",
+    "script": "Script",
+    "resource": "Resource class",
+    "seen_script": "Seen or unseen script",
+    "macroarea": "Macro-area",
+}
+
+
+def slug(*parts: object) -> str:
+    """A file name of some parts: ASCII letters, digits and hyphens."""
+    words = [
+        re.sub(r"[^a-z0-9]+", "-", str(part).lower().rsplit("/", 1)[-1])[:40].strip("-") for part in parts
+    ]
+    return "-".join(word for word in words if word) or "table"
+
+
+def language_name(code: str) -> str:
+    """The language's English name, or its code where the language table lacks it."""
+    language = language_or_none(code)
+    return code if language is None else language.name
+
+
+def group_name(by: Grouping, group: str) -> str:
+    """How a group of `crosstune.analysis.groups.group_means` is written: scripts by name instead of code."""
+    names: Mapping[str, str] = Locale("en").scripts
+    return (
+        {"Hans": "Simplified Han", "Hant": "Traditional Han"}.get(group, names.get(group, group))
+        if by == "script"
+        else group
+    )

@@ -6,16 +6,16 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
 
+from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
 from crosstune.errors import UserError, did_you_mean
-from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.methods import METHODS
-from crosstune.methods.base import MethodConfig
 from crosstune.methods.budget import parse_budget
-from crosstune.problems import Loc, invalid, known_keys, read_settings
+from crosstune.methods.config import MethodConfig
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.search import SearchSettings
 from crosstune.tasks import TASKS
 from crosstune.tasks.base import Task, TaskOptions
-from crosstune.tasks.custom import SUFFIXES, TaskFile, load_task
+from crosstune.tasks.custom.load import SUFFIXES, TaskFile, load_task
 from crosstune.training.settings import TrainSettings
 
 ENTRY = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)

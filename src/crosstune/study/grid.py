@@ -1,231 +1,211 @@
-"""The runs of a study: one for each model, task, method and seed, each with an id made from its content."""
+"""``grid:`` in a study: lists of values, tried in every combination, as further entries of its methods."""
 
-import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
 
-from crosstune.evaluation.settings import EvaluateSettings
+from pydantic import ValidationError
+
+from crosstune.config.mistakes import Loc, invalid
+from crosstune.errors import did_you_mean
 from crosstune.methods import METHODS
-from crosstune.methods.base import Method, MethodConfig
-from crosstune.methods.budget import solve, written
-from crosstune.models.device import named
-from crosstune.models.known import geometry_for
-from crosstune.study.entries import MethodEntry, TaskEntry
-from crosstune.study.search import LAST_STEP, Search
-from crosstune.study.spec import Study
-from crosstune.training.settings import TrainSettings
+from crosstune.study.entries import MethodEntry
+from crosstune.training.settings import ONE_OF, TrainSettings
 
-RESULT_VERSION = 1
-"""Raised whenever the same settings lead to other numbers, so that old runs are not taken for new ones."""
+MOST_RUNS = 100_000
+"""More than this in one study is a slip of the hand."""
+
+Axes = dict[str, tuple[list[Any], Loc]]
+"""What is swept of a method: dotted setting, its values, and where the file has them."""
 
 
 @dataclass(frozen=True)
-class Run:
-    """Everything that decides one result.
+class Cell:
+    """One entry of the methods after grids are written out.
 
     Attributes:
-        study: Name of the study, for the record; not part of the id.
-        model: As the study names it. Its revision is known when it is loaded, and is checked on resuming.
-        device: Kind of device ("cpu", "cuda", ...); arithmetic differs between kinds.
-        dtype: Of the frozen weights, such as "bfloat16".
-        task: Name and options.
-        languages: Evaluated in, source language first.
-        method: Name in `METHODS`.
-        config: The method's settings.
-        train: With the learning rate filled in; None when nothing is trained.
-        evaluate: Evaluation settings.
-        seed: Of the method's start, the order of examples and the exemplars.
-        label: Short name, unique among the methods of the study.
-        kind: "result", or "search": trained and scored on source-language development data, nothing else.
-        search: For a result whose learning rate is searched: the runs that decide it. Its ``train`` has no
-            learning rate then, until `crosstune.study.search.resolve` fills it in.
-        chosen: Development score by searched rate, once resolved.
-        quantize: "4bit" or "8bit" for the frozen weights; in the id when set.
-        device_map: How the model is spread over GPUs; not in the id.
-        known_as: The id from before it was resolved, which it keeps.
+        entry: As a study file could have it.
+        index: Of the entry in the study's own list that it comes from.
+        origin: Where the file has the values of swept settings.
     """
 
-    study: str
-    model: str
-    device: str
-    dtype: str
-    task: TaskEntry
-    languages: tuple[str, ...]
-    method: str
-    config: MethodConfig
-    train: TrainSettings | None
-    evaluate: EvaluateSettings
-    seed: int
-    label: str
-    kind: Literal["result", "search"] = "result"
-    search: Search | None = None
-    chosen: dict[float, float] | None = None
-    quantize: str | None = None
-    device_map: str | None = None
-    known_as: str | None = None
+    entry: Any
+    index: int
+    origin: dict[str, Loc] = field(default_factory=dict)
 
-    @cached_property
-    def id(self) -> str:
-        """16 hex digits of the SHA-256 over all that decides the result, as canonical JSON."""
-        if self.known_as is not None:
-            return self.known_as
-        made = self.new_method()
-        content: dict[str, Any] = {
-            "version": RESULT_VERSION,
-            "model": self.model,
-            "device": self.device,
-            "dtype": self.dtype,
-            "task": self.task.name,
-            "task_version": self.task.task_class.version,
-            "options": self.task.options.model_dump(mode="json"),
-            "languages": sorted(self.languages),
-            "method": self.method,
-            "config": self.config.model_dump(mode="json"),
-            "train": None if self.train is None else self.train.identity(),
-            "evaluate": self.evaluate.model_dump(mode="json"),
-            # Nothing is drawn for a method that neither trains nor shows exemplars.
-            "seed": self.seed if made.trains or made.shots else None,
-        }
-        if self.task.file is not None:
-            content["task_file"] = self.task.file.sha256
-        if self.quantize is not None:
-            content["quantize"] = self.quantize
-        if self.kind != "result":
-            content["kind"] = self.kind
-        if self.search is not None:
-            content["search"] = sorted(self.search.runs)
-        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def new_method(self) -> Method:
-        """The method, not attached to anything yet."""
-        return METHODS[self.method](self.config)
+    def place(self, rest: Loc) -> Loc:
+        """The place in the file of a part of the entry."""
+        for dotted in (".".join(map(str, rest[:n])) for n in (2, 1)):
+            if dotted in self.origin:
+                return self.origin[dotted]
+        return ("methods", self.index, *rest)
 
 
-def expand(study: Study) -> list[Run]:
-    """All runs of a study in the order they are done: model by model, task by task, untrained methods first.
+def sweep(methods: Sequence[Any], grid: Any) -> list[Cell]:
+    """Write out the grids of a study and of its methods.
 
-    A method that neither trains nor draws anything is one run whatever the seeds. The search runs that decide
-    a learning rate stand just before the runs that wait for it.
-
-    Raises:
-        UserError: The device is not on this machine, or the shape of a model, which a budget needs, cannot be
-            read.
-    """
-    device, dtype = named(study.device, study.dtype)
-    names = labels(study.methods, study.budget)
-    runs: dict[str, Run] = {}
-    for model in study.models:
-        for task in study.tasks:
-            languages, evaluate = study.languages_for(task), study.evaluate_for(task)
-            for method, label in sorted(
-                zip(study.methods, names, strict=True), key=lambda each: _trains(each[0])
-            ):
-                base = Run(
-                    study=study.name,
-                    model=model,
-                    device=device,
-                    dtype=dtype,
-                    task=task,
-                    languages=languages,
-                    method=method.name,
-                    config=_sized(method, study.budget, model),
-                    train=None,
-                    evaluate=evaluate,
-                    seed=study.seeds[0],
-                    label=label,
-                    quantize=study.quantize,
-                    device_map=study.device_map,
-                )
-                made = base.new_method()
-                if made.trains:
-                    base = replace(base, train=study.train_for(task, method))
-                for run in _searched(base, study.search_for(task, method), made.default_rate, study.seeds):
-                    runs.setdefault(run.id, run)
-    return list(runs.values())
-
-
-def _searched(
-    base: Run, rates: tuple[float, ...] | None, default: float | None, seeds: tuple[int, ...]
-) -> list[Run]:
-    """The runs of one model, task and method: those of the search, if there is one, and one for each seed."""
-    train = base.train
-    if train is None:
-        return [replace(base, seed=seed) for seed in seeds]
-    if rates is None:
-        rate = default if train.learning_rate is None else train.learning_rate
-        train = train.model_copy(update={"learning_rate": rate})
-        return [replace(base, train=train, seed=seed) for seed in seeds]
-    scored = {"evaluate_every": train.evaluate_every or LAST_STEP}
-    search = [
-        replace(
-            base,
-            kind="search",
-            languages=(),
-            seed=seeds[0],
-            train=train.model_copy(update=scored | {"learning_rate": rate}),
-        )
-        for rate in rates
-    ]
-    waits = Search(tuple(run.id for run in search), rates)
-    unset = train.model_copy(update={"learning_rate": None})
-    return [*search, *(replace(base, train=unset, search=waits, seed=seed) for seed in seeds)]
-
-
-def _sized(method: MethodEntry, shared: int | None, model: str) -> MethodConfig:
-    """The method's settings, its size solved for this model where a budget decides it."""
-    budget = method.budget_of(shared)
-    solved = None if budget is None else solve(method.name, method.config, geometry_for(model), budget)
-    return method.config if solved is None else solved.config
-
-
-def labels(methods: Sequence[MethodEntry], budget: int | None = None) -> list[str]:
-    """A short name for each method of a study: its name and the settings that are not the default.
+    Entries that a grid makes and that are already there are left out. A setting that a method gives itself is
+    not swept by the study's grid.
 
     Args:
-        methods: Of the study.
-        budget: The study's own. A method whose size a budget decides is named by the budget, since the size
-            differs between models.
+        methods: The study's entries: names, mappings or `MethodEntry`.
+        grid: The study's own: settings (``train.limit``, ``lora.rank``) to lists of values; None for none.
+
+    Raises:
+        ValidationError: An unknown key, no list, an empty list, or far too many combinations.
     """
-    made = [label(method, budget) for method in methods]
-    again = [f"{text} ({made[:i].count(text) + 1})" for i, text in enumerate(made)]
-    return [text if made.count(text) == 1 else numbered for text, numbered in zip(made, again, strict=True)]
+    entries = [each.as_given(mode="python") if isinstance(each, MethodEntry) else each for each in methods]
+    shared = _axes(grid, ("grid",)) if grid is not None else {}
+    named = {_name(entry) for entry in entries}
+    for key in shared:
+        _check_shared(key, named)
+    cells: list[Cell] = []
+    for index, entry in enumerate(entries):
+        cells += _cells(entry, index, shared)
+        if len(cells) > MOST_RUNS:
+            raise _too_many(("grid",), len(cells))
+    return _merged(cells)
 
 
-def label(entry: MethodEntry, budget: int | None = None) -> str:
-    """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003", "lora 1.23M"."""
-    config = entry.config
-    parts = [entry.name]
-    default = METHODS[entry.name].Config()
-    settings = {
-        name: value
-        for name in type(config).model_fields
-        if (value := getattr(config, name)) != getattr(default, name)
-    }
-    if (own := entry.budget_of(budget)) is not None:
-        parts.append(written(own))
-    fields = TrainSettings.model_fields
-    train = {key: x for key, x in entry.train.items() if x is not None or fields[key].default is not None}
-    if train.get("learning_rate") == METHODS[entry.name](config).default_rate:
-        train.pop("learning_rate", None)
-    for name, value in (*settings.items(), *train.items()):
-        plain = {"learning_rate": "lr"}.get(name, name.replace("_", " "))
-        choice = name in settings and isinstance(value, str) and name != "init_text"
-        parts.append(str(value) if choice else f"{plain} {_short(value)}")
-    return " ".join(parts)
+def _cells(entry: Any, index: int, shared: Axes) -> list[Cell]:
+    """The combinations of one method; the entry itself where nothing is swept."""
+    name = _name(entry)
+    if name not in METHODS:
+        return [Cell(entry, index)]  # a mistake that the entry's own reading names
+    plain: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
+    train = plain.get("train")
+    own_train = dict(train) if isinstance(train, Mapping) else {}
+    axes = _of_method(name, plain, own_train, shared)
+    if "grid" in plain:
+        at = ("methods", index, "grid")
+        own = _axes(plain.pop("grid"), at)
+        for key in own:
+            _check_setting(name, key, (*at, key))
+            given = own_train if key.startswith("train.") else plain
+            if key.removeprefix("train.") in given:
+                raise invalid(
+                    (*at, key), f"grid: method {name} gives {key} itself as well; give one of the two"
+                )
+        axes |= own
+    if not axes:
+        return [Cell(entry, index)]
+    many = math.prod(len(values) for values, _ in axes.values())
+    if many > MOST_RUNS:
+        raise _too_many(next(iter(axes.values()))[1], many)
+    origin = {key: where for key, (_, where) in axes.items()}
+    cells = []
+    for values in product(*(values for values, _ in axes.values())):
+        made, inner = dict(plain), dict(own_train)
+        for key, value in zip(axes, values, strict=True):
+            if key.startswith("train."):
+                inner[key.removeprefix("train.")] = value
+            else:
+                made[key] = value
+        cells.append(Cell(made | ({"train": inner} if inner else {}), index, origin))
+    return cells
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        value = ",".join(str(each) for each in value)
-    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
-    return text if len(text) <= 24 else text[:21] + "..."
+def _of_method(name: str, entry: Mapping[str, Any], train: Mapping[str, Any], shared: Axes) -> Axes:
+    """What the study's grid sweeps of a method that does not set it itself."""
+    axes: Axes = {}
+    for key, axis in shared.items():
+        kind, _, setting = key.partition(".")
+        if kind == "train":
+            setting = key
+        elif kind != name:
+            continue
+        if setting.startswith("train."):
+            plain = setting.removeprefix("train.")
+            others = {other for pair in ONE_OF if plain in pair for other in pair} | {plain}
+            searched = plain == "learning_rate" and entry.get("search")
+            if METHODS[name].learning_rate is None or searched or not others.isdisjoint(train):
+                continue
+        elif setting in entry:
+            continue
+        # "lora.train.steps" says more than "train.steps" does.
+        if setting not in axes or kind != "train":
+            axes[setting] = axis
+    return axes
 
 
-def _trains(method: MethodEntry) -> tuple[bool, bool]:
-    """Sorts methods without any drawing first, then those without training."""
-    made = METHODS[method.name](method.config)
-    return made.trains, made.shots > 0
+def _axes(grid: Any, at: Loc) -> Axes:
+    if not isinstance(grid, Mapping) or not grid:
+        raise invalid(at, "grid: a mapping of settings to lists is wanted, such as {train.limit: [64, 256]}")
+    for key, values in grid.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise invalid((*at, key), f"grid: {key} needs a list of values to try, such as [1, 2]")
+    return {key: (list(values), (*at, key)) for key, values in grid.items()}
+
+
+def _check_shared(key: str, named: set[str]) -> None:
+    """Refuse a key of the study's grid that sweeps nothing."""
+    kind, dot, setting = key.partition(".")
+    at: Loc = ("grid", key)
+    if kind == "train" and dot:
+        _check_train(setting, at)
+    elif not dot or kind not in METHODS:
+        known = ["train", *METHODS]
+        raise invalid(
+            at,
+            f'grid: unknown key "{key}"; give train.<setting> or <method>.<setting>'
+            f"{did_you_mean(kind, known) if dot else ', such as train.limit or lora.rank'}",
+        )
+    elif kind not in named:
+        raise invalid(at, f'grid: the study has no method "{kind}"{did_you_mean(kind, named)}')
+    else:
+        _check_setting(kind, setting, at)
+
+
+def _check_setting(name: str, key: str, at: Loc) -> None:
+    """Refuse what is neither a setting of a method nor one of its training."""
+    if key.startswith("train."):
+        _check_train(key.removeprefix("train."), at)
+        return
+    fields = METHODS[name].Config.model_fields
+    if key not in fields:
+        hint = did_you_mean(key, [*fields, "train.learning_rate", "train.limit"])
+        raise invalid(at, f'grid: unknown key "{key}" of method {name}{hint}')
+
+
+def _check_train(setting: str, at: Loc) -> None:
+    if setting not in TrainSettings.model_fields:
+        raise invalid(
+            at, f'grid: unknown key "{setting}" of train{did_you_mean(setting, TrainSettings.model_fields)}'
+        )
+
+
+def _merged(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells without those that a grid made and that are the same as another."""
+    texts = [_text(cell.entry) if cell.origin else None for cell in cells]
+    if not any(texts):
+        return list(cells)
+    seen = {_text(cell.entry) for cell in cells if not cell.origin}
+    kept = []
+    for cell, text in zip(cells, texts, strict=True):
+        if text is None or text not in seen:
+            kept.append(cell)
+        if text is not None:
+            seen.add(text)
+    return kept
+
+
+def _text(entry: Any) -> str:
+    """The same for entries that mean the same."""
+    try:
+        read = MethodEntry.model_validate(entry)
+    except ValidationError:
+        return repr(entry)  # its mistake is named when the study's list is read
+    given = read.as_given() | read.config.model_dump(mode="json")
+    return json.dumps(given, sort_keys=True, default=str)
+
+
+def _name(entry: Any) -> str:
+    name = entry.get("name") if isinstance(entry, Mapping) else entry
+    return name if isinstance(name, str) else ""
+
+
+def _too_many(at: Loc, many: int) -> ValidationError:
+    return invalid(at, f"grid: {many:,} combinations; a study takes {MOST_RUNS:,} runs at most")

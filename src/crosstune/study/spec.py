@@ -14,27 +14,20 @@ from pydantic import (
     model_validator,
 )
 
+from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings, reworded
+from crosstune.config.yaml_file import dump
 from crosstune.errors import UserError, did_you_mean
-from crosstune.evaluation.settings import EvaluateSettings
 from crosstune.languages import find
 from crosstune.methods import METHODS
-from crosstune.models.device import DTYPES, DeviceMap
-from crosstune.models.quantize import Quantize
-from crosstune.problems import Loc, invalid, known_keys, read_settings, reworded
-from crosstune.study.entries import (
-    ENTRY,
-    MethodEntry,
-    TaskEntry,
-    budget_part,
-    search_part,
-    settings_part,
-)
-from crosstune.study.model_names import cheap_geometry, check_model
-from crosstune.study.reading import StudyFile
+from crosstune.models.loading.device import DTYPES, DeviceMap
+from crosstune.models.loading.known import cheap_geometry, check_model
+from crosstune.models.loading.quantize import Quantize
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.study.entries import ENTRY, MethodEntry, TaskEntry, budget_part, search_part, settings_part
+from crosstune.study.file import StudyFile
+from crosstune.study.grid import MOST_RUNS, sweep
 from crosstune.study.search import SearchSettings
-from crosstune.study.sweep import MOST_RUNS, sweep
 from crosstune.training.settings import ONE_OF, TrainSettings
-from crosstune.yaml_lines import dump
 
 Codes = Literal["all"] | tuple[str, ...]
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from crosstune.data.example import Split
+from crosstune.data.hub import hub_entry
 from crosstune.errors import UserError, did_you_mean
-from crosstune.tasks.base import Split, Task
+from crosstune.tasks.base import Task
 from crosstune.tasks.belebele import Belebele
 from crosstune.tasks.cldr_names import CldrNames
-from crosstune.tasks.hub import hub_entry
 from crosstune.tasks.mgsm import Mgsm
 from crosstune.tasks.nli import AmericasNli, MyXnli, Xnli
 from crosstune.tasks.number_words import NumberWords

@@ -1,42 +1,13 @@
 """What a task is: examples with a prompt and either choices or a free answer, in many languages."""
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-Split = Literal["train", "dev", "test"]
-Kind = Literal["choice", "generation"]
+from crosstune.data.example import Example, Kind, Split, fingerprint
 
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    r"""One question, its prompt already written out.
-
-    Attributes:
-        id: The same in every language where the task is parallel.
-        language: Canonical code of the language table (`crosstune.languages`).
-        prompt: Text that ends where the answer starts, without trailing space ("...\nTopic:").
-        answers: Acceptable answers without leading space; the first is the one training writes.
-        choices: What is scored, for a choice task (each without leading space); empty for a free answer.
-        fields: The dataset's own texts by name, such as ("premise", "..."): what overlap with training data
-            and repeated questions are looked for in.
-    """
-
-    id: str
-    language: str
-    prompt: str
-    answers: tuple[str, ...]
-    choices: tuple[str, ...] = ()
-    fields: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def gold(self) -> int:
-        """Index of the right choice."""
-        return self.choices.index(self.answers[0])
+__all__ = ["Example", "Kind", "Split", "Task", "TaskOptions", "fingerprint"]
 
 
 class TaskOptions(BaseModel):
@@ -99,13 +70,3 @@ class Task(ABC):
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Metrics of one answer. For a choice task ``answer`` is the text of the choice picked."""
         return {self.metrics[0]: float(answer in example.answers)}
-
-
-def fingerprint(examples: Iterable[Example]) -> str:
-    """SHA-256 (first 16 hex digits) over everything in the examples, in order."""
-    digest = hashlib.sha256()
-    for example in examples:
-        texts = (example.id, example.language, example.prompt, *example.answers, "\x1e", *example.choices)
-        digest.update("\x1f".join(texts).encode())
-        digest.update(b"\x1d")
-    return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
 """Belebele: a passage, a question and four answers, parallel in 122 language varieties.
 
 Bandarkar et al. 2024 (arXiv 2308.16884): 900 questions on 488 passages of FLORES-200, for testing only. It is
-trained and selected on English reading sets (`crosstune.tasks.reading`).
+trained and selected on English reading sets (`crosstune.data.reading_sets`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,13 +9,14 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, ClassVar, Literal
 
+from crosstune.data.example import Example, Kind, Split
+from crosstune.data.local import DATA_VARIABLE, data_root, fair_order
+from crosstune.data.reading_sets import SETS, Reading, checked
+from crosstune.data.source import Layout
+from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
-from crosstune.tasks.base import Example, Kind, Split
-from crosstune.tasks.files import BadRow, Row, Rows, read_rows
 from crosstune.tasks.prompts import render
-from crosstune.tasks.published import Layout, PublishedOptions, PublishedTask
-from crosstune.tasks.reading import SETS, Reading, checked
-from crosstune.tasks.sources import DATA_VARIABLE, data_root, fair_order
+from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 SetName = Literal["assembled", "race", "sciq", "multirc", "mctest", "mcscript", "reclor", "dream"]
 ON_HUB: tuple[SetName, ...] = ("race", "sciq", "multirc", "mctest")
@@ -183,7 +184,7 @@ class Belebele(PublishedTask):
 
     def _fetched(self, name: str, split: Split) -> tuple[Rows, dict[str, Any]]:
         """Rows of a set on the hub and where they come from."""
-        from crosstune.tasks.hub import fetch_files, hub_entry
+        from crosstune.data.hub import fetch_files, hub_entry
 
         entry = hub_entry(SETS[name].hub or name)
         files = fetch_files(entry.repo, entry.pattern(split, self.source_language), entry.revision)

@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 
 from babel import localedata
 
+from crosstune.data.example import Example, Kind, Split
+from crosstune.data.local import fair_order, missing_language
 from crosstune.errors import UserError
 from crosstune.languages.table import LANGUAGES
-from crosstune.tasks.base import Example, Kind, Split, Task
+from crosstune.tasks.base import Task
 from crosstune.tasks.prompts import load_prompts, render
-from crosstune.tasks.sources import fair_order, missing_language
 
 KINDS = ("country", "language", "currency", "script")
 

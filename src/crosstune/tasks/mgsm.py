@@ -7,13 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+from crosstune.data.example import Example, Kind, Split
+from crosstune.data.local import fair_order
+from crosstune.data.source import Layout
+from crosstune.data.tables import Row
 from crosstune.errors import UserError
 from crosstune.metrics.numbers import ANSWER_WORDS, number_match
-from crosstune.tasks.base import Example, Kind, Split, TaskOptions
-from crosstune.tasks.files import Row
+from crosstune.tasks.base import TaskOptions
 from crosstune.tasks.prompts import load_prompts, render
-from crosstune.tasks.published import Layout, PublishedOptions, PublishedTask
-from crosstune.tasks.sources import fair_order
+from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 HELD_OUT = 20
 """One in so many questions of GSM8K train is for selection and never trained on."""

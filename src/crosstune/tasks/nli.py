@@ -12,12 +12,14 @@ from pathlib import Path
 from statistics import mode
 from typing import Any, ClassVar, Literal
 
+from crosstune.data.example import Example, Kind, Split
+from crosstune.data.local import data_root
+from crosstune.data.source import Layout
+from crosstune.data.tables import BadRow, Row, Rows, read_lines, read_rows
 from crosstune.errors import UserError
-from crosstune.tasks.base import Example, Kind, Split, TaskOptions
-from crosstune.tasks.files import BadRow, Row, Rows, read_lines, read_rows
+from crosstune.tasks.base import TaskOptions
 from crosstune.tasks.prompts import load_prompts, render
-from crosstune.tasks.published import Layout, PublishedOptions, PublishedTask
-from crosstune.tasks.sources import data_root
+from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 LABELS = ("entailment", "neutral", "contradiction")
 COLUMNS = ("premise", "hypothesis", "label")

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from num2words import num2words  # type: ignore[import-untyped]
 from pydantic import Field
 
+from crosstune.data.example import Example, Kind, Split
+from crosstune.data.local import fair_order, missing_language
 from crosstune.metrics.text import normalise_number_words
-from crosstune.tasks.base import Example, Kind, Split, Task, TaskOptions
+from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.prompts import load_prompts, render
-from crosstune.tasks.sources import fair_order, missing_language
 
 # Numbers of each length (digits) in test, dev and train; there are only 10 and 90 of the short ones.
 SIZES: dict[int, tuple[int, int, int]] = {

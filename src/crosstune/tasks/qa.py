@@ -15,14 +15,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from crosstune.data.example import Example, Kind, Split
+from crosstune.data.local import fair_order
+from crosstune.data.source import Layout
+from crosstune.data.squad import read_by_language, read_renumbered, read_squad
+from crosstune.data.tables import LARGEST_ROW, Row
 from crosstune.errors import UserError
 from crosstune.metrics import mlqa, squad
-from crosstune.tasks.base import Example, Kind, Split, TaskOptions
-from crosstune.tasks.files import LARGEST_ROW, Row
+from crosstune.tasks.base import TaskOptions
 from crosstune.tasks.prompts import render
-from crosstune.tasks.published import Layout, PublishedOptions, PublishedTask
-from crosstune.tasks.sources import fair_order
-from crosstune.tasks.squad_files import read_by_language, read_renumbered, read_squad
+from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 HELD_OUT = 20
 """About one training question in so many is kept for selection."""

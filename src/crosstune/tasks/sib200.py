@@ -6,10 +6,11 @@ Adelani et al. 2024 (arXiv 2309.07445). Local layout: that of its repository.
 from collections.abc import Mapping
 from typing import ClassVar
 
-from crosstune.tasks.base import Example, Kind, Split
-from crosstune.tasks.files import Row
+from crosstune.data.example import Example, Kind, Split
+from crosstune.data.source import Layout
+from crosstune.data.tables import Row
 from crosstune.tasks.prompts import load_prompts, render
-from crosstune.tasks.published import Layout, PublishedTask
+from crosstune.tasks.published import PublishedTask
 
 COLUMNS = ("index_id", "category", "text")
 

@@ -8,11 +8,13 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
+from crosstune.data.example import Example, Kind, Split
+from crosstune.data.source import Layout
+from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
-from crosstune.tasks.base import Example, Kind, Split, TaskOptions
-from crosstune.tasks.files import BadRow, Row, Rows, read_rows
+from crosstune.tasks.base import TaskOptions
 from crosstune.tasks.prompts import render
-from crosstune.tasks.published import Layout, PublishedOptions, PublishedTask
+from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 COLUMNS = ("premise", "choice1", "choice2", "question", "idx")
 QUESTIONS = ("cause", "effect")
@@ -88,7 +90,7 @@ class Xcopa(PublishedTask):
 
     def languages(self) -> list[str]:
         """Canonical codes, English first where COPA's test file is there."""
-        from crosstune.tasks.hub import hub_entry
+        from crosstune.data.hub import hub_entry
 
         found = super().languages()
         if self.on_hub and self.published.evaluate_on in hub_entry("copa").files:
@@ -136,7 +138,7 @@ class Xcopa(PublishedTask):
             return list(super()._local_rows(split, language))
         if language != self.source_language:
             return list(super()._hub_rows(split, language))
-        from crosstune.tasks.hub import fetch_files, hub_entry
+        from crosstune.data.hub import fetch_files, hub_entry
 
         entry = hub_entry("copa")
         files = fetch_files(entry.repo, entry.pattern(split, language), entry.revision)

@@ -20,8 +20,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from crosstune.errors import UserError
-from crosstune.models.memory import Passes
-from crosstune.models.tensor_files import write_tensors
+from crosstune.models.memory.token_limit import Passes
+from crosstune.models.tensor_file import write_tensors
 
 SECONDS = "CROSSTUNE_CHECKPOINT_SECONDS"
 """Environment variable: seconds between two checkpoints, 0 for one after every step."""

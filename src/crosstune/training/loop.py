@@ -13,14 +13,16 @@ import torch
 
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
-from crosstune.models import fitting
-from crosstune.models.fused import fused_parts
-from crosstune.models.memory import Passes, ran_out
-from crosstune.models.packed import distrust, suits
-from crosstune.models.weight_blocks import Blocks, packed_weights
-from crosstune.training.batches import Row, collate, order, split
+from crosstune.models.attention.gpu_line import distrust, suits
+from crosstune.models.fast.norms import fused_parts
+from crosstune.models.fast.weights import Blocks, packed_weights
+from crosstune.models.memory import measure as fitting
+from crosstune.models.memory.machine import ran_out
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs.rows import Row
+from crosstune.training.batches import collate, order, split
 from crosstune.training.checkpoint import Checkpoint
-from crosstune.training.loss import answer_loss
+from crosstune.training.objectives import answer_loss
 from crosstune.training.reuse import Reuse
 from crosstune.training.settings import TrainSettings
 from crosstune.training.state import Best, LoopState, Trained, random_state, set_parameters, set_random_state

@@ -2,8 +2,8 @@
 
 Epochs, and the runs that a process makes with one loaded model, read the same texts. What a text is on its
 way through layers that nothing is trained in depends on the model and the text alone, to the bit on a CPU
-(`crosstune.models.bottom`). So it is kept; whether it was kept or had to be made again, for want of memory or
-in a process that takes up what another left, makes no difference.
+(`crosstune.models.fast.frozen_states`). So it is kept; whether it was kept or had to be made again, for want
+of memory or in a process that takes up what another left, makes no difference.
 """
 
 from array import array
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from crosstune.methods.base import Method
-from crosstune.models.bottom import Text, drops, may_share, states_of
-from crosstune.models.memory import ran_out
-from crosstune.models.midway import Handed
-from crosstune.training.batches import Row
+from crosstune.models.fast.frozen_states import Text, drops, may_share, states_of
+from crosstune.models.fast.layers import Handed
+from crosstune.models.memory.machine import ran_out
+from crosstune.outputs.rows import Row
 
 # Of the largest number: what other products round otherwise, in 16 bits. A wrong state is nowhere near.
 APART = 0.05

@@ -1,0 +1,1 @@
+"""Tests, intervals and variances over paired predictions."""

@@ -1,0 +1,319 @@
+"""Paired tests between methods: over all languages, and language by language.
+
+`docs/statistics.md` says what each test takes for random and how it did on simulated predictions.
+"""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import special
+
+from crosstune.analysis.statistics.bootstrap import DRAWS, Factor, bootstrap_means
+from crosstune.analysis.statistics.pairing import Aligned
+from crosstune.analysis.statistics.power import critical, detectable, two_sided
+from crosstune.analysis.statistics.variance import Floats, Over, Sample, SeedVariation
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far method a is above method b, as a mean over languages.
+
+    Attributes:
+        a: Method.
+        b: Method.
+        difference: Mean over languages (each with the same weight) of a - b, seeds averaged; in [-1, 1].
+        low: Lower end of the interval.
+        high: Upper end.
+        p: Two-sided, of no difference; below ``1 - level`` exactly when the interval leaves out 0.
+        bootstrap_low: Lower end of the percentile interval of the hierarchical bootstrap over languages
+            (where they are taken for a sample), seeds and examples: to compare with papers that give it;
+            too narrow with few seeds (`crosstune.analysis.statistics.bootstrap`).
+        bootstrap_high: Its upper end.
+        languages: How many.
+        examples: How many, of all languages together.
+        seeds_a: Seeds of a.
+        seeds_b: Seeds of b.
+        effect: Cohen's h, 2 asin(sqrt(A)) - 2 asin(sqrt(B)) of the two mean scores (Cohen 1988: 0.2 is
+            small, 0.5 medium, 0.8 large).
+        effect_low: h of the interval's lower end, at the mean level of the two scores; likewise
+        effect_high: of its upper end.
+        detectable: The smallest true difference that this sample shows with 80% power.
+        wins: Languages where a is better, by test after Holm (`by_language`).
+        ties: Languages where neither is.
+        losses: Languages where b is better.
+        se: Standard error of the difference.
+        df: Its degrees of freedom.
+        over: What the interval speaks of: "languages" like these, or the mean over exactly "these".
+        seed_variation: "measured"; "borrowed" where one method has a single seed and is taken to vary as the
+            other does; "absent" where neither has several seeds, so that the interval does not cover what
+            another seed would have given.
+    """
+
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    bootstrap_low: float
+    bootstrap_high: float
+    languages: int
+    examples: int
+    seeds_a: int
+    seeds_b: int
+    effect: float
+    effect_low: float
+    effect_high: float
+    detectable: float
+    wins: int
+    ties: int
+    losses: int
+    se: float
+    df: float
+    over: Over
+    seed_variation: SeedVariation
+
+
+def difference(
+    aligned: Aligned,
+    a: str,
+    b: str,
+    languages: Sequence[str] | None = None,
+    *,
+    over: Over = "languages",
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Difference:
+    """Test whether method a scores above or below method b.
+
+    Args:
+        aligned: The comparison.
+        a: Method.
+        b: Method.
+        languages: Codes; all targets by default.
+        over: "languages": would it hold in other languages like these? "these": is the mean over exactly
+            these languages different? One language alone is always "these".
+        draws: Of the bootstrap.
+        seed: Of its draws.
+        level: Of the intervals.
+
+    Raises:
+        UserError: The comparison lacks a method or a language.
+    """
+    sample = Sample(aligned, languages)
+    over = _possible(sample, over)
+    means = bootstrap_means(sample, [a, b], _FACTORS[over], draws=draws, seed=seed)
+    return _difference(sample, a, b, over, level, means[:, 0] - means[:, 1])
+
+
+def differences(
+    aligned: Aligned,
+    against: str | None = None,
+    languages: Sequence[str] | None = None,
+    *,
+    over: Over = "languages",
+    draws: int = DRAWS,
+    seed: int = 0,
+    level: float = 0.95,
+) -> pl.DataFrame:
+    """Test every method against one, or all pairs.
+
+    Args:
+        aligned: The comparison.
+        against: Method that takes part in every test, as ``b``; all pairs by default.
+        languages: As in `difference`.
+        over: As in `difference`.
+        draws: As in `difference`.
+        seed: As in `difference`.
+        level: As in `difference`.
+
+    Returns:
+        One row a test: the fields of `Difference`, and p_holm, the p value after Holm over these tests.
+
+    Raises:
+        UserError: As `difference`.
+    """
+    sample = Sample(aligned, languages)
+    if against is None:
+        pairs = list(itertools.combinations(aligned.methods, 2))
+    else:
+        pairs = [(name, aligned.known(against)) for name in aligned.methods if name != against]
+    over = _possible(sample, over)
+    means = bootstrap_means(sample, aligned.methods, _FACTORS[over], draws=draws, seed=seed)
+    drawn = dict(zip(aligned.methods, means.T, strict=True))
+    rows = [asdict(_difference(sample, a, b, over, level, drawn[a] - drawn[b])) for a, b in pairs]
+    table = pl.DataFrame(rows, schema=_SCHEMA)
+    return table.with_columns(p_holm=pl.Series(holm(table["p"].to_list()), dtype=pl.Float64))
+
+
+_SCHEMA: dict[str, Any] = {
+    name: pl.String
+    if name in ("a", "b", "over", "seed_variation")
+    else pl.Int64
+    if name in ("languages", "examples", "seeds_a", "seeds_b", "wins", "ties", "losses")
+    else pl.Float64
+    for name in Difference.__dataclass_fields__
+}
+
+
+_FACTORS: dict[Over, tuple[Factor, ...]] = {
+    "languages": ("languages", "seeds", "examples"),
+    "these": ("seeds", "examples"),
+}
+
+
+def _possible(sample: Sample, over: Over) -> Over:
+    return "these" if len(sample.languages) == 1 else over
+
+
+def _difference(sample: Sample, a: str, b: str, over: Over, level: float, drawn: Floats) -> Difference:
+    found = sample.pair(a, b, over)
+    low, high = found.interval(level)
+    one, other = sample.method(a), sample.method(b)
+    top, bottom = float(one.by_language.mean()), float(other.by_language.mean())
+    middle = (top + bottom) / 2
+    bottom_draw, top_draw = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    outcomes = _by_language(sample, a, b, level)["outcome"].to_list()
+    return Difference(
+        a=a,
+        b=b,
+        difference=found.difference,
+        low=low,
+        high=high,
+        bootstrap_low=float(bottom_draw),
+        bootstrap_high=float(top_draw),
+        p=found.p,
+        languages=len(sample.languages),
+        examples=len(sample.columns),
+        seeds_a=one.seeds,
+        seeds_b=other.seeds,
+        effect=_cohen_h(top, bottom),
+        effect_low=_cohen_h(middle + low / 2, middle - low / 2),
+        effect_high=_cohen_h(middle + high / 2, middle - high / 2),
+        detectable=found.detectable(level),
+        wins=outcomes.count("win"),
+        ties=outcomes.count("tie"),
+        losses=outcomes.count("loss"),
+        se=found.se,
+        df=found.df,
+        over=over,
+        seed_variation=sample.seed_variation(a, b),
+    )
+
+
+def _cohen_h(a: float, b: float) -> float:
+    first, second = (2 * np.arcsin(np.sqrt(np.clip(each, 0, 1))) for each in (a, b))
+    return float(first - second)
+
+
+def by_language(
+    aligned: Aligned,
+    a: str,
+    b: str,
+    languages: Sequence[str] | None = None,
+    *,
+    level: float = 0.95,
+) -> pl.DataFrame:
+    """Test method a against method b in each language.
+
+    Right-or-wrong scores of one seed each (or of a method that no seed changes) are tested with McNemar's
+    exact test. Graded scores, or several seeds, with a t test on the example-wise differences of the means
+    over seeds, whose variance includes that between seeds.
+
+    Args:
+        aligned: The comparison.
+        a: Method.
+        b: Method.
+        languages: Codes; all targets by default.
+        level: Of the intervals; the outcomes are at ``1 - level``.
+
+    Returns:
+        One row a language: language, difference (a - b), low, high (of this language alone), p, p_holm (Holm
+        over the languages), outcome ("win", "tie" or "loss" of a, by p_holm), n (examples), detectable (the
+        smallest true difference shown with 80% power in Holm's first and hardest step), test ("mcnemar" or
+        "t"). A tie says that no difference was shown, not that there is none. low, high and detectable are
+        null for a language with one example.
+
+    Raises:
+        UserError: As `difference`.
+    """
+    return _by_language(Sample(aligned, languages), a, b, level)
+
+
+def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
+    one, other = sample.method(a), sample.method(b)
+    n = sample.n
+    z = one.mean - other.mean
+    means = sample.language_means(z)
+    variance = _squares(sample, z - sample.spread_out(means)) / (n * np.maximum(n - 1, 1)) + 2 / n**2
+    terms = [(variance.copy(), n - 1)]
+    for parts, factor in sample.seed_parts(a, b):
+        v_seed, v_example_seed = sample.seed_variance_by_language(parts)
+        variance += np.maximum(v_seed - v_example_seed, 0) * factor
+        terms.append((v_seed * factor, np.full(len(n), parts.seeds - 1)))
+    df = np.maximum(variance**2 / np.sum([v**2 / np.maximum(k, 1) for v, k in terms], axis=0), 1.0)
+    se = np.sqrt(variance)
+    binary = one.seeds == other.seeds == 1 and bool(((z == 0) | (np.abs(z) == 1)).all())
+    up, down = _count(sample, z > 0), _count(sample, z < 0)
+    # No test of signs or permutations can go below 2^(1 - k) with k differences, so the t test may not.
+    floor = np.exp2(1.0 - (up + down))
+    p = mcnemar(up, down) if binary else np.maximum(two_sided(means / se, df), floor)
+    p = np.where(n > 1, np.minimum(p, 1.0), 1.0)
+    reach = critical(df, level) * se
+    adjusted = holm(p.tolist())
+    hardest = 1 - (1 - level) / len(n)
+    return pl.DataFrame(
+        {
+            "language": sample.languages,
+            "difference": means,
+            "low": np.maximum(means - reach, -1),
+            "high": np.minimum(means + reach, 1),
+            "p": p,
+            "p_holm": adjusted,
+            "n": n,
+            "detectable": detectable(se, df, hardest),
+        }
+    ).with_columns(
+        pl.when(pl.col("n") > 1).then(pl.col(name)).alias(name) for name in ("low", "high", "detectable")
+    ).with_columns(
+        pl.when(pl.col("p_holm") >= 1 - level).then(pl.lit("tie"))
+        .when(pl.col("difference") > 0).then(pl.lit("win"))
+        .otherwise(pl.lit("loss")).alias("outcome"),
+        pl.lit("mcnemar" if binary else "t").alias("test"),
+    )  # fmt: skip
+
+
+def _squares(sample: Sample, residuals: Floats) -> Floats:
+    return np.asarray(np.add.reduceat(residuals**2, sample.starts, axis=-1))
+
+
+def _count(sample: Sample, where: NDArray[np.bool_]) -> NDArray[np.int64]:
+    return np.asarray(np.add.reduceat(where.astype(np.int64), sample.starts))
+
+
+def mcnemar(only_a: NDArray[np.int64], only_b: NDArray[np.int64]) -> Floats:
+    """Exact McNemar test (McNemar 1947): two-sided p values from the binomial distribution.
+
+    Args:
+        only_a: Examples that a alone has right.
+        only_b: Examples that b alone has right.
+    """
+    both = only_a + only_b
+    tail = special.bdtr(np.minimum(only_a, only_b).astype(np.float64), both, 0.5)
+    return np.asarray(np.minimum(2 * tail, 1.0))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's (1979) step-down correction: adjusted p values, in the order given."""
+    values = np.asarray(p, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(steps, 1.0)
+    return [float(each) for each in adjusted]

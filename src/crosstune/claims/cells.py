@@ -1,0 +1,335 @@
+"""The cells of a claim: each one paired comparison of two methods, on one model, task and group."""
+
+import functools
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import polars as pl
+
+from crosstune.analysis.groups import family_order, group_of
+from crosstune.analysis.predictions import Predictions, as_predictions
+from crosstune.analysis.statistics.differences import Difference, by_language, difference, holm
+from crosstune.analysis.statistics.pairing import Aligned, align
+from crosstune.analysis.statistics.power import two_sided
+from crosstune.analysis.transfer import Run
+from crosstune.claims import choose_runs as claim_runs
+from crosstune.claims.choose_runs import NoRunsError, Setup
+from crosstune.claims.file import LOWER_IS_BETTER, Claim, Pick
+from crosstune.errors import did_you_mean
+from crosstune.metrics.language_id import UNDECIDABLE
+
+# Verdicts rest on the test and its interval; bootstrap draws would take most of their time.
+_tested = functools.partial(difference, draws=1)
+
+Outcome = Literal["yes", "no", "open"]
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One of the comparisons a claim is judged by.
+
+    Attributes:
+        where: What sets it apart from the claim's other cells, such as "xnli, Uralic".
+        outcome: "yes" where the difference is above the claim's threshold by test, "no" where it is below,
+            "open" where neither can be said.
+        why: Why it is open, where that is not the interval alone.
+        a: Label of the method the claim is about.
+        b: Label of the other.
+        difference: How far a is ahead of b, as a mean over languages, in [-1, 1]; null without data.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        p: Two-sided, of a difference that is the threshold.
+        p_holm: After Holm's correction over the claim's cells.
+        detectable: Smallest distance from the threshold found with 80% power.
+        languages: How many.
+        examples: How many, of all languages together.
+        seeds_a: Seeds of a.
+        seeds_b: Seeds of b.
+        runs: Ids of the runs behind it.
+    """
+
+    where: str
+    outcome: Outcome = "open"
+    why: str = ""
+    a: str = ""
+    b: str = ""
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    detectable: float | None = None
+    languages: int = 0
+    examples: int = 0
+    seeds_a: int = 0
+    seeds_b: int = 0
+    runs: tuple[str, ...] = ()
+
+
+class Evidence:
+    """Runs and their scores, lined up when a claim asks for them.
+
+    Args:
+        runs: Finished runs, as their ``run.json`` holds them.
+        predictions: Of these.
+        scores: Their `crosstune.analysis.transfer.language_scores`.
+    """
+
+    def __init__(
+        self, runs: Sequence[Run], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame
+    ) -> None:
+        self.scores = scores
+        self.setups = claim_runs.setups(runs, scores)
+        self._source = {run["id"]: run["source_language"] for run in runs}
+        self._predictions = as_predictions(predictions)
+        self._rows: dict[str, pl.DataFrame] = {}
+        self._lined_up: dict[tuple[Any, ...], Aligned] = {}
+
+    def aligned(self, there: Sequence[Setup], metric: str) -> Aligned:
+        """The examples that all runs of some setups share, with a metric of each.
+
+        Raises:
+            NoRunsError: Some run has no such metric, or they share no example.
+        """
+        key = (metric, *sorted((each.protocol, each.setup) for each in there), there[0].model, there[0].task)
+        if key not in self._lined_up:
+            ids = [run["id"] for each in there for run in each.runs]
+            rows = pl.concat([self._metric(run, metric) for run in ids])
+            found = align(self.scores.filter(pl.col("run").is_in(ids)), rows)
+            if not found or not found[0].targets:
+                raise NoRunsError("their runs have no example of a target language in common")
+            self._lined_up[key] = found[0]
+        return self._lined_up[key]
+
+    def _metric(self, run: str, metric: str) -> pl.DataFrame:
+        if run not in self._rows:
+            self._rows[run] = self._predictions.scores(run)
+        rows = self._rows[run]
+        label = pl.col("answer_language")
+        if metric in LOWER_IS_BETTER:
+            if "answer_language" not in rows.columns or rows["answer_language"].null_count() == rows.height:
+                raise NoRunsError("their answers are not written, so that none is in a language")
+            # Of all answers: one whose language cannot be told (digits) is not in a wrong one.
+            wrong = (label != pl.col("language")) & (label != UNDECIDABLE)
+            if metric == "source_language":
+                wrong &= label == self._source[run]
+            value = wrong.cast(pl.Float64)
+        elif metric == "score":
+            value = pl.col("score").cast(pl.Float64)
+        elif f"metric.{metric}" in rows.columns:
+            value = pl.col(f"metric.{metric}").cast(pl.Float64).fill_nan(None)
+        else:
+            raise NoRunsError(f"the runs recorded no metric {metric}")
+        made = rows.select("run", "language", "example", value.alias("score"))
+        return made.filter(pl.col("score").is_not_null())
+
+
+def cells_of(claim: Claim, evidence: Evidence) -> list[Cell]:
+    """The cells of a claim, tested; one without a difference, saying why, for what has no runs."""
+    there = claim_runs.of_claim(claim, evidence.setups)
+    places = _places(claim, there)
+    several = [len({str(place[i]) for place in places}) > 1 for i in range(3)]
+    found: list[Cell] = []
+    for model, task, pick in places:
+        parts = (model, task, str(pick))
+        where = ", ".join(part for part, shown in zip(parts, several, strict=True) if shown and part)
+        here = [each for each in there if model in ("", each.model) and task in ("", each.task)]
+        try:
+            _need_runs(claim, pick, here, model, task)
+            if claim.against is None:
+                found.append(_varied(claim, pick, here, evidence, where))
+            else:
+                found += _compared(claim, pick, here, evidence, where)
+        except NoRunsError as why:
+            found.append(Cell(where, why=str(why)))
+    return _corrected(found, claim.threshold)
+
+
+def _places(claim: Claim, there: Sequence[Setup]) -> list[tuple[str, str, Pick]]:
+    """(model, task, method) of each set of cells.
+
+    What a claim names has to be there; of what it leaves open, whatever has runs of both methods counts. An
+    empty model or task stands for any, where no runs were found.
+    """
+    models: list[str] = []
+    for asked in claim.model or ():
+        known = sorted({each.model for each in there if claim_runs.same_model(asked, each.model)})
+        models += known or [asked]
+    places = []
+    for pick in claim.method:
+        sides = [claim_runs.matching(each, there) for each in (pick, claim.against) if each is not None]
+        ran = set.intersection(*({(each.model, each.task) for each in side} for side in sides))
+        named = list(itertools.product(models or [""], claim.task or [""]))
+        asked_for = {
+            each
+            for each in ran
+            if any(model in ("", each[0]) and task in ("", each[1]) for model, task in named)
+        }
+        lacking = {
+            (model, task)
+            for model, task in named
+            if not any(model in ("", each[0]) and task in ("", each[1]) for each in ran)
+        }
+        places += [(model, task, pick) for model, task in sorted(asked_for | lacking)]
+    return places
+
+
+def _need_runs(claim: Claim, pick: Pick, here: Sequence[Setup], model: str, task: str) -> None:
+    """Say what is missing before a comparison that has no runs, and never look for one across models."""
+    place = "".join(f" {word} {name}" for word, name in (("on", task), ("with", model)) if name)
+    kind = "" if not claim.zero_shot else "zero-shot "
+    if not here:
+        raise NoRunsError(f"no {kind}runs{place}")
+    for each in (pick, claim.against):
+        if each is not None and not claim_runs.matching(each, here):
+            names = {setup.first["method"]["name"] for setup in here}
+            hint = "" if each.name in names else did_you_mean(each.name, names)
+            raise NoRunsError(f"no {kind}runs of {each}{place}{hint}")
+    if not (model and task):
+        raise NoRunsError("the two methods never ran on the same model and task")
+
+
+def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidence, where: str) -> list[Cell]:
+    assert claim.against is not None
+    a, b = claim_runs.pair(pick, claim.against, here)
+    aligned = evidence.aligned((a, b), claim.metric)
+    codes = _target_codes(claim, aligned)
+    short = _short_of_seeds(claim, aligned, (a, b))
+    base = Cell(where, a=a.label, b=b.label, runs=tuple(run["id"] for each in (a, b) for run in each.runs))
+    # "beats" on a rate of failures means fewer of them.
+    first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
+    by = claim.per
+    if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
+        made = _tested(aligned, first.label, second.label, codes)
+        few = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
+        why = few if len(codes) < claim.at_least else short
+        return [_cell(base, made, claim.threshold, why)]
+    if by == "language":
+        exact = by_language(aligned, first.label, second.label, codes)
+        p_zero = dict(exact.select("language", "p").iter_rows())
+        return [
+            _cell(
+                replace(base, where=_joined(where, code)),
+                _tested(aligned, first.label, second.label, [code]),
+                claim.threshold,
+                short,
+                p=p_zero[code] if claim.threshold == 0 else None,
+            )
+            for code in family_order(codes)
+        ]
+    groups: dict[str, list[str]] = {}
+    for code in codes:
+        groups.setdefault(group_of(code, by, aligned.source), []).append(code)
+    large = {name: group for name, group in groups.items() if len(group) >= claim.at_least}
+    if not large or (len(large) < 2 and claim.quantifier != "some"):
+        raise NoRunsError(
+            f"{counted(len(large), by)} with {claim.at_least} target languages or more (of {len(groups)}): "
+            f"{'one is' if claim.quantifier == 'some' else 'two are'} needed"
+        )
+    return [
+        _cell(
+            replace(base, where=_joined(where, name)),
+            _tested(aligned, first.label, second.label, large[name], over="these"),
+            claim.threshold,
+            short,
+        )
+        for name in sorted(large)
+    ]
+
+
+def _varied(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidence, where: str) -> Cell:
+    """Whether any two values of a setting differ by more than the threshold."""
+    assert claim.varies_with is not None
+    there = [each for _, each in claim_runs.variants(pick, claim.varies_with, here)]
+    aligned = evidence.aligned(there, claim.metric)
+    codes = _target_codes(claim, aligned)
+    why = _short_of_seeds(claim, aligned, there)
+    if len(codes) < claim.at_least:
+        why = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
+    pairs = []
+    for one, other in itertools.combinations(there, 2):
+        made = _tested(aligned, one.label, other.label, codes)
+        if made.difference < 0:
+            made = _tested(aligned, other.label, one.label, codes)
+        pairs.append(made)
+    widest = max(pairs, key=lambda each: each.difference)
+    runs = tuple(run["id"] for each in there for run in each.runs)
+    base = Cell(where, a=widest.a, b=widest.b, runs=runs)
+    above = [_p(each, claim.threshold) if each.difference > claim.threshold else 1.0 for each in pairs]
+    below = [_p(each, claim.threshold) if each.difference < claim.threshold else 1.0 for each in pairs]
+    # One pair is enough to say that it varies (Bonferroni); that it does not, all pairs have to say.
+    p = min(1.0, len(pairs) * min(above)) if widest.difference > claim.threshold else max(below)
+    return _cell(base, widest, claim.threshold, why, p=p)
+
+
+def _cell(base: Cell, made: Difference, threshold: float, why: str, p: float | None = None) -> Cell:
+    return replace(
+        base,
+        why=why,
+        difference=made.difference,
+        low=made.low,
+        high=made.high,
+        p=_p(made, threshold) if p is None else p,
+        detectable=made.detectable,
+        languages=made.languages,
+        examples=made.examples,
+        seeds_a=made.seeds_a if made.a == base.a else made.seeds_b,
+        seeds_b=made.seeds_b if made.a == base.a else made.seeds_a,
+    )
+
+
+def _p(made: Difference, threshold: float) -> float:
+    """Two-sided p value of a true difference that is the threshold."""
+    if not made.se > 0:
+        return 1.0
+    return float(two_sided((made.difference - threshold) / made.se, made.df))
+
+
+def _corrected(cells: list[Cell], threshold: float) -> list[Cell]:
+    """The cells with their outcomes, after Holm over all that have data."""
+    adjusted = iter(holm([cell.p for cell in cells if cell.p is not None]))
+    found = []
+    for cell in cells:
+        if cell.p is None or cell.difference is None:
+            found.append(cell)
+            continue
+        p_holm = next(adjusted)
+        shown: Outcome = "open"
+        if not cell.why and p_holm < ALPHA:
+            shown = "yes" if cell.difference > threshold else "no"
+        found.append(replace(cell, p_holm=p_holm, outcome=shown))
+    return found
+
+
+def _target_codes(claim: Claim, aligned: Aligned) -> list[str]:
+    codes = [code for code in aligned.targets if claim.languages is None or code in claim.languages]
+    if not codes:
+        raise NoRunsError("none of the claim's languages is among the target languages")
+    return codes
+
+
+def _short_of_seeds(claim: Claim, aligned: Aligned, there: Iterable[Setup]) -> str:
+    """What to say where a method that draws anything has fewer seeds than the claim wants."""
+    for each in there:
+        seeds = len(aligned.seeds[each.label])
+        if each.label not in aligned.seedless and seeds < claim.seeds:
+            return f"{counted(seeds, 'seed')} of {each.label}, fewer than {claim.seeds}"
+    return ""
+
+
+def counted(count: int, what: str) -> str:
+    """Such as "1 seed", "3 languages", "2 families"."""
+    plural = {
+        "family": "families",
+        "branch": "branches",
+        "resource": "resource classes",
+        "seen_script": "kinds of script",
+    }.get(what, f"{what}s")
+    return f"{count:,} {what.replace('resource', 'resource class') if count == 1 else plural}"
+
+
+def _joined(*parts: str) -> str:
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,293 @@
+"""Claims as a file says them: "method A beats method B on this task, in every family". See docs/claims.md."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from crosstune.analysis.groups import Grouping, group_of
+from crosstune.config.mistakes import invalid, known_keys, reworded, shown
+from crosstune.config.yaml_file import read_document
+from crosstune.errors import UserError, did_you_mean
+from crosstune.languages import LANGUAGES, find
+
+SHIPPED = Path(__file__).parent
+"""Folder of the files of claims that come with crosstune."""
+
+Quantifier = Literal["every", "most", "some"]
+Per = Literal["language", Grouping, "model", "task", "method"]
+RELATIONS = ("beats", "matches", "varies_with")
+QUANTIFIERS = get_args(Quantifier)
+LOWER_IS_BETTER = ("wrong_language", "source_language")
+"""Metrics made from the language of written answers; ``beats`` means fewer of them."""
+
+_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmMbB]?)")
+_TIMES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
+_CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _listed(given: Any) -> Any:
+    return tuple(given) if isinstance(given, list) else (given,)
+
+
+def _count(given: Any) -> int:
+    """A number of parameters: 1230000, "1.23M"."""
+    found = _NUMBER.fullmatch(str(given)) if not isinstance(given, bool) and len(str(given)) < 20 else None
+    count = round(float(found[1]) * _TIMES[found[2].lower()]) if found else 0
+    if count < 1:
+        raise invalid(
+            ("most_parameters",), f"most_parameters: give a number such as 1.23M; found {shown(given)}"
+        )
+    return count
+
+
+Text = Annotated[str, Field(min_length=1, max_length=500)]
+Names = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1)]
+
+
+class Pick(BaseModel):
+    """Which runs of a method a claim is about: those whose settings are as said here.
+
+    Attributes:
+        name: The method's, such as "prefix".
+        settings: Settings of the method, such as rank.
+        train: Training settings, such as learning_rate.
+        most_parameters: The runs trained no more parameters than this.
+    """
+
+    model_config = _CONFIG
+
+    name: Text
+    settings: dict[str, Any] = {}
+    train: dict[str, Any] = {}
+    most_parameters: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if isinstance(given, str):
+            return {"name": given}
+        if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+            raise invalid(
+                (), f"a method is its name, or a mapping with its name and settings; found {shown(given)}"
+            )
+        own = {key: value for key, value in given.items() if key in cls.model_fields}
+        if own.get("most_parameters") is not None:
+            own["most_parameters"] = _count(own["most_parameters"])
+        for key in ("settings", "train"):
+            if not isinstance(own.get(key, {}), Mapping):
+                raise invalid((key,), f"{key} of a method is a mapping; found {shown(own[key])}")
+        if "settings" in own:
+            return own
+        return {**own, "settings": {key: value for key, value in given.items() if key not in own}}
+
+    def __str__(self) -> str:
+        most = () if self.most_parameters is None else (f"at most {self.most_parameters:,} parameters",)
+        pairs = {**self.settings, **self.train}.items()
+        return " ".join((self.name, *(f"{key.replace('_', ' ')} {value}" for key, value in pairs), *most))
+
+
+class Claim(BaseModel):
+    """One claim. Exactly one of ``beats``, ``matches`` and ``varies_with`` says what is claimed.
+
+    Attributes:
+        claim: What it says, in words.
+        source: Where it was made.
+        model: Models; every model of the store by default.
+        task: Tasks; every task that both methods ran on by default.
+        method: Methods the claim is about.
+        beats: The method they are above, by more than ``by`` points.
+        matches: The method they are not below by ``within`` points or more.
+        varies_with: The setting whose values make ``metric`` differ by more than ``by`` points.
+        by: Points out of 100.
+        within: Points out of 100.
+        metric: "score", "wrong_language", "source_language", or a metric that the runs recorded.
+        languages: Target languages it is about: codes, or groups such as ``{resource: 0}``; None for all.
+        every: The claim holds in every one of these; ``most`` and ``some`` likewise.
+        most: In more than half.
+        some: In one or more.
+        at_least: Fewest target languages for a mean to count; groups with fewer are left out.
+        seeds: Fewest seeds of a trained method.
+        options: Task options of the runs, such as prompt_language.
+        evaluate: Evaluation settings of the runs.
+        zero_shot: Whether the runs are zero-shot.
+    """
+
+    model_config = _CONFIG
+
+    claim: Text
+    source: str = ""
+    model: Names | None = None
+    task: Names | None = None
+    method: Annotated[tuple[Pick, ...], BeforeValidator(_listed), Field(min_length=1)]
+    beats: Pick | None = None
+    matches: Pick | None = None
+    varies_with: Text | None = None
+    by: float = Field(default=0.0, ge=0, lt=100)
+    within: float | None = Field(default=None, gt=0, lt=100)
+    metric: Text = "score"
+    languages: tuple[str, ...] | None = None
+    every: Per | None = None
+    most: Per | None = None
+    some: Per | None = None
+    at_least: int = Field(default=3, ge=1)
+    seeds: int = Field(default=2, ge=1)
+    options: dict[str, Any] = {}
+    evaluate: dict[str, Any] = {}
+    zero_shot: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            raise invalid((), f'a claim is a mapping of keys: "claim:", "method:", ...; found {shown(given)}')
+        known_keys(given, cls.model_fields, "a claim")
+        for key, example in (("claim", "Prefix tuning beats LoRA."), ("method", "prefix")):
+            if given.get(key) in (None, "", [], {}):
+                raise invalid((key,), f'a claim needs "{key}:", such as {example}')
+        _one_of(given, RELATIONS, "a claim needs")
+        if any(given.get(key) is not None for key in QUANTIFIERS):
+            _one_of(given, QUANTIFIERS, "a claim takes")
+        if given.get("languages") is not None:
+            return {**given, "languages": _codes(given["languages"])}
+        return given
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.matches is not None and self.within is None:
+            raise invalid(("matches",), "matches needs within: how many points below still match, such as 1")
+        if self.matches is None and self.within is not None:
+            raise invalid(("within",), "within belongs to matches; beats and varies_with take by")
+        if self.matches is not None and self.by:
+            raise invalid(("by",), "by belongs to beats and varies_with; matches takes within")
+        if self.varies_with is not None and self.per in _GROUPS:
+            raise invalid((self.quantifier,), f"varies_with is not judged by {self.per}; take it out")
+        for what in ("model", "task", "method"):
+            values: Sequence[Any] = getattr(self, what) or ()
+            for i, value in enumerate(values):
+                if value in values[:i]:
+                    raise invalid((what, i), f"{what}: {value} is listed twice")
+        return self
+
+    @property
+    def quantifier(self) -> Quantifier:
+        """How many cells have to hold."""
+        return next((q for q in QUANTIFIERS if getattr(self, q) is not None), "every")
+
+    @property
+    def per(self) -> Per | None:
+        """What the quantifier goes over."""
+        found: Per | None = getattr(self, self.quantifier)
+        return found
+
+    @property
+    def against(self) -> Pick | None:
+        """The other method of a comparison."""
+        return self.beats or self.matches
+
+    @property
+    def threshold(self) -> float:
+        """What a difference has to be above, as a share of 1."""
+        return (self.by if self.within is None else -self.within) / 100
+
+
+@dataclass(frozen=True)
+class PlacedClaim:
+    """A claim, and where it stands ("paper.yaml:12")."""
+
+    claim: Claim
+    place: str
+
+
+_GROUPS = ("language", *get_args(Grouping))
+
+
+def read_claims(path: str | Path) -> list[PlacedClaim]:
+    """Read a file of claims.
+
+    Args:
+        path: The file, or the name of one that crosstune ships ("paper", "demo").
+
+    Raises:
+        UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
+    """
+    file = Path(path)
+    if str(path) in shipped():
+        file = SHIPPED / f"{path}.yaml"
+    elif not file.exists() and not file.suffix:
+        raise UserError(f'no claims "{path}": give a file, or a name{did_you_mean(str(path), shipped())}')
+    document = read_document(file)
+    data = document.data
+    if not isinstance(data, dict) or not isinstance(data.get("claims"), list) or not data["claims"]:
+        raise document.error((), 'a file of claims is a mapping with a list "claims:" of one claim or more')
+    for key in data:
+        if key != "claims":
+            raise document.error((key,), f'unknown key "{key}"; a file of claims has "claims:" alone')
+    found, problems = [], []
+    for i, given in enumerate(data["claims"]):
+        try:
+            claim = Claim.model_validate(given)
+        except ValidationError as error:
+            problems += [(("claims", i, *loc), text) for loc, text in reworded(error, given)]
+            continue
+        found.append(PlacedClaim(claim, f"{file.name}:{document.line(('claims', i))}"))
+    if problems:
+        raise document.first_error(problems)
+    return found
+
+
+def shipped() -> dict[str, str]:
+    """Names of the files of claims that crosstune ships, and the first line of each."""
+    heads = {
+        file.stem: file.read_text(encoding="utf-8").partition("\n")[0] for file in SHIPPED.glob("*.yaml")
+    }
+    return {name: heads[name].lstrip("# ") for name in sorted(heads, reverse=True)}
+
+
+def _one_of(given: Mapping[str, Any], keys: Sequence[str], what: str) -> None:
+    there = [key for key in keys if given.get(key) is not None]
+    if len(there) != 1:
+        found = f"found {' and '.join(there)}" if there else "none of them is there"
+        raise invalid((there[1],) if there else (), f"{what} one of {', '.join(keys)}; {found}")
+
+
+def _codes(given: Any) -> tuple[str, ...]:
+    """Codes of languages named one by one, or by groups."""
+    if isinstance(given, str):
+        given = [given]
+    if isinstance(given, list) and given:
+        codes = []
+        for i, name in enumerate(given):
+            try:
+                codes.append(find(name if isinstance(name, str) else "").code)
+            except UserError as error:
+                raise invalid(("languages", i), f"languages: {error}") from None
+        return tuple(dict.fromkeys(codes))
+    if not isinstance(given, Mapping) or not given:
+        raise invalid(
+            ("languages",), "languages: give codes such as [sw, yo], or groups such as {resource: [0, 1]}"
+        )
+    kept = list(LANGUAGES)
+    for by, values in given.items():
+        # Whether a script is seen depends on the runs' source language, which a file does not know.
+        known_groupings = [each for each in get_args(Grouping) if each != "seen_script"]
+        if by not in known_groupings:
+            raise invalid(
+                ("languages", by), f'languages: no grouping "{by}"{did_you_mean(str(by), known_groupings)}'
+            )
+        groups = {code: group_of(code, by) for code in LANGUAGES}
+        wanted = [f"class {value}" if by == "resource" else value for value in _listed(values)]
+        for value in wanted:
+            if value not in groups.values():
+                known = set(groups.values())
+                raise invalid(
+                    ("languages", by),
+                    f"languages: no {by} {shown(value)} in the table{did_you_mean(str(value), known)}",
+                )
+        kept = [code for code in kept if groups[code] in wanted]
+    if not kept:
+        raise invalid(("languages",), "languages: no language is in all of these groups")
+    return tuple(kept)

@@ -1,0 +1,184 @@
+"""Claims held against results: supported, contradicted, or not enough data. `docs/claims.md` gives the rules.
+
+A claim is judged in cells: one for each model, task and method it names, and in each of these one for each
+group it asks about. In every cell the difference between two methods is tested against the claim's threshold
+(two-sided, so that a cell can hold, or fail, or stay open), with Holm's correction over the claim's cells;
+the quantifier (every, most, some) then makes one verdict of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from crosstune.analysis.predictions import Predictions
+from crosstune.analysis.transfer import Run, language_scores
+from crosstune.claims.cells import Cell, Evidence, cells_of, counted
+from crosstune.claims.choose_runs import same_model
+from crosstune.claims.file import Claim, PlacedClaim
+
+Ruling = Literal["supported", "contradicted", "not enough data"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What results say of a claim.
+
+    Attributes:
+        claim: As its file says it.
+        source: Where it was made.
+        place: Where it stands ("paper.yaml:12").
+        verdict: "supported", "contradicted" or "not enough data".
+        reason: In one sentence.
+        threshold: What the difference had to be above, in [-1, 1].
+        metric: What was compared.
+        cell: The cell that decides: of "every" the lowest difference, of "some" the highest, of "most" the
+            middle one. It has no difference where there are no runs.
+        cells: All of them.
+        runs: Ids of all the runs behind it.
+    """
+
+    claim: str
+    source: str
+    place: str
+    verdict: Ruling
+    reason: str
+    threshold: float
+    metric: str
+    cell: Cell
+    cells: tuple[Cell, ...]
+    runs: tuple[str, ...]
+
+
+def judge(
+    claims: Sequence[PlacedClaim],
+    runs: Sequence[Run],
+    predictions: pl.DataFrame | Predictions,
+    scores: pl.DataFrame | None = None,
+) -> list[Verdict]:
+    """Hold results against claims.
+
+    Args:
+        claims: From `crosstune.claims.file.read_claims`.
+        runs: Finished runs, as their ``run.json`` holds them.
+        predictions: Of these, one row an example; `Predictions` of a store are read when a claim needs them.
+        scores: Their `crosstune.analysis.transfer.language_scores`, where they are at hand.
+
+    Returns:
+        One verdict a claim, in the claims' order.
+
+    Raises:
+        UserError: As `crosstune.analysis.transfer.language_scores`.
+    """
+    evidence = Evidence(runs, predictions, language_scores(runs, predictions) if scores is None else scores)
+    return [_verdict(placed, evidence) for placed in claims]
+
+
+def about(claims: Sequence[PlacedClaim], runs: Sequence[Run]) -> list[PlacedClaim]:
+    """The claims that name no model, or one that some run is of."""
+    models = {str(run["model"]) for run in runs}
+    return [
+        each
+        for each in claims
+        if each.claim.model is None
+        or any(same_model(asked, there) for asked in each.claim.model for there in models)
+    ]
+
+
+def verdict_table(verdicts: Sequence[Verdict]) -> pl.DataFrame:
+    """Verdicts as a table, one row a claim.
+
+    Columns: verdict, claim, source, place, reason, metric, threshold, cells (how many), and of the deciding
+    cell where, a, b, difference, low, high, p, p_holm, detectable, languages, examples, seeds_a and seeds_b;
+    then runs (ids, of all cells).
+    """
+    rows = []
+    for each in verdicts:
+        cell = asdict(each.cell)
+        row = {key: getattr(each, key) for key in ("verdict", "claim", "source", "place", "reason", "metric")}
+        row |= {"threshold": each.threshold, "cells": len(each.cells)}
+        row |= {key: cell[key] for key in _CELL_COLUMNS}
+        rows.append(row | {"runs": list(each.runs)})
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+_FLOATS = ("difference", "low", "high", "p", "p_holm", "detectable")
+_COUNTS = ("languages", "examples", "seeds_a", "seeds_b")
+_CELL_COLUMNS = ("where", "a", "b", *_FLOATS, *_COUNTS)
+_SCHEMA: dict[str, Any] = {
+    **dict.fromkeys(("verdict", "claim", "source", "place", "reason", "metric"), pl.String),
+    "threshold": pl.Float64,
+    "cells": pl.Int64,
+    **dict.fromkeys(("where", "a", "b"), pl.String),
+    **dict.fromkeys(_FLOATS, pl.Float64),
+    **dict.fromkeys(_COUNTS, pl.Int64),
+    "runs": pl.List(pl.String),
+}
+
+
+def _verdict(placed: PlacedClaim, evidence: Evidence) -> Verdict:
+    claim = placed.claim
+    cells = cells_of(claim, evidence)
+    ruling, reason = _ruling(claim, cells)
+    return Verdict(
+        claim=claim.claim,
+        source=claim.source,
+        place=placed.place,
+        verdict=ruling,
+        reason=reason,
+        threshold=claim.threshold,
+        metric=claim.metric,
+        cell=_deciding(claim, cells),
+        cells=tuple(cells),
+        runs=tuple(dict.fromkeys(run for cell in cells for run in cell.runs)),
+    )
+
+
+def _deciding(claim: Claim, cells: Sequence[Cell]) -> Cell:
+    known = sorted(
+        (cell for cell in cells if cell.difference is not None), key=lambda cell: cell.difference or 0.0
+    )
+    if not known:
+        return cells[0]
+    return known[{"every": 0, "some": -1, "most": (len(known) - 1) // 2}[claim.quantifier]]
+
+
+def _ruling(claim: Claim, cells: Sequence[Cell]) -> tuple[Ruling, str]:
+    """The verdict that the cells' outcomes make, and why."""
+    yes, no = (sum(cell.outcome == which for cell in cells) for which in ("yes", "no"))
+    total = len(cells)
+    holds = {"every": yes == total, "some": yes > 0, "most": 2 * yes > total}[claim.quantifier]
+    fails = {"every": no > 0, "some": no == total, "most": 2 * no >= total}[claim.quantifier]
+    if holds or fails:
+        return ("supported" if holds else "contradicted"), _count(claim, cells, yes, no)
+    return "not enough data", _count(claim, cells, yes, no)
+
+
+def _count(claim: Claim, cells: Sequence[Cell], yes: int, no: int) -> str:
+    if len(cells) == 1:
+        return _one_reason(claim, cells[0])
+    what = claim.per if claim.per is not None else "comparison"
+    said = f"holds in {yes} of {counted(len(cells), what)}, fails in {no}"
+    if yes + no == len(cells):
+        return said
+    missing = [cell for cell in cells if cell.difference is None]
+    if missing:
+        more = f" (and {len(missing) - 1} more without results)" if len(missing) > 1 else ""
+        told = f"{missing[0].why}{more}"
+        return told if len(missing) == len(cells) else f"{said}; {told}"
+    short = next((cell for cell in cells if cell.outcome == "open" and cell.why), None)
+    return f"{said}; {short.why}" if short is not None else f"{said}, open in {len(cells) - yes - no}"
+
+
+def _one_reason(claim: Claim, cell: Cell) -> str:
+    side = f"{100 * claim.threshold:+g} points" if claim.threshold else "0"
+    if cell.why:
+        return cell.why
+    if cell.outcome != "open":
+        return f"the interval is {'above' if cell.outcome == 'yes' else 'below'} {side}"
+    assert cell.detectable is not None
+    return (
+        f"the interval includes {side}; at this sample a true difference {100 * cell.detectable:.1f} points "
+        "off it is found with 80% power, a smaller one less often"
+    )

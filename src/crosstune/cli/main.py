@@ -1,0 +1,402 @@
+"""The command line: verbs that call the Python API, and nothing else. Heavy imports wait for their verb."""
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from crosstune.cli.printing import (
+    complain,
+    print_costs,
+    print_plan,
+    print_results,
+    print_rows,
+    print_verdicts,
+    say,
+)
+from crosstune.errors import UserError
+
+app = typer.Typer(
+    help="Tune a language model in English by several methods; measure how far each carries into others.",
+    epilog="Start with: crosstune run studies/demo.yaml",
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+class Form(StrEnum):
+    """How results are printed."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+
+
+class Thing(StrEnum):
+    """What can be listed."""
+
+    methods = "methods"
+    tasks = "tasks"
+    models = "models"
+    languages = "languages"
+    presets = "presets"
+    claims = "claims"
+
+
+class Executor(StrEnum):
+    """Where runs are made."""
+
+    local = "local"
+    ray = "ray"
+
+
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; over the study's own.")]
+StoreFolder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="Folder a study ran into, such as runs/demo.")
+]
+
+
+@app.callback()
+def _main(
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
+) -> None:
+    """Read by `main` before anything else runs, so that it also covers the arguments themselves."""
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
+    store: Annotated[
+        Path | None, typer.Option(help="Folder for the results; runs/<name> by default.")
+    ] = None,
+    device: Device = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")
+    ] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Make the runs again that failed before.")
+    ] = False,
+    executor: Annotated[
+        Executor, typer.Option(help="local: this process; ray: several workers (docs/cluster.md).")
+    ] = Executor.local,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="With ray: how many; by default one a GPU, or one a machine.")
+    ] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="With ray: cores of each worker.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="With ray: GPUs of each worker.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="With ray: a cluster's, auto or host:port; this machine by default.")
+    ] = None,
+) -> None:
+    """Make every run of a study that is not finished yet.
+
+    Ctrl-C stops it; the same command goes on where it stopped. Given several times, on one machine or on
+    many that share the store, the processes share the runs out.
+
+    Example: crosstune run studies/demo.yaml --device cpu
+    """
+    from crosstune.api import results as read
+    from crosstune.running.interrupts import Stopped
+    from crosstune.running.runner import run_study
+    from crosstune.study.spec import read_study
+
+    on_ray: dict[str, Any] = {"workers": workers, "cpus": cpus, "gpus": gpus, "address": address}
+    for name, value in on_ray.items():
+        if executor is not Executor.ray and value is not None:
+            raise UserError(f"--{name} is for --executor ray; add that, or leave it out")
+    asked = read_study(study)
+    changes = {"store": store, "device": device, "dtype": dtype}
+    # The device and the dtype are looked at before anything runs.
+    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    try:
+        if executor is Executor.ray:
+            from crosstune.running.on_ray import run_on_ray
+
+            summary = run_on_ray(asked, **on_ray, retry_failed=retry_failed)
+        else:
+            summary = run_study(asked, retry_failed=retry_failed)
+    except Stopped as stop:
+        complain(str(stop), style="yellow")
+        raise typer.Exit(stop.exit_code) from None
+    print_results(read(summary.store, only=summary.runs))
+    say(f"all about it: crosstune report {summary.store}")
+
+
+@app.command()
+def plan(
+    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
+    *,
+    store: Annotated[Path | None, typer.Option(help="Folder of the results; over the study's own.")] = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float32, ...")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Load the models and time a few steps of each method first.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it for other programs.")] = False,
+) -> None:
+    """Show the runs of a study, what is done, and what the rest will take.
+
+    Estimates come from finished runs of the same kind, else from a calibration on this machine.
+
+    Example: crosstune plan studies/demo.yaml --calibrate
+    """
+    from crosstune.planning.plan import plan_study
+    from crosstune.study.spec import read_study
+
+    asked = read_study(study)
+    changes = {"store": store, "device": device, "dtype": dtype}
+    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    if calibrate:
+        from crosstune.planning.calibrate import calibrate as measure
+
+        measure(asked, lambda line: complain(line, style="dim"))
+    found = plan_study(asked)
+    if as_json:
+        import json
+
+        sys.stdout.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+    else:
+        print_plan(found, str(study))
+
+
+@app.command()
+def results(
+    store: StoreFolder,
+    form: Annotated[Form, typer.Option("--format", help="How to print them.")] = Form.table,
+    cost: Annotated[
+        bool, typer.Option("--cost", help="Print what the runs cost instead: time, tokens, memory, energy.")
+    ] = False,
+) -> None:
+    """Print results: a table, or rows for other programs.
+
+    csv has one row per run and language; json has these and one row per method.
+
+    Example: crosstune results runs/demo --format csv > scores.csv
+    """
+    from crosstune import api
+
+    found = api.results(store)
+    if form is Form.table:
+        print_costs(found) if cost else print_results(found)
+    elif form is Form.csv:
+        sys.stdout.write((found.costs if cost else found.scores).write_csv())
+    else:
+        import json
+
+        tables = {"costs": found.costs} if cost else {"transfer": found.transfer, "scores": found.scores}
+        rows = {name: table.to_dicts() for name, table in tables.items()}
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+
+
+@app.command()
+def check(store: StoreFolder) -> None:
+    """Audit a store: every file of every run, and what lies beside them. Nothing is changed.
+
+    Exit code 2 when something is damaged; crosstune run sets damaged runs aside and makes them again.
+
+    Example: crosstune check runs/demo
+    """
+    from crosstune.store.audit import audit
+
+    found = audit(store)
+    for text in (*found.notes, *found.problems):
+        say(text)
+    searches = f" and {found.searches} searches" if found.searches else ""
+    say(f"{found.results} results{searches} are whole, {found.bytes / 2**20:,.1f} MiB")
+    if found.problems:
+        raise UserError(
+            f"{len(found.problems)} runs of {store} are damaged; run the study again to mend them"
+        )
+
+
+@app.command()
+def verdict(
+    store: StoreFolder,
+    claims: Annotated[
+        list[str] | None,
+        typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
+    ] = None,
+    form: Annotated[Form, typer.Option("--format", help="How to print them.")] = Form.table,
+) -> None:
+    """Hold results against claims: supported, contradicted, or not enough data.
+
+    By default every claim that crosstune ships about a model of these results. csv has one row a claim; json
+    has every comparison a claim was judged by as well. What each verdict means is in docs/claims.md.
+
+    Example: crosstune verdict runs/demo --claims demo
+    """
+    from crosstune import api
+
+    found = api.results(store)
+    verdicts = found.verdicts(claims or None)
+    print_verdicts(verdicts, form.value)
+    left = 0 if claims else len(api.placed_claims(None)) - len(verdicts)
+    if left and form is Form.table:
+        say(f"{left} more claims are about models that are not here: crosstune list claims")
+
+
+@app.command()
+def report(
+    store: StoreFolder,
+    out: Annotated[Path | None, typer.Option(help="The file; DIR/report.html by default.")] = None,
+    claims: Annotated[
+        list[str] | None,
+        typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
+    ] = None,
+) -> None:
+    """Write results as one HTML file; print its path.
+
+    It opens with the verdicts on claims (as crosstune verdict gives them). The file needs nothing beside it
+    and asks the network for nothing.
+
+    Example: crosstune report runs/demo --out demo.html
+    """
+    from crosstune import api
+
+    say(str(api.report(store, out, claims=claims or None)))
+
+
+@app.command()
+def export(
+    store: StoreFolder,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
+    form: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="svg, pdf, png, csv or tex; repeatable, all by default."),
+    ] = None,
+) -> None:
+    """Write the figures (SVG, PDF, PNG) and tables (CSV, LaTeX with booktabs) of results as files.
+
+    Example: crosstune export runs/demo paper --format pdf --format tex
+    """
+    from crosstune import api
+
+    for file in api.results(store).export(folder, form):
+        say(str(file))
+
+
+@app.command()
+def params(
+    method: Annotated[
+        str | None, typer.Argument(help="One method; all with their defaults when left out.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A known model's name, a hub id or a folder.")] = "llama-3.1-8b",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Find each method's size for so many parameters, such as 1.23M.")
+    ] = None,
+) -> None:
+    """Count what a method trains on a model, or find its size for a number of parameters.
+
+    Only the model's shape is needed, not its weights.
+
+    Example: crosstune params prefix --model llama-3.1-8b --set length=10 --set layers=30
+
+    Example: crosstune params --budget 1.23M --model llama-3.1-8b
+    """
+    from crosstune.models.loading.known import geometry_for
+
+    geometry = geometry_for(model)
+    from crosstune.methods.budget import NEAR, count_parameters, hint, solve_budget
+
+    if method is None and settings:
+        raise UserError("--set needs a method: crosstune params prefix --set length=10")
+    if budget is not None:
+        solved = solve_budget(geometry, budget, method, settings or [])
+        sizes = [(name, *_solved(each)) for name, each in solved.items()]
+        print_rows(("method", "size", "trained parameters", f"off {budget}"), sizes, right=(2, 3))
+        hints = {name: hint(name, each, geometry) for name, each in solved.items() if each is not None}
+        if any(hints.values()):
+            say(f"more than {NEAR:.0%} off:")
+        for name, text in hints.items():
+            if text is not None:
+                say(f"  {name}: {text}")
+        return
+    rows = count_parameters(geometry, method, settings or [])
+    if method is not None:
+        say(f"{rows[method]:,} trained parameters, {rows[method] / geometry.parameters:.4%} of {model}")
+        return
+    shares = [(name, f"{count:,}", f"{count / geometry.parameters:.4%}") for name, count in rows.items()]
+    print_rows(("method", "trained parameters", f"of {geometry.parameters:,}"), shares, right=(1, 2))
+
+
+@app.command("list")
+def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None:
+    """List the methods, tasks, models, languages, presets or claims there are.
+
+    Example: crosstune list languages
+    """
+    from crosstune.cli.listing import LISTS
+
+    LISTS[thing.value]()
+
+
+@app.command()
+def predict(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN_DIR", help="A run's folder, such as runs/demo/<id>.")
+    ],
+    *,
+    text: Annotated[str, typer.Option(help="What to ask: the text inside the task's prompt.")],
+    language: Annotated[
+        str | None, typer.Option(help="Language of the prompt; the source language by default.")
+    ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The text is the whole prompt.")] = False,
+    choice: Annotated[list[str] | None, typer.Option(help="A choice, for tasks without fixed ones.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+) -> None:
+    """Ask one thing of a finished run's tuned model.
+
+    Example: crosstune predict runs/demo/0123456789abcdef --text Deutschland
+    """
+    from crosstune.running.predict import predict as ask
+
+    answer = ask(run_folder, text, language=language, raw=raw, choices=choice or (), device=device)
+    for name, share in answer.choices:
+        say(f"{share:.3f}  {name}")
+    if not answer.choices:
+        say(answer.answer)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import crosstune
+
+    say(crosstune.__version__)
+
+
+def main() -> NoReturn:
+    """Entry point: run the command line and exit.
+
+    Exit codes: 0 done, 2 a mistake in what was given, 130 Ctrl-C, 143 SIGTERM.
+    """
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(args=arguments, prog_name="crosstune")
+    except UserError as error:
+        if "--debug" in sys.argv:
+            raise
+        complain(f"error: {error}", style="red")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; leave Python nothing to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)
+
+
+def _solved(found: Any) -> tuple[str, str, str]:
+    """Size, count and distance of one method's answer to a budget."""
+    if found is None:
+        return "-", "-", "-"
+    return f"{found.setting} {found.size}", f"{found.count:,}", found.share_off

@@ -1,0 +1,83 @@
+"""What the command line prints: lines, complaints and tables, harmless to a terminal whatever they hold."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+
+def say(text: str) -> None:
+    """One line on standard output."""
+    sys.stdout.write(printable(text) + "\n")
+
+
+def complain(text: str, style: str) -> None:
+    """One line on standard error, whatever the text holds."""
+    console = Console(stderr=True, highlight=False)
+    console.print(Text(printable(text), style=style), soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Text from files without control characters, which could act on a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def print_results(found: Any) -> None:
+    """The table of results (`crosstune.api.Results`)."""
+    from crosstune.report.tables.terminal import results_table
+
+    standard_output().print(results_table(found.runs, found.source))
+
+
+def print_costs(found: Any) -> None:
+    """The table of what results cost (`crosstune.api.Results`)."""
+    from crosstune.report.tables.terminal import costs_table
+
+    standard_output().print(costs_table(found.costs))
+
+
+def print_plan(plan: Any, study_file: str) -> None:
+    """The table of a plan (`crosstune.planning.plan.Plan`)."""
+    from crosstune.planning.table import plan_table
+
+    standard_output().print(plan_table(plan, study_file))
+
+
+def print_verdicts(verdicts: Any, form: str) -> None:
+    """Verdicts (a list of `crosstune.claims.judge.Verdict`) as a table, or as csv or json."""
+    if form == "table":
+        from crosstune.report.tables.verdicts import verdicts_table
+
+        standard_output().print(verdicts_table(verdicts))
+    elif form == "csv":
+        import polars as pl
+
+        from crosstune.claims.judge import verdict_table
+
+        table = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
+        sys.stdout.write(table.write_csv())
+    else:
+        import json
+        from dataclasses import asdict
+
+        rows = [asdict(each) for each in verdicts]
+        sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+
+
+def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
+    """A plain table; columns whose numbers are in ``right`` end on the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for i, name in enumerate(head):
+        table.add_column(name, justify="right" if i in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    standard_output().print(table)
+
+
+def standard_output() -> Console:
+    """Standard output; wide where it is a file or a pipe, whose width is nobody's screen."""
+    return Console() if sys.stdout.isatty() else Console(width=160)

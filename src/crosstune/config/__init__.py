@@ -1,0 +1,1 @@
+"""YAML files and settings, with every mistake told as `file:line: what is wrong`. Imports errors alone."""

@@ -1,0 +1,48 @@
+"""An example of a task, and the fingerprint of a set of them."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Split = Literal["train", "dev", "test"]
+
+
+Kind = Literal["choice", "generation"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    r"""One question, its prompt already written out.
+
+    Attributes:
+        id: The same in every language where the task is parallel.
+        language: Canonical code of the language table (`crosstune.languages`).
+        prompt: Text that ends where the answer starts, without trailing space ("...\nTopic:").
+        answers: Acceptable answers without leading space; the first is the one training writes.
+        choices: What is scored, for a choice task (each without leading space); empty for a free answer.
+        fields: The dataset's own texts by name, such as ("premise", "..."): what overlap with training data
+            and repeated questions are looked for in.
+    """
+
+    id: str
+    language: str
+    prompt: str
+    answers: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    fields: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def gold(self) -> int:
+        """Index of the right choice."""
+        return self.choices.index(self.answers[0])
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """SHA-256 (first 16 hex digits) over everything in the examples, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        texts = (example.id, example.language, example.prompt, *example.answers, "\x1e", *example.choices)
+        digest.update("\x1f".join(texts).encode())
+        digest.update(b"\x1d")
+    return digest.hexdigest()[:16]

@@ -1,0 +1,184 @@
+"""Datasets on the Hugging Face hub: where each one lies there (``hub_datasets.toml``), and its files here.
+
+Files are fetched as they were published and read without any code of the repository: a dataset that its own
+script would have to unpack is taken from the branch ``refs/convert/parquet``, the hub's conversion of it.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import huggingface_hub
+from huggingface_hub import errors
+
+from crosstune.data.example import Split
+from crosstune.errors import UserError, did_you_mean
+from crosstune.languages.table import find
+from crosstune.models.loading.hub import HTTP_ERROR, explained
+
+DATA_SUFFIXES = (".parquet", ".jsonl", ".json", ".tsv", ".csv")
+
+# Names that would leave the folder of the snapshot; a backslash counts as a slash there.
+_OUTSIDE = ("/*", "../*", "*/../*", "*:*")
+
+# What a revision stood for when this process first asked, and whether the hub was there to say so: a branch
+# that moves meanwhile must not mix two versions, and a hub that is away is not waited for again.
+_known: dict[tuple[str, str], tuple[str, bool]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class HubFiles:
+    """Files of a dataset repository on this machine.
+
+    Attributes:
+        paths: Sorted; at least one.
+        repo: ``owner/name``.
+        commit: 40 hex digits: what the revision asked for stands for.
+    """
+
+    paths: list[Path]
+    repo: str
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class HubEntry:
+    """Where a dataset lies on the hub.
+
+    Attributes:
+        repo: ``owner/name``.
+        revision: Commit, or a branch where no commit is known.
+        files: Pattern of the files of each split there is, with ``{code}`` for the dataset's language code.
+        columns: That every file must have.
+        languages: The dataset's own code by canonical code.
+        rename: The task's column name by the published one.
+        labels: What the numbers in a label column mean, in order; empty where labels are texts.
+        language_prefix: Column that starts with a row's language code and "-", in files of many languages.
+    """
+
+    repo: str
+    revision: str
+    files: Mapping[Split, str]
+    columns: tuple[str, ...]
+    languages: Mapping[str, str]
+    rename: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
+    language_prefix: str | None = None
+
+    def pattern(self, split: Split, language: str) -> str:
+        """Files of a split in a language.
+
+        Raises:
+            UserError: No such split or language.
+        """
+        if split not in self.files:
+            raise UserError(f"{self.repo} has no {split} split, only {', '.join(self.files)}")
+        if language not in self.languages:
+            raise UserError(f'{self.repo} has no "{language}"{did_you_mean(language, self.languages)}')
+        return self.files[split].replace("{code}", self.languages[language])
+
+    def holds(self, row: Mapping[str, Any], language: str) -> bool:
+        """Whether a row is in a language, which only files of many languages leave open."""
+        if self.language_prefix is None:
+            return True
+        return str(row.get(self.language_prefix)).startswith(f"{self.languages[language]}-")
+
+
+@cache
+def hub_entry(name: str) -> HubEntry:
+    """The entry of a dataset in ``hub_datasets.toml``.
+
+    Raises:
+        UserError: No such dataset, or one that has to be brought as local files; it says where from.
+    """
+    table = tomllib.loads((files(__package__) / "hub_datasets.toml").read_text(encoding="utf-8"))
+    elsewhere: dict[str, str] = table.pop("not_fetched")
+    if name in elsewhere:
+        raise UserError(f"{name} cannot be fetched from the hub: {elsewhere[name]}")
+    if name not in table:
+        raise UserError(f'no dataset "{name}" is known on the hub{did_you_mean(name, table)}')
+    entry = table[name]
+    return HubEntry(
+        repo=entry["repo"],
+        revision=entry["revision"],
+        files=entry["files"],
+        columns=tuple(entry["columns"]),
+        languages={find(code).code: code for code in entry.get("codes", ["en"])},
+        rename=entry.get("rename", {}),
+        labels=tuple(entry.get("labels", ())),
+        language_prefix=entry.get("language_prefix"),
+    )
+
+
+def fetch_files(repo: str, pattern: str, revision: str) -> HubFiles:
+    """Fetch a dataset's files into the hub's own cache, unless they are there.
+
+    Args:
+        repo: ``owner/name``.
+        pattern: Of paths in the repository, such as ``en/test-*.parquet``; it ends as data files do
+            (`DATA_SUFFIXES`), so no script can match.
+        revision: Commit, branch or tag. A branch is looked up once a process, and offline stands for what it
+            did when it was last looked up.
+
+    Raises:
+        UserError: No such repository, revision or file; no access; not reachable and not cached; the
+            download broke off; disk full; a pattern that no data file can match.
+    """
+    if not pattern.endswith(DATA_SUFFIXES):
+        raise UserError(f"{repo}: {pattern!r} names no data files; end it in {', '.join(DATA_SUFFIXES)}")
+    if pattern.startswith("/") or ".." in PurePosixPath(pattern).parts:
+        raise UserError(f"{repo}: {pattern!r} leaves the repository; give a pattern of paths inside it")
+    with explained(repo, revision, "dataset"):
+        folder = _snapshot(repo, pattern, revision)
+    paths = sorted(path for path in folder.glob(pattern) if path.is_file())
+    if not paths:
+        there = _what_there_is(repo, folder.name)
+        raise UserError(f"{repo} at revision {revision!r}: no file {pattern}; {there}")
+    return HubFiles(paths, repo, folder.name)
+
+
+def _snapshot(repo: str, pattern: str, revision: str) -> Path:
+    """The cache's folder of the commit with the files that match, as they are there if the hub is away."""
+    fetch = partial(
+        huggingface_hub.snapshot_download,
+        repo,
+        repo_type="dataset",
+        allow_patterns=[pattern],
+        ignore_patterns=list(_OUTSIDE),
+    )
+    if (repo, revision) in _known:
+        commit, online = _known[repo, revision]
+        return Path(fetch(revision=commit, local_files_only=not online))
+    try:
+        # Fails at once where fetching would try again for half a minute.
+        huggingface_hub.dataset_info(repo, revision=revision)
+    except errors.RevisionNotFoundError:
+        raise
+    except (HTTP_ERROR, OSError) as away:
+        try:
+            folder = Path(fetch(revision=revision, local_files_only=True))
+        except errors.LocalEntryNotFoundError:
+            if isinstance(away, errors.HfHubHTTPError):
+                raise away from None  # no access, or no such repository: what the hub said tells more
+            raise
+        _known[repo, revision] = (folder.name, False)
+        return folder
+    folder = Path(fetch(revision=revision))
+    _known[repo, revision] = (folder.name, True)
+    return folder
+
+
+def _what_there_is(repo: str, commit: str) -> str:
+    """The data files of a repository, for an error about one that it lacks."""
+    try:
+        siblings = huggingface_hub.dataset_info(repo, revision=commit).siblings or []
+    except (HTTP_ERROR, OSError):
+        return "what else it holds cannot be asked now"
+    data = sorted(file.rfilename for file in siblings if file.rfilename.endswith(DATA_SUFFIXES))
+    if not data:
+        return "it holds no data files; try revision refs/convert/parquet"
+    return f"it holds {', '.join(data[:8])}" + (f", ... ({len(data)} in all)" if len(data) > 8 else "")

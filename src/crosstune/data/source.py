@@ -1,0 +1,93 @@
+"""Where a benchmark's files lie, and the shape of their rows."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crosstune.data.tables import BadRow, Row, Rows, read_rows
+from crosstune.errors import UserError
+from crosstune.languages.table import find
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One published form of a split.
+
+    Attributes:
+        files: Below the data folder, with ``{code}`` for the language and ``*`` for anything in a name.
+            Several files that match are read one after the other.
+        columns: That must be there; the names of all columns in a file without a header.
+        header: Whether the first line names the columns.
+        rename: The task's own column name by the published one.
+        language: Of files without ``{code}``; the source language by default.
+        column: That holds each row's language code, in a file of many languages; then ``language`` is unused.
+        read: For files that are no plain table, instead of `read_rows`.
+    """
+
+    files: str
+    columns: tuple[str, ...] = ()
+    header: bool = True
+    rename: Mapping[str, str] = field(default_factory=dict)
+    language: str | None = None
+    column: str | None = None
+    read: Callable[[Path], Rows] | None = None
+
+    def rows(self, path: Path) -> Rows:
+        """Rows of one file, under the task's column names."""
+        found = (
+            self.read(path) if self.read is not None else read_rows(path, self.columns, header=self.header)
+        )
+        return renamed(found, self.rename) if self.rename else found
+
+
+@dataclass(frozen=True)
+class Place:
+    """Files of one split in one language. ``code`` is what the dataset calls it, where rows of many mix."""
+
+    layout: Layout
+    paths: tuple[Path, ...]
+    code: str | None = None
+
+
+def renamed(rows: Rows, names: Mapping[str, str]) -> Rows:
+    """The same rows with columns under other names."""
+    for row in rows:
+        if isinstance(row, BadRow):
+            yield row
+        else:
+            yield Row(row.path, row.line, {names.get(key, key): value for key, value in row.fields.items()})
+
+
+def labelled(rows: Rows, labels: Sequence[str]) -> Rows:
+    """The same rows with the number in a ``label`` column put in words; one beyond the labels is left."""
+    for row in rows:
+        if isinstance(row, Row) and isinstance(number := row.fields.get("label"), int) and labels:
+            known = 0 <= number < len(labels)
+            yield Row(row.path, row.line, row.fields | ({"label": labels[number]} if known else {}))
+        else:
+            yield row
+
+
+def _shape(files: str) -> re.Pattern[str]:
+    """What paths of a layout look like; a code that stands there twice is the same both times."""
+    first, *rest = re.escape(files).replace(r"\*", r"[^/]*").split(r"\{code\}", maxsplit=1)
+    named = [r"(?P<code>[\w-]+)" + part.replace(r"\{code\}", r"(?P=code)") for part in rest]
+    return re.compile(first + "".join(named))
+
+
+def _canonical(code: str) -> str | None:
+    try:
+        return find(code).code
+    except UserError:
+        return None
+
+
+def _codes(layout: Layout, paths: tuple[Path, ...]) -> list[str]:
+    """Language codes that the rows of files of many languages carry."""
+    seen: dict[str, None] = {}
+    for path in paths:
+        for row in layout.rows(path):
+            if isinstance(row, Row) and isinstance(code := row.fields.get(layout.column or ""), str):
+                seen[code] = None
+    return list(seen)

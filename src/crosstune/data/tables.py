@@ -1,0 +1,266 @@
+"""Published data files read row by row: tab-separated, CSV, JSON lines, parquet; and whole JSON documents.
+
+A row that cannot be read comes out as a `BadRow` in its place, so that the reader of a whole file can stop
+at it or count it and go on. What is wrong with the file itself is a `UserError` at once.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from crosstune.errors import UserError
+
+LARGEST_ROW = 1_000_000
+"""Bytes. No benchmark has a row near it; a file that lost its line breaks does."""
+
+
+class BadRow(UserError):  # noqa: N818 - it is a row as much as an error
+    """One row that cannot be used. A task stops at it, or counts it and goes on (``on_bad_rows``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row of a table.
+
+    Attributes:
+        path: The file.
+        line: Its line in the file, from 1 (of a parquet file, the row).
+        fields: By column name, as published: texts, or in JSON and parquet whatever is there.
+    """
+
+    path: Path
+    line: int
+    fields: dict[str, Any]
+
+    def __getitem__(self, column: str) -> Any:
+        return self.fields[column]
+
+    def text(self, column: str) -> str:
+        """A column's text without surrounding white space.
+
+        Raises:
+            BadRow: It is missing, no text, or empty.
+        """
+        value = self.fields.get(column)
+        if not isinstance(value, str):
+            what = "missing" if value is None else f"{_shown(value)} where a text was expected"
+            raise self.error(f"{column} is {what}")
+        if not value.strip():
+            raise self.error(f"empty {column}")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise self.error(f"{column} holds half a character (U+{ord(value[error.start]):04X})") from None
+        return value.strip()
+
+    def error(self, message: str) -> BadRow:
+        """The error that names this row's file and line."""
+        return BadRow(f"{self.path}:{self.line}: {message}")
+
+
+Rows = Iterable[Row | BadRow]
+
+
+def read_rows(path: Path, columns: Sequence[str], *, header: bool = True) -> list[Row | BadRow]:
+    """Rows of a table in the format its name ends in: .tsv, .txt (tabs), .csv, .jsonl or .parquet.
+
+    Args:
+        path: The file.
+        columns: Columns that must be there (others are kept); of a file without a header, the names of all
+            its columns in order.
+        header: Whether the first line of a .tsv, .txt or .csv names the columns.
+
+    Raises:
+        UserError: The file cannot be read, is empty, lacks a column, or its format is not known.
+    """
+    readers: dict[str, Callable[[], list[Row | BadRow]]] = {
+        ".tsv": lambda: _table(path, columns, header, _tabs),
+        ".txt": lambda: _table(path, columns, header, _tabs),
+        ".csv": lambda: _table(path, columns, header, _commas),
+        ".jsonl": lambda: _json_lines(path, columns),
+        ".parquet": lambda: _parquet(path, columns),
+    }
+    if path.suffix not in readers:
+        raise UserError(f"{path}: unknown kind of file; tables end in {', '.join(readers)}")
+    return readers[path.suffix]()
+
+
+def read_json(path: Path) -> Any:
+    """A whole JSON document.
+
+    Raises:
+        UserError: It cannot be read or is not JSON; the line is named.
+    """
+    text = "\n".join(_whole_lines(path))
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: not a data file: JSON nested too deeply") from error
+
+
+def read_lines(path: Path) -> list[str | BadRow]:
+    r"""Lines of a UTF-8 file, split at "\n" only (a text may hold other Unicode line breaks).
+
+    Raises:
+        UserError: No such file, or it cannot be read.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    lines = [_decoded(path, number, line) for number, line in enumerate(_split_bytes(raw), start=1)]
+    if lines[-1] == "":
+        lines.pop()
+    return lines
+
+
+def _split_bytes(raw: bytes) -> list[bytes]:
+    return raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+
+
+def _decoded(path: Path, number: int, line: bytes) -> str | BadRow:
+    if len(line) > LARGEST_ROW:
+        return BadRow(f"{path}:{number}: a line of {len(line):,} bytes; the most is {LARGEST_ROW:,}")
+    try:
+        return line.removesuffix(b"\r").decode("utf-8")
+    except UnicodeDecodeError as error:
+        return BadRow(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line)")
+
+
+def _whole_lines(path: Path) -> Iterator[str]:
+    """The lines of a document in which none can be left out; it may be one long line."""
+    try:
+        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte {error.start + 1} of the file)") from error
+    yield from text.split("\n")
+
+
+# Fields of each line, with its number.
+_Splitter = Callable[[Path, list[tuple[int, str]]], Iterator[tuple[int, list[str] | BadRow]]]
+
+
+def _table(path: Path, columns: Sequence[str], header: bool, split: _Splitter) -> list[Row | BadRow]:
+    lines = read_lines(path)
+    if not lines:
+        raise UserError(f"{path} is empty: expected a table with the columns {', '.join(columns)}")
+    names = list(columns)
+    start = 0
+    if header:
+        first = lines[0]
+        if isinstance(first, BadRow):
+            raise UserError(str(first))
+        ((_, given),) = split(path, [(1, first)])
+        names = given if isinstance(given, list) else first.split("\t")
+        _require(path, columns, names, f"the first line is {first[:120]!r}")
+        start = 1
+    rows: list[Row | BadRow] = [BadRow(str(line)) for line in lines[start:] if isinstance(line, BadRow)]
+    whole = [(n, line) for n, line in enumerate(lines[start:], start + 1) if not isinstance(line, BadRow)]
+    for number, fields in split(path, whole):
+        if isinstance(fields, BadRow):
+            rows.append(fields)
+        elif len(fields) != len(names):
+            rows.append(BadRow(f"{path}:{number}: {len(fields)} fields where {len(names)} were expected"))
+        else:
+            rows.append(Row(path, number, dict(zip(names, fields, strict=True))))
+    return rows
+
+
+def _tabs(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """Fields of each line, quoted as CSV is or not quoted at all.
+
+    A stray quote in an unquoted file must not swallow the lines after it, so each line is read alone, and
+    one that is not well-formed CSV is taken as it stands.
+    """
+    for number, line in lines:
+        if '"' in line:
+            try:
+                yield number, next(csv.reader([line], delimiter="\t", strict=True))
+                continue
+            except csv.Error:
+                pass
+        yield number, line.split("\t")
+
+
+def _commas(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, list[str] | BadRow]]:
+    """Fields of each record; a quoted field may hold line breaks. A record is named by its first line."""
+    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
+    at = 0
+    while at < len(lines):
+        number = lines[at][0]
+        try:
+            fields: list[str] = next(reader)
+        except csv.Error as error:
+            if reader.line_num >= len(lines) and "end of data" in str(error):
+                # All lines behind the quote would be lost in one row.
+                raise UserError(f"{path}:{number}: a quoted field opens here and is never closed") from error
+            yield number, BadRow(f"{path}:{number}: not CSV: {error}")
+        else:
+            yield number, fields
+        at = reader.line_num
+
+
+def _json_lines(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
+    rows: list[Row | BadRow] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if isinstance(line, BadRow):
+            rows.append(line)
+            continue
+        try:
+            value = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            rows.append(BadRow(f"{path}:{number}: not JSON: {str(error)[:120]}"))
+            continue
+        if not isinstance(value, dict):
+            rows.append(BadRow(f"{path}:{number}: {_shown(value)} where an object was expected"))
+        elif missing := [column for column in columns if column not in value]:
+            rows.append(BadRow(f"{path}:{number}: no column {', '.join(missing)}; it has {_names(value)}"))
+        else:
+            rows.append(Row(path, number, value))
+    if not rows:
+        raise UserError(f"{path} is empty: expected objects with {', '.join(columns)}, one a line")
+    return rows
+
+
+def _parquet(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
+    try:
+        table = pl.read_parquet(path)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(f"{path}: not a readable parquet file: {reason}") from error
+    _require(path, columns, table.columns, f"it has {', '.join(table.columns)}")
+    if table.is_empty():
+        raise UserError(f"{path} is empty: expected rows with the columns {', '.join(columns)}")
+    rows: list[Row | BadRow] = []
+    for number, fields in enumerate(table.iter_rows(named=True), start=1):
+        size = sum(len(value) for value in fields.values() if isinstance(value, str))
+        if size > LARGEST_ROW:
+            rows.append(BadRow(f"{path}:{number}: a row of {size:,} letters; the most is {LARGEST_ROW:,}"))
+        else:
+            rows.append(Row(path, number, fields))
+    return rows
+
+
+def _require(path: Path, columns: Sequence[str], there: Sequence[str], hint: str) -> None:
+    if missing := [column for column in columns if column not in there]:
+        raise UserError(f"{path}:1: no column {', '.join(missing)}; {hint}")
+
+
+def _names(value: dict[str, Any]) -> str:
+    return ", ".join(list(value)[:12])[:120] or "none"
+
+
+def _shown(value: object) -> str:
+    """A value in an error message, cut short."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

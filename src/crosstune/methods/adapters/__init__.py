@@ -1,0 +1,1 @@
+"""Methods that add small trained modules to frozen weights."""

@@ -1,0 +1,150 @@
+"""LoRA: ``W x + (alpha / r) B A x`` with A ``[r, in]`` and B ``[out, r]`` trained, B zero at the start.
+
+Hu et al. 2021 (arXiv 2106.09685), through PEFT's injection. The adapters are fp32 over a model of any
+dtype; for evaluation they are merged into the weights, and the weights' own bits are put back after.
+Trained parameters: r * (in + out) for every target in every chosen layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from crosstune.errors import UserError, did_you_mean
+from crosstune.methods.base import Method
+from crosstune.methods.config import Layered, MethodConfig
+from crosstune.models.geometry import Geometry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from crosstune.models.language_model import LanguageModel
+
+_ADAPTER = "default"
+
+
+class LoraConfig(Layered):
+    """Settings of `lora`.
+
+    Attributes:
+        rank: Inner dimension r.
+        alpha: The update is scaled by alpha / rank.
+        target_modules: Linear layers that get one, by name.
+        dropout: On the adapter's input while training.
+    """
+
+    rank: int = Field(default=4, ge=1)
+    alpha: float = 8.0
+    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+
+def linear_sizes(geometry: Geometry) -> dict[str, tuple[int, int]]:
+    """(in, out) of each linear layer of a decoder block, by its name in transformers."""
+    hidden, inner = geometry.hidden, geometry.intermediate
+    return {
+        "q_proj": (hidden, geometry.q_size),
+        "k_proj": (hidden, geometry.kv_size),
+        "v_proj": (hidden, geometry.kv_size),
+        "o_proj": (geometry.q_size, hidden),
+        "gate_proj": (hidden, inner),
+        "up_proj": (hidden, inner),
+        "down_proj": (inner, hidden),
+    }
+
+
+class Lora(Method):
+    """Low-rank updates of chosen weights."""
+
+    name = "lora"
+    summary = "low-rank updates of chosen weights (Hu et al. 2021), through PEFT"
+    learning_rate = 1e-3
+    learning_rate_from = "the middle of the grid 3e-3, 1e-3, 3e-4 of arXiv 2510.24619"
+    size = "rank"
+    Config = LoraConfig
+
+    @classmethod
+    def count(cls, config: MethodConfig, geometry: Geometry) -> int:
+        """Layers * sum over targets of rank * (in + out)."""
+        assert isinstance(config, LoraConfig)
+        sizes = linear_sizes(geometry)
+        for target in config.target_modules:
+            if target not in sizes:
+                raise UserError(f'lora: unknown target module "{target}"{did_you_mean(target, sizes)}')
+        layers = len(config.chosen(geometry.layers))
+        return layers * config.rank * sum(sum(sizes[t]) for t in config.target_modules)
+
+    def attach(self, lm: LanguageModel, seed: int = 0) -> None:
+        """Wrap the target layers with PEFT's LoRA layers."""
+        import torch
+        from peft import LoraConfig as PeftLoraConfig
+        from peft import inject_adapter_in_model
+
+        from crosstune.methods.adapters.lora_kernel import use_update
+
+        config = self.config
+        assert isinstance(config, LoraConfig)
+        asked = PeftLoraConfig(
+            r=config.rank,
+            lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT divides by it; a float is as good
+            lora_dropout=config.dropout,
+            target_modules=list(config.target_modules),
+            layers_to_transform=None if config.layers is None else config.chosen(lm.geometry.layers),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            try:
+                inject_adapter_in_model(asked, lm.model, adapter_name=_ADAPTER)
+            except ValueError as error:
+                raise UserError(f"lora: {error}".replace("\n", " ")) from error
+        self.lm = lm
+        for parameter in self.parameters().values():
+            parameter.data = parameter.data.float()
+        for module in self._wrapped().values():
+            use_update(module, _ADAPTER)
+
+    def _wrapped(self) -> dict[str, Any]:
+        from peft.tuners.lora import LoraLayer
+
+        return {name: m for name, m in self.attached().model.named_modules() if isinstance(m, LoraLayer)}
+
+    def detach(self) -> None:
+        """Put the plain linear layers back."""
+        model = self.attached().model
+        for name, module in self._wrapped().items():
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, module.get_base_layer())
+        if hasattr(model, "peft_config"):
+            del model.peft_config
+        self.lm = None
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """``<module>.A`` ``[r, in]`` and ``<module>.B`` ``[out, r]``."""
+        found: dict[str, nn.Parameter] = {}
+        for name, module in self._wrapped().items():
+            found[f"{name}.A"] = module.lora_A[_ADAPTER].weight
+            found[f"{name}.B"] = module.lora_B[_ADAPTER].weight
+        return found
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Merge into the weights, and put the very bits of the weights back after.
+
+        Quantised weights stay as they are: merged, they would be rounded to their few bits once more.
+        """
+        if self.attached().quantized:
+            yield
+            return
+        wrapped = list(self._wrapped().values())
+        kept = [m.get_base_layer().weight.data.clone() for m in wrapped]
+        for module in wrapped:
+            module.merge()
+        try:
+            yield
+        finally:
+            for module, weight in zip(wrapped, kept, strict=True):
+                module.get_base_layer().weight.data.copy_(weight)
+                module.merged_adapters = []

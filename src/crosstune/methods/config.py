@@ -1,0 +1,67 @@
+"""Settings that methods share: which layers, how many prompt tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from crosstune.errors import UserError
+
+if TYPE_CHECKING:
+    pass
+
+
+# Real text to start prompts from: on the manifold of the model's inputs from the first step.
+INIT_TEXT = (
+    "Read the text carefully, think about what is asked, and answer the question. The answer is short, "
+    "exact and in the form that was asked for. The same question can be put in any language, and its "
+    "answer means the same in all of them."
+)
+
+
+class MethodConfig(BaseModel):
+    """Settings of a method, as written in a study file. Unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Layered(MethodConfig):
+    """Settings of a method that can live in some layers only.
+
+    Attributes:
+        layers: None for all, k for the last k, or a list of layer numbers from 0 at the bottom.
+    """
+
+    layers: int | list[int] | None = None
+
+    def chosen(self, total: int) -> list[int]:
+        """Layer numbers in a model of ``total`` layers, ascending.
+
+        Raises:
+            UserError: More layers than the model has, or a number outside it.
+        """
+        if self.layers is None:
+            return list(range(total))
+        if isinstance(self.layers, int):
+            if not 1 <= self.layers <= total:
+                raise UserError(
+                    f"layers: {self.layers} asked for, but the model has {total}; give 1 to {total}"
+                )
+            return list(range(total - self.layers, total))
+        wrong = [i for i in self.layers if not 0 <= i < total]
+        if wrong or not self.layers:
+            raise UserError(f"layers: {wrong or 'an empty list'}; the model's layers are 0 to {total - 1}")
+        return sorted(set(self.layers))
+
+
+class Prompted(MethodConfig):
+    """Settings of a method that learns prompt tokens.
+
+    Attributes:
+        length: How many.
+        init_text: Text that ``init: text`` starts from, repeated when it is shorter than ``length``.
+    """
+
+    length: int = Field(default=10, ge=1)
+    init_text: str = Field(default=INIT_TEXT, min_length=1)

@@ -1,0 +1,1 @@
+"""Methods that learn prompt tokens, in front of the text or in every layer."""

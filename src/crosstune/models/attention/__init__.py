@@ -1,0 +1,1 @@
+"""One hook for all attention, and who sees whom in each form of a batch."""

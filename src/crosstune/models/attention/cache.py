@@ -1,0 +1,184 @@
+"""The cache of texts that are being written: memory set aside once, rows that end make room for others.
+
+A row holds one text from its first column on, whatever the lengths of its neighbours; a learned prefix
+stands in front of it. So decoding reads keys and values in place and copies nothing but the newest token's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from crosstune.models.attention import hook as attention
+
+if TYPE_CHECKING:
+    from crosstune.models.language_model import LanguageModel
+
+
+class Reading:
+    """A cache that only keeps what a forward computes: ``[lines, kv_heads, width, head_dim]`` a layer."""
+
+    is_sliding: ClassVar[list[bool]] = []
+    is_compileable: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Called by the model's attention."""
+        self.keys.append(keys)
+        self.values.append(values)
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Nothing was read before."""
+        return 0
+
+    get_query_offset = get_seq_length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Columns of the mask, and where they start."""
+        return query_length, 0
+
+
+def row_bytes(lm: "LanguageModel", columns: int) -> int:
+    """Bytes of one text's keys and values in `Slots`, a prefix's among them."""
+    g = lm.geometry
+    prompts = (attention.joint(module) for module in lm.attentions)
+    columns = sum(columns + (0 if prompt is None else prompt[0].shape[1]) for prompt in prompts)
+    return 2 * columns * g.kv_size * lm.dtype.itemsize
+
+
+@dataclass
+class Slots:
+    """Keys and values of the texts being written, and the attention of their next tokens.
+
+    Args:
+        lm: The model, with whatever a method left on it.
+        rows: How many texts at once.
+        columns: Tokens of the longest, a soft prompt's among them.
+
+    Attributes:
+        live: How many rows are in use: the first so many.
+        lengths: ``[live]`` tokens that each of them holds, a prefix left out.
+    """
+
+    prompts_inside: ClassVar[bool] = True
+    is_sliding: ClassVar[list[bool]] = []
+    is_compileable: ClassVar[bool] = False
+
+    lm: "LanguageModel"
+    rows: int
+    columns: int
+    live: int = 0
+    lengths: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        g, dtype = self.lm.geometry, self.lm.dtype
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self._front: list[int] = []
+        self._at: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        for i, module in enumerate(self.lm.attentions):
+            prompt = attention.joint(module)
+            n = 0 if prompt is None else prompt[0].shape[1]
+            shape = (self.rows, g.kv_heads, n + self.columns, g.head_dim)
+            # Zeros: what no text has written is masked, and must be finite for that.
+            for store, learned in ((self.keys, 0), (self.values, 1)):
+                made = torch.zeros(shape, dtype=dtype, device=self.lm.layer_device(i))
+                if prompt is not None:
+                    made[:, :, :n] = prompt[learned]
+                store.append(made)
+            self._front.append(n)
+
+    # --- rows -----------------------------------------------------------------------------------
+
+    def add(self, read: Reading, texts: Sequence[tuple[int, list[int]]]) -> None:
+        """Put texts that were read into free rows: of each its line, and its tokens' places there."""
+        for line, path in texts:
+            at = torch.tensor(path, device=self.lm.device)
+            for i, n in enumerate(self._front):
+                place = at.to(self.keys[i].device)
+                for mine, theirs in ((self.keys, read.keys), (self.values, read.values)):
+                    mine[i][self.live, :, n : n + len(path)] = theirs[i][line][:, place]
+            self.lengths.append(len(path))
+            self.live += 1
+
+    def drop(self, ended: Sequence[int]) -> list[int]:
+        """Free some rows; the last ones move into the gaps.
+
+        Returns:
+            Which row each row now in use was before.
+        """
+        order = list(range(self.live))
+        for row in sorted(ended, reverse=True):
+            last = len(order) - 1
+            if row != last:
+                for store in (self.keys, self.values):
+                    for i, n in enumerate(self._front):
+                        end = n + self.lengths[last]
+                        store[i][row, :, n:end] = store[i][last, :, n:end]
+                order[row], self.lengths[row] = order[last], self.lengths[last]
+            order.pop()
+            self.lengths.pop()
+        self.live = len(order)
+        return order
+
+    def begin(self) -> Tensor:
+        """Make ready to read one more token a row; its position in each text, ``[live]``."""
+        lengths = torch.tensor(self.lengths, device=self.lm.device)
+        self.fix(lengths, max(self.lengths) + 1)
+        return lengths
+
+    def fix(self, lengths: Tensor, columns: int) -> None:
+        """Make ready to read one more token of the first rows, over so many columns.
+
+        Args:
+            lengths: ``[rows]`` tokens that each holds; rows not in use have none.
+            columns: More than the longest of them.
+        """
+        self._longest = columns
+        self._at = {lengths.device: (torch.arange(len(lengths), device=lengths.device), lengths)}
+
+    def end(self) -> None:
+        """All layers have read it."""
+        self.lengths = [length + 1 for length in self.lengths]
+
+    # --- what the model asks for ----------------------------------------------------------------
+
+    def mask(self, window: int | None) -> Tensor:
+        """Boolean ``[live, 1, 1, columns]`` of the texts' own columns: True up to the newest token."""
+        _, lengths = self._at[self.lm.device]
+        column = torch.arange(self._longest, device=lengths.device)
+        seen = column <= lengths[:, None]
+        if window is not None:
+            seen &= lengths[:, None] - column < window
+        return seen[:, None, None]
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Called by the model's attention with the newest tokens': ``[live, kv_heads, 1, head_dim]``."""
+        if keys.device not in self._at:
+            self._at[keys.device] = tuple(x.to(keys.device) for x in self._at[self.lm.device])  # type: ignore[assignment]
+        rows, lengths = self._at[keys.device]
+        n = self._front[layer_idx]
+        self.keys[layer_idx][rows, :, n + lengths] = keys[:, :, 0]
+        self.values[layer_idx][rows, :, n + lengths] = values[:, :, 0]
+        end = n + self._longest
+        return self.keys[layer_idx][: len(rows), :, :end], self.values[layer_idx][: len(rows), :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns of the longest text, before the newest token."""
+        return self._longest - 1
+
+    get_query_offset = get_seq_length
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Columns of the mask, and where they start."""
+        return self._longest, 0

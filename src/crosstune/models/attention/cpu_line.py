@@ -1,0 +1,220 @@
+"""Texts, or trees of texts, behind one another in one line: no padding, and attention of each with itself.
+
+Everything but attention looks at tokens one at a time, so a batch is one line of all its texts, and
+projections and MLPs compute nothing for padding. Attention takes texts of like length together
+(`crosstune.models.attention.cpu_groups`), as plain matrix products with all heads of a group in one: for the
+lengths of training examples several times as fast on a CPU as PyTorch's fused kernel in bf16
+(benchmarks/NOTES.md), at the price of keeping the probabilities for the backward pass.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from crosstune.models.attention.cpu_groups import Block, Plan, plan
+
+# Probabilities of a text this long are 8 MB a head in bf16; beyond, the fused kernel is the better one.
+LONGEST = 2048
+RIDER = "crosstune_ragged"
+"""Attribute of a mask that holds the layout it is of."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ragged:
+    """A line of texts, of which each token sees those before it in its own text and in the trunk.
+
+    Where `places` and `ends` are given, a text is a tree in depth-first order, as in `attention.Layout`: a
+    token sees only those that it follows.
+
+    Attributes:
+        lengths: Of the texts, in line.
+        trunk: Tokens at the beginning of the line that all texts follow.
+        device: Where the model's input is.
+        places: ``[line, trunk left out]``: of each token in its own text; None for one behind the other.
+        ends: As long: last token of its tree that sees this one, counted from the tree's first.
+        window: How many tokens each sees, itself included; None for all before it.
+        apart: Each text attends by itself, so that its bits depend on no other's length.
+    """
+
+    prompts_inside: ClassVar[bool] = False
+
+    lengths: tuple[int, ...]
+    trunk: int = 0
+    device: torch.device | str = "cpu"
+    places: Tensor | None = None
+    ends: Tensor | None = None
+    window: int | None = None
+    apart: bool = False
+    # Handed on by `replace`, so that all layers of a forward find the blocks of the first.
+    _plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict, repr=False, compare=False)
+
+    def plan(self, front: int, heads: int, group: int, dtype: torch.dtype) -> Plan:
+        """The blocks that attend at once (`crosstune.models.attention.cpu_groups.plan`), made once."""
+        key = (self.trunk, self.window, front, heads, group, dtype)
+        if key not in self._plans:
+            self._plans[key] = plan(self, front, heads, group, dtype)
+        return self._plans[key]
+
+    @property
+    def positions(self) -> Tensor:
+        """``[1, line]``: place of each token in its own text, the trunk counted in."""
+        if self.places is not None:
+            trunk = torch.arange(self.trunk, device=self.device)
+            return torch.cat([trunk, self.places + self.trunk])[None]
+        texts = [torch.arange(seen, seen + n) for _, n, seen in self.pieces()]
+        return torch.cat(texts)[None].to(self.device)
+
+    def behind(self, n: int) -> "Ragged":
+        """The same with ``n`` tokens in front that all texts follow."""
+        return replace(self, trunk=self.trunk + n)
+
+    def pieces(self) -> Iterator[tuple[int, int, int]]:
+        """Of the trunk (if there is one) and each text: first token, length, tokens of the trunk it sees."""
+        if self.trunk:
+            yield 0, self.trunk, 0
+        start = self.trunk
+        for n in self.lengths:
+            yield start, n, self.trunk
+            start += n
+
+    def mask(self, window: int | None) -> Tensor:
+        """A number that the layout rides on, with the layer's window, for `of_mask`: no mask is made here.
+
+        A checkpointed layer runs again in the backward pass, when only its arguments are left.
+        """
+        mask = torch.zeros(1, 1, 1, 1, device=self.device)
+        if window is not None and window >= self.trunk + max(self.lengths, default=0):
+            window = None
+        setattr(mask, RIDER, replace(self, window=window))
+        return mask
+
+    @staticmethod
+    def of_mask(mask: Tensor | None) -> "Ragged | None":
+        """The layout that a mask is of, if it is of one."""
+        return getattr(mask, RIDER, None)
+
+
+def attend(
+    layout: Ragged,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None = None,
+    front: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """``softmax(scaling * Q K') V`` of every text with itself, the trunk, and keys and values in front.
+
+    Args:
+        layout: Of the line, with the layer's window.
+        query: ``[1, heads, line, head_dim]``.
+        key: ``[1, kv_heads, line, head_dim]``.
+        value: As ``key``.
+        scaling: Factor of the scores; None for ``head_dim ** -0.5``.
+        front: Keys and values, each ``[kv_heads, n, head_dim]``, that every token sees.
+
+    Returns:
+        ``[1, line, heads, head_dim]``.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
+    # [line, heads, d] as [line, kv_heads, group, d]: the heads that share keys stand side by side.
+    q = q.unflatten(1, (k.shape[1], -1))
+    # New, as a piece of `k` would have a gradient of its size.
+    none = k.new_empty(0, *k.shape[1:])
+    front_k, front_v = (none, none) if front is None else (x.transpose(0, 1) for x in front)
+    run: Any = _Attend.apply
+    where = layout.plan(len(front_k), q.shape[1], q.shape[2], q.dtype)
+    out: Tensor = run(q, k, v, front_k, front_v, where, layout.trunk, scaling)
+    return out.flatten(1, 2)[None]
+
+
+def _columns(blocks: Tensor, common: Tensor, block: Block) -> Tensor:
+    """What a block's texts see, ``[texts, columns, d]``.
+
+    Args:
+        blocks: Keys or values, ``[filled, d]``.
+        common: Those in front and the trunk's, ``[kv_heads, front + trunk, d]``.
+        block: Of them.
+    """
+    own = block.of(blocks)
+    if not block.shared:
+        return own
+    shared = common[:, : block.shared]
+    return torch.cat([shared.repeat(block.texts // len(shared), 1, 1), own], dim=1)
+
+
+class _Attend(torch.autograd.Function):
+    """Attention of a line, gradients written out.
+
+    Shapes: ``[line, kv_heads, group, d]`` of queries and results, ``[line, kv_heads, d]`` of keys and values,
+    ``[front, kv_heads, d]`` of those in front. A block's texts are counted times the key heads.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        front_k: Tensor,
+        front_v: Tensor,
+        where: Plan,
+        trunk: int,
+        scaling: float,
+    ) -> Tensor:
+        heads = q.shape[1]
+        common_k, common_v = (
+            torch.cat([front, line[:trunk]]).transpose(0, 1) for front, line in ((front_k, k), (front_v, v))
+        )
+        q, k, v = (where.gather(x).contiguous() for x in (q, k, v))
+        mixed, kept = torch.empty_like(q), []
+        for block in where.blocks:
+            rows = block.of(q).flatten(1, 2)
+            scores = torch.baddbmm(
+                block.mask, rows, _columns(k, common_k, block).transpose(1, 2), alpha=scaling
+            )
+            # In bf16 too: the kernel computes in fp32 and rounds once.
+            probabilities = torch.softmax(scores, dim=-1)
+            torch.bmm(probabilities, _columns(v, common_v, block), out=block.of(mixed).flatten(1, 2))
+            kept.append(probabilities)
+        ctx.save_for_backward(q, k, v, common_k, common_v, *kept)
+        ctx.where, ctx.trunk, ctx.scaling = where, trunk, scaling
+        return where.scatter(mixed, heads)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, common_k, common_v, *kept = ctx.saved_tensors
+        where: Plan = ctx.where
+        heads, n_front = len(common_k), common_k.shape[1] - ctx.trunk
+        grad = where.gather(grad).contiguous()
+        if len(where.filling):
+            # Rows that fill up have no gradient, and so hand none on.
+            grad.index_fill_(0, where.filling, 0.0)
+        of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        # What several texts see: summed in fp32, block by block.
+        shared = [torch.zeros_like(x, dtype=torch.float32) for x in (common_k, common_v)]
+        for block, p in zip(where.blocks, kept, strict=True):
+            rows, above = block.of(q).flatten(1, 2), block.of(grad).flatten(1, 2)
+            grad_p = above @ _columns(v, common_v, block).transpose(1, 2)
+            grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scaling)
+            torch.bmm(grad_s, _columns(k, common_k, block), out=block.of(of_q).flatten(1, 2))
+            for own, common, left, right in (
+                (of_k, shared[0], grad_s, rows),
+                (of_v, shared[1], p, above),
+            ):
+                if not block.shared:
+                    torch.bmm(left.transpose(1, 2), right, out=block.of(own))
+                    continue
+                columns = left.transpose(1, 2) @ right
+                block.of(own).copy_(columns[:, block.shared :])
+                texts = columns[:, : block.shared].unflatten(0, (-1, heads))
+                common[:, : block.shared] += texts.sum(0, dtype=torch.float32)
+        grads, fronts = [where.scatter(x, heads) for x in (of_q, of_k, of_v)], []
+        for line, common in zip(grads[1:], shared, strict=True):
+            if ctx.trunk:
+                line[: ctx.trunk] += common[:, n_front:].transpose(0, 1).to(line.dtype)
+            fronts.append(common[:, :n_front].transpose(0, 1).to(line.dtype))
+        return *grads, *fronts, None, None, None

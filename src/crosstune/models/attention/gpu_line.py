@@ -1,0 +1,256 @@
+"""Texts behind one another in one line, on a GPU: PyTorch's flash kernel for texts of many lengths.
+
+The same line as `crosstune.models.attention.cpu_line`, for the same reason: nothing is computed for padding,
+and no mask is made. The kernel (`torch.nn.attention.varlen`) takes queries and keys of all texts and where
+each begins. Where there are more keys than queries, causal order is aligned at the lower right: what a text
+follows (keys and values of a prefix, a soft prompt's tokens) is put in front of its own. A sliding window is
+counted from there as well, which a prefix that every token sees does not fit: with a window shorter than the
+texts that is left to padded lines.
+
+Before the first use, the kernel is compared with the text-by-text computation in fp32, on small random
+numbers, forward and backward, in the shape of the model's heads. Where it fails then or later, or is not
+there, that is said in one line and batches are padded.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosstune.models.attention import cpu_line as ragged
+from crosstune.models.attention.cpu_line import Ragged
+from crosstune.models.proof import OFF, wanted
+
+# Of the largest number: what 16 bits and another order of sums may differ by.
+APART = 0.05
+# Whether the kernel gave the right numbers, by device, dtype and heads.
+_proved: dict[tuple[Any, ...], bool] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Packed(Ragged):
+    """A `Ragged` line that the flash kernel reads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where the kernel finds what, made once for all layers.
+
+    Attributes:
+        columns: ``[keys]``: of each key of each text, its place among those in front and then the line's.
+        home: ``[line]``: of each of the line's tokens, its place among ``columns`` in its own text.
+        of_front: ``[texts, front]``: places among ``columns`` of what stands in front of all.
+        of_trunk: ``[texts, trunk]``: the same of the trunk, where other texts follow it.
+        ends_q: ``[texts + 1]`` int32: where each text's queries begin, and the last one's end.
+        ends_k: The same of keys.
+        longest_q: Queries of the longest text.
+        longest_k: The most keys.
+    """
+
+    columns: Tensor
+    home: Tensor
+    of_front: Tensor
+    of_trunk: Tensor
+    ends_q: Tensor
+    ends_k: Tensor
+    longest_q: int
+    longest_k: int
+
+
+@lru_cache(maxsize=4)
+def plan(lengths: tuple[int, ...], trunk: int, front: int, device: torch.device) -> Plan:
+    """The plan of a line with ``front`` keys before every text."""
+    columns: list[int] = []
+    home: list[int] = []
+    of_front: list[range] = []
+    of_trunk: list[range] = []
+    ends_q, ends_k = [0], [0]
+    for start, n, seen in Ragged(lengths, trunk).pieces():
+        at = len(columns)
+        columns += [*range(front + seen), *range(front + start, front + start + n)]
+        home += range(at + front + seen, len(columns))
+        of_front.append(range(at, at + front))
+        if seen:
+            of_trunk.append(range(at + front, at + front + seen))
+        ends_q.append(len(home))
+        ends_k.append(len(columns))
+
+    def sizes(ends: list[int]) -> int:
+        return max(b - a for a, b in itertools.pairwise(ends))
+
+    def places(rows: Sequence[Sequence[int]]) -> Tensor:
+        return torch.tensor([list(row) for row in rows], dtype=torch.long, device=device)
+
+    with torch.inference_mode(False):
+        return Plan(
+            torch.tensor(columns, device=device),
+            torch.tensor(home, device=device),
+            places(of_front),
+            places(of_trunk),
+            torch.tensor(ends_q, dtype=torch.int32, device=device),
+            torch.tensor(ends_k, dtype=torch.int32, device=device),
+            sizes(ends_q),
+            sizes(ends_k),
+        )
+
+
+def kernel(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scaling: float, window: int | None) -> Tensor:
+    """PyTorch's flash kernel over ``[tokens, heads, head_dim]``; 16 bits, on a GPU."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    before = -1 if window is None else window - 1
+    out: Tensor = varlen_attn(  # type: ignore[assignment]  # nothing beside the result is asked for
+        q,
+        k,
+        v,
+        plan.ends_q,
+        plan.ends_k,
+        plan.longest_q,
+        plan.longest_k,
+        scale=scaling,
+        window_size=(before, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    return out
+
+
+def attend(
+    layout: Packed,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None = None,
+    front: tuple[Tensor, Tensor] | None = None,
+) -> Tensor:
+    """As `crosstune.models.attention.cpu_line.attend`; shapes as there.
+
+    Args:
+        layout: Of the line, with the layer's window.
+        query: ``[1, heads, line, head_dim]``.
+        key: ``[1, kv_heads, line, head_dim]``.
+        value: As ``key``.
+        scaling: Factor of the scores; None for ``head_dim ** -0.5``.
+        front: Keys and values, each ``[kv_heads, n, head_dim]``, that every token sees.
+    """
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    n = 0 if front is None else front[0].shape[1]
+    text = layout.trunk + max(layout.lengths)
+    window = None if layout.window is None or layout.window >= text else layout.window
+    if n and window is not None:
+        return ragged.attend(layout, query, key, value, scaling, front)
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    where = plan(layout.lengths, layout.trunk, n, q.device)
+    if n or layout.trunk:
+        gather: Any = _Gather.apply
+        front_k, front_v = (x[:0] for x in (k, v)) if front is None else (x.transpose(0, 1) for x in front)
+        k, v = gather(front_k, k, where), gather(front_v, v, where)
+    return kernel(q, k, v, where, scaling, window)[None]
+
+
+class _Gather(torch.autograd.Function):
+    """Keys (or values) as the kernel takes them: of each text, what it follows and its own.
+
+    The gradient of what many texts follow is summed in fp32 and in their order: the same bits every time.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, front: Tensor, line: Tensor, where: Plan) -> Tensor:
+        """``[front, kv_heads, d]`` and ``[line, kv_heads, d]`` to ``[keys, kv_heads, d]``."""
+        ctx.where = where
+        return torch.cat([front, line]).index_select(0, where.columns)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """To those in front, and to the line."""
+        where: Plan = ctx.where
+        line = grad.index_select(0, where.home)
+        if where.of_trunk.numel():
+            n = where.of_trunk.shape[1]
+            line[:n] = (line[:n].float() + grad[where.of_trunk].float().sum(0)).to(line.dtype)
+        return grad[where.of_front].float().sum(0).to(grad.dtype), line, None
+
+
+# --- whether to ------------------------------------------------------------------------------------
+
+
+def suits(lm: Any, longest: int, note: Callable[[str], None] | None = None) -> bool:
+    """Whether texts of up to ``longest`` tokens are packed while training a model as it stands.
+
+    Args:
+        lm: The `LanguageModel`, with whatever a method left on it.
+        longest: Tokens of the longest text, a soft prompt's among them.
+        note: Told in one line when the kernel is not used though it was wanted.
+    """
+    config = lm.decoder.config
+    if lm.device.type != "cuda" or lm.dtype not in (torch.float16, torch.bfloat16) or not wanted("packing"):
+        return False
+    if getattr(config, "attention_dropout", 0.0):
+        return False
+    if {lm.layer_device(i) for i in range(lm.geometry.layers)} != {lm.device}:
+        return False
+    window = getattr(config, "sliding_window", None)
+    # What `first_position` says is that a prefix stands in front.
+    if lm.first_position and window is not None and window < longest:
+        return False
+    shape = _shape(lm)
+    if shape not in _proved:
+        why = fault(*shape)
+        _proved[shape] = not why
+        if why:
+            _tell(why, note)
+    return _proved[shape]
+
+
+def distrust(lm: Any, error: RuntimeError, note: Callable[[str], None] | None = None) -> bool:
+    """Pack no more, if texts are packed now, after an error in a pass; whether that may be why."""
+    if not _proved.get(_shape(lm)):
+        return False
+    _proved[_shape(lm)] = False
+    _tell(str(error).strip().partition("\n")[0], note)
+    return True
+
+
+def _shape(lm: Any) -> tuple[torch.device, torch.dtype, int, int, int]:
+    g = lm.geometry
+    return lm.device, lm.dtype, g.heads, g.kv_heads, g.head_dim
+
+
+def _tell(why: str, note: Callable[[str], None] | None) -> None:
+    if note is not None:
+        note(f"  training batches are padded, not packed ({why}); {OFF}=packing does not try")
+
+
+def fault(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> str:
+    """What is wrong with the kernel on this device: it raises, or gives other numbers; empty if nothing."""
+    draw = torch.Generator().manual_seed(0)
+
+    def some(*shape: int) -> Tensor:
+        made = torch.randn(*shape, generator=draw).to(device, dtype)
+        return made.requires_grad_()
+
+    lengths = (5, 130, 64, 1)
+    for trunk, n, window in ((0, 0, None), (3, 0, None), (0, 10, None), (0, 0, 7), (3, 0, 7)):
+        line = Packed(lengths, trunk, device, window=window)
+        tokens = trunk + sum(lengths)
+        q, up = some(1, heads, tokens, head_dim), some(1, tokens, heads, head_dim).detach()
+        k, v = some(1, kv_heads, tokens, head_dim), some(1, kv_heads, tokens, head_dim)
+        front = (some(kv_heads, n, head_dim), some(kv_heads, n, head_dim)) if n else ()
+        inputs = (q, k, v, *front)
+        try:
+            out = attend(line, q, k, v, None, front or None)
+            found = (out, *torch.autograd.grad(out, inputs, up))
+        except (RuntimeError, ImportError, ValueError) as error:
+            return f"the kernel fails: {str(error).strip().partition(chr(10))[0]}"
+        exact = [x.detach().float().requires_grad_() for x in inputs]
+        stood = (exact[3], exact[4]) if n else None
+        true = ragged.attend(line, exact[0], exact[1], exact[2], None, stood)
+        right = (true.detach(), *torch.autograd.grad(true, exact, up.float()))
+        for mine, other in zip(found, right, strict=True):
+            apart = float((mine.detach().float() - other).abs().max() / other.abs().max())
+            if not apart <= APART:
+                return "the kernel gives other numbers than the plain computation"
+    return ""

@@ -1,0 +1,141 @@
+"""What several texts begin with alike is read once: texts of token ids as the branches of a tree.
+
+A passage with its questions, a prompt with its choices, exemplars with what follows them: all are found
+from the token ids alone, so nothing depends on where a tokenizer puts its boundaries. Tokens of the tree
+stand in depth-first order in one line, and each sees what it follows
+(`crosstune.models.attention.layout.Layout`).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from crosstune.models.attention.cpu_line import Ragged
+from crosstune.models.attention.layout import Layout
+
+# A text joins those before it in a line when that saves this share of its cost: branches need a mask.
+WORTH = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """Some texts in one line.
+
+    Attributes:
+        tokens: Of the line.
+        positions: Place of each in its own text.
+        ends: Last place in the line that sees it.
+        paths: Of each text, in the order given: where its tokens stand in the line.
+    """
+
+    tokens: list[int]
+    positions: list[int]
+    ends: list[int]
+    paths: list[list[int]]
+
+    @property
+    def branches(self) -> bool:
+        """Whether some token does not follow all those in front of it."""
+        return any(end + 1 < len(self.ends) for end in self.ends)
+
+
+def grow(texts: Sequence[Sequence[int]]) -> Tree:
+    """The tree of some texts: every shared beginning stands once."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    ends: list[int] = []
+    paths: list[list[int]] = [[] for _ in texts]
+    path: list[int] = []
+    before: Sequence[int] = ()
+    # Sorted, a text shares most with the one before it.
+    for i in sorted(range(len(texts)), key=lambda i: tuple(texts[i])):
+        kept = shared(before, texts[i])
+        for at in path[kept:]:
+            ends[at] = len(tokens) - 1
+        new = texts[i][kept:]
+        path = path[:kept] + list(range(len(tokens), len(tokens) + len(new)))
+        tokens += new
+        positions += range(kept, kept + len(new))
+        ends += [-1] * len(new)
+        paths[i] = path
+        before = texts[i]
+    for at in path:
+        ends[at] = len(tokens) - 1
+    return Tree(tokens, positions, ends, paths)
+
+
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts begin with alike."""
+    most = min(len(one), len(other))
+    return next((i for i in range(most) if one[i] != other[i]), most)
+
+
+def lay_out(trees: Sequence[Tree], pad: int, device: torch.device) -> tuple[Tensor, Layout | None]:
+    """One tree a line, padded on the right.
+
+    Returns:
+        Token ids ``[trees, width]`` and who sees whom; None when plain causal order says the same.
+    """
+    width = max(len(tree.tokens) for tree in trees)
+
+    def block(rows: Sequence[list[int]], fill: int) -> Tensor:
+        return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
+
+    ids = block([tree.tokens for tree in trees], pad)
+    if not any(tree.branches for tree in trees):
+        return ids, None
+    return ids, Layout(block([t.ends for t in trees], -1), block([t.positions for t in trees], 0))
+
+
+def in_line(trees: Sequence[Tree], device: torch.device) -> tuple[Tensor, Ragged]:
+    """All trees behind one another, without padding: token ids ``[1, line]`` and who sees whom."""
+
+    def line(rows: Iterable[list[int]]) -> Tensor:
+        return torch.tensor([x for row in rows for x in row], device=device)
+
+    lengths = tuple(len(tree.tokens) for tree in trees)
+    ids = line(tree.tokens for tree in trees)[None]
+    if not any(tree.branches for tree in trees):
+        return ids, Ragged(lengths, device=device)
+    places, ends = line(tree.positions for tree in trees), line(tree.ends for tree in trees)
+    return ids, Ragged(lengths, device=device, places=places, ends=ends)
+
+
+class Shared:
+    """Which of many items are worth reading together.
+
+    Args:
+        prompts: Token ids of each item's prompt.
+        widths: Tokens of each item alone: its prompt, and whatever branches it has behind that.
+        balance: Line length at which a token costs as much in attention as in everything else.
+
+    Attributes:
+        groups: Items in the order in which their prompts sort, in runs that are worth a line each.
+    """
+
+    def __init__(self, prompts: Sequence[Sequence[int]], widths: Sequence[int], balance: float) -> None:
+        order = sorted(range(len(prompts)), key=lambda i: (tuple(prompts[i]), i))
+        self._alone = widths
+        self._added = list(widths)  # behind the item before it in the order
+        self.groups: list[list[int]] = []
+        width = 0
+
+        def cost(tokens: int) -> float:
+            return tokens * (1 + tokens / balance)
+
+        for place, i in enumerate(order):
+            if place:
+                self._added[i] -= shared(prompts[order[place - 1]], prompts[i])
+                apart = cost(width) + cost(self._alone[i])
+                if apart - cost(width + self._added[i]) > WORTH * cost(self._alone[i]):
+                    self.groups[-1].append(i)
+                    width += self._added[i]
+                    continue
+            self.groups.append([i])
+            width = self._alone[i]
+
+    def width(self, items: Sequence[int]) -> int:
+        """Tokens of a run of a group in one line."""
+        return self._alone[items[0]] + sum(self._added[i] for i in items[1:])

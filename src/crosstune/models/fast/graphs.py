@@ -1,0 +1,210 @@
+"""A decoding step recorded as a CUDA graph, and replayed.
+
+A step of a few rows is thousands of small kernels, which a GPU finishes sooner than Python can start them. A
+graph starts them all at once, but always with the same shapes and addresses. So the step is done over a fixed
+number of rows and columns, the next powers of two: rows that hold no text write and read their own first
+column, columns behind a text are masked.
+
+A recording repeats whatever Python did while it was made, so it is trusted in steps. A shape's first step is
+plain: a shape that never comes back is not worth recording. At the second, the step is rehearsed beside the
+other work with PyTorch refusing whatever waits for the GPU, which a recording cannot hold and which would
+leave a failed one behind; then it is recorded, and compared. At the third it is compared again, on numbers
+that it has not seen: one that repeats a number of its own recording is caught there. Where anything fails,
+steps of this model are plain from then on, and it is said in one line.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.models.attention.cache import Slots
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.proof import OFF, wanted
+
+# Fewer columns than this are not worth a graph of their own.
+COLUMNS = 128
+# Of the largest number of a step: what the same kernels may differ by in 16 bits.
+APART = 0.02
+
+Note = Callable[[str], None]
+
+# Models of which a step could not be recorded.
+_refused: "WeakSet[nn.Module]" = WeakSet()
+
+
+class Recorder(Protocol):
+    """What records work of fixed shapes and addresses."""
+
+    def rehearse(self, work: Callable[[], Tensor]) -> Tensor:
+        """Do the work as it will be recorded; an error if it cannot be."""
+
+    def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Record the work: what replays it, and gives the same tensor every time."""
+
+
+def stepper(lm: LanguageModel, slots: Slots, note: Note | None = None) -> Callable[[Tensor], Tensor]:
+    """What reads one more token of each text: `LanguageModel.step`, or on one GPU its recorded form.
+
+    Args:
+        lm: The model.
+        slots: The texts being written.
+        note: Told in one line when steps cannot be recorded.
+    """
+    if lm.device.type == "cuda" and not lm.quantized and lm.model not in _refused and wanted("graphs"):
+        places = {lm.layer_device(i) for i in range(lm.geometry.layers)} | {lm.device}
+        if len(places) == 1:
+            return FixedStep(lm, slots, CudaRecorder(lm.device), note)
+    return lambda ids: lm.step(ids, slots)
+
+
+class FixedStep:
+    """`LanguageModel.step` over fixed shapes, recorded by ``recorder``.
+
+    Args:
+        lm: The model, on one device.
+        slots: The texts being written.
+        recorder: None computes every step.
+        note: Told in one line when a step cannot be recorded.
+
+    Attributes:
+        recorded: Shapes (rows, columns) that are replayed, and whether they have proved right twice.
+    """
+
+    def __init__(
+        self, lm: LanguageModel, slots: Slots, recorder: Recorder | None = None, note: Note | None = None
+    ) -> None:
+        self._lm, self._slots, self._recorder, self._note = lm, slots, recorder, note
+        self._ids = torch.zeros(slots.rows, dtype=torch.long, device=lm.device)
+        self._lengths = torch.zeros_like(self._ids)
+        self._seen: set[tuple[int, int]] = set()
+        self._replays: dict[tuple[int, int], Callable[[], Tensor]] = {}
+        self.recorded: dict[tuple[int, int], bool] = {}
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Read ``[live]`` token ids; ``[live, hidden]``, after the final norm."""
+        slots = self._slots
+        live = len(ids)
+        self._ids[:live] = ids
+        self._lengths.copy_(torch.tensor(slots.lengths + [0] * (slots.rows - live)))
+        rows = _power(live, 1, slots.rows)
+        columns = _power(max(slots.lengths) + 1, COLUMNS, slots.columns)
+        # A copy: what a replay gives is overwritten by the next.
+        hidden = self._read((rows, columns), live).clone()
+        slots.end()
+        return hidden
+
+    def _compute(self, rows: int, columns: int) -> Tensor:
+        lengths = self._lengths[:rows]
+        self._slots.fix(lengths, columns)
+        return self._lm.read_next(self._ids[:rows], lengths, self._slots)
+
+    def _read(self, shape: tuple[int, int], live: int) -> Tensor:
+        """Hidden states of the live rows. Doing a step twice writes the same keys to the same places."""
+        work = partial(self._compute, *shape)
+        if self._recorder is None:
+            return work()[:live]
+        if shape not in self._seen:
+            self._seen.add(shape)
+            return work()[:live]
+        if self.recorded.get(shape):
+            return self._replays[shape]()[:live]
+        return self._prove(shape, work, live, self._recorder)
+
+    def _prove(
+        self, shape: tuple[int, int], work: Callable[[], Tensor], live: int, recorder: Recorder
+    ) -> Tensor:
+        """The step computed, and compared with its recording, which is made first if there is none."""
+        why = ""
+        try:
+            if shape in self._replays:
+                plain = work()
+            else:
+                plain = recorder.rehearse(work)
+                self._replays[shape] = recorder.record(work)
+            again = self._replays[shape]()
+            if _near(again[:live], plain[:live]):
+                self.recorded[shape] = shape in self.recorded
+                return plain[:live]
+            why = "the recording gave other numbers"
+        except RuntimeError as error:
+            # Also memory that ran out: a plain step needs less, and says so itself if that is too much.
+            why = str(error).strip().partition("\n")[0]
+        self._give_up(why)
+        return work()[:live]
+
+    def _give_up(self, why: str) -> None:
+        self._recorder = None
+        self._replays.clear()
+        self.recorded.clear()
+        _refused.add(self._lm.model)
+        if self._lm.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if self._note is not None:
+            self._note(
+                f"  decoding steps are not recorded ({why}): the same answers, more slowly; "
+                f"{OFF}=graphs does not try"
+            )
+
+
+class CudaRecorder:
+    """Records CUDA graphs.
+
+    Args:
+        device: A GPU, with all that is computed on it.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            # Rehearsed and recorded on one stream of its own: libraries set up their memory per stream.
+            self._aside = torch.cuda.Stream()
+        # One pool for all graphs. They run one at a time and what one leaves is copied before the next, so it
+        # does no harm that they use the same memory.
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def rehearse(self, work: Callable[[], Tensor]) -> Tensor:
+        """Do the work on the recorder's stream, and refuse what waits for the GPU."""
+        before = torch.cuda.get_sync_debug_mode()
+        with torch.cuda.device(self._device):
+            self._aside.wait_stream(torch.cuda.current_stream())
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                with torch.cuda.stream(self._aside):
+                    done = work()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+                torch.cuda.current_stream().wait_stream(self._aside)
+        # Read by the other stream from now on: its memory must not be given away under it.
+        done.record_stream(torch.cuda.current_stream(self._device))
+        return done
+
+    def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """Record the work on the recorder's stream."""
+        graph: Any = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(self._device),
+            # Other threads may use the GPU meanwhile.
+            torch.cuda.graph(graph, pool=self._pool, stream=self._aside, capture_error_mode="thread_local"),
+        ):
+            out = work()
+
+        def replay() -> Tensor:
+            graph.replay()
+            return out
+
+        return replay
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    """Whether two results are the same but for rounding; not if a number is none."""
+    most = float(other.abs().max())
+    return torch.allclose(one.float(), other.float(), rtol=APART, atol=APART * most)
+
+
+def _power(count: int, least: int, most: int) -> int:
+    """The next power of two, within bounds."""
+    return min(most, max(least, 1 << (count - 1).bit_length()))

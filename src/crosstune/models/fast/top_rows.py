@@ -1,0 +1,55 @@
+"""The top layer for the rows that are wanted alone.
+
+Behind its attention a layer looks at tokens one at a time, and behind the top layer nothing attends: of a
+prompt whose last token is asked, the top layer's output projection and MLP compute one row. Its keys, values
+and queries are still computed for all tokens. In Gemma 3 270M that is 4.6% of a forward's arithmetic.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from crosstune.models.fast.layers import in_place_of
+
+
+def take(states: Tensor, rows: Tensor) -> Tensor:
+    """``[1, n, hidden]``: of ``[batch, length, hidden]`` the rows counted through batch and length."""
+    return states.flatten(0, 1).index_select(0, rows.to(states.device))[None]
+
+
+@contextmanager
+def top_rows(decoder: Any, rows: Tensor) -> Iterator[None]:
+    """Inside, the decoder's states are those of some rows alone, ``[1, n, hidden]``.
+
+    Args:
+        decoder: Its top layer has ``input_layernorm`` and ``self_attn.o_proj``, as Llama's and its kin's.
+        rows: ``[n]``, counted through batch and length.
+    """
+    layer = decoder.layers[-1]
+    attention = layer.self_attn
+    forward: Callable[..., Any] = layer.forward
+    attend: Callable[..., Any] = attention.forward
+    whole: list[Tensor] = []
+
+    def few(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        whole.append(hidden_states)
+        return forward(take(hidden_states, rows), *args, **kwargs)
+
+    def attend_all(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        # What it was handed are the rows that go on; it attends from and to all.
+        return attend(layer.input_layernorm(whole.pop()), *args, **kwargs)
+
+    hook = attention.o_proj.register_forward_pre_hook(lambda module, args: (take(args[0], rows), *args[1:]))
+    try:
+        with in_place_of([layer, attention], [few, attend_all]):
+            yield
+    finally:
+        hook.remove()
+
+
+def has_top_rows(decoder: Any) -> bool:
+    """Whether the top layer is built as `top_rows` has to know it."""
+    layer = decoder.layers[-1]
+    return hasattr(layer, "input_layernorm") and hasattr(getattr(layer, "self_attn", None), "o_proj")

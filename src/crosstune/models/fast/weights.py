@@ -1,0 +1,168 @@
+"""Frozen weights in the order in which a CPU's bf16 products read them, in training and in writing answers.
+
+oneDNN puts a bf16 weight into blocks before it multiplies, anew each time. That is most of a product of a few
+rows, and a tenth of one of five hundred (benchmarks/NOTES.md). Made once, blocks give the same bits for less.
+A layer's own weight is let go meanwhile and put back, bit for bit, after; what a gradient goes back through
+are blocks of the transpose, made when the first one does: no layer below the lowest trained one gets any.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory.machine import machine_memory
+
+# Reading this many rows at once is what blocks are laid out for; they are the same for one and for thousands.
+ROWS = 32
+# Blocks of the transposes take at most this share of the machine's memory, so that what was trained before
+# still fits. Of all its memory, not of what is free: a run must not depend on what else is running.
+SHARE = 1 / 8
+
+
+def can_pack() -> bool:
+    """Whether this PyTorch has oneDNN's products over blocks, and this CPU bf16 ones."""
+    found: Any = torch.ops.mkldnn
+    names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    return (
+        torch.backends.mkldnn.is_available()
+        and all(hasattr(found, name) for name in names)
+        and bool(found._is_mkldnn_bf16_supported())
+    )
+
+
+def reorder(weight: Tensor) -> Tensor:
+    """Blocks of a bf16 weight ``[out, in]``."""
+    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    return found
+
+
+def product(x: Tensor, blocks: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x W' + b`` over the blocks of W, of ``[..., in]``."""
+    run: Any = torch.ops.mkldnn._linear_pointwise
+    found: Tensor = run(x, blocks, bias, "none", [], "")
+    return found
+
+
+class _Product(torch.autograd.Function):
+    """``x W' + b`` of a frozen layer, and ``g W``; of ``x`` nothing is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: "_Layer") -> Tensor:
+        ctx.layer = layer
+        return product(x, layer.blocks, layer.module.bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return product(grad, ctx.layer.transposed), None
+
+
+class _Layer:
+    """One linear layer's weight in blocks."""
+
+    def __init__(self, module: nn.Linear) -> None:
+        self.module = module
+        self.blocks = reorder(module.weight.data)
+
+    @cached_property
+    def transposed(self) -> Tensor:
+        """Blocks of the weight's transpose."""
+        return reorder(self.blocks.to_dense().t())
+
+    def lay(self, let_go: bool) -> None:
+        """Compute over the blocks from here on; ``let_go`` of the weight meanwhile."""
+        self.module.forward = self._forward  # type: ignore[method-assign, assignment]
+        if let_go:
+            self.module.weight.data = self.module.weight.data.new_empty(0)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return product(x, self.blocks, self.module.bias)
+        run: Any = _Product.apply
+        found: Tensor = run(x, self)
+        return found
+
+    def put_back(self) -> None:
+        """The layer as it was."""
+        if not self.module.weight.numel():
+            self.module.weight.data = self.blocks.to_dense()
+        vars(self.module).pop("forward", None)
+
+
+class Blocks:
+    """A model's frozen linear layers over blocks: laid down, and put back as they were.
+
+    Of a bf16 model on a CPU; on others nothing is ever changed. Who reads or changes a weight, as merging a
+    LoRA does, does it `away` from them; who calls the layer need not.
+
+    Args:
+        lm: The model.
+        training: Whether gradients go through the layers, and not through the vocabulary's table. Without
+            it the table, whose rows are looked up as well, is held twice.
+    """
+
+    def __init__(self, lm: LanguageModel, training: bool) -> None:
+        self._lm, self._training = lm, training
+        self._laid: list[_Layer] = []
+
+    def _linears(self) -> list[nn.Linear]:
+        """The layers to be laid."""
+        lm = self._lm
+        if lm.device.type != "cpu" or lm.dtype != torch.bfloat16 or lm.quantized or not can_pack():
+            return []
+        # Not a subclass, which may compute something else, and none that already computes in another way.
+        found = [m for m in lm.model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+        frozen = [
+            m
+            for m in found
+            if m.weight.device.type == "cpu" and m.weight.dtype == lm.dtype and not m.weight.requires_grad
+        ]
+        if not self._training:
+            return frozen
+        frozen = [m for m in frozen if id(m.weight) not in self._tables()]
+        return frozen if sum(m.weight.nbytes for m in frozen) <= SHARE * machine_memory() else []
+
+    def _tables(self) -> set[int]:
+        return {id(self._lm.embedding.weight), id(self._lm.model.get_output_embeddings().weight)}
+
+    def lay(self) -> None:
+        """Compute over blocks from here on."""
+        linears = self._linears()
+        uses = Counter(id(m.weight) for m in linears)
+        tables = self._tables() if linears else set()
+        with torch.no_grad():
+            for module in linears:
+                weight = id(module.weight)
+                self._laid.append(_Layer(module))
+                self._laid[-1].lay(let_go=weight not in tables and uses[weight] == 1)
+
+    def put_back(self) -> None:
+        """The very bits of all weights, and plain products."""
+        while self._laid:
+            self._laid[-1].put_back()
+            self._laid.pop()
+
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """Inside, the weights are back: a method may merge itself into them."""
+        self.put_back()
+        try:
+            yield
+        finally:
+            self.lay()
+
+
+@contextmanager
+def packed_weights(lm: LanguageModel, training: bool = False) -> Iterator[Blocks]:
+    """Inside, the linear layers of a bf16 model on a CPU compute with blocks (see `Blocks`)."""
+    blocks = Blocks(lm, training)
+    try:
+        blocks.lay()
+        yield blocks
+    finally:
+        blocks.put_back()

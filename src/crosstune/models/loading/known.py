@@ -1,0 +1,156 @@
+"""Shapes of well-known models, typed in as facts: parameters can be counted offline, without torch."""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from crosstune.errors import UserError, did_you_mean
+from crosstune.models.geometry import Geometry
+from crosstune.models.loading.demo import DEMOS, PREFIX
+
+_LLAMA_8B = Geometry(32, 4096, 32, 8, 128, 14336, 128_256, tied=False, parameters=8_030_261_248)
+
+KNOWN: dict[str, Geometry] = {
+    "llama-3.1-8b": _LLAMA_8B,
+    "llama-3.2-1b": Geometry(16, 2048, 32, 8, 64, 8192, 128_256, tied=True, parameters=1_235_814_400),
+    "llama-3.2-3b": Geometry(28, 3072, 24, 8, 128, 8192, 128_256, tied=True, parameters=3_212_749_824),
+    "mistral-7b-v0.3": replace(_LLAMA_8B, vocabulary=32_768, parameters=7_248_023_552),
+    "mistral-small-24b": Geometry(
+        40, 5120, 32, 8, 128, 32768, 131_072, tied=False, parameters=23_572_403_200
+    ),
+    "gemma-3-270m": Geometry(18, 640, 4, 1, 256, 2048, 262_144, tied=True, parameters=268_098_176),
+    "gemma-3-1b": Geometry(26, 1152, 4, 1, 256, 6912, 262_144, tied=True, parameters=999_885_952),
+    "qwen3-0.6b": Geometry(28, 1024, 16, 8, 128, 3072, 151_936, tied=True, parameters=596_049_920),
+    "qwen3-1.7b": Geometry(28, 2048, 16, 8, 128, 6144, 151_936, tied=True, parameters=1_720_574_976),
+    "qwen3-8b": Geometry(36, 4096, 32, 8, 128, 12288, 151_936, tied=False, parameters=8_190_735_360),
+    "smollm2-135m": Geometry(30, 576, 9, 3, 64, 1536, 49_152, tied=True, parameters=134_515_008),
+}
+
+# The first hub id of each is the one suggested to someone who wants to load it.
+ALIASES: dict[str, str] = {
+    "meta-llama/Llama-3.1-8B": "llama-3.1-8b",
+    "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
+    "meta-llama/Meta-Llama-3.1-8B": "llama-3.1-8b",
+    "meta-llama/Llama-3.2-1B": "llama-3.2-1b",
+    "meta-llama/Llama-3.2-1B-Instruct": "llama-3.2-1b",
+    "meta-llama/Llama-3.2-3B": "llama-3.2-3b",
+    "meta-llama/Llama-3.2-3B-Instruct": "llama-3.2-3b",
+    "mistralai/Mistral-7B-v0.3": "mistral-7b-v0.3",
+    "mistralai/Mistral-7B-Instruct-v0.3": "mistral-7b-v0.3",
+    "mistralai/Mistral-Small-24B-Base-2501": "mistral-small-24b",
+    "mistralai/Mistral-Small-24B-Instruct-2501": "mistral-small-24b",
+    "mistral-small-24b-2501": "mistral-small-24b",
+    "google/gemma-3-270m": "gemma-3-270m",
+    "google/gemma-3-270m-it": "gemma-3-270m",
+    "google/gemma-3-1b-pt": "gemma-3-1b",
+    "google/gemma-3-1b-it": "gemma-3-1b",
+    "Qwen/Qwen3-0.6B-Base": "qwen3-0.6b",
+    "Qwen/Qwen3-0.6B": "qwen3-0.6b",
+    "Qwen/Qwen3-1.7B-Base": "qwen3-1.7b",
+    "Qwen/Qwen3-1.7B": "qwen3-1.7b",
+    "Qwen/Qwen3-8B-Base": "qwen3-8b",
+    "Qwen/Qwen3-8B": "qwen3-8b",
+    "HuggingFaceTB/SmolLM2-135M": "smollm2-135m",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m",
+    "demo:gemma-3-270m": "gemma-3-270m",
+    "demo:smollm2-135m": "smollm2-135m",
+}
+
+_LOWERED = {alias.lower(): name for alias, name in ALIASES.items()} | {name: name for name in KNOWN}
+
+
+def geometry_for(name: str) -> Geometry:
+    """The shape of a model, given any of its names; no weights are read or fetched.
+
+    Args:
+        name: A known name or alias in any case, a folder with config.json, that file itself, or a hub id
+            (of which only config.json is fetched).
+
+    Raises:
+        UserError: None of these.
+    """
+    if name.lower() in _LOWERED:
+        return KNOWN[_LOWERED[name.lower()]]
+    from crosstune.models.loading.hub import fetch_config, is_hub_id
+
+    path = Path(name).expanduser()
+    if path.name == "config.json" and path.is_file():
+        path = path.parent
+    if path.is_dir():
+        return _in_folder(path, name)
+    if path.exists():
+        raise UserError(f"{name}: give a model folder, or its config.json")
+    if is_hub_id(name):
+        return _in_folder(fetch_config(name).parent, name)
+    if os.sep in name:
+        raise UserError(f"{name}: no such folder")
+    raise UserError(f'unknown model "{name}"{did_you_mean(name, _LOWERED)}')
+
+
+def _in_folder(folder: Path, name: str) -> Geometry:
+    """The shape in a folder's config.json; kept in the cache folder, as transformers takes seconds."""
+    from crosstune.files import cache_root
+
+    config = folder / "config.json"
+    content = config.read_bytes() if config.is_file() else b""
+    asked = f"{importlib.metadata.version('transformers')}\n".encode() + content
+    kept = cache_root() / "geometry" / f"{hashlib.sha256(asked).hexdigest()[:32]}.json"
+    with suppress(OSError, ValueError, TypeError):  # not there, damaged, or of another version of crosstune
+        return Geometry(**json.loads(kept.read_bytes()))
+    from crosstune.models.geometry import geometry_of
+    from crosstune.models.loading.config import read_config
+
+    found = geometry_of(read_config(folder, name))
+    with suppress(OSError):  # it is asked again then
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        fresh = kept.with_name(f"{kept.name}-{secrets.token_hex(4)}")
+        fresh.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        fresh.replace(kept)
+    return found
+
+
+def check_model(name: str) -> None:
+    """Refuse a name that cannot be a demo model, a folder or a hub id.
+
+    Raises:
+        UserError: What to give instead.
+    """
+    folder = Path(name).expanduser()
+    if name.startswith(PREFIX):
+        if name not in DEMOS:
+            raise UserError(f'unknown demo model "{name}"{did_you_mean(name, DEMOS)}')
+    elif folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f'model: "{name}" is a folder without config.json')
+    elif len(folder.parts) != 2 or folder.exists() or name.startswith(("./", "~", "/")):
+        if "/" in name or name.startswith(("~", ".")):
+            raise UserError(f'model: no folder "{name}" with a config.json')
+        ids = [alias for alias, known in ALIASES.items() if known == name.lower() and "/" in alias]
+        hint = f"; give its hub id, {ids[0]}" if ids else did_you_mean(name, ALIASES)
+        raise UserError(f'model: "{name}" is no model folder, hub id or demo model{hint}')
+
+
+def cheap_geometry(name: str) -> Geometry | None:
+    """A model's shape, if a folder's config or the table of known models tells it; None otherwise."""
+    config = Path(name).expanduser() / "config.json"
+    if config.is_file():
+        return geometry_for(str(config))
+    known = {alias.lower() for alias in (*ALIASES, *KNOWN)}
+    return geometry_for(name) if name.lower() in known else None
+
+
+def cheap_revision(name: str) -> str | None:
+    """What pins a model's content, where that needs no network; None otherwise.
+
+    Raises:
+        UserError: The model's folder is damaged.
+    """
+    from crosstune.models.loading.fingerprint import fingerprint
+
+    folder = Path(name).expanduser()
+    return fingerprint(folder) if folder.is_dir() else None

@@ -1,0 +1,201 @@
+"""Load a causal language model by hub id, folder or ``demo:`` name: frozen, hooked, and pinned."""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+
+from crosstune.errors import UserError, did_you_mean
+from crosstune.models.attention.hook import IMPLEMENTATION
+from crosstune.models.geometry import geometry_of
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.loading import demo, hub
+from crosstune.models.loading.config import _first_line, read_config
+from crosstune.models.loading.device import DeviceMap, choose_device, choose_dtype
+from crosstune.models.loading.fingerprint import fingerprint, weight_files
+from crosstune.models.loading.known import ALIASES, KNOWN
+from crosstune.models.loading.log_noise import quiet
+from crosstune.models.loading.quantize import keep_gradients, needs_package, quantization
+
+# Where the decoder sits in the weight files of a multimodal model, and where it does alone.
+_DECODER_KEYS = {
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+
+
+def load(
+    name: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    revision: str | None = None,
+    quantize: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+) -> LanguageModel:
+    """Load a model for all the runs of a study.
+
+    Weights come from safetensors only and code from a repository is never run. Of a multimodal model only
+    the text decoder is loaded. Every parameter is frozen.
+
+    Args:
+        name: ``demo:...``, a folder written by ``save_pretrained``, or a hub id such as
+            ``meta-llama/Llama-3.2-1B``.
+        device: See `choose_device`.
+        dtype: See `choose_dtype`.
+        revision: Branch, tag or commit; for hub ids only.
+        quantize: "4bit" or "8bit" for the weights of linear layers; see `crosstune.models.loading.quantize`.
+        device_map: How to spread the model over all GPUs: "auto", "balanced" or "sequential"
+            (https://huggingface.co/docs/accelerate), or the device of each module by name.
+
+    Returns:
+        The model. Its ``revision`` is the commit hash for a hub id, and a fingerprint of the files otherwise.
+
+    Raises:
+        UserError: Anything a person can mend: a wrong name, no access, damaged files, too little memory.
+    """
+    where = choose_device(device)
+    number = choose_dtype(dtype, where)
+    placed = _places(where, device, device_map)
+    bits = None if quantize is None else quantization(quantize, number)
+    folder, pinned = _locate(name, revision)
+    config = read_config(folder, name)
+    weight_files(folder)
+    geometry = geometry_of(config)
+    model = _model(
+        folder, name, config, size=geometry.parameters, device=where, dtype=number, bits=bits, placed=placed
+    )
+    tokenizer = _tokenizer(folder, name)
+    if len(tokenizer) > geometry.vocabulary:
+        raise UserError(
+            f"{name}: the tokenizer has {len(tokenizer):,} tokens but the embedding {geometry.vocabulary:,} "
+            "rows; tokenizer and weights are not of one model"
+        )
+    loaded = LanguageModel(model=model, tokenizer=tokenizer, name=name, revision=pinned, geometry=geometry)
+    loaded.check()
+    return loaded
+
+
+def _locate(name: str, revision: str | None) -> tuple[Path, str]:
+    """Folder of a model, and what pins its content."""
+    folder = Path(name).expanduser()
+    if revision is not None and (folder.is_dir() or not hub.is_hub_id(name)):
+        raise UserError(f"{name}: a revision can be given for hub ids only; remove it")
+    if name.startswith(demo.PREFIX):
+        prepared = demo.prepare(name)
+        return prepared, demo.revision(prepared)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"not a model folder: no config.json in {folder}")
+        return folder, fingerprint(folder)
+    if hub.is_hub_id(name):
+        return hub.fetch(name, revision)
+    raise UserError(f'no model "{name}": {_instead(name, folder)}')
+
+
+def _instead(name: str, folder: Path) -> str:
+    """What to write instead of a name that is nothing."""
+    ids = [alias for alias, known in ALIASES.items() if known == name.lower() and "/" in alias]
+    if ids:
+        return f"to load it, give its hub id, {ids[0]}"
+    if folder.exists():
+        return "it is a file; give the folder that holds config.json"
+    if len(folder.parts) > 1:
+        return "no such folder"
+    near = did_you_mean(name, [*demo.DEMOS, *KNOWN])
+    return f"give a folder, a hub id such as meta-llama/Llama-3.2-1B, or a demo model{near}"
+
+
+def _model(
+    folder: Path,
+    name: str,
+    config: PretrainedConfig,
+    *,
+    size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    bits: Any,
+    placed: str | dict[str, Any] | None,
+) -> Any:
+    """The frozen decoder, of ``size`` parameters, on its device or devices."""
+    whole = placed is None
+    if whole and (device.type == "cuda" or bits is not None):
+        placed = {"": device}
+    text = config.get_text_config(decoder=True)
+    auto: Any = AutoModelForCausalLM
+    nested: dict[str, Any] = {} if text is config else {"key_mapping": _DECODER_KEYS}
+    try:
+        with quiet():
+            model, report = auto.from_pretrained(
+                folder,
+                config=text,
+                dtype=dtype,
+                device_map=placed,
+                quantization_config=bits,
+                attn_implementation=IMPLEMENTATION,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                output_loading_info=True,
+                **nested,
+            )
+            if whole and bits is None:
+                model.to(device)
+    except torch.OutOfMemoryError as error:
+        gigabytes = size * dtype.itemsize / 2**30
+        raise UserError(
+            f"{name}: {gigabytes:.1f} GiB of weights do not fit on {device}; free its memory, choose another "
+            "device, a smaller model, or dtype bfloat16"
+        ) from error
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{name}: cannot be loaded from {folder}: {_first_line(error)}") from error
+    if (
+        not whole
+        and device.type == "cuda"
+        and {"cpu", "disk"} & {str(x) for x in model.hf_device_map.values()}
+    ):
+        gigabytes = size * dtype.itemsize / 2**30
+        raise UserError(
+            f"{name}: {gigabytes:.1f} GiB of weights do not fit on the GPUs there are; use more of them, "
+            "quantize: 4bit, or a smaller model"
+        )
+    # transformers fills what a file lacks with random numbers and only logs it.
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise UserError(
+            f"{name}: {len(missing)} weights are missing from the files in {folder} (first: {missing[0]}); "
+            "they do not belong to this config.json"
+        )
+    if bits is not None:
+        keep_gradients(model)
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def _places(where: torch.device, wish: str, device_map: Any) -> Any:
+    """The device map, if it can be had here."""
+    if device_map is None:
+        return None
+    needs_package("accelerate", "device_map", "spread")
+    if isinstance(device_map, str):
+        if device_map not in get_args(DeviceMap):
+            raise UserError(f'device_map: "{device_map}"{did_you_mean(device_map, get_args(DeviceMap))}')
+        if where.type != "cuda":
+            raise UserError(
+                f"device_map: {device_map} spreads a model over GPUs, and device is {where}; remove it"
+            )
+        if ":" in wish:
+            raise UserError(f"device_map: {device_map} uses all GPUs; write device: cuda in place of {wish}")
+    return device_map
+
+
+def _tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer beside the weights."""
+    try:
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # tokenizers raises bare Exception for a damaged tokenizer.json
+        raise UserError(f"{name}: no usable tokenizer in {folder}: {_first_line(error)}") from error

@@ -1,0 +1,1 @@
+"""How much goes through the model at once."""

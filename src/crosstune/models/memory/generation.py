@@ -1,0 +1,95 @@
+"""How many prompts are read and answers written at once, from the memory there is.
+
+On a GPU it is measured (`crosstune.models.memory.measure`): reading a few prompts tells what a pass needs,
+decoding steps of a few answers what each answer more needs, and what a pass leaves is theirs. On a CPU only
+the size that is fastest counts, the same at every start, for a result's bits may depend on it; the cache is
+made smaller only where it is more than the machine's memory, which would end the process.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from crosstune.models.attention.cache import Slots, row_bytes
+from crosstune.models.attention.trees import Tree
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory import machine
+from crosstune.models.memory import measure as fitting
+from crosstune.models.memory.measure import SHARE, Trial, need
+from crosstune.models.memory.token_limit import Passes
+
+# Answers in the two decoding steps that are measured.
+FEW, MORE = 4, 16
+
+
+@torch.inference_mode()
+def measure(
+    lm: LanguageModel,
+    passes: Passes,
+    trees: Sequence[Tree],
+    longest: int,
+    read: Callable[[Sequence[Tree], Slots], object],
+) -> None:
+    """Let passes and the cache be as large as a GPU's memory takes; nothing if the prompts are few.
+
+    Args:
+        lm: The model.
+        passes: Lowered where what is set does not fit.
+        trees: Of prompts, those of a first batch.
+        longest: Tokens of the longest prompt with its answer.
+        read: Reads trees into free rows, a line each.
+    """
+    columns = longest + (0 if lm.soft_prompt is None else len(lm.soft_prompt))
+    width = max(len(tree.tokens) for tree in trees)
+
+    def reading(tokens: int) -> Trial:
+        some = trees[: max(1, tokens // width)]
+        slots = Slots(lm, sum(len(tree.paths) for tree in some), columns)
+        size = len(some) * max(len(tree.tokens) for tree in some)
+        return Trial(size, fitting.peak(lm.device, lambda: read(some, slots)))
+
+    def writing(rows: int) -> Trial:
+        ids = torch.zeros(rows, dtype=torch.long, device=lm.device)
+
+        def step() -> None:
+            slots = Slots(lm, rows, columns, rows, [columns - 1] * rows)
+            lm.best(lm.step(ids, slots))
+
+        # What a step holds beside the cache is held twice: a recorded one keeps it for itself.
+        return Trial(rows, 2 * fitting.peak(lm.device, step) - rows * row_bytes(lm, columns))
+
+    a_pass = fitting.fit(passes, len(trees) * width, reading, lm.device)
+    if a_pass is None:
+        return
+    try:
+        answers = need(writing(FEW), writing(MORE))
+    except RuntimeError:
+        return  # the cache stays as set; what is wrong the steps themselves will say
+    if answers is not None:
+        room = SHARE * fitting.free(lm.device) - a_pass.of(passes.limit)
+        _hold(passes, answers.fits(room) * longest)
+
+
+def keep_to_memory(lm: LanguageModel, passes: Passes, longest: int, count: int) -> None:
+    """On a CPU, let fewer answers be written at once where the cache of as many as set is more than there is.
+
+    Args:
+        lm: The model.
+        passes: As set.
+        longest: Tokens of the longest prompt with its answer.
+        count: Answers in all.
+    """
+    there = machine.at_hand() if lm.device.type == "cpu" else None
+    if there is None:
+        return
+    each = row_bytes(lm, longest + (0 if lm.soft_prompt is None else len(lm.soft_prompt)))
+    rows = max(1, int(SHARE * there / each))
+    if rows < min(count, passes.cache // longest):
+        passes.say(f"  {rows} answers at once fit in the memory of cpu in {passes.doing}")
+        _hold(passes, rows * longest)
+
+
+def _hold(passes: Passes, tokens: int) -> None:
+    """Let the cache hold so many tokens. Questions that are read together are written together: as many."""
+    passes.lower_to(tokens)
+    passes.cached = tokens / passes.limit

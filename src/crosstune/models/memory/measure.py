@@ -1,0 +1,101 @@
+"""How much a device's memory takes at once, from two small trials measured on it.
+
+A pass needs bytes that do not depend on its size (gradients, say) and bytes a token; two passes of different
+sizes tell both. So the first large pass has the right size at once, where halving after a failure costs the
+failed pass and stops at up to half of what would have fitted. Halving stays as the net below it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory.token_limit import Passes
+from crosstune.models.proof import wanted
+
+# Of what is free: the allocator's blocks do not fit together without gaps.
+SHARE = 0.9
+# Batches of fewer tokens are not worth two passes more.
+WORTH = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Work that was measured: its size (tokens of a pass, padding included), and the most bytes it held."""
+
+    size: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that work of any size holds, and bytes that each token more adds."""
+
+    fixed: float
+    each: float
+
+    def of(self, size: int) -> float:
+        """Bytes of work of some size."""
+        return self.fixed + self.each * size
+
+    def fits(self, room: float) -> int:
+        """Size of the work that takes ``room`` bytes, one at least."""
+        return max(1, int((room - self.fixed) / self.each))
+
+
+def need(small: Trial, large: Trial) -> Need | None:
+    """What two trials tell; None if they do not."""
+    if large.size <= small.size or large.nbytes <= small.nbytes:
+        return None
+    each = (large.nbytes - small.nbytes) / (large.size - small.size)
+    return Need(max(0.0, small.nbytes - each * small.size), each)
+
+
+def measures(lm: LanguageModel) -> bool:
+    """Whether a model's memory can be measured: it is on one GPU, and that is left on."""
+    one = {lm.layer_device(i) for i in range(lm.geometry.layers)} == {lm.device}
+    return lm.device.type == "cuda" and one and wanted("fitting")
+
+
+def fit(
+    passes: Passes, tokens: int, trial: Callable[[int], Trial], device: torch.device, later: int = 0
+) -> Need | None:
+    """Lower the limit of passes to what two parts of the first large batch tell of a GPU's memory.
+
+    Args:
+        passes: Of which no batch was large enough before.
+        tokens: Of the batch.
+        trial: Does a part of so many of its tokens, and leaves everything as it was.
+        device: The GPU.
+        later: Bytes that will be held beside the passes, and are not yet.
+
+    Returns:
+        What was found; None if that is nothing. Small batches tell nothing yet.
+    """
+    tokens = min(tokens, passes.limit)
+    if tokens < WORTH:
+        return None
+    passes.measured = True
+    try:
+        found = need(trial(tokens // 8), trial(tokens // 4))
+        if found is not None:
+            passes.lower_to(found.fits(SHARE * (free(device) - later)))
+    except RuntimeError:
+        return None  # the work itself will say what is wrong, or go on in smaller parts
+    return found
+
+
+def peak(device: torch.device, work: Callable[[], object]) -> int:
+    """The most bytes that some work holds on a GPU beyond what was held before."""
+    torch.cuda.synchronize(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    work()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def free(device: torch.device) -> int:
+    """Bytes of a GPU that can still be had: those nobody holds, and those PyTorch holds without use."""
+    unused, _ = torch.cuda.mem_get_info(device)
+    return unused + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -1,0 +1,33 @@
+"""Tensors in safetensors files."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def write_tensors(tensors: Mapping[str, "Tensor"], at: Path, facts: Mapping[str, str] | None = None) -> None:
+    """Write a file of tensors.
+
+    Args:
+        tensors: By name.
+        at: Where to.
+        facts: Texts to put into the file's head.
+
+    Raises:
+        OSError: The disk is full or cannot be written. Safetensors itself says so in words only.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(tensors), at, metadata=None if facts is None else dict(facts))
+    except SafetensorError as error:
+        text = str(error)
+        number = text.partition("os error ")[2].partition(")")[0]
+        if number.isdigit():
+            raise OSError(int(number), os.strerror(int(number))) from error
+        raise OSError(0, text) from error

@@ -1,0 +1,196 @@
+"""Scoring choices with one forward, in which every shared beginning is read once.
+
+Every label's first token is predicted by the prompt's last token, so labels of one token need the
+prompt alone, and only their own columns of the vocabulary. Longer labels are branches behind the
+shared prompt, and prompts that begin alike (questions on one passage, exemplars) are branches behind
+what they share: each branch sees what it follows and itself, and its tokens are scored in the same
+forward. Equal to running every prompt-plus-label on its own.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from crosstune.errors import UserError
+from crosstune.models.attention.cpu_line import LONGEST
+from crosstune.models.attention.trees import Shared, grow, in_line, lay_out
+from crosstune.models.fast.norms import fused_parts
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory import measure as fitting
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs.journal import Journal
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.stream import Group, in_a_pass, in_batches, size_of
+
+# fp32 scores of a 262k vocabulary: 128 rows take 134 MB.
+ROWS_AT_ONCE = 128
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceItem:
+    """One question: token ids of its prompt and of each label."""
+
+    prompt: list[int]
+    labels: tuple[tuple[int, ...], ...]
+
+    @property
+    def width(self) -> int:
+        """Tokens read: the prompt, and of each label all but the last, shared beginnings once."""
+        return len(grow(self.texts).tokens)
+
+    @property
+    def endings(self) -> list[tuple[int, ...]]:
+        """What is read behind the prompt, each ending once: the labels without their last tokens."""
+        return list(dict.fromkeys(label[:-1] for label in self.labels))
+
+    @property
+    def texts(self) -> list[list[int]]:
+        """All that is read: the prompt with each ending."""
+        return [[*self.prompt, *ending] for ending in self.endings]
+
+
+def score_choices(
+    lm: LanguageModel,
+    items: Sequence[ChoiceItem],
+    settings: EvaluateSettings,
+    tell: Callable[[int], None] | None = None,
+    passes: Passes | None = None,
+    journal: Journal[list[float]] | None = None,
+) -> list[list[float]]:
+    """Log-probability of each choice, normalised over the choices of its question.
+
+    Args:
+        lm: The model, with whatever a method left on it.
+        items: Questions.
+        settings: ``choices`` says how labels are compared.
+        tell: Called with the number of questions done since the last call.
+        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
+        journal: Keeps what is done, and knows what was done before.
+
+    Raises:
+        UserError: ``first-token`` with labels that start alike; an empty prompt; one question is more than
+            memory holds.
+    """
+    if not all(item.prompt for item in items):
+        raise UserError(
+            "an empty prompt, and the model's tokenizer puts nothing in front: no label can be scored"
+        )
+    if settings.choices == "first-token":
+        items = [ChoiceItem(i.prompt, tuple(label[:1] for label in i.labels)) for i in items]
+        for item in items:
+            if len(set(item.labels)) < len(item.labels):
+                raise UserError(
+                    "choices: first-token, but two labels start with the same token; use choices: label"
+                )
+    passes = Passes(settings.tokens_per_pass, lm.device) if passes is None else passes
+
+    widths = [item.width for item in items]
+    together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)
+
+    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    # A GPU's fused kernels do better, and so does a CPU's on very long texts.
+    ragged = lm.device.type == "cpu" and front + max(widths, default=0) <= LONGEST
+
+    def score(batch: list[Group]) -> list[Tensor]:
+        some = [[items[i] for i in group.items] for group in batch]
+        return _score_batch(lm, some, settings.choices == "label-per-token", ragged)
+
+    def answer(batch: list[Group]) -> list[list[float]]:
+        scores = score(batch)
+        passes.tokens += sum(widths[i] for group in batch for i in group.items)
+        return [torch.log_softmax(score, dim=0).tolist() for score in scores]
+
+    def measure(group: list[int]) -> tuple[int, int]:
+        return 1, together.width(group)
+
+    def fill(limit: int) -> int:
+        return in_a_pass(limit, lm.device)
+
+    def fit(batch: list[Group]) -> None:
+        def trial(tokens: int) -> fitting.Trial:
+            some = batch[: max(1, tokens // batch[0].width)]
+            nbytes = fitting.peak(lm.device, lambda: score(some))
+            return fitting.Trial(size_of(some, not ragged), nbytes)
+
+        fitting.fit(passes, size_of(batch, not ragged), trial, lm.device)
+
+    with fused_parts(lm.model):
+        found = fit if fitting.measures(lm) else None
+        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, not ragged, found)
+
+
+@torch.inference_mode()
+def _score_batch(
+    lm: LanguageModel, groups: Sequence[Sequence[ChoiceItem]], per_token: bool, ragged: bool
+) -> list[Tensor]:
+    """One ``[choices]`` fp64 vector an item, comparable within it, group by group."""
+    trees = [grow([text for item in group for text in item.texts]) for group in groups]
+    ids, layout = in_line(trees, lm.device) if ragged else lay_out(trees, lm.pad_id, lm.device)
+    starts = accumulate((len(tree.tokens) if ragged else ids.shape[1] for tree in trees), initial=0)
+    items: list[ChoiceItem] = []
+    asked: dict[int, int] = {}  # which answer row stands at a place, counted through all lines
+    lasts: list[int] = []  # answer row of each prompt's last token
+    rows: list[int] = []  # answer row of what predicts each later token of each label
+    targets: list[int] = []
+    for start, group, tree in zip(starts, groups, trees, strict=False):
+        paths = iter(tree.paths)
+        for item in group:
+            items.append(item)
+            n = len(item.prompt)
+            found = {ending: next(paths) for ending in item.endings}
+            for label in item.labels:
+                path = found[label[:-1]]
+                rows += [asked.setdefault(start + at, len(asked)) for at in path[n:]]
+                targets += label[1:]
+            lasts.append(asked.setdefault(start + path[n - 1], len(asked)))
+    hidden = lm.hidden(ids, layout, rows=torch.tensor(list(asked), device=lm.device))
+    firsts = _first_scores(lm, hidden[torch.tensor(lasts, device=lm.device)], items, whole=per_token)
+    rest = _log_probabilities(lm, hidden, rows, targets)
+    out, at = [], 0
+    for item, first in zip(items, firsts, strict=True):
+        score = first.clone()
+        for c, label in enumerate(item.labels):
+            score[c] += rest[at : at + len(label) - 1].sum()
+            at += len(label) - 1
+        if per_token:
+            score /= torch.tensor([len(label) for label in item.labels])
+        out.append(score)
+    return out
+
+
+def _first_scores(lm: LanguageModel, rows: Tensor, items: Sequence[ChoiceItem], whole: bool) -> list[Tensor]:
+    """Score of each label's first token: logits, or log-probabilities when lengths are divided by.
+
+    Without that division the vocabulary's normaliser is the same for all labels of a question and
+    falls out of the comparison, so only the labels' own columns are computed.
+    """
+    columns = sorted({label[0] for item in items for label in item.labels})
+    place = {token: i for i, token in enumerate(columns)}
+    index = torch.tensor(columns, device=rows.device)
+    if whole:
+        pieces = [torch.log_softmax(lm.logits(part), -1)[:, index] for part in rows.split(ROWS_AT_ONCE)]
+    else:
+        pieces = [lm.logits(rows, index)]
+    scores = torch.cat(pieces).double().cpu()
+    return [scores[b, [place[label[0]] for label in item.labels]] for b, item in enumerate(items)]
+
+
+def _log_probabilities(lm: LanguageModel, hidden: Tensor, rows: list[int], targets: list[int]) -> Tensor:
+    """Log-probability of each target at its row, fp64 ``[len(rows)]``; a row named twice is scored once."""
+    wanted: dict[int, list[int]] = {}
+    for place, row in enumerate(rows):
+        wanted.setdefault(row, []).append(place)
+    found = torch.zeros(len(rows), dtype=torch.float64)
+    some = list(wanted)
+    for start in range(0, len(some), ROWS_AT_ONCE):
+        part = some[start : start + ROWS_AT_ONCE]
+        scores = lm.logits(hidden[torch.tensor(part, device=hidden.device)])
+        places = [place for row in part for place in wanted[row]]
+        at = [k for k, row in enumerate(part) for _ in wanted[row]]
+        aim = [targets[place] for place in places]
+        logp = scores[at, aim] - torch.logsumexp(scores, -1)[at]
+        found[places] = logp.double().cpu()
+    return found

@@ -1,0 +1,203 @@
+"""Free answers: greedy decoding, the places of finished answers taken by the next prompts at once.
+
+What prompts begin with alike (a passage with several questions, exemplars) is read once and its keys
+and values copied to each. Answers are given in portions of a few batches: within one the order of work,
+and so every bit of the result, depends on the portion alone, and a stopped evaluation goes on behind the
+last whole one.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+
+import torch
+from torch import Tensor
+
+from crosstune.errors import UserError
+from crosstune.models.attention.cache import Reading, Slots
+from crosstune.models.attention.cpu_line import LONGEST
+from crosstune.models.attention.trees import Shared, Tree, grow, in_line, lay_out
+from crosstune.models.fast.graphs import stepper
+from crosstune.models.fast.norms import fused_parts
+from crosstune.models.fast.weights import packed_weights
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory import generation as budget
+from crosstune.models.memory import measure as fitting
+from crosstune.models.memory.token_limit import CACHED, Passes
+from crosstune.outputs.journal import Journal
+from crosstune.outputs.stream import Group, in_a_pass, in_batches
+
+# Prompts are read when so many of the rows are free: a few at a time would read the weights anew for little.
+REFILL_SHARE = 0.25
+# Batches in a portion: at its end rows run empty, and a stopped evaluation loses the portion it was in.
+PORTION = 4
+
+
+def generate(
+    lm: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int,
+    stop: Sequence[str] = ("\n",),
+    tokens_per_pass: int = 8192,
+    tell: Callable[[int], None] | None = None,
+    passes: Passes | None = None,
+    journal: Journal[str] | None = None,
+) -> list[str]:
+    """Greedy answers, up to a stop string, an end-of-text token or ``max_tokens``.
+
+    Args:
+        lm: The model, with whatever a method left on it.
+        prompts: Token ids of each prompt.
+        max_tokens: Longest answer.
+        stop: Strings that end an answer; they are cut off with all behind them.
+        tokens_per_pass: Most tokens of prompts read at once; the cache holds twice as many, or what a GPU's
+            memory is found to take.
+        tell: Called with the number of answers done since the last call.
+        passes: Says how many tokens go at once instead, and is lowered when memory runs out.
+        journal: Keeps what is done, and knows what was done before.
+
+    Returns:
+        One string a prompt, without surrounding white space.
+
+    Raises:
+        UserError: An empty prompt; one prompt is more than memory holds.
+    """
+    if not all(prompts):
+        raise UserError(
+            "an empty prompt, and the model's tokenizer puts nothing in front: nothing to go on from"
+        )
+    passes = Passes(tokens_per_pass, lm.device) if passes is None else passes
+    together = Shared(prompts, [len(prompt) for prompt in prompts], lm.geometry.attention_balance)
+
+    def answer(batch: list[Group]) -> list[str]:
+        some = [prompts[i] for group in batch for i in group.items]
+        trees = [grow([prompts[i] for i in group.items]) for group in batch]
+        made = _generate(lm, trees, max_tokens, stop, passes.limit, passes.say, passes.cache)
+        passes.tokens += sum(map(len, some)) + sum(map(len, made))
+        return [_cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in made]
+
+    def measure(group: list[int]) -> tuple[int, int]:
+        return len(group), max(len(prompts[i]) for i in group) + max_tokens
+
+    def fill(limit: int) -> int:
+        return PORTION * passes.cache
+
+    longest = max(map(len, prompts), default=0) + max_tokens
+
+    def fit(batch: list[Group]) -> None:
+        trees = [grow([prompts[i] for i in group.items]) for group in batch]
+        budget.measure(lm, passes, trees, longest, lambda some, slots: _read(lm, some, slots, ragged=False))
+
+    with fused_parts(lm.model), packed_weights(lm):
+        budget.keep_to_memory(lm, passes, longest, len(prompts))
+        found = fit if fitting.measures(lm) else None
+        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, fit=found)
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    """The text before the first stop string, an opening line break skipped."""
+    text = text.lstrip()
+    ends = [at for s in stop if (at := text.find(s)) >= 0]
+    return text[: min(ends)] if ends else text
+
+
+@torch.inference_mode()
+def _generate(
+    lm: LanguageModel,
+    trees: Sequence[Tree],
+    max_tokens: int,
+    stop: Sequence[str],
+    tokens: int,
+    note: Callable[[str], None] | None = None,
+    cache: int | None = None,
+) -> list[list[int]]:
+    """Token ids of the answer to each text of each tree, the ending token left out."""
+    answers: list[list[int]] = [[] for tree in trees for _ in tree.paths]
+    longest = max(len(path) for tree in trees for path in tree.paths) + max_tokens
+    cache = CACHED * tokens if cache is None else cache
+    room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
+    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    slots = Slots(lm, room, front + longest)
+    # As in scoring: a GPU's fused kernels do better, and so does a CPU's on very long lines.
+    widest = front + max(len(tree.tokens) for tree in trees)
+    ragged = lm.device.type == "cpu" and widest <= LONGEST
+    step = stepper(lm, slots, note)
+    waiting = deque(trees)
+    begun = 0
+    rows: list[int] = []  # which answer each live row is writing
+    hidden = torch.zeros(0, lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
+    while waiting or rows:
+        while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
+            some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), ragged)
+            hidden = torch.cat([hidden, _read(lm, some, slots, ragged)])
+            count = sum(len(tree.paths) for tree in some)
+            rows += range(begun, begun + count)
+            begun += count
+        chosen = lm.best(hidden)
+        ended = []
+        for row, token in enumerate(chosen.tolist()):
+            answer = answers[rows[row]]
+            if token not in lm.stop_ids:
+                answer.append(token)
+                if len(answer) < max_tokens and not _stopped(lm, answer, stop):
+                    continue
+            ended.append(row)
+        if ended:
+            order = slots.drop(ended)
+            rows = [rows[row] for row in order]
+            chosen = chosen[torch.tensor(order, dtype=torch.long, device=chosen.device)]
+        hidden = step(chosen) if rows else hidden[:0]
+    return answers
+
+
+def _next(waiting: deque[Tree], room: int, tokens: int, ragged: bool) -> list[Tree]:
+    """The next trees that there is room for and that go through the model at once; one at least."""
+    some: list[Tree] = []
+    width = count = total = 0
+    while waiting:
+        width = max(width, len(waiting[0].tokens))
+        total += len(waiting[0].tokens)
+        count += len(waiting[0].paths)
+        if some and (count > room or (total if ragged else (len(some) + 1) * width) > tokens):
+            break
+        some.append(waiting.popleft())
+    return some
+
+
+def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, ragged: bool) -> Tensor:
+    """Read prompts into free rows; hidden state of each one's last token, ``[prompts, hidden]``.
+
+    Args:
+        lm: The model.
+        trees: Of prompts.
+        slots: With rows enough for them.
+        ragged: One behind the other in one line, without padding, in place of a line each.
+    """
+    ids, layout = in_line(trees, lm.device) if ragged else lay_out(trees, lm.pad_id, lm.device)
+    # Where in the batch each tree stands: its line, and its first token there.
+    if ragged:
+        starts = accumulate((len(tree.tokens) for tree in trees[:-1]), initial=0)
+        places = [(0, start) for start in starts]
+    else:
+        places = [(line, 0) for line in range(len(trees))]
+    read = Reading()
+    paths = [
+        (line, [start + at for at in path])
+        for (line, start), tree in zip(places, trees, strict=True)
+        for path in tree.paths
+    ]
+    lasts = torch.tensor([line * ids.shape[1] + path[-1] for line, path in paths], device=lm.device)
+    hidden = lm.hidden(ids, layout, read, lasts)
+    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    slots.add(read, [(line, [*range(front), *(front + at for at in path)]) for line, path in paths])
+    return hidden
+
+
+def _stopped(lm: LanguageModel, ids: list[int], stop: Sequence[str]) -> bool:
+    """Whether a stop string has been written (after something else than white space)."""
+    # Only what its last token can have completed is looked at first: a letter is four tokens at most.
+    near = ids[-4 * (max(map(len, stop), default=0) + 1) :]
+    if not any(s in lm.tokenizer.decode(near, skip_special_tokens=True) for s in stop):
+        return False
+    text = lm.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
+    return any(s in text for s in stop)

@@ -1,0 +1,129 @@
+"""Answers on disk as they are given, so that a killed evaluation goes on behind its last whole batch.
+
+One line a batch: the CRC-32 of what follows, and JSON. The first line says what the answers are to. Whatever
+stands behind the first line that is torn or damaged is cut off. Nothing here can end an evaluation:
+where the disk takes no more, it is said once, and the evaluation goes on without a journal.
+"""
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, TypeVar
+
+from crosstune.models.memory.token_limit import Passes
+
+T = TypeVar("T", str, list[float])
+
+SYNC_EVERY = 5.0
+"""Seconds between two waits for the disk: a killed process loses nothing, a lost machine as much as this."""
+
+
+class Journal(Generic[T]):
+    """The answers of one evaluation.
+
+    Args:
+        file: Where they are; made if it is not there.
+        made_for: Names everything that decides the answers. A journal of something else is emptied.
+        note: Told in one line what was taken up, and what could not be used or written.
+        taken_up: Called when there are answers to go on from.
+
+    Attributes:
+        answers: Those found, by index.
+        seconds: Wall time that they took.
+        passes: State of the passes after the last of them (`Passes.state`).
+    """
+
+    def __init__(
+        self,
+        file: Path,
+        made_for: str,
+        note: Callable[[str], None],
+        taken_up: Callable[[], None] | None = None,
+    ) -> None:
+        self.answers: dict[int, T] = {}
+        self.passes: dict[str, Any] | None = None
+        self.seconds = 0.0
+        self._note = note
+        self._stream: BinaryIO | None = None
+        self._began = self._synced = time.monotonic()
+        try:
+            good = self._read(file, made_for)
+            self._stream = file.open("r+b" if file.exists() else "w+b")
+            self._stream.truncate(good)
+            self._stream.seek(good)
+            if good == 0:
+                self._write({"made_for": made_for})
+        except OSError as error:
+            self._give_up(error)
+        if self.answers:
+            note(f"  evaluation goes on behind {len(self.answers)} examples")
+            if taken_up is not None:
+                taken_up()
+
+    def add(self, items: Sequence[int], answers: Sequence[T], passes: Passes) -> None:
+        """Keep the answers of a finished batch."""
+        if self._stream is None:
+            return
+        try:
+            now = time.monotonic()
+            seconds = self.seconds + now - self._began
+            entry = {"items": list(items), "answers": list(answers)}
+            self._write(entry | {"passes": passes.state(), "seconds": seconds})
+            if now - self._synced > SYNC_EVERY:
+                os.fsync(self._stream.fileno())
+                self._synced = now
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            with suppress(OSError):  # what a full disk did not take, as said before
+                stream.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        assert self._stream is not None
+        text = json.dumps(entry, separators=(",", ":")).encode()
+        self._stream.write(b"%08x %s\n" % (zlib.crc32(text), text))
+        self._stream.flush()
+
+    def _read(self, file: Path, made_for: str) -> int:
+        """Take the whole entries; how many bytes of the file they are."""
+        if not file.exists():
+            return 0
+        good = 0
+        with file.open("rb") as lines:
+            for line in lines:
+                entry = _entry(line)
+                if entry is None:
+                    break
+                if good == 0:
+                    if entry.get("made_for") != made_for:
+                        self._note("  answers of another model, data or version are not used: evaluated anew")
+                        return 0
+                else:
+                    self.answers.update(zip(entry["items"], entry["answers"], strict=True))
+                    self.passes, self.seconds = entry["passes"], entry["seconds"]
+                good += len(line)
+        return good
+
+    def _give_up(self, error: OSError) -> None:
+        self.close()
+        self._note(
+            f"  answers cannot be kept while they are given ({error.strerror or error}); "
+            "going on, but a stopped evaluation would begin anew"
+        )
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """What a line holds; None if it is torn or damaged."""
+    sum_, _, text = line.rstrip(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or sum_ != b"%08x" % zlib.crc32(text):
+        return None
+    entry: dict[str, Any] = json.loads(text)
+    return entry

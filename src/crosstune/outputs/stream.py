@@ -1,0 +1,135 @@
+"""Evaluation batches: groups of items of like length together, up to a number of tokens."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+import torch
+
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs.journal import Journal
+
+T = TypeVar("T", str, list[float])
+
+# A batch that is large enough already is closed rather than padded by more than this.
+LARGE_ENOUGH = 1 / 8
+SHORTEST = 0.85
+# Beyond this a CPU's caches are too small for what a layer passes on (measured: benchmarks/NOTES.md).
+CPU_PASS = 2048
+
+
+def in_a_pass(tokens: int, device: torch.device) -> int:
+    """How many tokens to read at once where ``tokens`` would be allowed: what is fastest."""
+    return min(tokens, CPU_PASS) if device.type == "cpu" else tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Items that go through the model together.
+
+    Attributes:
+        items: Their indices.
+        lines: How many lines of a batch they take.
+        width: Tokens of the longest of these lines.
+    """
+
+    items: list[int]
+    lines: int
+    width: int
+
+
+def batches_by_length(groups: Sequence[Group], tokens: int, padded: bool = True) -> Iterator[list[Group]]:
+    """Groups in batches of at most ``tokens`` each, longest first.
+
+    Longest first, so that a batch too large for the memory shows at once and not at the end. Where lines are
+    padded, a batch of at least an eighth of ``tokens`` takes no group that would be padded by more than 15%.
+    """
+    batch: list[Group] = []
+    for group in sorted(groups, key=lambda group: -group.width):
+        if batch:
+            full = size_of([*batch, group], padded) > tokens
+            enough = size_of(batch, padded) >= LARGE_ENOUGH * tokens
+            if full or (padded and enough and group.width < SHORTEST * batch[0].width):
+                yield batch
+                batch = []
+        batch.append(group)
+    if batch:
+        yield batch
+
+
+def size_of(batch: Sequence[Group], padded: bool) -> int:
+    """Tokens of a batch, longest group first: of lines as long as the longest, or of the lines themselves."""
+    if padded:
+        return sum(group.lines for group in batch) * batch[0].width
+    return sum(group.lines * group.width for group in batch)
+
+
+def in_batches(
+    groups: Sequence[list[int]],
+    measure: Callable[[list[int]], tuple[int, int]],
+    answer: Callable[[list[Group]], list[T]],
+    passes: Passes,
+    tell: Callable[[int], None] | None = None,
+    journal: Journal[T] | None = None,
+    fill: Callable[[int], int] = int,
+    padded: bool = True,
+    fit: Callable[[list[Group]], None] | None = None,
+) -> list[T]:
+    """Answer every item, batch by batch; smaller batches where memory runs out.
+
+    Args:
+        groups: Indices of items that are best answered together; each item once. A group that is more than
+            a pass takes is halved until it fits.
+        measure: Lines and width of some items of a group, in its order.
+        answer: Gives the answers to the items of one batch, group by group.
+        passes: Says how many tokens go at once.
+        tell: Called with the number of items done since the last call.
+        journal: Holds the answers of finished batches. Batches depend on the groups and on ``passes.limit``
+            alone and are made from the longest group down, so those that remain are the same as if nothing
+            had come between.
+        fill: Tokens of a batch, from ``passes.limit``; ``answer`` sees to it that no more than that go at
+            once.
+        padded: Whether the lines of a batch are made as long as its longest.
+        fit: Unless ``passes`` have been measured, measures memory on the first batch that is large enough and
+            sets them to what fits.
+
+    Raises:
+        UserError: Memory runs out on one item.
+    """
+    done: dict[int, T] = {}
+    if journal is not None:
+        done = journal.answers
+        if done and journal.passes is not None:
+            passes.put_back(journal.passes)
+            if tell is not None:
+                tell(len(done))
+    total = sum(map(len, groups))
+    while len(done) < total:
+        parts = [part for group in groups for part in _parts(group, measure, passes.limit)]
+        left = [part for part in parts if part.items[0] not in done]
+        for batch in batches_by_length(left, fill(passes.limit), padded):
+            if fit is not None and not passes.measured:
+                fit(batch)
+                if passes.measured:
+                    break  # batches as large as was found to fit
+            items = [i for group in batch for i in group.items]
+            passes.begin(len(items), max(batch[0].width, min(size_of(batch, padded), passes.limit)))
+            answers = passes.attempt(partial(answer, batch))
+            if answers is None:
+                break  # what is left is put into smaller batches
+            done.update(zip(items, answers, strict=True))
+            if journal is not None:
+                journal.add(items, answers, passes)
+            if tell is not None:
+                tell(len(items))
+    return [done[i] for i in range(total)]
+
+
+def _parts(items: list[int], measure: Callable[[list[int]], tuple[int, int]], tokens: int) -> list[Group]:
+    """The group, or its halves, or their halves: the cuts are the same at every limit, only fewer or more."""
+    lines, width = measure(items)
+    if len(items) == 1 or lines * width <= tokens:
+        return [Group(items, lines, width)]
+    middle = len(items) // 2
+    return _parts(items[:middle], measure, tokens) + _parts(items[middle:], measure, tokens)

@@ -1,0 +1,129 @@
+"""A few seconds of each method and task of a study, timed, so that a plan can say how long the rest takes."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from crosstune.data.example import Example
+from crosstune.methods.base import Method
+from crosstune.models.language_model import LanguageModel
+from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.rows import tokenize
+from crosstune.planning import timings as measurements
+from crosstune.planning.timings import Measured, answer_key, step_key, test_key
+from crosstune.running.execute import load_for
+from crosstune.running.sampling import draw
+from crosstune.running.task_data import TaskData, read_data
+from crosstune.store import provenance
+from crosstune.study.runs import Run, expand
+from crosstune.study.spec import Study
+from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
+from crosstune.training.loop import Progress, train
+
+STEPS = 4
+"""Training steps timed of a method, the first left out: it also warms up."""
+
+ANSWERS = 24
+"""Test examples timed, spread over the languages."""
+
+
+def calibrate(study: Study, tell: Callable[[str], None]) -> None:
+    """Load each model of a study, time its methods on its tasks, and keep the figures in the cache folder.
+
+    Args:
+        study: From `read_study`.
+        tell: Called with a line on what is timed now.
+
+    Raises:
+        UserError: A model cannot be loaded, a task's files are missing, or the cache cannot be written.
+    """
+    runs = expand(study)
+    for model in study.models:
+        of_model = [run for run in runs if run.model == model]
+        tell(f"loading {model}")
+        loaded = load_for(study, model)
+        lm = loaded.lm
+        first = of_model[0]
+        before = measurements.read(first, lm.revision)
+        measured = before or Measured(lm.revision)
+        measured.load_seconds = loaded.seconds
+        for entry in study.tasks:
+            of_task = [run for run in of_model if run.task == entry]
+            _time_task(lm, of_task, measured, tell)
+            measurements.keep(first, measured)
+
+
+def _time_task(
+    lm: LanguageModel, runs: Sequence[Run], measured: Measured, tell: Callable[[str], None]
+) -> None:
+    tested = next(run for run in runs if run.kind == "result")
+    with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
+    settings = [run.train for run in runs]
+    data = read_data(tested.task.make(), tested.languages, tested.evaluate.limit, with_dev, settings)
+    measured.tests[test_key(tested)] = sum(len(examples) for examples in data.test.values())
+    seen: set[str] = set()
+    for run in runs:
+        key = answer_key(run) if run.train is None else step_key(run)
+        if key in seen:
+            continue
+        seen.add(key)
+        tell(f"timing {run.label} on {run.task.name}")
+        method = run.new_method()
+        method.attach(lm, run.seed)
+        try:
+            if run.train is not None:
+                measured.steps[key] = _time_steps(run, method, data)
+            measured.answers[answer_key(run)] = _time_answers(run, method, data)
+        finally:
+            method.detach()
+
+
+def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
+    assert run.train is not None
+    examples = draw(data.train_for(run.train), run.train, run.seed)
+    rows = tokenize(
+        method.attached(),
+        examples,
+        data.task.kind,
+        first_token=run.evaluate.choices == "first-token",
+        among_choices=run.train.loss == "choices",
+    )
+    short = {"steps": STEPS, "epochs": None, "evaluate_every": None, "patience": None}
+    # Of a few steps nothing is read twice: those of later epochs take at most what is measured.
+    short |= {"reuse_frozen_layers": False}
+    times: list[float] = []
+
+    def told(progress: Progress) -> None:
+        times.append(progress.seconds)
+
+    provenance.reset_peak_memory(run.device)
+    train(method, rows, run.train.model_copy(update=short), run.seed, tell=told)
+    return {
+        "seconds": (times[-1] - times[0]) / (len(times) - 1),
+        "examples": len(examples),
+        "dev": len(data.dev[: run.train.dev_limit]),
+        "peak_bytes": provenance.peak_memory(run.device),
+    }
+
+
+def _time_answers(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
+    sample = _sample(data.test)
+    if method.shots:
+        exemplars = pick_exemplars(data.train_for(None), method.shots, run.seed)
+        sample = {language: with_exemplars(each, exemplars) for language, each in sample.items()}
+    provenance.reset_peak_memory(run.device)
+    began = time.perf_counter()
+    with method.evaluating():
+        evaluate(method.attached(), data.task, sample, run.evaluate)
+    seconds = time.perf_counter() - began
+    return {
+        "seconds": seconds / sum(len(examples) for examples in sample.values()),
+        "peak_bytes": provenance.peak_memory(run.device),
+    }
+
+
+def _sample(test: Mapping[str, Sequence[Example]]) -> dict[str, list[Example]]:
+    """Some examples of some languages, evenly through both."""
+    codes = list(test)[:: max(1, len(test) // 8)]
+    each = max(1, ANSWERS // len(codes))
+    return {code: list(test[code][:each]) for code in codes}

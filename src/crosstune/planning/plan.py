@@ -1,0 +1,274 @@
+"""What a study would do: its runs, what is done, and what the rest is likely to cost. Loads no model."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from crosstune.errors import UserError
+from crosstune.methods import METHODS
+from crosstune.methods.budget import hint, solve
+from crosstune.models.geometry import Geometry
+from crosstune.models.loading.known import cheap_geometry, cheap_revision, geometry_for
+from crosstune.planning import timings as measurements
+from crosstune.planning.timings import Measured
+from crosstune.store import store
+from crosstune.study.runs import LAST_STEP, Run, expand
+from crosstune.study.spec import Study
+
+_LOOKED_AT = 5
+"""Finished runs of a group whose cost is read."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one model, task and method, seeds and searched rates together.
+
+    Attributes:
+        model: As the study names it.
+        task: Its name.
+        method: The label.
+        kind: "result" or "search".
+        parameters: Trained; None where the model's shape cannot be had without asking the network.
+        runs: How many.
+        done: Of these, in the store.
+        failed: Of these, tried without success.
+        seconds: Estimated for the runs that are not done; None without anything to estimate from.
+        peak_bytes: Estimated memory; None likewise.
+        basis: "finished runs", "calibration", or None.
+    """
+
+    model: str
+    task: str
+    method: str
+    kind: str
+    parameters: int | None
+    runs: int
+    done: int
+    failed: int
+    seconds: float | None
+    peak_bytes: int | None
+    basis: str | None
+
+    @property
+    def to_do(self) -> int:
+        """Runs that the next ``crosstune run`` would make, those that failed included."""
+        return self.runs - self.done
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All groups of a study.
+
+    Attributes:
+        study: Its name.
+        store: Where its results go.
+        device: Kind of device.
+        dtype: Of the frozen weights.
+        groups: In the order they are run.
+        load_seconds: Estimated for loading the models that runs still need.
+        hints: One line for each method whose nearest size is not near its budget.
+    """
+
+    study: str
+    store: Path
+    device: str
+    dtype: str
+    groups: list[Group]
+    load_seconds: float
+    hints: list[str]
+
+    @property
+    def runs(self) -> int:
+        """Of the whole study."""
+        return sum(group.runs for group in self.groups)
+
+    @property
+    def done(self) -> int:
+        """Runs in the store."""
+        return sum(group.done for group in self.groups)
+
+    @property
+    def failed(self) -> int:
+        """Runs tried without success."""
+        return sum(group.failed for group in self.groups)
+
+    @property
+    def unknown(self) -> int:
+        """Runs to do that nothing is known of."""
+        return sum(group.to_do for group in self.groups if group.seconds is None)
+
+    @property
+    def seconds(self) -> float:
+        """Estimated for all that is known of what is left."""
+        return self.load_seconds + sum(group.seconds or 0.0 for group in self.groups)
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """Largest of the groups that are not done."""
+        return max((g.peak_bytes for g in self.groups if g.to_do and g.peak_bytes), default=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: the totals, and one entry a group."""
+        names = ("runs", "done", "failed", "unknown", "seconds", "peak_bytes", "load_seconds")
+        return {
+            "study": self.study,
+            "store": str(self.store),
+            "device": self.device,
+            "dtype": self.dtype,
+            **{name: getattr(self, name) for name in names},
+            "hints": self.hints,
+            "groups": [asdict(group) | {"to_do": group.to_do} for group in self.groups],
+        }
+
+
+def plan_study(study: Study) -> Plan:
+    """Look at a study and its store.
+
+    Raises:
+        UserError: As `crosstune.study.runs.expand`.
+    """
+    runs = expand(study)
+    done = store.finished(study.folder)
+    failed = {file.stem for file in (study.folder / ".failed").glob("*.json")} - done
+    measured = {run.model: _measured(run) for run in {run.model: run for run in runs}.values()}
+    seeds = {run.id: run.seed for run in runs}
+    grouped: dict[tuple[Any, ...], list[Run]] = {}
+    for run in runs:
+        task = study.tasks.index(run.task)
+        grouped.setdefault((run.model, task, run.label, run.kind), []).append(run)
+    related: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for (model, task, label, _), members in grouped.items():
+        there = [run.id for run in members if run.id in done][:_LOOKED_AT]
+        related.setdefault((model, task, label), []).extend(_costs(study.folder, there))
+    shapes = {model: cheap_geometry(model) for model in study.models}
+    groups = [
+        _group(members, done, failed, seeds, shapes[key[0]], measured[key[0]], related[key[:3]])
+        for key, members in grouped.items()
+    ]
+    needed = {group.model for group in groups if group.to_do}
+    loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
+    first = runs[0]
+    return Plan(study.name, study.folder, first.device, first.dtype, groups, sum(loads), _hints(study))
+
+
+def _hints(study: Study) -> list[str]:
+    found: dict[str, None] = {}  # a grid may make several entries of one size
+    for model in study.models:
+        for entry in study.methods:
+            if (budget := entry.budget_of(study.budget)) is None:
+                continue
+            geometry = geometry_for(model)
+            solved = solve(entry.name, entry.config, geometry, budget)
+            if solved is not None and (text := hint(entry.name, solved, geometry)) is not None:
+                found[f"{model}, {entry.name}: {text}"] = None
+    return list(found)
+
+
+def _group(
+    runs: Sequence[Run],
+    done: set[str],
+    failed: set[str],
+    seeds: Mapping[str, int],
+    geometry: Geometry | None,
+    measured: Measured | None,
+    costs: list[Any],
+) -> Group:
+    first = runs[0]
+    left = [run for run in runs if run.id not in done]
+    found = _from_finished(first, costs)
+    if found is None and measured is not None:
+        found = _from_measured(first, measured)
+    # A result of the search's own seed takes the weights that the search has trained at the chosen rate.
+    trained = sum(run.search is None or seeds[run.search.runs[0]] != run.seed for run in left)
+    return Group(
+        model=first.model,
+        task=first.task.name,
+        method=first.label,
+        kind=first.kind,
+        parameters=None if geometry is None else METHODS[first.method].count(first.config, geometry),
+        runs=len(runs),
+        done=len(runs) - len(left),
+        failed=sum(run.id in failed for run in left),
+        seconds=_seconds(found, trained, len(left)),
+        peak_bytes=None if found is None else found.peak_bytes,
+        basis=None if found is None else found.basis,
+    )
+
+
+def _seconds(found: "Estimate | None", trained: int, runs: int) -> float | None:
+    if not runs:
+        return 0.0
+    return None if found is None else found.train_seconds * trained + found.evaluate_seconds * runs
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What one run of a group is likely to cost."""
+
+    train_seconds: float
+    evaluate_seconds: float
+    peak_bytes: int | None
+    basis: str
+
+
+def _from_finished(run: Run, costs: Sequence[dict[str, Any]]) -> Estimate | None:
+    """One run's cost, from finished ones of the same model, task and method."""
+    train = [cost["train_seconds"] for cost in costs if cost.get("train_seconds")]
+    answer = [cost["evaluate_seconds"] for cost in costs if cost["kind"] == "result"]
+    if (run.train is not None and not train) or (run.kind == "result" and not answer):
+        return None
+    return Estimate(
+        fmean(train) if run.train is not None else 0.0,
+        fmean(answer) if run.languages else 0.0,
+        max(int(cost.get("peak_memory_bytes") or 0) for cost in costs) or None,
+        "finished runs",
+    )
+
+
+def _from_measured(run: Run, measured: Measured) -> Estimate | None:
+    """One run's cost, from calibration."""
+    training, answering, peaks = 0.0, 0.0, []
+    answer = measured.answers.get(measurements.answer_key(run))
+    if answer is None:
+        return None
+    if run.train is not None:
+        step = measured.steps.get(measurements.step_key(run))
+        if step is None:
+            return None
+        total = run.train.total_steps(step["examples"])
+        training = total * step["seconds"]
+        if run.train.evaluate_every is not None:
+            every = min(run.train.evaluate_every, LAST_STEP)
+            training += -(-total // every) * step["dev"] * answer["seconds"]
+        peaks.append(step["peak_bytes"])
+    if run.kind == "result":
+        examples = measured.tests.get(measurements.test_key(run))
+        if examples is None:
+            return None
+        answering = examples * answer["seconds"]
+        peaks.append(answer["peak_bytes"])
+    return Estimate(training, answering, max(peaks), "calibration")
+
+
+def _measured(run: Run) -> Measured | None:
+    try:
+        revision = cheap_revision(run.model)
+    except UserError:
+        revision = None  # a damaged folder is for `run` to complain of
+    return measurements.read(run, revision)
+
+
+def _costs(folder: Path, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """What finished runs cost; a damaged record is passed over, since `run` makes it again."""
+    found = []
+    for run_id in run_ids:
+        try:
+            record = json.loads((folder / run_id / store.RUN).read_bytes())
+            cost = {"evaluate_seconds": 0.0, **record["cost"], "kind": record.get("kind", "result")}
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        found.append(cost)
+    return found

@@ -1,0 +1,1 @@
+"""Charts, each a function from a section's numbers to an Altair chart."""

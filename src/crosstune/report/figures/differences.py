@@ -1,0 +1,152 @@
+"""Charts of paired differences: a forest plot over all targets, and one cell for each language and method."""
+
+import altair as alt
+
+from crosstune.report.comparison import ALPHA, languages_against, outcome, references
+from crosstune.report.figures.style import (
+    FIT,
+    MUTED,
+    Width,
+    family_axis,
+    language_axis,
+    language_keys,
+    method_axis,
+)
+from crosstune.report.sections import Section
+from crosstune.report.text import language_name, p_value, points, visible
+
+OUTCOMES = {"better": "#0072b2", "worse": "#d55e00", "not shown": MUTED}
+SIGNS = {"better": "triangle-up", "worse": "triangle-down", "not shown": "circle"}
+
+
+def forest(section: Section, width: Width = "container") -> alt.LayerChart:
+    """Difference of every method from a reference, with its interval.
+
+    The grey band is what could not have been seen: a true difference inside it is found less than 4 times in
+    5. The parameter ``reference`` (an index into `crosstune.report.comparison.references`) says which.
+    """
+    values = []
+    for place, reference in enumerate(references(section)):
+        for row in section.against(reference).rows(named=True):
+            values.append(
+                {
+                    "reference": place,
+                    "method": visible(row["a"], 60),
+                    "value": round(100 * row["difference"], 3),
+                    "low": round(100 * row["low"], 3),
+                    "high": round(100 * row["high"], 3),
+                    "least": -round(100 * row["detectable"], 3),
+                    "most": round(100 * row["detectable"], 3),
+                    "said": outcome(row),
+                    "p": p_value(row["p_holm"]),
+                    "interval": f"{points(row['low'])} to {points(row['high'])}",
+                }
+            )
+    order = [visible(name, 60) for name in section.methods]
+    chosen = alt.param(name="reference", value=0)
+    base = alt.Chart(alt.InlineData(values=values)).transform_filter("datum.reference == reference")
+    y = alt.Y(
+        "method:N",
+        sort=order,
+        title=None,
+        scale=alt.Scale(domain=order),
+        axis=alt.Axis(labelLimit=240, labelPadding=8, domain=False, ticks=False, grid=True),
+    )
+    scale = alt.Scale(nice=False, padding=10)
+    title = "Points above (right) or below (left) the reference"
+    colour = alt.Color(
+        "said:N",
+        title=None,
+        scale=alt.Scale(domain=list(OUTCOMES), range=list(OUTCOMES.values())),
+        legend=alt.Legend(orient="top"),
+    )
+    band = base.mark_rule(strokeWidth=11, opacity=0.22, color=MUTED).encode(
+        y=y, x=alt.X("least:Q", scale=scale, title=title, axis=alt.Axis(tickCount=10)), x2="most:Q"
+    )
+    zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(color=MUTED).encode(x="zero:Q")
+    interval = base.mark_rule(strokeWidth=2.5).encode(
+        y=y, x=alt.X("low:Q", scale=scale, title=title), x2="high:Q", color=colour
+    )
+    dots = base.mark_point(filled=True, size=80, opacity=1).encode(
+        y=y,
+        x=alt.X("value:Q", scale=scale, title=title),
+        color=colour,
+        shape=alt.Shape(
+            "said:N", title=None, scale=alt.Scale(domain=list(SIGNS), range=list(SIGNS.values()))
+        ),
+        tooltip=[
+            alt.Tooltip("method:N", title="Method"),
+            alt.Tooltip("value:Q", title="Difference, points", format="+.2f"),
+            alt.Tooltip("interval:N", title="95% interval"),
+            alt.Tooltip("p:N", title="After Holm"),
+            alt.Tooltip("most:Q", title="Detectable, points", format=".2f"),
+        ],
+    )
+    chart: alt.LayerChart = (
+        alt.LayerChart(layer=[band, zero, interval, dots])
+        .add_params(chosen)
+        .properties(width=width, height=24 * len(order), autosize=FIT)
+    )
+    return chart
+
+
+def by_language(section: Section, reference: str, width: Width = "container") -> alt.LayerChart:
+    """Difference of every other method from one in each target language; a star where a test shows it.
+
+    Tests are corrected (Holm) over the languages of each pair of methods.
+    """
+    table = languages_against(section, reference)
+    keys = language_keys(table["language"].unique().to_list())
+    order = list(keys.values())
+    values = [
+        {
+            "language": keys[row["language"]],
+            "name": language_name(row["language"]),
+            "method": visible(row["method"], 60),
+            "value": round(100 * row["difference"], 3),
+            "text": points(row["difference"]) + ("*" if row["p_holm"] < ALPHA else ""),
+            "shown": row["p_holm"] < ALPHA,
+            "interval": "–" if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}",
+            "p": p_value(row["p_holm"]),
+            "detectable": None if row["detectable"] is None else round(100 * row["detectable"], 2),
+            "n": row["n"],
+        }
+        for row in table.rows(named=True)
+    ]
+    methods = [visible(name, 60) for name in section.methods if name != reference]
+    reach = max(1.0, *(abs(float(value["value"])) for value in values))
+    y = language_axis(order)
+    base = alt.Chart(alt.InlineData(values=values)).encode(
+        x=method_axis(methods),
+        y=y,
+        tooltip=[
+            alt.Tooltip("name:N", title="Language"),
+            alt.Tooltip("method:N", title="Method"),
+            alt.Tooltip("value:Q", title="Difference, points", format="+.2f"),
+            alt.Tooltip("interval:N", title="95% interval"),
+            alt.Tooltip("p:N", title="After Holm"),
+            alt.Tooltip("detectable:Q", title="Detectable, points"),
+            alt.Tooltip("n:Q", title="Examples"),
+        ],
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color(
+            "value:Q",
+            title="Points from the reference",
+            scale=alt.Scale(scheme="redblue", domain=[-reach, reach]),
+            legend=alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8),
+        )
+    )
+    numbers = base.mark_text(fontSize=10).encode(
+        y=y.axis(None),
+        text="text:N",
+        color=alt.condition(f"abs(datum.value) > {reach * 0.6}", alt.value("white"), alt.value("black")),
+        opacity=alt.condition("datum.shown", alt.value(1), alt.value(0.65)),
+    )
+    chart: alt.LayerChart = (
+        alt.layer(cells, numbers, family_axis(order))
+        .resolve_scale(y="shared")
+        .resolve_axis(y="independent")
+        .properties(width=width, height=20 * len(order), autosize=FIT)
+    )
+    return chart

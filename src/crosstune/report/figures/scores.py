@@ -1,0 +1,261 @@
+"""Charts as Altair objects: to embed in the report, save as a figure, or change in a notebook.
+
+Data reaches a chart only as inline values, and names only as values of fixed columns, so nothing in a
+dataset or a study file is ever read as part of a chart's specification.
+"""
+
+import math
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from crosstune.analysis.answer_language import SOURCE
+from crosstune.analysis.groups import Grouping, group_means
+from crosstune.report.figures.style import (
+    ACCENT,
+    FIT,
+    MUTED,
+    Width,
+    _legend,
+    _method_scales,
+    family_axis,
+    language_axis,
+    language_keys,
+    measure_title,
+    method_axis,
+    span,
+)
+from crosstune.report.sections import IN_ENGLISH, Section
+from crosstune.report.text import counted, group_name, language_name, visible
+
+CURVE_POINTS = 200
+ALL_CURVE_POINTS = 6_000
+
+
+def heatmap(section: Section, column: str = "score", width: Width = "container") -> alt.LayerChart:
+    """Language by method, languages of a family together, the family named at the right.
+
+    Args:
+        section: What to draw.
+        column: ``score``, or a ``metric.<name>`` of the section's scores; drawn times 100.
+        width: Pixels, or "container" to fill the page's element.
+    """
+    means = section.languages.filter(pl.col(column).is_not_null())
+    keys = language_keys(means["language"].unique().to_list())
+    values = [
+        {
+            "language": keys[row["language"]],
+            "name": language_name(row["language"]),
+            "method": visible(row["method"], 60),
+            "value": round(100 * row[column], 3),
+            "n": row["n"],
+            "seeds": row["seeds"],
+        }
+        for row in means.rows(named=True)
+    ]
+    methods = [visible(name, 60) for name in section.methods]
+    low, high = span([value["value"] for value in values])
+    # Viridis goes from dark to light and wants white text on its lower part; "oranges" runs the other way.
+    scale, white = (
+        alt.Scale(scheme="viridis", domain=[low, high]),
+        f"datum.value < {low + (high - low) * 0.6}",
+    )
+    if column != "score":
+        scale, white = (
+            alt.Scale(scheme="oranges", domain=[low, high]),
+            f"datum.value > {low + (high - low) * 0.65}",
+        )
+    order = list(keys.values())
+    y = language_axis(order)
+    base = alt.Chart(alt.InlineData(values=values)).encode(
+        x=method_axis(methods),
+        y=y,
+        tooltip=[
+            alt.Tooltip("name:N", title="Language"),
+            alt.Tooltip("method:N", title="Method"),
+            alt.Tooltip("value:Q", title=measure_title(section, column), format=".2f"),
+            alt.Tooltip("n:Q", title="Examples"),
+            alt.Tooltip("seeds:Q", title="Seeds"),
+        ],
+    )
+    cells = base.mark_rect().encode(
+        color=alt.Color(
+            "value:Q",
+            title=measure_title(section, column),
+            scale=scale,
+            legend=alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8),
+        )
+    )
+    numbers = base.mark_text(fontSize=10).encode(
+        y=y.axis(None),
+        text=alt.Text("value:Q", format=".1f"),
+        color=alt.condition(white, alt.value("white"), alt.value("black")),
+    )
+    families = family_axis(order)
+    # Both layers name the rows, one on each side; the scale they share keeps the rows in one order.
+    chart: alt.LayerChart = (
+        alt.layer(cells, numbers, families)
+        .resolve_scale(y="shared")
+        .resolve_axis(y="independent")
+        .properties(width=width, height=20 * len(order), autosize=FIT)
+    )
+    return chart
+
+
+def in_english(section: Section, width: Width = "container") -> alt.LayerChart:
+    """Share of answers right but written in English, language by method; see `Section.has_in_english`."""
+    return heatmap(section, IN_ENGLISH, width)
+
+
+def in_source(section: Section, width: Width = "container") -> alt.LayerChart:
+    """Share of answers in the source language instead; see `Section.has_answer_language`."""
+    return heatmap(section, SOURCE, width)
+
+
+def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
+    """Source score and mean over targets of each method, joined by the gap between them.
+
+    Thin bars are one standard deviation over seeds to each side, where there are several seeds.
+    """
+    source, targets = section.source, f"mean of {counted(section.table['targets'][0], 'target')}"
+    spans, points = [], []
+    for row in section.table.rows(named=True):
+        method = visible(row["method"], 60)
+        if row["target_mean"] is not None and row["source"] is not None:
+            spans.append({"method": method, "low": 100 * row["target_mean"], "high": 100 * row["source"]})
+        for kind, name in ((source, "source"), (targets, "target")):
+            mean = row["source" if name == "source" else "target_mean"]
+            if mean is None:
+                continue
+            sd = row[f"{name}_sd"] or 0.0
+            points.append(
+                {
+                    "method": method,
+                    "kind": kind,
+                    "value": round(100 * mean, 3),
+                    "from": round(100 * (mean - sd), 3),
+                    "to": round(100 * (mean + sd), 3),
+                }
+            )
+    order = [visible(name, 60) for name in section.methods]
+    y = alt.Y(
+        "method:N",
+        sort=order,
+        title=None,
+        axis=alt.Axis(labelLimit=150, labelPadding=8, domain=False, ticks=False),
+    )
+    scale = alt.Scale(zero=False, nice=False, padding=10)
+    colour = alt.Color(
+        "kind:N",
+        title=None,
+        scale=alt.Scale(domain=[source, targets], range=[MUTED, ACCENT]),
+        legend=alt.Legend(orient="top"),
+    )
+    title = measure_title(section, "score")
+    lines = (
+        alt.Chart(alt.InlineData(values=spans))
+        .mark_rule(color=MUTED, strokeWidth=6, opacity=0.25)
+        .encode(y=y, x=alt.X("low:Q", scale=scale, title=title, axis=alt.Axis(tickCount=8)), x2="high:Q")
+    )
+    base = alt.Chart(alt.InlineData(values=points)).encode(y=y, color=colour)
+    spread = base.mark_rule(strokeWidth=2).encode(x=alt.X("from:Q", scale=scale, title=title), x2="to:Q")
+    dots = base.mark_point(filled=True, size=90, opacity=1).encode(
+        x=alt.X("value:Q", scale=scale, title=title),
+        shape=alt.Shape(
+            "kind:N", title=None, scale=alt.Scale(domain=[source, targets], range=["square", "circle"])
+        ),
+        tooltip=[
+            alt.Tooltip("method:N", title="Method"),
+            alt.Tooltip("kind:N", title="Of"),
+            alt.Tooltip("value:Q", title=title, format=".2f"),
+        ],
+    )
+    chart: alt.LayerChart = alt.LayerChart(layer=[lines, spread, dots]).properties(
+        width=width, height=26 * len(order), autosize=FIT
+    )
+    return chart
+
+
+def group_chart(section: Section, by: Grouping, width: Width = "container") -> alt.Chart:
+    """Mean of each method in each group of target languages, with how many languages a group has.
+
+    Args:
+        section: What to draw.
+        by: What target languages are grouped by.
+        width: As `heatmap`.
+    """
+    values = [
+        {
+            "group": f"{visible(group_name(by, row['group']), 40)} ({row['languages']})",
+            "method": visible(row["method"], 60),
+            "value": round(100 * row["score"], 3),
+            "languages": ", ".join(language_name(code) for code in row["codes"]),
+        }
+        for row in group_means(section.scores, by).rows(named=True)
+    ]
+    order = list(dict.fromkeys(value["group"] for value in values))
+    colour, shape, _ = _method_scales(section, {value["method"] for value in values})
+    title = measure_title(section, "score")
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_point(filled=True, size=60, opacity=0.9)
+        .encode(
+            y=alt.Y("group:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True, ticks=False)),
+            x=alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=10)),
+            color=alt.Color("method:N", title=None, scale=colour, legend=_legend()),
+            shape=alt.Shape("method:N", title=None, scale=shape),
+            tooltip=[
+                alt.Tooltip("group:N", title="Group"),
+                alt.Tooltip("method:N", title="Method"),
+                alt.Tooltip("value:Q", title=title, format=".2f"),
+                alt.Tooltip("languages:N", title="Languages"),
+            ],
+        )
+        .properties(width=width, height=22 * len(order), autosize=FIT)
+    )
+    return chart
+
+
+def loss_curves(section: Section, width: Width = "container") -> alt.Chart | None:
+    """Training loss by step, one line a run; None when no run of the section was trained."""
+    labels = dict(section.scores.select("run", "method").unique().iter_rows())
+    values: list[dict[str, Any]] = []
+    points = max(20, min(CURVE_POINTS, ALL_CURVE_POINTS // len(section.runs)))
+    for run in section.runs:
+        curve = run.get("curve") or []
+        stride = max(1, math.ceil(len(curve) / points))
+        for point in curve[::stride]:
+            loss = point.get("loss")
+            if loss is not None and math.isfinite(loss):
+                values.append(
+                    {
+                        "run": run["id"],
+                        "method": visible(labels[run["id"]], 60),
+                        "seed": run["seed"],
+                        "step": point["step"],
+                        "loss": round(loss, 5),
+                    }
+                )
+    if not values:
+        return None
+    colour, _, dash = _method_scales(section, {value["method"] for value in values})
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_line(strokeWidth=1.5, opacity=0.85)
+        .encode(
+            x=alt.X("step:Q", title="Step"),
+            y=alt.Y("loss:Q", title="Training loss", scale=alt.Scale(zero=False)),
+            detail="run:N",
+            color=alt.Color("method:N", title=None, scale=colour, legend=_legend()),
+            strokeDash=alt.StrokeDash("method:N", title=None, scale=dash, legend=_legend()),
+            tooltip=[
+                alt.Tooltip("method:N", title="Method"),
+                alt.Tooltip("seed:N", title="Seed"),
+                alt.Tooltip("step:Q", title="Step"),
+                alt.Tooltip("loss:Q", title="Loss", format=".4f"),
+            ],
+        )
+        .properties(width=width, height=220, autosize=FIT)
+    )
+    return chart

@@ -1,0 +1,134 @@
+"""Colours, shapes, axes and legends that all figures share."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import altair as alt
+
+from crosstune.analysis.answer_language import SOURCE
+from crosstune.analysis.groups import family_order, group_of
+from crosstune.report.sections import IN_ENGLISH, Section
+from crosstune.report.text import language_name, visible
+
+Width = int | Literal["container"]
+
+
+# Okabe and Ito's colours, told apart by colour-blind readers, with black and yellow replaced by tones that
+# show on white and on black.
+PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#a08c00"]
+
+
+SHAPES = [
+    "circle",
+    "square",
+    "triangle-up",
+    "diamond",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+    "triangle-left",
+]
+
+
+DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2]]
+
+
+ACCENT = "#0072b2"
+
+
+MUTED = "#8c8c8c"
+
+
+FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
+
+
+_CUT = "␟"
+
+
+def language_keys(codes: Sequence[str]) -> dict[str, str]:
+    """Code to a row key that carries what both axes show: name, and the family where one starts."""
+    keys, last = {}, None
+    for place, code in enumerate(family_order(codes)):
+        family = group_of(code, "family")
+        name, mark = visible(language_name(code), 40), visible(family, 40) if family != last else ""
+        keys[code] = _CUT.join((visible(code), str(place), name, mark))
+        last = family
+    return keys
+
+
+def method_axis(methods: Sequence[str]) -> alt.X:
+    """Columns, one a method, named above."""
+    axis = alt.Axis(orient="top", labelAngle=-35, labelLimit=230, domain=False, ticks=False)
+    return alt.X("method:N", sort=methods, title=None, axis=axis)
+
+
+def language_axis(order: Sequence[str]) -> alt.Y:
+    """Rows as `language_keys`, named at the left."""
+    axis = alt.Axis(labelExpr=f"split(datum.value, '{_CUT}')[2]", domain=False, ticks=False, labelLimit=130)
+    return alt.Y("language:N", sort=order, title=None, axis=axis)
+
+
+def family_axis(order: Sequence[str]) -> alt.Chart:
+    """A line above each family's first row, with the family's name at the right; rows as `language_keys`."""
+    starts = [key for key in order if key.split(_CUT)[3]]
+    chart: alt.Chart = (
+        alt.Chart(alt.InlineData(values=[{"language": key} for key in starts]))
+        .mark_rule(color=MUTED, strokeWidth=1)
+        .encode(
+            y=alt.Y(
+                "language:N",
+                sort=order,
+                title=None,
+                bandPosition=0,
+                axis=alt.Axis(
+                    orient="right",
+                    labelExpr=f"split(datum.value, '{_CUT}')[3]",
+                    domain=False,
+                    ticks=False,
+                    labelLimit=120,
+                    labelOpacity=0.75,
+                ),
+            )
+        )
+    )
+    return chart
+
+
+def measure_title(section: Section, column: str) -> str:
+    """What a column measures, and in what."""
+    if column == IN_ENGLISH:
+        return "Right but in English, %"
+    if column == SOURCE:
+        return f"In {section.source} instead, %"
+    name = section.table["measure"][0] if column == "score" else column.removeprefix("metric.")
+    return f"{visible(name, 40)}, out of 100"
+
+
+def span(values: Sequence[float]) -> tuple[float, float]:
+    """Whole numbers around the values, never the same."""
+    low, high = math.floor(min(values)), math.ceil(max(values))
+    return (low, high) if high > low else (low, low + 1)
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(orient="bottom", columns=2, labelLimit=260, symbolLimit=0)
+
+
+def _method_scales(section: Section, shown: set[str]) -> tuple[alt.Scale, alt.Scale, alt.Scale]:
+    """Colour, shape and dash of the methods shown; a method looks the same in every chart of a section.
+
+    Past eight methods colours repeat, with another shape and dash.
+    """
+    methods = sorted({visible(name, 60) for name in section.methods})
+    places = {name: place for place, name in enumerate(methods) if name in shown}
+    turn = len(PALETTE)
+    colours = [PALETTE[i % turn] for i in places.values()]
+    shapes = [SHAPES[(i + i // turn) % len(SHAPES)] for i in places.values()]
+    dashes = [DASHES[i // turn % len(DASHES)] for i in places.values()]
+    domain = list(places)
+    return (
+        alt.Scale(domain=domain, range=colours),
+        alt.Scale(domain=domain, range=shapes),
+        alt.Scale(domain=domain, range=dashes),
+    )

@@ -1,0 +1,1 @@
+"""The HTML page. Reads sections and contents, draws nothing by itself."""

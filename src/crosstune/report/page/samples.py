@@ -1,0 +1,151 @@
+"""Real predictions of each language, methods side by side: few enough to carry, chosen to show every kind.
+
+All texts pass `visible` here, before they reach the page.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import polars as pl
+
+from crosstune.analysis.groups import family_order, language_or_none
+from crosstune.analysis.predictions import Predictions
+from crosstune.report.sections import Section
+from crosstune.report.text import language_name, visible
+
+PER_LANGUAGE = 12
+KINDS = ("differ", "wrong", "right")
+RIGHT_TO_LEFT = frozenset(["Arab", "Hebr", "Thaa", "Syrc", "Nkoo", "Adlm", "Rohg", "Mand", "Samr"])
+
+
+def samples(section: Section, predictions: Predictions) -> dict[str, Any]:
+    """Up to `PER_LANGUAGE` examples of each language, with the answer of every method.
+
+    One run stands for a method: that of the lowest seed. Examples on which methods differ come first, most
+    first, then one that none got fully right, then one that all did, and so on in turn. The choice depends on
+    nothing but the predictions.
+
+    Returns:
+        methods (labels in the section's order) and languages: one entry a language, families together, with
+        code, name, lang and dir (HTML attributes), counts (how many examples are of each kind of `KINDS`, and
+        ``all``) and examples: id, gold, texts (distinct answers), of (index of each method's answer in texts;
+        -1 where it was not asked) and scores (of each method, out of 100, or None).
+    """
+    first = section.scores.sort("seed", "run").group_by("method", maintain_order=True).first()
+    runs = dict(first.select("method", "run").iter_rows())
+    order = [runs[method] for method in section.methods]
+    picked, counts = _picked(order, predictions)
+    shown: dict[str, dict[str, dict[str, Any]]] = {}
+    for language, example in picked.select("language", "example").iter_rows():
+        shown.setdefault(language, {})[example] = {
+            "id": visible(example, 60),
+            "gold": "",
+            "texts": [],
+            "of": [-1] * len(order),
+            "scores": [None] * len(order),
+        }
+    for place, run_id in enumerate(order):
+        for language, example, prediction, gold, score in _answers(picked, run_id, predictions):
+            _put(shown[language][example], place, prediction, gold, score)
+    return {
+        "methods": [visible(method, 80) for method in section.methods],
+        "languages": [
+            {
+                "name": visible(language_name(code), 60),
+                "counts": counts[code],
+                "examples": list(shown[code].values()),
+                **markup(code),
+            }
+            for code in family_order(shown)
+        ],
+    }
+
+
+def fewer(found: dict[str, Any], most: int) -> dict[str, Any]:
+    """The same with at most so many examples a language."""
+    cut = [entry | {"examples": entry["examples"][:most]} for entry in found["languages"]]
+    return found | {"languages": cut}
+
+
+def markup(code: str) -> dict[str, str]:
+    """HTML's ``lang`` and ``dir`` for text in a language."""
+    known = language_or_none(code)
+    right_to_left = known is not None and known.script in RIGHT_TO_LEFT
+    return {
+        "code": visible(code, 30),
+        "lang": visible(code, 30) if known is None else known.bcp47,
+        "dir": "rtl" if right_to_left else "ltr",
+    }
+
+
+def _picked(runs: Sequence[str], predictions: Predictions) -> tuple[pl.DataFrame, dict[str, dict[str, int]]]:
+    """The examples to show (language, example), in order, and how many there are of each kind."""
+    score = pl.col("score")
+    tally: pl.DataFrame | None = None
+    for run_id in runs:
+        own = predictions.scores(run_id).select(
+            "language", "example", lowest=score, highest=score, sum=score, squares=score**2, n=pl.lit(1)
+        )
+        tally = own if tally is None else _added(tally, own)
+    assert tally is not None
+    kinds = tally.with_columns(
+        spread=(pl.col("squares") / pl.col("n") - (pl.col("sum") / pl.col("n")) ** 2).round(9),
+        kind=pl.when(pl.col("lowest") >= 1)
+        .then(pl.lit("right"))
+        .when(pl.col("highest") > pl.col("lowest"))
+        .then(pl.lit("differ"))
+        .otherwise(pl.lit("wrong")),
+    )
+    counts: dict[str, dict[str, int]] = {}
+    for language, kind, count in kinds.group_by("language", "kind").len().iter_rows():
+        entry = counts.setdefault(language, {"all": 0} | dict.fromkeys(KINDS, 0))
+        entry[kind] = count
+        entry["all"] += count
+    turn = pl.col("kind").replace_strict({kind: i for i, kind in enumerate(KINDS)}, return_dtype=pl.Int64)
+    picked = (
+        kinds.sort("language", "spread", "example", descending=[False, True, False])
+        .with_columns(rank=pl.int_range(pl.len()).over("language", "kind"))
+        # Two that differ for each one of the other kinds.
+        .with_columns(
+            rank=pl.when(pl.col("kind") == "differ").then(pl.col("rank") // 2).otherwise(pl.col("rank"))
+        )
+        .sort("language", "rank", turn, "example")
+        .group_by("language", maintain_order=True)
+        .head(PER_LANGUAGE)
+    )
+    return picked.select("language", "example"), counts
+
+
+def _added(tally: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
+    keys = ["language", "example"]
+    if tally.height == own.height and tally.select(keys).equals(own.select(keys)):
+        both = tally.select(
+            *keys,
+            lowest=pl.min_horizontal("lowest", own["lowest"]),
+            highest=pl.max_horizontal("highest", own["highest"]),
+            sum=pl.col("sum") + own["sum"],
+            squares=pl.col("squares") + own["squares"],
+            n=pl.col("n") + own["n"],
+        )
+        return both
+    return (
+        pl.concat([tally, own])
+        .group_by(keys)
+        .agg(pl.col("lowest").min(), pl.col("highest").max(), pl.col("sum", "squares", "n").sum())
+    )
+
+
+def _answers(picked: pl.DataFrame, run_id: str, predictions: Predictions) -> Iterator[tuple[Any, ...]]:
+    keys = ["language", "example"]
+    texts = picked.join(predictions.texts(run_id), on=keys, how="inner")
+    scored = texts.join(predictions.scores(run_id).select(*keys, "score"), on=keys, how="left")
+    yield from scored.select(*keys, "prediction", "gold", "score").iter_rows()
+
+
+def _put(entry: dict[str, Any], place: int, prediction: str, gold: str, score: float) -> None:
+    text = visible(prediction)
+    if text not in entry["texts"]:
+        entry["texts"].append(text)
+    entry["gold"] = visible(gold)
+    entry["of"][place] = entry["texts"].index(text)
+    entry["scores"][place] = round(100 * score)

@@ -1,0 +1,126 @@
+"""Verdicts on claims: as a table for a terminal, and as what the page shows of them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from crosstune.claims.cells import Cell
+from crosstune.claims.judge import Ruling, Verdict
+from crosstune.report.text import counted, p_value, points, visible
+
+ORDER: tuple[Ruling, ...] = ("supported", "contradicted", "not enough data")
+SIGNS = {"supported": "✓", "contradicted": "✗", "not enough data": "?"}
+OUTCOMES = {"yes": "above", "no": "below", "open": "open"}
+STYLES = {"supported": "bold green", "contradicted": "bold red", "not enough data": "yellow"}
+
+
+def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
+    """One row a claim: verdict, the claim and why, the difference with its interval, and what it rests on.
+
+    Differences are in points out of 100, of the comparison that decides. Whatever a file of claims or a
+    label holds is shown as plain text.
+    """
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
+    table.add_column("Verdict", min_width=12)
+    table.add_column("Claim", overflow="fold", ratio=1)
+    table.add_column("Difference\n95% interval", justify="right", no_wrap=True)
+    table.add_column("Of", justify="right", no_wrap=True)
+    for each in verdicts:
+        said = Text(visible(each.claim, 500))
+        for line in (visible(each.reason, 500), compared(each), runs_line(each)):
+            if line:
+                said.append(f"\n{line}", style="dim")
+        table.add_row(
+            Text(each.verdict, style=STYLES[each.verdict]),
+            said,
+            Text(interval(each.cell)),
+            Text(sample(each.cell)),
+        )
+        table.add_row()
+    return table
+
+
+def compared(verdict: Verdict) -> str:
+    """What the difference is of: "lora r4 - none, on xnli", and the metric where it is not the score."""
+    cell = verdict.cell
+    if cell.difference is None:
+        return ""
+    first = f"{visible(cell.a, 60)} against {visible(cell.b, 60)}"
+    metric = "" if verdict.metric == "score" else visible(verdict.metric.replace("_", " "), 40)
+    return ", ".join(part for part in (first, visible(cell.where, 120), metric) if part)
+
+
+def interval(cell: Cell) -> str:
+    """Such as "+2.1" above "+1.0 to +3.2"; "–" where there is no difference."""
+    if cell.difference is None:
+        return "–"
+    return f"{points(cell.difference)}\n{points(cell.low)} to {points(cell.high)}"
+
+
+def sample(cell: Cell) -> str:
+    """Languages, examples and seeds behind a cell."""
+    if cell.difference is None:
+        return "–"
+    languages = f"{cell.languages:,} language{'' if cell.languages == 1 else 's'}"
+    return f"{languages}\n{cell.examples:,} examples\nseeds {cell.seeds_a}, {cell.seeds_b}"
+
+
+def runs_line(verdict: Verdict, most: int = 12) -> str:
+    """The first characters of the ids of the runs behind a verdict."""
+    if not verdict.runs:
+        return ""
+    more = f" and {len(verdict.runs) - most} more" if len(verdict.runs) > most else ""
+    return f"runs {' '.join(run[:6] for run in verdict.runs[:most])}{more}"
+
+
+def verdicts_view(verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """What the page shows: those with data, rulings first, and apart those that no run speaks to.
+
+    Returns:
+        summary (a sentence), shown and silent: entries with verdict, kind (for its colour), sign, claim,
+        source, reason, compared, difference, interval, sample, runs (ids) and cells (where, what is compared,
+        difference with interval, p, and how each came out; empty where there is one).
+    """
+    counts = Counter(each.verdict for each in verdicts)
+    found = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
+    ordered = sorted(verdicts, key=lambda each: ORDER.index(each.verdict))
+    entries = [(each.cell.difference is None, _entry(each)) for each in ordered]
+    return {
+        "summary": f"Of {counted(len(verdicts), 'claim')}: {found}.",
+        "shown": [entry for empty, entry in entries if not empty],
+        "silent": [entry for empty, entry in entries if empty],
+    }
+
+
+def _entry(verdict: Verdict) -> dict[str, Any]:
+    difference, _, between = interval(verdict.cell).partition("\n")
+    cells = [
+        {
+            "where": cell.where,
+            "compared": f"{cell.a} against {cell.b}" if cell.a else "",
+            "difference": "–" if cell.difference is None else interval(cell).replace("\n", " (") + ")",
+            "p": "–" if cell.p_holm is None else p_value(cell.p_holm),
+            "sample": "–" if cell.difference is None else sample(cell).replace("\n", ", "),
+            "outcome": OUTCOMES[cell.outcome] + (f": {cell.why}" if cell.why else ""),
+        }
+        for cell in verdict.cells
+    ]
+    return {
+        "verdict": verdict.verdict,
+        "kind": verdict.verdict.split()[0],
+        "sign": SIGNS[verdict.verdict],
+        "claim": verdict.claim,
+        "source": verdict.source,
+        "reason": verdict.reason,
+        "compared": compared(verdict),
+        "difference": difference,
+        "interval": between,
+        "sample": sample(verdict.cell).split("\n"),
+        "threshold": points(verdict.threshold),
+        "runs": list(verdict.runs),
+        "cells": cells if len(cells) > 1 else [],
+    }

@@ -1,0 +1,312 @@
+"""Run a study on Ray: several workers, on this machine or on a cluster's, share one store.
+
+Each worker is a Ray task that calls `crosstune.running.runner.run_study`; claims in the store share the runs
+out, so a worker needs to know of no other. Ray starts the task of a lost worker again, and its run is taken
+up by whoever comes to it first.
+"""
+
+import logging
+import os
+import platform
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from crosstune.errors import UserError
+from crosstune.files import write_text
+from crosstune.running.interrupts import Interrupts, Stopped
+from crosstune.running.progress import Display, display
+from crosstune.running.runner import Summary, run_study
+from crosstune.store import failures
+from crosstune.store import store as stored
+from crosstune.study.spec import Study
+
+LOGS = ".workers"
+"""Folder in a store for what each worker says: ``<number>.log``."""
+RETRIES = 20
+"""Times that a lost worker's task is started again."""
+_POLL = 1.0  # seconds between looks at the store
+_GRACE = 30.0  # seconds for workers to end by themselves after Ctrl-C
+_OBJECTS = 100 * 2**20  # bytes of shared memory for a Ray of our own; nothing large goes through it
+# Where models and data lie, for workers that a cluster started with an environment of its own.
+_VARIABLES = ("CROSSTUNE_CACHE", "CROSSTUNE_DATA", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told.
+
+    Attributes:
+        study: The study written out, its store an absolute path.
+        text: The study's own text, kept in the store.
+        folder: Where the command was given; paths in the study are from there.
+        environment: Of `_VARIABLES`, those that are set.
+        cpus: Threads to compute with.
+        device: In place of the study's.
+        dtype: In place of the study's.
+    """
+
+    study: str
+    text: str
+    folder: str
+    environment: dict[str, str]
+    cpus: int
+    device: str
+    dtype: str
+
+    def read(self) -> Study:
+        """The study, on the worker's machine."""
+        import torch
+
+        os.environ.update(self.environment)
+        if Path(self.folder).is_dir():
+            os.chdir(self.folder)
+        torch.set_num_threads(self.cpus)
+        study = Study.model_validate(yaml.safe_load(self.study))
+        study = study.model_copy(update={"device": self.device, "dtype": self.dtype})
+        study._text = self.text
+        return study
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of the study: its id, its name for people, and its place in `Summary.runs`."""
+
+    id: str
+    name: str
+    result: bool
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Workers, and the CPU cores and GPUs of each."""
+
+    workers: int
+    cpus: int
+    gpus: float
+
+
+def run_on_ray(
+    study: Study,
+    *,
+    console: Console | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    cpus: int | None = None,
+    gpus: float | None = None,
+    retry_failed: bool = False,
+) -> Summary:
+    """Make every run of a study that its store does not hold yet, by several workers at once.
+
+    Args:
+        study: From `read_study` or made in Python. Its store must be a folder that all workers see.
+        console: Where progress goes; standard error by default.
+        address: Of a Ray cluster, "auto" or host:port; a Ray of its own on this machine when left out.
+        workers: How many; by default one for each GPU, or one for each machine where no GPU is used.
+        cpus: Cores, and threads, of each; by default what the machines have, shared among their workers.
+        gpus: Of each; by default one where the cluster has any and the study's device allows it.
+        retry_failed: Try the runs again that failed before.
+
+    Raises:
+        UserError: Ray is missing or has not what is asked for, or some runs failed (after all others ran).
+        Stopped: After Ctrl-C (a `KeyboardInterrupt`); all workers have stopped.
+    """
+    console = Console(stderr=True) if console is None else console
+    began, ray = time.perf_counter(), _ray()
+    write_text(study.folder, "study.yaml", study.to_yaml())
+    with Interrupts() as interrupts, _cluster(ray, address):
+        needs = _needs(
+            [node["Resources"] for node in ray.nodes() if node["Alive"]], study, workers, cpus, gpus
+        )
+        options = {"num_cpus": needs.cpus, "num_gpus": needs.gpus, "max_retries": RETRIES}
+        order, runs = _planned(ray, options, _order(study, needs))
+        by_id = {run.id: run for run in runs}
+        if retry_failed:
+            for run in runs:
+                failures.forget(study.folder, run.id)
+        before = _stamps(study.folder, by_id)
+        tasks: list[Any] = []
+        with display(console, len(runs), len(before), interrupts.check) as shown:
+            each = f"{needs.cpus} cores" + (f" and {needs.gpus:g} GPUs" if needs.gpus else "")
+            shown.note(f"{needs.workers} workers with {each} each; what they say is in {study.folder / LOGS}")
+            try:
+                work = ray.remote(_work).options(**options, scheduling_strategy="SPREAD")
+                tasks += [work.remote(order, number) for number in range(1, needs.workers + 1)]
+                errors = _watch(ray, tasks, study.folder, by_id, shown)
+            except KeyboardInterrupt:
+                shown.note("stopping the workers")
+                _stop(ray, tasks)
+                raise Stopped(
+                    f"stopped; {len(_stamps(study.folder, by_id))} of {len(runs)} runs finished and kept in "
+                    f"{study.folder}; the same command goes on",
+                    interrupts.exit_code,
+                ) from None
+    after = _stamps(study.folder, by_id)
+    if len(after) < len(runs):
+        raise UserError(
+            f"{len(runs) - len(after)} of {len(runs)} runs are not finished, the others are kept in "
+            f"{study.folder}; {errors[0] if errors else 'run the study again'}"
+        )
+    return Summary(
+        store=study.folder,
+        runs=[run.id for run in runs if run.result],
+        done=[run_id for run_id, stamp in after.items() if before.get(run_id) != stamp],
+        seconds=time.perf_counter() - began,
+    )
+
+
+# --- on the workers ---------------------------------------------------------------------------------
+
+
+def _plan(order: Order) -> tuple[str, str, list[Planned]] | str:
+    """Device, dtype and runs as a worker sees them, or a mistake; this machine may be of another kind."""
+    from crosstune.running.worker import name_of
+    from crosstune.study.runs import expand
+
+    try:
+        runs = expand(order.read())
+    except UserError as error:
+        return str(error)
+    planned = [Planned(run.id, name_of(run), run.kind == "result") for run in runs]
+    return runs[0].device, runs[0].dtype, planned
+
+
+def _work(order: Order, number: int) -> str | None:
+    """Share in a study until all its runs are settled; what went wrong."""
+    study = order.read()
+    log = study.folder / LOGS / f"{number}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        file.write(f"worker {number}: process {os.getpid()} on {platform.node()}, {order.cpus} threads\n")
+        try:
+            run_study(study, console=Console(file=file, width=200))
+        except UserError as error:
+            file.write(f"error: {error}\n")
+            return str(error)
+    return None
+
+
+# --- on the machine that asks -----------------------------------------------------------------------
+
+
+def _ray() -> Any:
+    # Read when Ray is imported: nothing is sent to its makers.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise UserError(
+            'the ray executor needs Ray: pip install "crosstune[ray]", or use --executor local'
+        ) from error
+    return ray
+
+
+@contextmanager
+def _cluster(ray: Any, address: str | None) -> Iterator[None]:
+    """Join the cluster, or start a Ray that ends with the block. One that the caller joined is left alone."""
+    if ray.is_initialized():
+        yield
+        return
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address is None:
+            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECTS, **quiet)
+        else:
+            host, _, port = address.rpartition(":")
+            if host and port.isdigit():
+                # Ray itself would try for minutes.
+                socket.create_connection((host, int(port)), timeout=10).close()
+            ray.init(address=address, **quiet)
+    except (OSError, RuntimeError, ValueError, AssertionError) as error:
+        where = f"no Ray cluster at {address}" if address else "Ray cannot be started on this machine"
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{where}: {said}; see docs/cluster.md") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _needs(
+    nodes: Sequence[dict[str, float]], study: Study, workers: int | None, cpus: int | None, gpus: float | None
+) -> Needs:
+    """What is asked for, filled in from what the machines have."""
+    if gpus is None:
+        gpus = 1 if study.device.startswith(("auto", "cuda")) and any(n.get("GPU") for n in nodes) else 0
+    hosts = [n for n in nodes if n.get("GPU", 0) >= gpus and n.get("CPU", 0) >= (cpus or 1)]
+    if not hosts:
+        most = " and ".join(f"{max(n.get(kind, 0) for n in nodes):g} {kind}s" for kind in ("CPU", "GPU"))
+        raise UserError(
+            f"no machine of this Ray has {cpus or 1} CPUs and {gpus:g} GPUs (at most {most}); ask for less"
+        )
+    if workers is None:
+        workers = sum(int(n["GPU"] // gpus) for n in hosts) if gpus else len(hosts)
+    if cpus is None:
+        beside = -(-workers // len(hosts))
+        cpus = max(1, min(int(n["CPU"] // (n["GPU"] // gpus if gpus else beside)) for n in hosts))
+    return Needs(workers, cpus, gpus)
+
+
+def _order(study: Study, needs: Needs) -> Order:
+    whole = study.model_copy(update={"store": str(study.folder.absolute())})
+    text = study.to_yaml()
+    whole._text = None  # written out as it stands, with what the command line changed
+    device = "cpu" if study.device == "auto" and not needs.gpus else study.device
+    environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    return Order(whole.to_yaml(), text, str(Path.cwd()), environment, needs.cpus, device, study.dtype)
+
+
+def _planned(ray: Any, options: dict[str, Any], order: Order) -> tuple[Order, list[Planned]]:
+    """The runs, and the order with device and dtype fixed: all workers then mean the same runs."""
+    plan = ray.get(ray.remote(_plan).options(**options).remote(order))
+    if isinstance(plan, str):
+        raise UserError(plan)
+    device, dtype, runs = plan
+    kept = order.device if order.device.partition(":")[0] == device else device
+    return replace(order, device=kept, dtype=dtype), runs
+
+
+def _watch(
+    ray: Any, tasks: Sequence[Any], store: Path, runs: dict[str, Planned], shown: Display
+) -> list[str]:
+    """Show finished runs until all workers have ended; what went wrong on them."""
+    known, pending = set(_stamps(store, runs)), list(tasks)
+    while pending:
+        _, pending = ray.wait(pending, num_returns=len(pending), timeout=_POLL)
+        shown.check()
+        for run_id in sorted(set(_stamps(store, runs)) - known):
+            known.add(run_id)
+            shown.note(f"[{len(known)}/{len(runs)}] {runs[run_id].name}")
+            shown.end(len(known))
+    errors = []
+    for number, task in enumerate(tasks, start=1):
+        try:
+            said = ray.get(task)
+        except ray.exceptions.RayError as error:
+            said = " ".join((str(error).strip() or type(error).__name__).split())
+        if said is not None:
+            shown.note(f"worker {number}: {said}")
+            errors.append(f"worker {number}: {said}")
+    return errors
+
+
+def _stop(ray: Any, tasks: Sequence[Any]) -> None:
+    """End all workers: first as Ctrl-C does, so that they put down what they have; then for good."""
+    for force in (False, True):
+        _, left = ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
+        for task in left:
+            ray.cancel(task, force=force)
+        ray.wait(list(tasks), num_returns=len(tasks), timeout=_GRACE)
+
+
+def _stamps(store: Path, runs: dict[str, Planned]) -> dict[str, int]:
+    """When each finished run of the study was kept, by id."""
+    there = {run_id for run_id in stored.finished(store) if run_id in runs}
+    return {run_id: (store / run_id / stored.CHECKSUMS).stat().st_mtime_ns for run_id in sorted(there)}

@@ -1,0 +1,179 @@
+"""Ask a finished run: its model, with what it trained put back on."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from crosstune.data.example import Example
+from crosstune.errors import UserError, did_you_mean
+from crosstune.languages import find
+from crosstune.methods import METHODS
+from crosstune.methods.base import Method
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.loading.device import choose_device
+from crosstune.models.loading.load import load
+from crosstune.outputs.choices import ChoiceItem, score_choices
+from crosstune.outputs.generation import generate
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.store import store
+from crosstune.tasks import make_task
+from crosstune.tasks.base import Task
+from crosstune.tasks.custom.load import load_task
+from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
+from crosstune.tasks.prompts import render
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A run's answer to one text.
+
+    Attributes:
+        prompt: What the model read (without a method's exemplars).
+        answer: The best choice, or the text written.
+        choices: Each choice and its probability, best first; empty for a written answer.
+    """
+
+    prompt: str
+    answer: str
+    choices: list[tuple[str, float]]
+
+
+def predict(
+    folder: str | Path,
+    text: str,
+    *,
+    language: str | None = None,
+    raw: bool = False,
+    choices: Sequence[str] = (),
+    device: str = "auto",
+) -> Prediction:
+    """Answer one text with a finished run.
+
+    Args:
+        folder: Of the run, ``<store>/<id>``.
+        text: What stands in the task's prompt, such as a name for `cldr-names`; or the whole prompt.
+        language: Of the prompt, for tasks that have one a language; the source language by default.
+        raw: ``text`` is the whole prompt.
+        choices: To choose from; the task's by default, where it has the same for every question.
+        device: Where to load the model.
+
+    Raises:
+        UserError: No such run, damaged weights, a model that has changed since, a text that does not fit.
+    """
+    folder = Path(folder)
+    run = store.read_run(folder)
+    task = _task(run)
+    if task.version != run["task"]["version"] and not raw:
+        raise UserError(
+            f"{folder}: made with version {run['task']['version']} of task {task.name}, this is version "
+            f"{task.version}; run the study again, or write the whole prompt and add --raw"
+        )
+    prompt = text if raw else _prompt(task, text, find(language).code if language else run["source_language"])
+    if task.kind == "choice" and not choices:
+        choices = _task_choices(task)
+    method = _method(run)
+    exemplars = (
+        pick_exemplars(task.examples("train", task.source_language), method.shots, run["seed"])
+        if method.shots
+        else []
+    )
+    if method.trains and (wrong := store.damage(folder, (store.WEIGHTS,))):
+        raise UserError(wrong)
+    spread = run.get("device_map") if choose_device(device).type == "cuda" and ":" not in device else None
+    lm = load(
+        run["model"], device=device, dtype=run["dtype"], quantize=run.get("quantize"), device_map=spread
+    )
+    if lm.revision != run["revision"]:
+        raise UserError(
+            f"{run['model']} has changed: the run was made with {run['revision']}, this is {lm.revision}; "
+            "run the study again"
+        )
+    asked = with_exemplars([Example("", run["source_language"], prompt, ("",))], exemplars)[0].prompt
+    method.attach(lm, run["seed"])
+    try:
+        if method.trains:
+            method.load_state(_weights(folder / store.WEIGHTS, str(lm.device)))
+        with method.evaluating():
+            settings = EvaluateSettings.model_validate(run["evaluate"])
+            answer, scored = _answer(lm, task, asked, choices, settings)
+    finally:
+        method.detach()
+    return Prediction(prompt, answer, scored)
+
+
+def _answer(
+    lm: LanguageModel, task: Task, prompt: str, choices: Sequence[str], settings: EvaluateSettings
+) -> tuple[str, list[tuple[str, float]]]:
+    ids = lm.encode_prompts([prompt])
+    if task.kind == "generation" and not choices:
+        longest = settings.max_answer_tokens or task.max_answer_tokens
+        return generate(lm, ids, longest, task.stop)[0], []
+    item = ChoiceItem(ids[0], tuple(tuple(lm.encode_answer(choice)) for choice in choices))
+    shares = [math.exp(score) for score in score_choices(lm, [item], settings)[0]]
+    scored = sorted(zip(choices, shares, strict=True), key=lambda each: -each[1])
+    return scored[0][0], scored
+
+
+def _task(run: dict[str, Any]) -> Task:
+    """The task a run was made with, a user's own one only if its file is still the same."""
+    file = run["task"].get("file")
+    if file is None:
+        return make_task(run["task"]["name"], run["task"]["options"])
+    loaded = load_task(file["path"])
+    if loaded.sha256 != file["sha256"]:
+        raise UserError(
+            f"{file['path']} has changed since run {run['id']} was made with it; run the study again, or "
+            "give the file its old content back"
+        )
+    return loaded.task(loaded.task.Options.model_validate(run["task"]["options"]))
+
+
+def _method(run: dict[str, Any]) -> Method:
+    config = dict(run["method"])
+    name = config.pop("name")
+    if name not in METHODS:
+        raise UserError(
+            f'run {run["id"]} has a method "{name}" that this crosstune lacks{did_you_mean(name, METHODS)}'
+        )
+    try:
+        return METHODS[name](METHODS[name].Config.model_validate(config))
+    except ValidationError as error:
+        at = ".".join(str(step) for step in error.errors()[0]["loc"])
+        raise UserError(
+            f'run {run["id"]}: this crosstune does not take the setting "{at}" of {name}; run the study again'
+        ) from error
+
+
+def _weights(file: Path, device: str) -> dict[str, Any]:
+    try:
+        return load_file(file, device=device)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file} cannot be read: {error}") from error
+
+
+def _prompt(task: Task, text: str, language: str) -> str:
+    """The task's prompt with the text in its one place."""
+    template = task.template(language)
+    places = re.findall(r"\{(\w+)\}", template or "")
+    if template is None or len(set(places)) != 1:
+        raise UserError(
+            f"the prompt of task {task.name} is not one text in a frame; write all of it and add --raw"
+        )
+    return render(template, **{places[0]: text})
+
+
+def _task_choices(task: Task) -> tuple[str, ...]:
+    """The choices that all questions of a task share."""
+    sets = {example.choices for example in task.examples("test", task.source_language)}
+    if len(sets) != 1:
+        raise UserError(
+            f"every question of task {task.name} has its own choices; give them with --choice A --choice B"
+        )
+    return sets.pop()

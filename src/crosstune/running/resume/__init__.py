@@ -1,0 +1,1 @@
+"""How a run that was stopped goes on: locks, checkpoints, what was tried before."""

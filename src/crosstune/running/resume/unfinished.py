@@ -1,0 +1,117 @@
+"""The folder of a run that is being made: what a killed process leaves for the next to go on from."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs.journal import Journal
+from crosstune.running.recording import fingerprints
+from crosstune.running.resume.attempts import attempt
+from crosstune.running.task_data import TaskData
+from crosstune.store import provenance
+from crosstune.study.runs import Run
+from crosstune.training.checkpoint import Checkpoint
+
+_JOURNAL = "journal.jsonl"
+
+
+class Unfinished:
+    """A run's checkpoint, journal, and how often it was taken up again.
+
+    Args:
+        folder: Of this run alone; made if it is not there. None to keep nothing.
+        made_for: Names everything that decides the run (`made_for`).
+        note: Told in one line what was taken up, and what could not be used or written.
+    """
+
+    def __init__(self, folder: Path | None, made_for: str, note: Callable[[str], None]) -> None:
+        self._folder, self._made_for, self._note = folder, made_for, note
+        self._counted = False
+        self.resumed = 0
+        if folder is None:
+            return
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.resumed = _number(folder / "resumed")
+        except OSError as error:
+            note(f"  {folder} cannot be written ({error.strerror or error}); if stopped, the run begins anew")
+            self._folder = None
+
+    def checkpoint(self, *passes: Passes) -> Checkpoint | None:
+        """Of the training."""
+        if self._folder is None:
+            return None
+        return Checkpoint(self._folder, self._made_for, self._note, passes, self._count)
+
+    @contextmanager
+    def attempt(self, *passes: Passes) -> Iterator[None]:
+        """All passes of the run; see `crosstune.running.resume.attempts`.
+
+        Raises:
+            UserError: Processes before this one died on one example alone.
+        """
+        if self._folder is None:
+            yield
+            return
+        there = sorted(file.name for file in self._folder.glob("checkpoint-*-*.safetensors"))
+        journal = self._folder / _JOURNAL
+        lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
+        position = json.dumps([there, max(0, lines - 1)])  # the first line holds no answers
+        with attempt(self._folder, self._made_for, position, passes, self._note):
+            yield
+
+    @contextmanager
+    def journal(self, weights: Mapping[str, Tensor]) -> Iterator[Journal[Any] | None]:
+        """Of the evaluation of these weights."""
+        if self._folder is None:
+            yield None
+            return
+        name = f"{self._made_for} {_digest(weights)}"
+        journal: Journal[Any] = Journal(self._folder / _JOURNAL, name, self._note, self._count)
+        try:
+            yield journal
+        finally:
+            journal.close()
+
+    def _count(self) -> None:
+        """Something made before is gone on from: counted once for each process."""
+        if self._folder is None or self._counted:
+            return
+        self._counted = True
+        self.resumed += 1
+        with suppress(OSError):  # a count for the record, nothing that decides a result
+            (self._folder / "resumed").write_text(str(self.resumed), encoding="utf-8")
+
+
+def made_for(run: Run, lm: LanguageModel, data: TaskData) -> str:
+    """One name for everything that decides a run: id, learning rate, data, model revision, versions."""
+    content = {
+        "run": run.id,
+        "train": None if run.train is None else run.train.facts(),
+        "data": fingerprints(run, data),
+        "revision": lm.revision,
+        "versions": provenance.versions(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """Of the weights' very bits: on a GPU the same training may end in others."""
+    found = hashlib.sha256()
+    for name in sorted(weights):
+        found.update(name.encode())
+        found.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _number(file: Path) -> int:
+    text = file.read_text(encoding="utf-8") if file.exists() else ""
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,95 @@
+"""Run a study: every run made once, by this process or another, and kept before the next begins."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.console import Console
+
+from crosstune.errors import UserError
+from crosstune.files import disk_errors, write_text
+from crosstune.running.interrupts import Interrupts, Stopped
+from crosstune.running.progress import display
+from crosstune.running.worker import Work
+from crosstune.study.runs import expand
+from crosstune.study.spec import Study
+
+
+@dataclass
+class Summary:
+    """What a call of `run_study` did.
+
+    Attributes:
+        store: Folder of the results.
+        runs: Ids of all the study's runs that have a result; those that only search a setting left out.
+        done: Ids of those made now, by this process; searches among them.
+        seconds: Wall time.
+    """
+
+    store: Path
+    runs: list[str]
+    done: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+def run_study(study: Study, *, console: Console | None = None, retry_failed: bool = False) -> Summary:
+    """Make every run of a study that its store does not hold yet.
+
+    A run is kept as soon as it is finished, and an unfinished one goes on from its last checkpoint, so an
+    interrupted study goes on where it stopped. Finished runs are made again only if their files are damaged,
+    or the model or the data has changed since. Several processes, on one machine or on many that share the
+    store, may do this at once: they share the runs out.
+
+    Args:
+        study: From `read_study` or made in Python.
+        console: Where progress goes; standard error by default.
+        retry_failed: Try the runs again that failed before.
+
+    Raises:
+        UserError: The model cannot be loaded, the disk is full, or some runs failed (after all others ran).
+        Stopped: After Ctrl-C (a `KeyboardInterrupt`).
+    """
+    console = Console(stderr=True) if console is None else console
+    began = time.perf_counter()
+    runs = expand(study)
+    say = _saying(console)
+    with Interrupts() as interrupts:
+        write_text(study.folder, "study.yaml", study.to_yaml())
+        with disk_errors(study.folder):
+            work = Work(study, runs)
+        work.take_stock(retry_failed, say)
+        before = len(work.failed)
+        with display(console, len(runs), len(work.finished), interrupts.check) as shown:
+            try:
+                work.go(shown)
+            except KeyboardInterrupt:
+                raise Stopped(
+                    f"stopped; {len(work.finished)} of {len(runs)} runs finished and kept in {study.folder}; "
+                    "the same command goes on",
+                    interrupts.exit_code,
+                ) from None
+    if len(work.causes) == 1 and not work.finished:
+        raise work.causes[0]
+    if work.failed:
+        some = next(iter(work.failed.values()))
+        again = "; --retry-failed makes them again" if before else ""
+        raise UserError(
+            f"{len(work.failed)} of {len(runs)} runs failed, the others are kept in {study.folder}; "
+            f"{some}{again}"
+        )
+    if not work.done:
+        say(f"nothing to do: all {len(runs)} runs of {study.name} are finished in {study.folder}")
+    return Summary(
+        store=study.folder,
+        runs=[run.id for run in runs if run.kind == "result"],
+        done=work.done,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _saying(console: Console) -> Callable[[str], None]:
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return say

@@ -1,0 +1,78 @@
+"""A search run's training, taken for the result it decided instead of training a second time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from crosstune.methods.base import Method
+from crosstune.models.language_model import LanguageModel
+from crosstune.running.progress import Display
+from crosstune.running.recording import train_facts
+from crosstune.running.task_data import TaskData
+from crosstune.store import provenance, store
+from crosstune.study.runs import LAST_STEP, Run
+from crosstune.training.state import Trained
+
+
+def take_up(
+    folder: Path, run: Run, method: Method, lm: LanguageModel, data: TaskData, shown: Display
+) -> tuple[Trained, str] | None:
+    """Put a search run's weights into an attached method, if training again would give the same.
+
+    Args:
+        folder: Of the finished search run.
+        run: The result run.
+        method: Attached; holds the weights afterwards.
+        lm: The model.
+        data: What the result run would train on.
+        shown: Told why weights are not taken where that is nobody's intention.
+
+    Returns:
+        What training left, and the search run's id; None where the run has to be trained.
+    """
+    if wrong := store.damage(folder, (store.RUN, store.WEIGHTS)):
+        shown.note(f"trained again: {wrong}")
+        return None
+    record = json.loads((folder / store.RUN).read_bytes())
+    if not _same_training(record, run, lm, data):
+        return None
+    try:
+        weights = load_file(folder / store.WEIGHTS, device=str(lm.device))
+    except (SafetensorError, OSError) as error:
+        shown.note(f"trained again: {folder / store.WEIGHTS} cannot be read: {error}")
+        return None
+    method.load_state(weights)
+    cost = record["cost"]
+    trained = Trained(
+        steps=cost["steps"],
+        chosen_step=record["chosen_step"],
+        learning_rate=record["train"]["learning_rate"],
+        tokens=cost["train_tokens"],
+        padded_tokens=cost["train_padded_tokens"],
+        seconds=cost["train_seconds"],
+        curve=record["curve"],
+        dev=record["dev"],
+        reuse=cost.get("reuse"),
+    )
+    return trained, str(record["id"])
+
+
+def _same_training(record: dict[str, Any], run: Run, lm: LanguageModel, data: TaskData) -> bool:
+    """Whether a search run was trained as this run would be, to the same bits."""
+    mine, its = train_facts(run, data), dict(record["train"])
+    assert mine is not None
+    if its["evaluate_every"] == LAST_STEP and mine["evaluate_every"] is None:
+        # Scored once, after its last step: that step's weights are the ones kept, as without scoring.
+        mine["evaluate_every"] = LAST_STEP
+    return (record["seed"], its, record["revision"], record["fingerprints"]["train"], record["versions"]) == (
+        run.seed,
+        json.loads(json.dumps(mine)),
+        lm.revision,
+        data.of(run.train)["train"],
+        provenance.versions(),
+    ) and record["method"] == json.loads(
+        json.dumps({"name": run.method, **run.config.model_dump(mode="json")})
+    )

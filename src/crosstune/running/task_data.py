@@ -1,0 +1,147 @@
+"""The examples of a task that a study's runs share, and the guards that keep a result zero-shot."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from crosstune.data.example import Example, fingerprint
+from crosstune.data.leaks import overlap, repeats
+from crosstune.errors import UserError
+from crosstune.languages import find
+from crosstune.tasks.base import Task
+from crosstune.training.settings import TrainSettings
+
+SKIPPED_SHOWN = 5
+"""How many of the rows left out a result names."""
+
+
+@dataclass
+class TaskData:
+    """Examples of one task, read once for all runs.
+
+    Attributes:
+        task: The task.
+        train: Training examples by language: the source language's, and those that ``train.languages`` names.
+        dev: Source-language development examples; empty when no run asks for any.
+        test: Test examples by language, the limit applied.
+        fingerprints: Of train (by language), dev, and test (by language).
+    """
+
+    task: Task
+    train: dict[str, list[Example]]
+    dev: list[Example]
+    test: dict[str, list[Example]]
+    fingerprints: dict[str, Any]
+    _overlaps: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
+
+    def train_for(self, settings: TrainSettings | None) -> list[Example]:
+        """Training examples of a run, the languages one after the other."""
+        return [example for code in self._languages(settings) for example in self.train[code]]
+
+    def of(self, settings: TrainSettings | None) -> dict[str, Any]:
+        """Fingerprints of what a run with these training settings sees."""
+        uses_dev = settings is not None and settings.evaluate_every is not None
+        return {
+            "train": {code: self.fingerprints["train"][code] for code in self._languages(settings)},
+            "dev": self.fingerprints["dev"] if uses_dev else None,
+            "test": self.fingerprints["test"],
+        }
+
+    def zero_shot(self, settings: TrainSettings | None) -> bool:
+        """Whether a run's training data is in the source language alone."""
+        return set(self._languages(settings)) == {self.task.source_language}
+
+    def overlap(self, settings: TrainSettings | None) -> dict[str, Any]:
+        """What a run's training data and the test examples of all languages share."""
+        key = self._languages(settings)
+        if key not in self._overlaps:
+            tested = [example for examples in self.test.values() for example in examples]
+            self._overlaps[key] = overlap(self.train_for(settings), tested)
+        return self._overlaps[key]
+
+    def facts(self, settings: TrainSettings | None) -> dict[str, Any]:
+        """Where a run's examples came from, which rows were left out, and what repeats."""
+        seen = {"train": repeats(self.train_for(settings)), "dev": repeats(self.dev)}
+        seen |= {f"test {code}": repeats(examples) for code, examples in self.test.items()}
+        return {
+            "sources": self.task.sources,
+            "skipped_rows": len(self.task.skipped),
+            "skipped": self.task.skipped[:SKIPPED_SHOWN],
+            "repeats": {name: counts for name, counts in seen.items() if any(counts.values())},
+        }
+
+    def remarks(self) -> list[str]:
+        """What a person should know of the data before any result: a line each, most often none."""
+        said = []
+        if self.task.skipped:
+            said.append(f"{len(self.task.skipped)} rows left out, the first: {self.task.skipped[0]}")
+        shared = self.overlap(None)
+        leaks = {"prompt": shared["prompts"], **shared["normalised"]}
+        said += [f"the {name} of {n} test examples is in the training data" for name, n in leaks.items() if n]
+        counts = [repeats(examples) for examples in self.test.values()]
+        if again := sum(each["repeated"] for each in counts):
+            against = sum(each["conflicting"] for each in counts)
+            said.append(f"{again} test questions are asked twice, {against} of them with different answers")
+        return said
+
+    def _languages(self, settings: TrainSettings | None) -> tuple[str, ...]:
+        return training_languages(self.task, settings)
+
+
+def training_languages(task: Task, settings: TrainSettings | None) -> tuple[str, ...]:
+    """Canonical codes of the languages a run trains on, in the order given."""
+    if settings is None or settings.languages is None:
+        return (task.source_language,)
+    return tuple(dict.fromkeys(find(code).code for code in settings.languages))
+
+
+def read_data(
+    task: Task,
+    languages: Sequence[str],
+    limit: int | None,
+    with_dev: bool,
+    settings: Iterable[TrainSettings | None] = (),
+) -> TaskData:
+    """Read a task's splits in some languages.
+
+    Args:
+        task: The task.
+        languages: Of the test split.
+        limit: Test examples a language, the first so many; None for all.
+        with_dev: Whether the development split is wanted; it is the source language's, always.
+        settings: Of the runs that will train on the data: they may name further training languages.
+
+    Raises:
+        UserError: A split is missing, damaged or empty, or holds another language than it should.
+    """
+    source = task.source_language
+    wanted = {source: None} | {code: None for each in settings for code in training_languages(task, each)}
+    train = {code: _in_language(task, "training", code, task.examples("train", code)) for code in wanted}
+    dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
+    test = {language: task.examples("test", language)[:limit] for language in languages}
+    for language, examples in test.items():
+        if not examples:
+            raise UserError(f"task {task.name}: its test split in {language} is empty")
+    return TaskData(
+        task=task,
+        train=train,
+        dev=dev,
+        test=test,
+        fingerprints={
+            "train": {code: fingerprint(examples) for code, examples in train.items()},
+            "dev": fingerprint(dev) if with_dev else None,
+            "test": {language: fingerprint(examples) for language, examples in test.items()},
+        },
+    )
+
+
+def _in_language(task: Task, what: str, language: str, examples: list[Example]) -> list[Example]:
+    """The examples, if all are in the language they should be in."""
+    for example in examples:
+        if example.language != language:
+            raise UserError(
+                f"task {task.name}: {what} example {example.id} is in {example.language}, not in {language}: "
+                "the result would not be zero-shot; mend the task's data, or name the language in "
+                "train.languages"
+            )
+    return examples

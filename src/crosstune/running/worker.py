@@ -1,0 +1,298 @@
+"""What one process does for a study: take runs that nobody else has, one by one, until all are settled.
+
+A run is settled when the store holds it or has written down its failure. Runs go model by model and task by
+task, so that each model is loaded once and each task's data read once.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from crosstune.errors import UserError
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.loading.known import cheap_revision
+from crosstune.running.execute import Loaded, execute, load_for
+from crosstune.running.progress import Display
+from crosstune.running.recording import fingerprints
+from crosstune.running.resume.locks import Claims
+from crosstune.running.task_data import TaskData, read_data
+from crosstune.running.watch.energy import Meter
+from crosstune.running.watch.trackers import Trackers
+from crosstune.store import failures
+from crosstune.store import store as stored
+from crosstune.study.entries import TaskEntry
+from crosstune.study.runs import Run, resolve
+from crosstune.study.spec import Study
+
+POLL = 1.0
+"""Seconds between looks at what other processes have finished."""
+
+Records = dict[str, dict[str, Any]]
+"""run.json of finished runs, by id."""
+
+
+def name_of(run: Run) -> str:
+    """Of a run, for people."""
+    rate = ""
+    if run.kind == "search":
+        assert run.train is not None
+        rate = f" · searching, rate {run.train.learning_rate:g}"
+    return f"{run.task.name} · {run.label} · seed {run.seed}{rate}"
+
+
+@dataclass
+class Work:
+    """A process's share in a study.
+
+    Attributes:
+        study: The study.
+        runs: All its runs; search runs come before those that need them.
+        finished: run.json of the runs that the store holds, whoever made them.
+        failed: What went wrong, by id, of the runs that failed, now or before.
+        done: Ids of the runs made by this process.
+        causes: What kept whole groups of runs from being tried: a model that cannot be loaded, missing data.
+    """
+
+    study: Study
+    runs: Sequence[Run]
+    finished: Records = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    done: list[str] = field(default_factory=list)
+    causes: list[UserError] = field(default_factory=list)
+    _model: tuple[str, Loaded] | None = None
+    _data: tuple[TaskEntry, TaskData] | None = None
+
+    def __post_init__(self) -> None:
+        self.store = self.study.folder
+        self.claims = Claims(self.store)
+        self.by_id = {run.id: run for run in self.runs}
+
+    # --- before anything is made ----------------------------------------------------------------
+
+    def take_stock(self, retry_failed: bool, say: Callable[[str], None]) -> None:
+        """See what the store holds. Damaged runs are set aside; failed ones wait for ``retry_failed``."""
+        there = stored.finished(self.store)
+        for run in self.runs:
+            if run.id in there:
+                self._read(run, say)
+        for run_id, failure in failures.read(self.store).items():
+            if run_id not in self.by_id or run_id in self.finished:
+                continue
+            if retry_failed:
+                failures.forget(self.store, run_id)
+            else:
+                self.failed[run_id] = f"{failure.name}: {failure.error}"
+
+    def _read(self, run: Run, say: Callable[[str], None]) -> None:
+        """Take up a run's record if all its files are whole."""
+        folder = self.store / run.id
+        wrong = stored.damage(folder, None)
+        if wrong is None:
+            try:
+                self.finished[run.id] = stored.read_run(folder)
+                self._tidy(run)
+                return
+            except UserError as error:
+                wrong = str(error)
+        with self.claims.take(run.id) as mine:
+            # Another process may be writing it anew at this moment; then it is that one's.
+            if mine and folder.exists():
+                aside = stored.set_aside(folder)
+                say(f"{name_of(run)} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
+
+    def _tidy(self, run: Run) -> None:
+        """Remove what a process left that was killed after it had written a run, before it had cleared up."""
+        folder = self.store / stored.WORK / run.id
+        if folder.exists():
+            with self.claims.take(run.id) as mine:
+                if mine and (self.store / run.id / stored.CHECKSUMS).is_file():
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    # --- making runs ----------------------------------------------------------------------------
+
+    def go(self, shown: Display) -> None:
+        """Make runs until all are settled; wait for those that other processes are making."""
+        self.shown = shown
+        self.trackers = Trackers(self.study.trackers, self.store, shown.note)
+        shown.watch = self.trackers.trained
+        try:
+            self._go()
+        finally:
+            self.trackers.close()
+
+    def _go(self) -> None:
+        waiting = False
+        for model in self.study.models:
+            if len(self._left(self._of(model))) < len(self._of(model)):
+                self._drop_other_revisions(self._of(model), cheap_revision(model))
+        while self._left(self.runs):
+            if self._pass():
+                waiting = False
+                continue
+            left = self._left(self.runs)
+            if not left:
+                break
+            if not waiting:
+                self.shown.note(f"waiting for {len(left)} runs that other processes are making")
+                waiting = True
+            time.sleep(POLL)
+            self.shown.check()
+
+    def _pass(self) -> bool:
+        """Make what nobody else is making; whether anything was settled."""
+        before = len(self.finished) + len(self.failed)
+        for model in self.study.models:
+            of_model = self._of(model)
+            if not self._free(of_model):
+                continue
+            try:
+                self._load(model)
+            except UserError as error:
+                self._give_up(of_model, error)
+                continue
+            self._drop_other_revisions(of_model, self._loaded(model).lm.revision)
+            for entry in self.study.tasks:
+                of_task = [run for run in of_model if run.task == entry]
+                if not self._free(of_task):
+                    continue
+                try:
+                    data = self._read_data(entry, of_task)
+                except UserError as error:
+                    self._give_up(of_task, error)
+                    continue
+                self._drop_other_data(of_task, data)
+                for run in of_task:
+                    if self._left([run]) and self._ready(run):
+                        self._take(run, data)
+        return len(self.finished) + len(self.failed) > before
+
+    def _of(self, model: str) -> list[Run]:
+        return [run for run in self.runs if run.model == model]
+
+    def _left(self, runs: Iterable[Run]) -> list[Run]:
+        return [run for run in runs if run.id not in self.finished and run.id not in self.failed]
+
+    def _ready(self, run: Run) -> bool:
+        return run.search is None or not self._left(self.by_id[each] for each in run.search.runs)
+
+    def _free(self, runs: Iterable[Run]) -> bool:
+        """Whether there is anything to make among these, or to learn of from another process."""
+        return any(not self.claims.held(run.id) for run in self._left(runs) if self._ready(run))
+
+    def _take(self, run: Run, data: TaskData) -> None:
+        with self.claims.take(run.id) as mine:
+            if mine and not self._made_meanwhile(run, data):
+                self._make(run, data)
+                self.shown.end(len(self.finished))
+
+    def _made_meanwhile(self, run: Run, data: TaskData) -> bool:
+        """Learn what another process made of a run since stock was taken. Its claim is held."""
+        if (failure := failures.read(self.store).get(run.id)) is not None:
+            self.failed[run.id] = f"{failure.name}: {failure.error}"
+            return True
+        if not (self.store / run.id / stored.CHECKSUMS).is_file():
+            return False
+        try:
+            record = stored.read_run(self.store / run.id)
+        except UserError:
+            return False
+        same_model = record["revision"] == self._loaded(run.model).lm.revision
+        if not same_model or record["fingerprints"] != fingerprints(run, data):
+            return False
+        self.finished[run.id] = record
+        return True
+
+    def _make(self, run: Run, data: TaskData) -> None:
+        name, folder = name_of(run), self.store / stored.WORK / run.id
+        stored.clean(self.store, run.id)
+        self.shown.begin(name)
+        loaded = self._loaded(run.model)
+        try:
+            run = resolve(run, self.finished)
+            self.trackers.begin(run)
+            with Meter(_gpus(loaded.lm)) as meter:
+                made = execute(run, loaded, data, self.shown, folder, self._searched(run))
+            told = meter.joules
+            made.record["cost"] |= {
+                "energy_joules": None if told is None else sum(told.values()),
+                "energy_of": sorted(told or ()),
+            }
+        except Exception as error:
+            # One diverging learning rate must not cost the rest of a grid, nor must a fault nobody foresaw.
+            failure = failures.keep(self.store, run.id, name, error)
+            self.failed[run.id] = f"{name}: {failure.error}"
+            self.shown.note(f"failed: {self.failed[run.id]}")
+            shutil.rmtree(folder, ignore_errors=True)
+            return
+        made.save(self.store)
+        self.trackers.finish(made.record, made.predictions)
+        shutil.rmtree(folder, ignore_errors=True)
+        self._model = (run.model, replace(loaded, seconds=0.0))  # what loading took counts once
+        self.finished[run.id] = made.record
+        self.done.append(run.id)
+        self.shown.note(f"  {name}: {made.summary()}")
+
+    def _searched(self, run: Run) -> Path | None:
+        """The finished search run that trained exactly this: same seed, the rate that was chosen."""
+        if run.search is None:
+            return None
+        assert run.train is not None
+        for run_id, rate in zip(run.search.runs, run.search.rates, strict=True):
+            if rate == run.train.learning_rate and self.by_id[run_id].seed == run.seed:
+                return self.store / run_id
+        return None
+
+    # --- models and data ------------------------------------------------------------------------
+
+    def _load(self, model: str) -> None:
+        if self._model is None or self._model[0] != model:
+            self._model = None  # the old one's memory first
+            self.shown.note(f"loading {model}")
+            self._model = (model, load_for(self.study, model))
+
+    def _loaded(self, model: str) -> Loaded:
+        assert self._model is not None, "no model is loaded"
+        assert self._model[0] == model, f"{self._model[0]} is loaded, not {model}"
+        return self._model[1]
+
+    def _read_data(self, entry: TaskEntry, runs: Sequence[Run]) -> TaskData:
+        if self._data is None or self._data[0] != entry:
+            with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
+            tested = next(run for run in runs if run.kind == "result")
+            settings = [run.train for run in runs]
+            data = read_data(entry.make(), tested.languages, tested.evaluate.limit, with_dev, settings)
+            for remark in data.remarks():
+                self.shown.note(f"{entry.name}: {remark}")
+            self._data = (entry, data)
+        return self._data[1]
+
+    def _give_up(self, runs: Sequence[Run], error: UserError) -> None:
+        """These cannot even be tried. Nothing is written down: the same command tries again."""
+        left = self._left(runs)
+        self.failed |= {run.id: f"{name_of(run)}: {error}" for run in left}
+        self.causes.append(error)
+        self.shown.note(f"failed: {len(left)} runs: {error}")
+
+    def _drop_other_revisions(self, runs: Sequence[Run], revision: str | None) -> None:
+        for run in runs:
+            was = self.finished[run.id]["revision"] if run.id in self.finished else None
+            if None not in (was, revision) and was != revision:
+                del self.finished[run.id]
+                self.shown.note(f"{name_of(run)} is run again: {run.model} was at {was}, now at {revision}")
+
+    def _drop_other_data(self, runs: Sequence[Run], data: TaskData) -> None:
+        for run in runs:
+            if run.id not in self.finished:
+                continue
+            if self.finished[run.id]["fingerprints"] != fingerprints(run, data):
+                del self.finished[run.id]
+                self.shown.note(f"{name_of(run)} is run again: the task's examples have changed since")
+
+
+def _gpus(lm: LanguageModel) -> list[int]:
+    """PyTorch's numbers of the NVIDIA GPUs that hold a model."""
+    devices = {parameter.device for parameter in lm.model.parameters()}
+    return sorted(device.index or 0 for device in devices if device.type == "cuda")

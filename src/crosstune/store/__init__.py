@@ -1,0 +1,1 @@
+"""The folder of results: one folder a run, written whole, checked, read. Never touches a model."""

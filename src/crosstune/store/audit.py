@@ -1,0 +1,110 @@
+"""Audit a store: every file of every run, by checksum and by form, and what lies beside the runs."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from safetensors import SafetensorError, safe_open
+
+from crosstune.errors import UserError
+from crosstune.store import failures
+from crosstune.store import store as stored
+
+_NEEDED = ("run", "language", "example", "prediction", "gold", "score")
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found in a store.
+
+    Attributes:
+        results: Whole runs with a result.
+        searches: Whole runs that only chose a setting.
+        bytes: Size of all whole runs.
+        problems: One line for each thing that is wrong; empty when the store is sound.
+        notes: One line for each thing worth knowing: failures, unfinished runs, what was set aside.
+    """
+
+    results: int
+    searches: int
+    bytes: int
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def audit(store: Path) -> Audit:
+    """Read every file of a store. Nothing is changed.
+
+    Raises:
+        UserError: There is no such folder, or no store in it.
+    """
+    if not store.is_dir():
+        raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
+    kinds, problems, size = [], [], 0
+    for folder in _runs(store):
+        try:
+            record = _whole(folder)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        kinds.append(record.get("kind", "result"))
+        size += sum(file.stat().st_size for file in folder.iterdir())
+    if not kinds and not problems and not (store / "study.yaml").is_file():
+        raise UserError(f"{store} is no store: it holds no runs")
+    return Audit(
+        results=kinds.count("result"),
+        searches=kinds.count("search"),
+        bytes=size,
+        problems=tuple(problems),
+        notes=tuple(_beside(store)),
+    )
+
+
+def _runs(store: Path) -> list[Path]:
+    return sorted(each for each in store.iterdir() if stored.RUN_ID.fullmatch(each.name))
+
+
+def _whole(folder: Path) -> dict[str, Any]:
+    """run.json of a run with nothing wrong.
+
+    Raises:
+        UserError: The first thing that is wrong.
+    """
+    mend = f"delete {folder} and run the study again"
+    if (wrong := stored.damage(folder, None)) is not None:
+        raise UserError(wrong)
+    sums = json.loads((folder / stored.CHECKSUMS).read_bytes())
+    if strangers := sorted({file.name for file in folder.iterdir()} - {*sums, stored.CHECKSUMS}):
+        raise UserError(f"{folder / strangers[0]} is not of this run (no checksum names it); delete the file")
+    try:
+        record = stored.read_run(folder)
+    except ValueError:
+        raise UserError(f"{folder / stored.RUN} is no JSON; {mend}") from None
+    table = stored.read_predictions(folder.parent, [record])
+    if missing := [name for name in _NEEDED if name not in table.columns]:
+        raise UserError(f"{folder / stored.PREDICTIONS} has no column {missing[0]}; {mend}")
+    if not table.select(pl.col("score").is_finite().all()).item():
+        raise UserError(f"{folder / stored.PREDICTIONS} has an example without a score; {mend}")
+    if stored.WEIGHTS in sums:
+        try:
+            with safe_open(folder / stored.WEIGHTS, framework="numpy") as weights:
+                named = list(weights.keys())
+        except SafetensorError as error:
+            raise UserError(f"{folder / stored.WEIGHTS} is no safetensors file ({error}); {mend}") from None
+        if not named:
+            raise UserError(f"{folder / stored.WEIGHTS} holds no tensor; {mend}")
+    return record
+
+
+def _beside(store: Path) -> Iterator[str]:
+    for failure in failures.read(store).values():
+        yield f"failed: {failure.run} {failure.name}: {failure.error}"
+    for folder in sorted((store / stored.WORK).glob("*")):
+        yield f"unfinished: {folder.name} goes on where it was when the study is run again"
+    for folder in sorted((store / stored.DAMAGED).glob("*")):
+        yield f"set aside: {folder}, whose files are damaged; delete it when you have looked at it"
+    for leftover in sorted(store.glob(".tmp-*")):
+        yield f"left half-written by a process that was killed: {leftover}; goes when its run is made"

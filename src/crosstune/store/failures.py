@@ -1,0 +1,70 @@
+"""Runs that failed, and why: ``<store>/.failed/<run id>.json``, until they are tried again."""
+
+import json
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from crosstune.errors import UserError
+from crosstune.files import write_text
+from crosstune.store import provenance
+from crosstune.store.store import RUN_ID
+
+FOLDER = ".failed"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One failed run.
+
+    Attributes:
+        run: Its id.
+        name: Task, method and seed.
+        error: What went wrong, in one line.
+        when: UTC, ISO 8601.
+    """
+
+    run: str
+    name: str
+    error: str
+    when: str
+
+
+def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
+    """Write down that a run failed, and with what. An error that is no `UserError` keeps its traceback.
+
+    Raises:
+        UserError: The disk is full or cannot be written.
+    """
+    known = isinstance(error, UserError)
+    text = str(error) if known else f"{type(error).__name__}: {error}"
+    failure = Failure(run_id, name, " ".join(text.split()), provenance.now())
+    content = {
+        "id": run_id,
+        "name": name,
+        "error": failure.error,
+        "when": failure.when,
+        "traceback": None if known else "".join(traceback.format_exception(error)),
+        "versions": provenance.versions(),
+    }
+    write_text(store, f"{FOLDER}/{run_id}.json", json.dumps(content, indent=1, ensure_ascii=False))
+    return failure
+
+
+def read(store: Path) -> dict[str, Failure]:
+    """The failures of a store by run id. A note that cannot be read counts as none: its run is made again."""
+    found = {}
+    for file in sorted((store / FOLDER).glob("*.json")):
+        try:
+            content = json.loads(file.read_bytes())
+            failure = Failure(file.stem, str(content["name"]), str(content["error"]), str(content["when"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if RUN_ID.fullmatch(file.stem):
+            found[file.stem] = failure
+    return found
+
+
+def forget(store: Path, run_id: str) -> None:
+    """Take a failure off the store: its run is made again, or has been."""
+    (store / FOLDER / f"{run_id}.json").unlink(missing_ok=True)

@@ -1,0 +1,236 @@
+"""The store: one folder a run, written whole or not at all, with checksums. Needs no torch.
+
+``<store>/<run id>/``
+    run.json             what was asked, on what machine, what it cost
+    predictions.parquet  one row an example (`crosstune.outputs.evaluate`)
+    weights.safetensors  what was trained, for methods that train
+    checksums.json       SHA-256 of each of these
+
+Beside the runs: ``study.yaml``, ``.claims`` (who makes which run), ``.work`` (what unfinished runs go on
+from), ``.failed`` (runs that failed, and why) and ``.damaged`` (runs whose files were found harmed).
+"""
+
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from crosstune.errors import UserError
+from crosstune.files import TMP, disk_errors, sha256_of, sync, write_synced
+
+RUN = "run.json"
+PREDICTIONS = "predictions.parquet"
+WEIGHTS = "weights.safetensors"
+CHECKSUMS = "checksums.json"
+RUN_ID = re.compile(r"[0-9a-f]{16}")
+DAMAGED = ".damaged"
+WORK = ".work"
+
+
+def save(
+    store: Path,
+    run: Mapping[str, Any],
+    predictions: pl.DataFrame,
+    write_weights: Callable[[Path], None] | None = None,
+) -> Path:
+    """Write a finished run; one of the same id is replaced.
+
+    Args:
+        store: Folder of all runs.
+        run: Content of run.json; its ``id`` names the folder.
+        predictions: One row an example.
+        write_weights: Writes the trained tensors to the path it is given.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: The disk is full or cannot be written; nothing of the run is left then.
+    """
+    run_id = _checked(str(run["id"]))
+    target = store / run_id
+    work = store / f"{TMP}{run_id}-{os.getpid()}-{secrets.token_hex(4)}"
+    with disk_errors(store):
+        work.mkdir(parents=True)
+        try:
+            write_synced(work / RUN, json.dumps(run, indent=1, ensure_ascii=False, allow_nan=False).encode())
+            # Through memory, so that a full disk is one kind of error and not each library's own.
+            table = io.BytesIO()
+            predictions.write_parquet(table, compression="zstd")
+            write_synced(work / PREDICTIONS, table.getvalue())
+            if write_weights is not None:
+                write_weights(work / WEIGHTS)
+                # safetensors makes it its owner's only; let it be as open as the files beside it.
+                (work / WEIGHTS).chmod((work / RUN).stat().st_mode)
+                sync(work / WEIGHTS)
+            sums = {file.name: sha256_of(file) for file in sorted(work.iterdir())}
+            write_synced(work / CHECKSUMS, json.dumps(sums, indent=1).encode())
+            sync(work)
+            if target.exists():
+                aside = store / f"{TMP}{run_id}-{os.getpid()}-{secrets.token_hex(4)}"
+                target.rename(aside)
+                work.rename(target)
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                work.rename(target)
+            sync(store)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+    return target
+
+
+def finished(store: Path) -> set[str]:
+    """Ids of the runs in a store."""
+    if not store.is_dir():
+        return set()
+    return {
+        folder.name
+        for folder in store.iterdir()
+        if RUN_ID.fullmatch(folder.name) and (folder / CHECKSUMS).is_file()
+    }
+
+
+def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> str | None:
+    """What is wrong with a run's files, in one line that says what to do; None when nothing is.
+
+    Args:
+        folder: The run's.
+        files: Those to look at; None for all that its checksums name.
+    """
+    mend = f"run the study again, or delete {folder}"
+    try:
+        sums = json.loads((folder / CHECKSUMS).read_bytes())
+        if not isinstance(sums, dict):
+            raise ValueError("not an object")
+    except OSError:
+        return f"{folder / CHECKSUMS} cannot be read; {mend}"
+    except ValueError:
+        return f"{folder / CHECKSUMS} is damaged; {mend}"
+    # A checksums.json that lost a line must not hide what it no longer names.
+    for name in dict.fromkeys((RUN, PREDICTIONS, *sums)) if files is None else files:
+        if Path(name).name != name:
+            return f"{folder / CHECKSUMS} is damaged; {mend}"
+        try:
+            found = sha256_of(folder / name)
+        except OSError:
+            return f"{folder / name} is missing or cannot be read; {mend}"
+        if found != sums.get(name):
+            return f"{folder / name} is damaged (its checksum differs); {mend}"
+    return None
+
+
+def set_aside(folder: Path) -> Path:
+    """Move a damaged run out of the way, into ``.damaged`` of its store. The caller holds its claim.
+
+    Returns:
+        Where it lies now.
+
+    Raises:
+        UserError: The store cannot be written.
+    """
+    with disk_errors(folder.parent):
+        target = folder.parent / DAMAGED / f"{folder.name}-{secrets.token_hex(4)}"
+        target.parent.mkdir(exist_ok=True)
+        folder.rename(target)
+    return target
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """run.json of one run, its checksums (and the predictions') verified.
+
+    Raises:
+        UserError: No such run, or a damaged file (named).
+    """
+    if not (folder / CHECKSUMS).is_file():
+        hint = "give a run's folder, such as runs/demo/<id>"
+        if finished(folder):
+            hint = f"it is a store; give one of its runs, such as {folder / min(finished(folder))}"
+        raise UserError(f"{folder} is not a finished run: {hint}")
+    if wrong := damage(folder):
+        raise UserError(wrong)
+    run = json.loads((folder / RUN).read_bytes())
+    if not isinstance(run, dict) or run.get("id") != folder.resolve().name:
+        raise UserError(f"{folder / RUN}: its id is not its folder's name; give the folder its own name back")
+    return run
+
+
+def read_runs(store: Path, kind: str | None = "result") -> list[dict[str, Any]]:
+    """run.json of every run of a store, oldest first.
+
+    Args:
+        store: Folder of all runs.
+        kind: "result", "search" for those that only chose a setting on development data, or None for both.
+
+    Raises:
+        UserError: No store, no runs in it, or a damaged file (named).
+    """
+    if not store.is_dir():
+        raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
+    runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
+    runs = [run for run in runs if kind in (None, run.get("kind", "result"))]
+    if kind != "search" and all(run.get("kind") == "search" for run in runs):
+        raise UserError(f"{store} holds no finished runs: run a study first (crosstune run STUDY.yaml)")
+    return sorted(runs, key=lambda run: (str(run.get("started")), run["id"]))
+
+
+def read_predictions(store: Path, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """Predictions of some runs in one table, with a ``run`` column in front.
+
+    Raises:
+        UserError: A file that is no table of predictions.
+    """
+    tables = [
+        read_table(store, str(run["id"])).select(pl.lit(run["id"]).alias("run"), pl.all()) for run in runs
+    ]
+    return pl.concat(tables, how="diagonal_relaxed")
+
+
+def prediction_columns(store: Path, run_id: str) -> list[str]:
+    """Names of the columns of one run's predictions.
+
+    Raises:
+        UserError: A file that is no table of predictions.
+    """
+    with _table_errors(file := store / _checked(run_id) / PREDICTIONS):
+        return list(pl.read_parquet_schema(file))
+
+
+def read_table(store: Path, run_id: str, columns: list[str] | None = None) -> pl.DataFrame:
+    """Predictions of one run: some columns, or all.
+
+    Raises:
+        UserError: A file that is no table of predictions, or lacks a column.
+    """
+    with _table_errors(file := store / _checked(run_id) / PREDICTIONS):
+        return pl.read_parquet(file, columns=columns)
+
+
+@contextmanager
+def _table_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
+
+
+def clean(store: Path, run_id: str) -> None:
+    """Remove what a killed process left of a run half-written. The caller holds its claim."""
+    for leftover in store.glob(f"{TMP}{_checked(run_id)}-*"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+
+
+def _checked(run_id: str) -> str:
+    if not RUN_ID.fullmatch(run_id):
+        raise UserError(f"{run_id!r} is not a run's id")
+    return run_id

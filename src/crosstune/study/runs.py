@@ -1,0 +1,297 @@
+"""The runs of a study: one for each model, task, method and seed, each with an id made from its content."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from crosstune.errors import UserError
+from crosstune.methods import METHODS
+from crosstune.methods.base import Method
+from crosstune.methods.budget import solve, written
+from crosstune.methods.config import MethodConfig
+from crosstune.models.loading.device import named
+from crosstune.models.loading.known import geometry_for
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.study.entries import MethodEntry, TaskEntry
+from crosstune.study.spec import Study
+from crosstune.training.settings import TrainSettings
+
+RESULT_VERSION = 1
+"""Raised whenever the same settings lead to other numbers, so that old runs are not taken for new ones."""
+
+
+LAST_STEP = 1_000_000_000
+"""``evaluate_every`` of a search run that sets none: the loop always scores after its last step."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """The runs that a result run waits for.
+
+    Attributes:
+        runs: Ids of the search runs.
+        rates: Their learning rates, in the same order.
+    """
+
+    runs: tuple[str, ...]
+    rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides one result.
+
+    Attributes:
+        study: Name of the study, for the record; not part of the id.
+        model: As the study names it. Its revision is known when it is loaded, and is checked on resuming.
+        device: Kind of device ("cpu", "cuda", ...); arithmetic differs between kinds.
+        dtype: Of the frozen weights, such as "bfloat16".
+        task: Name and options.
+        languages: Evaluated in, source language first.
+        method: Name in `METHODS`.
+        config: The method's settings.
+        train: With the learning rate filled in; None when nothing is trained.
+        evaluate: Evaluation settings.
+        seed: Of the method's start, the order of examples and the exemplars.
+        label: Short name, unique among the methods of the study.
+        kind: "result", or "search": trained and scored on source-language development data, nothing else.
+        search: For a result whose learning rate is searched: the runs that decide it. Its ``train`` has no
+            learning rate then, until `crosstune.study.runs.resolve` fills it in.
+        chosen: Development score by searched rate, once resolved.
+        quantize: "4bit" or "8bit" for the frozen weights; in the id when set.
+        device_map: How the model is spread over GPUs; not in the id.
+        known_as: The id from before it was resolved, which it keeps.
+    """
+
+    study: str
+    model: str
+    device: str
+    dtype: str
+    task: TaskEntry
+    languages: tuple[str, ...]
+    method: str
+    config: MethodConfig
+    train: TrainSettings | None
+    evaluate: EvaluateSettings
+    seed: int
+    label: str
+    kind: Literal["result", "search"] = "result"
+    search: Search | None = None
+    chosen: dict[float, float] | None = None
+    quantize: str | None = None
+    device_map: str | None = None
+    known_as: str | None = None
+
+    @cached_property
+    def id(self) -> str:
+        """16 hex digits of the SHA-256 over all that decides the result, as canonical JSON."""
+        if self.known_as is not None:
+            return self.known_as
+        made = self.new_method()
+        content: dict[str, Any] = {
+            "version": RESULT_VERSION,
+            "model": self.model,
+            "device": self.device,
+            "dtype": self.dtype,
+            "task": self.task.name,
+            "task_version": self.task.task_class.version,
+            "options": self.task.options.model_dump(mode="json"),
+            "languages": sorted(self.languages),
+            "method": self.method,
+            "config": self.config.model_dump(mode="json"),
+            "train": None if self.train is None else self.train.identity(),
+            "evaluate": self.evaluate.model_dump(mode="json"),
+            # Nothing is drawn for a method that neither trains nor shows exemplars.
+            "seed": self.seed if made.trains or made.shots else None,
+        }
+        if self.task.file is not None:
+            content["task_file"] = self.task.file.sha256
+        if self.quantize is not None:
+            content["quantize"] = self.quantize
+        if self.kind != "result":
+            content["kind"] = self.kind
+        if self.search is not None:
+            content["search"] = sorted(self.search.runs)
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def new_method(self) -> Method:
+        """The method, not attached to anything yet."""
+        return METHODS[self.method](self.config)
+
+
+def expand(study: Study) -> list[Run]:
+    """All runs of a study in the order they are done: model by model, task by task, untrained methods first.
+
+    A method that neither trains nor draws anything is one run whatever the seeds. The search runs that decide
+    a learning rate stand just before the runs that wait for it.
+
+    Raises:
+        UserError: The device is not on this machine, or the shape of a model, which a budget needs, cannot be
+            read.
+    """
+    device, dtype = named(study.device, study.dtype)
+    names = labels(study.methods, study.budget)
+    runs: dict[str, Run] = {}
+    for model in study.models:
+        for task in study.tasks:
+            languages, evaluate = study.languages_for(task), study.evaluate_for(task)
+            for method, label in sorted(
+                zip(study.methods, names, strict=True), key=lambda each: _trains(each[0])
+            ):
+                base = Run(
+                    study=study.name,
+                    model=model,
+                    device=device,
+                    dtype=dtype,
+                    task=task,
+                    languages=languages,
+                    method=method.name,
+                    config=_sized(method, study.budget, model),
+                    train=None,
+                    evaluate=evaluate,
+                    seed=study.seeds[0],
+                    label=label,
+                    quantize=study.quantize,
+                    device_map=study.device_map,
+                )
+                made = base.new_method()
+                if made.trains:
+                    base = replace(base, train=study.train_for(task, method))
+                for run in _searched(base, study.search_for(task, method), made.default_rate, study.seeds):
+                    runs.setdefault(run.id, run)
+    return list(runs.values())
+
+
+def _searched(
+    base: Run, rates: tuple[float, ...] | None, default: float | None, seeds: tuple[int, ...]
+) -> list[Run]:
+    """The runs of one model, task and method: those of the search, if there is one, and one for each seed."""
+    train = base.train
+    if train is None:
+        return [replace(base, seed=seed) for seed in seeds]
+    if rates is None:
+        rate = default if train.learning_rate is None else train.learning_rate
+        train = train.model_copy(update={"learning_rate": rate})
+        return [replace(base, train=train, seed=seed) for seed in seeds]
+    scored = {"evaluate_every": train.evaluate_every or LAST_STEP}
+    search = [
+        replace(
+            base,
+            kind="search",
+            languages=(),
+            seed=seeds[0],
+            train=train.model_copy(update=scored | {"learning_rate": rate}),
+        )
+        for rate in rates
+    ]
+    waits = Search(tuple(run.id for run in search), rates)
+    unset = train.model_copy(update={"learning_rate": None})
+    return [*search, *(replace(base, train=unset, search=waits, seed=seed) for seed in seeds)]
+
+
+def _sized(method: MethodEntry, shared: int | None, model: str) -> MethodConfig:
+    """The method's settings, its size solved for this model where a budget decides it."""
+    budget = method.budget_of(shared)
+    solved = None if budget is None else solve(method.name, method.config, geometry_for(model), budget)
+    return method.config if solved is None else solved.config
+
+
+def labels(methods: Sequence[MethodEntry], budget: int | None = None) -> list[str]:
+    """A short name for each method of a study: its name and the settings that are not the default.
+
+    Args:
+        methods: Of the study.
+        budget: The study's own. A method whose size a budget decides is named by the budget, since the size
+            differs between models.
+    """
+    made = [label(method, budget) for method in methods]
+    again = [f"{text} ({made[:i].count(text) + 1})" for i, text in enumerate(made)]
+    return [text if made.count(text) == 1 else numbered for text, numbered in zip(made, again, strict=True)]
+
+
+def label(entry: MethodEntry, budget: int | None = None) -> str:
+    """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003", "lora 1.23M"."""
+    config = entry.config
+    parts = [entry.name]
+    default = METHODS[entry.name].Config()
+    settings = {
+        name: value
+        for name in type(config).model_fields
+        if (value := getattr(config, name)) != getattr(default, name)
+    }
+    if (own := entry.budget_of(budget)) is not None:
+        parts.append(written(own))
+    fields = TrainSettings.model_fields
+    train = {key: x for key, x in entry.train.items() if x is not None or fields[key].default is not None}
+    if train.get("learning_rate") == METHODS[entry.name](config).default_rate:
+        train.pop("learning_rate", None)
+    for name, value in (*settings.items(), *train.items()):
+        plain = {"learning_rate": "lr"}.get(name, name.replace("_", " "))
+        choice = name in settings and isinstance(value, str) and name != "init_text"
+        parts.append(str(value) if choice else f"{plain} {_short(value)}")
+    return " ".join(parts)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        value = ",".join(str(each) for each in value)
+    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= 24 else text[:21] + "..."
+
+
+def _trains(method: MethodEntry) -> tuple[bool, bool]:
+    """Sorts methods without any drawing first, then those without training."""
+    made = METHODS[method.name](method.config)
+    return made.trains, made.shots > 0
+
+
+def dev_score(record: Mapping[str, Any]) -> float:
+    """The development score of the weights that a finished search run kept.
+
+    Args:
+        record: Its run.json.
+
+    Raises:
+        UserError: It was never scored.
+    """
+    scores = [float(each["score"]) for each in record["dev"]]
+    if not scores:
+        raise UserError(
+            f"search run {record['id']} has no development score; delete it and run the study again"
+        )
+    return max(scores)
+
+
+def resolve(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> Run:
+    """A run with its learning rate filled in: the best on development data, the smaller one on ties.
+
+    The run keeps its id. A run without a search is given back as it is.
+
+    Args:
+        run: A result run.
+        finished: run.json of finished runs by id. Search runs that are not among them are left out of the
+            choice: they failed.
+
+    Raises:
+        UserError: None of its search runs is finished (the first is named).
+    """
+    if run.search is None or run.chosen is not None:
+        return run
+    assert run.train is not None
+    scores = {
+        rate: dev_score(finished[run_id])
+        for run_id, rate in zip(run.search.runs, run.search.rates, strict=True)
+        if run_id in finished
+    }
+    if not scores:
+        raise UserError(
+            f"no learning rate can be chosen for {run.label}: none of its {len(run.search.runs)} search runs "
+            f"is finished, {run.search.runs[0]} (rate {run.search.rates[0]:g}) the first of them"
+        )
+    best = min(scores, key=lambda rate: (-scores[rate], rate))
+    train = run.train.model_copy(update={"learning_rate": best})
+    return replace(run, train=train, chosen=scores, known_as=run.id)

@@ -1,0 +1,189 @@
+"""What the YAML file of a user's own task may say.
+
+The keys are explained in docs/custom-tasks.md.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from crosstune.config.mistakes import invalid, known_keys, read_settings, reworded
+from crosstune.config.yaml_file import Document
+from crosstune.data.example import Kind
+from crosstune.errors import UserError
+from crosstune.languages.table import find
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+PLACE = re.compile(r"\{(\w+)\}")
+"""``{column}`` in a template, ``{code}`` in a file pattern."""
+_NEEDED = {
+    "name": "what results call it",
+    "kind": "choice or generation",
+    "prompt": "a text with {column} places",
+    "answer": "the column of the right answer",
+    "train": "the files of the training examples",
+    "test": "the files of the test examples",
+}
+_OF_GENERATION = ("metric", "max_answer_tokens", "stop")
+_OF_CHOICE = ("choices", "answer_is")
+
+
+class Definition(BaseModel):
+    """What a task's YAML file says.
+
+    Attributes:
+        name: As results show it.
+        kind: "choice" or "generation".
+        version: Raised by the author when the meaning changes.
+        source_language: That of training; canonical code.
+        prompt: Template by language, with ``{column}`` places; one text alone is the source language's.
+        choices: Texts with ``{column}`` places, or the name of a column that holds a list of texts.
+        answer: Column of the right answer; for generation it may hold a list of accepted ones.
+        answer_is: What that column holds for a choice: the text, a number from 0 or from 1, or a letter.
+        id: Column of what a row is called, the same in every language; by default the number of its line.
+        language: Column of each row's language, for files of many languages.
+        train: Files below the definition's folder, with ``{code}`` for the language and ``*`` for anything.
+        dev: The same, for development.
+        test: The same, for the test.
+        metric: How a written answer is scored.
+        max_answer_tokens: Longest written answer.
+        stop: Texts that end a written answer.
+        on_bad_rows: Default of the option of that name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    kind: Kind
+    version: int = Field(default=1, ge=1)
+    source_language: str = "en"
+    prompt: dict[str, str]
+    choices: str | tuple[str, ...] = ()
+    answer: str
+    answer_is: Literal["text", "index0", "index1", "letter"] = "text"
+    id: str | None = None
+    language: str | None = None
+    train: str
+    dev: str | None = None
+    test: str
+    metric: Literal["exact", "squad_f1", "mlqa_f1", "number_match"] = "exact"
+    max_answer_tokens: int = Field(default=32, ge=1)
+    stop: tuple[str, ...] = ("\n",)
+    on_bad_rows: Literal["error", "skip"] = "error"
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, given: str) -> str:
+        if not NAME.fullmatch(given):
+            raise ValueError('should be letters, digits, "-" and "_"')
+        return given
+
+    @field_validator("source_language")
+    @classmethod
+    def _source(cls, given: str) -> str:
+        try:
+            return find(given).code
+        except UserError as error:
+            raise ValueError(f"is an {error}") from error
+
+    @field_validator("prompt")
+    @classmethod
+    def _templates(cls, given: dict[str, str]) -> dict[str, str]:
+        for language, text in given.items():
+            if not PLACE.search(text):
+                raise invalid(
+                    (language,), "prompt: no {column} in it; write {text} for what column text holds"
+                )
+        codes = {}
+        for language in given:
+            try:
+                codes[language] = find(language).code
+            except UserError as error:
+                raise invalid((language,), f"prompt: {error}") from error
+        if len(set(codes.values())) < len(codes):
+            raise invalid((), f"prompt: a language is there twice: {', '.join(codes)}")
+        return {codes[language]: text.rstrip() for language, text in given.items()}
+
+    @field_validator("choices", mode="before")
+    @classmethod
+    def _choices(cls, given: Any) -> Any:
+        if isinstance(given, list):
+            for i, choice in enumerate(given):
+                if not isinstance(choice, str) or not choice.strip():
+                    raise invalid(
+                        (i,), f'choices: entry {i + 1} is no text; put quotes around it, as in "{{column}}"'
+                    )
+            if len(given) < 2 or len(set(given)) < len(given):
+                raise invalid((), "choices: two or more different ones are wanted")
+        return given
+
+    @field_validator("train", "dev", "test")
+    @classmethod
+    def _files(cls, given: str | None) -> str | None:
+        if given is None:
+            return None
+        path = PurePosixPath(given)
+        if path.is_absolute() or ".." in path.parts or "\\" in given or given.startswith("~"):
+            raise ValueError(
+                "should be a path below the definition's folder, without '..'; for data elsewhere set the "
+                "task's option data in the study"
+            )
+        if unknown := [place for place in PLACE.findall(given) if place != "code"]:
+            raise ValueError(f"has the unknown place {{{unknown[0]}}}; {{code}} stands for the language")
+        if given.count("{code}") > 1 or "**" in given or re.search(r"[][?]", given) or not path.parts:
+            raise ValueError("should have {code} at most once, * within a name, and none of [ ] ? **")
+        return path.as_posix()
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        for key in _OF_GENERATION if self.kind == "choice" else _OF_CHOICE:
+            if key in self.model_fields_set:
+                raise invalid((key,), f"{key} has no meaning for a task of kind {self.kind}; leave it out")
+        if self.kind == "choice" and not self.choices:
+            raise invalid(("kind",), 'a task of kind choice needs "choices:", such as [positive, negative]')
+        if self.source_language not in self.prompt:
+            raise invalid(("prompt",), f"prompt: none in {self.source_language}, the source language")
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns that every file must have."""
+        texts = [*self.prompt.values(), *(() if isinstance(self.choices, str) else self.choices)]
+        named = (self.choices if isinstance(self.choices, str) else None, self.answer, self.id)
+        places = (place for text in texts for place in PLACE.findall(text))
+        return tuple(dict.fromkeys([*places, *(column for column in named if column)]))
+
+
+def read_definition(document: Document) -> Definition:
+    """What a task's YAML file says, checked.
+
+    Raises:
+        UserError: One line, ``<file>:<line>: <what is wrong>``, for the first mistake.
+    """
+    try:
+        return _definition(document.data)
+    except ValidationError as error:
+        raise document.first_error(reworded(error, document.data)) from None
+
+
+def _definition(data: Any) -> Definition:
+    if not isinstance(data, Mapping):
+        raise invalid((), 'a task is a mapping of keys: "name:", "kind:", "prompt:", "answer:", ...')
+    known_keys(data, Definition.model_fields, "a task")
+    for key, what in _NEEDED.items():
+        if data.get(key) in (None, "", {}):
+            raise invalid((key,), f'a task needs "{key}:", {what}')
+    given = {key: value for key, value in data.items() if value is not None}
+    if isinstance(given["prompt"], str):
+        given["prompt"] = {str(given.get("source_language", "en")): given["prompt"]}
+    return read_settings(Definition, given, "task")

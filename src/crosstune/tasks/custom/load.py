@@ -1,0 +1,181 @@
+"""A user's own task, loaded from the one YAML or Python file that says all about it."""
+
+import ast
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, wraps
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+from crosstune.data.example import Kind
+from crosstune.errors import UserError
+from crosstune.tasks.base import Task, TaskOptions
+from crosstune.tasks.custom.definition import NAME
+from crosstune.tasks.custom.task import make_class
+
+SUFFIXES = (".yaml", ".yml", ".py")
+"""How a task's file may end."""
+
+_CALLED = ("__init__", "languages", "examples", "template", "score")
+
+
+@dataclass(frozen=True)
+class TaskFile:
+    """A task and the file it comes from.
+
+    Attributes:
+        path: Of the file.
+        sha256: Of its content: 64 hex digits.
+        task: What it defines.
+    """
+
+    path: Path
+    sha256: str
+    task: type[Task]
+
+
+def load_task(path: str | Path) -> TaskFile:
+    """Read a user's task. A Python file is run: load none that you have not read.
+
+    Args:
+        path: A .yaml, .yml or .py file (docs/custom-tasks.md).
+
+    Returns:
+        The task's class; while the file stays the same, the same class for every call.
+
+    Raises:
+        UserError: ``<file>:<line>: <what is wrong>``; a Python task's later errors are told so too.
+    """
+    path = Path(path).expanduser().absolute()
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path}: a task's file ends in {', '.join(SUFFIXES)}")
+    try:
+        return _load(path, path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+@cache
+def _load(path: Path, raw: bytes) -> TaskFile:
+    sha256 = hashlib.sha256(raw).hexdigest()
+    if path.suffix == ".py":
+        return TaskFile(path, sha256, _from_python(path, raw))
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 text") from error
+    return TaskFile(path, sha256, make_class(text, path))
+
+
+def _from_python(path: Path, raw: bytes) -> type[Task]:
+    """Run a Python file as a module of its own and take the task it defines."""
+    try:
+        tree = ast.parse(raw, str(path))
+    except SyntaxError as error:
+        raise UserError(f"{path}:{error.lineno or 1}: not valid Python: {error.msg}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}:1: not valid Python: {error}") from error
+    name = f"crosstune_task_{hashlib.sha256(bytes(path) + raw).hexdigest()[:16]}"
+    module = ModuleType(name)
+    module.__file__ = str(path)
+    # Dataclasses and pydantic look their module up by name.
+    sys.modules[name] = module
+    with _told(path):
+        # Not by importlib: its bytecode cache may hold an older text than the one that was hashed.
+        exec(compile(tree, str(path), "exec", dont_inherit=True), module.__dict__)
+    lines = {node.name: node.lineno for node in tree.body if isinstance(node, ast.ClassDef)}
+    task = _only_task(path, module, lines)
+    if wrong := _lacks(task):
+        raise UserError(f"{path}:{lines.get(task.__name__, 1)}: class {task.__name__}: {wrong}")
+    return _guarded(task, path)
+
+
+def _only_task(path: Path, module: ModuleType, lines: Mapping[str, int]) -> type[Task]:
+    """The one subclass of `Task` that a module defines and that can be made."""
+    own: dict[str, type[Task]] = {
+        each.__name__: each for each in vars(module).values() if _is_own_task(each, module)
+    }
+    if not own:
+        raise UserError(f"{path}:1: no task: define one subclass of crosstune.tasks.base.Task")
+    whole = [name for name, each in own.items() if not inspect.isabstract(each)]
+    if not whole:
+        name, task = next(iter(own.items()))
+        lacking = ", ".join(sorted(task.__abstractmethods__))
+        raise UserError(f"{path}:{lines.get(name, 1)}: class {name} does not define {lacking}")
+    if len(whole) > 1:
+        line = lines.get(whole[1], 1)
+        raise UserError(
+            f"{path}:{line}: a second task, {whole[1]}, beside {whole[0]}; give each its own file"
+        )
+    return own[whole[0]]
+
+
+def _is_own_task(value: object, module: ModuleType) -> bool:
+    return isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
+
+
+def _lacks(task: type[Task]) -> str | None:
+    """What a task's class should say about itself and does not."""
+    wanted: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "name": (_is_name, 'letters, digits, "-" and "_"'),
+        "version": (lambda given: isinstance(given, int) and given >= 1, "a whole number from 1"),
+        "kind": (lambda given: given in get_args(Kind), '"choice" or "generation"'),
+        "metrics": (
+            lambda given: isinstance(given, tuple) and given != () and all(map(_is_name, given)),
+            'a tuple of names such as ("accuracy",)',
+        ),
+        "summary": (lambda given: isinstance(given, str), "a line about the task"),
+        "split_names": (lambda given: isinstance(given, dict), 'a dict such as {"test": "test.csv"}'),
+        "Options": (
+            lambda given: isinstance(given, type) and issubclass(given, TaskOptions),
+            "a subclass of TaskOptions",
+        ),
+    }
+    for name, (fits, what) in wanted.items():
+        if not hasattr(task, name):
+            return f"{name} is missing; give {what}"
+        if not fits(getattr(task, name)):
+            return f"{name} should be {what}; found {getattr(task, name)!r}"[:200]
+    return None
+
+
+def _is_name(given: object) -> bool:
+    return isinstance(given, str) and NAME.fullmatch(given) is not None
+
+
+def _guarded(task: type[Task], path: Path) -> type[Task]:
+    """The same task, whose own errors are told in one line with the file's."""
+
+    def guard(method: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(method)
+        def call(*given: Any, **named: Any) -> Any:
+            with _told(path):
+                return method(*given, **named)
+
+        return call
+
+    made: type[Task] = type(task.__name__, (task,), {name: guard(getattr(task, name)) for name in _CALLED})
+    return made
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """Turn an error of the user's code into one line that names the last line of the file it passed."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        line, trace = 1, error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == str(path):
+                line = trace.tb_lineno
+            trace = trace.tb_next
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{path}:{line}: {what[:300]} (--debug shows where it arose)") from error

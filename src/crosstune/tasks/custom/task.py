@@ -1,0 +1,253 @@
+"""The task that a user describes in one YAML file.
+
+The file's keys are explained in docs/custom-tasks.md.
+"""
+
+import re
+import string
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+from crosstune.config.yaml_file import Document
+from crosstune.data.example import Example, Split
+from crosstune.data.local import data_root
+from crosstune.data.source import Layout
+from crosstune.data.tables import BadRow, Row, read_rows
+from crosstune.errors import UserError
+from crosstune.languages.table import find
+from crosstune.metrics import mlqa, squad
+from crosstune.metrics.numbers import find_number, number_match
+from crosstune.tasks.custom.definition import PLACE, Definition, read_definition
+from crosstune.tasks.published import PublishedOptions, PublishedTask
+
+METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
+    "exact": lambda answer, golds, _: squad.exact_match(answer, golds),
+    "squad_f1": lambda answer, golds, _: squad.f1(answer, golds),
+    "mlqa_f1": mlqa.f1,
+    "number_match": lambda answer, golds, language: max(
+        number_match(answer, gold, language) for gold in golds
+    ),
+}
+"""How a written answer is scored, from the answer, its golds and their language."""
+
+
+class DefinedOptions(PublishedOptions):
+    """Settings of a task from a YAML file: those of published files, which lie on this machine only.
+
+    Attributes:
+        source: Always "local".
+        data: Folder that the file patterns start from; by default the definition's own.
+        revision: Not used.
+    """
+
+    source: Literal["local"] = "local"
+    revision: None = None
+
+
+class DefinedTask(PublishedTask):
+    """The task of one `Definition`; `make_class` makes a subclass for each.
+
+    Attributes:
+        definition: What the YAML file says.
+        folder: That the file lies in.
+    """
+
+    definition: ClassVar[Definition]
+    folder: ClassVar[Path]
+
+    @property
+    def published(self) -> PublishedOptions:
+        """The options, with the data's folder filled in: a run's id must not depend on where that is."""
+        given = super().published
+        return given if given.data else given.model_copy(update={"data": str(self.folder)})
+
+    def languages(self) -> list[str]:
+        """Canonical codes of the languages whose evaluation split is there, the source language first.
+
+        Raises:
+            UserError: There is none, or a file's name does not say which language it holds.
+        """
+        split, root = self.published.evaluate_on, data_root(self.published.data)
+        read = {path for place in self._places[split].values() for path in place.paths}
+        for layout in self.layouts[split]:
+            for path in sorted(root.glob(layout.files.replace("{code}", "*"))):
+                if path not in read and path.is_file() and not path.name.startswith("."):
+                    raise UserError(
+                        f"{path}: no known language in its name, where {layout.files} has {{code}}; give it "
+                        "the language's code, or move it away"
+                    )
+        return super().languages()
+
+    def wording(self, language: str) -> Mapping[str, Any]:
+        """The prompt for a language, in it or in the source language.
+
+        Raises:
+            UserError: The file has no prompt in that language.
+        """
+        prompts = self.definition.prompt
+        asked = language if self.published.prompt_language == "target" else self.source_language
+        if asked not in prompts:
+            raise UserError(
+                f"task {self.name} has no prompt in {asked}, only in {', '.join(prompts)}; add one to its "
+                "file or set prompt_language: source"
+            )
+        return {"prompt": prompts[asked]}
+
+    def example(self, row: Row, split: Split, language: str) -> Example:
+        """One row: its prompt, and its answer among the choices or in its own words."""
+        template = self.wording(language)["prompt"]
+        prompt, fields = _filled(template, row).rstrip(), dict.fromkeys(PLACE.findall(template))
+        choices = self._choices(row)
+        answers = (self._chosen(row, choices),) if choices else self._written(row, language)
+        return Example(
+            id=_text(row, self.definition.id) if self.definition.id else str(row.line),
+            language=language,
+            prompt=prompt,
+            answers=answers,
+            choices=choices,
+            fields=tuple((column, _text(row, column)) for column in fields),
+        )
+
+    def score(self, example: Example, answer: str) -> dict[str, float]:
+        """Accuracy of a choice, or the definition's metric of a written answer."""
+        if self.kind == "choice":
+            return super().score(example, answer)
+        metric = self.definition.metric
+        return {metric: METRICS[metric](answer, example.answers, example.language)}
+
+    def _nothing_here(self, split: Split) -> UserError:
+        files = getattr(self.definition, split)
+        if files is None:
+            return UserError(f'task {self.name} has no {split} split; add "{split}:" to its file')
+        return UserError(
+            f"task {self.name} has no {split} split: no rows in {files} below {self.published.data}; mend "
+            f'"{split}:" in its file, or set the task\'s option data to the folder of the files'
+        )
+
+    def _choices(self, row: Row) -> tuple[str, ...]:
+        given = self.definition.choices
+        if not isinstance(given, str):
+            choices = tuple(_filled(choice, row).strip() for choice in given)
+        else:
+            choices = _texts(row, given)
+            if len(choices) < 2:
+                raise row.error(f"{given} should be a list of two or more texts")
+        if len(set(choices)) < len(choices):
+            raise row.error(f"two choices are the same: {', '.join(choices)[:120]}")
+        return choices
+
+    def _chosen(self, row: Row, choices: tuple[str, ...]) -> str:
+        column, how = self.definition.answer, self.definition.answer_is
+        given = _text(row, column)
+        if how == "text":
+            if given not in choices:
+                raise row.error(f"{column} {given[:60]!r} is none of the choices: {', '.join(choices)[:120]}")
+            return given
+        if how == "letter":
+            place = string.ascii_uppercase.find(given.upper()) if len(given) == 1 else -1
+        else:
+            place = int(given) - (how == "index1") if re.fullmatch("[0-9]{1,9}", given) else -1
+        if not 0 <= place < len(choices):
+            first = {"letter": "A", "index0": "0", "index1": "1"}[how]
+            raise row.error(
+                f"{column} {given[:60]!r} names none of the {len(choices)} choices (the first is {first})"
+            )
+        return choices[place]
+
+    def _written(self, row: Row, language: str) -> tuple[str, ...]:
+        answers = _texts(row, self.definition.answer)
+        if self.definition.metric == "number_match":
+            for answer in answers:
+                if find_number(answer, language) is None:
+                    raise row.error(f"{self.definition.answer} {answer[:60]!r} has no number in digits")
+        return answers
+
+
+def make_class(text: str, path: Path) -> type[DefinedTask]:
+    """The task that a YAML file describes.
+
+    Args:
+        text: The file's content.
+        path: Where it is, for messages and for the data beside it.
+
+    Raises:
+        UserError: One line, ``<file>:<line>: <what is wrong>``, for the first mistake.
+    """
+    definition = read_definition(Document(text, str(path)))
+    layouts_ = {split: _layouts(definition, split) for split in get_args(Split)}
+
+    class Options(DefinedOptions):
+        """With the definition's own default."""
+
+        on_bad_rows: Literal["error", "skip"] = definition.on_bad_rows
+
+    class Defined(DefinedTask):
+        """The task as all others are: a class with its facts."""
+
+        name = definition.name
+        version = definition.version
+        kind = definition.kind
+        metrics = ("accuracy",) if definition.kind == "choice" else (definition.metric,)
+        summary = f"from {path.name}"
+        source_language = definition.source_language
+        max_answer_tokens = definition.max_answer_tokens
+        stop = definition.stop
+        layouts = layouts_
+        split_names: ClassVar[dict[Split, str]] = {
+            s: found[0].files for s, found in layouts_.items() if found
+        }
+
+    Defined.Options, Defined.definition, Defined.folder = Options, definition, path.parent
+    return Defined
+
+
+def _layouts(definition: Definition, split: Split) -> tuple[Layout, ...]:
+    """Where the files of a split are."""
+    files = getattr(definition, split)
+    if files is None:
+        return ()
+    if definition.language is None or "{code}" in files:
+        return (Layout(files, definition.columns),)
+    read = partial(_of_many_languages, definition)
+    return (Layout(files, column=definition.language, read=read),)
+
+
+def _of_many_languages(definition: Definition, path: Path) -> Iterator[Row | BadRow]:
+    """Rows of a file with a column of languages, each called by its canonical code."""
+    column = definition.language or ""
+    for row in read_rows(path, (*definition.columns, column)):
+        if isinstance(row, BadRow):
+            yield row
+            continue
+        try:
+            yield Row(row.path, row.line, row.fields | {column: find(row.text(column)).code})
+        except BadRow as bad:
+            yield bad
+        except UserError as error:
+            yield row.error(f"{column}: {error}")
+
+
+def _filled(template: str, row: Row) -> str:
+    """The template with each column's text in its place, in one pass: a text is never a template."""
+    return PLACE.sub(lambda place: _text(row, place[1]), template)
+
+
+def _text(row: Row, column: str) -> str:
+    """A column's text, or its number as text."""
+    value = row.fields.get(column)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return row.text(column)
+
+
+def _texts(row: Row, column: str) -> tuple[str, ...]:
+    """A column's one text, or all of its list of them."""
+    value = row.fields.get(column)
+    if not isinstance(value, list):
+        return (_text(row, column),)
+    if not value:
+        raise row.error(f"{column} is an empty list")
+    entries = Row(row.path, row.line, {f"{column}[{i}]": each for i, each in enumerate(value)})
+    return tuple(_text(entries, name) for name in entries.fields)

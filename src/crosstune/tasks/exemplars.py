@@ -1,0 +1,45 @@
+"""Solved examples in front of a prompt: what a frozen model can do without any tuning."""
+
+import random
+from dataclasses import replace
+
+from crosstune.data.example import Example
+from crosstune.errors import UserError
+
+
+def pick_exemplars(train: list[Example], k: int, seed: int) -> list[Example]:
+    """Draw ``k`` training examples with ``seed``, for a choice task as evenly over the answers as can be.
+
+    Args:
+        train: The source language's training split.
+        k: How many.
+        seed: The same seed gives the same exemplars in the same order.
+
+    Raises:
+        UserError: ``k`` is negative or more than there are.
+    """
+    if not 0 <= k <= len(train):
+        raise UserError(
+            f"few-shot asks for {k} exemplars; the training split has {len(train)}: give 0 to {len(train)}"
+        )
+    draw = random.Random(seed)
+    shuffled = draw.sample(train, len(train))
+    by_answer: dict[str, list[Example]] = {}
+    for example in shuffled:
+        by_answer.setdefault(example.answers[0] if example.choices else "", []).append(example)
+    picked: list[Example] = []
+    while len(picked) < k:
+        for group in by_answer.values():
+            if group and len(picked) < k:
+                picked.append(group.pop())
+    # The rounds above run through the answers in one order; a model would learn the order.
+    draw.shuffle(picked)
+    return picked
+
+
+def with_exemplars(
+    examples: list[Example], exemplars: list[Example], separator: str = "\n\n"
+) -> list[Example]:
+    """The same examples, their prompts preceded by the exemplars, each as ``prompt + " " + answer``."""
+    shown = "".join(f"{shot.prompt} {shot.answers[0]}{separator}" for shot in exemplars)
+    return [replace(example, prompt=shown + example.prompt) for example in examples]

@@ -1,0 +1,43 @@
+"""Cross-entropy of answer tokens, with only their rows ever meeting the vocabulary."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from crosstune.models.fast.vocabulary import VocabularyLoss
+from crosstune.models.language_model import LanguageModel
+from crosstune.training.batches import Batch
+
+# fp32 scores of a 262k vocabulary: 256 rows take 268 MB.
+ROWS_AT_ONCE = 256
+
+
+def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
+    """Sum (not mean) of the cross-entropy over a batch's answer tokens, a scalar in nats.
+
+    With ``batch.columns`` each answer is one token, and only those it is chosen from meet it.
+    """
+    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, handed=batch.handed)
+    if batch.columns is not None and batch.offered is not None:
+        scores = lm.logits(hidden, batch.columns).masked_fill(~batch.offered, -torch.inf)
+        return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")
+
+    table = lm.plain_table
+    # On one device with what meets it: a spread model may keep its head elsewhere than its input.
+    here = table is not None and table.device == hidden.device and table.device.type == "cpu"
+    if table is not None and here and not table.requires_grad:
+        run: Any = VocabularyLoss.apply
+        loss: Tensor = run(hidden, table, batch.targets)
+        return loss
+
+    def part(rows: Tensor, targets: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(lm.logits(rows), targets, reduction="sum")
+
+    pieces = list(zip(hidden.split(ROWS_AT_ONCE), batch.targets.split(ROWS_AT_ONCE), strict=True))
+    if len(pieces) == 1:
+        return part(*pieces[0])
+    # Long answers: scores of one piece at a time, made again in the backward pass.
+    losses = [checkpoint(part, rows, targets, use_reentrant=False) for rows, targets in pieces]
+    return torch.stack(losses).sum()

@@ -1,0 +1,104 @@
+"""Predictions lined up: against dictionaries, in any order of rows."""
+
+import random
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from crosstune.analysis.statistics.pairing import Aligned, align
+from crosstune.analysis.transfer import language_scores
+
+
+def run(run_id: str, label: str, seed: int, languages: list[str], **changes: Any) -> dict[str, Any]:
+    return {
+        "id": run_id,
+        "model": "m",
+        "label": label,
+        "seed": seed,
+        "method": {"name": label},
+        "task": {"name": "toy", "version": 1, "metrics": ["accuracy"], "options": {}},
+        "source_language": "en",
+        "train": None,
+        "trained_parameters": 1,
+        "zero_shot": True,
+        "dtype": "float32",
+        "fingerprints": {"train": "t", "test": dict.fromkeys(languages, "d")},
+    } | changes
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    rng = random.Random(0)
+    found = []
+    for run_id, languages in {
+        "r1": ["en", "de", "sw"],
+        "r2": ["en", "de", "sw", "th"],
+        "r3": ["de", "en", "sw"],
+    }.items():
+        for code in languages:
+            for i in range(12):
+                found.append({"run": run_id, "language": code, "example": f"x{i}", "score": rng.random()})
+    rng.shuffle(found)
+    return found
+
+
+def aligned(rows: list[dict[str, Any]]) -> Aligned:
+    runs = [
+        run("r1", "lora", 1, ["en", "de", "sw"]),
+        run("r2", "lora", 0, ["en", "de", "sw", "th"]),
+        run("r3", "none", 0, ["en", "de", "sw"]),
+    ]
+    table = pl.DataFrame(rows)
+    (found,) = align(language_scores(runs, table), table)
+    return found
+
+
+def test_every_score_is_at_its_place(rows: list[dict[str, Any]]) -> None:
+    found = aligned(rows)
+    value = {(r["run"], r["language"], r["example"]): r["score"] for r in rows}
+    assert found.languages == ["de", "en", "sw"]  # Thai was not asked of every run
+    assert found.targets == ["de", "sw"]
+    assert found.methods == ["lora", "none"]
+    assert found.seeds == {"lora": (0, 1), "none": (0,)}
+    assert found.seedless == {"none"}
+    order = {"lora": ["r2", "r1"], "none": ["r3"]}
+    for method, ids in order.items():
+        for i, code in enumerate(found.languages):
+            for column in range(found.offsets[i], found.offsets[i + 1]):
+                for row, run_id in enumerate(ids):
+                    expected = value[run_id, code, found.examples[column]]
+                    assert found.scores[method][row, column] == np.float32(expected)
+
+
+def test_the_order_of_rows_does_not_matter(rows: list[dict[str, Any]]) -> None:
+    one, other = aligned(rows), aligned(sorted(rows, key=str))
+    np.testing.assert_array_equal(one.examples, other.examples)
+    for method in one.methods:
+        np.testing.assert_array_equal(one.scores[method], other.scores[method])
+
+
+def test_only_examples_that_every_run_has(rows: list[dict[str, Any]]) -> None:
+    # Same counts and no fingerprint that says otherwise, but not the same examples.
+    changed = [
+        row | {"example": "y"} if (row["run"], row["language"], row["example"]) == ("r1", "sw", "x3") else row
+        for row in rows
+    ]
+    found = aligned(changed)
+    swahili = found.examples[found.offsets[2] : found.offsets[3]].tolist()
+    assert "x3" not in swahili
+    assert "y" not in swahili
+    assert len(swahili) == 11
+
+
+def test_comparisons_are_kept_apart(rows: list[dict[str, Any]]) -> None:
+    runs = [
+        run("r1", "lora", 1, ["en", "de", "sw"]),
+        run("r2", "lora", 0, ["en", "de", "sw", "th"], model="n"),
+        run("r3", "none", 0, ["en", "de", "sw"]),
+    ]
+    table = pl.DataFrame(rows)
+    found = align(language_scores(runs, table), table)
+    assert [(each.model, each.methods) for each in found] == [("m", ["lora", "none"]), ("n", ["lora"])]
+    assert found[1].languages == ["de", "en", "sw", "th"]

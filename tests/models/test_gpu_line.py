@@ -1,0 +1,248 @@
+"""Lines for a GPU's flash kernel, a slow loop in its place: the same as text by text; kernels are proved."""
+
+import itertools
+
+import pytest
+import torch
+
+from crosstune.models.attention import cpu_line as ragged
+from crosstune.models.attention import gpu_line as packed
+from crosstune.models.attention.cpu_line import Ragged
+from crosstune.models.attention.gpu_line import Packed
+from crosstune.models.memory.token_limit import Passes
+from crosstune.models.proof import OFF
+from crosstune.outputs.rows import Row
+from crosstune.training.batches import collate
+from crosstune.training.loop import train
+from crosstune.training.objectives import answer_loss
+from crosstune.training.settings import TrainSettings
+from tiny_models import DEVICE, FAMILIES, TRAINED, WINDOW, attach, make_lm, shake
+
+LENGTHS = (4, 9, 1, 6)
+
+
+def slow(q, k, v, plan, scaling, window, align=0):
+    """As FlashAttention's documentation has it: the last row sees the last column, windows begin there."""
+    out = []
+    ends_q, ends_k = plan.ends_q.tolist(), plan.ends_k.tolist()
+    for i in range(len(ends_q) - 1):
+        rows, columns = slice(*ends_q[i : i + 2]), slice(*ends_k[i : i + 2])
+        group = q.shape[1] // k.shape[1]
+        keys, values = (x[columns].repeat_interleave(group, 1).float() for x in (k, v))
+        apart = (ends_q[i + 1] - ends_q[i]) - (ends_k[i + 1] - ends_k[i])
+        distance = torch.arange(len(q[rows]))[:, None] - torch.arange(len(keys)) - apart + align
+        seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)
+        seen = seen.to(q.device)
+        scores = torch.einsum("qhd,khd->hqk", q[rows].float(), keys) * scaling
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        out.append(torch.einsum("hqk,khd->qhd", weights, values).to(q.dtype))
+    return torch.cat(out)
+
+
+def numbers(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+
+
+@pytest.mark.parametrize("trunk", [0, 3])
+@pytest.mark.parametrize("front", [0, 5])
+@pytest.mark.parametrize("window", [None, 4, 100])
+def test_equals_text_by_text(monkeypatch, trunk, front, window):
+    monkeypatch.setattr(packed, "kernel", slow)
+    tokens = trunk + sum(LENGTHS)
+    q, k, v = (numbers(1, heads, tokens, 8, seed=heads) for heads in (4, 2, 2))
+    stood = (numbers(2, front, 8, seed=7), numbers(2, front, 8, seed=8)) if front else None
+    inputs = (q, k, v, *(stood or ()))
+    up = numbers(1, tokens, 4, 8, seed=9).detach()
+    wanted = ragged.attend(Ragged(LENGTHS, trunk, window=window), q, k, v, 0.3, stood)
+    line = Ragged.of_mask(Packed(LENGTHS).behind(trunk).mask(window))
+    assert isinstance(line, Packed)
+    found = packed.attend(line, q, k, v, 0.3, stood)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    for mine, right in zip(
+        torch.autograd.grad(found, inputs, up), torch.autograd.grad(wanted, inputs, up), strict=True
+    ):
+        torch.testing.assert_close(mine, right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_prefix_and_a_window_do_not_meet_the_kernel(monkeypatch):
+    """Its window would hide the prefix from later tokens."""
+    monkeypatch.setattr(packed, "kernel", None)
+    q, k = numbers(1, 2, 9, 8), numbers(1, 2, 9, 8)
+    packed.attend(Packed((9,), window=4), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
+    with pytest.raises(TypeError):
+        packed.attend(Packed((9,), window=9), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("case", TRAINED)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
+    """Through the loop, against padded lines: the losses of two steps, and so the gradients of the first."""
+    if checkpointing and case not in ("soft-prompt", "prefix-kv", "lora"):
+        pytest.skip("as without")
+    monkeypatch.setattr(packed, "kernel", slow)
+    draw = torch.Generator().manual_seed(3)
+    lengths = [(3, 1), (21, 4), (9, 2), (5, 1), (14, 1), (2, 1), (11, 3), (6, 5)]
+    rows = [Row(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), a) for n, a in lengths]
+    settings = TrainSettings(steps=3, batch_size=8, gradient_checkpointing=checkpointing, warmup_steps=0)
+    lm = make_lm(family)
+    curves = []
+    for way in (False, True):
+        method = attach(lm, case)
+        shake(method)
+        with monkeypatch.context() as patch:
+            patch.setattr("crosstune.training.loop.suits", lambda *args, way=way: way)
+            patch.setattr(
+                "crosstune.training.loop.collate",
+                lambda *args, way=way: collate(*args[:5], False, way),
+            )
+            curves.append([point["loss"] for point in train(method, rows, settings).curve])
+        method.detach()
+    assert curves[1] == pytest.approx(curves[0], rel=1e-4)
+    assert len(set(curves[0])) == 3
+
+
+def test_a_line_is_as_long_as_its_texts():
+    rows = [Row((5,) * n, 1) for n in (3000, 2, 7)]
+    batch = collate(rows, 0, packed=True)
+    assert batch.ids.shape == (1, 2999 + 1 + 6)
+    assert isinstance(batch.layout, Packed)
+    assert batch.layout.mask(None).numel() == 1
+
+
+# --- the proof --------------------------------------------------------------------------------------
+
+
+SHAPE = (torch.device("cpu"), torch.bfloat16, 4, 2, 16)
+
+
+def test_a_right_kernel_is_trusted(monkeypatch):
+    monkeypatch.setattr(packed, "kernel", slow)
+    before = torch.get_rng_state()
+    assert packed.fault(*SHAPE) == ""
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def upper_left(q, k, v, plan, scaling, window):
+    """Causal order aligned at the other corner: right while no text follows anything."""
+    ends_q, ends_k = plan.ends_q.tolist(), plan.ends_k.tolist()
+    more = max(
+        (k1 - k0) - (q1 - q0) for (k0, k1), (q0, q1) in zip(_pairs(ends_k), _pairs(ends_q), strict=True)
+    )
+    return slow(q, k, v, plan, scaling, window, align=-more)
+
+
+def _pairs(ends):
+    return list(itertools.pairwise(ends))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (upper_left, "gives other numbers"),
+        (lambda q, k, v, plan, scaling, window: slow(q, k, v, plan, scaling, None), "gives other numbers"),
+        (
+            lambda q, k, v, plan, scaling, window: slow(q, k, v, plan, scaling, window and window + 1),
+            "gives other",
+        ),
+        (lambda q, k, v, *rest: slow(q, k.detach(), v, *rest), "fails"),
+        (lambda q, k, v, *rest: slow(q, k, v, *rest) * torch.nan, "gives other numbers"),
+    ],
+)
+def test_a_wrong_kernel_is_not(monkeypatch, wrong, why):
+    monkeypatch.setattr(packed, "kernel", wrong)
+    assert why in packed.fault(*SHAPE)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="there is one")
+def test_no_kernel_on_a_cpu():
+    assert packed.fault(*SHAPE).startswith("the kernel fails: ")
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+def test_the_real_kernel():
+    assert packed.fault(torch.device(DEVICE, 0), *SHAPE[1:4], 64) == ""
+
+
+def test_pytorchs_own_checks_take_what_it_is_called_with():
+    """Names, shapes and dtypes as this PyTorch wants them, there and back, on tensors without storage."""
+    where = packed.plan((3, 4), 2, 1, torch.device("meta"))
+    q, k, v = (
+        torch.empty(n, heads, 64, dtype=torch.bfloat16, device="meta", requires_grad=True)
+        for n, heads in ((9, 8), (14, 2), (14, 2))
+    )
+    out = packed.kernel(q, k, v, where, 0.125, 5)
+    assert out.shape == q.shape
+    assert [x.shape for x in torch.autograd.grad(out.sum(), (q, k, v))] == [q.shape, k.shape, v.shape]
+
+
+def test_where_texts_are_packed(monkeypatch):
+    told = []
+    lm = make_lm("mistral", torch.bfloat16)
+    if DEVICE == "cpu":
+        assert not packed.suits(lm, 5, told.append)
+    cuda = torch.device("cuda", 0)
+    monkeypatch.setattr(type(lm), "device", property(lambda self: cuda))
+    monkeypatch.setattr(type(lm), "layer_device", lambda self, i: cuda)
+    monkeypatch.setattr(packed, "_proved", {})
+    monkeypatch.setattr(packed, "fault", lambda *shape: "")
+    assert packed.suits(lm, 50, told.append)
+    lm.first_position = 4
+    assert packed.suits(lm, WINDOW, told.append)
+    assert not packed.suits(lm, WINDOW + 1, told.append)
+    lm.first_position = 0
+    monkeypatch.setenv(OFF, "packing")
+    assert not packed.suits(lm, 5, told.append)
+    monkeypatch.delenv(OFF)
+    monkeypatch.setattr(lm.decoder.config, "attention_dropout", 0.1)
+    assert not packed.suits(lm, 5, told.append)
+    monkeypatch.setattr(lm.decoder.config, "attention_dropout", 0.0)
+    assert told == []
+    monkeypatch.setattr(packed, "_proved", {})
+    monkeypatch.setattr(packed, "fault", lambda *shape: "no such kernel")
+    assert not packed.suits(lm, 5, told.append)
+    assert not packed.suits(lm, 5, told.append)
+    assert len(told) == 1
+    assert "padded, not packed (no such kernel)" in told[0]
+
+
+def test_a_kernel_that_fails_later_gives_way(monkeypatch):
+    """In the middle of a step, of which one part went through: its gradients must not count twice."""
+    lm = make_lm("llama")
+    rows = [Row(tuple(range(3, 3 + n)), 1) for n in (4, 20, 9, 5)]
+    settings = TrainSettings(steps=3, batch_size=4, tokens_per_pass=20)
+    told, calls, curves = [], [], []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) > 4:
+            raise RuntimeError("CUDA error: invalid configuration\nand more")
+        return slow(*args)
+
+    monkeypatch.setattr(packed, "kernel", failing)
+    for trusted in (False, True):
+        monkeypatch.setattr(packed, "_proved", {packed._shape(lm): trusted})
+        monkeypatch.setattr(
+            "crosstune.training.loop.suits", lambda lm, *args: packed._proved[packed._shape(lm)]
+        )
+        method = attach(lm, "lora")
+        passes = Passes(20, "cpu", "training", told.append)
+        curves.append([point["loss"] for point in train(method, rows, settings, passes=passes).curve])
+        method.detach()
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+    assert len(calls) == 5  # three layers went through, and one more in the second part
+    assert len(told) == 1
+    assert "(CUDA error: invalid configuration)" in told[0]
+
+
+def test_answers_through_the_model_equal_one_at_a_time(monkeypatch):
+    """A soft prompt as the trunk of many texts, against each alone."""
+    monkeypatch.setattr(packed, "kernel", slow)
+    lm = make_lm("gemma3")
+    shake(attach(lm, "soft-prompt"))
+    rows = [Row(tuple(range(3, 3 + n)), 2) for n in (4, 20, 9)]
+    here = torch.device(DEVICE)
+    alone = sum(float(answer_loss(lm, collate([row], 0, here)).detach()) for row in rows)
+    assert float(answer_loss(lm, collate(rows, 0, here, packed=True)).detach()) == pytest.approx(
+        alone, rel=1e-5
+    )

@@ -1,0 +1,84 @@
+"""The table of predictions: one row an example, scores from the task."""
+
+import hashlib
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crosstune.data.example import Example
+from crosstune.outputs.evaluate import SCHEMA, evaluate
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.stream import Group, batches_by_length
+from crosstune.tasks.base import Task
+
+
+class Toy(Task):
+    name = "toy"
+    version = 1
+    kind = "choice"
+    metrics = ("accuracy", "length")
+    summary = "for tests"
+    split_names = {}  # noqa: RUF012
+
+    def languages(self):
+        return ["en", "de"]
+
+    def examples(self, split, language):
+        return [
+            Example(
+                f"{i}", language, f"{language} the {'tin ' * i}hat:", ("yes",), ("yes", "no he is", "the tin")
+            )
+            for i in range(4)
+        ]
+
+    def score(self, example, answer):
+        return {"accuracy": float(answer in example.answers), "length": float(len(answer))}
+
+
+class Free(Toy):
+    kind = "generation"
+    max_answer_tokens = 3
+
+
+@pytest.mark.parametrize("kind", [Toy, Free])
+def test_one_row_an_example(tiny_lm, kind):
+    lm, task = tiny_lm("gemma3"), kind()
+    examples = {language: task.examples("test", language) for language in task.languages()}
+    told: list[int] = []
+    table = evaluate(lm, task, examples, EvaluateSettings(tokens_per_pass=100), told.append)
+    assert sum(told) == table.height == 8
+    assert dict(table.schema) == SCHEMA | {"metric.accuracy": pl.Float64, "metric.length": pl.Float64}
+    assert table["language"].to_list() == ["en"] * 4 + ["de"] * 4
+    assert table["example"].to_list() == ["0", "1", "2", "3"] * 2
+    assert table["gold"].to_list() == ["yes"] * 8
+    flat = [e for language in examples for e in examples[language]]
+    hashes = [hashlib.sha256(e.prompt.encode()).hexdigest()[:16] for e in flat]
+    assert table["prompt_hash"].to_list() == hashes
+    assert table["score"].to_list() == table["metric.accuracy"].to_list()
+    assert table["metric.length"].to_list() == [float(len(p)) for p in table["prediction"]]
+    if kind is Toy:
+        for e, picked, scores in zip(flat, table["prediction"], table["choice_logprobs"], strict=True):
+            assert picked == e.choices[list(scores).index(max(scores))]
+    else:
+        assert table["choice_logprobs"].null_count() == 8
+        assert all(len(lm.tokenizer.encode(p, add_special_tokens=False)) <= 3 for p in table["prediction"])
+    # The same, whatever else is in the stream of batches.
+    alone = evaluate(lm, task, {"de": examples["de"][:1]}, EvaluateSettings())
+    assert alone["prediction"][0] == table["prediction"][4]
+
+
+def test_nothing_to_evaluate(tiny_lm):
+    assert evaluate(tiny_lm("llama"), Toy(), {}, EvaluateSettings()).height == 0
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(1, 7)), max_size=60), st.integers(1, 2000))
+def test_batches_hold_every_group_once_within_the_budget(shapes, tokens):
+    groups = [Group([i], lines, width) for i, (width, lines) in enumerate(shapes)]
+    batches = list(batches_by_length(groups, tokens))
+    assert sorted(g.items for b in batches for g in b) == [g.items for g in groups]
+    widths = [max(g.width for g in b) for b in batches]
+    for batch, width in zip(batches, widths, strict=True):
+        assert len(batch) == 1 or sum(g.lines for g in batch) * width <= tokens
+    assert widths == sorted(widths, reverse=True)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
-from crosstune.data.example import Kind
+from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.definition import NAME
@@ -133,7 +133,10 @@ def _lacks(task: type[Task]) -> str | None:
     wanted: dict[str, tuple[Callable[[Any], bool], str]] = {
         "name": (_is_name, 'letters, digits, "-" and "_"'),
         "version": (lambda given: isinstance(given, int) and given >= 1, "a whole number from 1"),
-        "kind": (lambda given: given in get_args(Kind), '"choice" or "generation"'),
+        "kind": (
+            lambda given: isinstance(given, str) and given in FORMS,
+            " or ".join(f'"{name}"' for name in FORMS),
+        ),
         "metrics": (
             lambda given: isinstance(given, tuple) and given != () and all(map(_is_name, given)),
             'a tuple of names such as ("accuracy",)',

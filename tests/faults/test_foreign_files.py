@@ -56,7 +56,7 @@ def test_predict_runs_no_file_that_only_the_store_names(model: Path, tmp_path: P
             predict(study.folder / run["id"], "train 0:", raw=True, task_file=told)
         assert not mark.exists(), "the file was run before it was compared"
     task.write_text(SPY.format(mark=str(mark)))
-    # The same content in the same place, but only the store says so. Loaded before, it is known: a new process.
+    # The same content in the same place, but only the store says so. A new process: it knows no task yet.
     command = ["predict", str(study.folder / run["id"]), "--raw", "--text", "train 0:"]
     refused = call(*command)
     assert refused.returncode == 2
@@ -113,13 +113,13 @@ def test_an_empty_store_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", [".claims", ".claims/ID.lock", ".work", ".work/ID", ".work/ID/pass.json", ".work/ID/journal.jsonl",
+    "place", [".claims", ".claims/ID.lock", ".work", ".work/ID", ".work/ID/pass.json", ".work/ID/resumed",
               ".failed", ".failed/ID.json", ".damaged", ".workers/1.log", "trackers"]
 )  # fmt: skip
 def test_nothing_is_written_through_a_link(model: Path, tmp_path: Path, place: str) -> None:
     study = Study(**study_of(model, tmp_path / "s", methods=["none"], languages=["de"]))
     victim = tmp_path / "victim"
-    if place.endswith((".json", ".jsonl", ".lock", ".log")):
+    if place.endswith((".json", "resumed", ".lock", ".log")):
         victim.write_text("precious")
     else:
         victim.mkdir()

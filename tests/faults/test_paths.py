@@ -1,4 +1,4 @@
-"""A path is never a pattern: folders named with ``[ ] * ?`` hold their own files, whatever lies beside them."""
+"""A path is never a pattern: folders named with ``[ ] * ?`` hold their own files, whatever is beside them."""
 
 from pathlib import Path
 

@@ -64,8 +64,8 @@ def open_store(store: Path, study: str) -> None:
 def _links(store: Path) -> Iterator[Path]:
     """Symbolic links among the files and folders that a run writes beside the finished runs."""
     for name in (CLAIMS, WORK, DAMAGED, ".failed", ".workers", "trackers"):
-        folders = [] if name in (DAMAGED, "trackers") else os.walk(store / name)
-        inside = (Path(folder, each) for folder, *both in folders for each in sum(both, []))
+        walk = [] if name in (DAMAGED, "trackers") else os.walk(store / name)
+        inside = (Path(folder, entry) for folder, folders, files in walk for entry in (*folders, *files))
         yield from (path for path in (store / name, *inside) if path.is_symlink())
 
 
@@ -249,7 +249,7 @@ def read_table(store: Path, run_id: str, columns: list[str] | None = None) -> pl
 
 @contextmanager
 def _predictions(store: Path, run_id: str) -> Iterator[BinaryIO]:
-    """A run's predictions as an open file: polars would take a path that holds ``[`` or ``*`` for a pattern."""
+    """A run's predictions as an open file: polars takes a path that holds ``[`` or ``*`` for a pattern."""
     file = store / _checked(run_id) / PREDICTIONS
     try:
         with file.open("rb") as stream:

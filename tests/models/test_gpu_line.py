@@ -5,12 +5,12 @@ import itertools
 import pytest
 import torch
 
+from crosstune.config.environment import GPU_OFF
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.gpu_line import Packed
 from crosstune.models.memory.token_limit import Passes
-from crosstune.models.proof import OFF
 from crosstune.outputs.rows import Row
 from crosstune.training.batches import collate
 from crosstune.training.loop import train
@@ -191,9 +191,9 @@ def test_where_texts_are_packed(monkeypatch):
     assert packed.suits(lm, WINDOW, told.append)
     assert not packed.suits(lm, WINDOW + 1, told.append)
     lm.first_position = 0
-    monkeypatch.setenv(OFF, "packing")
+    monkeypatch.setenv(GPU_OFF, "packing")
     assert not packed.suits(lm, 5, told.append)
-    monkeypatch.delenv(OFF)
+    monkeypatch.delenv(GPU_OFF)
     monkeypatch.setattr(lm.decoder.config, "attention_dropout", 0.1)
     assert not packed.suits(lm, 5, told.append)
     monkeypatch.setattr(lm.decoder.config, "attention_dropout", 0.0)

@@ -14,6 +14,7 @@ from crosstune.cli.printing import (
     print_plan,
     print_results,
     print_rows,
+    print_sizes,
     print_verdicts,
     say,
 )
@@ -102,23 +103,19 @@ def run(
     from crosstune.api import results as read
     from crosstune.running.interrupts import Stopped
     from crosstune.running.runner import run_study
-    from crosstune.study.spec import read_study
 
     on_ray: dict[str, Any] = {"workers": workers, "cpus": cpus, "gpus": gpus, "address": address}
     for name, value in on_ray.items():
         if executor is not Executor.ray and value is not None:
             raise UserError(f"--{name} is for --executor ray; add that, or leave it out")
-    asked = read_study(study)
-    changes = {"store": store, "device": device, "dtype": dtype}
-    # The device and the dtype are looked at before anything runs.
-    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    changed = _read(study, store, device, dtype)
     try:
         if executor is Executor.ray:
             from crosstune.running.on_ray import run_on_ray
 
-            summary = run_on_ray(asked, **on_ray, retry_failed=retry_failed)
+            summary = run_on_ray(changed, **on_ray, retry_failed=retry_failed)
         else:
-            summary = run_study(asked, retry_failed=retry_failed)
+            summary = run_study(changed, retry_failed=retry_failed)
     except Stopped as stop:
         complain(str(stop), style="yellow")
         raise typer.Exit(stop.exit_code) from None
@@ -145,22 +142,19 @@ def plan(
     Example: crosstune plan studies/demo.yaml --calibrate
     """
     from crosstune.planning.plan import plan_study
-    from crosstune.study.spec import read_study
 
-    asked = read_study(study)
-    changes = {"store": store, "device": device, "dtype": dtype}
-    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    changed = _read(study, store, device, dtype)
     if calibrate:
         from crosstune.planning.calibrate import calibrate as measure
 
-        measure(asked, lambda line: complain(line, style="dim"))
-    found = plan_study(asked)
+        measure(changed, lambda line: complain(line, style="dim"))
+    planned = plan_study(changed)
     if as_json:
         import json
 
-        sys.stdout.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(json.dumps(planned.as_dict(), ensure_ascii=False, indent=1) + "\n")
     else:
-        print_plan(found, str(study))
+        print_plan(planned, str(study))
 
 
 @app.command()
@@ -304,20 +298,12 @@ def params(
     from crosstune.models.loading.known import geometry_for
 
     geometry = geometry_for(model)
-    from crosstune.methods.budget import NEAR, count_parameters, hint, solve_budget
+    from crosstune.methods.budget import count_parameters, solve_budget
 
     if method is None and settings:
         raise UserError("--set needs a method: crosstune params prefix --set length=10")
     if budget is not None:
-        solved = solve_budget(geometry, budget, method, settings or [])
-        sizes = [(name, *_solved(each)) for name, each in solved.items()]
-        print_rows(("method", "size", "trained parameters", f"off {budget}"), sizes, right=(2, 3))
-        hints = {name: hint(name, each, geometry) for name, each in solved.items() if each is not None}
-        if any(hints.values()):
-            say(f"more than {NEAR:.0%} off:")
-        for name, text in hints.items():
-            if text is not None:
-                say(f"  {name}: {text}")
+        print_sizes(solve_budget(geometry, budget, method, settings or []), budget, geometry)
         return
     rows = count_parameters(geometry, method, settings or [])
     if method is not None:
@@ -395,8 +381,11 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _solved(found: Any) -> tuple[str, str, str]:
-    """Size, count and distance of one method's answer to a budget."""
-    if found is None:
-        return "-", "-", "-"
-    return f"{found.setting} {found.size}", f"{found.count:,}", found.share_off
+def _read(study: Path, store: Path | None, device: str | None, dtype: str | None) -> Any:
+    """The study (`crosstune.study.spec.Study`), with what the command line changes."""
+    from crosstune.study.spec import read_study
+
+    changes = {"store": store, "device": device, "dtype": dtype}
+    return read_study(study).model_copy(
+        update={key: str(value) for key, value in changes.items() if value is not None}
+    )

@@ -21,9 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crosstune.config.environment import GPU_OFF
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention.cpu_line import Ragged
-from crosstune.models.proof import OFF, wanted
+from crosstune.models.proof import wanted
 
 # Of the largest number: what 16 bits and another order of sums may differ by.
 APART = 0.05
@@ -221,7 +222,7 @@ def _shape(lm: Any) -> tuple[torch.device, torch.dtype, int, int, int]:
 
 def _tell(why: str, note: Callable[[str], None] | None) -> None:
     if note is not None:
-        note(f"  training batches are padded, not packed ({why}); {OFF}=packing does not try")
+        note(f"  training batches are padded, not packed ({why}); {GPU_OFF}=packing does not try")
 
 
 def fault(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> str:

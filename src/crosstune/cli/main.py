@@ -1,10 +1,11 @@
 """The command line: verbs that call the Python API, and nothing else. Heavy imports wait for their verb."""
 
+import json
 import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -19,6 +20,9 @@ from crosstune.cli.printing import (
     say,
 )
 from crosstune.errors import UserError
+
+if TYPE_CHECKING:
+    from crosstune.study.spec import Study
 
 app = typer.Typer(
     help="Tune a language model in English by several methods; measure how far each carries into others.",
@@ -71,9 +75,7 @@ def _main(
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
-    store: Annotated[
-        Path | None, typer.Option(help="Folder for the results; runs/<name> by default.")
-    ] = None,
+    store: Annotated[str | None, typer.Option(help="Folder for the results; runs/<name> by default.")] = None,
     device: Device = None,
     dtype: Annotated[
         str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")
@@ -108,7 +110,7 @@ def run(
     for name, value in on_ray.items():
         if executor is not Executor.ray and value is not None:
             raise UserError(f"--{name} is for --executor ray; add that, or leave it out")
-    changed = _read(study, store, device, dtype)
+    changed = _read(study, store=store, device=device, dtype=dtype)
     try:
         if executor is Executor.ray:
             from crosstune.running.on_ray import run_on_ray
@@ -127,7 +129,7 @@ def run(
 def plan(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
     *,
-    store: Annotated[Path | None, typer.Option(help="Folder of the results; over the study's own.")] = None,
+    store: Annotated[str | None, typer.Option(help="Folder of the results; over the study's own.")] = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float32, ...")] = None,
     calibrate: Annotated[
@@ -143,15 +145,13 @@ def plan(
     """
     from crosstune.planning.plan import plan_study
 
-    changed = _read(study, store, device, dtype)
+    changed = _read(study, store=store, device=device, dtype=dtype)
     if calibrate:
         from crosstune.planning.calibrate import calibrate as measure
 
         measure(changed, lambda line: complain(line, style="dim"))
     planned = plan_study(changed)
     if as_json:
-        import json
-
         sys.stdout.write(json.dumps(planned.as_dict(), ensure_ascii=False, indent=1) + "\n")
     else:
         print_plan(planned, str(study))
@@ -179,8 +179,6 @@ def results(
     elif form is Form.csv:
         sys.stdout.write((found.costs if cost else found.scores).write_csv())
     else:
-        import json
-
         tables = {"costs": found.costs} if cost else {"transfer": found.transfer, "scores": found.scores}
         rows = {name: table.to_dicts() for name, table in tables.items()}
         sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
@@ -337,6 +335,9 @@ def predict(
     raw: Annotated[bool, typer.Option("--raw", help="The text is the whole prompt.")] = False,
     choice: Annotated[list[str] | None, typer.Option(help="A choice, for tasks without fixed ones.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    task: Annotated[
+        Path | None, typer.Option(help="The run's own Python task, which is run; only the very same file.")
+    ] = None,
 ) -> None:
     """Ask one thing of a finished run's tuned model.
 
@@ -344,7 +345,9 @@ def predict(
     """
     from crosstune.running.predict import predict as ask
 
-    answer = ask(run_folder, text, language=language, raw=raw, choices=choice or (), device=device)
+    answer = ask(
+        run_folder, text, language=language, raw=raw, choices=choice or (), device=device, task_file=task
+    )
     for name, share in answer.choices:
         say(f"{share:.3f}  {name}")
     if not answer.choices:
@@ -381,11 +384,16 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _read(study: Path, store: Path | None, device: str | None, dtype: str | None) -> Any:
-    """The study (`crosstune.study.spec.Study`), with what the command line changes."""
+def _read(file: Path, **options: str | None) -> "Study":
+    """The study in a file, with the options that were given in place of its own settings.
+
+    Raises:
+        UserError: The file has a mistake, or an option is empty, as from a shell variable that is not set.
+    """
     from crosstune.study.spec import read_study
 
-    changes = {"store": store, "device": device, "dtype": dtype}
-    return read_study(study).model_copy(
-        update={key: str(value) for key, value in changes.items() if value is not None}
-    )
+    study = read_study(file)
+    for name, value in options.items():
+        if value == "":
+            raise UserError(f"--{name} is empty; give it a value, or leave it out")
+    return study.model_copy(update={name: value for name, value in options.items() if value is not None})

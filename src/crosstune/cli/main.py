@@ -4,7 +4,7 @@ import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -18,6 +18,9 @@ from crosstune.cli.printing import (
     say,
 )
 from crosstune.errors import UserError
+
+if TYPE_CHECKING:
+    from crosstune.study.spec import Study
 
 app = typer.Typer(
     help="Tune a language model in English by several methods; measure how far each carries into others.",
@@ -70,9 +73,7 @@ def _main(
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
-    store: Annotated[
-        Path | None, typer.Option(help="Folder for the results; runs/<name> by default.")
-    ] = None,
+    store: Annotated[str | None, typer.Option(help="Folder for the results; runs/<name> by default.")] = None,
     device: Device = None,
     dtype: Annotated[
         str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")
@@ -108,10 +109,8 @@ def run(
     for name, value in on_ray.items():
         if executor is not Executor.ray and value is not None:
             raise UserError(f"--{name} is for --executor ray; add that, or leave it out")
-    asked = read_study(study)
-    changes = {"store": store, "device": device, "dtype": dtype}
     # The device and the dtype are looked at before anything runs.
-    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    asked = _changed(read_study(study), store=store, device=device, dtype=dtype)
     try:
         if executor is Executor.ray:
             from crosstune.running.on_ray import run_on_ray
@@ -130,7 +129,7 @@ def run(
 def plan(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
     *,
-    store: Annotated[Path | None, typer.Option(help="Folder of the results; over the study's own.")] = None,
+    store: Annotated[str | None, typer.Option(help="Folder of the results; over the study's own.")] = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float32, ...")] = None,
     calibrate: Annotated[
@@ -147,9 +146,7 @@ def plan(
     from crosstune.planning.plan import plan_study
     from crosstune.study.spec import read_study
 
-    asked = read_study(study)
-    changes = {"store": store, "device": device, "dtype": dtype}
-    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    asked = _changed(read_study(study), store=store, device=device, dtype=dtype)
     if calibrate:
         from crosstune.planning.calibrate import calibrate as measure
 
@@ -351,6 +348,9 @@ def predict(
     raw: Annotated[bool, typer.Option("--raw", help="The text is the whole prompt.")] = False,
     choice: Annotated[list[str] | None, typer.Option(help="A choice, for tasks without fixed ones.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    task: Annotated[
+        Path | None, typer.Option(help="The run's own Python task, which is run; only the very same file.")
+    ] = None,
 ) -> None:
     """Ask one thing of a finished run's tuned model.
 
@@ -358,7 +358,9 @@ def predict(
     """
     from crosstune.running.predict import predict as ask
 
-    answer = ask(run_folder, text, language=language, raw=raw, choices=choice or (), device=device)
+    answer = ask(
+        run_folder, text, language=language, raw=raw, choices=choice or (), device=device, task_file=task
+    )
     for name, share in answer.choices:
         say(f"{share:.3f}  {name}")
     if not answer.choices:
@@ -393,6 +395,18 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(0)
+
+
+def _changed(study: "Study", **options: str | None) -> "Study":
+    """The study with the options that were given in place of its own settings.
+
+    Raises:
+        UserError: An option is empty, as from a shell variable that is not set.
+    """
+    for name, value in options.items():
+        if value == "":
+            raise UserError(f"--{name} is empty; give it a value, or leave it out")
+    return study.model_copy(update={name: value for name, value in options.items() if value is not None})
 
 
 def _solved(found: Any) -> tuple[str, str, str]:

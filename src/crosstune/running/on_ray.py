@@ -20,7 +20,6 @@ import yaml
 from rich.console import Console
 
 from crosstune.errors import UserError
-from crosstune.files import write_text
 from crosstune.running.interrupts import Interrupts, Stopped
 from crosstune.running.progress import Display, display
 from crosstune.running.runner import Summary, run_study
@@ -120,7 +119,7 @@ def run_on_ray(
     """
     console = Console(stderr=True) if console is None else console
     began, ray = time.perf_counter(), _ray()
-    write_text(study.folder, "study.yaml", study.to_yaml())
+    stored.open_store(study.folder, study.to_yaml())
     with Interrupts() as interrupts, _cluster(ray, address):
         needs = _needs(
             [node["Resources"] for node in ray.nodes() if node["Alive"]], study, workers, cpus, gpus

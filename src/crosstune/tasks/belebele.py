@@ -9,7 +9,7 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, ClassVar, Literal
 
-from crosstune.data.example import Example, Kind, Split
+from crosstune.data.example import Example, Split
 from crosstune.data.local import DATA_VARIABLE, data_root, fair_order
 from crosstune.data.reading_sets import SETS, Reading, checked
 from crosstune.data.source import Layout
@@ -77,7 +77,7 @@ class Belebele(PublishedTask):
 
     name = "belebele"
     version = 1
-    kind: ClassVar[Kind] = "choice"
+    kind = "choice"
     metrics = ("accuracy",)
     summary = "reading comprehension, 4 choices (Belebele); trained on English reading sets"
     split_names: ClassVar[dict[Split, str]] = {

@@ -225,7 +225,7 @@ def close(texts: Mapping[str, list[str]], count: int) -> dict[str, Any]:
 
 
 def third(texts: Mapping[str, list[str]], count: int) -> dict[str, Any]:
-    """`identify` where an answer is in neither the language asked for nor English: named, and taken for one."""
+    """`identify` where an answer is in neither the language asked for nor English: named, or mistaken."""
     known, _ = py3langid()
     codes = latin(texts, known)
     named, wrong = defaultdict(list), defaultdict(list)

@@ -172,10 +172,7 @@ def test_names_in_scripts_of_their_own_are_never_called_english_and_mostly_decid
     task = CldrNames()
     codes = [c for c in task.languages() if LANGUAGES[c].script not in ("Latn", "Jpan")]
     labels = {
-        code: [
-            identify(e.prompt.partition("\n")[0], code, "en")
-            for e in task.examples("test", code)
-        ]
+        code: [identify(e.prompt.partition("\n")[0], code, "en") for e in task.examples("test", code)]
         for code in codes
     }
     assert all(set(got) <= {code, UNDECIDABLE} for code, got in labels.items())
@@ -216,9 +213,7 @@ WILD = st.text() | st.lists(
 ).map(" ".join)
 
 
-@given(
-    WILD, st.sampled_from(["de", "ru", "ja", "sr", "wo", "th"]), st.sampled_from(["en", "zh", "fr", "uk"])
-)
+@given(WILD, st.sampled_from(["de", "ru", "ja", "sr", "wo", "th"]), st.sampled_from(["en", "zh", "fr", "uk"]))
 def test_wild_text_gets_an_allowed_label(text, target, source):
     assert identify(text, target, source) in LABELS | set(LANGUAGES)
     assert sum(script_shares(text).values()) == pytest.approx(1.0 if script_shares(text) else 0.0)

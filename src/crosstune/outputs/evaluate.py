@@ -7,7 +7,6 @@ from typing import Any
 import polars as pl
 
 from crosstune.data.example import Example
-from crosstune.languages.table import LANGUAGES
 from crosstune.metrics.language_id import identify
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import Passes
@@ -79,7 +78,7 @@ def evaluate(
         "gold": [e.answers[0] for e in flat],
         "score": [m[task.metrics[0]] for m in metrics],
         "choice_logprobs": list(logprobs),
-        "answer_language": _languages(task, flat, answers, list(examples)),
+        "answer_language": _languages(task, flat, answers),
     }
     schema = dict(SCHEMA)
     for name in task.metrics:
@@ -88,19 +87,11 @@ def evaluate(
     return pl.DataFrame(columns, schema=schema)
 
 
-def _languages(
-    task: Task, examples: Sequence[Example], answers: Sequence[str], evaluated: Sequence[str]
-) -> list[str | None]:
-    """The language of each written answer, among its own, the source's and others written like it."""
+def _languages(task: Task, examples: Sequence[Example], answers: Sequence[str]) -> list[str | None]:
+    """The language of each written answer; nothing in it depends on what else is evaluated."""
     if task.kind == "choice":
         return [None] * len(examples)
-    like = {
-        code: [other for other in evaluated if LANGUAGES[other].script == LANGUAGES[code].script]
-        for code in evaluated
-    }
-    if "ja" in like:
-        like["ja"].append("zh")  # all in Han: only as a candidate can Chinese be told from it
     return [
-        identify(answer, example.language, task.source_language, like[example.language])
+        identify(answer, example.language, task.source_language)
         for example, answer in zip(examples, answers, strict=True)
     ]

@@ -14,6 +14,7 @@ from crosstune.errors import UserError
 from crosstune.models.attention.cache import Reading, Slots
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout, laid_out
+from crosstune.models.attention.own_keys import calls_of, keys_values
 from crosstune.models.fast.layers import Handed, entered_at, left_at
 from crosstune.models.fast.state_store import KeptStates
 from crosstune.models.fast.top_rows import has_top_rows, take, top_rows
@@ -51,6 +52,7 @@ class LanguageModel:
     _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
     _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
     _kept: int = field(default=0, repr=False)
+    _calls: list[dict[str, Any]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not hasattr(self.decoder, "layers") or not hasattr(self.decoder.layers[0], "self_attn"):
@@ -112,6 +114,13 @@ class LanguageModel:
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         ids.update(configured if isinstance(configured, list) else [configured])
         return frozenset(int(i) for i in ids if i is not None)
+
+    def own_keys(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What a layer's attention makes of ``[n, hidden]`` states: ``[kv_heads, n, size]``, not rotated."""
+        if self._calls is None:
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            self._calls = calls_of(self.decoder, self.attentions, token)
+        return keys_values(self.attentions[layer], states, self._calls[layer])
 
     # --- text -------------------------------------------------------------------------------
 

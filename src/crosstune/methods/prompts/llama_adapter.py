@@ -87,7 +87,6 @@ class LlamaAdapter(Method):
     def _prompt(self, i: int, lm: LanguageModel) -> attention.Prompt:
         import torch
 
-        from crosstune.methods.prompts.start import project
         from crosstune.models.attention import hook as attention
 
         assert isinstance(self.config, LlamaAdapterConfig)
@@ -96,7 +95,7 @@ class LlamaAdapter(Method):
         def keys_values(module: nn.Module) -> tuple[Tensor, Tensor]:
             if self.ready is not None:
                 return self.ready[i]
-            return project(module, self.prompts[i].to(lm.dtype), lm.geometry.kv_heads)
+            return lm.own_keys(i, self.prompts[i].to(lm.dtype))
 
         return attention.Prompt(keys_values, gate=lambda: squash(self.gates[i]))
 

@@ -157,8 +157,6 @@ class Prefix(Method):
 
     def _source(self, i: int, lm: LanguageModel) -> Callable[[nn.Module], tuple[Tensor, Tensor]]:
         """What layer ``i``'s attention calls for its keys and values."""
-        from crosstune.methods.prompts.start import project
-
         heads = lm.geometry.kv_heads
 
         def keys_values(module: nn.Module) -> tuple[Tensor, Tensor]:
@@ -166,7 +164,7 @@ class Prefix(Method):
                 return self.ready[i]
             value = self._value(i).to(lm.dtype)
             if value.dim() == 2:
-                return project(module, value, heads)
+                return lm.own_keys(i, value)
             k, v = value.unflatten(-1, (heads, -1)).transpose(1, 2)
             return k, v
 

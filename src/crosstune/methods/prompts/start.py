@@ -64,34 +64,6 @@ def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tenso
     return [(layer.keys[0], layer.values[0]) for layer in layers]
 
 
-def project(module: Any, states: Tensor, kv_heads: int) -> tuple[Tensor, Tensor]:
-    """Keys and values that an attention module makes of hidden states, keys not rotated.
-
-    Args:
-        module: Attention with ``k_proj`` and ``v_proj`` (and ``k_norm`` in Gemma 3, Qwen 3, OLMo 2).
-        states: ``[n, hidden]``.
-        kv_heads: Key/value heads.
-
-    Returns:
-        Two ``[kv_heads, n, head_dim]``.
-    """
-    if not hasattr(module, "k_proj") or not hasattr(module, "v_proj"):
-        raise UserError(
-            f"{type(module).__name__} has no separate k_proj and v_proj; "
-            "use prefix with space: kv on this model"
-        )
-    keys: Tensor = module.k_proj(states)
-    values: Tensor = module.v_proj(states)
-    norm: Any = getattr(module, "k_norm", None)
-    whole = norm is not None and norm.weight.shape[0] == keys.shape[-1] and kv_heads > 1
-    if whole:
-        keys = norm(keys)
-    keys, values = (x.unflatten(-1, (kv_heads, -1)).transpose(0, 1) for x in (keys, values))
-    if norm is not None and not whole:
-        keys = norm(keys)
-    return keys, values
-
-
 def init_ids(lm: LanguageModel, text: str, length: int) -> Tensor:
     """``[length]`` token ids of ``text`` as a prompt starts (with the beginning-of-text token)."""
     import torch

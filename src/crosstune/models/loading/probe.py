@@ -97,7 +97,9 @@ def check_forms(eager: Any, lm: LanguageModel) -> None:
     """
     name = type(eager).__name__
     # Longer than the window, shorter, and a branch behind the first one's beginning.
-    one, other = (tuple((7 * i * i + 5 * i + seed) % VOCABULARY for i in range(n)) for seed, n in ((3, 19), (8, 6)))
+    one, other = (
+        tuple((7 * i * i + 5 * i + seed) % VOCABULARY for i in range(n)) for seed, n in ((3, 19), (8, 6))
+    )
     texts = [one, (*one[:9], *other[1:5]), other]
     wanted = [_eager(eager, text) for text in texts]
     changed = _eager(eager, (*one[:-1], (one[-1] + 1) % VOCABULARY))
@@ -115,8 +117,8 @@ def check_forms(eager: Any, lm: LanguageModel) -> None:
             ) from error
         if not all(_near(ours, theirs[-len(ours) :]) for ours, theirs in zip(found, wanted, strict=True)):
             raise UserError(
-                f"{name} computes in a way that crosstune does not know: {what} differ from texts read alone; "
-                "choose another model or report it"
+                f"{name} computes in a way that crosstune does not know ({what} are not what each text is "
+                "alone); choose another model or report it"
             )
 
 
@@ -147,7 +149,7 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
 
         def source(i: int, module: nn.Module) -> tuple[Tensor, Tensor]:
             asked[i] += 1
-            return project(module, states[i], lm.geometry.kv_heads)
+            return lm.own_keys(i, states[i])
 
         for i, module in enumerate(lm.attentions):
             hook.place(module, hook.Prompt(functools.partial(source, i)))
@@ -186,7 +188,9 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
             if sum(p.numel() for p in made.parameters()) > MOST:
                 raise UserError(f'"{text.model_type}" is too large to be tried on a small copy')
             with quiet():
-                eager = auto.from_config(copy.deepcopy(small), attn_implementation="eager", dtype=torch.float32)
+                eager = auto.from_config(
+                    copy.deepcopy(small), attn_implementation="eager", dtype=torch.float32
+                )
                 _randomise(eager.eval().requires_grad_(False))
                 _eager(eager, (1, 2, 3))
             break

@@ -1,4 +1,4 @@
-"""Results with little in them: report, export and terminal draw what there is, and say nothing of the rest."""
+"""Results with little in them: report, export and terminal draw what there is, and leave out the rest."""
 
 from collections.abc import Mapping
 from pathlib import Path

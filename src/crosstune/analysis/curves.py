@@ -95,8 +95,8 @@ def curve(runs: Sequence[Run], scores: pl.DataFrame, setting: str) -> pl.DataFra
 
     Only languages that every run of a comparison was scored on are averaged, each with the same weight; seeds
     are averaged after that. Methods that are not trained and do not have the setting have one row, with
-    ``value`` null; trained runs without a number for the setting are left out. Of "model_parameters" the curve goes through models, and
-    the languages are those that all of them share.
+    ``value`` null; trained runs without a number for the setting are left out. Of "model_parameters" the
+    curve goes through models, and the languages are those that all of them share.
 
     Args:
         runs: Finished runs, as their ``run.json`` holds them.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from crosstune.config import environment
 from crosstune.errors import UserError
 from crosstune.files import disk_errors
 from crosstune.running.interrupts import Interrupts, Stopped
@@ -53,6 +54,7 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
     """
     console = Console(stderr=True) if console is None else console
     began = time.perf_counter()
+    environment.check()
     runs = expand(study)
     say = _saying(console)
     with Interrupts() as interrupts:

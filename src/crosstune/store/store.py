@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import polars as pl
 
 from crosstune.errors import UserError
-from crosstune.files import TMP, disk_errors, sha256_of, sync, write_synced, write_text
+from crosstune.files import TMP, disk_errors, draft, put, sha256_of, sync, write_synced, write_text
 
 RUN = "run.json"
 PREDICTIONS = "predictions.parquet"
@@ -91,33 +91,23 @@ def save(
     """
     run_id = _checked(str(run["id"]))
     target = store / run_id
-    work = store / f"{TMP}{run_id}-{os.getpid()}-{secrets.token_hex(4)}"
-    with disk_errors(store):
+    with disk_errors(store), draft(target) as work, draft(target) as replaced:
         work.mkdir(parents=True)
-        try:
-            write_synced(work / RUN, json.dumps(run, indent=1, ensure_ascii=False, allow_nan=False).encode())
-            # Through memory, so that a full disk is one kind of error and not each library's own.
-            table = io.BytesIO()
-            predictions.write_parquet(table, compression="zstd")
-            write_synced(work / PREDICTIONS, table.getvalue())
-            if write_weights is not None:
-                write_weights(work / WEIGHTS)
-                # safetensors makes it its owner's only; let it be as open as the files beside it.
-                (work / WEIGHTS).chmod((work / RUN).stat().st_mode)
-                sync(work / WEIGHTS)
-            sums = {file.name: sha256_of(file) for file in sorted(work.iterdir())}
-            write_synced(work / CHECKSUMS, json.dumps(sums, indent=1).encode())
-            sync(work)
-            if target.exists():
-                aside = store / f"{TMP}{run_id}-{os.getpid()}-{secrets.token_hex(4)}"
-                target.rename(aside)
-                work.rename(target)
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                work.rename(target)
-            sync(store)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        write_synced(work / RUN, json.dumps(run, indent=1, ensure_ascii=False, allow_nan=False).encode())
+        # Through memory, so that a full disk is one kind of error and not each library's own.
+        table = io.BytesIO()
+        predictions.write_parquet(table, compression="zstd")
+        write_synced(work / PREDICTIONS, table.getvalue())
+        if write_weights is not None:
+            write_weights(work / WEIGHTS)
+            # safetensors makes it its owner's only; let it be as open as the files beside it.
+            (work / WEIGHTS).chmod((work / RUN).stat().st_mode)
+            sync(work / WEIGHTS)
+        sums = {file.name: sha256_of(file) for file in sorted(work.iterdir())}
+        write_synced(work / CHECKSUMS, json.dumps(sums, indent=1).encode())
+        if target.exists():
+            target.rename(replaced)  # a folder cannot be replaced in one step
+        put(work, target)
     return target
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from crosstune.errors import UserError
+from crosstune.errors import Diverged, UserError
 from crosstune.methods.base import Method
 from crosstune.models.attention.gpu_line import distrust, suits
 from crosstune.models.fast.norms import fused_parts
@@ -115,7 +115,7 @@ def train(
             step = result.steps + 1
             loss, tokens, padded = _gradients(method, next(batches), passes, reuse)
             if not math.isfinite(loss):
-                raise UserError(
+                raise Diverged(
                     f"the loss became {loss} at step {step}; "
                     f"try a learning rate below {peak:g} or dtype: float32"
                 )

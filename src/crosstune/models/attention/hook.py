@@ -2,7 +2,7 @@
 
 transformers lets an attention function be registered by name and used by every architecture that
 follows its interface (Llama, Mistral, Gemma 3, Qwen 3, ...). crosstune registers one, called
-``crosstune``. It asks the attention module for the `Prompt` that a method left there:
+``crosstune``. It asks the model's `Adaptation` for the prompts that methods left on the layer:
 
 * none: the model's own scaled dot-product attention, untouched, bit for bit;
 * joint: prompt keys and values stand in front of the text's and share its softmax,
@@ -10,8 +10,8 @@ follows its interface (Llama, Mistral, Gemma 3, Qwen 3, ...). crosstune register
 * gated: a second softmax over the prompt alone is added before the output projection,
   ``softmax(q K^T) V + gate * softmax(q P_k^T) P_v`` (LLaMA-Adapter, arXiv 2303.16199).
 
-A prompt is visible to every token, also beyond a sliding window. Because nothing goes through a
-key/value cache, gradient checkpointing and every decoder shape keep working.
+One layer may have both. A prompt is visible to every token, also beyond a sliding window. Because nothing
+goes through a key/value cache, gradient checkpointing and every decoder shape keep working.
 
 Which kernel computes it never changes what is computed. A prompt in front of plain causal text is causal
 order aligned at the lower right: on a GPU flash attention knows that order by itself, so no mask is made and
@@ -19,8 +19,6 @@ grouped heads are not repeated. On a CPU, whose kernel takes masks with grouped 
 either.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -32,50 +30,19 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from crosstune.errors import UserError
+from crosstune.models.adaptation import Prompt, adaptation_of
 from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.cpu_line import Ragged, attend
 from crosstune.models.attention.gpu_line import Packed
 from crosstune.models.attention.layout import _layout
 
 IMPLEMENTATION = "crosstune"
-_SLOT = "crosstune_prompt"
 # What some architectures pass on that changes the scores and that scaled dot-product attention leaves out.
 _UNKNOWN = {
     "softcap": "capped attention scores",
     "s_aux": "attention sinks",
     "position_bias": "position biases",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a method leaves on one attention module.
-
-    Attributes:
-        keys_values: Called with the module in every forward; returns keys and values, each
-            ``[kv_heads, n, head_dim]`` in the model's dtype. Keys are used as they are, not rotated.
-        gate: Called for the factor of the gated form, ``[heads]`` or ``[1]``; None for the joint form.
-    """
-
-    keys_values: Callable[[nn.Module], tuple[Tensor, Tensor]]
-    gate: Callable[[], Tensor] | None = None
-
-
-def place(module: nn.Module, prompt: Prompt) -> None:
-    """Leave a prompt on an attention module."""
-    setattr(module, _SLOT, prompt)
-
-
-def remove(module: nn.Module) -> None:
-    """Take the prompt off an attention module, if there is one."""
-    if hasattr(module, _SLOT):
-        delattr(module, _SLOT)
-
-
-def joint(module: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Keys and values ``[kv_heads, n, head_dim]`` of the joint prompt on a module, if there is one."""
-    prompt: Prompt | None = getattr(module, _SLOT, None)
-    return None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
 
 
 def _mask_with_prompt(mask: Tensor | None, n: int, query: Tensor, key: Tensor) -> Tensor | None:
@@ -116,10 +83,10 @@ def attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer with the prompt left on ``module``.
+    """Attention of one layer with the prompts that methods left on it.
 
     Args:
-        module: The attention module, possibly holding a `Prompt`.
+        module: The attention module.
         query: ``[batch, heads, rows, head_dim]``, rotated.
         key: ``[batch, kv_heads, columns, head_dim]``, rotated.
         value: As ``key``.
@@ -154,36 +121,40 @@ def attention(
 
     def gated(prompt: Prompt) -> Tensor:
         assert prompt.gate is not None
-        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
+        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values())
         extra = scaled_dot_product_attention(
             query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
         ).transpose(1, 2)
         return prompt.gate().to(extra.dtype)[:, None] * extra
 
-    prompt: Prompt | None = getattr(module, _SLOT, None)
-    line = Ragged.of_mask(attention_mask)
-    if line is not None:
-        front = None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
-        if isinstance(line, Packed):
-            text = packed.attend(line, query, key, value, scaling, front)
-        else:
-            text = attend(line, query, key, value, scaling, front)
-        return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
-    if prompt is None:
-        return plain(key, value, attention_mask), None
-    layout = _layout.get()
-    if prompt.gate is None and layout is not None and layout.prompts_inside:
-        assert attention_mask is not None
-        n = key.shape[2] - attention_mask.shape[-1]
-        return plain(key, value, _mask_with_prompt(attention_mask, n, query, key)), None
-    if prompt.gate is None:
-        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
+    def text(front: tuple[Tensor, Tensor] | None) -> Tensor:
+        if front is None:
+            return plain(key, value, attention_mask)
+        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in front)
         n = keys.shape[2]
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
         if attention_mask is None and query.shape[2] > 1 and _flash(query, keys, values, dropout):
-            return grouped(keys, values, causal_lower_right(query.shape[2], keys.shape[2])), None
-        return plain(keys, values, _mask_with_prompt(attention_mask, n, query, key)), None
-    return plain(key, value, attention_mask) + gated(prompt), None
+            return grouped(keys, values, causal_lower_right(query.shape[2], keys.shape[2]))
+        return plain(keys, values, _mask_with_prompt(attention_mask, n, query, key))
+
+    adapted = adaptation_of(module)
+    prompts = [] if adapted is None else adapted[0].gated(adapted[1])
+    line, layout = Ragged.of_mask(attention_mask), _layout.get()
+    if line is None and layout is not None and layout.prompts_inside:
+        assert attention_mask is not None
+        n = key.shape[2] - attention_mask.shape[-1]
+        out = plain(key, value, _mask_with_prompt(attention_mask, n, query, key) if n else attention_mask)
+    else:
+        front = None if adapted is None else adapted[0].joint(adapted[1])
+        if line is None:
+            out = text(front)
+        elif isinstance(line, Packed):
+            out = packed.attend(line, query, key, value, scaling, front)
+        else:
+            out = attend(line, query, key, value, scaling, front)
+    for prompt in prompts:
+        out = out + gated(prompt)
+    return out, None
 
 
 def attention_mask(

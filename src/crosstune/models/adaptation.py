@@ -160,7 +160,12 @@ class Adaptation:
     @property
     def soft_prompt(self) -> "Tensor | None":
         """``[n, hidden]`` in front of the text's embeddings, if there is any."""
-        return _concatenated([part.soft_prompt for part in self.active if part.soft_prompt is not None], 0)
+        prompts = [part.soft_prompt for part in self.active if part.soft_prompt is not None]
+        if len(prompts) < 2:
+            return prompts[0] if prompts else None
+        import torch
+
+        return torch.cat(prompts)
 
     @property
     def front(self) -> int:
@@ -172,37 +177,34 @@ class Adaptation:
         """Position of the first token, a soft prompt's or the text's."""
         return sum(part.shift for part in self.active)
 
-    def joint(self, layer: int) -> "tuple[Tensor, Tensor] | None":
-        """Keys and values ``[kv_heads, n, head_dim]`` in front of a layer's own, if there are any."""
-        pairs = [prompt.keys_values() for prompt in self._prompts(layer) if prompt.gate is None]
-        if not pairs:
-            return None
-        keys, values = (_concatenated(list(tensors), 1) for tensors in zip(*pairs, strict=True))
-        assert keys is not None
-        assert values is not None
+    def prompts(self, layer: int) -> "Prompts":
+        """What a layer's attention sees beside its text."""
+        return Prompts([part.prompts[layer] for part in self.active if layer in part.prompts])
+
+
+class Prompts(list[Prompt]):
+    """The prompts of one layer."""
+
+    def joint(self) -> "tuple[Tensor, Tensor] | None":
+        """Keys and values ``[kv_heads, n, head_dim]`` in front of the text's own, if there are any."""
+        pairs = [prompt.keys_values() for prompt in self if prompt.gate is None]
+        if len(pairs) < 2:
+            return pairs[0] if pairs else None
+        import torch
+
+        keys, values = (torch.cat(tensors, dim=1) for tensors in zip(*pairs, strict=True))
         return keys, values
 
-    def gated(self, layer: int) -> list[Prompt]:
-        """The prompts that a layer attends to beside its text."""
-        return [prompt for prompt in self._prompts(layer) if prompt.gate is not None]
-
-    def _prompts(self, layer: int) -> list[Prompt]:
-        return [part.prompts[layer] for part in self.active if layer in part.prompts]
+    def gated(self) -> list[Prompt]:
+        """Those that are attended to by themselves."""
+        return [prompt for prompt in self if prompt.gate is not None]
 
 
 _PLACES: "weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Adaptation], int]]" = weakref.WeakKeyDictionary()
 
 
-def adaptation_of(module: Any) -> tuple[Adaptation, int] | None:
-    """The adaptation of an attention module's model and the number of its layer, if anything is attached."""
+def prompts_of(module: Any) -> Prompts:
+    """The prompts that are active on an attention module."""
     place = _PLACES.get(module)
     adaptation = None if place is None else place[0]()
-    return None if place is None or adaptation is None or not adaptation.parts else (adaptation, place[1])
-
-
-def _concatenated(tensors: "Sequence[Tensor]", dim: int) -> "Tensor | None":
-    if len(tensors) < 2:
-        return tensors[0] if tensors else None
-    import torch
-
-    return torch.cat(list(tensors), dim)
+    return Prompts() if place is None or adaptation is None else adaptation.prompts(place[1])

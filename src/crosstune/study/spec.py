@@ -118,6 +118,8 @@ class Study(BaseModel):
         read["budget"] = budget_part(read) or None
         if isinstance(read.get("store"), Path):
             read["store"] = str(read["store"])
+        if read.get("store") == "":
+            raise invalid(("store",), "store: is empty; name a folder, or leave it out for runs/<name>")
         return read
 
     @field_validator("name")

@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import mode
 from typing import Any, ClassVar, Literal
 
+from crosstune.config.environment import data_root
 from crosstune.data.example import Example, Split
-from crosstune.data.local import data_root
 from crosstune.data.source import Layout
 from crosstune.data.tables import BadRow, Row, Rows, read_lines, read_rows
 from crosstune.errors import UserError

@@ -39,11 +39,13 @@ class TaskFile:
     task: type[Task]
 
 
-def load_task(path: str | Path) -> TaskFile:
+def load_task(path: str | Path, sha256: str | None = None, of: str = "") -> TaskFile:
     """Read a user's task. A Python file is run: load none that you have not read.
 
     Args:
         path: A .yaml, .yml or .py file (docs/custom-tasks.md).
+        sha256: That its content must have, compared before anything of it is used.
+        of: What was made with that content, for the message.
 
     Returns:
         The task's class; while the file stays the same, the same class for every call.
@@ -55,9 +57,15 @@ def load_task(path: str | Path) -> TaskFile:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: a task's file ends in {', '.join(SUFFIXES)}")
     try:
-        return _load(path, path.read_bytes())
+        raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
+        raise UserError(
+            f"{path} has changed since {of} was made with it; run the study again, or give the file its old "
+            "content back"
+        )
+    return _load(path, raw)
 
 
 @cache

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
 from crosstune.data.example import Example, Split
-from crosstune.data.local import data_root
 from crosstune.data.source import Layout
 from crosstune.data.tables import BadRow, Row, read_rows
 from crosstune.errors import UserError

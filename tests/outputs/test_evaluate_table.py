@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED, with_answer_language
 from crosstune.data.example import Example
 from crosstune.data.forms import FORMS
+from crosstune.outputs import generation
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
@@ -90,6 +92,31 @@ def test_a_form_lists_the_columns_that_evaluation_writes(tiny_lm, kind):
 
 def test_each_form_is_described_and_computed():
     assert list(FORMS) == list(OUTPUTS)
+
+
+NUMBERS = ["шестьсот сорок два", "две тысячи пятнадцать", "девяносто девять", "триста один"]
+
+
+@pytest.mark.parametrize("beside", [[], ["ce"], ["uk", "bg", "ce", "tet", "de"]])
+def test_the_language_of_an_answer_does_not_depend_on_the_others_evaluated(tiny_lm, monkeypatch, beside):
+    """Nine Russian answers and an English one: 0.9 in the right language and 0.1 in the source's."""
+    answers = [NUMBERS[i % 4] for i in range(9)] + ["six hundred and forty-two"]
+    texts = {"ru": answers, "en": ["one hundred and two"], **{code: ["a b c"] for code in beside}}
+    examples = {
+        code: [Example(str(i), code, "a hat", (text,)) for i, text in enumerate(lines)]
+        for code, lines in texts.items()
+    }
+    flat = [text for lines in texts.values() for text in lines]
+    monkeypatch.setattr(generation, "generate", lambda *args: flat)
+    table = evaluate(tiny_lm("llama"), Free(), examples, EvaluateSettings())
+    rated = with_answer_language(table.with_columns(run=pl.lit("r")), {"r": "en"})
+    russian = rated.filter(pl.col("language") == "ru")
+    assert russian[CORRECT].mean() == pytest.approx(0.9)
+    assert russian[SOURCE].mean() == pytest.approx(0.1)
+    assert russian[UNDECIDED].mean() == 0
+    if "tet" in beside:  # Latin script, as English, and unknown to the identifier: no rate, and not 0
+        tetum = rated.filter(pl.col("language") == "tet")
+        assert (tetum[CORRECT].mean(), tetum[SOURCE].mean(), tetum[UNDECIDED].mean()) == (None, None, 1.0)
 
 
 def test_nothing_to_evaluate(tiny_lm):

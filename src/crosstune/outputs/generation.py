@@ -16,7 +16,6 @@ from torch import Tensor
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
-from crosstune.languages.table import LANGUAGES
 from crosstune.metrics.language_id import identify
 from crosstune.models.attention.cache import Reading, Slots
 from crosstune.models.attention.cpu_line import LONGEST
@@ -65,20 +64,11 @@ class Generation(Output):
         prompts = lm.encode_prompts([example.prompt for example in examples])
         longest = settings.max_answer_tokens or task.max_answer_tokens
         texts = generate(lm, prompts, longest, task.stop, settings.tokens_per_pass, tell, passes, journal)
-        return Answers(texts, {"answer_language": answer_languages(task.source_language, examples, texts)})
-
-
-def answer_languages(source: str, examples: Sequence[Example], texts: Sequence[str]) -> list[str]:
-    """The language of each text: its example's, the source's, or another of the examples' written like it."""
-    codes = list(dict.fromkeys(example.language for example in examples))
-    script = {code: LANGUAGES[code].script for code in codes}
-    alike = {code: [other for other in codes if script[other] == script[code]] for code in codes}
-    if "ja" in alike:
-        alike["ja"].append("zh")  # all in Han: only as a candidate can Chinese be told from it
-    return [
-        identify(text, example.language, source, alike[example.language])
-        for example, text in zip(examples, texts, strict=True)
-    ]
+        languages = [
+            identify(text, example.language, task.source_language)
+            for example, text in zip(examples, texts, strict=True)
+        ]
+        return Answers(texts, {"answer_language": languages})
 
 
 def generate(

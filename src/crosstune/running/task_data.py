@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crosstune.data.example import Example, fingerprint
+from crosstune.data.forms import form_of
 from crosstune.data.leaks import overlap, repeats
 from crosstune.errors import UserError
 from crosstune.languages import find
+from crosstune.metrics.language_id import measurable
 from crosstune.study.runs import Run
 from crosstune.tasks.base import Task
 from crosstune.training.settings import TrainSettings
@@ -76,6 +78,11 @@ class TaskData:
         said = []
         if self.task.skipped:
             said.append(f"{len(self.task.skipped)} rows left out, the first: {self.task.skipped[0]}")
+        source = self.task.source_language
+        if "answer_language" in form_of(self.task.kind).columns and (
+            alike := [code for code in self.test if not measurable(code, source)]
+        ):
+            said.append(f"no rates of answer languages for {', '.join(alike)}: not told apart from {source}")
         shared = self.overlap(None)
         leaks = {"prompt": shared["prompts"], **shared["normalised"]}
         said += [f"the {name} of {n} test examples is in the training data" for name, n in leaks.items() if n]

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
-from crosstune.outputs.rows import Row, tokenize
+from crosstune.outputs.registry import tokenize
+from crosstune.outputs.rows import Row
 from crosstune.training import objectives as loss_module
 from crosstune.training.batches import collate
 from crosstune.training.objectives import answer_loss

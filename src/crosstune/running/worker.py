@@ -18,7 +18,7 @@ from crosstune.running.execute import Loaded, execute, load_for
 from crosstune.running.progress import Display
 from crosstune.running.recording import fingerprints
 from crosstune.running.resume.locks import Claims
-from crosstune.running.task_data import TaskData, read_data
+from crosstune.running.task_data import TaskData, read_for
 from crosstune.running.watch.energy import Meter
 from crosstune.running.watch.trackers import Trackers
 from crosstune.store import failures
@@ -301,10 +301,7 @@ class Work:
 
     def _read_data(self, entry: TaskEntry, runs: Sequence[Run]) -> TaskData:
         if self._data is None or self._data[0] != entry:
-            with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
-            tested = next(run for run in runs if run.kind == "result")
-            settings = [run.train for run in runs]
-            data = read_data(entry.make(), tested.languages, tested.evaluate.limit, with_dev, settings)
+            data = read_for(entry.make(), runs)
             for remark in data.remarks():
                 self.shown.note(f"{entry.name}: {remark}")
             self._data = (entry, data)

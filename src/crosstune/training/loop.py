@@ -230,7 +230,7 @@ def _backward(
     """Gradients of all parts of a batch."""
     lm = method.attached()
     answers = sum(row.answer for part in parts for row in part)
-    trunk = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    trunk = lm.adaptation.front
     # A GPU has a kernel for lines of many texts; and none of the models at hand drops attention in training.
     ragged = lm.device.type == "cpu" and not getattr(lm.decoder.config, "attention_dropout", 0.0)
     packed = suits(lm, trunk + max(len(row.ids) for part in parts for row in part), passes.say)

@@ -23,6 +23,7 @@ class Geometry:
         vocabulary: Rows of the embedding.
         tied: Whether the output embedding is the input embedding.
         parameters: All parameters of the decoder (what ``full`` trains), a tied embedding counted once.
+        no_prompts: Why methods that plant keys and values cannot be used on it; empty where they can.
     """
 
     layers: int
@@ -34,6 +35,16 @@ class Geometry:
     vocabulary: int
     tied: bool
     parameters: int
+    no_prompts: str = ""
+
+    def takes_prompts(self, method: str) -> None:
+        """Refuse a method that plants keys and values in attention, where the model does not take them.
+
+        Raises:
+            UserError: Why it cannot be used.
+        """
+        if self.no_prompts:
+            raise UserError(f"{method}: {self.no_prompts}; use lora or soft-prompt on this model")
 
     @property
     def kv_size(self) -> int:
@@ -73,7 +84,7 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         with torch.device("meta"):
             # Never code from a repository: an architecture is one that transformers ships.
             model = auto.from_config(text, trust_remote_code=False)
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # architectures raise whatever their code meets first
         raise UserError(
             f'"{text.model_type}" is not a causal language model that transformers can build; '
             "choose a decoder such as Llama, Mistral, Gemma or Qwen"

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from crosstune.errors import UserError
-from crosstune.models.attention import hook
+from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.attention.cache import Reading, Slots
+from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.attention.trees import grow, in_line, lay_out
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
@@ -147,19 +148,17 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
             use_cache=True,
         ).logits[0]
 
-        def source(i: int, module: nn.Module) -> tuple[Tensor, Tensor]:
+        def source(i: int) -> tuple[Tensor, Tensor]:
             asked[i] += 1
             return lm.own_keys(i, states[i])
 
-        for i, module in enumerate(lm.attentions):
-            hook.place(module, hook.Prompt(functools.partial(source, i)))
-        lm.first_position = PROMPT
+        part = Part("probe", shift=PROMPT)
+        with lm.adaptation.attaching(part):
+            part.prompts = {i: Prompt(functools.partial(source, i)) for i in range(len(attentions))}
         try:
             found = _alone(lm, [text])[0]
         finally:
-            lm.first_position = 0
-            for module in lm.attentions:
-                hook.remove(module)
+            lm.adaptation.detach(part)
     except Exception as error:
         said = _first_line(error)
         return f"{type(eager).__name__} takes no learned keys and values ({type(error).__name__}: {said})"
@@ -204,7 +203,7 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
     try:
         with quiet():
             hooked = auto.from_config(
-                copy.deepcopy(small), attn_implementation=hook.IMPLEMENTATION, dtype=torch.float32
+                copy.deepcopy(small), attn_implementation=IMPLEMENTATION, dtype=torch.float32
             )
         hooked.load_state_dict(eager.state_dict(), assign=True)
     except Exception as caught:
@@ -238,7 +237,7 @@ def _shrunk(text: Any, sizes: dict[str, int]) -> Any:
 def _kinds(text: Any) -> int:
     """How many of the first layers it takes until every kind of layer is among them."""
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(copy.deepcopy(text), trust_remote_code=False)  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForCausalLM.from_config(copy.deepcopy(text), trust_remote_code=False)
     layers = getattr(model.get_decoder(), "layers", ())
     seen: dict[Any, int] = {}
     for i, layer in enumerate(layers):

@@ -51,7 +51,7 @@ class LanguageModel:
     _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
     _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
     _kept: int = field(default=0, repr=False)
-    _calls: list[dict[str, Any]] | None = field(default=None, repr=False)
+    _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         if not hasattr(self.decoder, "layers") or not hasattr(self.decoder.layers[0], "self_attn"):
@@ -114,11 +114,14 @@ class LanguageModel:
         ids.update(configured if isinstance(configured, list) else [configured])
         return frozenset(int(i) for i in ids if i is not None)
 
-    def own_keys(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What a layer's attention makes of ``[n, hidden]`` states: ``[kv_heads, n, size]``, not rotated."""
-        if self._calls is None:
+    def learn_calls(self) -> None:
+        """Make ready for `own_keys`; not while the model computes."""
+        if not self._calls:
             token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             self._calls = calls_of(self.decoder, self.attentions, token)
+
+    def own_keys(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """What a layer's attention makes of ``[n, hidden]`` states: ``[kv_heads, n, size]``, not rotated."""
         return keys_values(self.attentions[layer], states, self._calls[layer])
 
     # --- text -------------------------------------------------------------------------------

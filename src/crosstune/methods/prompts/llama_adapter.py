@@ -56,6 +56,7 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
         """A gated prompt for each chosen layer; the text stays where it is."""
         config = self.config
         self.layers = config.chosen(lm.geometry.layers)
+        lm.learn_calls()
         shape = (config.length, lm.geometry.hidden)
         if config.init == "text":
             states = text_hidden(lm, init_ids(lm, config.init_text, config.length))

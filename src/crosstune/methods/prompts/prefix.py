@@ -76,6 +76,7 @@ class Prefix(Method[PrefixConfig]):
         """A joint prompt for each chosen layer, and the text shifted by n."""
         config = self.config
         self.layers = config.chosen(lm.geometry.layers)
+        lm.learn_calls()
         start = {i: x.to(lm.layer_device(i)) for i, x in self._start(lm, seed).items()}
         self.mlp: dict[str, nn.Parameter] = {}
         self.ready: dict[int, tuple[Tensor, Tensor]] | None = None

@@ -6,13 +6,27 @@ hook hands over what reaches it: projections fused or apart, norms, clipping and
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-captured: ContextVar[list[tuple[Tensor, Tensor]] | None] = ContextVar("crosstune_captured", default=None)
-"""Where the hook puts keys and values in place of attending."""
+from crosstune.errors import UserError
+
+
+class Captured(BaseException):
+    """Keys and values have reached the hook: what the module would do behind it is not wanted.
+
+    Not an `Exception`: no module may take it for one of its own failures.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+
+
+capturing: ContextVar[Literal["keys", "calls"] | None] = ContextVar("crosstune_capturing", default=None)
+"""What the hook does in place of attending: raise `Captured`, or give zeros so that every layer is called."""
 
 
 def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> list[dict[str, Any]]:
@@ -31,12 +45,12 @@ def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> li
         calls[id(module)] = {"args": rest, **{k: v for k, v in kwargs.items() if k != "hidden_states"}}
 
     handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in attentions]
-    reset = captured.set([])  # nothing attends, and no prompt is asked for
+    reset = capturing.set("calls")  # nothing attends, and no prompt is asked for
     try:
         with torch.no_grad():
             decoder(input_ids=token, position_ids=torch.zeros_like(token), use_cache=False)
     finally:
-        captured.reset(reset)
+        capturing.reset(reset)
         for handle in handles:
             handle.remove()
     return [calls[id(module)] for module in attentions]
@@ -53,11 +67,13 @@ def keys_values(module: nn.Module, states: Tensor, call: dict[str, Any]) -> tupl
     Returns:
         ``[kv_heads, n, size]`` each; the sizes of keys and values may differ.
     """
-    found: list[tuple[Tensor, Tensor]] = []
-    token = captured.set(found)
+    rest = {key: value for key, value in call.items() if key != "args"}
+    reset = capturing.set("keys")
     try:
-        module(states[:, None], *call["args"], **{k: v for k, v in call.items() if k != "args"})
+        # The class's own, also while something stands in for the module's forward.
+        type(module).forward(module, states[:, None], *call["args"], **rest)
+    except Captured as found:
+        return found.keys[:, :, 0].transpose(0, 1), found.values[:, :, 0].transpose(0, 1)
     finally:
-        captured.reset(token)
-    (keys, values) = found[0]
-    return keys[:, :, 0].transpose(0, 1), values[:, :, 0].transpose(0, 1)
+        capturing.reset(reset)
+    raise UserError(f"{type(module).__name__} attends without crosstune; choose another model or report it")

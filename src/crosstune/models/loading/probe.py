@@ -152,6 +152,7 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
             asked[i] += 1
             return lm.own_keys(i, states[i])
 
+        lm.learn_calls()
         part = Part("probe", shift=PROMPT)
         with lm.adaptation.attaching(part):
             part.prompts = {i: Prompt(functools.partial(source, i)) for i in range(len(attentions))}

@@ -50,7 +50,7 @@ def go(study: Study) -> tuple[Summary, str]:
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
-    return {run["label"]: run for run in store.read_runs(folder)}
+    return {run.label: run for run in store.read_runs(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +72,20 @@ def test_the_record_says_everything(done: Study, model: Path) -> None:
     assert list(runs)[:2] == ["none", "few-shot k 2"]
     for run in runs.values():
         assert set(run) == KEYS
-        assert run["languages"] == ["en", "de", "ru"]
-        assert run["zero_shot"] is True
-        assert set(run["fingerprints"]["test"]) == {"en", "de", "ru"}
-        assert run["overlap"] == {"prompts": 0, "exact": {}, "normalised": {}}
-        used = run["data"].pop("train_examples")
-        assert used == (0 if run["train"] is None else 2000)
-        assert run["data"] == {"sources": [], "skipped_rows": 0, "skipped": [], "repeats": {}}
-        assert run["model_layers"] == 2
-        assert run["model_parameters"] > 0
-        assert run["started"] <= run["finished"]
-        assert (run["device"], run["dtype"]) == ("cpu", "float32")
-        assert run["cost"]["evaluate_seconds"] > 0
-        assert run["cost"]["peak_memory_bytes"] > 2**20
+        assert run.languages == ["en", "de", "ru"]
+        assert run.zero_shot is True
+        assert set(run.fingerprints.test) == {"en", "de", "ru"}
+        assert run.overlap.entries() == {"prompts": 0, "exact": {}, "normalised": {}}
+        rows = run.data.entries()
+        used = rows.pop("train_examples")
+        assert used == (0 if run.train is None else 2000)
+        assert rows == {"sources": [], "skipped_rows": 0, "skipped": [], "repeats": {}}
+        assert run.model_layers == 2
+        assert run.model_parameters > 0
+        assert run.started <= run.finished
+        assert (run.device, run.dtype) == ("cpu", "float32")
+        assert run.cost.evaluate_seconds > 0
+        assert run.cost.peak_memory_bytes > 2**20
     lora = runs["lora"]
     assert lora["train"]["learning_rate"] == METHODS["lora"].learning_rate
     assert (lora["train"]["steps"], lora["cost"]["steps"]) == (3, 3)
@@ -108,9 +109,9 @@ def test_predictions_are_one_row_an_example(done: Study) -> None:
 def test_weights_on_disk_are_the_trained_ones(done: Study, model: Path) -> None:
     runs = records(done.folder)
     for label, run in runs.items():
-        file = done.folder / run["id"] / "weights.safetensors"
-        assert file.is_file() == (run["train"] is not None), label
-    full = load_file(done.folder / runs["full"]["id"] / "weights.safetensors")
+        file = done.folder / run.id / "weights.safetensors"
+        assert file.is_file() == (run.train is not None), label
+    full = load_file(done.folder / runs["full"].id / "weights.safetensors")
     base = load_file(model / "model.safetensors")
     assert set(full) == set(base)
     assert any(not torch.equal(full[name], base[name]) for name in base)
@@ -121,9 +122,9 @@ def test_a_finished_run_answers_as_it_did(done: Study) -> None:
     runs = records(done.folder)
     table = store.read_predictions(done.folder, list(runs.values()))
     for run in runs.values():
-        rows = table.filter((pl.col("run") == run["id"]) & (pl.col("language") == "de"))
+        rows = table.filter((pl.col("run") == run.id) & (pl.col("language") == "de"))
         number, answer = rows.select("example", "prediction").row(0)
-        assert predict(done.folder / run["id"], number, language="de").answer == answer, run["label"]
+        assert predict(done.folder / run.id, number, language="de").answer == answer, run.label
 
 
 def test_a_second_run_loads_nothing(done: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +143,10 @@ def test_the_same_study_gives_the_same_bits(small: Study, tmp_path: Path) -> Non
     other = small.model_copy(update={"store": str(tmp_path / "other")})
     go(small)
     go(other)
-    run = records(small.folder)["lora"]["id"]
+    run = records(small.folder)["lora"].id
     first, second = (load_file(s.folder / run / "weights.safetensors") for s in (small, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert records(small.folder)["lora"]["curve"] == records(other.folder)["lora"]["curve"]
+    assert records(small.folder)["lora"].curve == records(other.folder)["lora"]["curve"]
 
 
 def test_only_what_is_missing_is_made(small: Study) -> None:
@@ -153,7 +154,7 @@ def test_only_what_is_missing_is_made(small: Study) -> None:
     methods = ["prefix", "lora", {"name": "few-shot", "k": 2}, "none"]
     more = study_of(Path(small.models[0]), small.folder, tasks=["number-words"], methods=methods)
     summary, _ = go(Study(**more))
-    assert [records(small.folder)["prefix"]["id"]] == summary.done
+    assert [records(small.folder)["prefix"].id] == summary.done
 
 
 def test_what_a_kill_after_the_last_write_left_is_cleared(small: Study) -> None:
@@ -169,7 +170,7 @@ def test_what_a_kill_after_the_last_write_left_is_cleared(small: Study) -> None:
 
 def test_a_damaged_run_is_made_again(small: Study) -> None:
     go(small)
-    run = records(small.folder)["lora"]["id"]
+    run = records(small.folder)["lora"].id
     file = small.folder / run / "predictions.parquet"
     file.write_bytes(file.read_bytes()[:-1])
     summary, said = go(small)
@@ -189,11 +190,11 @@ def test_other_weights_under_the_same_name_are_another_model(tmp_path: Path) -> 
     save_model(model, seed=1)
     summary, said = go(study)
     now = records(study.folder)["none"]
-    assert summary.done == [was["id"]]
+    assert summary.done == [was.id]
     assert f"is run again: {model} was at {was['revision']}, now at {now['revision']}" in said
     save_model(model, seed=2)
     with pytest.raises(UserError, match="has changed"):
-        predict(study.folder / now["id"], "17")
+        predict(study.folder / now.id, "17")
 
 
 def test_one_diverging_run_does_not_cost_the_others(small: Study) -> None:
@@ -279,7 +280,7 @@ def test_a_full_disk_stops_and_keeps(small: Study, monkeypatch: pytest.MonkeyPat
     real, saved = store.save, []
 
     def save(folder: Path, run: Any, *rest: Any) -> Path:
-        saved.append(run["id"])
+        saved.append(run.id)
         if len(saved) == 2:
             raise UserError("no room on disk: x")
         return real(folder, run, *rest)
@@ -366,14 +367,14 @@ def test_target_language_data_in_training_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_changed_examples_are_noticed(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     go(small)
-    run = records(small.folder)["lora"]["id"]
-    kept = [run["id"] for label, run in records(small.folder).items() if label != "lora"]
+    run = records(small.folder)["lora"].id
+    kept = [run.id for label, run in records(small.folder).items() if label != "lora"]
     store.save(
         small.folder, records(small.folder)["none"] | {"fingerprints": {}}, pl.DataFrame({"score": [1.0]})
     )
     (small.folder / run / "checksums.json").unlink()
     summary, said = go(small)
-    assert set(summary.done) == {run, records(small.folder)["none"]["id"]}
+    assert set(summary.done) == {run, records(small.folder)["none"].id}
     assert "none · seed 0 is run again: the task's examples have changed since" in said
     assert len(kept) == 2
 
@@ -398,7 +399,7 @@ def test_other_training_languages_are_asked_for_by_name_and_labelled(model: Path
     study = Study(**study_of(model, tmp_path / "store", **changes))
     summary, said = go(study)
     assert len(summary.done) == 2
-    runs = {run["zero_shot"]: run for run in store.read_runs(study.folder)}
+    runs = {run.zero_shot: run for run in store.read_runs(study.folder)}
     assert set(runs[True]["fingerprints"]["train"]) == {"en"}
     assert set(runs[False]["fingerprints"]["train"]) == {"en", "de"}
     assert runs[False]["train"]["languages"] == ["en", "German"]

@@ -36,7 +36,7 @@ def tell(trackers: Trackers, done: tuple[Run, dict[str, Any], pl.DataFrame], sta
     """Tell of the run as the runner does, from a step on."""
     run, record, predictions = done
     trackers.begin(run)
-    for point in record["curve"][start - 1 :]:
+    for point in record.curve[start - 1 :]:
         step = int(point["step"])
         trackers.trained(Progress(step, 3, point["loss"], 100 * step, 0.5 * step))
     trackers.finish(record, predictions)
@@ -60,9 +60,9 @@ def test_tensorboard_shows_what_the_record_says(done: Any, tmp_path: Path) -> No
     trackers.close()
     shown = scalars(tmp_path / "trackers" / "tensorboard" / run.id)
     for name, key in (("train/loss", "loss"), ("train/learning_rate", "learning_rate")):
-        assert shown[name] == pytest.approx({point["step"]: point[key] for point in record["curve"]})
+        assert shown[name] == pytest.approx({point["step"]: point[key] for point in record.curve})
     assert shown["train/tokens_per_second"] == {1: 200, 2: 200, 3: 200}
-    assert shown["dev/score"] == pytest.approx({point["step"]: point["score"] for point in record["dev"]})
+    assert shown["dev/score"] == pytest.approx({point["step"]: point["score"] for point in record.dev})
     means = {key[0]: table["score"].mean() for key, table in predictions.group_by("language")}
     found = {
         name.removeprefix("score/"): value[3] for name, value in shown.items() if name.startswith("score/")
@@ -173,8 +173,8 @@ def test_a_study_tells_its_trackers(model: Path, tmp_path: Path) -> None:
     run_study(Study(**settings), console=Console(quiet=True))
     folder = tmp_path / "store" / "trackers" / "tensorboard"
     (record,) = (run for run in read_runs(tmp_path / "store") if run["label"] == "lora")
-    for search in record["search"]["runs"]:
+    for search in record.search.runs:
         shown = scalars(folder / search)
         assert set(shown["train/loss"]) == {1, 2, 3}
         assert list(shown["dev/best"].values()) == pytest.approx([max(shown["dev/score"].values())])
-    assert {"score/en", "score/de"} <= set(scalars(folder / record["id"]))
+    assert {"score/en", "score/de"} <= set(scalars(folder / record.id))

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from torch import Tensor
@@ -27,6 +26,7 @@ from crosstune.running.sampling import draw
 from crosstune.running.search_weights import take_up
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance, store
+from crosstune.store.record import Cost, RunRecord
 from crosstune.study.runs import Run
 from crosstune.study.spec import Study
 from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
@@ -65,12 +65,12 @@ class Made:
     """A run's result, in memory.
 
     Attributes:
-        record: Content of run.json.
+        record: Its run.json.
         predictions: One row an example.
         weights: The trained tensors on the CPU; None where nothing is trained.
     """
 
-    record: dict[str, Any]
+    record: RunRecord
     predictions: pl.DataFrame
     weights: dict[str, Tensor] | None
 
@@ -81,13 +81,13 @@ class Made:
 
     def summary(self) -> str:
         """Such as "en 71.2, mean of 21 other languages 55.3, 34 s"; of a search run, "dev 71.2, 34 s"."""
-        cost = self.record["cost"]
-        trained = 0 if cost["train_from"] else cost["train_seconds"] or 0
-        seconds = f"{trained + cost['evaluate_seconds']:.0f} s"
-        if self.record["kind"] == "search":
-            return f"dev {100 * max(each['score'] for each in self.record['dev']):.1f}, {seconds}"
+        cost = self.record.cost
+        trained = 0 if cost.train_from else cost.train_seconds or 0
+        seconds = f"{trained + (cost.evaluate_seconds or 0):.0f} s"
+        if self.record.kind == "search":
+            return f"dev {100 * max(point['score'] for point in self.record.dev):.1f}, {seconds}"
         means = dict(self.predictions.group_by("language").agg(pl.col("score").mean()).iter_rows())
-        source = self.record["source_language"]
+        source = self.record.source_language
         parts = [f"{source} {100 * means.pop(source):.1f}"] if source in means else []
         if means:
             parts.append(f"mean of {len(means)} other languages {100 * sum(means.values()) / len(means):.1f}")
@@ -145,16 +145,15 @@ def execute(
         if not ran_out(error):
             raise
         raise UserError(f"memory of {run.device} ran out; lower tokens_per_pass, or batch_size") from error
-    record = write_record(run, lm, data, trained, count)
-    record["cost"] |= {
-        "load_seconds": loaded.seconds,
-        "evaluate_seconds": seconds,
-        "train_from": train_from,
-        "test_tokens": answering.tokens,
-        "halvings": learning.halvings + answering.halvings,
-        "resumed": kept.resumed,
-    }
-    record |= {"started": started, "finished": provenance.now()}
+    cost = Cost(
+        load_seconds=loaded.seconds,
+        evaluate_seconds=seconds,
+        train_from=train_from,
+        test_tokens=answering.tokens,
+        halvings=learning.halvings + answering.halvings,
+        resumed=kept.resumed,
+    )
+    record = write_record(run, lm, data, trained, count, cost, started)
     return Made(record, predictions, weights)
 
 

@@ -57,7 +57,7 @@ _LATER = {
     "load": "crosstune.models.loading.load",
     "make_task": "crosstune.tasks",
     "read_study": "crosstune.study.spec",
-    "tokenize": "crosstune.training.batches",
+    "tokenize": "crosstune.outputs.rows",
     "train": "crosstune.training.loop",
 }
 

@@ -1,10 +1,10 @@
-"""Files written whole or not at all, with a full disk told as the error it is; and where caches are kept."""
+"""Files written whole or not at all, with a full disk reported as the error it is."""
 
 import errno
 import hashlib
 import os
 import secrets
-import sys
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,22 +12,44 @@ from pathlib import Path
 from crosstune.errors import UserError
 
 TMP = ".tmp-"
-"""What the names of files begin with while they are being written."""
+"""What the names of files and folders begin with while they are being written."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
-def cache_root() -> Path:
-    """Folder for what crosstune keeps between runs: ``CROSSTUNE_CACHE``, else the platform's cache folder."""
-    if wish := os.environ.get("CROSSTUNE_CACHE"):
-        return Path(wish).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "crosstune"
+@contextmanager
+def draft(target: Path) -> Iterator[Path]:
+    """A free path beside ``target`` to write a file or folder to; `put` moves it to its place.
+
+    What is still there when the block ends is removed.
+    """
+    path = target.with_name(f"{TMP}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        yield path
+    finally:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def put(path: Path, target: Path) -> None:
+    """Rename a written file or folder to its final name, once the disk has it; a file there is replaced."""
+    sync(path)
+    path.replace(target)
+    sync(target.parent)
+
+
+def write_whole(file: Path, content: str | bytes) -> None:
+    """Write a file, whole or not at all; missing folders are made.
+
+    Raises:
+        OSError: It cannot be written; what was there before is still there.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with draft(file) as path:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        put(path, file)
 
 
 def write_text(store: Path, name: str, text: str) -> None:
@@ -37,19 +59,12 @@ def write_text(store: Path, name: str, text: str) -> None:
         UserError: The disk is full or cannot be written.
     """
     with disk_errors(store):
-        target = store / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = target.with_name(f"{TMP}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
-        try:
-            write_synced(work, text.encode())
-            work.replace(target)
-        finally:
-            work.unlink(missing_ok=True)
+        write_whole(store / name, text)
 
 
 @contextmanager
 def disk_errors(store: Path) -> Iterator[None]:
-    """Say in one line what kept something from being written."""
+    """Report in one line why a store could not be written."""
     try:
         yield
     except OSError as error:
@@ -63,14 +78,12 @@ def disk_errors(store: Path) -> Iterator[None]:
 
 def write_synced(file: Path, content: bytes) -> None:
     """Write a file and wait until the disk has it."""
-    with file.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    file.write_bytes(content)
+    sync(file)
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file or a folder's entries."""
+    """Wait until the disk has a file's content or a folder's entries."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

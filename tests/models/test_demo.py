@@ -15,8 +15,8 @@ from errno import ENOSPC
 import pytest
 import torch
 
+from crosstune.config.environment import cache_root
 from crosstune.errors import UserError
-from crosstune.files import cache_root
 from crosstune.models.loading import demo
 from crosstune.models.loading.demo import DEMOS, DemoModel, prepare
 
@@ -84,7 +84,7 @@ def test_prepared_once_and_found_after(tiny, tmp_path, capfd, monkeypatch):
 def test_damaged_cache_is_made_again(tiny, tmp_path):
     folder = prepare(NAME)
     (folder / "model.safetensors").write_bytes(b"wei")
-    leftover = folder.parent / f".{folder.name}.tmp-dead"
+    leftover = folder.parent / f".tmp-{folder.name}-dead"
     leftover.mkdir()
     assert prepare(NAME) == folder
     assert (folder / "model.safetensors").read_bytes() == b"weights"

@@ -1,16 +1,17 @@
 """Lines for a GPU's flash kernel, a slow loop in its place: the same as text by text; kernels are proved."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from crosstune.config.environment import GPU_OFF
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.gpu_line import Packed
 from crosstune.models.memory.token_limit import Passes
-from crosstune.models.proof import OFF
 from crosstune.outputs.rows import Row
 from crosstune.training.batches import collate
 from crosstune.training.loop import train
@@ -176,6 +177,73 @@ def test_pytorchs_own_checks_take_what_it_is_called_with():
     assert [x.shape for x in torch.autograd.grad(out.sum(), (q, k, v))] == [q.shape, k.shape, v.shape]
 
 
+def varlen_of(version):
+    """The kernel as a PyTorch of some version has it: its signature, and slow arithmetic."""
+
+    def compute(q, k, v, cu_q, cu_k, scale, window):
+        plan = SimpleNamespace(ends_q=cu_q, ends_k=cu_k)
+        return slow(q, k, v, plan, q.shape[-1] ** -0.5 if scale is None else scale, window)
+
+    def same_heads(q, k):
+        if q.shape[1] != k.shape[1]:
+            raise RuntimeError("heads of queries and keys differ")
+
+    def old(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, return_aux=None):
+        same_heads(query, key)
+        assert is_causal
+        return compute(query, key, value, cu_seq_q, cu_seq_k, None, None)
+
+    def windows(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        same_heads(query, key)
+        assert window_size[1] == 0
+        window = None if window_size[0] < 0 else window_size[0] + 1
+        return compute(query, key, value, cu_seq_q, cu_seq_k, scale, window)
+
+    def new(
+        query,
+        key,
+        value,
+        cu_seq_q,
+        cu_seq_k,
+        max_q,
+        max_k,
+        *,
+        scale=None,
+        window_size=(-1, -1),
+        enable_gqa=False,
+    ):
+        if not enable_gqa:
+            same_heads(query, key)
+        window = None if window_size[0] < 0 else window_size[0] + 1
+        return compute(query, key, value, cu_seq_q, cu_seq_k, scale, window)
+
+    return {"2.10": old, "2.11": windows, "2.12": new}[version]
+
+
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("version", ["2.10", "2.11", "2.12"])
+def test_the_kernel_is_called_by_the_signature_that_this_pytorch_has(monkeypatch, version, window):
+    """Grouped heads, a factor that is not the usual one, a prefix and a soft prompt: there and back."""
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_of(version))
+    trunk, tokens = 3, 3 + sum(LENGTHS)
+    q, k, v = (numbers(1, heads, tokens, 8, seed=heads) for heads in (4, 2, 2))
+    stood = None if window else (numbers(2, 5, 8, seed=7), numbers(2, 5, 8, seed=8))
+    line = Packed(LENGTHS, trunk, window=window)
+    if version == "2.10" and window:
+        with pytest.raises(NotImplementedError):
+            packed.attend(line, q, k, v, 0.3, stood)
+        return
+    inputs = (q, k, v, *(stood or ()))
+    up = numbers(1, tokens, 4, 8, seed=9).detach()
+    wanted = ragged.attend(Ragged(LENGTHS, trunk, window=window), q, k, v, 0.3, stood)
+    found = packed.attend(line, q, k, v, 0.3, stood)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    for mine, right in zip(
+        torch.autograd.grad(found, inputs, up), torch.autograd.grad(wanted, inputs, up), strict=True
+    ):
+        torch.testing.assert_close(mine, right, rtol=1e-4, atol=1e-5)
+
+
 def test_where_texts_are_packed(monkeypatch):
     told = []
     lm = make_lm("mistral", torch.bfloat16)
@@ -191,9 +259,9 @@ def test_where_texts_are_packed(monkeypatch):
     assert packed.suits(lm, WINDOW, told.append)
     assert not packed.suits(lm, WINDOW + 1, told.append)
     lm.first_position = 0
-    monkeypatch.setenv(OFF, "packing")
+    monkeypatch.setenv(GPU_OFF, "packing")
     assert not packed.suits(lm, 5, told.append)
-    monkeypatch.delenv(OFF)
+    monkeypatch.delenv(GPU_OFF)
     monkeypatch.setattr(lm.decoder.config, "attention_dropout", 0.1)
     assert not packed.suits(lm, 5, told.append)
     monkeypatch.setattr(lm.decoder.config, "attention_dropout", 0.0)

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
+from crosstune.config.environment import GPU_OFF
 from crosstune.errors import UserError
 from crosstune.models.attention.cache import Slots
 from crosstune.models.attention.trees import grow
 from crosstune.models.fast import graphs
-from crosstune.models.proof import OFF, wanted
+from crosstune.models.proof import wanted
 from crosstune.outputs import generation
 from tape import TapeRecorder
 from tiny_models import DEVICE, SCORED, attach, random_ids
@@ -146,9 +147,9 @@ def test_where_steps_are_recorded(tiny_lm, monkeypatch):
     monkeypatch.setattr(type(lm), "layer_device", lambda self, i: cuda)
     monkeypatch.setattr(graphs, "FixedStep", Fake)
     assert isinstance(graphs.stepper(lm, slots), Fake)
-    monkeypatch.setenv(OFF, " graphs,")
+    monkeypatch.setenv(GPU_OFF, " graphs,")
     assert not isinstance(graphs.stepper(lm, slots), Fake)
-    monkeypatch.delenv(OFF)
+    monkeypatch.delenv(GPU_OFF)
     monkeypatch.setattr(type(lm), "layer_device", lambda self, i: torch.device("cuda", i % 2))
     assert not isinstance(graphs.stepper(lm, slots), Fake)
     monkeypatch.setattr(type(lm), "layer_device", lambda self, i: cuda)
@@ -162,6 +163,6 @@ class Fake:
 
 
 def test_a_part_that_is_none(monkeypatch):
-    monkeypatch.setenv(OFF, "graph")
+    monkeypatch.setenv(GPU_OFF, "graph")
     with pytest.raises(UserError, match='did you mean "graphs"'):
         wanted("graphs")

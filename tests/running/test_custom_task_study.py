@@ -136,7 +136,10 @@ def test_written_answers_and_a_python_task(model: Path, tmp_path: Path) -> None:
     for run in runs:
         own = run.task.name == "copy"
         language, text = ("de", f"{ROWS[0]['text']} (test_de)") if own else ("en", "First of ef:")
-        asked = predict(study.folder / run.id, text, raw=not own, choices=() if own else "ef", language="de")
+        asked = predict(
+            study.folder / run.id, text, raw=not own, choices=() if own else "ef", language="de",
+            task_file=None if own else tmp_path / "letters.py",
+        )  # fmt: skip
         first = table.filter(run=run.id, language=language, example="1" if own else "ef")
         assert asked.answer == first["prediction"].item()
 

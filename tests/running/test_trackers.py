@@ -172,7 +172,7 @@ def test_a_study_tells_its_trackers(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     run_study(Study(**settings), console=Console(quiet=True))
     folder = tmp_path / "store" / "trackers" / "tensorboard"
-    (record,) = (run for run in read_runs(tmp_path / "store") if run["label"] == "lora")
+    (record,) = (run for run in read_runs(tmp_path / "store") if run.label == "lora")
     for search in record.search.runs:
         shown = scalars(folder / search)
         assert set(shown["train/loss"]) == {1, 2, 3}

@@ -151,7 +151,7 @@ def test_a_full_disk_leaves_nothing_half_written(
         if len(calls) == 2:
             raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(store.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(UserError, match=r"no room on disk: .*\(finished runs are kept"):
         store.save(tmp_path, record(), TABLE)
     assert [p.name for p in tmp_path.iterdir()] == [OTHER]

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosstune.config.environment import GPU_OFF
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.measure import SHARE, Trial, measures, need
 from crosstune.models.memory.token_limit import Passes
-from crosstune.models.proof import OFF
 from crosstune.outputs.rows import Row
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
@@ -109,5 +109,5 @@ def test_no_measuring_without_a_gpu(monkeypatch):
     monkeypatch.setattr(type(lm), "device", property(lambda self: cuda))
     monkeypatch.setattr(type(lm), "layer_device", lambda self, i: cuda)
     assert measures(lm)
-    monkeypatch.setenv(OFF, "fitting")
+    monkeypatch.setenv(GPU_OFF, "fitting")
     assert not measures(lm)

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from crosstune.config.environment import CHECKPOINT_SECONDS
 from crosstune.errors import UserError
 from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.rows import Row
-from crosstune.training.checkpoint import SECONDS, Checkpoint
+from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import Progress, train
 from crosstune.training.settings import TrainSettings
 from crosstune.training.state import Trained
@@ -29,7 +30,7 @@ class Killed(Exception):  # noqa: N818 - nothing went wrong
 
 @pytest.fixture(autouse=True)
 def _after_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SECONDS, "0")
+    monkeypatch.setenv(CHECKPOINT_SECONDS, "0")
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_a_damaged_checkpoint_is_not_used(
         content[len(content) // 2] ^= 4
         file.write_bytes(content)
     elif harm == "half written":
-        file.rename(tmp_path / "tmp-1.safetensors")
+        file.rename(tmp_path / ".tmp-checkpoint-1-aa")
         (tmp_path / ".tmpXyZ").write_bytes(content)  # safetensors' own
     else:
         file.write_bytes(content[: len(content) // 3 if harm == "cut" else 0])
@@ -201,12 +202,12 @@ def test_limits_and_counts_come_back(tiny_lm: Callable[..., Any], tmp_path: Path
 def test_seconds_between_checkpoints(
     tiny_lm: Callable[..., Any], tmp_path: Path, notes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(SECONDS, "3600")
+    monkeypatch.setenv(CHECKPOINT_SECONDS, "3600")
     checkpoint = Checkpoint(tmp_path, "x", notes.append)
     with pytest.raises(Killed):
         go(tiny_lm("llama"), "lora", FIVE, checkpoint, stop_after=4)
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setenv(SECONDS, "often")
+    monkeypatch.setenv(CHECKPOINT_SECONDS, "often")
     with pytest.raises(UserError, match="often: not a number of seconds"):
         Checkpoint(tmp_path, "x", notes.append)
 

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from crosstune.config.environment import CHECKPOINT_SECONDS, STATES_GB
 from crosstune.errors import UserError
 from crosstune.models.fast.frozen_states import SIZES, _padded, may_share, states_of
-from crosstune.models.fast.state_store import GIGABYTES, KeptStates
+from crosstune.models.fast.state_store import KeptStates
 from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.rows import Row
 from crosstune.training.batches import collate
-from crosstune.training.checkpoint import SECONDS, Checkpoint
+from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import _training_mode, train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.reuse import Reuse
@@ -180,7 +181,7 @@ def test_the_same_bits_whatever_is_kept(tiny_lm: Callable[..., Any], case: str, 
 def test_the_same_bits_after_a_kill(
     tiny_lm: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
-    monkeypatch.setenv(SECONDS, "0")
+    monkeypatch.setenv(CHECKPOINT_SECONDS, "0")
     wanted = go(tiny_lm("mistral"), case)
 
     class Killed(Exception):  # noqa: N818 - nothing went wrong
@@ -388,14 +389,14 @@ def test_the_limit_that_a_person_sets(monkeypatch: pytest.MonkeyPatch) -> None:
         kept.begin()
         return kept.limit
 
-    monkeypatch.delenv(GIGABYTES, raising=False)
+    monkeypatch.delenv(STATES_GB, raising=False)
     some = limit()
     assert some is not None
     assert some > 0
-    monkeypatch.setenv(GIGABYTES, "1.5")
+    monkeypatch.setenv(STATES_GB, "1.5")
     assert limit() == 1_500_000_000
     for wrong in ("much", "-1", "inf"):
-        monkeypatch.setenv(GIGABYTES, wrong)
+        monkeypatch.setenv(STATES_GB, wrong)
         with pytest.raises(UserError, match="not a number of gigabytes"):
             limit()
 

@@ -1,10 +1,11 @@
 """The command line: verbs that call the Python API, and nothing else. Heavy imports wait for their verb."""
 
+import json
 import os
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -14,10 +15,14 @@ from crosstune.cli.printing import (
     print_plan,
     print_results,
     print_rows,
+    print_sizes,
     print_verdicts,
     say,
 )
 from crosstune.errors import UserError
+
+if TYPE_CHECKING:
+    from crosstune.study.spec import Study
 
 app = typer.Typer(
     help="Tune a language model in English by several methods; measure how far each carries into others.",
@@ -70,9 +75,7 @@ def _main(
 @app.command()
 def run(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
-    store: Annotated[
-        Path | None, typer.Option(help="Folder for the results; runs/<name> by default.")
-    ] = None,
+    store: Annotated[str | None, typer.Option(help="Folder for the results; runs/<name> by default.")] = None,
     device: Device = None,
     dtype: Annotated[
         str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")
@@ -102,23 +105,19 @@ def run(
     from crosstune.api import results as read
     from crosstune.running.interrupts import Stopped
     from crosstune.running.runner import run_study
-    from crosstune.study.spec import read_study
 
     on_ray: dict[str, Any] = {"workers": workers, "cpus": cpus, "gpus": gpus, "address": address}
     for name, value in on_ray.items():
         if executor is not Executor.ray and value is not None:
             raise UserError(f"--{name} is for --executor ray; add that, or leave it out")
-    asked = read_study(study)
-    changes = {"store": store, "device": device, "dtype": dtype}
-    # The device and the dtype are looked at before anything runs.
-    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    changed = _read(study, store=store, device=device, dtype=dtype)
     try:
         if executor is Executor.ray:
             from crosstune.running.on_ray import run_on_ray
 
-            summary = run_on_ray(asked, **on_ray, retry_failed=retry_failed)
+            summary = run_on_ray(changed, **on_ray, retry_failed=retry_failed)
         else:
-            summary = run_study(asked, retry_failed=retry_failed)
+            summary = run_study(changed, retry_failed=retry_failed)
     except Stopped as stop:
         complain(str(stop), style="yellow")
         raise typer.Exit(stop.exit_code) from None
@@ -130,7 +129,7 @@ def run(
 def plan(
     study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
     *,
-    store: Annotated[Path | None, typer.Option(help="Folder of the results; over the study's own.")] = None,
+    store: Annotated[str | None, typer.Option(help="Folder of the results; over the study's own.")] = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float32, ...")] = None,
     calibrate: Annotated[
@@ -145,22 +144,17 @@ def plan(
     Example: crosstune plan studies/demo.yaml --calibrate
     """
     from crosstune.planning.plan import plan_study
-    from crosstune.study.spec import read_study
 
-    asked = read_study(study)
-    changes = {"store": store, "device": device, "dtype": dtype}
-    asked = asked.model_copy(update={key: str(value) for key, value in changes.items() if value is not None})
+    changed = _read(study, store=store, device=device, dtype=dtype)
     if calibrate:
         from crosstune.planning.calibrate import calibrate as measure
 
-        measure(asked, lambda line: complain(line, style="dim"))
-    found = plan_study(asked)
+        measure(changed, lambda line: complain(line, style="dim"))
+    planned = plan_study(changed)
     if as_json:
-        import json
-
-        sys.stdout.write(json.dumps(found.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        sys.stdout.write(json.dumps(planned.as_dict(), ensure_ascii=False, indent=1) + "\n")
     else:
-        print_plan(found, str(study))
+        print_plan(planned, str(study))
 
 
 @app.command()
@@ -185,8 +179,6 @@ def results(
     elif form is Form.csv:
         sys.stdout.write((found.costs if cost else found.scores).write_csv())
     else:
-        import json
-
         tables = {"costs": found.costs} if cost else {"transfer": found.transfer, "scores": found.scores}
         rows = {name: table.to_dicts() for name, table in tables.items()}
         sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
@@ -304,20 +296,12 @@ def params(
     from crosstune.models.loading.known import geometry_for
 
     geometry = geometry_for(model)
-    from crosstune.methods.budget import NEAR, count_parameters, hint, solve_budget
+    from crosstune.methods.budget import count_parameters, solve_budget
 
     if method is None and settings:
         raise UserError("--set needs a method: crosstune params prefix --set length=10")
     if budget is not None:
-        solved = solve_budget(geometry, budget, method, settings or [])
-        sizes = [(name, *_solved(each)) for name, each in solved.items()]
-        print_rows(("method", "size", "trained parameters", f"off {budget}"), sizes, right=(2, 3))
-        hints = {name: hint(name, each, geometry) for name, each in solved.items() if each is not None}
-        if any(hints.values()):
-            say(f"more than {NEAR:.0%} off:")
-        for name, text in hints.items():
-            if text is not None:
-                say(f"  {name}: {text}")
+        print_sizes(solve_budget(geometry, budget, method, settings or []), budget, geometry)
         return
     rows = count_parameters(geometry, method, settings or [])
     if method is not None:
@@ -351,6 +335,9 @@ def predict(
     raw: Annotated[bool, typer.Option("--raw", help="The text is the whole prompt.")] = False,
     choice: Annotated[list[str] | None, typer.Option(help="A choice, for tasks without fixed ones.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    task: Annotated[
+        Path | None, typer.Option(help="The run's own Python task, which is run; only the very same file.")
+    ] = None,
 ) -> None:
     """Ask one thing of a finished run's tuned model.
 
@@ -358,7 +345,9 @@ def predict(
     """
     from crosstune.running.predict import predict as ask
 
-    answer = ask(run_folder, text, language=language, raw=raw, choices=choice or (), device=device)
+    answer = ask(
+        run_folder, text, language=language, raw=raw, choices=choice or (), device=device, task_file=task
+    )
     for name, share in answer.choices:
         say(f"{share:.3f}  {name}")
     if not answer.choices:
@@ -395,8 +384,16 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _solved(found: Any) -> tuple[str, str, str]:
-    """Size, count and distance of one method's answer to a budget."""
-    if found is None:
-        return "-", "-", "-"
-    return f"{found.setting} {found.size}", f"{found.count:,}", found.share_off
+def _read(file: Path, **options: str | None) -> "Study":
+    """The study in a file, with the options that were given in place of its own settings.
+
+    Raises:
+        UserError: The file has a mistake, or an option is empty, as from a shell variable that is not set.
+    """
+    from crosstune.study.spec import read_study
+
+    study = read_study(file)
+    for name, value in options.items():
+        if value == "":
+            raise UserError(f"--{name} is empty; give it a value, or leave it out")
+    return study.model_copy(update={name: value for name, value in options.items() if value is not None})

@@ -1,7 +1,7 @@
 """What the command line prints: lines, complaints and tables, harmless to a terminal whatever they hold."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -76,6 +76,25 @@ def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tu
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     standard_output().print(table)
+
+
+def print_sizes(solved: Mapping[str, Any], budget: str, geometry: Any) -> None:
+    """The size of each method that comes nearest to a budget (`crosstune.methods.budget.solve_budget`)."""
+    from crosstune.methods.budget import NEAR, hint
+
+    sizes = [
+        (name, f"{best.setting} {best.size}", f"{best.count:,}", best.share_off)
+        if best is not None
+        else (name, "-", "-", "-")
+        for name, best in solved.items()
+    ]
+    print_rows(("method", "size", "trained parameters", f"off {budget}"), sizes, right=(2, 3))
+    hints = {name: hint(name, best, geometry) for name, best in solved.items() if best is not None}
+    if any(hints.values()):
+        say(f"more than {NEAR:.0%} off:")
+    for name, text in hints.items():
+        if text is not None:
+            say(f"  {name}: {text}")
 
 
 def standard_output() -> Console:

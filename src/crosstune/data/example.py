@@ -8,9 +8,6 @@ from typing import Literal
 Split = Literal["train", "dev", "test"]
 
 
-Kind = Literal["choice", "generation"]
-
-
 @dataclass(frozen=True, slots=True)
 class Example:
     r"""One question, its prompt already written out.

@@ -1,30 +1,9 @@
-"""Where benchmark files lie on this machine, and in which order their examples are taken."""
+"""The order in which a source's examples are taken, and the error for a language it lacks."""
 
 import hashlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 from crosstune.errors import UserError, did_you_mean
-
-DATA_VARIABLE = "CROSSTUNE_DATA"
-DEFAULT_DATA = "../shared/data"
-
-
-def data_root(option: str | None) -> Path:
-    """The folder that holds the benchmarks: the task's ``data`` option, else $CROSSTUNE_DATA, else a default.
-
-    Raises:
-        UserError: The option or the variable names no folder.
-    """
-    given = option or os.environ.get(DATA_VARIABLE)
-    root = Path(given or DEFAULT_DATA).expanduser()
-    if given and not root.is_dir():
-        raise UserError(
-            f"no data folder {root}: set {DATA_VARIABLE}, or the task's option data, to the folder of the "
-            "benchmark files"
-        )
-    return root
 
 
 def missing_language(task: str, language: str, offered: Sequence[str]) -> UserError:

@@ -234,7 +234,8 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
 
 def _parquet(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
     try:
-        table = pl.read_parquet(path)
+        with path.open("rb") as stream:  # polars would take a path that holds "[" or "*" for a pattern
+            table = pl.read_parquet(stream)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"{path}: not a readable parquet file: {reason}") from error

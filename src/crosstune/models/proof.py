@@ -4,13 +4,9 @@ All are on: each is compared with the plain way before it is trusted, and gives 
 where it fails. ``CROSSTUNE_GPU_OFF=graphs`` takes the plain way from the start, which only costs time.
 """
 
-import os
 from typing import Literal, get_args
 
-from crosstune.errors import UserError, did_you_mean
-
-OFF = "CROSSTUNE_GPU_OFF"
-"""Environment variable: names of `Part`, with commas between them."""
+from crosstune.config.environment import gpu_off
 
 Part = Literal["graphs", "packing", "fitting"]
 """``graphs``: recorded decoding steps (`crosstune.models.fast.graphs`). ``packing``: no padding in training
@@ -24,8 +20,4 @@ def wanted(part: Part) -> bool:
     Raises:
         UserError: The environment variable names something else.
     """
-    off = [name.strip() for name in os.environ.get(OFF, "").split(",") if name.strip()]
-    for name in off:
-        if name not in get_args(Part):
-            raise UserError(f'{OFF}: "{name}"{did_you_mean(name, get_args(Part))}')
-    return part not in off
+    return part not in gpu_off(get_args(Part))

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from crosstune.data.example import Example, Kind
+from crosstune.data.example import Example
+from crosstune.data.forms import Kind
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
 

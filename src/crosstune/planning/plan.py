@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from crosstune.config import environment
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.budget import hint, solve
@@ -130,6 +131,7 @@ def plan_study(study: Study) -> Plan:
     Raises:
         UserError: As `crosstune.study.runs.expand`.
     """
+    environment.check()
     runs = expand(study)
     done = store.finished(study.folder)
     failed = {file.stem for file in (study.folder / ".failed").glob("*.json")} - done

@@ -1,14 +1,13 @@
 """What calibration measured on this machine, kept in the cache folder: ``calibration.json``."""
 
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from crosstune.files import cache_root, disk_errors
+from crosstune.config.environment import cache_root
+from crosstune.files import write_text
 from crosstune.store import provenance
 from crosstune.study.runs import Run
 
@@ -87,15 +86,8 @@ def keep(run: Run, measured: Measured) -> Path:
         UserError: The cache folder cannot be written.
     """
     file = cache_root() / _FILE
-    with disk_errors(file.parent):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        content = _all() | {_place(run): asdict(measured)}
-        work = file.with_name(f"{_FILE}-{os.getpid()}-{secrets.token_hex(4)}")
-        try:
-            work.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
-            work.replace(file)
-        finally:
-            work.unlink(missing_ok=True)
+    content = _all() | {_place(run): asdict(measured)}
+    write_text(file.parent, file.name, json.dumps(content, indent=1, ensure_ascii=False))
     return file
 
 

@@ -10,6 +10,7 @@ import vl_convert
 
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import draft, put
 from crosstune.report.gallery import curve_figures, section_figures
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
@@ -56,11 +57,13 @@ def export(
             raise UserError(f'no format "{name}"{did_you_mean(name, FORMATS)}')
     written: list[Path] = []
 
-    def write(place: str, put: Callable[[Path], object]) -> None:
+    def write(place: str, write_to: Callable[[Path], object]) -> None:
         file = folder / place
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            put(file)
+            with draft(file) as path:
+                write_to(path)
+                put(path, file)
         except OSError as error:
             raise UserError(f"{file}: cannot be written ({error.strerror}); name another folder") from error
         written.append(file)

@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from crosstune.config import environment
 from crosstune.errors import UserError
-from crosstune.files import write_text
 from crosstune.running.interrupts import Interrupts, Stopped
 from crosstune.running.progress import Display, display
 from crosstune.running.runner import Summary, run_study
@@ -35,8 +35,8 @@ RETRIES = 20
 _POLL = 1.0  # seconds between looks at the store
 _GRACE = 30.0  # seconds for workers to end by themselves after Ctrl-C
 _OBJECTS = 100 * 2**20  # bytes of shared memory for a Ray of our own; nothing large goes through it
-# Where models and data lie, for workers that a cluster started with an environment of its own.
-_VARIABLES = ("CROSSTUNE_CACHE", "CROSSTUNE_DATA", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
+# Passed on to workers, which a cluster starts with an environment of its own.
+_VARIABLES = (*environment.NAMES, "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Order:
         study: The study written out, its store an absolute path.
         text: The study's own text, kept in the store.
         folder: Where the command was given; paths in the study are from there.
-        environment: Of `_VARIABLES`, those that are set.
+        variables: Of `_VARIABLES`, those that are set.
         cpus: Threads to compute with.
         device: In place of the study's.
         dtype: In place of the study's.
@@ -56,7 +56,7 @@ class Order:
     study: str
     text: str
     folder: str
-    environment: dict[str, str]
+    variables: dict[str, str]
     cpus: int
     device: str
     dtype: str
@@ -65,7 +65,7 @@ class Order:
         """The study, on the worker's machine."""
         import torch
 
-        os.environ.update(self.environment)
+        os.environ.update(self.variables)
         if Path(self.folder).is_dir():
             os.chdir(self.folder)
         torch.set_num_threads(self.cpus)
@@ -119,8 +119,9 @@ def run_on_ray(
         Stopped: After Ctrl-C (a `KeyboardInterrupt`); all workers have stopped.
     """
     console = Console(stderr=True) if console is None else console
+    environment.check()
     began, ray = time.perf_counter(), _ray()
-    write_text(study.folder, "study.yaml", study.to_yaml())
+    stored.open_store(study.folder, study.to_yaml())
     with Interrupts() as interrupts, _cluster(ray, address):
         needs = _needs(
             [node["Resources"] for node in ray.nodes() if node["Alive"]], study, workers, cpus, gpus
@@ -259,8 +260,8 @@ def _order(study: Study, needs: Needs) -> Order:
     text = study.to_yaml()
     whole._text = None  # written out as it stands, with what the command line changed
     device = "cpu" if study.device == "auto" and not needs.gpus else study.device
-    environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    return Order(whole.to_yaml(), text, str(Path.cwd()), environment, needs.cpus, device, study.dtype)
+    variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    return Order(whole.to_yaml(), text, str(Path.cwd()), variables, needs.cpus, device, study.dtype)
 
 
 def _planned(ray: Any, options: dict[str, Any], order: Order) -> tuple[Order, list[Planned]]:

@@ -54,6 +54,7 @@ def predict(
     raw: bool = False,
     choices: Sequence[str] = (),
     device: str = "auto",
+    task_file: str | Path | None = None,
 ) -> Prediction:
     """Answer one text with a finished run.
 
@@ -64,13 +65,15 @@ def predict(
         raw: ``text`` is the whole prompt.
         choices: To choose from; the task's by default, where it has the same for every question.
         device: Where to load the model.
+        task_file: The Python file of a task of the user's own, which is run. It must be the one that the run
+            was made with; what a store alone names is never run.
 
     Raises:
         UserError: No such run, damaged weights, a model that has changed since, a text that does not fit.
     """
     folder = Path(folder)
     run = store.read_run(folder)
-    task = _task(run)
+    task = _task(run, task_file)
     if task.version != run.task.version and not raw:
         raise UserError(
             f"{folder}: made with version {run.task.version} of task {task.name}, this is version "
@@ -120,17 +123,18 @@ def _answer(
     return scored[0][0], scored
 
 
-def _task(run: RunRecord) -> Task:
+def _task(run: RunRecord, given: str | Path | None) -> Task:
     """The task a run was made with, a user's own one only if its file is still the same."""
     file = run.task.file
     if file is None:
         return make_task(run.task.name, run.task.options)
-    loaded = load_task(file["path"])
-    if loaded.sha256 != file["sha256"]:
+    path = Path(file["path"] if given is None else given)
+    if given is None and path.suffix == ".py":
         raise UserError(
-            f"{file['path']} has changed since run {run.id} was made with it; run the study again, or "
-            "give the file its old content back"
+            f"run {run.id} was made with a Python task, which predict would run; if you trust it, add "
+            f"--task {path}"
         )
+    loaded = load_task(path, sha256=file["sha256"], of=f"run {run.id}")
     return loaded.task(loaded.task.Options.model_validate(run.task.options))
 
 

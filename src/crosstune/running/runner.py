@@ -7,11 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from crosstune.config import environment
 from crosstune.errors import UserError
-from crosstune.files import disk_errors, write_text
+from crosstune.files import disk_errors
 from crosstune.running.interrupts import Interrupts, Stopped
 from crosstune.running.progress import display
 from crosstune.running.worker import Work
+from crosstune.store.store import open_store
 from crosstune.study.runs import expand
 from crosstune.study.spec import Study
 
@@ -52,10 +54,11 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
     """
     console = Console(stderr=True) if console is None else console
     began = time.perf_counter()
+    environment.check()
     runs = expand(study)
     say = _saying(console)
     with Interrupts() as interrupts:
-        write_text(study.folder, "study.yaml", study.to_yaml())
+        open_store(study.folder, study.to_yaml())
         with disk_errors(study.folder):
             work = Work(study, runs)
         work.take_stock(retry_failed, say)

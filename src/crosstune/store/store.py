@@ -19,11 +19,12 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import polars as pl
 
 from crosstune.errors import UserError
-from crosstune.files import TMP, disk_errors, sha256_of, sync, write_synced
+from crosstune.files import TMP, disk_errors, draft, put, sha256_of, sync, write_synced, write_text
 from crosstune.store.record import Kind, RunRecord
 
 RUN = "run.json"
@@ -33,6 +34,40 @@ CHECKSUMS = "checksums.json"
 RUN_ID = re.compile(r"[0-9a-f]{16}")
 DAMAGED = ".damaged"
 WORK = ".work"
+CLAIMS = ".claims"
+STUDY = "study.yaml"
+
+
+def open_store(store: Path, study: str) -> None:
+    """Make a folder a store, or go on with one, and put the study into it.
+
+    Args:
+        store: Folder of all runs; made where it is missing.
+        study: Text of the study file.
+
+    Raises:
+        UserError: Its ``study.yaml`` is not a store's, something in it is a symbolic link through which files
+            elsewhere would be written, or it cannot be written.
+    """
+    text = store / STUDY
+    if os.path.lexists(text) and not (store / CLAIMS).is_dir() and not finished(store):
+        raise UserError(
+            f"{text} is there already, but {store} is no store: the study's text would overwrite it; name "
+            "another folder (--store, or store: in the study)"
+        )
+    with disk_errors(store):
+        (store / CLAIMS).mkdir(parents=True, exist_ok=True)
+    for link in _links(store):
+        raise UserError(f"{link} is a symbolic link, and what a run writes would follow it; remove it")
+    write_text(store, STUDY, study)
+
+
+def _links(store: Path) -> Iterator[Path]:
+    """Symbolic links among the files and folders that a run writes beside the finished runs."""
+    for name in (CLAIMS, WORK, DAMAGED, ".failed", ".workers", "trackers"):
+        walk = [] if name in (DAMAGED, "trackers") else os.walk(store / name)
+        inside = (Path(folder, entry) for folder, folders, files in walk for entry in (*folders, *files))
+        yield from (path for path in (store / name, *inside) if path.is_symlink())
 
 
 def save(
@@ -57,35 +92,25 @@ def save(
     """
     run_id = _checked(run.id)
     target = store / run_id
-    work = store / f"{TMP}{run_id}-{os.getpid()}-{secrets.token_hex(4)}"
-    with disk_errors(store):
+    with disk_errors(store), draft(target) as work, draft(target) as replaced:
         work.mkdir(parents=True)
-        try:
-            content = run.model_dump(mode="json")
-            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-            write_synced(work / RUN, text.encode())
-            # Through memory, so that a full disk is one kind of error and not each library's own.
-            table = io.BytesIO()
-            predictions.write_parquet(table, compression="zstd")
-            write_synced(work / PREDICTIONS, table.getvalue())
-            if write_weights is not None:
-                write_weights(work / WEIGHTS)
-                # safetensors makes it its owner's only; let it be as open as the files beside it.
-                (work / WEIGHTS).chmod((work / RUN).stat().st_mode)
-                sync(work / WEIGHTS)
-            sums = {file.name: sha256_of(file) for file in sorted(work.iterdir())}
-            write_synced(work / CHECKSUMS, json.dumps(sums, indent=1).encode())
-            sync(work)
-            if target.exists():
-                aside = store / f"{TMP}{run_id}-{os.getpid()}-{secrets.token_hex(4)}"
-                target.rename(aside)
-                work.rename(target)
-                shutil.rmtree(aside, ignore_errors=True)
-            else:
-                work.rename(target)
-            sync(store)
-        finally:
-            shutil.rmtree(work, ignore_errors=True)
+        content = run.model_dump(mode="json")
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        write_synced(work / RUN, text.encode())
+        # Through memory, so that a full disk is one kind of error and not each library's own.
+        table = io.BytesIO()
+        predictions.write_parquet(table, compression="zstd")
+        write_synced(work / PREDICTIONS, table.getvalue())
+        if write_weights is not None:
+            write_weights(work / WEIGHTS)
+            # safetensors makes it its owner's only; let it be as open as the files beside it.
+            (work / WEIGHTS).chmod((work / RUN).stat().st_mode)
+            sync(work / WEIGHTS)
+        sums = {file.name: sha256_of(file) for file in sorted(work.iterdir())}
+        write_synced(work / CHECKSUMS, json.dumps(sums, indent=1).encode())
+        if target.exists():
+            target.rename(replaced)  # a folder cannot be replaced in one step
+        put(work, target)
     return target
 
 
@@ -199,8 +224,8 @@ def prediction_columns(store: Path, run_id: str) -> list[str]:
     Raises:
         UserError: A file that is no table of predictions.
     """
-    with _table_errors(file := store / _checked(run_id) / PREDICTIONS):
-        return list(pl.read_parquet_schema(file))
+    with _predictions(store, run_id) as stream:
+        return list(pl.read_parquet_schema(stream))
 
 
 def read_table(store: Path, run_id: str, columns: list[str] | None = None) -> pl.DataFrame:
@@ -209,14 +234,17 @@ def read_table(store: Path, run_id: str, columns: list[str] | None = None) -> pl
     Raises:
         UserError: A file that is no table of predictions, or lacks a column.
     """
-    with _table_errors(file := store / _checked(run_id) / PREDICTIONS):
-        return pl.read_parquet(file, columns=columns)
+    with _predictions(store, run_id) as stream:
+        return pl.read_parquet(stream, columns=columns)
 
 
 @contextmanager
-def _table_errors(file: Path) -> Iterator[None]:
+def _predictions(store: Path, run_id: str) -> Iterator[BinaryIO]:
+    """A run's predictions as an open file: polars takes a path that holds ``[`` or ``*`` for a pattern."""
+    file = store / _checked(run_id) / PREDICTIONS
     try:
-        yield
+        with file.open("rb") as stream:
+            yield stream
     except (OSError, pl.exceptions.PolarsError) as error:
         raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
 

@@ -117,6 +117,8 @@ class Study(BaseModel):
         read["budget"] = budget_part(read) or None
         if isinstance(read.get("store"), Path):
             read["store"] = str(read["store"])
+        if read.get("store") == "":
+            raise invalid(("store",), "store: is empty; name a folder, or leave it out for runs/<name>")
         return read
 
     @field_validator("name")
@@ -202,10 +204,11 @@ class Study(BaseModel):
 
     def _check_loss(self, task: TaskEntry, method: MethodEntry) -> None:
         """A loss over the choices needs choices, and scores what evaluation compares."""
-        if self.train_for(task, method).loss != "choices" or not METHODS[method.name](method.config).trains:
+        loss = self.train_for(task, method).loss
+        if loss == "answer" or not METHODS[method.name](method.config).trains:
             return
         first = self.evaluate_for(task).choices == "first-token"
-        if task.task_class.kind == "choice" and first:
+        if loss in task.task_class.form().losses and first:
             return
         needs = "a choice task" if first else "evaluate.choices: first-token"
         where: Loc = ("train", "loss")

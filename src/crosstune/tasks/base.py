@@ -5,7 +5,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from crosstune.data.example import Example, Kind, Split, fingerprint
+from crosstune.data.example import Example, Split, fingerprint
+from crosstune.data.forms import Form, Kind, form_of
 
 __all__ = ["Example", "Kind", "Split", "Task", "TaskOptions", "fingerprint"]
 
@@ -22,7 +23,8 @@ class Task(ABC):
     Attributes:
         name: As written in a study file.
         version: Raised whenever prompts, examples or scoring change; part of a run's id.
-        kind: "choice" (log-probabilities of the choices are compared) or "generation" (greedy decoding).
+        kind: Name of the form of its answers: "choice" (log-probabilities of the choices are compared),
+            "generation" (greedy decoding), or another of `crosstune.data.forms.FORMS`.
         metrics: Names that `score` returns; the first is the task's main one. All in [0, 1].
         split_names: What the source calls the splits used, e.g. {"test": "test.tsv"}; reported with results.
         max_answer_tokens: Longest written answer.
@@ -46,6 +48,11 @@ class Task(ABC):
         self.options = options if options is not None else self.Options()
         self.sources: list[dict[str, Any]] = []
         self.skipped: list[str] = []
+
+    @classmethod
+    def form(cls) -> Form:
+        """What the form of its answers says of training, predictions and scores."""
+        return form_of(cls.kind)
 
     @abstractmethod
     def languages(self) -> list[str]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, ClassVar, Literal
 
-from crosstune.data.example import Example, Kind, Split
-from crosstune.data.local import DATA_VARIABLE, data_root, fair_order
+from crosstune.config.environment import DATA, data_root
+from crosstune.data.example import Example, Split
+from crosstune.data.local import fair_order
 from crosstune.data.reading_sets import SETS, Reading, checked
 from crosstune.data.source import Layout
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
@@ -77,7 +78,7 @@ class Belebele(PublishedTask):
 
     name = "belebele"
     version = 1
-    kind: ClassVar[Kind] = "choice"
+    kind = "choice"
     metrics = ("accuracy",)
     summary = "reading comprehension, 4 choices (Belebele); trained on English reading sets"
     split_names: ClassVar[dict[Split, str]] = {
@@ -167,7 +168,7 @@ class Belebele(PublishedTask):
                 wanted = " or ".join(kind.files["train"][0] for kind in SETS.values())
                 raise UserError(
                     f"task {self.name} has no training set under {root}: looked for {wanted}; set "
-                    f"{DATA_VARIABLE} or the task's option data, or source: hub"
+                    f"{DATA} or the task's option data, or source: hub"
                 )
             return ("assembled",) if "assembled" in there else there
         if absent := [name for name in asked if name not in there]:

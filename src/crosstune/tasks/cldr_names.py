@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from babel import localedata
 
-from crosstune.data.example import Example, Kind, Split
+from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order, missing_language
 from crosstune.errors import UserError
 from crosstune.languages.table import LANGUAGES
@@ -57,7 +57,7 @@ class CldrNames(Task):
 
     name = "cldr-names"
     version = 1
-    kind: ClassVar[Kind] = "choice"
+    kind = "choice"
     metrics = ("accuracy",)
     summary = "kind of a name: country, language, currency or script (CLDR)"
     split_names: ClassVar[dict[Split, str]] = {

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from crosstune.data.example import Example, Kind, Split
+from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order
 from crosstune.data.source import Layout
 from crosstune.data.tables import Row
@@ -48,7 +48,7 @@ class Mgsm(PublishedTask):
 
     name = "mgsm"
     version = 1
-    kind: ClassVar[Kind] = "generation"
+    kind = "generation"
     metrics = ("number_match",)
     summary = "grade-school arithmetic in words (MGSM); trained on English GSM8K"
     split_names: ClassVar[dict[Split, str]] = {

@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import mode
 from typing import Any, ClassVar, Literal
 
-from crosstune.data.example import Example, Kind, Split
-from crosstune.data.local import data_root
+from crosstune.config.environment import data_root
+from crosstune.data.example import Example, Split
 from crosstune.data.source import Layout
 from crosstune.data.tables import BadRow, Row, Rows, read_lines, read_rows
 from crosstune.errors import UserError
@@ -117,7 +117,7 @@ class _Nli(PublishedTask):
     """What the tasks of this family share: labels, prompts, options."""
 
     version = 1
-    kind: ClassVar[Kind] = "choice"
+    kind = "choice"
     metrics = ("accuracy",)
     prompts = "nli"
     Options: ClassVar[type[TaskOptions]] = NliOptions

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from num2words import num2words  # type: ignore[import-untyped]
 from pydantic import Field
 
-from crosstune.data.example import Example, Kind, Split
+from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order, missing_language
 from crosstune.metrics.text import normalise_number_words
 from crosstune.tasks.base import Task, TaskOptions
@@ -47,7 +47,7 @@ class NumberWords(Task):
 
     name = "number-words"
     version = 1
-    kind: ClassVar[Kind] = "generation"
+    kind = "generation"
     metrics = ("exact", "in_english")
     summary = "a number in words, in the prompt's language"
     split_names: ClassVar[dict[Split, str]] = {

@@ -10,8 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from crosstune.config.environment import DATA, data_root
 from crosstune.data.example import Example, Split
-from crosstune.data.local import DATA_VARIABLE, data_root, fair_order, missing_language
+from crosstune.data.local import fair_order, missing_language
 from crosstune.data.source import Layout, Place, _canonical, _codes, _shape, labelled, renamed
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
@@ -217,5 +218,5 @@ class PublishedTask(Task):
         instead += ", or source: hub" if split in self.hub else ""
         return UserError(
             f"task {self.name} has no {split} split under {data_root(self.published.data)}{also}: looked for "
-            f"{wanted or 'nothing'}; set {DATA_VARIABLE} or the task's option data{instead}"
+            f"{wanted or 'nothing'}; set {DATA} or the task's option data{instead}"
         )

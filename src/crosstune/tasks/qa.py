@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from crosstune.data.example import Example, Kind, Split
+from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order
 from crosstune.data.source import Layout
 from crosstune.data.squad import read_by_language, read_renumbered, read_squad
@@ -87,7 +87,7 @@ class ExtractiveQa(PublishedTask):
     """
 
     version = 1
-    kind: ClassVar[Kind] = "generation"
+    kind = "generation"
     metrics = ("squad_f1", "squad_exact", "mlqa_f1", "mlqa_exact")
     prompts = "qa"
     max_answer_tokens = 32

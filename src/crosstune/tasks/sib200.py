@@ -6,7 +6,7 @@ Adelani et al. 2024 (arXiv 2309.07445). Local layout: that of its repository.
 from collections.abc import Mapping
 from typing import ClassVar
 
-from crosstune.data.example import Example, Kind, Split
+from crosstune.data.example import Example, Split
 from crosstune.data.source import Layout
 from crosstune.data.tables import Row
 from crosstune.tasks.prompts import load_prompts, render
@@ -24,7 +24,7 @@ class Sib200(PublishedTask):
 
     name = "sib200"
     version = 1
-    kind: ClassVar[Kind] = "choice"
+    kind = "choice"
     metrics = ("accuracy",)
     summary = "topic of a sentence, 7 choices (SIB-200)"
     split_names: ClassVar[dict[Split, str]] = {"train": "train", "dev": "dev", "test": "test"}

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from crosstune.data.example import Example, Kind, Split
+from crosstune.data.example import Example, Split
 from crosstune.data.source import Layout
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
@@ -52,7 +52,7 @@ class Xcopa(PublishedTask):
 
     name = "xcopa"
     version = 1
-    kind: ClassVar[Kind] = "choice"
+    kind = "choice"
     metrics = ("accuracy",)
     summary = "the more plausible cause or effect, 2 choices (XCOPA)"
     split_names: ClassVar[dict[Split, str]] = {

@@ -6,9 +6,7 @@ whose content is not what its name says is passed over. Nothing here can end a t
 no more, it is said once, and the training goes on without.
 """
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,14 +17,11 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from crosstune.errors import UserError
+from crosstune.config import environment
+from crosstune.files import draft, put, sha256_of
 from crosstune.models.memory.token_limit import Passes
 from crosstune.models.tensor_file import write_tensors
 
-SECONDS = "CROSSTUNE_CHECKPOINT_SECONDS"
-"""Environment variable: seconds between two checkpoints, 0 for one after every step."""
-
-_DEFAULT_SECONDS = 30.0
 # Writing may take this share of the time at most: a checkpoint of full fine-tuning is gigabytes.
 _SHARE = 1 / 20
 
@@ -68,7 +63,7 @@ class Checkpoint:
     ) -> None:
         self._folder, self._made_for, self._note, self._passes = folder, made_for, note, passes
         self._taken_up = taken_up
-        self._every = _seconds()
+        self._every = environment.checkpoint_seconds()
         self._writes = True
         self._next = time.monotonic() + self._every
 
@@ -103,7 +98,7 @@ class Checkpoint:
     def _clean(self) -> None:
         """Remove what a killed process has half written, under its own name or that of safetensors."""
         with suppress(OSError):
-            for leftover in (*self._folder.glob("tmp-*"), *self._folder.glob(".tmp*")):
+            for leftover in self._folder.glob(".tmp*"):
                 leftover.unlink(missing_ok=True)
 
     def due(self) -> bool:
@@ -128,38 +123,16 @@ class Checkpoint:
 
     def _write(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         before = list(self._folder.glob("checkpoint-*-*.safetensors"))
-        fresh = self._folder / f"tmp-{os.getpid()}.safetensors"
-        try:
+        with draft(self._folder / "checkpoint") as path:
             passes = json.dumps([each.state() for each in self._passes])
             head = {"made_for": self._made_for, "facts": json.dumps(facts), "passes": passes}
-            write_tensors(tensors, fresh, head)
-            with fresh.open("rb") as stream:
-                os.fsync(stream.fileno())
-            target = self._folder / f"checkpoint-{step:09d}-{_checksum(fresh)}.safetensors"
-            fresh.replace(target)
-        finally:
-            fresh.unlink(missing_ok=True)
-        descriptor = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            write_tensors(tensors, path, head)
+            target = self._folder / f"checkpoint-{step:09d}-{_checksum(path)}.safetensors"
+            put(path, target)
         for old in before:
             if old != target:
                 old.unlink(missing_ok=True)
 
 
 def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()[:32]
-
-
-def _seconds() -> float:
-    text = os.environ.get(SECONDS, "")
-    try:
-        seconds = float(text) if text else _DEFAULT_SECONDS
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise UserError(f"{SECONDS}={text}: not a number of seconds; 0 writes a checkpoint after every step")
-    return seconds
+    return sha256_of(file)[:32]

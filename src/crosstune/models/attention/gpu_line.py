@@ -12,6 +12,7 @@ numbers, forward and backward, in the shape of the model's heads. Where it fails
 there, that is said in one line and batches are padded.
 """
 
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from crosstune.config.environment import GPU_OFF
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention.cpu_line import Ragged
-from crosstune.models.proof import OFF, wanted
+from crosstune.models.proof import wanted
 
 # Of the largest number: what 16 bits and another order of sums may differ by.
 APART = 0.05
@@ -99,22 +101,35 @@ def plan(lengths: tuple[int, ...], trunk: int, front: int, device: torch.device)
 
 
 def kernel(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scaling: float, window: int | None) -> Tensor:
-    """PyTorch's flash kernel over ``[tokens, heads, head_dim]``; 16 bits, on a GPU."""
+    """PyTorch's flash kernel over ``[tokens, heads, head_dim]``; 16 bits, on a GPU.
+
+    It is called by the signature that this PyTorch has. From 2.12 on it groups heads by itself; in 2.10 and
+    before it knows causal order in place of windows, and no factor but ``head_dim ** -0.5``.
+
+    Raises:
+        NotImplementedError: This PyTorch's kernel has no windows, and one is asked for.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
-    before = -1 if window is None else window - 1
-    out: Tensor = varlen_attn(  # type: ignore[assignment]  # nothing beside the result is asked for
-        q,
-        k,
-        v,
-        plan.ends_q,
-        plan.ends_k,
-        plan.longest_q,
-        plan.longest_k,
-        scale=scaling,
-        window_size=(before, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
-    )
+    run: Any = varlen_attn
+    known = inspect.signature(run).parameters
+    options: dict[str, Any] = {}
+    if "window_size" in known:
+        options["window_size"] = (-1 if window is None else window - 1, 0)
+    elif window is None:
+        options["is_causal"] = True
+    else:
+        raise NotImplementedError("this PyTorch's kernel has no sliding windows")
+    if "scale" in known:
+        options["scale"] = scaling
+    else:
+        q = q * (scaling * q.shape[-1] ** 0.5)
+    if q.shape[1] != k.shape[1]:
+        if "enable_gqa" in known:
+            options["enable_gqa"] = True
+        else:
+            k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
+    out: Tensor = run(q, k, v, plan.ends_q, plan.ends_k, plan.longest_q, plan.longest_k, **options)
     return out
 
 
@@ -221,7 +236,7 @@ def _shape(lm: Any) -> tuple[torch.device, torch.dtype, int, int, int]:
 
 def _tell(why: str, note: Callable[[str], None] | None) -> None:
     if note is not None:
-        note(f"  training batches are padded, not packed ({why}); {OFF}=packing does not try")
+        note(f"  training batches are padded, not packed ({why}); {GPU_OFF}=packing does not try")
 
 
 def fault(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> str:
@@ -243,7 +258,7 @@ def fault(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, h
         try:
             out = attend(line, q, k, v, None, front or None)
             found = (out, *torch.autograd.grad(out, inputs, up))
-        except (RuntimeError, ImportError, ValueError) as error:
+        except Exception as error:  # of any class: a kernel that raises is not used
             return f"the kernel fails: {str(error).strip().partition(chr(10))[0]}"
         exact = [x.detach().float().requires_grad_() for x in inputs]
         stood = (exact[3], exact[4]) if n else None

@@ -1,7 +1,7 @@
 """The attention hook: the one place where a method's prompt meets the model's attention.
 
 transformers lets an attention function be registered by name and used by every architecture that
-follows its interface (Llama, Mistral, Gemma 3, Qwen 3, ...). crosstune registers one, called
+follows its interface (Llama, Gemma 3, Qwen 3, BERT, mBART, T5, ...). crosstune registers one, called
 ``crosstune``. It asks the attention module for the `Prompt` that a method left there:
 
 * none: the model's own scaled dot-product attention, untouched, bit for bit;
@@ -10,8 +10,17 @@ follows its interface (Llama, Mistral, Gemma 3, Qwen 3, ...). crosstune register
 * gated: a second softmax over the prompt alone is added before the output projection,
   ``softmax(q K^T) V + gate * softmax(q P_k^T) P_v`` (LLaMA-Adapter, arXiv 2303.16199).
 
-A prompt is visible to every token, also beyond a sliding window. Because nothing goes through a
-key/value cache, gradient checkpointing and every decoder shape keep working.
+A prompt is visible to every token: also beyond a sliding window, and where an additive position bias (T5's)
+is learned for the distance between tokens: a prompt has no position, its bias is 0. Because nothing goes
+through a key/value cache, gradient checkpointing and every decoder shape keep working.
+
+A module says whether it is causal (``is_causal``). Without a mask a causal module's tokens see those before
+them; those of another (an encoder's self-attention, cross-attention) see everything. An attention pattern
+(`crosstune.models.attention.layout`) orders the text of causal self-attention alone: cross-attention inside
+the same forward keeps its own mask, whose keys are another text's, one row of them for each line. What
+is causal only is refused elsewhere in one line: attention patterns, and padding-free batches, in an encoder's
+self-attention; both with position biases too, which are computed for columns and not for the patterns'
+positions.
 
 Which kernel computes it never changes what is computed. A prompt in front of plain causal text is causal
 order aligned at the lower right: on a GPU flash attention knows that order by itself, so no mask is made and
@@ -26,25 +35,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 from crosstune.errors import UserError
 from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.cpu_line import Ragged, attend
 from crosstune.models.attention.gpu_line import Packed
-from crosstune.models.attention.layout import _layout
+from crosstune.models.attention.layout import in_use
 
 IMPLEMENTATION = "crosstune"
 _SLOT = "crosstune_prompt"
 # What some architectures pass on that changes the scores and that scaled dot-product attention leaves out.
-_UNKNOWN = {
-    "softcap": "capped attention scores",
-    "s_aux": "attention sinks",
-    "position_bias": "position biases",
-}
+_UNKNOWN = {"softcap": "capped attention scores", "s_aux": "attention sinks"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +77,56 @@ def remove(module: nn.Module) -> None:
         delattr(module, _SLOT)
 
 
+def prompt_of(module: nn.Module) -> Prompt | None:
+    """The prompt that a method left on an attention module."""
+    prompt: Prompt | None = getattr(module, _SLOT, None)
+    return prompt
+
+
 def joint(module: nn.Module) -> tuple[Tensor, Tensor] | None:
     """Keys and values ``[kv_heads, n, head_dim]`` of the joint prompt on a module, if there is one."""
-    prompt: Prompt | None = getattr(module, _SLOT, None)
+    prompt = prompt_of(module)
     return None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
 
 
-def _mask_with_prompt(mask: Tensor | None, n: int, query: Tensor, key: Tensor) -> Tensor | None:
-    """The text's mask, widened by ``n`` columns that every row sees.
+def _lower_right(rows: int, columns: int, device: torch.device) -> Tensor:
+    """Causal order, ``[1, 1, rows, columns]``, in which the last row sees every column."""
+    seen = torch.ones(rows, columns, dtype=torch.bool, device=device)
+    return seen.tril(columns - rows)[None, None]
+
+
+def _with_prompt(mask: Tensor | None, n: int, rows: int, key: Tensor, causal: bool) -> Tensor | None:
+    """The text's mask, widened by ``n`` columns in front that every row sees.
 
     Args:
-        mask: Boolean ``[batch, 1, rows, columns]`` of the text, or None for plain causal order.
+        mask: ``[batch, 1, rows, columns]`` of the text, boolean or to be added; None for plain causal
+            order, or of a module that is not causal for none at all.
         n: Length of the prompt.
-        query: ``[batch, heads, rows, head_dim]``.
+        rows: Of queries.
         key: ``[batch, kv_heads, columns, head_dim]`` of the text alone.
+        causal: Whether the module is.
     """
     if mask is not None:
-        return torch.cat([mask.new_ones((*mask.shape[:-1], n)), mask], dim=-1)
-    rows, columns = query.shape[2], key.shape[2]
-    if rows == 1:
-        return None
-    # Causal and aligned at the lower right: the last row sees everything.
-    seen = torch.ones(rows, n + columns, dtype=torch.bool, device=key.device)
-    return seen.tril(n + columns - rows)[None, None]
+        return pad(mask, (n, 0), value=mask.dtype == torch.bool)
+    return _lower_right(rows, n + key.shape[2], key.device) if causal and rows > 1 else None
+
+
+def _with_bias(mask: Tensor | None, bias: Tensor, causal: bool) -> Tensor:
+    """What is added to the scores: the bias of each pair, and the lowest number where it is not seen.
+
+    Args:
+        mask: As scaled dot-product attention takes it; None for plain causal order or, ``causal`` or not
+            with one row, for none.
+        bias: ``[1 or batch, heads, rows, columns]``; 0 for columns of a prompt.
+        causal: Whether the module is.
+    """
+    if mask is None and causal and bias.shape[2] > 1:
+        mask = _lower_right(bias.shape[2], bias.shape[3], bias.device)
+    if mask is None:
+        return bias
+    if mask.dtype != torch.bool:
+        return bias + mask
+    return bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
 
 
 def _flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
@@ -114,6 +146,7 @@ def attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
+    position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one layer with the prompt left on ``module``.
@@ -121,80 +154,136 @@ def attention(
     Args:
         module: The attention module, possibly holding a `Prompt`.
         query: ``[batch, heads, rows, head_dim]``, rotated.
-        key: ``[batch, kv_heads, columns, head_dim]``, rotated.
+        key: ``[batch, kv_heads, columns, head_dim]``, rotated; of another text in cross-attention.
         value: As ``key``.
-        attention_mask: Boolean ``[batch, 1, rows, columns]`` or None for plain causal order.
+        attention_mask: ``[batch, 1, rows, columns]``, boolean or to be added; None for plain causal order,
+            or for no mask at all where the module is not causal.
         dropout: Of attention probabilities.
         scaling: Factor of the scores before the softmax.
+        position_bias: ``[1 or batch, heads, rows, columns]``, added to the scores of the text's columns.
         **kwargs: Whatever else the architecture passes on.
 
     Returns:
         ``[batch, rows, heads, head_dim]`` and None (attention weights are not kept).
 
     Raises:
-        UserError: The architecture asks for something that this attention would leave out.
+        UserError: The architecture asks for something that this attention would leave out, or for a path
+            that is causal only where it is not.
     """
-    for name, what in _UNKNOWN.items():
-        if kwargs.get(name) is not None:
-            raise UserError(
-                f"{type(module).__name__} has {what} ({name}), which are not supported; choose another model"
-            )
+    given = kwargs.pop("is_causal", None)
+    causal = bool(getattr(module, "is_causal", True) if given is None else given)
+    line = Ragged.of_mask(attention_mask)
+    _refuse(module, query, key, causal, line is not None, position_bias, kwargs)
+    prompt = prompt_of(module)
+    rows = query.shape[2]
 
-    def grouped(k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    def grouped(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         out = scaled_dot_product_attention(
             query, k, v, mask, dropout, scale=scaling, enable_gqa=k.shape[1] != query.shape[1]
         )
         return out.transpose(1, 2).contiguous()
 
     def plain(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        if mask is not None and query.device.type == "cpu" and query.shape[2] > 1:
+        if position_bias is not None:
+            bias = pad(position_bias, (k.shape[2] - position_bias.shape[-1], 0)).to(query.dtype)
+            return grouped(k, v, _with_bias(mask, bias, causal))
+        if mask is not None and query.device.type == "cpu" and rows > 1:
             return grouped(k, v, mask)
-        out, _ = sdpa_attention_forward(module, query, k, v, mask, dropout=dropout, scaling=scaling, **kwargs)
+        out, _ = sdpa_attention_forward(
+            module, query, k, v, mask, dropout=dropout, scaling=scaling, is_causal=causal, **kwargs
+        )
         return out
 
     def gated(prompt: Prompt) -> Tensor:
         assert prompt.gate is not None
-        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
+        keys, values = (x.expand(query.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
         extra = scaled_dot_product_attention(
             query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
         ).transpose(1, 2)
         return prompt.gate().to(extra.dtype)[:, None] * extra
 
-    prompt: Prompt | None = getattr(module, _SLOT, None)
-    line = Ragged.of_mask(attention_mask)
     if line is not None:
-        front = None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
-        if isinstance(line, Packed):
-            text = packed.attend(line, query, key, value, scaling, front)
-        else:
-            text = attend(line, query, key, value, scaling, front)
-        return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
-    if prompt is None:
-        return plain(key, value, attention_mask), None
-    layout = _layout.get()
-    if prompt.gate is None and layout is not None and layout.prompts_inside:
+        run = packed.attend if isinstance(line, Packed) else attend
+        text = run(line, query, key, value, scaling, joint(module))  # type: ignore[arg-type]
+    elif prompt is None or prompt.gate is not None:
+        text = plain(key, value, attention_mask)
+    elif causal and (use := in_use()) is not None and use.pattern.prompts_inside:
         assert attention_mask is not None
         n = key.shape[2] - attention_mask.shape[-1]
-        return plain(key, value, _mask_with_prompt(attention_mask, n, query, key)), None
-    if prompt.gate is None:
+        text = plain(key, value, _with_prompt(attention_mask, n, rows, key, causal))
+    else:
         keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
         n = keys.shape[2]
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
-        if attention_mask is None and query.shape[2] > 1 and _flash(query, keys, values, dropout):
-            return grouped(keys, values, causal_lower_right(query.shape[2], keys.shape[2])), None
-        return plain(keys, values, _mask_with_prompt(attention_mask, n, query, key)), None
-    return plain(key, value, attention_mask) + gated(prompt), None
+        bare = attention_mask is None and position_bias is None
+        if causal and bare and rows > 1 and _flash(query, keys, values, dropout):
+            text = grouped(keys, values, causal_lower_right(rows, keys.shape[2]))
+        else:
+            text = plain(keys, values, _with_prompt(attention_mask, n, rows, key, causal))
+    return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
+
+
+def _refuse(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    causal: bool,
+    padding_free: bool,
+    bias: Tensor | None,
+    others: dict[str, Any],
+) -> None:
+    """Raise where this attention would leave something out, or see what it should not.
+
+    Raises:
+        UserError: See above; one line.
+    """
+    name, use = type(module).__name__, in_use()
+    for argument, what in _UNKNOWN.items():
+        if others.get(argument) is not None:
+            raise UserError(f"{name} has {what} ({argument}), which are not supported; choose another model")
+    if not causal and (padding_free or (use is not None and not use.applied)):
+        raise UserError(
+            f"{name} is not causal, and padding-free batches, packed sequences and decoding slots are for "
+            "causal self-attention only; give it one text a row, with a mask for its padding"
+        )
+    if causal and bias is not None and (padding_free or use is not None):
+        raise UserError(
+            f"{name} has position biases, which padding-free batches, packed sequences and decoding slots "
+            "would give to the wrong tokens; give it one text a row, with a mask for its padding"
+        )
+    if query.shape[0] != key.shape[0]:
+        raise UserError(
+            f"{name} got {query.shape[0]} rows of queries and {key.shape[0]} of keys: where texts share a "
+            "row, cross-attention cannot tell their sources apart; give it one text a row"
+        )
 
 
 def attention_mask(
-    batch_size: int, q_length: int, kv_length: int, *, local_size: int | None = None, **kwargs: Any
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    *,
+    mask_function: Callable[..., Any],
+    local_size: int | None = None,
+    allow_is_bidirectional_skip: bool = False,
+    **kwargs: Any,
 ) -> Tensor | None:
-    """The mask transformers asks for: plain causal or windowed, or that of the active `Layout`."""
-    layout = _layout.get()
-    if layout is None:
-        mask: Tensor | None = sdpa_mask(batch_size, q_length, kv_length, local_size=local_size, **kwargs)
-        return mask
-    return layout.mask(local_size)
+    """The mask transformers asks for: its own, or for causal order that of the attention pattern in use."""
+    use = in_use()
+    causal = mask_function is not bidirectional_mask_function and not allow_is_bidirectional_skip
+    if use is not None and causal:
+        use.applied = True
+        return use.pattern.mask(local_size)
+    mask: Tensor | None = sdpa_mask(
+        batch_size,
+        q_length,
+        kv_length,
+        mask_function=mask_function,
+        local_size=local_size,
+        allow_is_bidirectional_skip=allow_is_bidirectional_skip,
+        **kwargs,
+    )
+    return mask
 
 
 AttentionInterface.register(IMPLEMENTATION, attention)

@@ -64,14 +64,33 @@ class Attended(Protocol):
         """Who sees whom, prompts left out: boolean ``[batch, 1, rows, columns]``, or a `Ragged.mask`."""
 
 
-_layout: ContextVar[Attended | None] = ContextVar("crosstune_layout", default=None)
+@dataclass(slots=True)
+class InUse:
+    """The attention pattern of a forward.
+
+    Attributes:
+        pattern: Who sees whom.
+        applied: Whether the model has asked for a causal mask, and so got this one: in a model that never
+            does, or before that, nothing is attended by it.
+    """
+
+    pattern: Attended
+    applied: bool = False
+
+
+_in_use: ContextVar[InUse | None] = ContextVar("crosstune_attention_pattern", default=None)
+
+
+def in_use() -> InUse | None:
+    """What `laid_out` has set, if anything."""
+    return _in_use.get()
 
 
 @contextmanager
 def laid_out(layout: Attended | None) -> Iterator[None]:
     """Inside, models attend by ``layout`` instead of plain causal order."""
-    token = _layout.set(layout)
+    token = _in_use.set(None if layout is None else InUse(layout))
     try:
         yield
     finally:
-        _layout.reset(token)
+        _in_use.reset(token)

@@ -21,9 +21,10 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
+from crosstune.config.environment import GPU_OFF
 from crosstune.models.attention.cache import Slots
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.proof import OFF, wanted
+from crosstune.models.proof import wanted
 
 # Fewer columns than this are not worth a graph of their own.
 COLUMNS = 128
@@ -146,7 +147,7 @@ class FixedStep:
         if self._note is not None:
             self._note(
                 f"  decoding steps are not recorded ({why}): the same answers, more slowly; "
-                f"{OFF}=graphs does not try"
+                f"{GPU_OFF}=graphs does not try"
             )
 
 

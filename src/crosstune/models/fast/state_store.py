@@ -4,16 +4,12 @@ What is kept is what would be computed again, so whether it is kept, and how muc
 limit may depend on the machine.
 """
 
-import os
 from collections.abc import Hashable
 
 from torch import Tensor
 
-from crosstune.errors import UserError
+from crosstune.config.environment import states_gigabytes
 from crosstune.models.memory.machine import at_hand, machine_memory
-
-GIGABYTES = "CROSSTUNE_STATES_GB"
-"""Environment variable: most gigabytes of states to keep, 0 for none."""
 
 # Of what the machine can still give when the first states come: other processes may run the same study.
 _SHARE = 1 / 4
@@ -87,14 +83,8 @@ class KeptStates:
 
 
 def _limit() -> int:
-    text = os.environ.get(GIGABYTES, "")
-    if not text:
-        there = at_hand()
-        return int(_SHARE * (machine_memory() / 2 if there is None else there))
-    try:
-        gigabytes = float(text)
-    except ValueError:
-        gigabytes = -1.0
-    if not 0 <= gigabytes < float("inf"):
-        raise UserError(f"{GIGABYTES}={text}: not a number of gigabytes; 0 keeps no states")
-    return int(gigabytes * 1e9)
+    gigabytes = states_gigabytes()
+    if gigabytes is not None:
+        return int(gigabytes * 1e9)
+    free = at_hand()
+    return int(_SHARE * (machine_memory() / 2 if free is None else free))

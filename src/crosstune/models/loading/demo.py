@@ -11,7 +11,6 @@ import importlib.util
 import io
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import sys
@@ -25,8 +24,9 @@ from typing import IO, Any
 import filelock
 from rich.console import Console
 
+from crosstune.config.environment import cache_root
 from crosstune.errors import UserError, did_you_mean
-from crosstune.files import cache_root
+from crosstune.files import TMP, draft, put
 from crosstune.models.loading.fingerprint import SINGLE, read_json
 
 PREFIX = "demo:"
@@ -115,14 +115,11 @@ def prepare(name: str) -> Path:
         with filelock.FileLock(root / f".{slug}.lock"):
             if _is_whole(folder, demo):  # another process was faster
                 return folder
-            for leftover in [folder, *root.glob(f".{slug}.tmp-*")]:  # damaged, or of a killed process
+            for leftover in [folder, *root.glob(f"{TMP}{slug}-*")]:  # damaged, or of a killed process
                 shutil.rmtree(leftover, ignore_errors=True)
-            work = root / f".{slug}.tmp-{secrets.token_hex(4)}"
-            try:
+            with draft(folder) as work:
                 _build(name, demo, work)
-                (work / "model").replace(folder)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
+                put(work / "model", folder)
     return folder
 
 

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import secrets
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -94,7 +93,8 @@ def geometry_for(name: str) -> Geometry:
 
 def _in_folder(folder: Path, name: str) -> Geometry:
     """The shape in a folder's config.json; kept in the cache folder, as transformers takes seconds."""
-    from crosstune.files import cache_root
+    from crosstune.config.environment import cache_root
+    from crosstune.files import write_whole
 
     config = folder / "config.json"
     content = config.read_bytes() if config.is_file() else b""
@@ -107,10 +107,7 @@ def _in_folder(folder: Path, name: str) -> Geometry:
 
     found = geometry_of(read_config(folder, name))
     with suppress(OSError):  # it is asked again then
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_name(f"{kept.name}-{secrets.token_hex(4)}")
-        fresh.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        fresh.replace(kept)
+        write_whole(kept, json.dumps(asdict(found)))
     return found
 
 

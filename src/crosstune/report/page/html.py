@@ -20,6 +20,7 @@ from markupsafe import Markup
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError
+from crosstune.files import write_whole
 from crosstune.report.contents import model_figures
 from crosstune.report.findings import overall_finding
 from crosstune.report.page.embed import embedded_json
@@ -62,8 +63,7 @@ def write_report(
     """
     page = render(runs, predictions, title, verdicts=verdicts, scores=scores)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
+        write_whole(path, page)
     except OSError as error:
         raise UserError(
             f"{path}: cannot write the report there ({error.strerror}); name another file"

@@ -11,8 +11,7 @@ from pathlib import Path
 import filelock
 
 from crosstune.errors import UserError
-
-FOLDER = ".claims"
+from crosstune.store.store import CLAIMS
 
 
 class Claims:
@@ -23,7 +22,7 @@ class Claims:
     """
 
     def __init__(self, store: Path) -> None:
-        self.folder = store / FOLDER
+        self.folder = store / CLAIMS
         self.folder.mkdir(exist_ok=True)
 
     @contextmanager

@@ -19,7 +19,7 @@ from pydantic import (
 
 from crosstune.config.mistakes import invalid, known_keys, read_settings, reworded
 from crosstune.config.yaml_file import Document
-from crosstune.data.example import Kind
+from crosstune.data.forms import FORMS, Kind
 from crosstune.errors import UserError
 from crosstune.languages.table import find
 
@@ -28,14 +28,17 @@ PLACE = re.compile(r"\{(\w+)\}")
 """``{column}`` in a template, ``{code}`` in a file pattern."""
 _NEEDED = {
     "name": "what results call it",
-    "kind": "choice or generation",
+    "kind": " or ".join(FORMS),
     "prompt": "a text with {column} places",
     "answer": "the column of the right answer",
     "train": "the files of the training examples",
     "test": "the files of the test examples",
 }
-_OF_GENERATION = ("metric", "max_answer_tokens", "stop")
-_OF_CHOICE = ("choices", "answer_is")
+_KEYS_OF: dict[Kind, tuple[str, ...]] = {
+    "choice": ("choices", "answer_is"),
+    "generation": ("metric", "max_answer_tokens", "stop"),
+}
+"""Keys that only tasks of one kind have."""
 
 
 class Definition(BaseModel):
@@ -80,6 +83,13 @@ class Definition(BaseModel):
     max_answer_tokens: int = Field(default=32, ge=1)
     stop: tuple[str, ...] = ("\n",)
     on_bad_rows: Literal["error", "skip"] = "error"
+
+    @field_validator("kind")
+    @classmethod
+    def _kind(cls, given: str) -> str:
+        if given not in FORMS:
+            raise ValueError(f"should be {' or '.join(map(repr, FORMS))}")
+        return given
 
     @field_validator("name")
     @classmethod
@@ -146,14 +156,21 @@ class Definition(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        for key in _OF_GENERATION if self.kind == "choice" else _OF_CHOICE:
+        for key in (key for kind, keys in _KEYS_OF.items() if kind != self.kind for key in keys):
             if key in self.model_fields_set:
                 raise invalid((key,), f"{key} has no meaning for a task of kind {self.kind}; leave it out")
-        if self.kind == "choice" and not self.choices:
-            raise invalid(("kind",), 'a task of kind choice needs "choices:", such as [positive, negative]')
+        if "choices" in _KEYS_OF[self.kind] and not self.choices:
+            raise invalid(
+                ("kind",), f'a task of kind {self.kind} needs "choices:", such as [positive, negative]'
+            )
         if self.source_language not in self.prompt:
             raise invalid(("prompt",), f"prompt: none in {self.source_language}, the source language")
         return self
+
+    @property
+    def scored_by(self) -> str:
+        """The metric, a choice's accuracy included."""
+        return self.metric if "metric" in _KEYS_OF[self.kind] else "accuracy"
 
     @property
     def columns(self) -> tuple[str, ...]:

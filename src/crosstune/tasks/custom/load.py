@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any
 
-from crosstune.data.example import Kind
+from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.definition import NAME
@@ -39,11 +39,13 @@ class TaskFile:
     task: type[Task]
 
 
-def load_task(path: str | Path) -> TaskFile:
+def load_task(path: str | Path, sha256: str | None = None, of: str = "") -> TaskFile:
     """Read a user's task. A Python file is run: load none that you have not read.
 
     Args:
         path: A .yaml, .yml or .py file (docs/custom-tasks.md).
+        sha256: That its content must have, compared before anything of it is used.
+        of: What was made with that content, for the message.
 
     Returns:
         The task's class; while the file stays the same, the same class for every call.
@@ -55,9 +57,15 @@ def load_task(path: str | Path) -> TaskFile:
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: a task's file ends in {', '.join(SUFFIXES)}")
     try:
-        return _load(path, path.read_bytes())
+        raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
+        raise UserError(
+            f"{path} has changed since {of} was made with it; run the study again, or give the file its old "
+            "content back"
+        )
+    return _load(path, raw)
 
 
 @cache
@@ -125,7 +133,10 @@ def _lacks(task: type[Task]) -> str | None:
     wanted: dict[str, tuple[Callable[[Any], bool], str]] = {
         "name": (_is_name, 'letters, digits, "-" and "_"'),
         "version": (lambda given: isinstance(given, int) and given >= 1, "a whole number from 1"),
-        "kind": (lambda given: given in get_args(Kind), '"choice" or "generation"'),
+        "kind": (
+            lambda given: isinstance(given, str) and given in FORMS,
+            " or ".join(f'"{name}"' for name in FORMS),
+        ),
         "metrics": (
             lambda given: isinstance(given, tuple) and given != () and all(map(_is_name, given)),
             'a tuple of names such as ("accuracy",)',

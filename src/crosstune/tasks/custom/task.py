@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
+from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
 from crosstune.data.example import Example, Split
-from crosstune.data.local import data_root
 from crosstune.data.source import Layout
 from crosstune.data.tables import BadRow, Row, read_rows
 from crosstune.errors import UserError
@@ -23,6 +23,7 @@ from crosstune.tasks.custom.definition import PLACE, Definition, read_definition
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
+    "accuracy": lambda answer, golds, _: float(answer in golds),
     "exact": lambda answer, golds, _: squad.exact_match(answer, golds),
     "squad_f1": lambda answer, golds, _: squad.f1(answer, golds),
     "mlqa_f1": mlqa.f1,
@@ -30,7 +31,7 @@ METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
         number_match(answer, gold, language) for gold in golds
     ),
 }
-"""How a written answer is scored, from the answer, its golds and their language."""
+"""How an answer is scored, from the answer, its golds and their language."""
 
 
 class DefinedOptions(PublishedOptions):
@@ -112,9 +113,7 @@ class DefinedTask(PublishedTask):
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Accuracy of a choice, or the definition's metric of a written answer."""
-        if self.kind == "choice":
-            return super().score(example, answer)
-        metric = self.definition.metric
+        metric = self.definition.scored_by
         return {metric: METRICS[metric](answer, example.answers, example.language)}
 
     def _nothing_here(self, split: Split) -> UserError:
@@ -189,7 +188,7 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
         name = definition.name
         version = definition.version
         kind = definition.kind
-        metrics = ("accuracy",) if definition.kind == "choice" else (definition.metric,)
+        metrics = (definition.scored_by,)
         summary = f"from {path.name}"
         source_language = definition.source_language
         max_answer_tokens = definition.max_answer_tokens

@@ -1,0 +1,107 @@
+"""The environment variables crosstune reads, each in one place; `check` reads all before anything runs."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from crosstune.errors import UserError, did_you_mean
+
+CACHE = "CROSSTUNE_CACHE"
+"""Folder for what is kept between runs: demo models, shapes of models, timings."""
+DATA = "CROSSTUNE_DATA"
+"""Folder of the benchmark files."""
+CHECKPOINT_SECONDS = "CROSSTUNE_CHECKPOINT_SECONDS"
+"""Seconds between two checkpoints of a training, 0 for one after every step."""
+STATES_GB = "CROSSTUNE_STATES_GB"
+"""Most gigabytes of cached activations of frozen layers, 0 for none."""
+GPU_OFF = "CROSSTUNE_GPU_OFF"
+"""Names of `GPU_PARTS` to switch off, with commas between them."""
+GPU_PARTS = ("graphs", "packing", "fitting")
+"""What only a GPU uses and can be switched off (`crosstune.models.proof`)."""
+
+NAMES = (CACHE, DATA, CHECKPOINT_SECONDS, STATES_GB, GPU_OFF)
+_DEFAULT_DATA = "../shared/data"
+
+
+def check() -> None:
+    """Read every variable once.
+
+    Raises:
+        UserError: A variable's value cannot be used; the line names it.
+    """
+    checkpoint_seconds()
+    states_gigabytes()
+    gpu_off()
+
+
+def cache_root() -> Path:
+    """Folder for what crosstune keeps between runs: `CACHE`, else the platform's cache folder."""
+    if folder := os.environ.get(CACHE):
+        return Path(folder).expanduser()
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "crosstune"
+
+
+def data_root(option: str | None) -> Path:
+    """The folder that holds the benchmarks: a task's ``data`` option, else `DATA`, else a default.
+
+    Raises:
+        UserError: The option or the variable names no folder.
+    """
+    chosen = option or os.environ.get(DATA)
+    root = Path(chosen or _DEFAULT_DATA).expanduser()
+    if chosen and not root.is_dir():
+        raise UserError(
+            f"no data folder {root}: set {DATA}, or the task's option data, to the folder of the "
+            "benchmark files"
+        )
+    return root
+
+
+def checkpoint_seconds() -> float:
+    """Least seconds between two checkpoints; 30 unless `CHECKPOINT_SECONDS` says otherwise.
+
+    Raises:
+        UserError: The variable is no number of seconds.
+    """
+    seconds = _number(CHECKPOINT_SECONDS, "seconds; 0 writes a checkpoint after every step")
+    return 30.0 if seconds is None else seconds
+
+
+def states_gigabytes() -> float | None:
+    """Most gigabytes of cached activations; None where `STATES_GB` is not set.
+
+    Raises:
+        UserError: The variable is no number of gigabytes.
+    """
+    return _number(STATES_GB, "gigabytes; 0 keeps no states")
+
+
+def gpu_off(parts: Sequence[str] = GPU_PARTS) -> list[str]:
+    """Names of the parts that `GPU_OFF` switches off.
+
+    Raises:
+        UserError: The variable names something else.
+    """
+    names = [name.strip() for name in os.environ.get(GPU_OFF, "").split(",") if name.strip()]
+    for name in names:
+        if name not in parts:
+            raise UserError(f'{GPU_OFF}: "{name}"{did_you_mean(name, parts)}')
+    return names
+
+
+def _number(variable: str, unit: str) -> float | None:
+    text = os.environ.get(variable, "")
+    try:
+        number = float(text) if text else None
+    except ValueError:
+        number = -1.0
+    if number is not None and not 0 <= number < float("inf"):
+        raise UserError(f"{variable}={text}: not a number of {unit}")
+    return number

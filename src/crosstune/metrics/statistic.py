@@ -1,0 +1,55 @@
+"""What the score of many predictions is: a function of sums over them.
+
+A mean is the sum of the examples' scores over their number. A corpus score is another function of other sums:
+micro-F1 of tagged spans is ``2 * correct / (predicted + gold)``, each summed over the whole test set, and is
+not the mean of the sentences' F1. Both are resampled the same way: drawing examples with replacement
+multiplies what each adds to the sums.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A score of a set of predictions.
+
+    Attributes:
+        columns: Numeric columns of a table of predictions, without nulls, that are summed over examples.
+        value: The score in [0, 1], from the sums ``[..., columns]`` and how many examples they are over,
+            ``[...]``; shape ``[...]``. Of no examples it may be anything, NaN included.
+    """
+
+    columns: tuple[str, ...]
+    value: Callable[[Floats, Floats], Floats]
+
+    def of(self, predictions: pl.DataFrame) -> float:
+        """The score of all rows of a table together; NaN where it has none."""
+        if predictions.is_empty():
+            return float("nan")
+        sums = np.array([predictions[column].sum() for column in self.columns], dtype=np.float64)
+        return float(self.value(sums, np.array(float(predictions.height))))
+
+    def resampled(self, predictions: pl.DataFrame, times: NDArray[np.generic]) -> Floats:
+        """Scores of resampled tables.
+
+        Args:
+            predictions: One row an example.
+            times: ``[draws, rows]``; how often each row is in each draw.
+
+        Returns:
+            ``[draws]``.
+        """
+        added = predictions.select(self.columns).to_numpy().astype(np.float64)
+        weights = times.astype(np.float64)
+        return self.value(weights @ added, weights.sum(axis=-1))
+
+
+MEAN = Statistic(("score",), lambda sums, examples: sums[..., 0] / examples)
+"""The mean of the examples' own scores."""

@@ -1,0 +1,293 @@
+"""One architecture through every method: right against the independent computation, or refused in a line."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import independent
+import torch
+from architectures import eager_model
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
+
+from crosstune.errors import UserError
+from crosstune.methods import METHODS
+from crosstune.models.attention.cache import Slots
+from crosstune.models.attention.trees import grow, in_line, lay_out
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.loading.load import load
+from crosstune.outputs.generation import _read
+
+NEAR = 1e-4
+"""Of the largest logit: fp32 in another order of sums comes to a few millionths."""
+GRADIENTS_NEAR = 2e-3
+"""Of a tensor's largest gradient: a sum over all logits, most of which cancel."""
+PROMPT = 3
+LENGTH = {"soft-prompt": PROMPT, "prefix-hidden": PROMPT, "prefix-kv": PROMPT, "llama-adapter": PROMPT}
+# Every way a method reaches a model: name -> (method, settings).
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "none": ("none", {}),
+    "soft-prompt": ("soft-prompt", {"length": PROMPT}),
+    "prefix-hidden": ("prefix", {"length": PROMPT}),
+    "prefix-kv": ("prefix", {"length": PROMPT, "space": "kv"}),
+    "llama-adapter": ("llama-adapter", {"length": PROMPT}),
+    "lora": ("lora", {"rank": 2}),
+    "full": ("full", {}),
+}
+RIGHT, REFUSED, WRONG = "right", "refused", "WRONG"
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and a token before every text."""
+    tokens = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def save(model: Any, folder: Path) -> Path:
+    """The model and a tokenizer in a folder, as a hub repository holds them."""
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def check(name: str, folder: Path, cases: Sequence[str] = tuple(CASES)) -> dict[str, str]:
+    """What becomes of an architecture, by case: "right", or "refused: ..." or "WRONG: ...".
+
+    Args:
+        name: Of `architectures.ARCHITECTURES`.
+        folder: Empty, for the saved model.
+        cases: Of `CASES`.
+    """
+    eager = eager_model(name)
+    save(eager, folder)
+    try:
+        lm = load(str(folder), device="cpu", dtype="float32")
+    except UserError as error:
+        said = one_line(error).replace(str(folder), "MODEL")
+        return dict.fromkeys(cases, said)
+    except Exception as error:
+        return dict.fromkeys(cases, f"{WRONG}: load ends in {type(error).__name__}: {error}"[:200])
+    return {case: _outcome(case, lm, eager) for case in cases}
+
+
+def one_line(error: UserError) -> str:
+    """A refusal as the table has it."""
+    said = str(error)
+    return f"{REFUSED}: {said}" if "\n" not in said else f"{WRONG}: a refusal of several lines: {said}"
+
+
+def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
+    name, settings = CASES[case]
+    if case == "lora":
+        settings = settings | {"target_modules": targets(lm)}
+    kind = METHODS[name]
+    method = kind(kind.Config(**settings))
+    before = [id(module) for module in lm.model.modules()]
+    try:
+        counted = kind.count(method.config, lm.geometry)
+        method.attach(lm, seed=3)
+    except UserError as error:
+        found = one_line(error)
+        after = [id(module) for module in lm.model.modules()]
+        return found if before == after else f"{WRONG}: a refused method leaves modules behind"
+    except Exception as error:
+        return f"{WRONG}: attach ends in {type(error).__name__}: {error}"[:200]
+    try:
+        shake(method)
+        real = sum(parameter.numel() for parameter in method.parameters().values())
+        if counted != real:
+            return f"{WRONG}: counts {counted} parameters and trains {real}"
+        with _wanted(case, method, lm, eager) as logits:
+            return _compare(case, method, lm, logits)
+    except Exception as error:
+        return f"{WRONG}: {type(error).__name__}: {error}".replace("\n", " ")[:200]
+    finally:
+        method.detach()
+
+
+def shake(method: Any) -> None:
+    """Move every trained parameter away from where it starts: no gate, no B is zero after this."""
+    generator = torch.Generator().manual_seed(1)
+    scale = {"full": 0.02, "lora": 0.1}.get(method.name, 0.3)
+    with torch.no_grad():
+        for parameter in method.parameters().values():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    method.after_step()
+
+
+def targets(lm: LanguageModel) -> tuple[str, ...]:
+    """Names of the linear layers of attention and MLP."""
+    found = {
+        name.rpartition(".")[2]
+        for layer in lm.decoder.layers
+        for name, module in layer.named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D)
+    }
+    usual = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    return tuple(sorted(found & usual or found))
+
+
+@contextmanager
+def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[independent.Logits]:
+    """The logits that a case has to give, by the independent computation."""
+    p = method.parameters()
+    names = {id(module): name for name, module in lm.model.named_modules()}
+    attentions = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
+    layers = range(len(attentions))
+    if case == "none":
+        yield independent.plain(eager)
+    elif case == "soft-prompt":
+        yield independent.with_soft_prompt(eager, p["prompt"])
+    elif case == "prefix-hidden":
+        states = [p[f"layers.{i}"] for i in layers]
+        yield independent.with_prefix(eager, independent.keys_of(eager, attentions, states))
+    elif case == "prefix-kv":
+        shapes = independent.keys_of(eager, attentions, [torch.zeros(1, lm.geometry.hidden)] * len(layers))
+        pairs = [
+            tuple(
+                x.view(PROMPT, like.shape[0], -1).transpose(0, 1)
+                for x, like in zip(p[f"layers.{i}"], shapes[i], strict=True)
+            )
+            for i in layers
+        ]
+        yield independent.with_prefix(eager, pairs)  # type: ignore[arg-type]
+    elif case == "llama-adapter":
+        pairs = independent.keys_of(eager, attentions, [p[f"layers.{i}.prompt"] for i in layers])
+        prompts = [(*pairs[i], torch.tanh(p[f"layers.{i}.gate"])) for i in layers]
+        with independent.gated(eager, attentions, prompts) as logits:
+            yield logits
+    elif case == "lora":
+        scale = method.config.alpha / method.config.rank
+        weights = {}
+        for name in (key.removesuffix(".A") for key in p if key.endswith(".A")):
+            update = scale * p[f"{name}.B"] @ p[f"{name}.A"]
+            module = eager.get_submodule(name)
+            weights[f"{name}.weight"] = module.weight + (update.T if isinstance(module, Conv1D) else update)
+        yield independent.with_weights(eager, weights)
+    else:
+        yield independent.with_weights(eager, dict(p))
+
+
+def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logits) -> str:
+    """All the forms in which texts are read, and the gradients, against the texts by themselves."""
+    generator = torch.Generator().manual_seed(2)
+    # A prefix stays visible beyond a sliding window (of 8), an ordinary cache forgets it.
+    long, short, trunk = (5, 4, 3) if "prefix" in case else (21, 6, 9)
+    draws = torch.randint(3, lm.geometry.vocabulary, (3, 30), generator=generator).tolist()
+    one, other = draws[0][:long], draws[1][:short]
+    branch = one[:trunk] + draws[2][: long - trunk - 1]
+    texts = [one, branch, other]
+    with torch.no_grad():
+        wanted = [logits(text) for text in texts]
+        with method.evaluating():
+            for form, read in FORMS.items():
+                try:
+                    found = read(lm, texts)
+                except Exception as error:
+                    return f"{WRONG}: {form}: {type(error).__name__}: {error}".replace("\n", " ")[:200]
+                for ours, theirs in zip(found, wanted, strict=True):
+                    if gap := apart(ours, theirs[-len(ours) :]):
+                        return f"{WRONG}: {form}: logits are off by {gap:.2g} of the largest"
+    if case != "none":
+        with torch.no_grad():
+            found = FORMS["a text alone"](lm, texts)
+        for ours, theirs in zip(found, wanted, strict=True):
+            if gap := apart(ours, theirs):
+                return f"{WRONG}: in training logits are off by {gap:.2g} of the largest"
+        if gap := _gradients(method, lm, texts, logits):
+            return f"{WRONG}: gradients are off by {gap:.2g} of the largest"
+    return RIGHT
+
+
+def apart(ours: Tensor, theirs: Tensor, near: float = NEAR) -> float:
+    """The largest difference, of the largest entry; 0 where that is noise."""
+    if not (ours.isfinite().all() and theirs.isfinite().all()):
+        return float("inf")
+    gap = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
+    return gap if gap > near else 0.0
+
+
+def _gradients(method: Any, lm: LanguageModel, texts: list[list[int]], logits: independent.Logits) -> float:
+    """How far the gradients of a batch in one line are from those of its texts one by one."""
+    parameters = list(method.parameters().values())
+
+    def loss(rows: Sequence[Tensor]) -> Tensor:
+        flat = torch.cat([row.flatten() for row in rows])
+        return (flat.float() * torch.linspace(-1, 1, len(flat))).sum()
+
+    if method.name == "full":
+        return 0.0  # its masters are stepped, not computed with; the forms above saw them in the weights
+    found = torch.autograd.grad(loss(FORMS["texts in one line"](lm, texts)), parameters, allow_unused=True)
+    wanted = torch.autograd.grad(loss([logits(text) for text in texts]), parameters, allow_unused=True)
+    gaps = [
+        apart(*(torch.zeros_like(p) if g is None else g for g in pair), near=GRADIENTS_NEAR)
+        for p, pair in zip(parameters, zip(found, wanted, strict=True), strict=True)
+    ]
+    return max(gaps)
+
+
+# --- forms ------------------------------------------------------------------------------------------
+
+
+def _alone(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
+    return [lm.logits(lm.hidden(torch.tensor([text]))[0]) for text in texts]
+
+
+def _padded(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
+    ids, layout = lay_out([grow([text]) for text in texts], lm.pad_id, lm.device)
+    hidden = lm.hidden(ids, layout)
+    return [lm.logits(row[: len(text)]) for row, text in zip(hidden, texts, strict=True)]
+
+
+def _in_line(lm: LanguageModel, texts: list[list[int]], branched: bool = False) -> list[Tensor]:
+    trees = [grow(texts[:2]), grow(texts[2:])] if branched else [grow([text]) for text in texts]
+    ids, layout = in_line(trees, lm.device)
+    hidden = lm.hidden(ids, layout)[0]
+    out, start = [], 0
+    for tree in trees:
+        out += [lm.logits(hidden[[start + at for at in path]]) for path in tree.paths]
+        start += len(tree.tokens)
+    return out
+
+
+def _masked(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
+    trees = [grow(texts[:2]), grow(texts[2:])]
+    ids, layout = lay_out(trees, lm.pad_id, lm.device)
+    hidden = lm.hidden(ids, layout)
+    return [lm.logits(row[path]) for row, tree in zip(hidden, trees, strict=True) for path in tree.paths]
+
+
+def _few_rows(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
+    return [lm.logits(lm.hidden(torch.tensor([text]), rows=torch.tensor([len(text) - 1]))) for text in texts]
+
+
+def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
+    """The last two tokens as steps behind the prompts, which are read in one line."""
+    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    slots = Slots(lm, len(texts), front + max(map(len, texts)))
+    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, ragged=True)]
+    states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
+    return list(torch.stack([lm.logits(state) for state in states], dim=1))
+
+
+FORMS: dict[str, Callable[[LanguageModel, list[list[int]]], list[Tensor]]] = {
+    "a text alone": _alone,
+    "padded rows": _padded,
+    "texts in one line": _in_line,
+    "branches in one line": functools.partial(_in_line, branched=True),
+    "branches by a mask": _masked,
+    "its last row alone": _few_rows,
+    "decoding steps": _decoding,
+}

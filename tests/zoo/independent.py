@@ -1,0 +1,145 @@
+"""What a method's logits have to be: transformers' own eager attention, one text at a time, no hook.
+
+Nothing of crosstune is used: prefixes go in as a cache that holds them already, LoRA as changed weights, a
+soft prompt as input embeddings, and LLaMA-Adapter as an eager attention written out here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
+from transformers.masking_utils import eager_mask
+
+Logits = Callable[[Sequence[int]], Tensor]
+"""Of one text: ``[length, vocabulary]``."""
+Pair = tuple[Tensor, Tensor]
+GATED = "zoo-gated"
+
+
+def plain(model: Any) -> Logits:
+    """The model as it is."""
+    return lambda ids: model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
+
+
+def with_weights(model: Any, weights: dict[str, Tensor]) -> Logits:
+    """The model with some weights changed."""
+
+    def logits(ids: Sequence[int]) -> Tensor:
+        given = {"input_ids": torch.tensor([list(ids)]), "use_cache": False}
+        out: Tensor = functional_call(model, weights, kwargs=given, strict=False).logits[0]
+        return out
+
+    return logits
+
+
+def with_soft_prompt(model: Any, prompt: Tensor) -> Logits:
+    """``prompt`` ``[n, width]`` in front of the text's embeddings."""
+
+    def logits(ids: Sequence[int]) -> Tensor:
+        text = model.get_input_embeddings()(torch.tensor([list(ids)]))
+        out: Tensor = model(inputs_embeds=torch.cat([prompt[None], text], 1), use_cache=False).logits[0]
+        return out[len(prompt) :]
+
+    return logits
+
+
+def with_prefix(model: Any, pairs: Sequence[Pair]) -> Logits:
+    """Keys and values ``[kv_heads, n, size]`` of every layer in the cache, as if read before the text."""
+    n = pairs[0][0].shape[1]
+
+    def logits(ids: Sequence[int]) -> Tensor:
+        cache = DynamicCache()  # made without a config: no layer forgets
+        for i, (keys, values) in enumerate(pairs):
+            cache.update(keys[None], values[None], i)
+        out = model(
+            input_ids=torch.tensor([list(ids)]),
+            past_key_values=cache,
+            attention_mask=torch.ones(1, n + len(ids), dtype=torch.long),
+            position_ids=torch.arange(n, n + len(ids))[None],
+            use_cache=True,
+        )
+        found: Tensor = out.logits[0]
+        return found
+
+    return logits
+
+
+def keys_of(model: Any, attentions: Sequence[nn.Module], states: Sequence[Tensor]) -> list[Pair]:
+    """Keys and values that each attention makes of ``states`` ``[n, width]`` at position 0.
+
+    A batch of n texts of one token, of which every attention sees the states in place of its input; what
+    goes into the cache is what it computed.
+    """
+    handles = []
+    for module, own in zip(attentions, states, strict=True):
+
+        def instead(
+            module: nn.Module, args: Any, kwargs: Any, own: Tensor = own
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            if "hidden_states" in kwargs:
+                return args, kwargs | {"hidden_states": own[:, None]}
+            return (own[:, None], *args[1:]), kwargs
+
+        handles.append(module.register_forward_pre_hook(instead, with_kwargs=True))
+    cache = DynamicCache()
+    try:
+        model(
+            input_ids=torch.ones(len(states[0]), 1, dtype=torch.long), past_key_values=cache, use_cache=True
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers: list[Any] = cache.layers
+    return [(layer.keys[:, :, 0].transpose(0, 1), layer.values[:, :, 0].transpose(0, 1)) for layer in layers]
+
+
+@contextlib.contextmanager
+def gated(
+    model: Any, attentions: Sequence[nn.Module], prompts: Sequence[tuple[Tensor, Tensor, Tensor]]
+) -> Iterator[Logits]:
+    """A second softmax over each layer's prompt, times a gate a head, added to the first one's result."""
+    for module, prompt in zip(attentions, prompts, strict=True):
+        module.zoo_prompt = prompt  # type: ignore[assignment]
+    model.config._attn_implementation = GATED
+    try:
+        yield plain(model)
+    finally:
+        model.config._attn_implementation = "eager"
+        for module in attentions:
+            del module.zoo_prompt
+
+
+def _gated(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    times = query.shape[1] // key.shape[1]
+
+    def mixed(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        scores = query @ k.repeat_interleave(times, 1).transpose(2, 3) * scale
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        if mask is not None:
+            scores = scores + mask[..., : k.shape[2]]
+        return scores.softmax(-1) @ v.repeat_interleave(times, 1)
+
+    keys, values, gate = module.zoo_prompt
+    out = mixed(key, value, attention_mask) + gate[:, None, None] * mixed(keys[None], values[None], None)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register(GATED, _gated)
+AttentionMaskInterface.register(GATED, eager_mask)

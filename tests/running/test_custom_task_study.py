@@ -107,11 +107,11 @@ def test_a_choice_task_from_every_format(
     table = store.read_predictions(study.folder, list(runs.values()))
     assert table.group_by("run", "language").len().sort("language")["len"].to_list() == [4] * 4
     assert set(table["gold"]) == set(table["prediction"]) | {"good", "bad"} == {"good", "bad"}
-    facts = runs["lora"]["task"]
-    assert (facts["name"], facts["version"], facts["metrics"]) == ("weather", 1, ["accuracy"])
-    assert facts["splits"] == {"train": f"train.{suffix}", "test": f"test_{{code}}.{suffix}"}
-    assert facts["file"]["path"] == str(tmp_path / "own" / "weather.yaml")
-    assert len(facts["file"]["sha256"]) == 64
+    facts = runs["lora"].task
+    assert (facts.name, facts.version, facts.metrics) == ("weather", 1, ["accuracy"])
+    assert facts.splits == {"train": f"train.{suffix}", "test": f"test_{{code}}.{suffix}"}
+    assert facts.file["path"] == str(tmp_path / "own" / "weather.yaml")
+    assert len(facts.file["sha256"]) == 64
     monkeypatch.setattr(execute, "load", None)
     assert go(study) == []
 

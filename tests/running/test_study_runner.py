@@ -26,6 +26,7 @@ from crosstune.running.progress import BarDisplay, display
 from crosstune.running.runner import Summary, run_study
 from crosstune.running.task_data import read_data
 from crosstune.store import failures, store
+from crosstune.store.record import Fingerprints, RunRecord
 from crosstune.study.spec import Study
 from crosstune.tasks import TASKS, make_task
 from crosstune.tasks.base import Task
@@ -38,7 +39,7 @@ KEYS = {
     "seed", "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "data",
     "versions", "hardware", "git", "cost", "device", "dtype", "kind", "search", "curve",
     "quantize", "device_map",
-    "dev", "chosen_step", "started", "finished",
+    "dev", "chosen_step", "started", "finished", "record_version", "method_facts",
 }  # fmt: skip
 
 
@@ -71,7 +72,7 @@ def test_the_record_says_everything(done: Study, model: Path) -> None:
     runs = records(done.folder)
     assert list(runs)[:2] == ["none", "few-shot k 2"]
     for run in runs.values():
-        assert set(run) == KEYS
+        assert set(json.loads((done.folder / run.id / "run.json").read_bytes())) == KEYS
         assert run.languages == ["en", "de", "ru"]
         assert run.zero_shot is True
         assert set(run.fingerprints.test) == {"en", "de", "ru"}
@@ -87,15 +88,15 @@ def test_the_record_says_everything(done: Study, model: Path) -> None:
         assert run.cost.evaluate_seconds > 0
         assert run.cost.peak_memory_bytes > 2**20
     lora = runs["lora"]
-    assert lora["train"]["learning_rate"] == METHODS["lora"].learning_rate
-    assert (lora["train"]["steps"], lora["cost"]["steps"]) == (3, 3)
-    assert [point["step"] for point in lora["curve"]] == [1, 2, 3]
-    assert [point["step"] for point in lora["dev"]] == [2, 3]
-    assert lora["chosen_step"] in (2, 3)
-    assert lora["trained_parameters"] == 2 * 4 * (64 + 64 + 64 + 32)
-    assert lora["fingerprints"]["dev"] is not None
-    assert runs["none"]["train"] is None
-    assert runs["none"]["fingerprints"]["dev"] is None
+    assert lora.train["learning_rate"] == METHODS["lora"].learning_rate
+    assert (lora.train["steps"], lora.cost.steps) == (3, 3)
+    assert [point["step"] for point in lora.curve] == [1, 2, 3]
+    assert [point["step"] for point in lora.dev] == [2, 3]
+    assert lora.chosen_step in (2, 3)
+    assert lora.trained_parameters == 2 * 4 * (64 + 64 + 64 + 32)
+    assert lora.fingerprints.dev is not None
+    assert runs["none"].train is None
+    assert runs["none"].fingerprints.dev is None
 
 
 def test_predictions_are_one_row_an_example(done: Study) -> None:
@@ -146,7 +147,7 @@ def test_the_same_study_gives_the_same_bits(small: Study, tmp_path: Path) -> Non
     run = records(small.folder)["lora"].id
     first, second = (load_file(s.folder / run / "weights.safetensors") for s in (small, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert records(small.folder)["lora"].curve == records(other.folder)["lora"]["curve"]
+    assert records(small.folder)["lora"].curve == records(other.folder)["lora"].curve
 
 
 def test_only_what_is_missing_is_made(small: Study) -> None:
@@ -191,7 +192,7 @@ def test_other_weights_under_the_same_name_are_another_model(tmp_path: Path) -> 
     summary, said = go(study)
     now = records(study.folder)["none"]
     assert summary.done == [was.id]
-    assert f"is run again: {model} was at {was['revision']}, now at {now['revision']}" in said
+    assert f"is run again: {model} was at {was.revision}, now at {now.revision}" in said
     save_model(model, seed=2)
     with pytest.raises(UserError, match="has changed"):
         predict(study.folder / now.id, "17")
@@ -370,7 +371,9 @@ def test_changed_examples_are_noticed(small: Study, monkeypatch: pytest.MonkeyPa
     run = records(small.folder)["lora"].id
     kept = [run.id for label, run in records(small.folder).items() if label != "lora"]
     store.save(
-        small.folder, records(small.folder)["none"] | {"fingerprints": {}}, pl.DataFrame({"score": [1.0]})
+        small.folder,
+        records(small.folder)["none"].model_copy(update={"fingerprints": Fingerprints()}),
+        pl.DataFrame({"score": [1.0]}),
     )
     (small.folder / run / "checksums.json").unlink()
     summary, said = go(small)
@@ -400,22 +403,22 @@ def test_other_training_languages_are_asked_for_by_name_and_labelled(model: Path
     summary, said = go(study)
     assert len(summary.done) == 2
     runs = {run.zero_shot: run for run in store.read_runs(study.folder)}
-    assert set(runs[True]["fingerprints"]["train"]) == {"en"}
-    assert set(runs[False]["fingerprints"]["train"]) == {"en", "de"}
-    assert runs[False]["train"]["languages"] == ["en", "German"]
+    assert set(runs[True].fingerprints.train) == {"en"}
+    assert set(runs[False].fingerprints.train) == {"en", "de"}
+    assert runs[False].train["languages"] == ["en", "German"]
     # What was left out, what leaks and what repeats is said.
     assert "sib200: 2 rows left out, the first: " in said
     assert "sib200: the text of 1 test examples is in the training data" in said
     assert "sib200: 2 test questions are asked twice, 2 of them with different answers" in said
-    assert runs[True]["data"]["skipped_rows"] == 2
-    assert runs[True]["overlap"]["exact"] == {"text": 0}
-    assert runs[True]["overlap"]["normalised"] == {"text": 1}
-    assert runs[False]["overlap"]["normalised"] == {"text": 2}
-    assert runs[True]["data"]["repeats"] == {
+    assert runs[True].data.skipped_rows == 2
+    assert runs[True].overlap.exact == {"text": 0}
+    assert runs[True].overlap.normalised == {"text": 1}
+    assert runs[False].overlap.normalised == {"text": 2}
+    assert runs[True].data.repeats == {
         "test en": {"repeated": 1, "conflicting": 1},
         "test de": {"repeated": 1, "conflicting": 1},
     }
-    files = [source["files"] for source in runs[True]["data"]["sources"]]
+    files = [source["files"] for source in runs[True].data.sources]
     assert ["sib200/annotated/deu_Latn/test.tsv"] in files
 
 
@@ -444,4 +447,6 @@ def _one_thread() -> Iterator[None]:
 
 def test_json_in_a_run_is_plain(done: Study) -> None:
     for run in records(done.folder).values():
-        assert json.loads(json.dumps(run, allow_nan=False)) == run
+        text = (done.folder / run.id / "run.json").read_text()
+        assert json.loads(text) == run.model_dump()
+        assert RunRecord.model_validate_json(text) == run

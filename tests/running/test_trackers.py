@@ -13,6 +13,7 @@ from rich.console import Console
 from crosstune.errors import UserError
 from crosstune.running.runner import run_study
 from crosstune.running.watch.trackers import KINDS, Trackers
+from crosstune.store.record import RunRecord
 from crosstune.store.store import read_predictions, read_runs
 from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study, read_study
@@ -23,7 +24,7 @@ TRAIN = {"steps": 3, "batch_size": 4, "evaluate_every": 2, "dev_limit": 4, "warm
 
 
 @pytest.fixture(scope="module")
-def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Any], pl.DataFrame]:
+def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, RunRecord, pl.DataFrame]:
     """A finished run with a training curve and development scores."""
     store = tmp_path_factory.mktemp("tracked") / "store"
     study = Study(**study_of(model, store, tasks=["number-words"], methods=["lora"], train=TRAIN))
@@ -32,7 +33,7 @@ def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, di
     return expand(study)[0], records[0], read_predictions(store, records)
 
 
-def tell(trackers: Trackers, done: tuple[Run, dict[str, Any], pl.DataFrame], start: int = 1) -> None:
+def tell(trackers: Trackers, done: tuple[Run, RunRecord, pl.DataFrame], start: int = 1) -> None:
     """Tell of the run as the runner does, from a step on."""
     run, record, predictions = done
     trackers.begin(run)
@@ -82,7 +83,7 @@ def test_a_run_taken_up_again_goes_on_in_its_own_curve(done: Any, tmp_path: Path
     first.close()
     tell(Trackers(["tensorboard"], tmp_path, print), done, start=2)
     losses = scalars(tmp_path / "trackers" / "tensorboard" / run.id)["train/loss"]
-    assert losses == pytest.approx({1: 9.0} | {p["step"]: p["loss"] for p in done[1]["curve"][1:]})
+    assert losses == pytest.approx({1: 9.0} | {p["step"]: p["loss"] for p in done[1].curve[1:]})
     # And once more, with nothing left but evaluation: the curve stays.
     tell(Trackers(["tensorboard"], tmp_path, print), done, start=4)
     assert scalars(tmp_path / "trackers" / "tensorboard" / run.id)["train/loss"] == losses

@@ -49,7 +49,7 @@ def test_equals_transformers_loss(tiny_lm, family, case):
     lm.model.register_forward_pre_hook(
         lambda m, args, kw: (
             args,
-            kw | {"position_ids": torch.arange(17, device=DEVICE)[None] + lm.first_position},
+            kw | {"position_ids": torch.arange(17, device=DEVICE)[None] + lm.adaptation.first_position},
         ),
         with_kwargs=True,
     )

@@ -149,7 +149,7 @@ def score_choices(
     widths = [item.width for item in items]
     together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)
 
-    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    front = lm.adaptation.front
     # A GPU's fused kernels do better, and so does a CPU's on very long texts.
     ragged = lm.device.type == "cpu" and front + max(widths, default=0) <= LONGEST
 

@@ -154,7 +154,7 @@ def _generate(
     longest = max(len(path) for tree in trees for path in tree.paths) + max_tokens
     cache = CACHED * tokens if cache is None else cache
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
-    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    front = lm.adaptation.front
     slots = Slots(lm, room, front + longest)
     # As in scoring: a GPU's fused kernels do better, and so does a CPU's on very long lines.
     widest = front + max(len(tree.tokens) for tree in trees)
@@ -226,7 +226,7 @@ def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, ragged: bool) 
     ]
     lasts = torch.tensor([line * ids.shape[1] + path[-1] for line, path in paths], device=lm.device)
     hidden = lm.hidden(ids, layout, read, lasts)
-    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    front = lm.adaptation.front
     slots.add(read, [(line, [*range(front), *(front + at for at in path)]) for line, path in paths])
     return hidden
 

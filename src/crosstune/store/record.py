@@ -62,9 +62,8 @@ class TaskRecord(_Part):
     """The task, its version and options.
 
     Attributes:
-        kind: Form of its output, such as "choice" or "generation".
+        kind: Form of its answers, which decides their columns and their statistic (`crosstune.data.forms`).
         metrics: Their names; the first is what ``score`` measures.
-        statistic: How a score of several examples is made of their rows; see `crosstune.analysis.score`.
         options: Of the task, such as prompt_language.
         file: Path and SHA-256 of a task from a user's file.
         splits: Where each split came from.
@@ -74,7 +73,6 @@ class TaskRecord(_Part):
     version: int
     kind: str
     metrics: list[str] = Field(min_length=1)
-    statistic: str = "mean"
     options: Json = {}
     file: Json | None = None
     splits: Json = {}

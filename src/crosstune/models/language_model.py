@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from crosstune.errors import UserError
+from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.cache import Reading, Slots
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout, laid_out
@@ -26,7 +27,7 @@ TOKENS_KEPT = 20_000_000
 
 @dataclass
 class LanguageModel:
-    """One Hugging Face causal language model, frozen, with the two places where methods hook in.
+    """One Hugging Face causal language model, frozen, with what methods left on it.
 
     Attributes:
         model: The transformers model, loaded with ``attn_implementation="crosstune"``.
@@ -34,8 +35,7 @@ class LanguageModel:
         name: Hub id, folder or ``demo:`` name.
         revision: Commit or fingerprint of the weights.
         geometry: Its shape.
-        soft_prompt: ``[n, hidden]`` stood in front of the text's embeddings, left by `soft-prompt`.
-        first_position: Position of the first text token, left by `prefix` (its length).
+        adaptation: What methods left on it.
         narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
         remarks: What a person should know of the model before any result: a line each, most often none.
         kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
@@ -46,8 +46,7 @@ class LanguageModel:
     name: str
     revision: str
     geometry: Geometry
-    soft_prompt: Tensor | None = None
-    first_position: int = 0
+    adaptation: Adaptation = field(init=False, repr=False)
     narrows: bool = field(init=False, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
     kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
@@ -62,7 +61,7 @@ class LanguageModel:
                 f"{self.name}: {type(self.model).__name__} is not a decoder with layers[i].self_attn; "
                 "choose a Llama, Mistral, Gemma, Qwen or similar causal language model"
             )
-
+        self.adaptation = Adaptation(self.attentions)
         self.narrows = has_top_rows(self.decoder)
         if not self.model.config.is_encoder_decoder:  # an encoder reads closed texts
             self._closed_by = closing(self.tokenizer, self.stop_ids)
@@ -188,11 +187,11 @@ class LanguageModel:
             ``[batch, length, hidden]``, or ``[n, hidden]`` of the rows, after the final norm.
         """
         embeds = self.embedding(ids) if handed is None else handed.states
-        n = 0
-        if self.soft_prompt is not None:
+        n, prompt = 0, self.adaptation.soft_prompt
+        if prompt is not None:
             assert handed is None, "a soft prompt changes what every layer receives"
-            n = self.soft_prompt.shape[0]
-            front = self.soft_prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
+            n = prompt.shape[0]
+            front = prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
             embeds = torch.cat([front, embeds], dim=1)
         layout = None if layout is None else layout.behind(n)
         positions = self._positions(embeds.shape[1], layout)
@@ -216,8 +215,8 @@ class LanguageModel:
 
     def _positions(self, length: int, layout: Layout | Ragged | None) -> Tensor:
         if layout is None:
-            return torch.arange(length, device=self.device)[None] + self.first_position
-        return layout.positions + self.first_position
+            return torch.arange(length, device=self.device)[None] + self.adaptation.first_position
+        return layout.positions + self.adaptation.first_position
 
     def handed_to(self, layer: int, ids: Tensor, layout: Layout | Ragged | None = None) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
@@ -227,7 +226,7 @@ class LanguageModel:
             ids: ``[batch, length]`` token ids.
             layout: Who sees whom, when a row holds several texts.
         """
-        assert self.soft_prompt is None, "a soft prompt stands in front of the text"
+        assert self.adaptation.front == 0, "a soft prompt stands in front of the text"
         with torch.no_grad(), laid_out(layout), left_at(self.decoder, layer) as reached:
             self.decoder(
                 inputs_embeds=self.embedding(ids),
@@ -255,7 +254,7 @@ class LanguageModel:
         with laid_out(slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
-                position_ids=lengths[:, None] + self.first_position,
+                position_ids=lengths[:, None] + self.adaptation.first_position,
                 past_key_values=slots,
                 use_cache=True,
             )

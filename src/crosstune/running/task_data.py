@@ -10,6 +10,7 @@ from crosstune.data.leaks import overlap, repeats
 from crosstune.errors import UserError
 from crosstune.languages import find
 from crosstune.metrics.language_id import measurable
+from crosstune.study.runs import Run
 from crosstune.tasks.base import Task
 from crosstune.training.settings import TrainSettings
 
@@ -100,6 +101,21 @@ def training_languages(task: Task, settings: TrainSettings | None) -> tuple[str,
     if settings is None or settings.languages is None:
         return (task.source_language,)
     return tuple(dict.fromkeys(find(code).code for code in settings.languages))
+
+
+def read_for(task: Task, runs: Sequence[Run]) -> TaskData:
+    """Read what all of a task's runs see.
+
+    Args:
+        task: The task.
+        runs: At least one of kind "result"; all are evaluated alike.
+
+    Raises:
+        UserError: As `read_data`.
+    """
+    tested = next(run for run in runs if run.kind == "result")
+    with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
+    return read_data(task, tested.languages, tested.evaluate.limit, with_dev, [run.train for run in runs])
 
 
 def read_data(

@@ -11,7 +11,7 @@ from crosstune.languages.table import find
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """One published form of a split.
 
     Attributes:
@@ -45,7 +45,7 @@ class Layout:
 class Place:
     """Files of one split in one language. ``code`` is what the dataset calls it, where rows of many mix."""
 
-    layout: Layout
+    layout: FileLayout
     paths: tuple[Path, ...]
     code: str | None = None
 
@@ -83,7 +83,7 @@ def _canonical(code: str) -> str | None:
         return None
 
 
-def _codes(layout: Layout, paths: tuple[Path, ...]) -> list[str]:
+def _codes(layout: FileLayout, paths: tuple[Path, ...]) -> list[str]:
     """Language codes that the rows of files of many languages carry."""
     seen: dict[str, None] = {}
     for path in paths:

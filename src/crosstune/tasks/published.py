@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from crosstune.config.environment import DATA, data_root
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order, missing_language
-from crosstune.data.source import Layout, Place, _canonical, _codes, _shape, labelled, renamed
+from crosstune.data.source import FileLayout, Place, _canonical, _codes, _shape, labelled, renamed
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import Task, TaskOptions
@@ -49,7 +49,7 @@ class PublishedTask(Task):
         prompts: Name of the file of prompts.
     """
 
-    layouts: Mapping[Split, tuple[Layout, ...]]
+    layouts: Mapping[Split, tuple[FileLayout, ...]]
     hub: Mapping[Split, str] = {}
     prompts: ClassVar[str]
     Options: ClassVar[type[TaskOptions]] = PublishedOptions
@@ -148,7 +148,7 @@ class PublishedTask(Task):
         root = data_root(self.published.data)
         return {split: self._find(root, layouts) for split, layouts in self.layouts.items()}
 
-    def _find(self, root: Path, layouts: tuple[Layout, ...]) -> dict[str, Place]:
+    def _find(self, root: Path, layouts: tuple[FileLayout, ...]) -> dict[str, Place]:
         """Places of one split; the first layout that has a language wins."""
         found: dict[str, Place] = {}
         for layout in layouts:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crosstune.config.environment import GPU_OFF
+from crosstune.models.adaptation import Part
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.cpu_line import Ragged
@@ -255,10 +256,11 @@ def test_where_texts_are_packed(monkeypatch):
     monkeypatch.setattr(packed, "_proved", {})
     monkeypatch.setattr(packed, "fault", lambda *shape: "")
     assert packed.suits(lm, 50, told.append)
-    lm.first_position = 4
+    prefix = Part("prefix", shift=4)
+    lm.adaptation.parts.append(prefix)
     assert packed.suits(lm, WINDOW, told.append)
     assert not packed.suits(lm, WINDOW + 1, told.append)
-    lm.first_position = 0
+    lm.adaptation.parts.remove(prefix)
     monkeypatch.setenv(GPU_OFF, "packing")
     assert not packed.suits(lm, 5, told.append)
     monkeypatch.delenv(GPU_OFF)

@@ -10,8 +10,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from crosstune.data.forms import FORMS
 from crosstune.models.loading.load import load
-from crosstune.outputs.evaluate import SCHEMA
 from crosstune.running.execute import LoadedModel, RunResult, execute
 from crosstune.running.progress import Display, display
 from crosstune.running.task_data import TaskData, read_data
@@ -64,7 +64,7 @@ def test_a_search_run_is_scored_on_development_data_alone(model: Path, loaded: L
     run = search_of(result_run(model, "lora"))
     shown, _ = quiet()
     made = execute(run, loaded, data_of(run), shown)
-    assert (made.predictions.height, dict(made.predictions.schema)) == (0, SCHEMA)
+    assert (made.predictions.height, dict(made.predictions.schema)) == (0, FORMS["generation"].schema())
     assert made.record["kind"] == "search"
     assert [each["step"] for each in made.record["dev"]] == [3]
     assert made.record["fingerprints"]["test"] == {}

@@ -225,7 +225,7 @@ def test_an_unforeseen_fault_is_written_down_with_its_traceback(
         raise RuntimeError("CUDA error: \n an illegal memory access")
 
     with monkeypatch.context() as patched:
-        patched.setattr(execute, "tokenize", broken)
+        patched.setattr(execute, "training_rows", broken)
         with pytest.raises(UserError, match="RuntimeError: CUDA error: an illegal memory access"):
             go(small)
     (file,) = (small.folder / ".failed").glob("*.json")
@@ -252,7 +252,7 @@ def test_a_model_that_cannot_be_loaded_does_not_stop_the_others(model: Path, tmp
 def test_an_interrupt_keeps_what_is_finished(
     small: Study, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, code: int, lost: bool
 ) -> None:
-    real = execute.tokenize
+    real = execute.training_rows
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
     def interrupted(*given: Any, **more: Any) -> Any:
@@ -261,7 +261,7 @@ def test_an_interrupt_keeps_what_is_finished(
         return real(*given, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(execute, "tokenize", interrupted)
+        patched.setattr(execute, "training_rows", interrupted)
         with pytest.raises(Stopped) as stopped:
             go(small)
     assert str(stopped.value) == (

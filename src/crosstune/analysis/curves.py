@@ -94,9 +94,9 @@ def curve(runs: Sequence[Run], scores: pl.DataFrame, setting: str) -> pl.DataFra
     """Means over target languages by the value of a setting.
 
     Only languages that every run of a comparison was scored on are averaged, each with the same weight; seeds
-    are averaged after that. Methods that are not trained have one row, with ``value`` null; trained runs
-    without a number for the setting are left out. Of "model_parameters" the curve goes through models, and
-    the languages are those that all of them share.
+    are averaged after that. Methods that are not trained and do not have the setting have one row, with
+    ``value`` null; trained runs without a number for the setting are left out. Of "model_parameters" the
+    curve goes through models, and the languages are those that all of them share.
 
     Args:
         runs: Finished runs, as their ``run.json`` holds them.
@@ -116,8 +116,6 @@ def curve(runs: Sequence[Run], scores: pl.DataFrame, setting: str) -> pl.DataFra
     if not any(value is not None for value in values.values()):
         raise UserError(f"no run has a number for {setting}: there is no curve to draw")
     untrained = {run["id"] for run in runs if run.get("train") is None}
-    if setting != MODEL_SIZE:
-        values |= dict.fromkeys(untrained)
     kept = [key for key, value in values.items() if value is not None or key in untrained]
     metrics = [name for name in scores.columns if name.startswith("metric.")]
     inside = _inside(setting)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from crosstune.errors import UserError
+from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.cache import Reading, Slots
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout, laid_out
@@ -25,7 +26,7 @@ TOKENS_KEPT = 20_000_000
 
 @dataclass
 class LanguageModel:
-    """One Hugging Face causal language model, frozen, with the two places where methods hook in.
+    """One Hugging Face causal language model, frozen, with what methods left on it.
 
     Attributes:
         model: The transformers model, loaded with ``attn_implementation="crosstune"``.
@@ -33,8 +34,7 @@ class LanguageModel:
         name: Hub id, folder or ``demo:`` name.
         revision: Commit or fingerprint of the weights.
         geometry: Its shape.
-        soft_prompt: ``[n, hidden]`` stood in front of the text's embeddings, left by `soft-prompt`.
-        first_position: Position of the first text token, left by `prefix` (its length).
+        adaptation: What methods left on it.
         narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
         kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
     """
@@ -44,8 +44,7 @@ class LanguageModel:
     name: str
     revision: str
     geometry: Geometry
-    soft_prompt: Tensor | None = None
-    first_position: int = 0
+    adaptation: Adaptation = field(init=False, repr=False)
     narrows: bool = field(init=False, repr=False)
     kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
     _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
@@ -58,7 +57,7 @@ class LanguageModel:
                 f"{self.name}: {type(self.model).__name__} is not a decoder with layers[i].self_attn; "
                 "choose a Llama, Mistral, Gemma, Qwen or similar causal language model"
             )
-
+        self.adaptation = Adaptation(self.attentions)
         self.narrows = has_top_rows(self.decoder)
 
     # --- parts ------------------------------------------------------------------------------
@@ -174,11 +173,11 @@ class LanguageModel:
             ``[batch, length, hidden]``, or ``[n, hidden]`` of the rows, after the final norm.
         """
         embeds = self.embedding(ids) if handed is None else handed.states
-        n = 0
-        if self.soft_prompt is not None:
+        n, prompt = 0, self.adaptation.soft_prompt
+        if prompt is not None:
             assert handed is None, "a soft prompt changes what every layer receives"
-            n = self.soft_prompt.shape[0]
-            front = self.soft_prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
+            n = prompt.shape[0]
+            front = prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
             embeds = torch.cat([front, embeds], dim=1)
         layout = None if layout is None else layout.behind(n)
         positions = self._positions(embeds.shape[1], layout)
@@ -202,8 +201,8 @@ class LanguageModel:
 
     def _positions(self, length: int, layout: Layout | Ragged | None) -> Tensor:
         if layout is None:
-            return torch.arange(length, device=self.device)[None] + self.first_position
-        return layout.positions + self.first_position
+            return torch.arange(length, device=self.device)[None] + self.adaptation.first_position
+        return layout.positions + self.adaptation.first_position
 
     def handed_to(self, layer: int, ids: Tensor, layout: Layout | Ragged | None = None) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
@@ -213,7 +212,7 @@ class LanguageModel:
             ids: ``[batch, length]`` token ids.
             layout: Who sees whom, when a row holds several texts.
         """
-        assert self.soft_prompt is None, "a soft prompt stands in front of the text"
+        assert self.adaptation.front == 0, "a soft prompt stands in front of the text"
         with torch.no_grad(), laid_out(layout), left_at(self.decoder, layer) as reached:
             self.decoder(
                 inputs_embeds=self.embedding(ids),
@@ -241,7 +240,7 @@ class LanguageModel:
         with laid_out(slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
-                position_ids=lengths[:, None] + self.first_position,
+                position_ids=lengths[:, None] + self.adaptation.first_position,
                 past_key_values=slots,
                 use_cache=True,
             )

@@ -97,15 +97,15 @@ class Section:
     @property
     def has_in_english(self) -> bool:
         """Whether right answers given in English instead were counted (``metric.in_english``)."""
-        return self._has(IN_ENGLISH)
+        return self._told(self.scores, IN_ENGLISH)
 
     @property
     def has_answer_language(self) -> bool:
-        """Whether the language of some answers could be told."""
-        return self._has(CORRECT)
+        """Whether the language of some answers in target languages that all runs share could be told."""
+        return self._told(self.table, CORRECT)
 
-    def _has(self, metric: str) -> bool:
-        return metric in self.scores.columns and self.scores[metric].is_not_null().any()
+    def _told(self, table: pl.DataFrame, metric: str) -> bool:
+        return metric in table.columns and table[metric].is_not_null().any()
 
 
 def sections(

@@ -12,21 +12,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from crosstune.data.example import Example
+from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
 from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
-from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.device import choose_device
 from crosstune.models.loading.load import load
-from crosstune.outputs.choices import ChoiceItem, score_choices
-from crosstune.outputs.generation import generate
+from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.running.prepared import attached, solved_examples
 from crosstune.store import store
 from crosstune.tasks import make_task
 from crosstune.tasks.base import Task
 from crosstune.tasks.custom.load import load_task
-from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
+from crosstune.tasks.exemplars import with_exemplars
 from crosstune.tasks.prompts import render
 
 
@@ -79,14 +79,11 @@ def predict(
             f"{task.version}; run the study again, or write the whole prompt and add --raw"
         )
     prompt = text if raw else _prompt(task, text, find(language).code if language else run["source_language"])
-    if task.kind == "choice" and not choices:
+    if form_of(task.kind).has_choices and not choices:
         choices = _task_choices(task)
     method = _method(run)
-    exemplars = (
-        pick_exemplars(task.examples("train", task.source_language), method.shots, run["seed"])
-        if method.shots
-        else []
-    )
+    solved = solved_examples(method, lambda: task.examples("train", task.source_language), run["seed"])
+    example = Example("", run["source_language"], prompt, ("",), tuple(choices))
     if method.trains and (wrong := store.damage(folder, (store.WEIGHTS,))):
         raise UserError(wrong)
     spread = run.get("device_map") if choose_device(device).type == "cuda" and ":" not in device else None
@@ -98,30 +95,18 @@ def predict(
             f"{run['model']} has changed: the run was made with {run['revision']}, this is {lm.revision}; "
             "run the study again"
         )
-    asked = with_exemplars([Example("", run["source_language"], prompt, ("",))], exemplars)[0].prompt
-    method.attach(lm, run["seed"])
-    try:
+    # A task whose answers are written may be asked to choose all the same.
+    output = OUTPUTS[task.kind if form_of(task.kind).has_choices or not choices else "choice"]
+    settings = EvaluateSettings.model_validate(run["evaluate"])
+    with attached(method, lm, run["seed"]):
         if method.trains:
             method.load_state(_weights(folder / store.WEIGHTS, str(lm.device)))
         with method.evaluating():
-            settings = EvaluateSettings.model_validate(run["evaluate"])
-            answer, scored = _answer(lm, task, asked, choices, settings)
-    finally:
-        method.detach()
-    return Prediction(prompt, answer, scored)
-
-
-def _answer(
-    lm: LanguageModel, task: Task, prompt: str, choices: Sequence[str], settings: EvaluateSettings
-) -> tuple[str, list[tuple[str, float]]]:
-    ids = lm.encode_prompts([prompt])
-    if task.kind == "generation" and not choices:
-        longest = settings.max_answer_tokens or task.max_answer_tokens
-        return generate(lm, ids, longest, task.stop)[0], []
-    item = ChoiceItem(ids[0], tuple(tuple(lm.encode_answer(choice)) for choice in choices))
-    shares = [math.exp(score) for score in score_choices(lm, [item], settings)[0]]
-    scored = sorted(zip(choices, shares, strict=True), key=lambda each: -each[1])
-    return scored[0][0], scored
+            answers = output.answers(lm, task, with_exemplars([example], solved), settings)
+    (logprobs,) = answers.columns.get("choice_logprobs", [()])
+    probabilities = [math.exp(logprob) for logprob in logprobs]
+    ranked = sorted(zip(example.choices, probabilities, strict=True), key=lambda pair: -pair[1])
+    return Prediction(prompt, answers.texts[0], ranked)
 
 
 def _task(run: dict[str, Any], given: str | Path | None) -> Task:

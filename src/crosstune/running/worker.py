@@ -18,7 +18,7 @@ from crosstune.running.execute import LoadedModel, execute, load_for
 from crosstune.running.progress import Display
 from crosstune.running.recording import fingerprints
 from crosstune.running.resume.locks import RunLocks
-from crosstune.running.task_data import TaskData, read_data
+from crosstune.running.task_data import TaskData, read_for
 from crosstune.running.watch.energy import Meter
 from crosstune.running.watch.trackers import Trackers
 from crosstune.store import failures
@@ -52,6 +52,7 @@ class Worker:
         runs: All its runs; search runs come before those that need them.
         finished: run.json of the runs that the store holds, whichever process made them.
         failed: What went wrong, by id, of the runs that failed, now or before.
+        diverged: Ids of those of them whose training diverged.
         done: Ids of the runs made by this process.
         causes: What kept whole groups of runs from being tried: a model that cannot be loaded, missing data.
     """
@@ -60,6 +61,7 @@ class Worker:
     runs: Sequence[Run]
     finished: Records = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    diverged: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
     causes: list[UserError] = field(default_factory=list)
     _model: tuple[str, LoadedModel] | None = None
@@ -84,24 +86,37 @@ class Worker:
             if retry_failed:
                 failures.forget(self.store, run_id)
             else:
-                self.failed[run_id] = f"{failure.name}: {failure.error}"
+                self._fail(failure)
+
+    def _fail(self, failure: failures.Failure) -> None:
+        self.failed[failure.run] = f"{failure.name}: {failure.error}"
+        if failure.diverged:
+            self.diverged.add(failure.run)
 
     def _read(self, run: Run, say: Callable[[str], None]) -> None:
         """Read a run's record if all its files are whole."""
         folder = self.store / run.id
-        wrong = stored.damage(folder, None)
-        if wrong is None:
-            try:
-                self.finished[run.id] = stored.read_run(folder)
-                self._tidy(run)
-                return
-            except UserError as error:
-                wrong = str(error)
-        with self.locks.acquire(run.id) as acquired:
-            # Another process may be writing it at this moment.
-            if acquired and folder.exists():
-                aside = stored.set_aside(folder)
-                say(f"{name_of(run)} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
+        if self._whole(folder) is not None:
+            with self.locks.acquire(run.id) as acquired:
+                # Another process may be writing it now, or has written it while the old files were
+                # read here: look again.
+                if not acquired or not folder.exists():
+                    return
+                if (wrong := self._whole(folder)) is not None:
+                    aside = stored.set_aside(folder)
+                    say(f"{name_of(run)} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
+                    return
+        self._tidy(run)
+
+    def _whole(self, folder: Path) -> str | None:
+        """Read a run's record if all its files are whole; else what is wrong with them."""
+        if (wrong := stored.damage(folder, None)) is not None:
+            return wrong
+        try:
+            self.finished[folder.name] = stored.read_run(folder)
+        except UserError as error:
+            return str(error)
+        return None
 
     def _tidy(self, run: Run) -> None:
         """Remove the resume folder of a run whose process was killed right after storing the result."""
@@ -144,6 +159,7 @@ class Worker:
     def _run_free(self) -> bool:
         """Make every run that no other process has locked; whether any was finished or has failed."""
         before = len(self.finished) + len(self.failed)
+        self._follow_searches(self.runs)
         for model in self.study.models:
             of_model = self._of(model)
             if not self._free(of_model):
@@ -165,6 +181,7 @@ class Worker:
                     continue
                 self._drop_other_data(of_task, data)
                 for run in of_task:
+                    self._follow_searches([run])
                     if self._left([run]) and self._ready(run):
                         self._take(run, data)
         return len(self.finished) + len(self.failed) > before
@@ -177,6 +194,29 @@ class Worker:
 
     def _ready(self, run: Run) -> bool:
         return run.search is None or not self._left(self.by_id[run_id] for run_id in run.search.runs)
+
+    def _follow_searches(self, runs: Iterable[Run]) -> None:
+        """Results fail with a search that failed, and are made again when a search has come to a score since.
+
+        Else the learning rate would be chosen among the rest, for good and under the same id. A rate at which
+        training diverged is settled: it is not chosen.
+        """
+        for run in runs:
+            if self._lacks_search(run, self.finished.get(run.id)):
+                del self.finished[run.id]
+                self.shown.note(f"{name_of(run)} is run again: its rate was chosen without all its searches")
+            searches = () if run.search is None else run.search.runs
+            lost = [run_id for run_id in searches if run_id in self.failed and run_id not in self.diverged]
+            if lost and self._left([run]):
+                self.failed[run.id] = f"{name_of(run)}: a search it waits for failed: {self.failed[lost[0]]}"
+
+    def _lacks_search(self, run: Run, record: dict[str, Any] | None) -> bool:
+        """Whether a result's learning rate was chosen without one of its finished searches."""
+        if run.search is None or record is None or not record.get("search"):
+            return False
+        known = {score["learning_rate"] for score in record["search"]["scores"]}
+        pairs = zip(run.search.runs, run.search.rates, strict=True)
+        return any(run_id in self.finished and rate not in known for run_id, rate in pairs)
 
     def _free(self, runs: Iterable[Run]) -> bool:
         """Whether any of these is ready and not locked by another process."""
@@ -191,7 +231,7 @@ class Worker:
     def _finished_elsewhere(self, run: Run, data: TaskData) -> bool:
         """Whether another process has finished a run since the store was read; its lock is held here."""
         if (failure := failures.read(self.store).get(run.id)) is not None:
-            self.failed[run.id] = f"{failure.name}: {failure.error}"
+            self._fail(failure)
             return True
         if not (self.store / run.id / stored.CHECKSUMS).is_file():
             return False
@@ -201,6 +241,8 @@ class Worker:
             return False
         same_model = record["revision"] == self._loaded(run.model).lm.revision
         if not same_model or record["fingerprints"] != fingerprints(run, data):
+            return False
+        if self._lacks_search(run, record):
             return False
         self.finished[run.id] = record
         return True
@@ -222,8 +264,7 @@ class Worker:
             }
         except Exception as error:
             # One diverging learning rate must not cost the rest of a grid, nor must a fault nobody foresaw.
-            failure = failures.keep(self.store, run.id, name, error)
-            self.failed[run.id] = f"{name}: {failure.error}"
+            self._fail(failures.keep(self.store, run.id, name, error))
             self.shown.note(f"failed: {self.failed[run.id]}")
             shutil.rmtree(folder, ignore_errors=True)
             return
@@ -260,10 +301,7 @@ class Worker:
 
     def _read_data(self, entry: TaskEntry, runs: Sequence[Run]) -> TaskData:
         if self._data is None or self._data[0] != entry:
-            with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
-            tested = next(run for run in runs if run.kind == "result")
-            settings = [run.train for run in runs]
-            data = read_data(entry.make(), tested.languages, tested.evaluate.limit, with_dev, settings)
+            data = read_for(entry.make(), runs)
             for remark in data.remarks():
                 self.shown.note(f"{entry.name}: {remark}")
             self._data = (entry, data)

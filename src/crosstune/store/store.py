@@ -128,14 +128,17 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
     Args:
         folder: The run's.
         files: Those to look at; None for all that its checksums name.
+
+    Raises:
+        UserError: A file is there and cannot be read, which says nothing of what it holds.
     """
     mend = f"run the study again, or delete {folder}"
     try:
         sums = json.loads((folder / CHECKSUMS).read_bytes())
         if not isinstance(sums, dict):
             raise ValueError("not an object")
-    except OSError:
-        return f"{folder / CHECKSUMS} cannot be read; {mend}"
+    except OSError as error:
+        return f"{_missing(folder / CHECKSUMS, error)}; {mend}"
     except ValueError:
         return f"{folder / CHECKSUMS} is damaged; {mend}"
     # A checksums.json that lost a line must not hide what it no longer names.
@@ -144,11 +147,18 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
             return f"{folder / CHECKSUMS} is damaged; {mend}"
         try:
             found = sha256_of(folder / name)
-        except OSError:
-            return f"{folder / name} is missing or cannot be read; {mend}"
+        except OSError as error:
+            return f"{_missing(folder / name, error)}; {mend}"
         if found != sums.get(name):
             return f"{folder / name} is damaged (its checksum differs); {mend}"
     return None
+
+
+def _missing(file: Path, error: OSError) -> str:
+    """That a file is missing, where that is why it cannot be read."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return f"{file} is missing"
+    raise UserError(f"{file} cannot be read ({error.strerror or error}); see that it can be, then try again")
 
 
 def set_aside(folder: Path) -> Path:
@@ -244,7 +254,9 @@ def _predictions(store: Path, run_id: str) -> Iterator[BinaryIO]:
     try:
         with file.open("rb") as stream:
             yield stream
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except OSError as error:
+        raise UserError(f"{_missing(file, error)}; delete {file.parent} and run the study again") from error
+    except pl.exceptions.PolarsError as error:
         raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
 
 

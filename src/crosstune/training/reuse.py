@@ -47,6 +47,8 @@ class Reuse:
         self.kept: int = 0 if before is None else before["texts_kept"]
         if self.layer == 0:
             self.why_not = "adapted from the lowest layer up"
+        elif len(self._lm.adaptation.parts) > 1:
+            self.why_not = "other methods are on the model"
         elif drops(self._lm, self.layer):
             self.why_not = "the model has dropout"
         elif not self._enters(sample.ids[:-1]):
@@ -93,7 +95,7 @@ class Reuse:
 
     def _place(self) -> tuple[int, int, int]:
         """What decides a text's states beside the text: a prefix shifts positions in every layer."""
-        return self.layer, self._lm.first_position, torch.get_num_threads()
+        return self.layer, self._lm.adaptation.first_position, torch.get_num_threads()
 
     def _key(self, text: Text) -> tuple[int, int, int, bytes]:
         return *self._place(), array("i", text).tobytes()

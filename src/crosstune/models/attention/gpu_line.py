@@ -208,8 +208,8 @@ def suits(lm: Any, longest: int, note: Callable[[str], None] | None = None) -> b
     if {lm.layer_device(i) for i in range(lm.geometry.layers)} != {lm.device}:
         return False
     window = getattr(config, "sliding_window", None)
-    # What `first_position` says is that a prefix stands in front.
-    if lm.first_position and window is not None and window < longest:
+    # A first position that is not 0 says that a prefix stands in front.
+    if lm.adaptation.first_position and window is not None and window < longest:
         return False
     shape = _shape(lm)
     if shape not in _proved:

@@ -99,7 +99,7 @@ COUNTED = """
 import atexit, collections, json, os, sys
 store, counts = sys.argv.pop(1), collections.Counter()
 def opened(event, arguments):
-    if event == "open" and str(arguments[0]).startswith(store):
+    if event == "open" and str(arguments[0]).startswith(store + os.sep):
         counts[os.path.basename(str(arguments[0]))] += 1
 sys.addaudithook(opened)
 atexit.register(lambda: print(json.dumps([counts, "torch" not in sys.modules]), file=sys.stderr))

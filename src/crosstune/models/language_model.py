@@ -17,7 +17,7 @@ from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout, laid_out
 from crosstune.models.fast.layers import Handed, entered_at, left_at
 from crosstune.models.fast.state_store import KeptStates
-from crosstune.models.fast.top_rows import has_top_rows, take, top_rows
+from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
 
 TOKENS_KEPT = 20_000_000
@@ -302,9 +302,7 @@ class LanguageModel:
     def _narrowed_alike(self, ids: Tensor) -> bool:
         """Whether the top layer gives the same states for some rows alone as for all."""
         rows = torch.tensor([1, 4], device=self.device)
-        wanted = self.hidden(ids)[0, rows]
-        try:
-            found = self.hidden(ids, rows=rows)
-        except (RuntimeError, TypeError, IndexError):
-            return False  # a layer that is handed more than its input, token by token
-        return torch.allclose(found, wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max()))
+        why = TOP_ROWS.fault(lambda: [(self.hidden(ids, rows=rows), self.hidden(ids)[0, rows])])
+        if why:
+            TOP_ROWS.tell(f"{self.name}: {why}")
+        return not why

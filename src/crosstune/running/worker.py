@@ -291,6 +291,8 @@ class Worker:
             self._model = None  # the old one's memory first
             self.shown.note(f"loading {model}")
             self._model = (model, load_for(self.study, model))
+            for remark in self._model[1].lm.remarks:
+                self.shown.note(f"{model}: {remark}")
 
     def _loaded(self, model: str) -> LoadedModel:
         assert self._model is not None, "no model is loaded"

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
@@ -23,6 +22,7 @@ from crosstune.running.watch.energy import Meter
 from crosstune.running.watch.trackers import Trackers
 from crosstune.store import failures
 from crosstune.store import store as stored
+from crosstune.store.record import RunRecord
 from crosstune.study.entries import TaskEntry
 from crosstune.study.runs import Run, resolve
 from crosstune.study.spec import Study
@@ -30,8 +30,8 @@ from crosstune.study.spec import Study
 POLL = 1.0
 """Seconds between looks at what other processes have finished."""
 
-Records = dict[str, dict[str, Any]]
-"""run.json of finished runs, by id."""
+Records = dict[str, RunRecord]
+"""Of finished runs, by id."""
 
 
 def name_of(run: Run) -> str:
@@ -52,6 +52,7 @@ class Work:
         runs: All its runs; search runs come before those that need them.
         finished: run.json of the runs that the store holds, whoever made them.
         failed: What went wrong, by id, of the runs that failed, now or before.
+        diverged: Ids of those of them whose training diverged.
         done: Ids of the runs made by this process.
         causes: What kept whole groups of runs from being tried: a model that cannot be loaded, missing data.
     """
@@ -60,6 +61,7 @@ class Work:
     runs: Sequence[Run]
     finished: Records = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    diverged: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
     causes: list[UserError] = field(default_factory=list)
     _model: tuple[str, Loaded] | None = None
@@ -84,24 +86,37 @@ class Work:
             if retry_failed:
                 failures.forget(self.store, run_id)
             else:
-                self.failed[run_id] = f"{failure.name}: {failure.error}"
+                self._fail(failure)
+
+    def _fail(self, failure: failures.Failure) -> None:
+        self.failed[failure.run] = f"{failure.name}: {failure.error}"
+        if failure.diverged:
+            self.diverged.add(failure.run)
 
     def _read(self, run: Run, say: Callable[[str], None]) -> None:
         """Take up a run's record if all its files are whole."""
         folder = self.store / run.id
-        wrong = stored.damage(folder, None)
-        if wrong is None:
-            try:
-                self.finished[run.id] = stored.read_run(folder)
-                self._tidy(run)
-                return
-            except UserError as error:
-                wrong = str(error)
-        with self.claims.take(run.id) as mine:
-            # Another process may be writing it anew at this moment; then it is that one's.
-            if mine and folder.exists():
-                aside = stored.set_aside(folder)
-                say(f"{name_of(run)} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
+        if self._whole(folder) is not None:
+            with self.claims.take(run.id) as mine:
+                # Another process may be writing it anew now; then it is that one's. Or it has, while
+                # the old files were read here, so they are looked at again.
+                if not mine or not folder.exists():
+                    return
+                if (wrong := self._whole(folder)) is not None:
+                    aside = stored.set_aside(folder)
+                    say(f"{name_of(run)} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
+                    return
+        self._tidy(run)
+
+    def _whole(self, folder: Path) -> str | None:
+        """Take up a run's record if all its files are whole; else what is wrong with them."""
+        if (wrong := stored.damage(folder, None)) is not None:
+            return wrong
+        try:
+            self.finished[folder.name] = stored.read_run(folder)
+        except UserError as error:
+            return str(error)
+        return None
 
     def _tidy(self, run: Run) -> None:
         """Remove what a process left that was killed after it had written a run, before it had cleared up."""
@@ -144,6 +159,7 @@ class Work:
     def _pass(self) -> bool:
         """Make what nobody else is making; whether anything was settled."""
         before = len(self.finished) + len(self.failed)
+        self._follow_searches(self.runs)
         for model in self.study.models:
             of_model = self._of(model)
             if not self._free(of_model):
@@ -165,6 +181,7 @@ class Work:
                     continue
                 self._drop_other_data(of_task, data)
                 for run in of_task:
+                    self._follow_searches([run])
                     if self._left([run]) and self._ready(run):
                         self._take(run, data)
         return len(self.finished) + len(self.failed) > before
@@ -177,6 +194,29 @@ class Work:
 
     def _ready(self, run: Run) -> bool:
         return run.search is None or not self._left(self.by_id[each] for each in run.search.runs)
+
+    def _follow_searches(self, runs: Iterable[Run]) -> None:
+        """Results fail with a search that failed, and are made again when a search has come to a score since.
+
+        Else the learning rate would be chosen among the rest, for good and under the same id. A rate at which
+        training diverged is settled: it is not chosen.
+        """
+        for run in runs:
+            if self._lacks_search(run, self.finished.get(run.id)):
+                del self.finished[run.id]
+                self.shown.note(f"{name_of(run)} is run again: its rate was chosen without all its searches")
+            searches = () if run.search is None else run.search.runs
+            lost = [each for each in searches if each in self.failed and each not in self.diverged]
+            if lost and self._left([run]):
+                self.failed[run.id] = f"{name_of(run)}: a search it waits for failed: {self.failed[lost[0]]}"
+
+    def _lacks_search(self, run: Run, record: RunRecord | None) -> bool:
+        """Whether a result's learning rate was chosen without one of its finished searches."""
+        if run.search is None or record is None or record.search is None:
+            return False
+        known = {score["learning_rate"] for score in record.search.scores}
+        pairs = zip(run.search.runs, run.search.rates, strict=True)
+        return any(run_id in self.finished and rate not in known for run_id, rate in pairs)
 
     def _free(self, runs: Iterable[Run]) -> bool:
         """Whether there is anything to make among these, or to learn of from another process."""
@@ -191,7 +231,7 @@ class Work:
     def _made_meanwhile(self, run: Run, data: TaskData) -> bool:
         """Learn what another process made of a run since stock was taken. Its claim is held."""
         if (failure := failures.read(self.store).get(run.id)) is not None:
-            self.failed[run.id] = f"{failure.name}: {failure.error}"
+            self._fail(failure)
             return True
         if not (self.store / run.id / stored.CHECKSUMS).is_file():
             return False
@@ -199,8 +239,10 @@ class Work:
             record = stored.read_run(self.store / run.id)
         except UserError:
             return False
-        same_model = record["revision"] == self._loaded(run.model).lm.revision
-        if not same_model or record["fingerprints"] != fingerprints(run, data):
+        same_model = record.revision == self._loaded(run.model).lm.revision
+        if not same_model or record.fingerprints != fingerprints(run, data):
+            return False
+        if self._lacks_search(run, record):
             return False
         self.finished[run.id] = record
         return True
@@ -216,14 +258,11 @@ class Work:
             with Meter(_gpus(loaded.lm)) as meter:
                 made = execute(run, loaded, data, self.shown, folder, self._searched(run))
             told = meter.joules
-            made.record["cost"] |= {
-                "energy_joules": None if told is None else sum(told.values()),
-                "energy_of": sorted(told or ()),
-            }
+            made.record.cost.energy_joules = None if told is None else sum(told.values())
+            made.record.cost.energy_of = sorted(told or ())
         except Exception as error:
             # One diverging learning rate must not cost the rest of a grid, nor must a fault nobody foresaw.
-            failure = failures.keep(self.store, run.id, name, error)
-            self.failed[run.id] = f"{name}: {failure.error}"
+            self._fail(failures.keep(self.store, run.id, name, error))
             self.shown.note(f"failed: {self.failed[run.id]}")
             shutil.rmtree(folder, ignore_errors=True)
             return
@@ -252,6 +291,8 @@ class Work:
             self._model = None  # the old one's memory first
             self.shown.note(f"loading {model}")
             self._model = (model, load_for(self.study, model))
+            for remark in self._model[1].lm.remarks:
+                self.shown.note(f"{model}: {remark}")
 
     def _loaded(self, model: str) -> Loaded:
         assert self._model is not None, "no model is loaded"
@@ -275,7 +316,7 @@ class Work:
 
     def _drop_other_revisions(self, runs: Sequence[Run], revision: str | None) -> None:
         for run in runs:
-            was = self.finished[run.id]["revision"] if run.id in self.finished else None
+            was = self.finished[run.id].revision if run.id in self.finished else None
             if None not in (was, revision) and was != revision:
                 del self.finished[run.id]
                 self.shown.note(f"{name_of(run)} is run again: {run.model} was at {was}, now at {revision}")
@@ -284,7 +325,7 @@ class Work:
         for run in runs:
             if run.id not in self.finished:
                 continue
-            if self.finished[run.id]["fingerprints"] != fingerprints(run, data):
+            if self.finished[run.id].fingerprints != fingerprints(run, data):
                 del self.finished[run.id]
                 self.shown.note(f"{name_of(run)} is run again: the task's examples have changed since")
 

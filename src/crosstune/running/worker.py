@@ -140,6 +140,7 @@ class Work:
 
     def _go(self) -> None:
         waiting = False
+        self._follow_searches(self.runs)
         for model in self.study.models:
             if len(self._left(self._of(model))) < len(self._of(model)):
                 self._drop_other_revisions(self._of(model), cheap_revision(model))
@@ -159,7 +160,6 @@ class Work:
     def _pass(self) -> bool:
         """Make what nobody else is making; whether anything was settled."""
         before = len(self.finished) + len(self.failed)
-        self._follow_searches(self.runs)
         for model in self.study.models:
             of_model = self._of(model)
             if not self._free(of_model):

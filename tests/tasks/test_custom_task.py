@@ -186,7 +186,7 @@ def test_the_development_split_and_data_elsewhere(tmp_path):
     assert {example.id for example in task.examples("test", "en")} == {"b", "c"}
     # Where the definition lies is no part of the options, which a run's id is made of.
     assert make(tmp_path, CHOICE).options.model_dump()["data"] is None
-    with pytest.raises(UserError, match=f"no rows in test_{{code}}.csv below {tmp_path}; mend"):
+    with pytest.raises(UserError, match=f"no rows in test_{{code}}.csv below {tmp_path}; correct"):
         make(tmp_path, CHOICE).languages()
     with pytest.raises(UserError, match='task tone has no dev split; add "dev:" to its file'):
         make(tmp_path, CHOICE, evaluate_on="dev").languages()

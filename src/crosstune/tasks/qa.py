@@ -92,10 +92,10 @@ class ExtractiveQa(PublishedTask):
     prompts = "qa"
     max_answer_tokens = 32
     Options: ClassVar[type[TaskOptions]] = QaOptions
+    options: QaOptions
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
-        assert isinstance(self.options, QaOptions)
         train = TRAIN_SETS[self.options.train_set]
         # An option says which they are, so they cannot stand in the class.
         self.layouts = {**self.layouts, "train": train.layouts}
@@ -112,7 +112,6 @@ class ExtractiveQa(PublishedTask):
 
     def _divided(self, language: str) -> dict[Split, list[Example]]:
         """Training questions by article, as those to train on and those to select on."""
-        rows = self._hub_rows("train", language) if self.on_hub else self._local_rows("train", language)
         article: dict[str, str] = {}
 
         def make(row: Row) -> Example:
@@ -120,7 +119,7 @@ class ExtractiveQa(PublishedTask):
             article.setdefault(example.id, _article(row))
             return example
 
-        kept = self.keep(rows, make)
+        kept = self.keep(self.rows("train", language), make)
         dev = held_out(Counter(article[example.id] for example in kept))
         halves: dict[Split, list[Example]] = {"train": [], "dev": []}
         for example in sorted(kept, key=lambda example: fair_order(example.id)):

@@ -59,10 +59,9 @@ class DefinedTask(PublishedTask):
     folder: ClassVar[Path]
 
     @property
-    def published(self) -> PublishedOptions:
-        """The options, with the data's folder filled in: a run's id must not depend on where that is."""
-        given = super().published
-        return given if given.data else given.model_copy(update={"data": str(self.folder)})
+    def data_folder(self) -> Path:
+        """Folder that the file patterns start from: by default the one that the definition lies in."""
+        return data_root(self.options.data or str(self.folder))
 
     def languages(self) -> list[str]:
         """Canonical codes of the languages whose evaluation split is there, the source language first.
@@ -70,8 +69,8 @@ class DefinedTask(PublishedTask):
         Raises:
             UserError: There is none, or a file's name does not say which language it holds.
         """
-        split, root = self.published.evaluate_on, data_root(self.published.data)
-        read = {path for place in self._places[split].values() for path in place.paths}
+        split, root = self.options.evaluate_on, self.data_folder
+        read = {path for place in self.places[split].values() for path in place.paths}
         for layout in self.layouts[split]:
             for path in sorted(root.glob(layout.files.replace("{code}", "*"))):
                 if path not in read and path.is_file() and not path.name.startswith("."):
@@ -88,13 +87,13 @@ class DefinedTask(PublishedTask):
             UserError: The file has no prompt in that language.
         """
         prompts = self.definition.prompt
-        asked = language if self.published.prompt_language == "target" else self.source_language
-        if asked not in prompts:
+        wanted = language if self.options.prompt_language == "target" else self.source_language
+        if wanted not in prompts:
             raise UserError(
-                f"task {self.name} has no prompt in {asked}, only in {', '.join(prompts)}; add one to its "
+                f"task {self.name} has no prompt in {wanted}, only in {', '.join(prompts)}; add one to its "
                 "file or set prompt_language: source"
             )
-        return {"prompt": prompts[asked]}
+        return {"prompt": prompts[wanted]}
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """One row: its prompt, and its answer among the choices or in its own words."""
@@ -116,13 +115,14 @@ class DefinedTask(PublishedTask):
         metric = self.definition.scored_by
         return {metric: METRICS[metric](answer, example.answers, example.language)}
 
-    def _nothing_here(self, split: Split) -> UserError:
+    def missing_split(self, split: Split) -> UserError:
+        """The error for a split without rows, in the words of the definition."""
         files = getattr(self.definition, split)
         if files is None:
             return UserError(f'task {self.name} has no {split} split; add "{split}:" to its file')
         return UserError(
-            f"task {self.name} has no {split} split: no rows in {files} below {self.published.data}; mend "
-            f'"{split}:" in its file, or set the task\'s option data to the folder of the files'
+            f"task {self.name} has no {split} split: no rows in {files} below {self.data_folder}; "
+            f'correct "{split}:" in its file, or set the task\'s option data to the folder of the files'
         )
 
     def _choices(self, row: Row) -> tuple[str, ...]:

@@ -118,7 +118,7 @@ def test_report(store: Path, here: Any, tmp_path: Path) -> None:
 
 def run_of(store: Path, task: str, label: str) -> Path:
     runs = stored.read_runs(store)
-    return store / next(run["id"] for run in runs if run["task"]["name"] == task and run["label"] == label)
+    return store / next(run.id for run in runs if run.task.name == task and run.label == label)
 
 
 def test_predict_a_choice(store: Path, here: Any) -> None:

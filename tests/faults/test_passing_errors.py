@@ -110,7 +110,7 @@ def test_a_run_replaced_while_it_is_read_is_not_set_aside(
     study = Study(**study_of(model, tmp_path / "s", methods=["none"], languages=["de"]))
     go(study)
     (record,) = store.read_runs(study.folder)
-    predictions = store.read_table(study.folder, record["id"])
+    predictions = store.read_table(study.folder, record.id)
     real, asked = store.sha256_of, []
 
     def replaced_meanwhile(file: Path) -> str:
@@ -126,7 +126,7 @@ def test_a_run_replaced_while_it_is_read_is_not_set_aside(
     done, said = go(study)
     assert asked
     assert (done, "set aside" in said) == ([], False)
-    assert store.read_table(study.folder, record["id"])["prediction"][0].endswith("!")
+    assert store.read_table(study.folder, record.id)["prediction"][0].endswith("!")
 
 
 @pytest.mark.parametrize("name", ["checksums.json", "predictions.parquet"])

@@ -107,16 +107,16 @@ def test_a_result_of_the_searchs_seed_is_not_trained_again(model: Path, tmp_path
     assert result.seconds == pytest.approx(once + 2 * 12 * 0.5), "two seeds, one of them trained"
     run_study(made, console=Console(file=io.StringIO()))
     records = read_runs(made.folder)
-    assert sum(record["cost"]["train_from"] is None for record in records) == 1
+    assert sum(record.cost.train_from is None for record in records) == 1
     # From finished runs likewise: take the result that was trained away, then the one that was not.
     for record in records:
-        folder = made.folder / record["id"]
+        folder = made.folder / record.id
         folder.rename(tmp_path / "aside")
         left = plan_study(made).groups[1]
-        other = next(each["cost"] for each in records if each is not record)
-        trained = record["cost"]["train_from"] is None
-        known = [each["cost"]["train_seconds"] for each in read_runs(made.folder, None)]
-        expected = other["evaluate_seconds"] + trained * sum(known) / len(known)
+        other = next(each.cost for each in records if each is not record)
+        trained = record.cost.train_from is None
+        known = [each.cost.train_seconds for each in read_runs(made.folder, None)]
+        expected = other.evaluate_seconds + trained * sum(known) / len(known)
         assert (left.basis, left.seconds) == ("finished runs", pytest.approx(expected))
         (tmp_path / "aside").rename(folder)
 

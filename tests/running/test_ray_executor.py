@@ -94,14 +94,14 @@ def in_the_background(what: Any) -> tuple[threading.Thread, list[BaseException]]
 
 def same_bits(one: Study, other: Study) -> None:
     """Weights and predictions of two stores."""
-    runs = {run["id"]: run for run in store.read_runs(one.folder)}
-    assert set(runs) == {run["id"] for run in store.read_runs(other.folder)}
+    runs = {run.id: run for run in store.read_runs(one.folder)}
+    assert set(runs) == {run.id for run in store.read_runs(other.folder)}
     for run_id, run in runs.items():
         mine, theirs = one.folder / run_id, other.folder / run_id
         assert pl.read_parquet(mine / store.PREDICTIONS).equals(pl.read_parquet(theirs / store.PREDICTIONS))
-        if run["train"] is not None:
+        if run.train is not None:
             first, second = load_file(mine / store.WEIGHTS), load_file(theirs / store.WEIGHTS)
-            assert all(torch.equal(first[name], second[name]) for name in first), run["label"]
+            assert all(torch.equal(first[name], second[name]) for name in first), run.label
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def local(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_two_workers_share_a_study(ray: Any, long: Study, local: Study) -> None:
     summary, said = go(long, workers=2)
-    runs = {run["id"] for run in store.read_runs(long.folder)}
+    runs = {run.id for run in store.read_runs(long.folder)}
     assert set(summary.done) == set(summary.runs) == runs
     assert "[4/4] " in said
     made = [line for line in logs(long) if re.match(r"  .*: en ", line)]
@@ -200,7 +200,7 @@ def test_overrides_and_relative_folders_reach_the_workers(
     study = read_study(write_study(tmp_path / "study.yaml", asked | {"dtype": "float32"}))
     study = study.model_copy(update={"store": "here", "dtype": "bfloat16"})
     go(study, workers=1)
-    assert [run["dtype"] for run in store.read_runs(tmp_path / "here")] == ["bfloat16"]
+    assert [run.dtype for run in store.read_runs(tmp_path / "here")] == ["bfloat16"]
     assert not (tmp_path / "elsewhere").exists()
 
 

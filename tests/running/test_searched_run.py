@@ -51,7 +51,7 @@ def quiet() -> tuple[Display, io.StringIO]:
 
 def saved(made: Made, store: Path) -> Path:
     made.save(store)
-    return store / str(made.record["id"])
+    return store / str(made.record.id)
 
 
 def same_weights(a: Made, b: Made) -> bool:
@@ -65,11 +65,11 @@ def test_a_search_run_is_scored_on_development_data_alone(model: Path, loaded: L
     shown, _ = quiet()
     made = execute(run, loaded, data_of(run), shown)
     assert (made.predictions.height, dict(made.predictions.schema)) == (0, FORMS["generation"].schema())
-    assert made.record["kind"] == "search"
-    assert [each["step"] for each in made.record["dev"]] == [3]
-    assert made.record["fingerprints"]["test"] == {}
-    assert made.record["cost"]["evaluate_seconds"] == 0
-    assert made.summary() == f"dev {100 * made.record['dev'][0]['score']:.1f}, " + made.summary()[-3:]
+    assert made.record.kind == "search"
+    assert [each["step"] for each in made.record.dev] == [3]
+    assert made.record.fingerprints.test == {}
+    assert made.record.cost.evaluate_seconds == 0
+    assert made.summary() == f"dev {100 * made.record.dev[0]['score']:.1f}, " + made.summary()[-3:]
     assert made.weights is not None
 
 
@@ -85,14 +85,14 @@ def test_a_search_runs_weights_are_those_of_training_again(
     run = replace(run, search=Search((search.id,), (0.01,)), chosen={0.01: 0.5})
     took = execute(run, loaded, data, shown, searched=folder)
     again = execute(run, loaded, data, shown)
-    assert took.record["cost"]["train_from"] == search.id
-    assert again.record["cost"]["train_from"] is None
+    assert took.record.cost.train_from == search.id
+    assert again.record.cost.train_from is None
     assert same_weights(took, again)
     assert took.predictions.equals(again.predictions)
     for name in ("curve", "chosen_step"):
-        assert took.record[name] == again.record[name]
-    assert took.record["dev"]
-    assert took.record["search"] == {
+        assert getattr(took.record, name) == getattr(again.record, name)
+    assert took.record.dev
+    assert took.record.search.entries() == {
         "runs": [search.id],
         "scores": [{"learning_rate": 0.01, "dev_score": 0.5}],
         "chosen": 0.01,
@@ -115,7 +115,7 @@ def test_a_search_run_of_other_settings_is_not_taken(
         run = result_run(model, {"name": "lora", "rank": 2})
     else:
         run = result_run(model, "lora", **other)
-    assert execute(run, loaded, data, shown, searched=folder).record["cost"]["train_from"] is None
+    assert execute(run, loaded, data, shown, searched=folder).record.cost.train_from is None
 
 
 def test_a_damaged_search_run_is_not_taken(model: Path, loaded: Loaded, tmp_path: Path) -> None:
@@ -124,6 +124,6 @@ def test_a_damaged_search_run_is_not_taken(model: Path, loaded: Loaded, tmp_path
     folder = saved(execute(search_of(run), loaded, data, shown), tmp_path)
     file = folder / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert execute(run, loaded, data, shown, searched=folder).record["cost"]["train_from"] is None
+    assert execute(run, loaded, data, shown, searched=folder).record.cost.train_from is None
     assert f"trained again: {file} is damaged" in said.getvalue()
     assert json.loads((folder / "run.json").read_bytes())["kind"] == "search"

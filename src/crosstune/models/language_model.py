@@ -17,8 +17,9 @@ from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout, laid_out
 from crosstune.models.fast.layers import Handed, entered_at, left_at
 from crosstune.models.fast.state_store import KeptStates
-from crosstune.models.fast.top_rows import has_top_rows, take, top_rows
+from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
+from crosstune.models.tokenizer import check_ids, closing, remarks
 
 TOKENS_KEPT = 20_000_000
 """Tokens of prompts that are kept to be used again: 80 MB."""
@@ -36,6 +37,7 @@ class LanguageModel:
         geometry: Its shape.
         adaptation: What methods left on it.
         narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
+        remarks: What a person should know of the model before any result: a line each, most often none.
         kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
     """
 
@@ -46,10 +48,12 @@ class LanguageModel:
     geometry: Geometry
     adaptation: Adaptation = field(init=False, repr=False)
     narrows: bool = field(init=False, repr=False)
+    remarks: list[str] = field(default_factory=list, repr=False)
     kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
     _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
     _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
     _kept: int = field(default=0, repr=False)
+    _closed_by: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not hasattr(self.decoder, "layers") or not hasattr(self.decoder.layers[0], "self_attn"):
@@ -59,6 +63,9 @@ class LanguageModel:
             )
         self.adaptation = Adaptation(self.attentions)
         self.narrows = has_top_rows(self.decoder)
+        if not self.model.config.is_encoder_decoder:  # an encoder reads closed texts
+            self._closed_by = closing(self.tokenizer, self.stop_ids)
+        self.remarks += remarks(self.tokenizer, self._closed_by, self.geometry.vocabulary)
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -118,12 +125,18 @@ class LanguageModel:
         """Token ids of whole prompts, with the beginning-of-text token where the model has one.
 
         They are kept, so that a study's runs tokenise a prompt once; new ones go to the tokenizer together,
-        which takes all cores for them.
+        which takes all cores for them. End-of-text tokens that a post-processor puts behind are left out.
+
+        Raises:
+            UserError: A text with a token that the embedding has no row for.
         """
         keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
         if new:
-            made = dict(zip(new, self.tokenizer(list(new.values()))["input_ids"], strict=True))
+            encoded = self.tokenizer(list(new.values()))["input_ids"]
+            made = {key: ids[: len(ids) - self._closed_by] for key, ids in zip(new, encoded, strict=True)}
+            for key, ids in made.items():
+                check_ids(self.tokenizer, ids, self.geometry.vocabulary, new[key])
             if self._kept > TOKENS_KEPT:
                 return [list(self._prompts.get(key) or made[key]) for key in keys]
             self._prompts.update({key: array("i", ids) for key, ids in made.items()})
@@ -143,6 +156,7 @@ class LanguageModel:
             whole = encode(f": {answer}", add_special_tokens=False)
             if whole[: len(stem)] != stem:
                 whole, stem = encode(f" {answer}", add_special_tokens=False), []
+            check_ids(self.tokenizer, whole, self.geometry.vocabulary, answer)
             self._suffixes[answer] = whole[len(stem) :]
         return self._suffixes[answer]
 
@@ -302,9 +316,7 @@ class LanguageModel:
     def _narrowed_alike(self, ids: Tensor) -> bool:
         """Whether the top layer gives the same states for some rows alone as for all."""
         rows = torch.tensor([1, 4], device=self.device)
-        wanted = self.hidden(ids)[0, rows]
-        try:
-            found = self.hidden(ids, rows=rows)
-        except (RuntimeError, TypeError, IndexError):
-            return False  # a layer that is handed more than its input, token by token
-        return torch.allclose(found, wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max()))
+        why = TOP_ROWS.fault(lambda: [(self.hidden(ids, rows=rows), self.hidden(ids)[0, rows])])
+        if why:
+            TOP_ROWS.tell(f"{self.name}: {why}")
+        return not why

@@ -8,7 +8,6 @@ import polars as pl
 
 from crosstune.analysis.answer_language import SOURCE
 from crosstune.analysis.curves import MODEL_SIZE, curve, swept
-from crosstune.analysis.transfer import Run
 from crosstune.report.comparison import references
 from crosstune.report.figures import differences as difference_charts
 from crosstune.report.figures import rates
@@ -17,6 +16,7 @@ from crosstune.report.figures.curves import panels
 from crosstune.report.page.embed import embedded_json
 from crosstune.report.sections import Section
 from crosstune.report.text import GROUPINGS, visible
+from crosstune.store.record import RunRecord
 
 MANY_METHODS = 8
 """From here on dots of one line can no longer be told apart, and cells take their place."""
@@ -69,7 +69,7 @@ def figures(section: Section) -> Drawn:
     return drawn
 
 
-def curve_figures(runs: Sequence[Run], scores: pl.DataFrame) -> list[dict[str, Any]]:
+def curve_figures(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[dict[str, Any]]:
     """Curves of every setting that some runs differ in while their others stay the same."""
     found = []
     for setting in swept(runs, scores):
@@ -80,7 +80,7 @@ def curve_figures(runs: Sequence[Run], scores: pl.DataFrame) -> list[dict[str, A
     return found
 
 
-def model_figures(runs: Sequence[Run], scores: pl.DataFrame) -> list[dict[str, Any]]:
+def model_figures(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[dict[str, Any]]:
     """Curves through models of different sizes, a task each."""
     if MODEL_SIZE not in swept(runs, scores):
         return []

@@ -8,7 +8,6 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from crosstune.analysis.transfer import Run
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import draft, put
@@ -22,6 +21,7 @@ from crosstune.report.tables.tables import (
     settings_table,
     verdicts_table,
 )
+from crosstune.store.record import RunRecord
 
 FIGURES = ("svg", "pdf", "png")
 TABLES = ("csv", "tex")
@@ -30,7 +30,7 @@ FORMATS = (*FIGURES, *TABLES)
 
 def export(
     parts: Sequence[Section],
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     scores: pl.DataFrame,
     verdicts: Sequence[Verdict],
     folder: Path,

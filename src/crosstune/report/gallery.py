@@ -8,7 +8,6 @@ import polars as pl
 
 from crosstune.analysis.curves import curve, swept
 from crosstune.analysis.groups import Grouping
-from crosstune.analysis.transfer import Run
 from crosstune.errors import UserError, did_you_mean
 from crosstune.report.comparison import references
 from crosstune.report.contents import MANY_METHODS
@@ -18,6 +17,7 @@ from crosstune.report.figures import scores as charts
 from crosstune.report.figures.curves import curves
 from crosstune.report.sections import Section
 from crosstune.report.text import GROUPINGS, slug, visible
+from crosstune.store.record import RunRecord
 
 Chart = alt.TopLevelMixin
 WIDTH = 420
@@ -32,7 +32,7 @@ class Gallery:
         scores: Their `crosstune.analysis.transfer.language_scores`.
     """
 
-    def __init__(self, sections: Sequence[Section], runs: Sequence[Run], scores: pl.DataFrame) -> None:
+    def __init__(self, sections: Sequence[Section], runs: Sequence[RunRecord], scores: pl.DataFrame) -> None:
         self._sections = sections
         self._runs = runs
         self._scores = scores
@@ -152,7 +152,7 @@ def section_figures(part: Section) -> Iterator[tuple[str, Chart]]:
         yield "losses", losses
 
 
-def curve_figures(runs: Sequence[Run], scores: pl.DataFrame) -> Iterator[tuple[str, Chart]]:
+def curve_figures(runs: Sequence[RunRecord], scores: pl.DataFrame) -> Iterator[tuple[str, Chart]]:
     """Name and chart of the curve of every setting that was swept."""
     for setting in swept(runs, scores):
         yield f"curve-{slug(setting)}", curves(curve(runs, scores, setting), setting)

@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from torch import Tensor
@@ -24,6 +23,7 @@ from crosstune.running.resume.unfinished import Unfinished, made_for
 from crosstune.running.search_weights import take_up
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance, store
+from crosstune.store.record import Cost, RunRecord
 from crosstune.study.runs import Run
 from crosstune.study.spec import Study
 from crosstune.training.loop import train
@@ -61,12 +61,12 @@ class Made:
     """A run's result, in memory.
 
     Attributes:
-        record: Content of run.json.
+        record: Its run.json.
         predictions: One row an example.
         weights: The trained tensors on the CPU; None where nothing is trained.
     """
 
-    record: dict[str, Any]
+    record: RunRecord
     predictions: pl.DataFrame
     weights: dict[str, Tensor] | None
 
@@ -77,15 +77,15 @@ class Made:
 
     def summary(self) -> str:
         """Such as "en 71.2, mean of 21 other languages 55.3, 34 s"; of a search run, "dev 71.2, 34 s"."""
-        cost = self.record["cost"]
-        trained = 0 if cost["train_from"] else cost["train_seconds"] or 0
-        seconds = f"{trained + cost['evaluate_seconds']:.0f} s"
-        if self.record["kind"] == "search":
-            return f"dev {100 * max(each['score'] for each in self.record['dev']):.1f}, {seconds}"
-        statistic = form_of(self.record["task"]["kind"]).statistic
+        cost = self.record.cost
+        trained = 0 if cost.train_from else cost.train_seconds or 0
+        seconds = f"{trained + (cost.evaluate_seconds or 0):.0f} s"
+        if self.record.kind == "search":
+            return f"dev {100 * max(point['score'] for point in self.record.dev):.1f}, {seconds}"
+        statistic = form_of(self.record.task.kind).statistic
         parts_of = self.predictions.partition_by("language", as_dict=True)
         means = {language: statistic.of(part) for (language,), part in parts_of.items()}
-        source = self.record["source_language"]
+        source = self.record.source_language
         parts = [f"{source} {100 * means.pop(source):.1f}"] if source in means else []
         if means:
             parts.append(f"mean of {len(means)} other languages {100 * sum(means.values()) / len(means):.1f}")
@@ -143,16 +143,15 @@ def execute(
         if not ran_out(error):
             raise
         raise UserError(f"memory of {run.device} ran out; lower tokens_per_pass, or batch_size") from error
-    record = write_record(run, lm, data, trained, count)
-    record["cost"] |= {
-        "load_seconds": loaded.seconds,
-        "evaluate_seconds": seconds,
-        "train_from": train_from,
-        "test_tokens": answering.tokens,
-        "halvings": learning.halvings + answering.halvings,
-        "resumed": kept.resumed,
-    }
-    record |= {"started": started, "finished": provenance.now()}
+    cost = Cost(
+        load_seconds=loaded.seconds,
+        evaluate_seconds=seconds,
+        train_from=train_from,
+        test_tokens=answering.tokens,
+        halvings=learning.halvings + answering.halvings,
+        resumed=kept.resumed,
+    )
+    record = write_record(run, lm, data, trained, count, cost, started)
     return Made(record, table, weights)
 
 

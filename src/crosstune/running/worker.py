@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
@@ -23,6 +22,7 @@ from crosstune.running.watch.energy import Meter
 from crosstune.running.watch.trackers import Trackers
 from crosstune.store import failures
 from crosstune.store import store as stored
+from crosstune.store.record import RunRecord
 from crosstune.study.entries import TaskEntry
 from crosstune.study.runs import Run, resolve
 from crosstune.study.spec import Study
@@ -30,8 +30,8 @@ from crosstune.study.spec import Study
 POLL = 1.0
 """Seconds between looks at what other processes have finished."""
 
-Records = dict[str, dict[str, Any]]
-"""run.json of finished runs, by id."""
+Records = dict[str, RunRecord]
+"""Of finished runs, by id."""
 
 
 def name_of(run: Run) -> str:
@@ -217,11 +217,11 @@ class Work:
             if lost and self._left([run]):
                 self.failed[run.id] = f"{name_of(run)}: a search it waits for failed: {self.failed[lost[0]]}"
 
-    def _lacks_search(self, run: Run, record: dict[str, Any] | None) -> bool:
+    def _lacks_search(self, run: Run, record: RunRecord | None) -> bool:
         """Whether a result's learning rate was chosen without one of its finished searches."""
-        if run.search is None or record is None or not record.get("search"):
+        if run.search is None or record is None or record.search is None:
             return False
-        known = {score["learning_rate"] for score in record["search"]["scores"]}
+        known = {score["learning_rate"] for score in record.search.scores}
         pairs = zip(run.search.runs, run.search.rates, strict=True)
         return any(run_id in self.finished and rate not in known for run_id, rate in pairs)
 
@@ -246,8 +246,8 @@ class Work:
             record = stored.read_run(self.store / run.id)
         except UserError:
             return False
-        same_model = record["revision"] == self._loaded(run.model).lm.revision
-        if not same_model or record["fingerprints"] != fingerprints(run, data):
+        same_model = record.revision == self._loaded(run.model).lm.revision
+        if not same_model or record.fingerprints != fingerprints(run, data):
             return False
         if self._lacks_search(run, record):
             return False
@@ -265,10 +265,8 @@ class Work:
             with Meter(_gpus(loaded.lm)) as meter:
                 made = execute(run, loaded, data, self.shown, folder, self._searched(run))
             told = meter.joules
-            made.record["cost"] |= {
-                "energy_joules": None if told is None else sum(told.values()),
-                "energy_of": sorted(told or ()),
-            }
+            made.record.cost.energy_joules = None if told is None else sum(told.values())
+            made.record.cost.energy_of = sorted(told or ())
         except Exception as error:
             # One diverging learning rate must not cost the rest of a grid, nor must a fault nobody foresaw.
             self._fail(failures.keep(self.store, run.id, name, error))
@@ -300,6 +298,8 @@ class Work:
             self._model = None  # the old one's memory first
             self.shown.note(f"loading {model}")
             self._model = (model, load_for(self.study, model))
+            for remark in self._model[1].lm.remarks:
+                self.shown.note(f"{model}: {remark}")
 
     def _loaded(self, model: str) -> Loaded:
         assert self._model is not None, "no model is loaded"
@@ -323,7 +323,7 @@ class Work:
 
     def _drop_other_revisions(self, runs: Sequence[Run], revision: str | None) -> None:
         for run in runs:
-            was = self.finished[run.id]["revision"] if run.id in self.finished else None
+            was = self.finished[run.id].revision if run.id in self.finished else None
             if None not in (was, revision) and was != revision:
                 del self.finished[run.id]
                 self.shown.note(f"{name_of(run)} is run again: {run.model} was at {was}, now at {revision}")
@@ -332,7 +332,7 @@ class Work:
         for run in runs:
             if run.id not in self.finished:
                 continue
-            if self.finished[run.id]["fingerprints"] != fingerprints(run, data):
+            if self.finished[run.id].fingerprints != fingerprints(run, data):
                 del self.finished[run.id]
                 self.shown.note(f"{name_of(run)} is run again: the task's examples have changed since")
 

@@ -293,8 +293,10 @@ class AmericasNli(_FurtherLanguages):
 
     Ids are those of the Spanish rows in XNLI's own files, five languages in, so the number of the pair
     follows; English is asked for the same pairs only. The hub's files have no ids: there pairs cannot be
-    matched across languages, and English is all of XNLI's.
+    matched across languages, and English is all of XNLI's. Three premises of the test in Nahuatl are blank.
     """
+
+    may_be_blank = ("premise",)
 
     name = "americasnli"
     summary = "does a sentence follow, contradict or neither, 3 choices (AmericasNLI)"

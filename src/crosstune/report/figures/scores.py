@@ -223,16 +223,15 @@ def loss_curves(section: Section, width: Width = "container") -> alt.Chart | Non
     values: list[dict[str, Any]] = []
     points = max(20, min(CURVE_POINTS, ALL_CURVE_POINTS // len(section.runs)))
     for run in section.runs:
-        curve = run.get("curve") or []
-        stride = max(1, math.ceil(len(curve) / points))
-        for point in curve[::stride]:
+        stride = max(1, math.ceil(len(run.curve) / points))
+        for point in run.curve[::stride]:
             loss = point.get("loss")
             if loss is not None and math.isfinite(loss):
                 values.append(
                     {
-                        "run": run["id"],
-                        "method": visible(labels[run["id"]], 60),
-                        "seed": run["seed"],
+                        "run": run.id,
+                        "method": visible(labels[run.id], 60),
+                        "seed": run.seed,
                         "step": point["step"],
                         "loss": round(loss, 5),
                     }

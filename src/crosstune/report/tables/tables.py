@@ -101,25 +101,24 @@ def settings_table(parts: Sequence[Section]) -> Table:
     """The settings of every setup: runs that differ in nothing but the seed."""
     rows: list[dict[str, Any]] = []
     for part in parts:
-        labels = dict(part.scores.select("run", "method").unique().iter_rows())
         for method in part.methods:
-            runs = [run for run in part.runs if labels[run["id"]] == method]
-            train, task = runs[0].get("train") or {}, runs[0]["task"]
+            runs = part.of(method)
+            train = runs[0].train or {}
             rows.append(
                 {
                     "model": part.model,
-                    "revision": runs[0].get("revision"),
-                    "task": f"{part.task} v{task['version']}",
+                    "revision": runs[0].revision,
+                    "task": f"{part.task} v{runs[0].task.version}",
                     "method": method,
-                    "trained_parameters": max(int(run["trained_parameters"] or 0) for run in runs),
+                    "trained_parameters": max(run.trained_parameters or 0 for run in runs),
                     "learning_rate": train.get("learning_rate"),
-                    "searched": bool(runs[0].get("search")),
+                    "searched": runs[0].search is not None,
                     "steps": train.get("steps"),
                     "batch_size": train.get("batch_size"),
                     "loss": train.get("loss"),
-                    "dtype": runs[0].get("dtype"),
-                    "seeds": " ".join(str(run["seed"]) for run in runs),
-                    "runs": " ".join(str(run["id"]) for run in runs),
+                    "dtype": runs[0].dtype,
+                    "seeds": " ".join(str(run.seed) for run in runs),
+                    "runs": " ".join(run.id for run in runs),
                 }
             )
     data = pl.DataFrame(rows, infer_schema_length=None)

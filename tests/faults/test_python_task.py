@@ -49,7 +49,7 @@ MISTAKES = [
     ('f"{split} {i}:"', '"\\ud800"', "prompt holds half a character (U+D800)"),
     ("return [\n", "return None and [\n", EXAMPLES + "should return a list of examples; returned None"),
     ("return [\n", "return {} or [1] or [\n", EXAMPLES + "should return examples; number 1 is 1"),
-    ("return [\n", "return (x for x in ()) or [\n", EXAMPLES + "should return a list of examples; returned <"),
+    ("return [\n", "return (x for x in ()) or [\n", "should return a list of examples; returned <gene"),
     ('return ["en", "de"]', 'return "en"', LANGUAGES + "should return a list of codes"),
     ('return ["en", "de"]', "pass", LANGUAGES + "should return a list of codes"),
     ('return ["en", "de"]', 'return ["en", "klingon"]', LANGUAGES + "returned unknown language 'kling"),

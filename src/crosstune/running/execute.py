@@ -132,7 +132,7 @@ def execute(
                     trained, train_from = taken
                 else:
                     trained = _train(run, run.train, method, data, shown, resume, learning, answering)
-            answering.tokens = 0  # from here on those of test examples
+            answering.tokens = answering.too_long = 0  # from here on those of test examples
             if run.kind == "result":
                 table, seconds = _evaluate(run, method, data, shown, resume, answering)
             weights = None
@@ -148,6 +148,7 @@ def execute(
         evaluate_seconds=seconds,
         train_from=train_from,
         test_tokens=answering.tokens,
+        too_long=answering.too_long,
         halvings=learning.halvings + answering.halvings,
         resumed=resume.resumed,
     )

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from crosstune.errors import UserError
 from crosstune.running import worker
-from crosstune.running.resume.locks import Claims
+from crosstune.running.resume.locks import RunLocks
 from crosstune.running.runner import run_study
 from crosstune.store import failures, store
 from crosstune.store.audit import audit
@@ -158,5 +158,5 @@ def test_what_cannot_be_read_is_not_damaged(
         assert "cannot be read" in problem
     assert store.finished(study.folder) == {run.id}
     assert go(study)[0] == []
-    with Claims(study.folder).take(run.id) as mine:
+    with RunLocks(study.folder).take(run.id) as mine:
         assert mine

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from crosstune.config.environment import DATA, data_root
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order, missing_language
-from crosstune.data.source import Layout, Place, find_places, labelled, renamed
+from crosstune.data.source import FileLayout, Place, find_places, labelled, renamed
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import Task, TaskOptions
@@ -59,7 +59,7 @@ class PublishedTask(Task):
     """
 
     options: PublishedOptions
-    layouts: Mapping[Split, tuple[Layout, ...]]
+    layouts: Mapping[Split, tuple[FileLayout, ...]]
     hub: Mapping[Split, str] = {}
     prompts: ClassVar[str]
     may_be_blank: ClassVar[tuple[str, ...]] = ()

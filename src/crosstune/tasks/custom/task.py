@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
 from crosstune.data.example import Example, Split
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, read_rows
 from crosstune.errors import UserError
 from crosstune.languages.table import find
@@ -213,15 +213,15 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
     return Defined
 
 
-def _layouts(definition: Definition, split: Split) -> tuple[Layout, ...]:
+def _layouts(definition: Definition, split: Split) -> tuple[FileLayout, ...]:
     """Where the files of a split are."""
     files = getattr(definition, split)
     if files is None:
         return ()
     if definition.language is None or "{code}" in files:
-        return (Layout(files, definition.columns),)
+        return (FileLayout(files, definition.columns),)
     read = partial(_of_many_languages, definition)
-    return (Layout(files, column=definition.language, read=read),)
+    return (FileLayout(files, column=definition.language, read=read),)
 
 
 def _of_many_languages(definition: Definition, path: Path) -> Iterator[Row | BadRow]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from array import array
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -18,8 +19,10 @@ from crosstune.models.attention.layout import Layout, laid_out
 from crosstune.models.attention.own_keys import calls_of, keys_values
 from crosstune.models.fast.layers import Handed, entered_at, left_at
 from crosstune.models.fast.state_store import KeptStates
-from crosstune.models.fast.top_rows import has_top_rows, take, top_rows
+from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
+from crosstune.models.parts import Parts
+from crosstune.models.tokenizer import check_ids, closing, remarks
 
 TOKENS_KEPT = 20_000_000
 """Tokens of prompts that are kept to be used again: 80 MB."""
@@ -35,8 +38,10 @@ class LanguageModel:
         name: Hub id, folder or ``demo:`` name.
         revision: Commit or fingerprint of the weights.
         geometry: Its shape.
+        parts: Where its architecture keeps what.
         adaptation: What methods left on it.
         narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
+        remarks: What a person should know of the model before any result: a line each, most often none.
         kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
     """
 
@@ -45,22 +50,26 @@ class LanguageModel:
     name: str
     revision: str
     geometry: Geometry
+    parts: Parts = field(init=False, repr=False)
     adaptation: Adaptation = field(init=False, repr=False)
     narrows: bool = field(init=False, repr=False)
+    remarks: list[str] = field(default_factory=list, repr=False)
     kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
     _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
     _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
     _kept: int = field(default=0, repr=False)
     _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    _closed_by: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not hasattr(self.decoder, "layers") or not hasattr(self.decoder.layers[0], "self_attn"):
-            raise UserError(
-                f"{self.name}: {type(self.model).__name__} is not a decoder with layers[i].self_attn; "
-                "choose a Llama, Mistral, Gemma, Qwen or similar causal language model"
-            )
+        self.parts = Parts(self.model)
         self.adaptation = Adaptation(self.attentions)
-        self.narrows = has_top_rows(self.decoder)
+        self.narrows = has_top_rows(self.parts)
+        if self.tokenizer is None:  # a copy that is tried
+            return
+        if not self.model.config.is_encoder_decoder:  # an encoder reads closed texts
+            self._closed_by = closing(self.tokenizer, self.stop_ids)
+        self.remarks += remarks(self.tokenizer, self._closed_by, self.geometry.vocabulary)
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -77,7 +86,12 @@ class LanguageModel:
     @property
     def attentions(self) -> list[nn.Module]:
         """Self-attention of each layer, bottom first."""
-        return [layer.self_attn for layer in self.decoder.layers]
+        return [layer.attention for layer in self.parts.layers]
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers, bottom first."""
+        return [layer.module for layer in self.parts.layers]
 
     @property
     def device(self) -> torch.device:
@@ -114,28 +128,24 @@ class LanguageModel:
         ids.update(configured if isinstance(configured, list) else [configured])
         return frozenset(int(i) for i in ids if i is not None)
 
-    def learn_calls(self) -> None:
-        """Make ready for `own_keys`; not while the model computes."""
-        if not self._calls:
-            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            self._calls = calls_of(self.decoder, self.attentions, token)
-
-    def own_keys(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What a layer's attention makes of ``[n, hidden]`` states: ``[kv_heads, n, size]``, not rotated."""
-        return keys_values(self.attentions[layer], states, self._calls[layer])
-
     # --- text -------------------------------------------------------------------------------
 
     def encode_prompts(self, texts: list[str]) -> list[list[int]]:
         """Token ids of whole prompts, with the beginning-of-text token where the model has one.
 
         They are kept, so that a study's runs tokenise a prompt once; new ones go to the tokenizer together,
-        which takes all cores for them.
+        which takes all cores for them. End-of-text tokens that a post-processor puts behind are left out.
+
+        Raises:
+            UserError: A text with a token that the embedding has no row for.
         """
         keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
         if new:
-            made = dict(zip(new, self.tokenizer(list(new.values()))["input_ids"], strict=True))
+            encoded = self.tokenizer(list(new.values()))["input_ids"]
+            made = {key: ids[: len(ids) - self._closed_by] for key, ids in zip(new, encoded, strict=True)}
+            for key, ids in made.items():
+                check_ids(self.tokenizer, ids, self.geometry.vocabulary, new[key])
             if self._kept > TOKENS_KEPT:
                 return [list(self._prompts.get(key) or made[key]) for key in keys]
             self._prompts.update({key: array("i", ids) for key, ids in made.items()})
@@ -155,6 +165,7 @@ class LanguageModel:
             whole = encode(f": {answer}", add_special_tokens=False)
             if whole[: len(stem)] != stem:
                 whole, stem = encode(f" {answer}", add_special_tokens=False), []
+            check_ids(self.tokenizer, whole, self.geometry.vocabulary, answer)
             self._suffixes[answer] = whole[len(stem) :]
         return self._suffixes[answer]
 
@@ -197,11 +208,9 @@ class LanguageModel:
             length = ids.shape[1]
             rows = rows + n * (rows // length + 1)  # as counted with the soft prompts in front
         # A checkpointed layer runs again in the backward pass, when nothing here would narrow it.
-        narrows = self.narrows and not (
-            self.decoder.training and self.decoder.layers[-1].gradient_checkpointing
-        )
-        narrow = top_rows(self.decoder, rows) if rows is not None and narrows else None
-        entered = nullcontext() if handed is None else entered_at(self.decoder, handed)
+        narrows = self.narrows and not (self.decoder.training and self.layers[-1].gradient_checkpointing)
+        narrow = top_rows(self.parts, rows) if rows is not None and narrows else None
+        entered = nullcontext() if handed is None else entered_at(self.layers, handed)
         with laid_out(layout), narrow or nullcontext(), entered:
             out = self.decoder(
                 inputs_embeds=embeds, position_ids=positions, past_key_values=read, use_cache=read is not None
@@ -225,7 +234,7 @@ class LanguageModel:
             layout: Who sees whom, when a row holds several texts.
         """
         assert self.adaptation.front == 0, "a soft prompt stands in front of the text"
-        with torch.no_grad(), laid_out(layout), left_at(self.decoder, layer) as reached:
+        with torch.no_grad(), laid_out(layout), left_at(self.layers, layer) as reached:
             self.decoder(
                 inputs_embeds=self.embedding(ids),
                 position_ids=self._positions(ids.shape[1], layout),
@@ -277,16 +286,14 @@ class LanguageModel:
             bias = None if head.bias is None else head.bias[columns]
             scores = nn.functional.linear(rows.to(there), head.weight[columns], bias)
         scores = scores.float().to(here)
-        cap = getattr(self.decoder.config, "final_logit_softcapping", None)
-        return scores if cap is None else cap * torch.tanh(scores / cap)
+        return self.parts.scores(scores)
 
     @property
     def plain_table(self) -> Tensor | None:
         """``[vocabulary, hidden]`` where the scores are products with it and nothing else; None elsewhere."""
         head: Any = self.model.get_output_embeddings()
-        capped = getattr(self.decoder.config, "final_logit_softcapping", None) is not None
         # Not a subclass: one with adapters or packed bits computes something else.
-        plain = type(head) is nn.Linear and head.bias is None and not capped
+        plain = type(head) is nn.Linear and head.bias is None and self.parts.plain_scores
         return cast(Tensor, head.weight) if plain else None
 
     def best(self, rows: Tensor) -> Tensor:
@@ -311,12 +318,58 @@ class LanguageModel:
                 "know; choose another model or report it"
             )
 
+    def learn_calls(self) -> None:
+        """Make ready for `keys_values`; not while the model computes."""
+        if not self._calls:
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            self._calls = calls_of(self.decoder, self.attentions, token)
+
+    def keys_values(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys, not rotated, and values that a layer's attention makes of hidden vectors.
+
+        Args:
+            layer: Its number.
+            states: ``[n, hidden]``.
+
+        Returns:
+            Two ``[kv_heads, n, size]``.
+
+        Raises:
+            UserError: The architecture makes them in a way that crosstune does not know.
+        """
+        return keys_values(self.attentions[layer], states, self._calls[layer])
+
+    def attention_inputs(self, ids: Tensor) -> list[Tensor]:
+        """Input of every layer's attention, behind the layer's norm, ``[lines, n, hidden]`` each.
+
+        Args:
+            ids: ``[lines, n]`` token ids; of a soft prompt in front of them nothing is returned.
+        """
+        inputs: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+                inputs[layer] = states[:, -ids.shape[1] :].detach()
+
+            return hook
+
+        handles = [
+            module.register_forward_pre_hook(keep(i), with_kwargs=True)
+            for i, module in enumerate(self.attentions)
+        ]
+        try:
+            with torch.no_grad():
+                self.hidden(ids)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [inputs[i] for i in range(len(inputs))]
+
     def _narrowed_alike(self, ids: Tensor) -> bool:
         """Whether the top layer gives the same states for some rows alone as for all."""
         rows = torch.tensor([1, 4], device=self.device)
-        wanted = self.hidden(ids)[0, rows]
-        try:
-            found = self.hidden(ids, rows=rows)
-        except (RuntimeError, TypeError, IndexError):
-            return False  # a layer that is handed more than its input, token by token
-        return torch.allclose(found, wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max()))
+        why = TOP_ROWS.fault(lambda: [(self.hidden(ids, rows=rows), self.hidden(ids)[0, rows])])
+        if why:
+            TOP_ROWS.tell(f"{self.name}: {why}")
+        return not why

@@ -13,7 +13,7 @@ import torch
 
 from crosstune.errors import Diverged, UserError
 from crosstune.methods.base import Method
-from crosstune.models.attention.gpu_line import distrust, suits
+from crosstune.models.attention.gpu_line import KERNEL, kernel_shape, suits
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
@@ -176,8 +176,8 @@ def _gradients(
     def work() -> tuple[float, int, int]:
         try:
             return _backward(method, split(batch, passes.limit), passes, reuse)
-        except RuntimeError as error:
-            if ran_out(error) or not distrust(method.attached(), error, passes.say):
+        except Exception as error:
+            if ran_out(error) or not KERNEL.distrust(kernel_shape(method.attached()), error, passes.say):
                 raise
         # Once more on padded lines: what they do not mend is an error of its own.
         undo()

@@ -1,39 +1,10 @@
 """What each layer's attention receives of a text, to start prompts from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from crosstune.errors import UserError
-from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
-
-
-def text_hidden(lm: LanguageModel, ids: Tensor) -> list[Tensor]:
-    """Input of every layer's attention (after the layer's norm) for a text.
-
-    Args:
-        lm: The model, as the methods before this one left it.
-        ids: ``[n]`` token ids.
-
-    Returns:
-        One ``[n, hidden]`` a layer, bottom first.
-    """
-    seen: dict[int, Tensor] = {}
-
-    def keep(i: int) -> Callable[..., None]:
-        def hook(module: "nn.Module", args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-            seen[i] = states[0, -len(ids) :].detach()  # a soft prompt stands in front
-
-        return hook
-
-    handles = [a.register_forward_pre_hook(keep(i), with_kwargs=True) for i, a in enumerate(lm.attentions)]
-    try:
-        with torch.no_grad():
-            lm.hidden(ids[None])
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [seen[i] for i in range(len(seen))]
+from crosstune.methods.deferred import LanguageModel, Tensor, torch
 
 
 def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -60,6 +60,8 @@ ALIASES: dict[str, str] = {
     "demo:smollm2-135m": "smollm2-135m",
 }
 
+# Raised when shapes are read otherwise, so that what was kept before is read anew.
+
 _LOWERED = {alias.lower(): name for alias, name in ALIASES.items()} | {name: name for name in KNOWN}
 
 
@@ -111,7 +113,9 @@ def geometry_in(folder: Path, name: str) -> Geometry:
     with suppress(OSError, ValueError, TypeError):  # not there, damaged, or of another version of crosstune
         found = json.loads(kept.read_bytes())
         if "refused" in found:
-            raise UserError(f"{name}: {found['refused']}")
+            raise UserError(found["refused"])
+        if found["linears"] is not None:
+            found["linears"] = tuple(tuple(map(tuple, layer)) for layer in found["linears"])
         return Geometry(**found)
     from crosstune.models.loading.config import read_config
     from crosstune.models.loading.probe import examine
@@ -121,7 +125,7 @@ def geometry_in(folder: Path, name: str) -> Geometry:
         geometry = examine(described)
     except UserError as error:
         _keep(kept, {"refused": str(error)})
-        raise UserError(f"{name}: {error}") from error
+        raise
     _keep(kept, asdict(geometry))
     return geometry
 

@@ -150,7 +150,7 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
 
         def source(i: int) -> tuple[Tensor, Tensor]:
             asked[i] += 1
-            return lm.own_keys(i, states[i])
+            return lm.keys_values(i, states[i])
 
         lm.learn_calls()
         part = Part("probe", shift=PROMPT)

@@ -61,10 +61,8 @@ def measure(
     a_pass = fitting.fit(passes, len(trees) * width, reading, lm.device)
     if a_pass is None:
         return
-    try:
-        answers = need(writing(FEW), writing(MORE))
-    except RuntimeError:
-        return  # the cache stays as set; what is wrong the steps themselves will say
+    # Where it fails the cache stays as set; what is wrong the steps themselves will say.
+    answers = fitting.MEASURED.attempt(lambda: need(writing(FEW), writing(MORE)), passes.say)
     if answers is not None:
         room = SHARE * fitting.free(lm.device) - a_pass.of(passes.limit)
         _hold(passes, answers.fits(room) * longest)

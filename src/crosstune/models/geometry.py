@@ -26,6 +26,8 @@ class Geometry:
         tied: Whether the output embedding is the input embedding.
         parameters: All parameters of the decoder (what ``full`` trains), a tied embedding counted once.
         no_prompts: Why methods that plant keys and values cannot be used on it; empty where they can.
+        no_soft_prompt: Why it takes no embeddings but its own tokens'; empty where it does.
+        embedding: Width of the embedding where it is not ``hidden``, else 0.
         linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
             layer has those of Llama.
     """
@@ -40,16 +42,22 @@ class Geometry:
     tied: bool
     parameters: int
     no_prompts: str = ""
+    no_soft_prompt: str = ""
+    embedding: int = 0
     linears: tuple[tuple[Linear, ...], ...] | None = None
 
-    def takes_prompts(self, method: str) -> None:
-        """Refuse a method that plants keys and values in attention, where the model does not take them.
+    def usable(self, method: str, fault: str) -> None:
+        """Refuse a method that the model cannot be used with.
+
+        Args:
+            method: Its name.
+            fault: `no_prompts` or `no_soft_prompt`.
 
         Raises:
-            UserError: Why it cannot be used.
+            UserError: There is one.
         """
-        if self.no_prompts:
-            raise UserError(f"{method}: {self.no_prompts}; use lora or soft-prompt on this model")
+        if fault:
+            raise UserError(f"{method}: {fault}; use lora on this model")
 
     def linears_of(self, layer: int) -> tuple[Linear, ...]:
         """Name, in and out of each linear layer of a layer."""
@@ -129,6 +137,7 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         vocabulary=inputs.shape[0],
         tied=output is not None and output.weight is inputs,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embedding=0 if inputs.shape[1] == hidden else inputs.shape[1],
     )
     linears = tuple(layer.linears() for layer in parts.layers)
     as_llama = all(set(found) == set(shape.linears_of(i)) for i, found in enumerate(linears))

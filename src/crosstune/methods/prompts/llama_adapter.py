@@ -48,7 +48,7 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
     @classmethod
     def count(cls, config: LlamaAdapterConfig, geometry: Geometry) -> int:
         """Layers * (n * hidden + gates)."""
-        geometry.takes_prompts(cls.name)
+        geometry.usable(cls.name, geometry.no_prompts)
         gates = geometry.heads if config.gate == "head" else 1
         return len(config.chosen(geometry.layers)) * (config.length * geometry.hidden + gates)
 

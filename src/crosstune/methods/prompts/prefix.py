@@ -59,7 +59,7 @@ class Prefix(Method[PrefixConfig]):
     @classmethod
     def count(cls, config: PrefixConfig, geometry: Geometry) -> int:
         """N * layers * width, width = hidden or 2 * kv_heads * head_dim; with an MLP, its size as well."""
-        geometry.takes_prompts(cls.name)
+        geometry.usable(cls.name, geometry.no_prompts)
         layers = len(config.chosen(geometry.layers))
         width = geometry.hidden if config.space == "hidden" else 2 * geometry.kv_size
         h = config.reparameterise

@@ -83,7 +83,8 @@ def examine(config: PretrainedConfig) -> Geometry:
     eager, lm = copies(config)
     with torch.no_grad():
         check_forms(eager, lm)
-        return replace(shape, no_prompts=check_prompts(eager, lm))
+        faults = check_prompts(eager, lm), check_soft_prompt(eager, lm)
+        return replace(shape, no_prompts=faults[0], no_soft_prompt=faults[1])
 
 
 def check_forms(eager: Any, lm: LanguageModel) -> None:
@@ -166,6 +167,30 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
     if set(asked) != {1}:
         return f"{type(eager).__name__} computes attention in {min(asked)} to {max(asked)} passes a layer"
     return "" if _near(found, wanted) else f"{type(eager).__name__} makes keys in a way that is not known"
+
+
+def check_soft_prompt(eager: Any, lm: LanguageModel) -> str:
+    """Hold embeddings in front of the text against the same as input embeddings.
+
+    Returns:
+        Why a soft prompt cannot be used; empty where it can.
+    """
+    generator = torch.Generator().manual_seed(2)
+    prompt = torch.randn(PROMPT, lm.geometry.embedding or lm.geometry.hidden, generator=generator)
+    text = torch.tensor([[5, 9, 12, 33, 7]])
+    try:
+        embeds = torch.cat([prompt[None], eager.get_input_embeddings()(text)], dim=1)
+        wanted = eager(inputs_embeds=embeds, use_cache=False).logits[0, PROMPT:]
+        part = Part("probe")
+        with lm.adaptation.attaching(part):
+            part.soft_prompt = prompt
+        try:
+            found = _alone(lm, text.tolist())[0]
+        finally:
+            lm.adaptation.detach(part)
+    except Exception as error:
+        return f"{type(eager).__name__} takes no embeddings but those of tokens ({type(error).__name__})"
+    return "" if _near(found, wanted) else f"{type(eager).__name__} reads embeddings in a way not known"
 
 
 # --- copies -----------------------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def _lacks(task: type[Task]) -> str | None:
     """What a task's class should say about itself and does not."""
     wanted: dict[str, tuple[Callable[[Any], bool], str]] = {
         "name": (_is_name, 'letters, digits, "-" and "_"'),
-        "version": (lambda value: isinstance(value, int) and value >= 1, "a concrete number from 1"),
+        "version": (lambda value: isinstance(value, int) and value >= 1, "a whole number from 1"),
         "kind": (
             lambda value: isinstance(value, str) and value in FORMS,
             " or ".join(f'"{name}"' for name in FORMS),

@@ -13,6 +13,7 @@ import torch
 
 from crosstune.config.environment import CHECKPOINT_SECONDS, STATES_GB
 from crosstune.errors import UserError
+from crosstune.models.attention.choose import Form
 from crosstune.models.fast.frozen_states import SIZES, _padded, may_share, states_of
 from crosstune.models.fast.state_store import KeptStates
 from crosstune.models.memory.token_limit import Passes
@@ -105,7 +106,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(
     balance, ragged = (50.0 if layout == "lines" else None), layout in ("ragged", "checkpointed")
     found = []
     for given in (None, below):
-        batch = collate(ROWS, 0, DEVICE, balance, ragged=ragged, below=given)
+        batch = collate(ROWS, 0, DEVICE, balance, form=Form.PADDING_FREE if ragged else None, below=given)
         if layout == "lines":
             assert 1 < len(batch.ids) < len(ROWS)
         with _training_mode(method, settings, seed=0), calls_of(lm.decoder.layers[0]) as calls:

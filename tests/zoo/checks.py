@@ -277,7 +277,7 @@ def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
     front = lm.adaptation.front
     slots = Slots(lm, len(texts), front + max(map(len, texts)))
-    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, ragged=True)]
+    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=Form.PADDING_FREE)]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
     return list(torch.stack([lm.logits(state) for state in states], dim=1))
 

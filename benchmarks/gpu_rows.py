@@ -253,10 +253,9 @@ def packing_row(bench: Bench) -> Row:
     case = training.Case("lora", {}, "random tokens", "generation", o.batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=7)]
     kernel = suits(lm, o.length, print)
+    form = Form.VARLEN if kernel else None
     batches = {
-        "ours": collate(
-            rows, 0, bench.device, lm.geometry.attention_balance, form=Form.VARLEN if kernel else None
-        ),
+        "ours": collate(rows, 0, bench.device, lm.geometry.attention_balance, form=form),
         "theirs": collate(rows, 0, bench.device),
     }
 

@@ -1,8 +1,8 @@
 """One choice for each batch: in which form its texts go through the model, and the tensors of that form.
 
-* padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts on a CPU.
+* padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts.
 * packed: several texts a row, with a mask. Training where no other form fits.
-* padding-free: all texts in one row, attention in groups of like length. A CPU, up to `LONGEST` tokens a text.
+* padding-free: all texts in one row, attention in groups of like length. A CPU, texts up to `LONGEST`.
 * varlen: all texts in one row, a GPU's kernel for texts of many lengths. Training on a GPU that is trusted.
 
 Texts that are being written stand in the slots of a cache (`crosstune.models.attention.cache`), whatever the

@@ -131,7 +131,7 @@ def targets(lm: LanguageModel) -> tuple[str, ...]:
     """Names of the linear layers of attention and MLP."""
     found = {
         name.rpartition(".")[2]
-        for layer in lm.decoder.layers
+        for layer in lm.layers
         for name, module in layer.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D)
     }

@@ -140,6 +140,14 @@ class Worker:
 
     def _run_all(self) -> None:
         waiting = False
+        self._follow_searches(self.runs)
+        for entry in self.study.tasks:
+            of_task = [run for run in self.runs if run.task == entry]
+            if entry.file is not None and self._free(of_task):
+                try:  # a user's own task is looked at before a model is loaded
+                    self._read_data(entry, of_task)
+                except UserError as error:
+                    self._give_up(of_task, error)
         for model in self.study.models:
             if len(self._left(self._of(model))) < len(self._of(model)):
                 self._drop_other_revisions(self._of(model), cheap_revision(model))
@@ -159,7 +167,6 @@ class Worker:
     def _run_free(self) -> bool:
         """Make every run that no other process has locked; whether any was finished or has failed."""
         before = len(self.finished) + len(self.failed)
-        self._follow_searches(self.runs)
         for model in self.study.models:
             of_model = self._of(model)
             if not self._free(of_model):

@@ -57,7 +57,9 @@ def states_of(lm: LanguageModel, layer: int, texts: Sequence[Text], shared: bool
 
 def may_share(lm: LanguageModel, layer: int) -> bool:
     """Whether a text has the same bits in every line and place, on this CPU and with this model."""
-    if lm.quantized or any("expert" in name for name, _ in lm.decoder.layers[:layer].named_modules()):
+    if lm.quantized or any(
+        "expert" in name for each in lm.layers[:layer] for name, _ in each.named_modules()
+    ):
         return False
     draw = torch.Generator().manual_seed(0)
     text: Text = tuple(torch.randint(lm.geometry.vocabulary, (_TRIAL,), generator=draw).tolist())
@@ -71,7 +73,7 @@ def drops(lm: LanguageModel, layer: int) -> bool:
     rates = (rate for name, rate in lm.decoder.config.to_dict().items() if _DROPS.fullmatch(name))
     if any(isinstance(rate, int | float) and rate > 0 for rate in rates):
         return True
-    above = {id(module) for each in lm.decoder.layers[layer:] for module in each.modules()}
+    above = {id(module) for each in lm.layers[layer:] for module in each.modules()}
     below = (module for module in lm.decoder.modules() if id(module) not in above)
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in below)
 

@@ -421,5 +421,5 @@ def test_dropout_by_a_function_is_found_in_the_config(tiny_lm):
         config.dropout = rate
         decoder = AutoModelForCausalLM.from_config(config).get_decoder()
         assert not any(isinstance(module, torch.nn.Dropout) for module in decoder.modules())
-        assert drops(SimpleNamespace(decoder=decoder), 1) is wanted
+        assert drops(SimpleNamespace(decoder=decoder, layers=list(decoder.layers)), 1) is wanted
     assert not drops(tiny_lm("llama"), 1)

@@ -21,6 +21,9 @@ class Model(Protocol):
     def decoder(self) -> Any: ...
 
     @property
+    def layers(self) -> list[Any]: ...
+
+    @property
     def embedding(self) -> nn.Module: ...
 
     @property

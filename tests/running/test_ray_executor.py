@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from crosstune.errors import UserError
 from crosstune.running import on_ray as ray_executor
 from crosstune.running.interrupts import Stopped
-from crosstune.running.on_ray import LOGS, Needs, run_on_ray
+from crosstune.running.on_ray import LOGS, Resources, run_on_ray
 from crosstune.running.runner import Summary, run_study
 from crosstune.store import store
 from crosstune.study.spec import Study, read_study
@@ -212,18 +212,18 @@ def test_more_than_any_machine_has(ray: Any, long: Study) -> None:
 
 
 def test_defaults_follow_the_machines(long: Study) -> None:
-    def needs(nodes: list[dict[str, float]], device: str = "auto", **given: Any) -> Needs:
+    def needs(nodes: list[dict[str, float]], device: str = "auto", **given: Any) -> Resources:
         study = long.model_copy(update={"device": device})
         return ray_executor._needs(nodes, study, **{"workers": None, "cpus": None, "gpus": None} | given)
 
-    assert needs([{"CPU": 8}]) == Needs(1, 8, 0)
-    assert needs([{"CPU": 8}], workers=4) == Needs(4, 2, 0)
-    assert needs([{"CPU": 8}, {"CPU": 4}]) == Needs(2, 4, 0)
-    assert needs([{"CPU": 8}, {"CPU": 4}], workers=4) == Needs(4, 2, 0)
-    assert needs([{"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}]) == Needs(8, 8, 1)
-    assert needs([{"CPU": 32, "GPU": 4}], gpus=2) == Needs(2, 16, 2)
-    assert needs([{"CPU": 32, "GPU": 4}], device="cpu") == Needs(1, 32, 0)
-    assert needs([{"CPU": 16}, {"CPU": 8, "GPU": 1}]) == Needs(1, 8, 1)
+    assert needs([{"CPU": 8}]) == Resources(1, 8, 0)
+    assert needs([{"CPU": 8}], workers=4) == Resources(4, 2, 0)
+    assert needs([{"CPU": 8}, {"CPU": 4}]) == Resources(2, 4, 0)
+    assert needs([{"CPU": 8}, {"CPU": 4}], workers=4) == Resources(4, 2, 0)
+    assert needs([{"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}]) == Resources(8, 8, 1)
+    assert needs([{"CPU": 32, "GPU": 4}], gpus=2) == Resources(2, 16, 2)
+    assert needs([{"CPU": 32, "GPU": 4}], device="cpu") == Resources(1, 32, 0)
+    assert needs([{"CPU": 16}, {"CPU": 8, "GPU": 1}]) == Resources(1, 8, 1)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "auto"])

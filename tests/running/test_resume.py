@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from crosstune.models.loading.load import load
-from crosstune.running.execute import Loaded, execute
+from crosstune.running.execute import LoadedModel, execute
 from crosstune.running.progress import display
 from crosstune.running.task_data import read_data
 from crosstune.store import store
@@ -28,7 +28,7 @@ import torch
 from rich.console import Console
 from crosstune.models.loading.load import load
 from crosstune.running.task_data import read_data
-from crosstune.running.execute import Loaded, execute
+from crosstune.running.execute import LoadedModel, execute
 from crosstune.study.runs import expand
 from crosstune.running.progress import Display
 from crosstune.study.spec import Study
@@ -53,7 +53,7 @@ class Deadly(Display):
 shown = Deadly(Console(file=sys.stdout, width=200), 1, 0, lambda: None)
 lm = load(run.model, device="cpu", dtype="float32")
 data = read_data(run.task.make(), run.languages, run.evaluate.limit, True, [run.train])
-made = execute(run, Loaded(lm, 0.0), data, shown, work=Path(given["work"]))
+made = execute(run, LoadedModel(lm, 0.0), data, shown, work=Path(given["work"]))
 made.save(Path(given["store"]))
 """
 
@@ -129,7 +129,7 @@ def test_work_of_other_data_is_not_gone_on_from(
 ) -> None:
     monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
     run = expand(Study(**study(model, tmp_path / "store", LORA, "cldr-names")))[0]
-    loaded = Loaded(load(run.model, device="cpu", dtype="float32"), 0.0)
+    loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
     work, said = tmp_path / "work", io.StringIO()
     shown = display(Console(file=said, width=200), 1, 0)
     data = read_data(run.task.make(), run.languages, 4, True, [run.train])
@@ -148,7 +148,7 @@ def test_work_of_other_data_is_not_gone_on_from(
 
 def test_a_work_folder_that_cannot_be_made(model: Path, tmp_path: Path) -> None:
     run = expand(Study(**study(model, tmp_path / "store", LORA, "cldr-names")))[0]
-    loaded = Loaded(load(run.model, device="cpu", dtype="float32"), 0.0)
+    loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
     said = io.StringIO()
     data = read_data(run.task.make(), run.languages, 2, True, [run.train])
     (tmp_path / "file").write_text("")

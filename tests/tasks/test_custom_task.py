@@ -1,6 +1,7 @@
 """A task of the user's own: what its file may say, what comes of it, and how mistakes are told."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -9,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crosstune.analysis.groups import group_of, language_or_none
 from crosstune.errors import UserError
+from crosstune.languages import table
+from crosstune.metrics.language_id import measurable
 from crosstune.tasks.custom.definition import Definition
 from crosstune.tasks.custom.load import load_task
 from crosstune.tasks.custom.task import METRICS
@@ -254,6 +258,97 @@ def test_a_gold_that_cannot_be_scored(tmp_path, answer, message):
     write_rows(tmp_path / "en.jsonl", [{"question": "?", "answer": answer}])
     with pytest.raises(UserError, match=rf"en\.jsonl:1: .*{message}"):
         make(tmp_path, WRITTEN + "metric: number_match\n").examples("test", "en")
+
+
+@pytest.mark.parametrize(("stop", "answer"), [("", "two\nlines"), ('stop: ["\\n", "."]\n', "approx. 7")])
+def test_an_answer_that_holds_a_stop_string_can_never_be_matched(tmp_path, stop, answer):
+    write_rows(tmp_path / "en.jsonl", [{"question": "?", "answer": ["seven", answer]}])
+    with pytest.raises(UserError, match=r"en\.jsonl:1: answer .* holds the stop string .* never be matched"):
+        make(tmp_path, WRITTEN + stop).examples("test", "en")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_json_does_not_have_is_no_text(tmp_path, number):
+    (tmp_path / "en.jsonl").write_text('{"question": "?", "answer": ' + number + "}\n")
+    with pytest.raises(UserError, match=rf"en\.jsonl:1: not JSON: {number} is no number"):
+        make(tmp_path, WRITTEN).examples("test", "en")
+
+
+def test_nan_in_parquet_is_no_text(tmp_path):
+    write_rows(
+        tmp_path / "en.parquet", [{"question": "?", "answer": 1.5}, {"question": "!", "answer": math.nan}]
+    )
+    text = WRITTEN.replace("jsonl", "parquet")
+    with pytest.raises(UserError, match=r"en\.parquet:2: answer is nan, which is no number"):
+        make(tmp_path, text).examples("test", "en")
+
+
+def test_a_word_is_one_label_in_either_unicode_form(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    text = CHOICE.replace("[calm, angry]", f'["{composed}", tea]').replace(".csv", ".jsonl")
+    write_rows(tmp_path / "test_en.jsonl", [{"key": "a", "text": "x", "label": apart}])
+    (example,) = make(tmp_path, text).examples("test", "en")
+    assert example.answers == (composed,)
+    assert example.gold == 0
+    two = text.replace(", tea]", f', "{apart}"]')
+    with pytest.raises(UserError, match="two choices are the same"):
+        make(tmp_path, two).examples("test", "en")
+
+
+def test_written_answers_are_composed_where_the_task_says_so(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    write_rows(tmp_path / "en.jsonl", [{"question": "?", "answer": apart}])
+    for extra, score in (("", 0.0), ("normalise: NFC\n", 1.0)):
+        task = make(tmp_path, WRITTEN + extra)
+        (example,) = task.examples("test", "en")
+        assert task.score(example, composed) == {"exact": score}
+        assert task.score(example, apart) == {"exact": 1.0}
+
+
+BATAK = "languages:\n  bbc: {name: Toba Batak, family: Austronesian, script: Latn}\n"
+
+
+@pytest.fixture
+def clean_table():
+    yield
+    for code in list(table.ADDED):
+        del table.ADDED[code], table.LANGUAGES[code], table._ALIASES[code]
+    table._index.cache_clear()
+    language_or_none.cache_clear()
+
+
+@pytest.mark.usefixtures("clean_table")
+def test_a_language_that_the_table_lacks_is_added_in_the_tasks_file(tmp_path):
+    write_rows(tmp_path / "test_en.csv", ROWS)
+    write_rows(tmp_path / "test_bbc.csv", ROWS)
+    with pytest.raises(UserError, match=r"test_bbc\.csv: no known language in its name"):
+        make(tmp_path, CHOICE).languages()
+    task = make(tmp_path, CHOICE + BATAK)
+    assert task.languages() == ["en", "bbc"]
+    assert {e.language for e in task.examples("test", "bbc")} == {"bbc"}
+    assert table.find("Toba Batak").code == table.find("bbc_Latn").code == "bbc"
+    assert group_of("bbc", "family") == group_of("id", "family") == "Austronesian"
+    assert not measurable("bbc", "en")  # in Latin letters, and unknown to the identifier
+    assert measurable("bbc", "ru")
+    assert make(tmp_path, CHOICE + BATAK).languages() == ["en", "bbc"]  # once more is no mistake
+
+
+@pytest.mark.usefixtures("clean_table")
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("de: {name: Dutchish, family: x, script: Latn}", "'de' is in the language table: German"),
+        ("bbc: {name: German, family: x, script: Latn}", "'German' is in the language table"),
+        ("bbc: {name: B, family: x, script: Latin}", "unknown script 'Latin'; give an ISO 15924 code"),
+        ("toba: {name: B, family: x, script: Latn}", "two or three letters such as bbc; found 'toba'"),
+        ("bbc: {name: B, script: Latn}", "bbc needs a name, a family and a script"),
+        ("bbc: Batak", "bbc needs a name, a family and a script"),
+    ],
+)
+def test_a_language_that_cannot_be_added(tmp_path, entry, message):
+    with pytest.raises(UserError, match=rf"task\.yaml:\d+: .*{message}"):
+        make(tmp_path, f"{CHOICE}languages:\n  {entry}\n")
+    assert not table.ADDED
 
 
 MISTAKES = [

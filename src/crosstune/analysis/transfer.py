@@ -25,7 +25,7 @@ COMPARISON = ["model", "task", "protocol"]
 ROW = [*COMPARISON, "setup"]
 """Columns that make one row of a results table: its runs differ in nothing but the seed."""
 
-SCORING = ("choices", "max_answer_tokens")
+SCORING = ("choices", "max_answer_tokens", "on_too_long")
 """Evaluation settings that change what an answer scores; the others change its speed, or the test data."""
 
 

@@ -11,7 +11,7 @@ from crosstune.languages.table import find
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """One published form of a split.
 
     Attributes:
@@ -49,7 +49,7 @@ class Place:
         code: What the dataset calls the language, where rows of many languages mix.
     """
 
-    layout: Layout
+    layout: FileLayout
     paths: tuple[Path, ...]
     code: str | None = None
 
@@ -62,7 +62,7 @@ class Place:
                     yield row
 
 
-def find_places(root: Path, layouts: Sequence[Layout], source_language: str) -> dict[str, Place]:
+def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str) -> dict[str, Place]:
     """Local files of one split by language; the first layout that has a language wins.
 
     Args:
@@ -126,7 +126,7 @@ def _canonical(code: str) -> str | None:
         return None
 
 
-def _language_codes(layout: Layout, paths: tuple[Path, ...]) -> list[str]:
+def _language_codes(layout: FileLayout, paths: tuple[Path, ...]) -> list[str]:
     """Language codes that the rows of files of many languages carry."""
     seen: dict[str, None] = {}
     for path in paths:

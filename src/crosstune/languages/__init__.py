@@ -1,5 +1,8 @@
-"""Languages: one table of codes, families, scripts and resource classes, and a search by any code."""
+"""Languages: one table of codes, families, scripts and resource classes, and a search by any code.
 
-from crosstune.languages.table import LANGUAGES, Language, find, order_by_family
+Imports nothing of its neighbours.
+"""
 
-__all__ = ["LANGUAGES", "Language", "find", "order_by_family"]
+from crosstune.languages.table import LANGUAGES, Language, add, find, order_by_family
+
+__all__ = ["LANGUAGES", "Language", "add", "find", "order_by_family"]

@@ -1,4 +1,4 @@
-"""Methods by name. A new one is a file here and a line in this dict."""
+"""Methods by name. A new one is a file here and a line in this dict. May import `models`, `config`."""
 
 from typing import Any
 

@@ -11,6 +11,7 @@ from crosstune.data.forms import form_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.journal import Journal
+from crosstune.outputs.lengths import fitted
 from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
@@ -40,6 +41,8 @@ def evaluate(
         One row an example, with the columns of `Form.schema`.
     """
     flat = [example for language in examples for example in examples[language]]
+    passes = passes or Passes(settings.tokens_per_pass, lm.device)
+    flat = fitted(lm, task, flat, settings, passes)
     answers = OUTPUTS[task.kind].answers(lm, task, flat, settings, tell, passes, journal)
     scores = [task.score(example, text) for example, text in zip(flat, answers.texts, strict=True)]
     columns: dict[str, Sequence[Any]] = {

@@ -60,7 +60,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """All groups of a study.
 
     Attributes:
@@ -125,7 +125,7 @@ class Plan:
         }
 
 
-def plan_study(study: Study) -> Plan:
+def plan_study(study: Study) -> StudyPlan:
     """Look at a study and its store.
 
     Raises:
@@ -153,7 +153,7 @@ def plan_study(study: Study) -> Plan:
     needed = {group.model for group in groups if group.to_do}
     loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
     first = runs[0]
-    return Plan(study.name, study.folder, first.device, first.dtype, groups, sum(loads), _hints(study))
+    return StudyPlan(study.name, study.folder, first.device, first.dtype, groups, sum(loads), _hints(study))
 
 
 def _hints(study: Study) -> list[str]:

@@ -19,7 +19,7 @@ from crosstune.models.tensor_file import write_tensors
 from crosstune.running.prepared import attached, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import write_record
-from crosstune.running.resume.unfinished import Unfinished, made_for
+from crosstune.running.resume.folder import ResumeFolder, made_for
 from crosstune.running.search_weights import take_up
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance, store
@@ -32,14 +32,14 @@ from crosstune.training.state import Trained
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model, and how long it took to load."""
 
     lm: LanguageModel
     seconds: float
 
 
-def load_for(study: Study, model: str) -> Loaded:
+def load_for(study: Study, model: str) -> LoadedModel:
     """One of a study's models, loaded as the study says.
 
     Raises:
@@ -53,11 +53,11 @@ def load_for(study: Study, model: str) -> Loaded:
         quantize=study.quantize,
         device_map=study.device_map,
     )
-    return Loaded(lm, time.perf_counter() - began)
+    return LoadedModel(lm, time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
-class Made:
+class RunResult:
     """A run's result, in memory.
 
     Attributes:
@@ -94,12 +94,12 @@ class Made:
 
 def execute(
     run: Run,
-    loaded: Loaded,
+    loaded: LoadedModel,
     data: TaskData,
     shown: Display,
     work: Path | None = None,
     searched: Path | None = None,
-) -> Made:
+) -> RunResult:
     """Make one run on a loaded model, which is left as it was found.
 
     A run of kind "search" is trained and scored on development data; nothing is evaluated.
@@ -121,20 +121,20 @@ def execute(
     lm, method = loaded.lm, run.new_method()
     trained, train_from, seconds = None, None, 0.0
     table = pl.DataFrame(schema=form_of(data.task.kind).schema())
-    kept = Unfinished(work, made_for(run, lm, data), shown.note)
+    resume = ResumeFolder(work, made_for(run, lm, data), shown.note)
     learning, answering = _passes(run, lm, shown)
     try:
-        with kept.attempt(learning, answering), attached(method, lm, run.seed):
+        with resume.attempt(learning, answering), attached(method, lm, run.seed):
             count = _count(run, method, lm)
             if run.train is not None:
                 taken = None if searched is None else take_up(searched, run, method, lm, data, shown)
                 if taken is not None:
                     trained, train_from = taken
                 else:
-                    trained = _train(run, run.train, method, data, shown, kept, learning, answering)
-            answering.tokens = 0  # from here on those of test examples
+                    trained = _train(run, run.train, method, data, shown, resume, learning, answering)
+            answering.tokens = answering.too_long = 0  # from here on those of test examples
             if run.kind == "result":
-                table, seconds = _evaluate(run, method, data, shown, kept, answering)
+                table, seconds = _evaluate(run, method, data, shown, resume, answering)
             weights = None
             if trained is not None:
                 # Copies: detaching may put other bits into the same tensors.
@@ -148,11 +148,12 @@ def execute(
         evaluate_seconds=seconds,
         train_from=train_from,
         test_tokens=answering.tokens,
+        too_long=answering.too_long,
         halvings=learning.halvings + answering.halvings,
-        resumed=kept.resumed,
+        resumed=resume.resumed,
     )
     record = write_record(run, lm, data, trained, count, cost, started)
-    return Made(record, table, weights)
+    return RunResult(record, table, weights)
 
 
 def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[Passes, Passes]:
@@ -165,12 +166,12 @@ def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[Passes, Passes
 
 
 def _evaluate(
-    run: Run, method: Method, data: TaskData, shown: Display, kept: Unfinished, passes: Passes
+    run: Run, method: Method, data: TaskData, shown: Display, resume: ResumeFolder, passes: Passes
 ) -> tuple[pl.DataFrame, float]:
     """Answers to all test examples, one row each, and the seconds they took."""
     shown.evaluating(sum(len(examples) for examples in data.test.values()))
     began = time.perf_counter()
-    with kept.journal(method.state()) as journal:
+    with resume.journal(method.state()) as journal:
         table = predictions(run, method, data, data.test, shown.evaluated, passes, journal)
     before = 0.0 if journal is None else journal.seconds
     return table, before + time.perf_counter() - began
@@ -194,7 +195,7 @@ def _train(
     method: Method,
     data: TaskData,
     shown: Display,
-    kept: Unfinished,
+    resume: ResumeFolder,
     learning: Passes,
     answering: Passes,
 ) -> Trained:
@@ -205,5 +206,5 @@ def _train(
         return form_of(data.task.kind).statistic.of(predictions(run, method, data, dev, passes=answering))
 
     wanted = dev_score if settings.evaluate_every is not None else None
-    checkpoint = kept.checkpoint(learning, answering)
+    checkpoint = resume.checkpoint(learning, answering)
     return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)

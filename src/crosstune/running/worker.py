@@ -1,7 +1,7 @@
-"""What one process does for a study: take runs that nobody else has, one by one, until all are settled.
+"""What one process does for a study: run whatever no other process has locked, until nothing is left.
 
-A run is settled when the store holds it or has written down its failure. Runs go model by model and task by
-task, so that each model is loaded once and each task's data read once.
+A run is done with when the store holds its result or its failure. Runs go model by model and task by task,
+so that each model is loaded once and each task's data is read once.
 """
 
 import shutil
@@ -13,10 +13,10 @@ from pathlib import Path
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.known import cheap_revision
-from crosstune.running.execute import Loaded, execute, load_for
+from crosstune.running.execute import LoadedModel, execute, load_for
 from crosstune.running.progress import Display
 from crosstune.running.recording import fingerprints
-from crosstune.running.resume.locks import Claims
+from crosstune.running.resume.locks import RunLocks
 from crosstune.running.task_data import TaskData, read_for
 from crosstune.running.watch.energy import Meter
 from crosstune.running.watch.trackers import Trackers
@@ -44,13 +44,13 @@ def name_of(run: Run) -> str:
 
 
 @dataclass
-class Work:
-    """A process's share in a study.
+class Worker:
+    """Makes a process's share of a study's runs.
 
     Attributes:
         study: The study.
         runs: All its runs; search runs come before those that need them.
-        finished: run.json of the runs that the store holds, whoever made them.
+        finished: run.json of the runs that the store holds, whichever process made them.
         failed: What went wrong, by id, of the runs that failed, now or before.
         diverged: Ids of those of them whose training diverged.
         done: Ids of the runs made by this process.
@@ -64,21 +64,21 @@ class Work:
     diverged: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
     causes: list[UserError] = field(default_factory=list)
-    _model: tuple[str, Loaded] | None = None
+    _model: tuple[str, LoadedModel] | None = None
     _data: tuple[TaskEntry, TaskData] | None = None
 
     def __post_init__(self) -> None:
         self.store = self.study.folder
-        self.claims = Claims(self.store)
+        self.locks = RunLocks(self.store)
         self.by_id = {run.id: run for run in self.runs}
 
-    # --- before anything is made ----------------------------------------------------------------
+    # --- before any run ----------------------------------------------------------------
 
-    def take_stock(self, retry_failed: bool, say: Callable[[str], None]) -> None:
-        """See what the store holds. Damaged runs are set aside; failed ones wait for ``retry_failed``."""
-        there = stored.finished(self.store)
+    def read_store(self, retry_failed: bool, say: Callable[[str], None]) -> None:
+        """Read what the store holds. Damaged runs are set aside; failed ones wait for ``retry_failed``."""
+        stored_ids = stored.finished(self.store)
         for run in self.runs:
-            if run.id in there:
+            if run.id in stored_ids:
                 self._read(run, say)
         for run_id, failure in failures.read(self.store).items():
             if run_id not in self.by_id or run_id in self.finished:
@@ -94,13 +94,13 @@ class Work:
             self.diverged.add(failure.run)
 
     def _read(self, run: Run, say: Callable[[str], None]) -> None:
-        """Take up a run's record if all its files are whole."""
+        """Read a run's record if all its files are whole."""
         folder = self.store / run.id
         if self._whole(folder) is not None:
-            with self.claims.take(run.id) as mine:
-                # Another process may be writing it anew now; then it is that one's. Or it has, while
-                # the old files were read here, so they are looked at again.
-                if not mine or not folder.exists():
+            with self.locks.acquire(run.id) as acquired:
+                # Another process may be writing it now, or has written it while the old files were
+                # read here: look again.
+                if not acquired or not folder.exists():
                     return
                 if (wrong := self._whole(folder)) is not None:
                     aside = stored.set_aside(folder)
@@ -109,7 +109,7 @@ class Work:
         self._tidy(run)
 
     def _whole(self, folder: Path) -> str | None:
-        """Take up a run's record if all its files are whole; else what is wrong with them."""
+        """Read a run's record if all its files are whole; else what is wrong with them."""
         if (wrong := stored.damage(folder, None)) is not None:
             return wrong
         try:
@@ -119,32 +119,40 @@ class Work:
         return None
 
     def _tidy(self, run: Run) -> None:
-        """Remove what a process left that was killed after it had written a run, before it had cleared up."""
+        """Remove the resume folder of a run whose process was killed right after storing the result."""
         folder = self.store / stored.WORK / run.id
         if folder.exists():
-            with self.claims.take(run.id) as mine:
-                if mine and (self.store / run.id / stored.CHECKSUMS).is_file():
+            with self.locks.acquire(run.id) as acquired:
+                if acquired and (self.store / run.id / stored.CHECKSUMS).is_file():
                     shutil.rmtree(folder, ignore_errors=True)
 
     # --- making runs ----------------------------------------------------------------------------
 
     def go(self, shown: Display) -> None:
-        """Make runs until all are settled; wait for those that other processes are making."""
+        """Make runs until none is left; wait for those that other processes are making."""
         self.shown = shown
         self.trackers = Trackers(self.study.trackers, self.store, shown.note)
         shown.watch = self.trackers.trained
         try:
-            self._go()
+            self._run_all()
         finally:
             self.trackers.close()
 
-    def _go(self) -> None:
+    def _run_all(self) -> None:
         waiting = False
+        self._follow_searches(self.runs)
+        for entry in self.study.tasks:
+            of_task = [run for run in self.runs if run.task == entry]
+            if entry.file is not None and self._free(of_task):
+                try:  # a user's own task is looked at before a model is loaded
+                    self._read_data(entry, of_task)
+                except UserError as error:
+                    self._give_up(of_task, error)
         for model in self.study.models:
             if len(self._left(self._of(model))) < len(self._of(model)):
                 self._drop_other_revisions(self._of(model), cheap_revision(model))
         while self._left(self.runs):
-            if self._pass():
+            if self._run_free():
                 waiting = False
                 continue
             left = self._left(self.runs)
@@ -156,10 +164,9 @@ class Work:
             time.sleep(POLL)
             self.shown.check()
 
-    def _pass(self) -> bool:
-        """Make what nobody else is making; whether anything was settled."""
+    def _run_free(self) -> bool:
+        """Make every run that no other process has locked; whether any was finished or has failed."""
         before = len(self.finished) + len(self.failed)
-        self._follow_searches(self.runs)
         for model in self.study.models:
             of_model = self._of(model)
             if not self._free(of_model):
@@ -193,7 +200,7 @@ class Work:
         return [run for run in runs if run.id not in self.finished and run.id not in self.failed]
 
     def _ready(self, run: Run) -> bool:
-        return run.search is None or not self._left(self.by_id[each] for each in run.search.runs)
+        return run.search is None or not self._left(self.by_id[run_id] for run_id in run.search.runs)
 
     def _follow_searches(self, runs: Iterable[Run]) -> None:
         """Results fail with a search that failed, and are made again when a search has come to a score since.
@@ -206,7 +213,7 @@ class Work:
                 del self.finished[run.id]
                 self.shown.note(f"{name_of(run)} is run again: its rate was chosen without all its searches")
             searches = () if run.search is None else run.search.runs
-            lost = [each for each in searches if each in self.failed and each not in self.diverged]
+            lost = [run_id for run_id in searches if run_id in self.failed and run_id not in self.diverged]
             if lost and self._left([run]):
                 self.failed[run.id] = f"{name_of(run)}: a search it waits for failed: {self.failed[lost[0]]}"
 
@@ -219,17 +226,17 @@ class Work:
         return any(run_id in self.finished and rate not in known for run_id, rate in pairs)
 
     def _free(self, runs: Iterable[Run]) -> bool:
-        """Whether there is anything to make among these, or to learn of from another process."""
-        return any(not self.claims.held(run.id) for run in self._left(runs) if self._ready(run))
+        """Whether any of these is ready and not locked by another process."""
+        return any(not self.locks.held(run.id) for run in self._left(runs) if self._ready(run))
 
     def _take(self, run: Run, data: TaskData) -> None:
-        with self.claims.take(run.id) as mine:
-            if mine and not self._made_meanwhile(run, data):
+        with self.locks.acquire(run.id) as acquired:
+            if acquired and not self._finished_elsewhere(run, data):
                 self._make(run, data)
                 self.shown.end(len(self.finished))
 
-    def _made_meanwhile(self, run: Run, data: TaskData) -> bool:
-        """Learn what another process made of a run since stock was taken. Its claim is held."""
+    def _finished_elsewhere(self, run: Run, data: TaskData) -> bool:
+        """Whether another process has finished a run since the store was read; its lock is held here."""
         if (failure := failures.read(self.store).get(run.id)) is not None:
             self._fail(failure)
             return True
@@ -256,23 +263,23 @@ class Work:
             run = resolve(run, self.finished)
             self.trackers.begin(run)
             with Meter(_gpus(loaded.lm)) as meter:
-                made = execute(run, loaded, data, self.shown, folder, self._searched(run))
-            told = meter.joules
-            made.record.cost.energy_joules = None if told is None else sum(told.values())
-            made.record.cost.energy_of = sorted(told or ())
+                result = execute(run, loaded, data, self.shown, folder, self._searched(run))
+            joules = meter.joules
+            result.record.cost.energy_joules = None if joules is None else sum(joules.values())
+            result.record.cost.energy_of = sorted(joules or ())
         except Exception as error:
             # One diverging learning rate must not cost the rest of a grid, nor must a fault nobody foresaw.
             self._fail(failures.keep(self.store, run.id, name, error))
             self.shown.note(f"failed: {self.failed[run.id]}")
             shutil.rmtree(folder, ignore_errors=True)
             return
-        made.save(self.store)
-        self.trackers.finish(made.record, made.predictions)
+        result.save(self.store)
+        self.trackers.finish(result.record, result.predictions)
         shutil.rmtree(folder, ignore_errors=True)
         self._model = (run.model, replace(loaded, seconds=0.0))  # what loading took counts once
-        self.finished[run.id] = made.record
+        self.finished[run.id] = result.record
         self.done.append(run.id)
-        self.shown.note(f"  {name}: {made.summary()}")
+        self.shown.note(f"  {name}: {result.summary()}")
 
     def _searched(self, run: Run) -> Path | None:
         """The finished search run that trained exactly this: same seed, the rate that was chosen."""
@@ -291,8 +298,10 @@ class Work:
             self._model = None  # the old one's memory first
             self.shown.note(f"loading {model}")
             self._model = (model, load_for(self.study, model))
+            for remark in self._model[1].lm.remarks:
+                self.shown.note(f"{model}: {remark}")
 
-    def _loaded(self, model: str) -> Loaded:
+    def _loaded(self, model: str) -> LoadedModel:
         assert self._model is not None, "no model is loaded"
         assert self._model[0] == model, f"{self._model[0]} is loaded, not {model}"
         return self._model[1]

@@ -113,6 +113,7 @@ class Cost(_Part):
 
     Attributes:
         train_from: The search run whose weights were taken instead of training again.
+        too_long: Test texts longer than the model has positions for.
         halvings: How often a pass was halved because memory ran out.
         resumed: How often the run was resumed.
         energy_of: The processors and boards that were measured.
@@ -128,6 +129,7 @@ class Cost(_Part):
     evaluate_seconds: float | None = None
     train_from: str | None = None
     test_tokens: int | None = None
+    too_long: int = 0
     halvings: int = 0
     resumed: int = 0
     energy_joules: float | None = None
@@ -180,6 +182,7 @@ class RunRecord(_Part):
     task: TaskRecord
     source_language: str
     languages: list[str]
+    added_languages: dict[str, dict[str, str]] = {}
     seed: int
     train: Json | None = None
     search: SearchRecord | None = None

@@ -13,7 +13,7 @@ from crosstune.config.environment import DATA
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order
 from crosstune.data.reading_sets import SETS, Reading, checked
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.prompts import render
@@ -87,9 +87,9 @@ class Belebele(PublishedTask):
         "test": "test",
     }
     prompts = "belebele"
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "test": tuple(
-            Layout(f"{folder}/{{code}}.jsonl", read=read_belebele)
+            FileLayout(f"{folder}/{{code}}.jsonl", read=read_belebele)
             for folder in ("belebele", "Belebele", "data")
         ),
     }

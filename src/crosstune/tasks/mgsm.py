@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import Row
 from crosstune.errors import UserError
 from crosstune.metrics.numbers import ANSWER_WORDS, number_match
@@ -57,12 +57,12 @@ class Mgsm(PublishedTask):
         "test": "test",
     }
     prompts = "mgsm"
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "train": tuple(
-            Layout(f"{folder}/train.jsonl", ("question", "answer"))
+            FileLayout(f"{folder}/train.jsonl", ("question", "answer"))
             for folder in ("gsm8k", "grade_school_math/data")
         ),
-        "test": (Layout("mgsm/mgsm_{code}.tsv", ("question", "answer_number"), header=False),),
+        "test": (FileLayout("mgsm/mgsm_{code}.tsv", ("question", "answer_number"), header=False),),
     }
     hub: Mapping[Split, str] = {"train": "gsm8k", "test": "mgsm"}
     Options = MgsmOptions

@@ -13,7 +13,7 @@ from statistics import mode
 from typing import Any, ClassVar, Literal
 
 from crosstune.data.example import Example, Split
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, Rows, read_lines, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import TaskOptions
@@ -32,28 +32,28 @@ _SPELLINGS = {**{label: label for label in LABELS}, "contradictory": "contradict
 _ORIGINAL = {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}
 _SICK = {"sentence_A": "premise", "sentence_B": "hypothesis", "entailment_judgment": "label"}
 
-TRAIN: Mapping[str, tuple[Layout, ...]] = {
+TRAIN: Mapping[str, tuple[FileLayout, ...]] = {
     "mnli": (
-        Layout("multinli_1.0/multinli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("multinli_1.0/multinli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("MNLI/train.tsv", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("multi_nli/data/train-*.parquet", COLUMNS),
-        Layout(
+        FileLayout("multinli_1.0/multinli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("multinli_1.0/multinli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("MNLI/train.tsv", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("multi_nli/data/train-*.parquet", COLUMNS),
+        FileLayout(
             "XNLI-MT-1.0/multinli/multinli.train.en.tsv",
             ("premise", "hypo", "label"),
             rename={"hypo": "hypothesis"},
         ),
-        Layout("xnli/train-en.tsv", COLUMNS, header=False),
-        Layout("english_nli/mnli/dev.csv", COLUMNS),
+        FileLayout("xnli/train-en.tsv", COLUMNS, header=False),
+        FileLayout("english_nli/mnli/dev.csv", COLUMNS),
     ),
     "snli": (
-        Layout("snli_1.0/snli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("snli_1.0/snli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("english_nli/snli/dev.csv", COLUMNS),
+        FileLayout("snli_1.0/snli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("snli_1.0/snli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("english_nli/snli/dev.csv", COLUMNS),
     ),
     "sick": (
-        Layout("SICK/SICK_train.txt", tuple(_SICK), rename=_SICK),
-        Layout("english_nli/sick/SICK_train.txt", tuple(_SICK), rename=_SICK),
+        FileLayout("SICK/SICK_train.txt", tuple(_SICK), rename=_SICK),
+        FileLayout("english_nli/sick/SICK_train.txt", tuple(_SICK), rename=_SICK),
     ),
 }
 
@@ -92,10 +92,10 @@ def _with_or_without_label(path: Path) -> Rows:
     return read_rows(path, COLUMNS[:2] if unlabelled else COLUMNS, header=False)
 
 
-def _side(files: str, code: str) -> Layout:
+def _side(files: str, code: str) -> FileLayout:
     """One of the two languages that a file of myXNLI holds side by side."""
     names = {f"sentence1_{code}": "premise", f"sentence2_{code}": "hypothesis"}
-    return Layout(files, ("label", *names), rename=names, language=code)
+    return FileLayout(files, ("label", *names), rename=names, language=code)
 
 
 class NliOptions(PublishedOptions):
@@ -174,17 +174,21 @@ class Xnli(_Nli):
         "test": "XNLI test",
     }
     hub: Mapping[Split, str] = {"train": "multi_nli", "dev": "xnli", "test": "xnli"}
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "train": TRAIN["mnli"],
         "dev": (
-            Layout("XNLI-1.0/xnli.dev.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"),
-            Layout("xnli/{code}/validation-*.parquet", COLUMNS),
-            Layout("xnli/dev-{code}.tsv", COLUMNS, header=False),
+            FileLayout(
+                "XNLI-1.0/xnli.dev.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"
+            ),
+            FileLayout("xnli/{code}/validation-*.parquet", COLUMNS),
+            FileLayout("xnli/dev-{code}.tsv", COLUMNS, header=False),
         ),
         "test": (
-            Layout("XNLI-1.0/xnli.test.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"),
-            Layout("xnli/{code}/test-*.parquet", COLUMNS),
-            Layout("xnli/test-{code}.tsv", read=_with_or_without_label),
+            FileLayout(
+                "XNLI-1.0/xnli.test.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"
+            ),
+            FileLayout("xnli/{code}/test-*.parquet", COLUMNS),
+            FileLayout("xnli/test-{code}.tsv", read=_with_or_without_label),
         ),
     }
 
@@ -293,8 +297,10 @@ class AmericasNli(_FurtherLanguages):
 
     Ids are those of the Spanish rows in XNLI's own files, five languages in, so the number of the pair
     follows; English is asked for the same pairs only. The hub's files have no ids: there pairs cannot be
-    matched across languages, and English is all of XNLI's.
+    matched across languages, and English is all of XNLI's. Three premises of the test in Nahuatl are blank.
     """
+
+    may_be_blank = ("premise",)
 
     name = "americasnli"
     summary = "does a sentence follow, contradict or neither, 3 choices (AmericasNLI)"
@@ -304,14 +310,14 @@ class AmericasNli(_FurtherLanguages):
         "test": "AmericasNLI test; the same pairs of XNLI test (English)",
     }
     hub: Mapping[Split, str] = {"dev": "americas_nli", "test": "americas_nli"}
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "dev": (
-            Layout("americasnli/dev/{code}.tsv", ("id", *COLUMNS)),
-            Layout("anli_final/dev/{code}.tsv", ("id", *COLUMNS)),
+            FileLayout("americasnli/dev/{code}.tsv", ("id", *COLUMNS)),
+            FileLayout("anli_final/dev/{code}.tsv", ("id", *COLUMNS)),
         ),
         "test": (
-            Layout("americasnli/test/{code}.tsv", ("id", *COLUMNS)),
-            Layout("anli_final/test/{code}.tsv", ("id", *COLUMNS)),
+            FileLayout("americasnli/test/{code}.tsv", ("id", *COLUMNS)),
+            FileLayout("anli_final/test/{code}.tsv", ("id", *COLUMNS)),
         ),
     }
 
@@ -346,7 +352,7 @@ class MyXnli(_FurtherLanguages):
         "test": "myXNLI test",
     }
     hub: Mapping[Split, str] = {"dev": "myxnli", "test": "myxnli"}
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "dev": (_side("myxnli/my.genre.dev.tsv", "my"),),
         "test": (_side(TEST_LABELS, "my"), _side(TEST_LABELS, "en")),
     }

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from crosstune.config.environment import DATA, data_root
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order, missing_language
-from crosstune.data.source import Layout, Place, find_places, labelled, renamed
+from crosstune.data.source import FileLayout, Place, find_places, labelled, renamed
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import Task, TaskOptions
@@ -54,12 +54,15 @@ class PublishedTask(Task):
         layouts: Of each split, tried in order.
         hub: Of each split, the entry of ``hub_datasets.toml``.
         prompts: Name of the file of prompts.
+        may_be_blank: Columns that are blank in some rows as published: such rows are always left out, and
+            counted, where ``on_bad_rows`` stops at any other.
     """
 
     options: PublishedOptions
-    layouts: Mapping[Split, tuple[Layout, ...]]
+    layouts: Mapping[Split, tuple[FileLayout, ...]]
     hub: Mapping[Split, str] = {}
     prompts: ClassVar[str]
+    may_be_blank: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type[TaskOptions]] = PublishedOptions
 
     @abstractmethod
@@ -118,13 +121,19 @@ class PublishedTask(Task):
                 if example.id in first:
                     raise row.error(f"id {example.id[:60]!r} again, first on line {first[example.id]}")
             except BadRow as bad:
-                if self.options.on_bad_rows == "error":
+                if self.options.on_bad_rows == "error" and not self._blank(row):
                     raise BadRow(f"{bad} (or set on_bad_rows: skip)") from None
                 self.skipped.append(str(bad))
             else:
                 first[example.id] = row.line
                 kept.append(example)
         return kept
+
+    def _blank(self, row: Row | BadRow) -> bool:
+        """Whether a row lacks a text that its published file lacks."""
+        return isinstance(row, Row) and any(
+            not str(row.fields.get(name) or "").strip() for name in self.may_be_blank
+        )
 
     @cached_property
     def on_hub(self) -> bool:

@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.squad import read_by_language, read_renumbered, read_squad
 from crosstune.data.tables import LARGEST_ROW, Row
 from crosstune.errors import UserError
@@ -36,17 +36,17 @@ _LINE_BREAK = re.compile(r"\s*\n\s*")
 class TrainSet:
     """Training questions that these tasks can share: local layouts, and the hub's entry."""
 
-    layouts: tuple[Layout, ...]
+    layouts: tuple[FileLayout, ...]
     hub: str
 
 
 TRAIN_SETS = {
-    "squad": TrainSet((Layout("squad/train-v1.1*.json", read=read_squad),), "squad"),
+    "squad": TrainSet((FileLayout("squad/train-v1.1*.json", read=read_squad),), "squad"),
     "tydiqa": TrainSet(
         (
-            Layout("tydiqa-goldp-v1.1-train.json", column="language", read=read_by_language),
-            Layout("tydiqa_goldp/train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
-            Layout("tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
+            FileLayout("tydiqa-goldp-v1.1-train.json", column="language", read=read_by_language),
+            FileLayout("tydiqa_goldp/train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
+            FileLayout("tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
         ),
         "tydiqa_goldp",
     ),
@@ -182,19 +182,19 @@ class Xquad(ExtractiveQa):
         "dev": "articles held out of train",
         "test": "the whole of XQuAD",
     }
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "dev": (),
-        "test": (Layout("xquad/xquad.{code}.json", read=read_squad),),
+        "test": (FileLayout("xquad/xquad.{code}.json", read=read_squad),),
     }
     hub: Mapping[Split, str] = {"test": "xquad"}
 
 
 # XTREME's copies of the dev files have their answers blanked: they come last.
 _TYDIQA_DEV = (
-    Layout("tydiqa-goldp-v1.1-dev/tydiqa-goldp-dev-{code}.json", read=read_squad),
-    Layout("tydiqa-goldp-v1.1-dev.json", column="language", read=read_by_language),
-    Layout("tydiqa_goldp/dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
-    Layout("tydiqa/tydiqa-goldp-v1.1-dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
+    FileLayout("tydiqa-goldp-v1.1-dev/tydiqa-goldp-dev-{code}.json", read=read_squad),
+    FileLayout("tydiqa-goldp-v1.1-dev.json", column="language", read=read_by_language),
+    FileLayout("tydiqa_goldp/dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
+    FileLayout("tydiqa/tydiqa-goldp-v1.1-dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
 )
 
 
@@ -211,7 +211,7 @@ class TydiQa(ExtractiveQa):
         "dev": "passages held out of train",
         "test": "dev (the answers of the published test set are hidden)",
     }
-    layouts: Mapping[Split, tuple[Layout, ...]] = {"dev": _TYDIQA_DEV, "test": _TYDIQA_DEV}
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {"dev": _TYDIQA_DEV, "test": _TYDIQA_DEV}
     hub: Mapping[Split, str] = {"dev": "tydiqa_goldp", "test": "tydiqa_goldp"}
     Options: ClassVar[type[TaskOptions]] = TydiQaOptions
 
@@ -219,9 +219,9 @@ class TydiQa(ExtractiveQa):
 # The full release has a file for every pair of languages: context and question are in one language here.
 
 
-def _mlqa_layouts(split: str) -> tuple[Layout, ...]:
+def _mlqa_layouts(split: str) -> tuple[FileLayout, ...]:
     return tuple(
-        Layout(f"{folder}/{split}/{split}-context-{{code}}-question-{{code}}.json", read=read_squad)
+        FileLayout(f"{folder}/{split}/{split}-context-{{code}}-question-{{code}}.json", read=read_squad)
         for folder in ("mlqa", "MLQA_V1", "mlqa/MLQA_V1")
     )
 
@@ -236,7 +236,7 @@ class Mlqa(ExtractiveQa):
         "dev": "articles held out of train",
         "test": "test (dev by the option evaluate_on)",
     }
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "dev": _mlqa_layouts("dev"),
         "test": _mlqa_layouts("test"),
     }

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import TaskOptions
@@ -64,22 +64,22 @@ class Xcopa(PublishedTask):
     Options: ClassVar[type[TaskOptions]] = XcopaOptions
     options: XcopaOptions
     hub: Mapping[Split, str] = {"train": "copa", "dev": "xcopa", "test": "xcopa"}
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "train": (
-            Layout("copa_en/train-en.jsonl", (*COLUMNS, "label")),
-            Layout("COPA/train.jsonl", (*COLUMNS, "label")),
+            FileLayout("copa_en/train-en.jsonl", (*COLUMNS, "label")),
+            FileLayout("COPA/train.jsonl", (*COLUMNS, "label")),
         ),
         "dev": (
-            Layout("copa_en/val-en.jsonl", (*COLUMNS, "label")),
-            Layout("COPA/val.jsonl", (*COLUMNS, "label")),
-            Layout("xcopa/{code}/val.*.jsonl", (*COLUMNS, "label")),
-            Layout("xcopa/data/{code}/val.*.jsonl", (*COLUMNS, "label")),
+            FileLayout("copa_en/val-en.jsonl", (*COLUMNS, "label")),
+            FileLayout("COPA/val.jsonl", (*COLUMNS, "label")),
+            FileLayout("xcopa/{code}/val.*.jsonl", (*COLUMNS, "label")),
+            FileLayout("xcopa/data/{code}/val.*.jsonl", (*COLUMNS, "label")),
         ),
         "test": (
-            Layout("copa_en/test-en.jsonl", COLUMNS),
-            Layout("COPA/test.jsonl", COLUMNS),
-            Layout("xcopa/{code}/test.*.jsonl", (*COLUMNS, "label")),
-            Layout("xcopa/data/{code}/test.*.jsonl", (*COLUMNS, "label")),
+            FileLayout("copa_en/test-en.jsonl", COLUMNS),
+            FileLayout("COPA/test.jsonl", COLUMNS),
+            FileLayout("xcopa/{code}/test.*.jsonl", (*COLUMNS, "label")),
+            FileLayout("xcopa/data/{code}/test.*.jsonl", (*COLUMNS, "label")),
         ),
     }
 

@@ -21,7 +21,7 @@ from crosstune.config.mistakes import invalid, known_keys, read_settings, reword
 from crosstune.config.yaml_file import Document
 from crosstune.data.forms import FORMS, Kind
 from crosstune.errors import UserError
-from crosstune.languages.table import find
+from crosstune.languages.table import add, find
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 PLACE = re.compile(r"\{(\w+)\}")
@@ -36,15 +36,26 @@ _NEEDED = {
 }
 _KEYS_OF: dict[Kind, tuple[str, ...]] = {
     "choice": ("choices", "answer_is"),
-    "generation": ("metric", "max_answer_tokens", "stop"),
+    "generation": ("metric", "normalise", "max_answer_tokens", "stop"),
 }
 """Keys that only tasks of one kind have."""
+
+
+class NewLanguage(BaseModel):
+    """A language that the table lacks; see `crosstune.languages.add`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    family: str = Field(min_length=1)
+    script: str
 
 
 class Definition(BaseModel):
     """What a task's YAML file says.
 
     Attributes:
+        languages: Those that crosstune's table lacks, by code; taken up before anything else is read.
         name: As results show it.
         kind: "choice" or "generation".
         version: Raised by the author when the meaning changes.
@@ -59,6 +70,8 @@ class Definition(BaseModel):
         dev: The same, for development.
         test: The same, for the test.
         metric: How a written answer is scored.
+        normalise: "NFC" composes written answers and the accepted ones before they are compared; choices are
+            always compared so.
         max_answer_tokens: Longest written answer.
         stop: Texts that end a written answer.
         on_bad_rows: Default of the option of that name.
@@ -66,6 +79,7 @@ class Definition(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    languages: dict[str, NewLanguage] = {}
     name: str
     kind: Kind
     version: int = Field(default=1, ge=1)
@@ -80,9 +94,28 @@ class Definition(BaseModel):
     dev: str | None = None
     test: str
     metric: Literal["exact", "squad_f1", "mlqa_f1", "number_match"] = "exact"
+    normalise: Literal["NFC"] | None = None
     max_answer_tokens: int = Field(default=32, ge=1)
     stop: tuple[str, ...] = ("\n",)
     on_bad_rows: Literal["error", "skip"] = "error"
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _described(cls, given: Any) -> Any:
+        for code, language in given.items() if isinstance(given, Mapping) else ():
+            if not isinstance(language, Mapping) or not {"name", "family", "script"} <= language.keys():
+                raise invalid((code,), f"languages: {code} needs a name, a family and a script")
+        return given
+
+    @field_validator("languages")
+    @classmethod
+    def _taken_up(cls, given: dict[str, NewLanguage]) -> dict[str, NewLanguage]:
+        for code, language in given.items():
+            try:
+                add(code, language.name, language.family, language.script)
+            except UserError as error:
+                raise invalid((code,), f"languages: {error}") from error
+        return given
 
     @field_validator("kind")
     @classmethod

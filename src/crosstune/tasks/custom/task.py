@@ -3,8 +3,10 @@
 The file's keys are explained in docs/custom-tasks.md.
 """
 
+import math
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
 from crosstune.data.example import Example, Split
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, read_rows
 from crosstune.errors import UserError
 from crosstune.languages.table import find
@@ -113,7 +115,10 @@ class DefinedTask(PublishedTask):
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Accuracy of a choice, or the definition's metric of a written answer."""
         metric = self.definition.scored_by
-        return {metric: METRICS[metric](answer, example.answers, example.language)}
+        golds = example.answers
+        if self.definition.normalise == "NFC":
+            answer, golds = _composed(answer), tuple(map(_composed, golds))
+        return {metric: METRICS[metric](answer, golds, example.language)}
 
     def missing_split(self, split: Split) -> UserError:
         """The error for a split without rows, in the words of the definition."""
@@ -128,9 +133,9 @@ class DefinedTask(PublishedTask):
     def _choices(self, row: Row) -> tuple[str, ...]:
         templates = self.definition.choices
         if not isinstance(templates, str):
-            choices = tuple(_filled(choice, row).strip() for choice in templates)
+            choices = tuple(_composed(_filled(choice, row).strip()) for choice in templates)
         else:
-            choices = _texts(row, templates)
+            choices = tuple(map(_composed, _texts(row, templates)))
             if len(choices) < 2:
                 raise row.error(f"{templates} should be a list of two or more texts")
         if len(set(choices)) < len(choices):
@@ -139,7 +144,7 @@ class DefinedTask(PublishedTask):
 
     def _chosen(self, row: Row, choices: tuple[str, ...]) -> str:
         column, how = self.definition.answer, self.definition.answer_is
-        value = _text(row, column)
+        value = _composed(_text(row, column))
         if how == "text":
             if value not in choices:
                 raise row.error(f"{column} {value[:60]!r} is none of the choices: {', '.join(choices)[:120]}")
@@ -161,6 +166,12 @@ class DefinedTask(PublishedTask):
             for answer in answers:
                 if find_number(answer, language) is None:
                     raise row.error(f"{self.definition.answer} {answer[:60]!r} has no number in digits")
+        for answer in answers:
+            if held := next((stop for stop in self.definition.stop if stop in answer), None):
+                raise row.error(
+                    f"{self.definition.answer} {answer[:60]!r} holds the stop string {held!r}, which ends an "
+                    'answer: it could never be matched; change "stop:" or the answer'
+                )
         return answers
 
 
@@ -202,15 +213,15 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
     return Defined
 
 
-def _layouts(definition: Definition, split: Split) -> tuple[Layout, ...]:
+def _layouts(definition: Definition, split: Split) -> tuple[FileLayout, ...]:
     """Where the files of a split are."""
     files = getattr(definition, split)
     if files is None:
         return ()
     if definition.language is None or "{code}" in files:
-        return (Layout(files, definition.columns),)
+        return (FileLayout(files, definition.columns),)
     read = partial(_of_many_languages, definition)
-    return (Layout(files, column=definition.language, read=read),)
+    return (FileLayout(files, column=definition.language, read=read),)
 
 
 def _of_many_languages(definition: Definition, path: Path) -> Iterator[Row | BadRow]:
@@ -233,10 +244,17 @@ def _filled(template: str, row: Row) -> str:
     return PLACE.sub(lambda place: _text(row, place[1]), template)
 
 
+def _composed(text: str) -> str:
+    """In NFC: a letter with a mark is one word however it is stored."""
+    return unicodedata.normalize("NFC", text)
+
+
 def _text(row: Row, column: str) -> str:
     """A column's text, or its number as text."""
     value = row.fields.get(column)
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise row.error(f"{column} is {value}, which is no number")
         return str(value)
     return row.text(column)
 

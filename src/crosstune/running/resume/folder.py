@@ -23,7 +23,7 @@ from crosstune.training.checkpoint import Checkpoint
 _JOURNAL = "journal.jsonl"
 
 
-class Unfinished:
+class ResumeFolder:
     """A run's checkpoint, journal, and how often it was taken up again.
 
     Args:

@@ -66,10 +66,10 @@ def test_a_result_falls_with_its_search_and_is_made_with_it(
     done, _ = go(searching, retry_failed=True)
     assert len(done) == 2
     (result,) = store.read_runs(searching.folder)
-    assert result["id"] == expected["id"]
-    assert result["search"] == expected["search"]
+    assert result.id == expected.id
+    assert result.search == expected.search
     one, other = (
-        (folder / result["id"] / "weights.safetensors").read_bytes()
+        (folder / result.id / "weights.safetensors").read_bytes()
         for folder in (searching.folder, whole.folder)
     )
     assert one == other
@@ -85,7 +85,7 @@ def test_a_rate_that_diverges_is_settled(searching: Study) -> None:
     with pytest.raises(UserError, match="1 of 3 runs failed"):
         go(wild)
     (result,) = store.read_runs(wild.folder)
-    assert result["search"]["chosen"] == 1e-3
+    assert result.search.chosen == 1e-3
     (failure,) = failures.read(wild.folder).values()
     assert failure.diverged
 
@@ -94,14 +94,15 @@ def test_a_result_chosen_without_a_search_is_made_again(searching: Study) -> Non
     """As earlier versions left it after a failure."""
     go(searching)
     (result,) = store.read_runs(searching.folder)
-    folder = searching.folder / result["id"]
-    lacking = result | {"search": result["search"] | {"scores": result["search"]["scores"][:1]}}
-    predictions = store.read_table(searching.folder, result["id"])
+    folder = searching.folder / result.id
+    search = result.search.model_copy(update={"scores": result.search.scores[:1]})
+    lacking = result.model_copy(update={"search": search})
+    predictions = store.read_table(searching.folder, result.id)
     store.save(searching.folder, lacking, predictions, lambda at: at.write_bytes(b""))
     done, said = go(searching)
-    assert done == [result["id"]]
+    assert done == [result.id]
     assert "its rate was chosen without all its searches" in said
-    assert json.loads((folder / "run.json").read_bytes())["search"] == result["search"]
+    assert json.loads((folder / "run.json").read_bytes())["search"] == result.search.entries()
 
 
 def test_a_run_replaced_while_it_is_read_is_not_set_aside(

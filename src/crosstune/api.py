@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from crosstune.analysis.predictions import Predictions
     from crosstune.claims.file import Claim, PlacedClaim
     from crosstune.claims.judge import Verdict
-    from crosstune.report.gallery import Gallery
+    from crosstune.report.notebook import Charts
     from crosstune.report.sections import Section
     from crosstune.store.record import RunRecord
     from crosstune.study.spec import Study
@@ -103,11 +103,11 @@ class Results:
         return group_means(self.scores, by)
 
     @property
-    def charts(self) -> "Gallery":
-        """Charts of these results: ``results.charts.heatmap("sib200")``."""
-        from crosstune.report.gallery import Gallery
+    def charts(self) -> "Charts":
+        """Their figures and tables: ``results.charts.heatmap("sib200")``, ``results.charts.draw(id)``."""
+        from crosstune.report.notebook import Charts
 
-        return Gallery(self.sections, self.runs, self.scores)
+        return Charts(self.sections, self.runs, self.scores)
 
     def export(self, folder: str | Path, formats: Sequence[str] | None = None) -> list[Path]:
         """Write figures (SVG, PDF, PNG) and tables (CSV, LaTeX) into a folder.

@@ -1,4 +1,4 @@
 """Models: loading, parts and sizes, attention, memory, and what methods leave on them.
 
-May import `languages`, `config`.
+May import `config`.
 """

@@ -105,9 +105,9 @@ class Adaptation:
         """
         for other in self.parts:
             if "alone" in (part.stacking, other.stacking):
-                raise UserError(f"{part.name} cannot be put on {other.name}: one of them must be alone")
+                raise UserError(f"{part.name} cannot be put on {other.name}: one of the two must be alone")
             if part.stacking == "once" and part.name == other.name:
-                raise UserError(f"{part.name} is on this model already, and cannot be put on it twice")
+                raise UserError(f"{part.name} cannot be put on {other.name}: only one can be on a model")
         try:
             yield
         except BaseException:

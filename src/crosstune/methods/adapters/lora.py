@@ -7,7 +7,7 @@ Trained parameters: r * (in + out) for every target in every chosen layer.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -28,28 +28,38 @@ class LoraConfig(Layered):
     Attributes:
         rank: Inner dimension r.
         alpha: The update is scaled by alpha / rank.
-        target_modules: Linear layers that get one, by name.
+        target_modules: Linear layers that get one, by name; "all-linear" for all in the layers.
         dropout: On the adapter's input while training.
     """
 
     rank: int = Field(default=4, ge=1)
     alpha: float = 8.0
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
-def linear_sizes(geometry: Geometry) -> dict[str, tuple[int, int]]:
-    """(in, out) of each linear layer of a decoder block, by its name in transformers."""
-    hidden, inner = geometry.hidden, geometry.intermediate
-    return {
-        "q_proj": (hidden, geometry.q_size),
-        "k_proj": (hidden, geometry.kv_size),
-        "v_proj": (hidden, geometry.kv_size),
-        "o_proj": (geometry.q_size, hidden),
-        "gate_proj": (hidden, inner),
-        "up_proj": (hidden, inner),
-        "down_proj": (inner, hidden),
-    }
+def targets(config: LoraConfig, geometry: Geometry) -> list[tuple[int, str, int]]:
+    """The linear layers that get an update: layer, name inside it, in + out.
+
+    Raises:
+        UserError: A name that none has.
+    """
+    layers = {i: geometry.linears_of(i) for i in config.chosen(geometry.layers)}
+    names = {name.rpartition(".")[2] for linears in layers.values() for name, _, _ in linears}
+    wanted = names if config.target_modules == "all-linear" else config.target_modules
+    ends = {linear[0] for linears in layers.values() for linear in linears}
+    for target in wanted:
+        if not any(f".{name}".endswith(f".{target}") for name in ends):
+            raise UserError(
+                f'lora: unknown target module "{target}"{did_you_mean(target, names)}'
+                f"; this model's layers have {', '.join(sorted(names))}"
+            )
+    return [
+        (i, name, rows + columns)
+        for i, linears in layers.items()
+        for name, rows, columns in linears
+        if any(f".{name}".endswith(f".{target}") for target in wanted)
+    ]
 
 
 class Lora(Method[LoraConfig]):
@@ -65,13 +75,8 @@ class Lora(Method[LoraConfig]):
 
     @classmethod
     def count(cls, config: LoraConfig, geometry: Geometry) -> int:
-        """Layers * sum over targets of rank * (in + out)."""
-        sizes = linear_sizes(geometry)
-        for target in config.target_modules:
-            if target not in sizes:
-                raise UserError(f'lora: unknown target module "{target}"{did_you_mean(target, sizes)}')
-        layers = len(config.chosen(geometry.layers))
-        return layers * config.rank * sum(sum(sizes[t]) for t in config.target_modules)
+        """Rank * (in + out), summed over the targets of all chosen layers."""
+        return config.rank * sum(size for _, _, size in targets(config, geometry))
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """Wrap the target layers with PEFT's LoRA layers."""
@@ -82,12 +87,13 @@ class Lora(Method[LoraConfig]):
 
         config = self.config
         part.undo.callback(self._unwrap, lm)
+        names = {module: name for name, module in lm.model.named_modules()}
+        layers = [names[layer] for layer in lm.layers]
         settings = PeftLoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT divides by it; a float is as good
             lora_dropout=config.dropout,
-            target_modules=list(config.target_modules),
-            layers_to_transform=None if config.layers is None else config.chosen(lm.geometry.layers),
+            target_modules=[f"{layers[i]}.{name}" for i, name, _ in targets(config, lm.geometry)],
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

@@ -14,7 +14,7 @@ from typing import Literal
 from crosstune.methods.base import Method
 from crosstune.methods.config import Layered, Prompted
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
-from crosstune.methods.prompts.start import init_ids, normal, project, text_hidden
+from crosstune.methods.prompts.start import init_ids, normal
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
 
@@ -57,8 +57,8 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
         self.layers = config.chosen(lm.geometry.layers)
         shape = (config.length, lm.geometry.hidden)
         if config.init == "text":
-            states = text_hidden(lm, init_ids(lm, config.init_text, config.length))
-            start = [states[i].float().clone() for i in self.layers]
+            states = lm.attention_inputs(init_ids(lm, config.init_text, config.length)[None])
+            start = [states[i][0].float().clone() for i in self.layers]
         else:
             start = list(normal((len(self.layers), *shape), seed).unbind())
         gates = lm.geometry.heads if config.gate == "head" else 1
@@ -74,7 +74,7 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
         def keys_values() -> tuple[Tensor, Tensor]:
             if self.ready is not None:
                 return self.ready[i]
-            return project(lm.attentions[i], self.prompts[i].to(lm.dtype), lm.geometry.kv_heads)
+            return lm.keys_values(i, self.prompts[i].to(lm.dtype))
 
         return Prompt(keys_values, gate=lambda: squash(self.gates[i]))
 

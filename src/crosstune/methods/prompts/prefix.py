@@ -24,7 +24,7 @@ from pydantic import Field
 from crosstune.methods.base import Method
 from crosstune.methods.config import Layered, Prompted
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
-from crosstune.methods.prompts.start import init_ids, normal, project, text_hidden, text_keys_values
+from crosstune.methods.prompts.start import init_ids, normal, text_keys_values
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
 
@@ -96,8 +96,8 @@ class Prefix(Method[PrefixConfig]):
             return dict(zip(self.layers, draws.unbind(), strict=True))
         ids = init_ids(lm, config.init_text, n)
         if config.space == "hidden":
-            states = text_hidden(lm, ids)
-            return {i: states[i].float().clone() for i in self.layers}
+            states = lm.attention_inputs(ids[None])
+            return {i: states[i][0].float().clone() for i in self.layers}
         pairs = text_keys_values(lm, ids)
         # [kv_heads, n, head_dim] twice -> [2, n, kv_heads * head_dim]
         return {i: torch.stack([x.transpose(0, 1).flatten(1).float() for x in pairs[i]]) for i in self.layers}
@@ -138,7 +138,7 @@ class Prefix(Method[PrefixConfig]):
                 return self.ready[i]
             value = self._value(i).to(lm.dtype)
             if value.dim() == 2:
-                return project(lm.attentions[i], value, heads)
+                return lm.keys_values(i, value)
             k, v = value.unflatten(-1, (heads, -1)).transpose(1, 2)
             return k, v
 

@@ -217,6 +217,12 @@ def group_chart(section: Section, by: Grouping, width: Width = "container") -> a
     return chart
 
 
+def has_losses(section: Section) -> bool:
+    """Whether some run of the section recorded its training loss."""
+    losses = (point.get("loss") for run in section.runs for point in run.curve)
+    return any(loss is not None and math.isfinite(loss) for loss in losses)
+
+
 def loss_curves(section: Section, width: Width = "container") -> alt.Chart | None:
     """Training loss by step, one line a run; None when no run of the section was trained."""
     labels = dict(section.scores.select("run", "method").unique().iter_rows())

@@ -21,7 +21,7 @@ from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError
 from crosstune.files import write_whole
-from crosstune.report.contents import model_figures
+from crosstune.report.contents import across_models
 from crosstune.report.findings import overall_finding
 from crosstune.report.page.embed import embedded_json
 from crosstune.report.page.samples import PER_LANGUAGE, fewer, samples
@@ -99,7 +99,11 @@ def render(
         title=title,
         finding=overall_finding(parts),
         verdicts=verdicts_view(verdicts) if verdicts else None,
-        models=model_figures(every, pl.concat([part.scores for part in parts])),
+        models=[
+            figure
+            for item in across_models(every, pl.concat([part.scores for part in parts]))
+            for figure in item.figures()
+        ],
         sections=[
             view(number, part) | {"samples": _samples(part, given, SAMPLES_BYTES // len(parts))}
             for number, part in enumerate(parts, 1)

@@ -36,7 +36,7 @@ def evaluate(
         settings: Batch size, how choices are compared, ...
         tell: Called with the number of examples done since the last call.
         passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
-        journal: Keeps answers as they are given, and knows those given before to the same examples.
+        journal: Saves answers as they are computed, and has those computed before for the same examples.
 
     Returns:
         One row an example, in their order, with the columns of `Form.schema`.

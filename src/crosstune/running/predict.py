@@ -110,13 +110,13 @@ def predict(
     return Prediction(prompt, answers.texts[0], ranked)
 
 
-def _task(run: RunRecord, given: str | Path | None) -> Task:
+def _task(run: RunRecord, task_file: str | Path | None) -> Task:
     """The task a run was made with, a user's own one only if its file is still the same."""
     file = run.task.file
     if file is None:
         return make_task(run.task.name, run.task.options)
-    path = Path(file["path"] if given is None else given)
-    if given is None and path.suffix == ".py":
+    path = Path(file["path"] if task_file is None else task_file)
+    if task_file is None and path.suffix == ".py":
         raise UserError(
             f"run {run.id} was made with a Python task, which predict would run; if you trust it, add "
             f"--task {path}"

@@ -79,6 +79,10 @@ class Journal(Generic[T]):
         except OSError as error:
             self._give_up(error)
 
+    def section(self, first: int, count: int) -> "Journal[T]":
+        """The same journal for ``count`` examples from ``first`` on, which are counted from 0 in it."""
+        return _Section(self, first, count)
+
     def close(self) -> None:
         """Close the file."""
         stream, self._stream = self._stream, None
@@ -118,6 +122,16 @@ class Journal(Generic[T]):
             f"  answers cannot be saved as they are computed ({error.strerror or error}); "
             "continuing, but a stopped evaluation would start again"
         )
+
+
+class _Section(Journal[T]):
+    def __init__(self, whole: Journal[T], first: int, count: int) -> None:
+        self._whole, self._first = whole, first
+        self.answers = {i: whole.answers[first + i] for i in range(count) if first + i in whole.answers}
+        self.passes = whole.passes
+
+    def add(self, items: Sequence[int], answers: Sequence[T], passes: Passes) -> None:
+        self._whole.add([self._first + i for i in items], answers, passes)
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -21,6 +21,7 @@ from crosstune.report.tables.tables import (
     settings_table,
     verdicts_table,
 )
+from crosstune.report.text import csv_text
 from crosstune.store.record import RunRecord
 
 FIGURES = ("svg", "pdf", "png")
@@ -83,7 +84,7 @@ def export(
     tables.append(settings_table(parts))
     for table in tables:
         if "csv" in formats:
-            write(f"tables/{table.name}.csv", table.data.write_csv)
+            write(f"tables/{table.name}.csv", _writer(csv_text(table.data)))
         if "tex" in formats:
             write(f"tables/{table.name}.tex", _writer(_latex(table)))
     if "tex" in formats:

@@ -29,8 +29,10 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.attention.cache import Reading, Slots
+from crosstune.models.attention.choose import Form as Rows
+from crosstune.models.attention.choose import lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
-from crosstune.models.attention.trees import grow, in_line, lay_out
+from crosstune.models.attention.trees import grow
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.config import _first_line
@@ -349,25 +351,17 @@ def _alone(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     return [lm.logits(lm.hidden(torch.tensor([list(text)]))[0]) for text in texts]
 
 
-def _padded(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
-    ids, layout = lay_out([grow([text]) for text in texts], 0, lm.device)
-    hidden = lm.hidden(ids, layout)
-    return [lm.logits(row[: len(text)]) for row, text in zip(hidden, texts, strict=True)]
-
-
-def _in_line(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
-    trees = [grow(texts[:2]), grow(texts[2:])]
-    ids, layout = in_line(trees, lm.device)
-    hidden = lm.hidden(ids, layout)[0]
-    cut = hidden.split([len(tree.tokens) for tree in trees])
-    return [lm.logits(part[path]) for part, tree in zip(cut, trees, strict=True) for path in tree.paths]
-
-
-def _masked(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
-    trees = [grow(texts[:2]), grow(texts[2:])]
-    ids, layout = lay_out(trees, 0, lm.device)
-    hidden = lm.hidden(ids, layout)
-    return [lm.logits(row[path]) for row, tree in zip(hidden, trees, strict=True) for path in tree.paths]
+def _laid(form: Rows, groups: Sequence[int], lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
+    """Texts in rows of a form, as trees of so many in turn."""
+    some = iter(texts)
+    trees = [grow([next(some) for _ in range(count)]) for count in groups]
+    placed = lay_out(form, trees, 0, lm.device)
+    hidden = lm.hidden(placed.ids, placed.layout).flatten(0, 1)
+    return [
+        lm.logits(hidden[[start + at for at in path]])
+        for start, tree in zip(placed.starts, trees, strict=True)
+        for path in tree.paths
+    ]
 
 
 def _steps(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
@@ -385,8 +379,8 @@ def _steps(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
 
 FORMS: dict[str, Form] = {
     "texts": _alone,
-    "padded rows": _padded,
-    "several texts and branches in one line": _in_line,
-    "branches by a mask": _masked,
+    "padded rows": functools.partial(_laid, Rows.PADDED, (1, 1, 1)),
+    "several texts and branches in one line": functools.partial(_laid, Rows.PADDING_FREE, (2, 1)),
+    "branches by a mask": functools.partial(_laid, Rows.PADDED, (2, 1)),
     "decoding steps": _steps,
 }

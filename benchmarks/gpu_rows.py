@@ -133,7 +133,7 @@ def nothing(setting: Setting, folder: Path) -> None:
 def training_row(bench: Bench, name: str) -> Row:
     method, config = METHODS[name]
     o = bench.options
-    case = training.Case(method, config, "random tokens", "generate", o.batch, o.steps)
+    case = training.Case(method, config, "random tokens", "generation", o.batch, o.steps)
     refused = o.checkpointing and name.startswith("prefix")
     title = f"training step, {name}, batch of {o.batch}, up to {o.length} tokens"
     if o.checkpointing:
@@ -213,7 +213,7 @@ def training_row(bench: Bench, name: str) -> Row:
 def mask_row(bench: Bench) -> Row:
     """Prefixes: lower-right causal order without a mask, and the mask that says the same."""
     o = bench.options
-    case = training.Case("prefix", METHODS["prefix-kv"][1], "random tokens", "generate", o.batch, 1)
+    case = training.Case("prefix", METHODS["prefix-kv"][1], "random tokens", "generation", o.batch, 1)
     batch = collate([Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=5)], 0, bench.device)
 
     def side(flash: Callable[..., bool]) -> Block:
@@ -249,7 +249,7 @@ def mask_row(bench: Bench) -> Row:
 def packing_row(bench: Bench) -> Row:
     """Texts in one line where the flash kernel takes it, else several a line and a mask; against padding."""
     o, lm = bench.options, bench.lm
-    case = training.Case("lora", {}, "random tokens", "generate", o.batch, 1)
+    case = training.Case("lora", {}, "random tokens", "generation", o.batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=7)]
     kernel = suits(lm, o.length, print)
     batches = {
@@ -294,7 +294,7 @@ def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> Row:
     One adapter stands for all: adapters of their own can only make the one pass slower.
     """
     lm = bench.lm
-    case = training.Case("lora", {}, "random tokens", "generate", batch, 1)
+    case = training.Case("lora", {}, "random tokens", "generation", batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(runs * batch, seed=6)]
     passes = {"ours": [rows], "theirs": [rows[i * batch : (i + 1) * batch] for i in range(runs)]}
     batches = {side: [collate(each, 0, bench.device) for each in parts] for side, parts in passes.items()}

@@ -26,7 +26,7 @@ from typing import Any
 from crosstune.errors import UserError
 from crosstune.languages import LANGUAGES, find
 from crosstune.metrics import language_id
-from crosstune.metrics.language_id import MIXED, UNDECIDABLE, identify
+from crosstune.metrics.language_id import MIXED, UNDECIDABLE, identify, measurable
 from language_id_libraries import LIBRARIES, py3langid
 
 BINS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, 80), (81, 160))
@@ -208,17 +208,34 @@ def raw_by_language(texts: Mapping[str, list[str]], count: int) -> dict[str, dic
 
 
 def close(texts: Mapping[str, list[str]], count: int) -> dict[str, Any]:
-    """`identify` between close languages of one script, both sides of each group."""
+    """`identify` between close languages of one script: one asked for, another the source, both written."""
     result = {}
     for group in SAME_SCRIPT:
         right, open_ = defaultdict(list), defaultdict(list)
         for code, index, text in cuts(texts, group, 2 * count):
-            label = identify(text, code, "en", group)
-            open_[index].append(label == UNDECIDABLE)
-            if label != UNDECIDABLE:
-                right[index].append(label == code)
+            for other in group:
+                if other != code:
+                    for target, source in ((code, other), (other, code)):
+                        label = identify(text, target, source)
+                        open_[index].append(label == UNDECIDABLE)
+                        if label != UNDECIDABLE:
+                            right[index].append(label == code)
         result["/".join(group)] = {"right_among_decided": by_length(right), "undecidable": by_length(open_)}
     return result
+
+
+def third(texts: Mapping[str, list[str]], count: int) -> dict[str, Any]:
+    """`identify` where an answer is in neither the language asked for nor English: named, or mistaken."""
+    known, _ = py3langid()
+    codes = latin(texts, known)
+    named, wrong = defaultdict(list), defaultdict(list)
+    for code in codes:
+        target = random.Random(code).choice([other for other in codes if other != code])
+        for _, index, text in cuts(texts, [code], count):
+            label = identify(text, target, "en")
+            named[index].append(label == code)
+            wrong[index].append(label in (target, "en"))
+    return {"named": by_length(named), "taken_for_target_or_english": by_length(wrong)}
 
 
 def code_switch(data: Path) -> dict[str, Any]:
@@ -323,6 +340,9 @@ def main() -> None:
     result["udhr_by_language"] = raw_by_language(corpora["udhr"], count)
     result["rule"] = {n: rule(texts, latin(texts, known), count) for n, texts in corpora.items()}
     result["close_languages_sib200"] = close(corpora["sib200"], 2 * count)
+    others = [c for c in corpora["sib200"] if LANGUAGES[c].script != "Latn" and measurable(c, "en")]
+    result["other_scripts_sib200"] = rule(corpora["sib200"], others, count)
+    result["third_language_sib200"] = third(corpora["sib200"], count)
     result["code_switch"] = code_switch(data)
     result["xquad_gold_answers"] = gold_answers(data)
     result["japanese_without_kana"] = without_kana(data)
@@ -333,6 +353,8 @@ def main() -> None:
     for name in ("right_among_decided", "undecidable"):
         print_table(f"identify: {name}", {c: result["rule"][c][name] for c in corpora})
         print_table(f"identify, {name}", {g: v[name] for g, v in result["close_languages_sib200"].items()})
+        print_table(f"identify in other scripts: {name}", {"sib200": result["other_scripts_sib200"][name]})
+    print_table("identify, a third language", result["third_language_sib200"])
     for name in ("code_switch", "xquad_gold_answers", "japanese_without_kana", "identify_per_second"):
         print(f"\n{name}\n{json.dumps(result[name], indent=1)}")
     arguments.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -26,6 +26,7 @@ import polars as pl
 
 from crosstune.languages.table import LANGUAGES
 from crosstune.store import store as stored
+from crosstune.store.record import RunRecord
 
 NAMES = ("soft-prompt", "prefix", "llama-adapter", "lora", "full")
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -107,7 +108,7 @@ def simulate(
 
 def record(
     method: dict[str, Any], label: str, train: dict[str, Any], seed: int, codes: list[str], mean: float
-) -> dict[str, Any]:
+) -> RunRecord:
     """A run.json with all that a real one holds."""
     test = {code: hashlib.sha256(code.encode()).hexdigest()[:16] for code in codes}
     sources = [{"split": "test", "language": code, "files": [f"data/{code}/test.tsv"]} for code in codes]
@@ -148,7 +149,7 @@ def record(
         "started": f"2026-01-01T00:00:{seed:02}+00:00",
     }
     run["id"] = hashlib.sha256(json.dumps([method, label, train, seed]).encode()).hexdigest()[:16]
-    return run
+    return RunRecord.model_validate(run)
 
 
 # A process starts with the memory of the one it was forked from, and its peak remembers: a small one between.

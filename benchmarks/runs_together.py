@@ -23,7 +23,9 @@ from crosstune.methods import METHODS
 from crosstune.methods.adapters.lora_kernel import Update, _Update
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.loading.load import load
-from crosstune.outputs.rows import Row, tokenize
+from crosstune.outputs.registry import OUTPUTS
+from crosstune.outputs.rows import Row
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
 from crosstune.training.batches import collate, order
 from crosstune.training.objectives import answer_loss
@@ -54,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     lm = load(args.model, device="cpu", dtype=args.dtype)
-    rows = tokenize(lm, make_task(args.task).examples("train", "en"), "choice", first_token=True)
+    examples = make_task(args.task).examples("train", "en")
+    rows = OUTPUTS["choice"].rows(lm, examples, EvaluateSettings(choices="first-token"))
     batches = [next(order(rows, args.examples, seed, True)) for seed in range(args.runs)]
     method = METHODS["lora"](METHODS["lora"].Config())
     method.attach(lm, seed=0)

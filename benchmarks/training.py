@@ -11,7 +11,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
 from crosstune.models.loading.load import load
+from crosstune.outputs.registry import OUTPUTS
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
 from crosstune.training import batches
 from crosstune.training.loop import train
@@ -39,7 +41,7 @@ class Case:
         method: Of crosstune.
         config: Its settings, in the form that the peer has too.
         task: Its English training split is used.
-        kind: Whether one token or a free answer is learnt.
+        kind: "choice" (one token is learned) or "generation".
         batch: Examples a step.
         steps: A block; the first is left out.
         examples: Of the training split, read from its beginning.
@@ -49,7 +51,7 @@ class Case:
     method: str
     config: dict[str, Any] = field(default_factory=dict)
     task: str = "sib200"
-    kind: Literal["choice", "generate"] = "choice"
+    kind: str = "choice"
     batch: int = 16
     steps: int = 6
     examples: int = 2000
@@ -69,7 +71,7 @@ def prepare(case: Case, setting: Setting, folder: Path) -> None:
     lm.model.save_pretrained(folder / "model")
     lm.tokenizer.save_pretrained(folder / "model")
     examples = make_task(case.task).examples("train", "en")[: case.examples]
-    rows = batches.tokenize(lm, examples, case.kind, first_token=case.kind == "choice")
+    rows = OUTPUTS[case.kind].rows(lm, examples, EvaluateSettings(choices="first-token"))
     (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
     method = case.make()
     method.attach(lm, seed=0)
@@ -189,7 +191,7 @@ METHOD_FORMS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix": ("prefix", {"space": "kv"}),
     "soft prompt": ("soft-prompt", {}),
 }
-LONG: dict[str, Any] = {"task": "xquad", "kind": "generate", "batch": 8, "steps": 4}
+LONG: dict[str, Any] = {"task": "xquad", "kind": "generation", "batch": 8, "steps": 4}
 
 ROWS = [
     *(

@@ -31,6 +31,7 @@ from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.outputs import generation
+from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
 from crosstune.training import batches
@@ -65,7 +66,7 @@ def prepare(case: Case, setting: Setting, folder: Path) -> None:
     lm = load(setting.model, device=setting.device, dtype=setting.dtype)
     task = make_task(case.task, case.options)
     if case.steps:
-        rows = batches.tokenize(lm, task.examples("train", "en")[:2000], "generate")
+        rows = OUTPUTS["generation"].rows(lm, task.examples("train", "en")[:2000], EvaluateSettings())
         tune(lm, [row for row in rows if len(row.ids) < 160], case.steps)
     lm.model.save_pretrained(folder / "model")
     lm.tokenizer.save_pretrained(folder / "model")

@@ -20,13 +20,13 @@ class Effect:
 
     Attributes:
         joint: Layer -> keys and values ``[kv_heads, n, head_dim]`` in front of the text's.
-        gated: Layer -> keys, values and a gate a head.
+        gated: Layer -> keys, values and a gate a head, one a method.
         front: ``[n, hidden]`` in front of the embeddings.
         first: Position of the first token.
     """
 
     joint: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    gated: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    gated: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = field(default_factory=dict)
     front: Tensor | None = None
     first: int = 0
 
@@ -107,8 +107,22 @@ def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
             layer = int(name.split(".")[1])
             gate = state[f"layers.{layer}.gate"].expand(lm.geometry.heads)
             gate = gate.tanh() if config.squash == "tanh" else gate
-            gated[layer] = (*keys_values(lm, weights, layer, tensor), gate)
+            gated[layer] = [(*keys_values(lm, weights, layer, tensor), gate)]
     return Effect(gated=gated)
+
+
+def stacked(first: Effect, second: Effect) -> Effect:
+    """The effect of two methods, the second attached on top of the first."""
+    joint = first.joint | second.joint
+    for layer in first.joint.keys() & second.joint.keys():
+        pairs = zip(first.joint[layer], second.joint[layer], strict=True)
+        joint[layer] = tuple(torch.cat(pair, dim=1) for pair in pairs)  # type: ignore[assignment]
+    gated = {
+        layer: first.gated.get(layer, []) + second.gated.get(layer, [])
+        for layer in first.gated.keys() | second.gated.keys()
+    }
+    fronts = [effect.front for effect in (first, second) if effect.front is not None]
+    return Effect(joint, gated, torch.cat(fronts) if fronts else None, first.first + second.first)
 
 
 def windows_and_thetas(config: Any) -> list[tuple[int | None, float]]:
@@ -159,8 +173,7 @@ def reference_hidden(lm: LanguageModel, ids: list[int], effect: Effect | None = 
                 pk, pv = (t[group] for t in effect.joint[layer])
                 scores, seen = torch.cat([q[head] @ pk.T * scale, scores], dim=1), torch.cat([pv, seen])
             out = scores.softmax(-1) @ seen
-            if layer in effect.gated:
-                pk, pv, gate = effect.gated[layer]
+            for pk, pv, gate in effect.gated.get(layer, []):
                 out = out + gate[head] * ((q[head] @ pk[group].T * scale).softmax(-1) @ pv[group])
             outputs.append(out)
         out = torch.cat(outputs, dim=-1) @ weights[f"{at}.self_attn.o_proj.weight"].T

@@ -13,6 +13,8 @@ import numpy as np
 import polars as pl
 
 from crosstune.store import store
+from crosstune.store.record import RunRecord
+from records import as_record
 
 LANGUAGES = [
     *(
@@ -53,7 +55,7 @@ def simulate(
     written: bool = False,
     draw: int = 0,
     **changes: Any,
-) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+) -> tuple[list[RunRecord], pl.DataFrame]:
     """Runs, and their predictions.
 
     Args:
@@ -87,15 +89,15 @@ def simulate(
             run["id"] = hashlib.sha256(repr((task, model, draw, sorted(run.items()))).encode()).hexdigest()[
                 :16
             ]
-            runs.append(run)
+            runs.append(as_record(run))
             tables.append(_answers(run, chance, english, hardness, rng))
     return runs, pl.concat(tables, how="diagonal")
 
 
-def write_store(folder: Path, runs: Sequence[Mapping[str, Any]], rows: pl.DataFrame) -> Path:
+def write_store(folder: Path, runs: Sequence[RunRecord], rows: pl.DataFrame) -> Path:
     """A store of such runs, as a study leaves it."""
     for run in runs:
-        store.save(folder, run, rows.filter(run=run["id"]).drop("run"))
+        store.save(folder, run, rows.filter(run=run.id).drop("run"))
     return folder
 
 

@@ -18,7 +18,7 @@ def test_five_lines(tmp_path: Path) -> None:
     mine = crosstune.run(study)
     results = crosstune.results(tmp_path / "s")
     page = crosstune.report(tmp_path / "s", tmp_path / "report.html")
-    assert [run["label"] for run in results.runs] == ["none", "few-shot k 2", "lora"]
+    assert [run.label for run in results.runs] == ["none", "few-shot k 2", "lora"]
     assert results.predictions.height == 3 * 3 * 4
     assert set(results.scores["language"]) == {"en", "de", "ru"}
     assert isinstance(results.transfer, pl.DataFrame)
@@ -27,7 +27,7 @@ def test_five_lines(tmp_path: Path) -> None:
     assert mine.predictions.equals(results.predictions)
     # The store may hold other runs as well; those of a study are its own.
     again = study.model_copy(update={"methods": study.methods[:1]})
-    assert [run["label"] for run in crosstune.run(again).runs] == ["lora"]
+    assert [run.label for run in crosstune.run(again).runs] == ["lora"]
 
 
 def test_every_public_name_is_there() -> None:

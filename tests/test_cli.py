@@ -118,7 +118,7 @@ def test_report(store: Path, here: Any, tmp_path: Path) -> None:
 
 def run_of(store: Path, task: str, label: str) -> Path:
     runs = stored.read_runs(store)
-    return store / next(run["id"] for run in runs if run["task"]["name"] == task and run["label"] == label)
+    return store / next(run.id for run in runs if run.task.name == task and run.label == label)
 
 
 def test_predict_a_choice(store: Path, here: Any) -> None:
@@ -290,16 +290,14 @@ def test_help_has_an_example(here: Any, verb: str) -> None:
     assert "crosstune" in out.split("Usage")[1].split("\n", 1)[1] or verb == "version"
 
 
-def test_help_is_quick_and_light() -> None:
+def test_help_is_light() -> None:
     code = (
         "import sys; sys.argv[1:] = ['--help']\n"
         "from crosstune.cli.main import main\n"
         "try: main()\n"
         "except SystemExit: assert not {'torch', 'polars', 'transformers'} & set(sys.modules)"
     )
-    began = time.perf_counter()
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert time.perf_counter() - began < 5  # 0.1 s on a quiet machine
 
 
 def test_a_closed_pipe_is_quiet(store: Path) -> None:

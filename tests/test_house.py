@@ -1,13 +1,18 @@
 """Small files, small folders, no circle of imports: what keeps the source easy to find one's way in."""
 
 import ast
+import re
+import tomllib
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src"
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+PAGES = ("docs/architecture.md", "CONTRIBUTING.md")
 FILES = sorted(SOURCE.rglob("*.py"))
 MOST_LINES, MOST_FILES = 400, 12
 
@@ -94,3 +99,80 @@ def test_siblings_import_in_no_circle(package: str) -> None:
 def test_modules_import_in_no_circle() -> None:
     # A package's own file names what lies in it, for its callers; no module inside asks it back.
     TopologicalSorter({name: targets for name, targets in IMPORTS.items() if name != "crosstune"}).prepare()
+
+
+# --- what folders and pages say ---------------------------------------------------------------------
+
+FOLDERS = [name for name in PACKAGES if name != "crosstune"]
+
+
+def may_import(package: str) -> set[str]:
+    """The neighbours that a folder's own file names after "May import"."""
+    said = ast.get_docstring(ast.parse(MODULES[package].read_text(encoding="utf-8"))) or ""
+    rule = re.search(r"May import (.*?)\.(?:\s|$)|Imports nothing of its neighbours\.", said, re.DOTALL)
+    assert rule is not None, f"{package} does not say what it may import"
+    return set(re.findall(r"`(\w+)`", rule[1] or ""))
+
+
+@pytest.mark.parametrize("package", FOLDERS)
+def test_a_folder_imports_what_it_says(package: str) -> None:
+    parent, _, name = package.rpartition(".")
+    assert children(parent)[name] - {"errors", "files"} <= may_import(package)
+
+
+def arrows(kind: str) -> set[tuple[str, str]]:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return set(re.findall(rf"^    (\w+) {kind} (\w+)$", page.partition("```mermaid")[2], re.MULTILINE))
+
+
+SOLID, DOTTED = arrows("-->"), arrows(r"-\..*\.->")
+
+
+def below(room: str, drawn: set[tuple[str, str]]) -> set[str]:
+    reached = {end for start, end in drawn if start == room}
+    return reached.union(*(below(end, drawn) for end in reached))
+
+
+def contracts() -> list[dict[str, Any]]:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return settings["tool"]["importlinter"]["contracts"]
+
+
+def test_the_drawing_is_the_contract() -> None:
+    layers = next(c["layers"] for c in contracts() if c.get("containers") == ["crosstune"])
+    height = {room: -i for i, layer in enumerate(layers) for room in layer.split(" | ")}
+    assert {room for arrow in SOLID for room in arrow} == set(height), "every room is drawn"
+    assert [arrow for arrow in SOLID | DOTTED if height[arrow[0]] <= height[arrow[1]]] == []
+    (cut,) = (c for c in contracts() if c["type"] == "forbidden")
+    for room in cut["source_modules"]:
+        forbidden = {name.removeprefix("crosstune.") for name in cut["forbidden_modules"]}
+        assert below(room.removeprefix("crosstune."), SOLID) & forbidden == set()
+
+
+def test_imports_follow_the_drawing() -> None:
+    for room, targets in children("crosstune").items():
+        if room != "__main__":
+            assert targets <= below(room, SOLID | DOTTED), room
+    for package in FOLDERS:
+        if package.count(".") == 1:
+            room = package.removeprefix("crosstune.")
+            assert may_import(package) <= below(room, SOLID | DOTTED), room
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_on_the_pages_exist(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:src|tests|docs|\.ci)/[\w./-]+)`", text)
+    paths += [str(Path(page).parent / link) for link in re.findall(r"\]\(([\w./-]+)\)", text)]
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+
+
+def test_the_five_commands_are_what_ci_and_make_know() -> None:
+    block = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("```")[1]
+    commands = [line.partition("#")[0].strip() for line in block.strip().splitlines()]
+    assert len(commands) == 5
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [c for c in commands if c.startswith("make ") and c.removeprefix("make ") not in targets] == []
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert all(f"make {target}" in ci for target in ("test", "lint"))

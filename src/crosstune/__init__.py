@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from crosstune.methods import METHODS
     from crosstune.models.loading.load import load
     from crosstune.outputs.evaluate import evaluate
-    from crosstune.outputs.rows import tokenize
+    from crosstune.outputs.registry import tokenize
     from crosstune.outputs.settings import EvaluateSettings
     from crosstune.study.spec import Study, read_study
     from crosstune.tasks import TASKS, make_task
@@ -57,7 +57,7 @@ _LATER = {
     "load": "crosstune.models.loading.load",
     "make_task": "crosstune.tasks",
     "read_study": "crosstune.study.spec",
-    "tokenize": "crosstune.outputs.rows",
+    "tokenize": "crosstune.outputs.registry",
     "train": "crosstune.training.loop",
 }
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from crosstune.analysis.predictions import Predictions
     from crosstune.claims.file import Claim, PlacedClaim
     from crosstune.claims.judge import Verdict
-    from crosstune.report.gallery import Gallery
+    from crosstune.report.notebook import Charts
     from crosstune.report.sections import Section
+    from crosstune.store.record import RunRecord
     from crosstune.study.spec import Study
 
     Claims = str | Path | Claim | Sequence[str | Path | Claim]
@@ -33,14 +34,14 @@ class Results:
     """Finished runs; the tables are read and computed when asked for.
 
     Attributes:
-        runs: Content of each run.json.
+        runs: The record of each (`crosstune.store.record.RunRecord`).
         source: Where their predictions are read, one run at a time.
-        searches: run.json of the runs that only searched a setting on development data.
+        searches: Records of the runs that only searched a setting on development data.
     """
 
-    runs: list[dict[str, Any]]
+    runs: "list[RunRecord]"
     source: "Predictions"
-    searches: list[dict[str, Any]] = field(default_factory=list)
+    searches: "list[RunRecord]" = field(default_factory=list)
 
     @cached_property
     def predictions(self) -> "pl.DataFrame":
@@ -102,11 +103,11 @@ class Results:
         return group_means(self.scores, by)
 
     @property
-    def charts(self) -> "Gallery":
-        """Charts of these results: ``results.charts.heatmap("sib200")``."""
-        from crosstune.report.gallery import Gallery
+    def charts(self) -> "Charts":
+        """Their figures and tables: ``results.charts.heatmap("sib200")``, ``results.charts.draw(id)``."""
+        from crosstune.report.notebook import Charts
 
-        return Gallery(self.sections, self.runs, self.scores)
+        return Charts(self.sections, self.runs, self.scores)
 
     def export(self, folder: str | Path, formats: Sequence[str] | None = None) -> list[Path]:
         """Write figures (SVG, PDF, PNG) and tables (CSV, LaTeX) into a folder.
@@ -194,10 +195,9 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
 
     folder = Path(store)
     every = stored.read_runs(folder, kind=None)
-    searched = [run for run in every if run.get("kind") == "search"]
-    runs = [run for run in every if run.get("kind") != "search" and (only is None or run["id"] in only)]
-    wanted = {each for run in runs for each in (run.get("search") or {}).get("runs", ())}
-    searches = [run for run in searched if only is None or run["id"] in wanted]
+    runs = [run for run in every if run.kind == "result" and (only is None or run.id in only)]
+    wanted = {run_id for run in runs if run.search is not None for run_id in run.search.runs}
+    searches = [run for run in every if run.kind == "search" and (only is None or run.id in wanted)]
     return Results(runs, Predictions(folder), searches)
 
 
@@ -225,7 +225,7 @@ def report(
     from crosstune.report.page.html import write_report
 
     found = results(store)
-    names = sorted({str(run["study"]) for run in found.runs})
+    names = sorted({run.study for run in found.runs})
     path = Path(store) / "report.html" if out is None else Path(out)
     verdicts = found.verdicts(claims)
     heading = title or ", ".join(names)

@@ -20,6 +20,10 @@ class UserError(Exception):
         super().__init__(_ACTS.sub(lambda found: ascii(found[0])[1:-1], text))
 
 
+class Diverged(UserError):  # noqa: N818 - what a training did, an error only where its weights are wanted
+    """A training whose loss is no number any more. The same settings would do it again."""
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """``'; did you mean "lora"?'`` for the nearest known name, or the known names when none is near."""
     names = sorted(known)

@@ -7,6 +7,7 @@ from crosstune.analysis.answer_language import (
     SOURCE,
     SWITCHED,
     UNDECIDED,
+    relabel,
     with_answer_language,
 )
 
@@ -47,3 +48,21 @@ def test_choices_have_no_language():
 def test_older_tables_come_back_as_they_are():
     older = table(("r", "de", 1.0, None)).drop("answer_language")
     assert with_answer_language(older, {"r": "en"}) is older
+
+
+def test_stored_labels_are_made_anew_from_the_stored_texts():
+    columns = ("run", "language", "score", "prediction", "answer_language")
+    older = pl.DataFrame(
+        [
+            ("r", "ru", 1.0, "шестьсот сорок два", "undecidable"),
+            ("r", "bn", 0.0, "A. 10", "en"),
+            ("s", "en", 0.0, "шестьсот сорок два", "en"),
+            ("r", "ru", 1.0, "шестьсот сорок два", "undecidable"),
+            ("r", "de", 1.0, "yes", None),
+        ],
+        schema=columns,
+        orient="row",
+    )
+    made = relabel(older, {"r": "en", "s": "ru"})
+    assert made["answer_language"].to_list() == ["ru", "undecidable", "ru", "ru", None]
+    assert made.drop("answer_language").equals(older.drop("answer_language"))

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 
 from crosstune.analysis.costs import costs, total
+from crosstune.store.record import RunRecord
+from records import as_record
 
 
-def run(label: str = "lora", kind: str = "result", **cost: Any) -> dict[str, Any]:
-    return {"model": "m", "task": {"name": "t"}, "label": label, "kind": kind, "cost": cost}
+def run(label: str = "lora", kind: str = "result", **cost: Any) -> RunRecord:
+    return as_record({"id": "x", "task": {"name": "t"}, "label": label, "kind": kind, "cost": cost})
 
 
 def test_runs_of_a_method_are_summed() -> None:

@@ -9,18 +9,20 @@ from crosstune.analysis.curves import curve, swept, value_of
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
 from crosstune.report.figures.curves import curves
+from crosstune.store.record import RunRecord
+from records import as_record
 
 
-def run(name: str, rate: float | None, seed: int = 0) -> dict[str, Any]:
+def run(name: str, rate: float | None, seed: int = 0) -> RunRecord:
     run_id = f"{name}-{rate}-{seed}"
-    return {
+    return as_record({
         "id": run_id, "model": "m", "label": name if rate is None else f"{name} lr {rate:g}", "seed": seed,
         "method": {"name": name}, "source_language": "en", "zero_shot": True, "trained_parameters": 1,
         "task": {"name": "words", "version": 1, "metrics": ["exact_match"], "options": {}},
         "train": None if rate is None else {"learning_rate": rate},
         "evaluate": {"choices": "first-token"}, "fingerprints": {"test": {"en": "a", "de": "b", "sw": "c"}},
         "languages": ["en", "de", "sw"],
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def answers(run_id: str, right: dict[str, list[float]], told: str) -> pl.DataFrame:
@@ -36,10 +38,10 @@ def answers(run_id: str, right: dict[str, list[float]], told: str) -> pl.DataFra
 def table() -> pl.DataFrame:
     runs = [run("none", None), run("lora", 1e-3), run("lora", 1e-3, 1), run("lora", 1e-2)]
     tables = [
-        answers(runs[0]["id"], {"en": [1, 1], "de": [0, 0], "sw": [0, 0]}, "en"),
-        answers(runs[1]["id"], {"en": [1, 1], "de": [1, 1], "sw": [1, 0]}, "de"),
-        answers(runs[2]["id"], {"en": [1, 1], "de": [1, 0], "sw": [0, 0]}, "de"),
-        answers(runs[3]["id"], {"en": [0, 0], "de": [0, 1], "sw": [0, 0]}, "undecidable"),
+        answers(runs[0].id, {"en": [1, 1], "de": [0, 0], "sw": [0, 0]}, "en"),
+        answers(runs[1].id, {"en": [1, 1], "de": [1, 1], "sw": [1, 0]}, "de"),
+        answers(runs[2].id, {"en": [1, 1], "de": [1, 0], "sw": [0, 0]}, "de"),
+        answers(runs[3].id, {"en": [0, 0], "de": [0, 1], "sw": [0, 0]}, "undecidable"),
     ]
     return curve(runs, language_scores(runs, pl.concat(tables)), "learning_rate")
 
@@ -58,7 +60,7 @@ def test_means_over_targets_then_seeds(table: pl.DataFrame) -> None:
 
 def test_nothing_swept() -> None:
     runs = [run("none", None)]
-    scores = language_scores(runs, answers(runs[0]["id"], {"en": [1], "de": [0]}, "en"))
+    scores = language_scores(runs, answers(runs[0].id, {"en": [1], "de": [0]}, "en"))
     with pytest.raises(UserError, match=r"no run has a number for learning_rate"):
         curve(runs, scores, "learning_rate")
 
@@ -82,15 +84,17 @@ def test_the_chart_becomes_a_picture(table: pl.DataFrame, tmp_path: Any) -> None
     assert "<svg" in (tmp_path / "x.svg").read_text()
 
 
-def of(name: str, settings: dict[str, Any], train: dict[str, Any] | None, **changes: Any) -> dict[str, Any]:
+def of(name: str, settings: dict[str, Any], train: dict[str, Any] | None, **changes: Any) -> RunRecord:
     """A run with settings of its method; a hash of everything stands for its id."""
-    base = run(name, None) | {"method": {"name": name, **settings}, "train": train} | changes
-    return base | {"id": f"{hash(str(base)) & 0xFFFFFFFF:x}", "label": f"{name} {settings}"}
+    method = {"name": name, **settings}
+    facts = run(name, None).entries() | {"method": method, "train": train, "label": f"{name} {settings}"}
+    facts = {key: value for key, value in facts.items() if key not in ("record_version", "method_facts")}
+    return as_record(facts | changes | {"id": f"{hash(str(facts | changes)) & 0xFFFFFFFF:x}"})
 
 
-def scored(runs: list[dict[str, Any]]) -> pl.DataFrame:
+def scored(runs: list[RunRecord]) -> pl.DataFrame:
     tables = [
-        answers(each["id"], {"en": [1, 1], "de": [1, i % 2], "sw": [0, i % 2]}, "de")
+        answers(each.id, {"en": [1, 1], "de": [1, i % 2], "sw": [0, i % 2]}, "de")
         for i, each in enumerate(runs)
     ]
     return language_scores(runs, pl.concat(tables))
@@ -126,7 +130,7 @@ def test_other_settings_keep_curves_apart() -> None:
 
 def test_searched_learning_rates_are_results_and_not_settings() -> None:
     runs = [
-        of("prefix", {"length": n}, {"learning_rate": rate}, search={"chosen": rate})
+        of("prefix", {"length": n}, {"learning_rate": rate}, search={"runs": [], "chosen": rate})
         for n, rate in ((5, 1e-2), (10, 1e-3))
     ]
     assert swept(runs, scored(runs)) == ["length"]

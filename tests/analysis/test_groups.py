@@ -10,6 +10,7 @@ from crosstune.analysis.groups import family_order, group_means, group_of, langu
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
 from crosstune.languages.table import find
+from records import as_record
 
 SCORES = {"en": 0.9, "de": 0.8, "hi": 0.5, "sw": 0.4, "zu": 0.2, "zh": 0.6, "xx-unlisted": 0.1}
 
@@ -31,7 +32,7 @@ def scores() -> pl.DataFrame:
         "fingerprints": {"train": None, "test": dict.fromkeys(SCORES, "d")},
     }
     rows = [{"run": "a", "language": code, "example": "0", "score": value} for code, value in SCORES.items()]
-    return language_scores([run], pl.DataFrame(rows))
+    return language_scores([as_record(run)], pl.DataFrame(rows))
 
 
 @pytest.mark.parametrize("by", ["family", "branch", "script", "resource", "seen_script", "macroarea"])
@@ -103,7 +104,9 @@ def written(told: dict[str, list[str]]) -> pl.DataFrame:
         for code, labels in told.items()
         for i, label in enumerate(labels)
     ]
-    return language_scores([run], pl.DataFrame(rows, schema_overrides={"answer_language": pl.String}))
+    return language_scores(
+        [as_record(run)], pl.DataFrame(rows, schema_overrides={"answer_language": pl.String})
+    )
 
 
 def test_rates_of_answer_languages_by_group() -> None:

@@ -9,10 +9,12 @@ import pytest
 
 from crosstune.analysis.statistics.pairing import Aligned, align
 from crosstune.analysis.transfer import language_scores
+from crosstune.store.record import RunRecord
+from records import as_record
 
 
-def run(run_id: str, label: str, seed: int, languages: list[str], **changes: Any) -> dict[str, Any]:
-    return {
+def run(run_id: str, label: str, seed: int, languages: list[str], **changes: Any) -> RunRecord:
+    facts = {
         "id": run_id,
         "model": "m",
         "label": label,
@@ -26,6 +28,7 @@ def run(run_id: str, label: str, seed: int, languages: list[str], **changes: Any
         "dtype": "float32",
         "fingerprints": {"train": "t", "test": dict.fromkeys(languages, "d")},
     } | changes
+    return as_record(facts)
 
 
 @pytest.fixture

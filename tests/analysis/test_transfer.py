@@ -9,14 +9,16 @@ from hypothesis import strategies as st
 
 from crosstune.analysis.transfer import comparable, extremes, language_scores, seed_means, transfer
 from crosstune.errors import UserError
+from crosstune.store.record import RunRecord
+from records import as_record
 
 Scores = dict[str, Sequence[float]]
 
 
-def run(run_id: str, label: str, scores: Scores, seed: int = 0, **changes: Any) -> dict[str, Any]:
-    """A run.json; ``scores`` only decides which languages have test data."""
+def run(run_id: str, label: str, scores: Scores, seed: int = 0, **changes: Any) -> RunRecord:
+    """A record; ``scores`` only decides which languages have test data."""
     task = {"name": "toy", "version": 1, "metrics": ["accuracy"], "options": {"limit": None}}
-    return {
+    facts = {
         "id": run_id,
         "model": "m",
         "method": {"name": label.partition(" ")[0]},
@@ -30,6 +32,7 @@ def run(run_id: str, label: str, scores: Scores, seed: int = 0, **changes: Any) 
         "dtype": "float32",
         "fingerprints": {"train": "t", "test": {code: f"data-{code}" for code in scores}},
     } | changes
+    return as_record(facts)
 
 
 def rows(run_id: str, scores: Scores) -> list[dict[str, Any]]:
@@ -40,9 +43,9 @@ def rows(run_id: str, scores: Scores) -> list[dict[str, Any]]:
     ]
 
 
-def table(*parts: tuple[dict[str, Any], Scores]) -> tuple[list[dict[str, Any]], pl.DataFrame]:
+def table(*parts: tuple[RunRecord, Scores]) -> tuple[list[RunRecord], pl.DataFrame]:
     return [entry for entry, _ in parts], pl.DataFrame(
-        [row for entry, s in parts for row in rows(entry["id"], s)]
+        [row for entry, s in parts for row in rows(entry.id, s)]
     )
 
 

@@ -37,7 +37,7 @@ def test_better_by_a_lot_is_supported_and_the_reverse_contradicted() -> None:
     assert cell.high is not None
     assert 0 < cell.low < cell.difference < cell.high
     assert (cell.languages, cell.examples, cell.seeds_a, cell.seeds_b) == (26, 2600, 3, 3)
-    assert set(good.runs) == {run["id"] for run in store[0]}
+    assert set(good.runs) == {run.id for run in store[0]}
     assert bad.cell.difference == pytest.approx(-cell.difference)
     assert (bad.cell.low, bad.cell.high) == pytest.approx((-cell.high, -cell.low))
 
@@ -133,7 +133,7 @@ def test_language_cells_use_the_exact_test_of_one_seed_each() -> None:
     store = simulate({"prefix": 0.7, "lora": 0.55}, seeds=[0], examples=60)
     found = verdict_of(store, **BEATS, some="language", seeds=1)
     runs, rows = store
-    a, b = (rows.filter(run=run["id"]) for run in runs)
+    a, b = (rows.filter(run=run.id) for run in runs)
     for cell in found.cells:
         both = a.filter(language=cell.where).join(b.filter(language=cell.where), on="example")
         up = both.filter(pl.col("score") > pl.col("score_right")).height
@@ -214,7 +214,10 @@ def test_two_kinds_of_prompt_are_ambiguous_until_the_claim_says_which() -> None:
     def prompted(language: str, chance: float) -> Store:
         runs, rows = simulate({"prefix": chance, "lora": 0.5}, prompts=language)
         return [
-            run | {"task": {**run["task"], "options": {"prompt_language": language}}} for run in runs
+            run.model_copy(
+                update={"task": run.task.model_copy(update={"options": {"prompt_language": language}})}
+            )
+            for run in runs
         ], rows
 
     store = together(prompted("source", 0.9), prompted("target", 0.2))
@@ -255,7 +258,11 @@ def test_the_searched_rate_stands_for_its_method() -> None:
 
 
 def test_else_the_best_on_development_data_stands_for_it() -> None:
-    dev = {1e-4: [{"score": 0.2}], 1e-3: [{"score": 0.3}], 1e-2: [{"score": 0.8}, {"score": 0.1}]}
+    scores = {1e-4: [0.2], 1e-3: [0.3], 1e-2: [0.8, 0.1]}
+    dev = {
+        rate: [{"step": i, "score": score} for i, score in enumerate(of_rate)]
+        for rate, of_rate in scores.items()
+    }
     found = verdict_of(simulate({"prefix": 0.75, **rates(dev=dev)}), **BEATS)
     assert (found.verdict, found.cell.b) == ("supported", "lora lr 0.01")
     dev[1e-3] = []  # One run without a development score, and there is no rule.
@@ -370,7 +377,7 @@ def test_fewer_wrong_answers_are_better() -> None:
 def test_an_answer_whose_language_cannot_be_told_is_not_in_a_wrong_one() -> None:
     store = languages_by_rate({1e-4: 0.5, 1e-2: 0.5})
     quiet = store[1].with_columns(
-        answer_language=pl.when(pl.col("run") == store[0][0]["id"])
+        answer_language=pl.when(pl.col("run") == store[0][0].id)
         .then(pl.lit("und"))
         .otherwise("answer_language")
     )

@@ -96,7 +96,7 @@ def test_killed_at_random_moments(model: Path, tmp_path: Path, outcome: Outcome)
         found = audit(folder)
         assert (found.problems, found.notes) == ((), ())
         resumed += sum(
-            run["cost"]["resumed"] for kind in ("result", "search") for run in store.read_runs(folder, kind)
+            run.cost.resumed for kind in ("result", "search") for run in store.read_runs(folder, kind)
         )
         # What was finished at a kill was never written again.
         last = {run: (folder / run / "checksums.json").stat().st_mtime_ns for run in store.finished(folder)}
@@ -152,7 +152,7 @@ def test_harmed_files(
 ) -> None:
     study = whole.model_copy(update={"store": str(tmp_path / "store")})
     subprocess.run(["cp", "-r", str(whole.folder), str(study.folder)], check=True)
-    run = next(run["id"] for run in store.read_runs(study.folder) if run["label"] == "lora")
+    run = next(run.id for run in store.read_runs(study.folder) if run.label == "lora")
     file = study.folder / run / name
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1

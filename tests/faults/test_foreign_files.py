@@ -53,15 +53,15 @@ def test_predict_runs_no_file_that_only_the_store_names(model: Path, tmp_path: P
     task.write_text(harmed)
     for told in (None, task):
         with pytest.raises(UserError):
-            predict(study.folder / run["id"], "train 0:", raw=True, task_file=told)
+            predict(study.folder / run.id, "train 0:", raw=True, task_file=told)
         assert not mark.exists(), "the file was run before it was compared"
     task.write_text(SPY.format(mark=str(mark)))
     # The same content in the same place, but only the store says so. A new process: it knows no task yet.
-    command = ["predict", str(study.folder / run["id"]), "--raw", "--text", "train 0:"]
+    command = ["predict", str(study.folder / run.id), "--raw", "--text", "train 0:"]
     refused = call(*command)
     assert refused.returncode == 2
     assert refused.stderr == (
-        f"error: run {run['id']} was made with a Python task, which predict would run; if you trust it, add "
+        f"error: run {run.id} was made with a Python task, which predict would run; if you trust it, add "
         f"--task {task}\n"
     )
     assert not mark.exists()

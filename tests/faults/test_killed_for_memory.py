@@ -63,9 +63,9 @@ def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outco
     assert told["deaths"] == 2 * needed + 1
     ours, theirs = (store.read_runs(tmp_path / name) for name in ("at-520", "at-1000000"))
     for mine, other in zip(ours, theirs, strict=True):
-        assert mine["cost"]["halvings"] > other["cost"]["halvings"] == 0
-        assert mine["cost"]["steps"] == other["cost"]["steps"], "the same effective batch"
-        one, two = (tmp_path / name / mine["id"] for name in ("at-520", "at-1000000"))
+        assert mine.cost.halvings > other.cost.halvings == 0
+        assert mine.cost.steps == other.cost.steps, "the same effective batch"
+        one, two = (tmp_path / name / mine.id for name in ("at-520", "at-1000000"))
         if (two / store.WEIGHTS).exists():
             expected = load_file(two / store.WEIGHTS)
             for name, tensor in load_file(one / store.WEIGHTS).items():

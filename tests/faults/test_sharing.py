@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from crosstune.errors import UserError
-from crosstune.running.resume.locks import Claims
+from crosstune.running.resume.locks import RunLocks
 from crosstune.running.runner import run_study
 from crosstune.store import store
 from crosstune.store.provenance import _git
@@ -54,41 +54,41 @@ def test_two_processes_share_a_study_out(model: Path, tmp_path: Path, outcome: O
 
 
 def test_a_claim_is_one_process_alone(tmp_path: Path) -> None:
-    claims = Claims(tmp_path)
+    locks = RunLocks(tmp_path)
     code = (
-        "import sys, pathlib; from crosstune.running.resume.locks import Claims\n"
-        "with Claims(pathlib.Path(sys.argv[1])).take('a') as mine: print(mine)\n"
+        "import sys, pathlib; from crosstune.running.resume.locks import RunLocks\n"
+        "with RunLocks(pathlib.Path(sys.argv[1])).acquire('a') as mine: print(mine)\n"
     )
 
     def other() -> str:
         command = [sys.executable, "-c", code, str(tmp_path)]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
-    with claims.take("a") as mine:
+    with locks.acquire("a") as mine:
         assert mine
         assert other() == "False"
     assert other() == "True"
-    assert not claims.held("a")
+    assert not locks.held("a")
 
 
 def test_a_claim_ends_with_its_process(tmp_path: Path) -> None:
     code = (
-        "import sys, time, pathlib; from crosstune.running.resume.locks import Claims\n"
-        "with Claims(pathlib.Path(sys.argv[1])).take('a') as mine: print(mine, flush=True); time.sleep(60)\n"
+        "import sys, time; from pathlib import Path; from crosstune.running.resume.locks import RunLocks\n"
+        "with RunLocks(Path(sys.argv[1])).acquire('a') as mine: print(mine, flush=True); time.sleep(60)\n"
     )
     holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
     assert holder.stdout.readline().strip() == "True"
-    assert Claims(tmp_path).held("a")
+    assert RunLocks(tmp_path).held("a")
     holder.kill()
     holder.wait()
-    assert not Claims(tmp_path).held("a")
+    assert not RunLocks(tmp_path).held("a")
 
 
 def test_where_files_cannot_be_locked_it_is_said(tmp_path: Path) -> None:
-    claims = Claims(tmp_path)
+    locks = RunLocks(tmp_path)
     (tmp_path / ".claims" / "a.lock").mkdir()
-    with pytest.raises(UserError, match="cannot be locked"), claims.take("a"):
+    with pytest.raises(UserError, match="cannot be locked"), locks.acquire("a"):
         pass
 
 

@@ -70,7 +70,7 @@ def test_answers_take_what_a_pass_leaves(case, monkeypatch):
     lm = make_lm("llama")
     attach(lm, case)
     wanted = generate(lm, PROMPTS, 5, ())
-    columns = LONGEST + (0 if lm.soft_prompt is None else len(lm.soft_prompt))
+    columns = LONGEST + lm.adaptation.front
     # For a pass of 100 tokens, and so many answers: what a step holds beside the cache is held twice.
     beside = 2 * EACH
     for rows in (20, 11):

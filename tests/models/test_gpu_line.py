@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from crosstune.config.environment import GPU_OFF
+from crosstune.models.adaptation import Part
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.cpu_line import Ragged
@@ -114,13 +115,17 @@ def test_a_line_is_as_long_as_its_texts():
 # --- the proof --------------------------------------------------------------------------------------
 
 
-SHAPE = (torch.device("cpu"), torch.bfloat16, 4, 2, 16)
+SHAPE = (torch.device("cpu"), torch.bfloat16, 4, 2, 16, True)
+
+
+def fault(shape=SHAPE):
+    return packed.KERNEL.fault(lambda: packed.compared(*shape))
 
 
 def test_a_right_kernel_is_trusted(monkeypatch):
     monkeypatch.setattr(packed, "kernel", slow)
     before = torch.get_rng_state()
-    assert packed.fault(*SHAPE) == ""
+    assert fault() == ""
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -146,23 +151,24 @@ def _pairs(ends):
             lambda q, k, v, plan, scaling, window: slow(q, k, v, plan, scaling, window and window + 1),
             "gives other",
         ),
-        (lambda q, k, v, *rest: slow(q, k.detach(), v, *rest), "fails"),
+        (lambda q, k, v, *rest: slow(q, k.detach(), v, *rest), "appears to not have been used"),
         (lambda q, k, v, *rest: slow(q, k, v, *rest) * torch.nan, "gives other numbers"),
+        (lambda q, k, v, *rest: slow(q, k, v, *rest, enable_gqa=True), "unexpected keyword argument"),
     ],
 )
 def test_a_wrong_kernel_is_not(monkeypatch, wrong, why):
     monkeypatch.setattr(packed, "kernel", wrong)
-    assert why in packed.fault(*SHAPE)
+    assert why in fault()
 
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="there is one")
 def test_no_kernel_on_a_cpu():
-    assert packed.fault(*SHAPE).startswith("the kernel fails: ")
+    assert fault()
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
 def test_the_real_kernel():
-    assert packed.fault(torch.device(DEVICE, 0), *SHAPE[1:4], 64) == ""
+    assert fault((torch.device(DEVICE, 0), *SHAPE[1:4], 64, True)) == ""
 
 
 def test_pytorchs_own_checks_take_what_it_is_called_with():
@@ -252,13 +258,14 @@ def test_where_texts_are_packed(monkeypatch):
     cuda = torch.device("cuda", 0)
     monkeypatch.setattr(type(lm), "device", property(lambda self: cuda))
     monkeypatch.setattr(type(lm), "layer_device", lambda self, i: cuda)
-    monkeypatch.setattr(packed, "_proved", {})
-    monkeypatch.setattr(packed, "fault", lambda *shape: "")
+    monkeypatch.setattr(packed.KERNEL, "verdicts", {})
+    monkeypatch.setattr(packed, "compared", lambda *shape: [])
     assert packed.suits(lm, 50, told.append)
-    lm.first_position = 4
+    prefix = Part("prefix", shift=4)
+    lm.adaptation.parts.append(prefix)
     assert packed.suits(lm, WINDOW, told.append)
     assert not packed.suits(lm, WINDOW + 1, told.append)
-    lm.first_position = 0
+    lm.adaptation.parts.remove(prefix)
     monkeypatch.setenv(GPU_OFF, "packing")
     assert not packed.suits(lm, 5, told.append)
     monkeypatch.delenv(GPU_OFF)
@@ -266,12 +273,16 @@ def test_where_texts_are_packed(monkeypatch):
     assert not packed.suits(lm, 5, told.append)
     monkeypatch.setattr(lm.decoder.config, "attention_dropout", 0.0)
     assert told == []
-    monkeypatch.setattr(packed, "_proved", {})
-    monkeypatch.setattr(packed, "fault", lambda *shape: "no such kernel")
+    monkeypatch.setattr(packed.KERNEL, "verdicts", {})
+
+    def none(*shape):
+        raise TypeError("no such kernel")
+
+    monkeypatch.setattr(packed, "compared", none)
     assert not packed.suits(lm, 5, told.append)
     assert not packed.suits(lm, 5, told.append)
     assert len(told) == 1
-    assert "padded, not packed (no such kernel)" in told[0]
+    assert "padded, not packed (no such kernel); CROSSTUNE_GPU_OFF=packing does not try" in told[0]
 
 
 def test_a_kernel_that_fails_later_gives_way(monkeypatch):
@@ -284,14 +295,16 @@ def test_a_kernel_that_fails_later_gives_way(monkeypatch):
     def failing(*args):
         calls.append(1)
         if len(calls) > 4:
-            raise RuntimeError("CUDA error: invalid configuration\nand more")
+            raise (RuntimeError, TypeError)[len(calls) % 2]("CUDA error: invalid configuration\nand more")
         return slow(*args)
 
     monkeypatch.setattr(packed, "kernel", failing)
     for trusted in (False, True):
-        monkeypatch.setattr(packed, "_proved", {packed._shape(lm): trusted})
+        verdicts = {packed.kernel_shape(lm): "" if trusted else "no"}
+        monkeypatch.setattr(packed.KERNEL, "verdicts", verdicts)
         monkeypatch.setattr(
-            "crosstune.training.loop.suits", lambda lm, *args: packed._proved[packed._shape(lm)]
+            "crosstune.training.loop.suits",
+            lambda lm, *args: not packed.KERNEL.verdicts[packed.kernel_shape(lm)],
         )
         method = attach(lm, "lora")
         passes = Passes(20, "cpu", "training", told.append)

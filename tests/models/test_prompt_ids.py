@@ -1,8 +1,13 @@
 """Prompts are tokenised once, whatever asks for them."""
 
+import copy
+from dataclasses import replace
+
 import pytest
+from tokenizers import Regex, normalizers, processors
 
 from crosstune.models import language_model
+from crosstune.models.tokenizer import drops_line_breaks
 
 
 def test_prompts_are_tokenised_once(tiny_lm, monkeypatch: pytest.MonkeyPatch):
@@ -29,3 +34,33 @@ def test_prompts_are_tokenised_once(tiny_lm, monkeypatch: pytest.MonkeyPatch):
     assert lm.encode_prompts(["he", "yes"]) == real(["he", "yes"])["input_ids"]
     lm.encode_prompts(["he"])
     assert asked.count("he") == 2
+
+
+def closed(tokenizer):
+    """With end-of-text behind every text, as some models' templates have it."""
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return tokenizer
+
+
+def test_end_of_text_behind_a_prompt_is_left_out_and_said(tiny_lm):
+    plain = tiny_lm("llama")
+    lm = replace(
+        plain, tokenizer=closed(copy.deepcopy(plain.tokenizer)), _prompts={}, _suffixes={}, remarks=[]
+    )
+    assert lm.tokenizer("the tin")["input_ids"][-1] == 2
+    texts = ["the tin", "yes", ""]
+    assert lm.encode_prompts(texts) == plain.encode_prompts(texts)
+    assert lm.encode_answer("yes") == plain.encode_answer("yes")
+    assert lm.remarks == ["its tokenizer closes texts with end-of-text; this is left out behind prompts"]
+    assert plain.remarks == []
+
+
+def test_a_tokenizer_that_drops_line_breaks_is_said(tiny_lm):
+    plain = tiny_lm("llama")
+    tokenizer = copy.deepcopy(plain.tokenizer)
+    assert not drops_line_breaks(tokenizer)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
+    (remark,) = replace(plain, tokenizer=tokenizer, _prompts={}, _suffixes={}, remarks=[]).remarks
+    assert "drops line breaks: no stop string with one can end an answer" in remark

@@ -242,5 +242,5 @@ def test_a_study_in_4_bits(tmp_path: Path) -> None:
     asked = study_of(model, tmp_path / "s", tasks=["number-words"], methods=["lora"], quantize="4bit")
     run_study(Study(**asked), console=Console(file=io.StringIO()))
     run = read_runs(tmp_path / "s")[0]
-    assert (run["quantize"], run["device_map"]) == ("4bit", None)
-    assert predict(tmp_path / "s" / run["id"], "17", device="cpu").prompt
+    assert (run.quantize, run.device_map) == ("4bit", None)
+    assert predict(tmp_path / "s" / run.id, "17", device="cpu").prompt

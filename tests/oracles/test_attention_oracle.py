@@ -73,7 +73,7 @@ def test_prefix_of_real_text_is_that_text_in_front(tiny_lm, kind):
     method.attach(lm)
     near("kv prefix from text = text in front", all_logits(lm, ids), whole, 1e-5)
     # And not by accident: text that starts at position 0 gives something else.
-    lm.first_position = 0
+    method.part.shift = 0
     assert (all_logits(lm, ids) - whole).abs().max() > 0.01
 
 

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from crosstune.errors import UserError
+from crosstune.models.adaptation import Adaptation, Part, Prompt
 from crosstune.models.attention import hook
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout, laid_out
@@ -93,11 +94,17 @@ def inputs(family, padded, text=7, source=9):
     return given
 
 
+def put(module, prompt):
+    """Make a prompt part of what an attention module sees, for as long as the module is."""
+    module.adaptation = Adaptation([module])
+    module.adaptation.parts.append(Part("test", prompts={0: prompt}))
+
+
 def prompt(form, seed=0):
     draw = torch.Generator().manual_seed(seed)
     keys, values = (torch.randn(HEADS, N, DIM, generator=draw) for _ in range(2))
     gate = torch.tensor([0.7, -1.3, 0.4, 2.0]) if form == "gated" else None
-    return hook.Prompt(lambda module: (keys, values), None if gate is None else lambda: gate), keys, values
+    return Prompt(lambda: (keys, values), None if gate is None else lambda: gate), keys, values
 
 
 def by_hand(query, key, value, seen, bias, scaling, form, prompt_keys, prompt_values):
@@ -153,7 +160,7 @@ def test_a_prompt_beside_any_attention_equals_it_written_out(monkeypatch, family
     module = modules(family, model)[part][layer]
     placed, keys, values = prompt(form)
     if form != "none":
-        hook.place(module, placed)
+        put(module, placed)
     given, calls = inputs(family, padded), watched(monkeypatch, module)
     with torch.no_grad():
         model(**given)
@@ -182,9 +189,9 @@ def test_gradients_reach_the_prompt(family, part, form):
     keys, values = (torch.randn(HEADS, N, DIM, generator=draw).requires_grad_() for _ in range(2))
     gate = torch.ones(HEADS, requires_grad=True)
     leaves = [keys, values] + [gate] * (form == "gated")
-    hook.place(
+    put(
         modules(family, model)[part][1],
-        hook.Prompt(lambda module: (keys, values), (lambda: gate) if form == "gated" else None),
+        Prompt(lambda: (keys, values), (lambda: gate) if form == "gated" else None),
     )
     model(**inputs(family, padded=True)).last_hidden_state.square().sum().backward()
     assert all(float(leaf.grad.abs().max()) > 1e-3 for leaf in leaves)
@@ -234,7 +241,7 @@ def test_cross_attention_keeps_its_own_mask_beside_a_pattern():
     """Two texts in each row of a decoder, all of a row about one source: each as it is alone."""
     model, given = make("mbart"), inputs("mbart", padded=True)
     for place in modules("mbart", model)["cross"]:
-        hook.place(place, prompt("joint")[0])
+        put(place, prompt("joint")[0])
     # The second text of a row stands at the positions that it would have alone.
     layout = Layout(torch.tensor([[3] * 4 + [6] * 3] * 2), torch.arange(7).repeat(2, 1))
     with torch.no_grad():

@@ -47,8 +47,8 @@ def traces(lm: LanguageModel) -> dict[str, Any]:
         },
         "identity": {name: id(p) for name, p in model.named_parameters()},
         "config": model.config.to_dict(),
-        "soft_prompt": lm.soft_prompt,
-        "first_position": lm.first_position,
+        "adaptation": list(lm.adaptation.parts),
+        "module identity": {name: id(m) for name, m in model.named_modules()},
     }
 
 

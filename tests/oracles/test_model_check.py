@@ -4,12 +4,25 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GPT2Config, GraniteConfig
+from pydantic import ValidationError
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    GraniteConfig,
+    Phi3Config,
+    RobertaConfig,
+)
 
 from crosstune.errors import UserError
 from crosstune.models.attention.hook import IMPLEMENTATION, attention
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.loading.known import geometry_for
+from crosstune.models.loading.load import load
+from crosstune.study.spec import Study
 from tiny_models import CONFIGS, SIZES, tokenizer
 
 
@@ -32,10 +45,13 @@ def test_final_softcap_is_known(tiny_lm):
 
 
 @pytest.mark.parametrize("config", [CohereConfig, GraniteConfig])
-def test_scaled_logits_are_refused(config):
+def test_scaled_logits_are_known(config):
     scale = {"logit_scale": 0.25} if config is CohereConfig else {"logits_scaling": 4.0}
+    lm = wrap(config(**SIZES | {"tie_word_embeddings": True} | scale))
+    lm.check()
+    lm.parts.scale *= 2
     with pytest.raises(UserError, match="computes its logits in a way"):
-        wrap(config(**SIZES | {"tie_word_embeddings": True} | scale)).check()
+        lm.check()
 
 
 def test_another_head_is_refused(tiny_lm):
@@ -46,9 +62,47 @@ def test_another_head_is_refused(tiny_lm):
         lm.check()
 
 
-def test_decoder_of_another_shape_is_refused():
-    with pytest.raises(UserError, match="is not a decoder with layers"):
-        wrap(GPT2Config(vocab_size=200, n_embd=64, n_layer=2, n_head=4))
+FUSED = {
+    "gpt2": lambda: GPT2Config(vocab_size=200, n_embd=64, n_layer=2, n_head=4),
+    "gpt-neox": lambda: GPTNeoXConfig(**SIZES),
+    "phi3": lambda: Phi3Config(**SIZES),
+}
+
+
+@pytest.mark.parametrize("kind", FUSED)
+def test_fused_projections_are_those_of_the_model(kind, monkeypatch):
+    """The check at load compares them with the keys and values that the attention computes."""
+    lm = wrap(FUSED[kind]())
+    lm.check()
+    assert lm.projects
+    assert lm.geometry.heads == 4
+    key, value = lm.parts.layers[1].key_and_value()
+    assert len(key.columns) == len(value.columns) == lm.geometry.kv_size
+    monkeypatch.setattr(lm.parts.layers[1], "key_and_value", lambda: (value, key))
+    lm.check()
+    assert not lm.projects, "keys and values exchanged"
+    with pytest.raises(UserError, match="use prefix with space: kv"):
+        lm.keys_values(0, torch.zeros(1, 64))
+
+
+def test_decoder_of_another_shape_is_refused_alike_by_plan_and_run(tmp_path):
+    """RoBERTa, from config.json alone and with weights: the same line."""
+    config = RobertaConfig(
+        vocab_size=200, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96
+    )
+    config.save_pretrained(tmp_path / "config")
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "whole")
+    tokenizer().save_pretrained(tmp_path / "whole")
+    messages = set()
+    for ask in (lambda: geometry_for(str(tmp_path / "config")), lambda: load(str(tmp_path / "whole"))):
+        with pytest.raises(UserError, match="RobertaForCausalLM is not a decoder with layers") as caught:
+            ask()
+        messages.add(str(caught.value))
+    with pytest.raises(ValidationError) as refused:
+        Study(name="x", model=str(tmp_path / "whole"), tasks=["cldr-names"], methods=["none"])
+    (message,) = messages
+    assert "\n" not in message
+    assert message in str(refused.value)
 
 
 def test_capped_attention_scores_are_refused():

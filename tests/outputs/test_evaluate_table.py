@@ -1,14 +1,24 @@
 """The table of predictions: one row an example, scores from the task."""
 
+import copy
 import hashlib
+from dataclasses import replace
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED, with_answer_language
 from crosstune.data.example import Example
-from crosstune.outputs.evaluate import SCHEMA, evaluate
+from crosstune.data.forms import FORMS
+from crosstune.errors import UserError
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs import generation, lengths
+from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.outputs.stream import Group, batches_by_length
 from crosstune.tasks.base import Task
@@ -49,7 +59,15 @@ def test_one_row_an_example(tiny_lm, kind):
     told: list[int] = []
     table = evaluate(lm, task, examples, EvaluateSettings(tokens_per_pass=100), told.append)
     assert sum(told) == table.height == 8
-    assert dict(table.schema) == SCHEMA | {"metric.accuracy": pl.Float64, "metric.length": pl.Float64}
+    own = {Toy: {"choice_logprobs": pl.List(pl.Float64)}, Free: {"answer_language": pl.String}}[kind]
+    names = ("language", "example", "prompt_hash", "prediction", "gold")
+    assert list(table.schema.items()) == [
+        *((name, pl.String) for name in names),
+        ("score", pl.Float64),
+        *own.items(),
+        ("metric.accuracy", pl.Float64),
+        ("metric.length", pl.Float64),
+    ]
     assert table["language"].to_list() == ["en"] * 4 + ["de"] * 4
     assert table["example"].to_list() == ["0", "1", "2", "3"] * 2
     assert table["gold"].to_list() == ["yes"] * 8
@@ -62,11 +80,113 @@ def test_one_row_an_example(tiny_lm, kind):
         for e, picked, scores in zip(flat, table["prediction"], table["choice_logprobs"], strict=True):
             assert picked == e.choices[list(scores).index(max(scores))]
     else:
-        assert table["choice_logprobs"].null_count() == 8
         assert all(len(lm.tokenizer.encode(p, add_special_tokens=False)) <= 3 for p in table["prediction"])
     # The same, whatever else is in the stream of batches.
     alone = evaluate(lm, task, {"de": examples["de"][:1]}, EvaluateSettings())
     assert alone["prediction"][0] == table["prediction"][4]
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_a_form_lists_the_columns_that_evaluation_writes(tiny_lm, kind):
+    """And what its score is a statistic of is among them, without nulls."""
+    form, task = FORMS[kind], {"choice": Toy, "generation": Free}[kind]()
+    table = evaluate(tiny_lm("gemma3"), task, {"en": task.examples("test", "en")}, EvaluateSettings())
+    assert list(table.schema.items()) == list(form.schema(task.metrics).items())
+    assert form.statistic.of(table) == table["score"].mean()
+    assert sum(table.select(form.statistic.columns).null_count().row(0)) == 0
+
+
+def test_each_form_is_described_and_computed():
+    assert list(FORMS) == list(OUTPUTS)
+
+
+NUMBERS = ["шестьсот сорок два", "две тысячи пятнадцать", "девяносто девять", "триста один"]
+
+
+@pytest.mark.parametrize("beside", [[], ["ce"], ["uk", "bg", "ce", "tet", "de"]])
+def test_the_language_of_an_answer_does_not_depend_on_the_others_evaluated(tiny_lm, monkeypatch, beside):
+    """Nine Russian answers and an English one: 0.9 in the right language and 0.1 in the source's."""
+    answers = [NUMBERS[i % 4] for i in range(9)] + ["six hundred and forty-two"]
+    texts = {"ru": answers, "en": ["one hundred and two"], **{code: ["a b c"] for code in beside}}
+    examples = {
+        code: [Example(str(i), code, "a hat", (text,)) for i, text in enumerate(lines)]
+        for code, lines in texts.items()
+    }
+    flat = [text for lines in texts.values() for text in lines]
+    monkeypatch.setattr(generation, "generate", lambda *args: flat)
+    table = evaluate(tiny_lm("llama"), Free(), examples, EvaluateSettings())
+    rated = with_answer_language(table.with_columns(run=pl.lit("r")), {"r": "en"})
+    russian = rated.filter(pl.col("language") == "ru")
+    assert russian[CORRECT].mean() == pytest.approx(0.9)
+    assert russian[SOURCE].mean() == pytest.approx(0.1)
+    assert russian[UNDECIDED].mean() == 0
+    if "tet" in beside:  # Latin script, as English, and unknown to the identifier: no rate, and not 0
+        tetum = rated.filter(pl.col("language") == "tet")
+        assert (tetum[CORRECT].mean(), tetum[SOURCE].mean(), tetum[UNDECIDED].mean()) == (None, None, 1.0)
+
+
+@pytest.mark.parametrize("kind", [Toy, Free])
+def test_texts_longer_than_the_positions_are_counted_and_done_with_as_asked(tiny_lm, kind):
+    lm, task, notes = tiny_lm("llama"), kind(), []
+    examples = {"en": [Example(i, "en", "a " * n + "hat:", ("yes",), ("yes", "no")) for i, n in
+                       (("short", 2), ("long", 80))]}  # fmt: skip
+    if kind is Free:
+        examples = {"en": [replace(e, choices=()) for e in examples["en"]]}
+    positions = lm.decoder.config.max_position_embeddings
+    ids = {e.id: lm.encode_prompts([e.prompt])[0] for e in examples["en"]}
+    small = copy.copy(lm.decoder.config)
+    small.max_position_embeddings = len(ids["long"]) // 2
+    assert small.max_position_embeddings < positions
+
+    def answered(choice):
+        passes = Passes(1000, note=notes.append)
+        settings = EvaluateSettings(on_too_long=choice)
+        lm.decoder.config, before = small, lm.decoder.config
+        try:
+            return evaluate(lm, task, examples, settings, passes=passes), passes.too_long
+        finally:
+            lm.decoder.config = before
+
+    whole = evaluate(lm, task, examples, EvaluateSettings())
+    table, count = answered(None)
+    assert count == 1
+    assert table.equals(whole)  # as ever
+    assert "1 of 2 texts are longer than the model's" in notes.pop()
+    table, count = answered("skip")
+    assert (table["example"].to_list(), count) == (["short"], 1)
+    table, count = answered("truncate-left")
+    assert (table["example"].to_list(), count) == (["short", "long"], 1)
+    # By hand: the longest end that fits.
+    room = small.max_position_embeddings - (
+        2 if kind is Free else max(len(lm.encode_answer(c)) for c in ("yes", "no")) - 1
+    )
+    text = examples["en"][1].prompt
+    ends = [text[i:] for i in range(len(text)) if len(lm.encode_prompts([text[i:]])[0]) <= room]
+    by_hand = evaluate(
+        lm, task, {"en": [replace(examples["en"][1], prompt=max(ends, key=len))]}, EvaluateSettings()
+    )
+    assert table["prompt_hash"][1] == by_hand["prompt_hash"][0]
+    assert table["prediction"][1] == by_hand["prediction"][0]
+    with pytest.raises(UserError, match=r"en long: \d+ tokens .* set evaluate.on_too_long"):
+        answered("error")
+
+
+def test_a_table_of_positions_that_ends_is_an_error_by_default():
+    lm = SimpleNamespace(decoder=torch.nn.ModuleDict({"embed_positions": torch.nn.Embedding(4, 2)}))
+    assert lengths._has_table(lm)
+    assert not lengths._has_table(
+        SimpleNamespace(decoder=torch.nn.ModuleDict({"embed": torch.nn.Embedding(4, 2)}))
+    )
+
+
+def test_a_setting_that_older_records_lack_enters_nothing_at_its_default():
+    assert set(EvaluateSettings().model_dump()) == {
+        "limit",
+        "choices",
+        "tokens_per_pass",
+        "max_answer_tokens",
+    }
+    assert EvaluateSettings(on_too_long="skip").model_dump()["on_too_long"] == "skip"
 
 
 def test_nothing_to_evaluate(tiny_lm):

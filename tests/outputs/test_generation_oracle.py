@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.cache import Slots
 from crosstune.models.attention.trees import grow
 from crosstune.models.fast import graphs
@@ -70,7 +71,7 @@ def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, ragg
     trees = [grow(questions), *(grow([p]) for p in PROMPTS)]
     texts = [*questions, *PROMPTS]
     more = [random_ids(TOKENS, seed=70 + i) for i in range(len(texts))]
-    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    front = lm.adaptation.front
     slots = Slots(lm, 6, front + max(map(len, texts)) + TOKENS)
     written = [0] * len(texts)
     with torch.inference_mode():
@@ -130,11 +131,11 @@ class Script:
     Its hidden state is the length of the text so far, from which text and place can be told.
     """
 
-    soft_prompt, attentions, dtype = None, (), torch.float32
+    dtype = torch.float32
 
     def __init__(self, lm, texts: list[list[int]]):
         self.tokenizer, self.stop_ids, self.pad_id, self.device = lm.tokenizer, lm.stop_ids, 0, lm.device
-        self.geometry = replace(lm.geometry, hidden=1)
+        self.geometry, self.adaptation = replace(lm.geometry, hidden=1, layers=0), Adaptation([])
         self.texts, self.steps = texts, 0
 
     def hidden(self, ids, layout, read, rows):

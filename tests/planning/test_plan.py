@@ -2,7 +2,6 @@
 
 import io
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from crosstune.models.loading import known
 from crosstune.models.loading.known import cheap_revision
 from crosstune.planning import timings as measurements
 from crosstune.planning.calibrate import calibrate
@@ -107,16 +107,16 @@ def test_a_result_of_the_searchs_seed_is_not_trained_again(model: Path, tmp_path
     assert result.seconds == pytest.approx(once + 2 * 12 * 0.5), "two seeds, one of them trained"
     run_study(made, console=Console(file=io.StringIO()))
     records = read_runs(made.folder)
-    assert sum(record["cost"]["train_from"] is None for record in records) == 1
+    assert sum(record.cost.train_from is None for record in records) == 1
     # From finished runs likewise: take the result that was trained away, then the one that was not.
     for record in records:
-        folder = made.folder / record["id"]
+        folder = made.folder / record.id
         folder.rename(tmp_path / "aside")
         left = plan_study(made).groups[1]
-        other = next(each["cost"] for each in records if each is not record)
-        trained = record["cost"]["train_from"] is None
-        known = [each["cost"]["train_seconds"] for each in read_runs(made.folder, None)]
-        expected = other["evaluate_seconds"] + trained * sum(known) / len(known)
+        other = next(each.cost for each in records if each is not record)
+        trained = record.cost.train_from is None
+        known = [each.cost.train_seconds for each in read_runs(made.folder, None)]
+        expected = other.evaluate_seconds + trained * sum(known) / len(known)
         assert (left.basis, left.seconds) == ("finished runs", pytest.approx(expected))
         (tmp_path / "aside").rename(folder)
 
@@ -157,15 +157,20 @@ def test_finished_runs_give_better_figures(model: Path, tmp_path: Path) -> None:
     assert json.loads(json.dumps(plan.as_dict()))["groups"][-1]["to_do"] == 1
 
 
-def test_500_runs_are_planned_in_a_moment(model: Path, tmp_path: Path) -> None:
+def test_ten_times_the_seeds_ask_no_more_often_for_the_shape_of_their_model(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+    shape = known._in_folder
+    monkeypatch.setattr(known, "_in_folder", lambda *given: looked.append(given[1]) or shape(*given))
     grid = {"lora.rank": list(range(1, 26)), "train.steps": [1, 2]}
-    made = study(model, tmp_path, methods=["none", "lora"], grid=grid).model_copy(
-        update={"seeds": tuple(range(10))}
-    )
-    began = time.perf_counter()
-    plan = plan_study(made)
-    assert plan.runs == 501
-    assert time.perf_counter() - began < 2.0
+    few = study(model, tmp_path, methods=["none", "lora"], grid=grid)
+    many = few.model_copy(update={"seeds": tuple(range(10))})
+    looked.clear()
+    assert plan_study(few).runs == 101  # two seeds
+    once = len(looked)
+    assert plan_study(many).runs == 501
+    assert len(looked) == 2 * once > 0
 
 
 def test_a_damaged_calibration_is_no_calibration(model: Path, tmp_path: Path) -> None:

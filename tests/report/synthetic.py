@@ -6,6 +6,9 @@ from typing import Any
 
 import polars as pl
 
+from crosstune.store.record import RunRecord
+from records import as_record
+
 CODES = "en de nl ru pl es fr hi bn fa tr uz ar he am sw zu yo zh ja ko th vi ta"
 LANGUAGES = CODES.split()
 HOSTILE = [
@@ -31,7 +34,7 @@ TASKS = [
 EXAMPLES = 20
 
 
-def make_run(task: tuple[str, str, list[str]], number: int, seed: int, **changes: Any) -> dict[str, Any]:
+def make_run(task: tuple[str, str, list[str]], number: int, seed: int, **changes: Any) -> RunRecord:
     name, kind, metrics = task
     config, label, parameters = METHODS[number]
     run: dict[str, Any] = {
@@ -76,24 +79,24 @@ def make_run(task: tuple[str, str, list[str]], number: int, seed: int, **changes
     }
     run |= changes
     run["id"] = changes.get("id") or hashlib.sha256(repr(sorted(run.items())).encode()).hexdigest()[:16]
-    return run
+    return as_record(run)
 
 
-def make_predictions(run: dict[str, Any], examples: int = EXAMPLES) -> list[dict[str, Any]]:
-    random_of = random.Random(run["id"])
-    skill = [name for _, name, _ in METHODS].index(run["label"]) if run["label"] in str(METHODS) else 2
+def make_predictions(run: RunRecord, examples: int = EXAMPLES) -> list[dict[str, Any]]:
+    random_of = random.Random(run.id)
+    skill = [name for _, name, _ in METHODS].index(run.label) if run.label in str(METHODS) else 2
     rows = []
-    for place, language in enumerate(run["languages"]):
-        reach = 0.45 + 0.07 * skill - (0 if language == run["source_language"] else 0.08 + 0.012 * place)
+    for place, language in enumerate(run.languages):
+        reach = 0.45 + 0.07 * skill - (0 if language == run.source_language else 0.08 + 0.012 * place)
         for example in range(examples):
             right = random_of.random() < reach
             score = (
                 float(right)
-                if run["task"]["kind"] == "choice"
+                if run.task.kind == "choice"
                 else round(random_of.random() * reach + reach / 4, 3)
             )
             row = {
-                "run": run["id"],
+                "run": run.id,
                 "language": language,
                 "example": f"{example}",
                 "prompt_hash": "0" * 16,
@@ -102,14 +105,14 @@ def make_predictions(run: dict[str, Any], examples: int = EXAMPLES) -> list[dict
                 else random_of.choice([*HOSTILE[:4], HOSTILE[5], "عشرون", "二十"]),
                 "gold": {"ar": "عشرون", "he": "עשרים", "zh": "二十"}.get(language, "twenty"),
                 "score": score,
-                "choice_logprobs": [-0.5, -1.5] if run["task"]["kind"] == "choice" else None,
-                "metric.exact": None if run["task"]["kind"] == "choice" else float(score > 0.5),
+                "choice_logprobs": [-0.5, -1.5] if run.task.kind == "choice" else None,
+                "metric.exact": None if run.task.kind == "choice" else float(score > 0.5),
                 "metric.in_english": float(random_of.random() < 0.4)
-                if run["task"]["name"] == "number-words"
+                if run.task.name == "number-words"
                 else None,
             }
             rows.append(row)
-    if run["seed"] == 0 and skill == 4:
+    if run.seed == 0 and skill == 4:
         for row in rows[-examples:]:
             row["prediction"] = HOSTILE[4]
     return rows

@@ -1,6 +1,7 @@
 """Figures and tables as files, and the same as objects in Python."""
 
 import csv
+import re
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -14,6 +15,7 @@ import crosstune
 from crosstune.api import Results
 from crosstune.cli import main as cli
 from crosstune.errors import UserError
+from crosstune.report.contents import contents
 from simulated import simulate, write_store
 
 EVIL = "<script>alert(1)</script> & \\input{x} $ % _ \u202e 日本"
@@ -57,10 +59,32 @@ def test_every_figure_and_table_is_there(written: dict[str, Path]) -> None:
     ]
     for kind in [*kinds, "answer-languages"]:
         assert f"b-demo-tiny-{kind}.svg" in written, sorted(written)
-    assert "curve-learning-rate.svg" in written
+    assert "b-demo-tiny-curve-learning-rate.svg" in written
     for kind in ("transfer", "languages", "family", "script", "resource", "differences"):
         assert {f"b-demo-tiny-{kind}.csv", f"b-demo-tiny-{kind}.tex"} <= set(written)
     assert {"verdicts.csv", "verdicts.tex", "settings.csv", "settings.tex", "all.tex"} <= set(written)
+
+
+def test_page_export_and_notebook_offer_the_same(store: Path, results: Results, tmp_path: Path) -> None:
+    items = contents(results.sections[0])
+    figures = {item.id for item in items if item.chart is not None}
+    tables = {item.id: item.table for item in items if item.table is not None}
+    assert {"in-source-language-by-family", "in-source-language-by-script", "curve-learning-rate"} <= figures
+    page = crosstune.report(store, tmp_path / "page.html").read_text(encoding="utf-8")
+    assert set(re.findall(r'<figure data-content="([^"]+)"', page)) == figures
+    assert set(re.findall(r'<table[^>]* data-content="([^"]+)"', page)) == set(tables)
+    files = results.export(tmp_path / "out", ["svg", "csv"])
+    names = {
+        form: {f.stem.removeprefix("b-demo-tiny-") for f in files if f.suffix == form}
+        for form in (".svg", ".csv")
+    }
+    assert names[".svg"] == figures
+    assert names[".csv"] - {"verdicts", "settings"} == set(tables)
+    assert set(results.charts.ids()) == figures | set(tables)
+    for name in figures:
+        assert results.charts.draw(name).to_dict(), name
+    for name, table in tables.items():
+        assert results.charts.table(name).equals(table("x").data)
 
 
 def test_figures_are_inert_and_ask_for_nothing(written: dict[str, Path]) -> None:
@@ -145,7 +169,7 @@ def test_charts_say_what_they_need(results: Results) -> None:
         results.charts.heatmap(metric="exakt")
     with pytest.raises(UserError, match='no grouping "famly"; did you mean "family"'):
         results.charts.groups("famly")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="no run of it was trained"):
+    with pytest.raises(UserError, match='no figure or table "losses"'):
         results.charts.losses()
     one, other = simulate({"lora": 0.5}, task="a", examples=4), simulate({"lora": 0.5}, task="b", examples=4)
     from crosstune.analysis.predictions import Predictions

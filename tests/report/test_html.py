@@ -133,7 +133,7 @@ def test_numbers_are_in_the_tables(page: Page, runs: list[dict[str, Any]], predi
         assert f"{100 * row['target_mean']:.1f} ±{100 * row['target_sd']:.1f}" in flat
         assert f"{row['trained_parameters']:,}" in flat
     for run in runs:
-        assert run["id"] in flat
+        assert run.id in flat
 
 
 def test_charts_are_json_no_text_can_leave(page: Page) -> None:
@@ -200,7 +200,7 @@ def test_finding_says_what_it_rests_on(runs: list[dict[str, Any]], predictions: 
 def test_a_clear_leader_is_named_and_a_close_one_is_not() -> None:
     runs = [make_run(TASKS[0], method, seed) for method in (2, 4) for seed in (0, 1, 2)]
     rows = [row for run in runs for row in make_predictions(run, 60)]
-    better = {run["id"] for run in runs if run["label"].startswith("lora")}
+    better = {run.id for run in runs if run.label.startswith("lora")}
     for place, row in enumerate(rows):
         row["score"] = float(place % 10 < (9 if row["run"] in better else 3))
     said = finding(sections(runs, frame(rows))[0])
@@ -235,7 +235,7 @@ def test_one_method_or_no_target_is_said_plainly() -> None:
 
 def test_two_protocols_stand_apart() -> None:
     first, second = make_run(TASKS[0], 2, 0), make_run(TASKS[0], 4, 0)
-    second["task"] = second["task"] | {"version": 2}
+    second = second.model_copy(update={"task": second.task.model_copy(update={"version": 2})})
     parts = sections([first, second], frame([*make_predictions(first), *make_predictions(second)]))
     assert [part.note.split(",")[0] for part in parts] in (
         ["version 1", "version 2"],

@@ -40,9 +40,9 @@ def test_names_are_text_not_markup_or_escapes() -> None:
 def test_a_run_that_is_not_zero_shot_is_marked_and_never_leads(
     runs: list[dict[str, Any]], predictions: pl.DataFrame
 ) -> None:
-    task = [run for run in runs if run["task"]["name"] == "topics"]
+    task = [run for run in runs if run.task.name == "topics"]
     best = transfer(language_scores(task, predictions)).row(0, named=True)
-    changed = [run | {"zero_shot": run["label"] != best["method"]} for run in task]
+    changed = [run.model_copy(update={"zero_shot": run.label != best["method"]}) for run in task]
     text = show(changed, predictions)
     assert f"{best['method']} †" in text
     assert f"{best['method']} carries furthest" not in text

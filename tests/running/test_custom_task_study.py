@@ -103,15 +103,15 @@ def test_a_choice_task_from_every_format(
     study = study_with(tmp_path, model, ["own/weather.yaml"], methods=["lora", "none"])
     made = go(study)
     assert len(made) == 2
-    runs = {run["label"]: run for run in store.read_runs(study.folder)}
+    runs = {run.label: run for run in store.read_runs(study.folder)}
     table = store.read_predictions(study.folder, list(runs.values()))
     assert table.group_by("run", "language").len().sort("language")["len"].to_list() == [4] * 4
     assert set(table["gold"]) == set(table["prediction"]) | {"good", "bad"} == {"good", "bad"}
-    facts = runs["lora"]["task"]
-    assert (facts["name"], facts["version"], facts["metrics"]) == ("weather", 1, ["accuracy"])
-    assert facts["splits"] == {"train": f"train.{suffix}", "test": f"test_{{code}}.{suffix}"}
-    assert facts["file"]["path"] == str(tmp_path / "own" / "weather.yaml")
-    assert len(facts["file"]["sha256"]) == 64
+    facts = runs["lora"].task
+    assert (facts.name, facts.version, facts.metrics) == ("weather", 1, ["accuracy"])
+    assert facts.splits == {"train": f"train.{suffix}", "test": f"test_{{code}}.{suffix}"}
+    assert facts.file["path"] == str(tmp_path / "own" / "weather.yaml")
+    assert len(facts.file["sha256"]) == 64
     monkeypatch.setattr(execute, "load", None)
     assert go(study) == []
 
@@ -126,21 +126,21 @@ def test_written_answers_and_a_python_task(model: Path, tmp_path: Path) -> None:
     assert read_study(study.folder / "study.yaml").tasks == study.tasks
     runs = store.read_runs(study.folder)
     table = store.read_predictions(study.folder, runs).join(
-        pl.DataFrame({"run": [r["id"] for r in runs], "task": [r["task"]["name"] for r in runs]}), on="run"
+        pl.DataFrame({"run": [r.id for r in runs], "task": [r.task.name for r in runs]}), on="run"
     )
     assert table.group_by("task", "language").len().sort("task", "language").rows() == [
         ("copy", "de", 9), ("copy", "en", 9), ("letters", "de", 6), ("letters", "en", 6)
     ]  # fmt: skip
     assert table.filter(task="copy")["metric.squad_f1"].is_between(0, 1).all()
-    assert {run["train"]["steps"] for run in runs if run["train"]} == {2, 3}
+    assert {run.train["steps"] for run in runs if run.train} == {2, 3}
     for run in runs:
-        own = run["task"]["name"] == "copy"
+        own = run.task.name == "copy"
         language, text = ("de", f"{ROWS[0]['text']} (test_de)") if own else ("en", "First of ef:")
         asked = predict(
-            study.folder / run["id"], text, raw=not own, choices=() if own else "ef", language="de",
+            study.folder / run.id, text, raw=not own, choices=() if own else "ef", language="de",
             task_file=None if own else tmp_path / "letters.py",
         )  # fmt: skip
-        first = table.filter(run=run["id"], language=language, example="1" if own else "ef")
+        first = table.filter(run=run.id, language=language, example="1" if own else "ef")
         assert asked.answer == first["prediction"].item()
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from crosstune.errors import UserError
 from crosstune.running import on_ray as ray_executor
 from crosstune.running.interrupts import Stopped
-from crosstune.running.on_ray import LOGS, Needs, run_on_ray
+from crosstune.running.on_ray import LOGS, Resources, run_on_ray
 from crosstune.running.runner import Summary, run_study
 from crosstune.store import store
 from crosstune.study.spec import Study, read_study
@@ -94,14 +94,14 @@ def in_the_background(what: Any) -> tuple[threading.Thread, list[BaseException]]
 
 def same_bits(one: Study, other: Study) -> None:
     """Weights and predictions of two stores."""
-    runs = {run["id"]: run for run in store.read_runs(one.folder)}
-    assert set(runs) == {run["id"] for run in store.read_runs(other.folder)}
+    runs = {run.id: run for run in store.read_runs(one.folder)}
+    assert set(runs) == {run.id for run in store.read_runs(other.folder)}
     for run_id, run in runs.items():
         mine, theirs = one.folder / run_id, other.folder / run_id
         assert pl.read_parquet(mine / store.PREDICTIONS).equals(pl.read_parquet(theirs / store.PREDICTIONS))
-        if run["train"] is not None:
+        if run.train is not None:
             first, second = load_file(mine / store.WEIGHTS), load_file(theirs / store.WEIGHTS)
-            assert all(torch.equal(first[name], second[name]) for name in first), run["label"]
+            assert all(torch.equal(first[name], second[name]) for name in first), run.label
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,7 @@ def local(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 def test_two_workers_share_a_study(ray: Any, long: Study, local: Study) -> None:
     summary, said = go(long, workers=2)
-    runs = {run["id"] for run in store.read_runs(long.folder)}
+    runs = {run.id for run in store.read_runs(long.folder)}
     assert set(summary.done) == set(summary.runs) == runs
     assert "[4/4] " in said
     made = [line for line in logs(long) if re.match(r"  .*: en ", line)]
@@ -200,7 +200,7 @@ def test_overrides_and_relative_folders_reach_the_workers(
     study = read_study(write_study(tmp_path / "study.yaml", asked | {"dtype": "float32"}))
     study = study.model_copy(update={"store": "here", "dtype": "bfloat16"})
     go(study, workers=1)
-    assert [run["dtype"] for run in store.read_runs(tmp_path / "here")] == ["bfloat16"]
+    assert [run.dtype for run in store.read_runs(tmp_path / "here")] == ["bfloat16"]
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -212,18 +212,18 @@ def test_more_than_any_machine_has(ray: Any, long: Study) -> None:
 
 
 def test_defaults_follow_the_machines(long: Study) -> None:
-    def needs(nodes: list[dict[str, float]], device: str = "auto", **given: Any) -> Needs:
+    def needs(nodes: list[dict[str, float]], device: str = "auto", **given: Any) -> Resources:
         study = long.model_copy(update={"device": device})
         return ray_executor._needs(nodes, study, **{"workers": None, "cpus": None, "gpus": None} | given)
 
-    assert needs([{"CPU": 8}]) == Needs(1, 8, 0)
-    assert needs([{"CPU": 8}], workers=4) == Needs(4, 2, 0)
-    assert needs([{"CPU": 8}, {"CPU": 4}]) == Needs(2, 4, 0)
-    assert needs([{"CPU": 8}, {"CPU": 4}], workers=4) == Needs(4, 2, 0)
-    assert needs([{"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}]) == Needs(8, 8, 1)
-    assert needs([{"CPU": 32, "GPU": 4}], gpus=2) == Needs(2, 16, 2)
-    assert needs([{"CPU": 32, "GPU": 4}], device="cpu") == Needs(1, 32, 0)
-    assert needs([{"CPU": 16}, {"CPU": 8, "GPU": 1}]) == Needs(1, 8, 1)
+    assert needs([{"CPU": 8}]) == Resources(1, 8, 0)
+    assert needs([{"CPU": 8}], workers=4) == Resources(4, 2, 0)
+    assert needs([{"CPU": 8}, {"CPU": 4}]) == Resources(2, 4, 0)
+    assert needs([{"CPU": 8}, {"CPU": 4}], workers=4) == Resources(4, 2, 0)
+    assert needs([{"CPU": 32, "GPU": 4}, {"CPU": 32, "GPU": 4}]) == Resources(8, 8, 1)
+    assert needs([{"CPU": 32, "GPU": 4}], gpus=2) == Resources(2, 16, 2)
+    assert needs([{"CPU": 32, "GPU": 4}], device="cpu") == Resources(1, 32, 0)
+    assert needs([{"CPU": 16}, {"CPU": 8, "GPU": 1}]) == Resources(1, 8, 1)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "auto"])

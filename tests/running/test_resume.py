@@ -11,10 +11,11 @@ import pytest
 from rich.console import Console
 
 from crosstune.models.loading.load import load
-from crosstune.running.execute import Loaded, execute
+from crosstune.running.execute import LoadedModel, execute
 from crosstune.running.progress import display
 from crosstune.running.task_data import read_data
 from crosstune.store import store
+from crosstune.store.record import RunRecord
 from crosstune.study.runs import expand
 from crosstune.study.spec import Study
 from saved_model import study_of
@@ -27,7 +28,7 @@ import torch
 from rich.console import Console
 from crosstune.models.loading.load import load
 from crosstune.running.task_data import read_data
-from crosstune.running.execute import Loaded, execute
+from crosstune.running.execute import LoadedModel, execute
 from crosstune.study.runs import expand
 from crosstune.running.progress import Display
 from crosstune.study.spec import Study
@@ -52,7 +53,7 @@ class Deadly(Display):
 shown = Deadly(Console(file=sys.stdout, width=200), 1, 0, lambda: None)
 lm = load(run.model, device="cpu", dtype="float32")
 data = read_data(run.task.make(), run.languages, run.evaluate.limit, True, [run.train])
-made = execute(run, Loaded(lm, 0.0), data, shown, work=Path(given["work"]))
+made = execute(run, LoadedModel(lm, 0.0), data, shown, work=Path(given["work"]))
 made.save(Path(given["store"]))
 """
 
@@ -79,9 +80,9 @@ def make(tmp_path: Path, name: str, given: dict[str, Any], step: int = 0, batch:
     return done.returncode, done.stdout + done.stderr
 
 
-def content(folder: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
+def content(folder: Path) -> tuple[RunRecord, dict[str, bytes]]:
     record = store.read_runs(folder)[0]
-    there = folder / record["id"]
+    there = folder / record.id
     names = ("weights.safetensors", "predictions.parquet")
     return record, {name: (there / name).read_bytes() for name in names if (there / name).exists()}
 
@@ -105,12 +106,12 @@ def test_killed_in_training_and_in_evaluation(
     record, found = content(tmp_path / "killed")
     assert set(files) == {"weights.safetensors", "predictions.parquet"}
     assert found == files
-    assert (record["cost"]["resumed"], wanted["cost"]["resumed"]) == (2, 0)
+    assert (record.cost.resumed, wanted.cost.resumed) == (2, 0)
     for name in ("curve", "dev", "chosen_step", "fingerprints", "trained_parameters"):
-        assert record[name] == wanted[name]
+        assert getattr(record, name) == getattr(wanted, name)
     for name in ("train_tokens", "train_padded_tokens", "test_tokens", "steps", "halvings"):
-        assert record["cost"][name] == wanted["cost"][name]
-    assert record["cost"]["test_tokens"] > 0
+        assert getattr(record.cost, name) == getattr(wanted.cost, name)
+    assert record.cost.test_tokens > 0
 
 
 def test_an_untrained_run_goes_on_in_evaluation(model: Path, tmp_path: Path) -> None:
@@ -128,26 +129,26 @@ def test_work_of_other_data_is_not_gone_on_from(
 ) -> None:
     monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
     run = expand(Study(**study(model, tmp_path / "store", LORA, "cldr-names")))[0]
-    loaded = Loaded(load(run.model, device="cpu", dtype="float32"), 0.0)
+    loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
     work, said = tmp_path / "work", io.StringIO()
     shown = display(Console(file=said, width=200), 1, 0)
     data = read_data(run.task.make(), run.languages, 4, True, [run.train])
     execute(run, loaded, data, shown, work)
     changed = read_data(run.task.make(), run.languages, 4, True, [run.train])
-    changed.fingerprints["train"]["en"] = "another"
+    changed.fingerprints.train["en"] = "another"
     made = execute(run, loaded, changed, shown, work)
-    assert made.record["cost"]["resumed"] == 0
+    assert made.record.cost.resumed == 0
     assert "is not used: trained from the start" in said.getvalue()
     assert "are not used: evaluated anew" in said.getvalue()
     again = execute(run, loaded, changed, shown, work)
     # All of it was there: training and evaluation, with the time they took.
-    assert again.record["cost"]["train_seconds"] == made.record["cost"]["train_seconds"]
+    assert again.record.cost.train_seconds == made.record.cost.train_seconds
     assert again.predictions.equals(made.predictions)
 
 
 def test_a_work_folder_that_cannot_be_made(model: Path, tmp_path: Path) -> None:
     run = expand(Study(**study(model, tmp_path / "store", LORA, "cldr-names")))[0]
-    loaded = Loaded(load(run.model, device="cpu", dtype="float32"), 0.0)
+    loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
     said = io.StringIO()
     data = read_data(run.task.make(), run.languages, 2, True, [run.train])
     (tmp_path / "file").write_text("")

@@ -10,9 +10,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from crosstune.data.forms import FORMS
 from crosstune.models.loading.load import load
-from crosstune.outputs.evaluate import SCHEMA
-from crosstune.running.execute import Loaded, Made, execute
+from crosstune.running.execute import LoadedModel, RunResult, execute
 from crosstune.running.progress import Display, display
 from crosstune.running.task_data import TaskData, read_data
 from crosstune.study.runs import LAST_STEP, Run, Search, expand
@@ -23,8 +23,8 @@ SOFT = {"name": "prefix", "reparameterise": 4}
 
 
 @pytest.fixture(scope="module")
-def loaded(model: Path) -> Loaded:
-    return Loaded(load(str(model), device="cpu", dtype="float32"), 0.0)
+def loaded(model: Path) -> LoadedModel:
+    return LoadedModel(load(str(model), device="cpu", dtype="float32"), 0.0)
 
 
 def result_run(model: Path, method: Any, **train: Any) -> Run:
@@ -49,34 +49,34 @@ def quiet() -> tuple[Display, io.StringIO]:
     return display(Console(file=said, width=200), 1, 0), said
 
 
-def saved(made: Made, store: Path) -> Path:
+def saved(made: RunResult, store: Path) -> Path:
     made.save(store)
-    return store / str(made.record["id"])
+    return store / str(made.record.id)
 
 
-def same_weights(a: Made, b: Made) -> bool:
+def same_weights(a: RunResult, b: RunResult) -> bool:
     assert a.weights is not None
     assert b.weights is not None
     return all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
 
 
-def test_a_search_run_is_scored_on_development_data_alone(model: Path, loaded: Loaded) -> None:
+def test_a_search_run_is_scored_on_development_data_alone(model: Path, loaded: LoadedModel) -> None:
     run = search_of(result_run(model, "lora"))
     shown, _ = quiet()
     made = execute(run, loaded, data_of(run), shown)
-    assert (made.predictions.height, dict(made.predictions.schema)) == (0, SCHEMA)
-    assert made.record["kind"] == "search"
-    assert [each["step"] for each in made.record["dev"]] == [3]
-    assert made.record["fingerprints"]["test"] == {}
-    assert made.record["cost"]["evaluate_seconds"] == 0
-    assert made.summary() == f"dev {100 * made.record['dev'][0]['score']:.1f}, " + made.summary()[-3:]
+    assert (made.predictions.height, dict(made.predictions.schema)) == (0, FORMS["generation"].schema())
+    assert made.record.kind == "search"
+    assert [each["step"] for each in made.record.dev] == [3]
+    assert made.record.fingerprints.test == {}
+    assert made.record.cost.evaluate_seconds == 0
+    assert made.summary() == f"dev {100 * made.record.dev[0]['score']:.1f}, " + made.summary()[-3:]
     assert made.weights is not None
 
 
 @pytest.mark.parametrize("method", ["lora", SOFT, "full"], ids=["lora", "prefix-mlp", "full"])
 @pytest.mark.parametrize("every", [None, 2], ids=["last step", "best on dev"])
 def test_a_search_runs_weights_are_those_of_training_again(
-    model: Path, loaded: Loaded, tmp_path: Path, method: Any, every: int | None
+    model: Path, loaded: LoadedModel, tmp_path: Path, method: Any, every: int | None
 ) -> None:
     run = result_run(model, method, evaluate_every=every)
     search = search_of(run)
@@ -85,14 +85,14 @@ def test_a_search_runs_weights_are_those_of_training_again(
     run = replace(run, search=Search((search.id,), (0.01,)), chosen={0.01: 0.5})
     took = execute(run, loaded, data, shown, searched=folder)
     again = execute(run, loaded, data, shown)
-    assert took.record["cost"]["train_from"] == search.id
-    assert again.record["cost"]["train_from"] is None
+    assert took.record.cost.train_from == search.id
+    assert again.record.cost.train_from is None
     assert same_weights(took, again)
     assert took.predictions.equals(again.predictions)
     for name in ("curve", "chosen_step"):
-        assert took.record[name] == again.record[name]
-    assert took.record["dev"]
-    assert took.record["search"] == {
+        assert getattr(took.record, name) == getattr(again.record, name)
+    assert took.record.dev
+    assert took.record.search.entries() == {
         "runs": [search.id],
         "scores": [{"learning_rate": 0.01, "dev_score": 0.5}],
         "chosen": 0.01,
@@ -104,7 +104,7 @@ def test_a_search_runs_weights_are_those_of_training_again(
     "other", [{"seed": 1}, {"steps": 4}, {"learning_rate": 0.02}, {"evaluate_every": 2}, {"method": "rank"}]
 )
 def test_a_search_run_of_other_settings_is_not_taken(
-    model: Path, loaded: Loaded, tmp_path: Path, other: dict[str, Any]
+    model: Path, loaded: LoadedModel, tmp_path: Path, other: dict[str, Any]
 ) -> None:
     run = result_run(model, "lora")
     data, (shown, _) = data_of(run), quiet()
@@ -115,15 +115,15 @@ def test_a_search_run_of_other_settings_is_not_taken(
         run = result_run(model, {"name": "lora", "rank": 2})
     else:
         run = result_run(model, "lora", **other)
-    assert execute(run, loaded, data, shown, searched=folder).record["cost"]["train_from"] is None
+    assert execute(run, loaded, data, shown, searched=folder).record.cost.train_from is None
 
 
-def test_a_damaged_search_run_is_not_taken(model: Path, loaded: Loaded, tmp_path: Path) -> None:
+def test_a_damaged_search_run_is_not_taken(model: Path, loaded: LoadedModel, tmp_path: Path) -> None:
     run = result_run(model, "lora")
     data, (shown, said) = data_of(run), quiet()
     folder = saved(execute(search_of(run), loaded, data, shown), tmp_path)
     file = folder / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
-    assert execute(run, loaded, data, shown, searched=folder).record["cost"]["train_from"] is None
+    assert execute(run, loaded, data, shown, searched=folder).record.cost.train_from is None
     assert f"trained again: {file} is damaged" in said.getvalue()
     assert json.loads((folder / "run.json").read_bytes())["kind"] == "search"

@@ -26,6 +26,7 @@ from crosstune.running.progress import BarDisplay, display
 from crosstune.running.runner import Summary, run_study
 from crosstune.running.task_data import read_data
 from crosstune.store import failures, store
+from crosstune.store.record import Fingerprints, RunRecord
 from crosstune.study.spec import Study
 from crosstune.tasks import TASKS, make_task
 from crosstune.tasks.base import Task
@@ -38,7 +39,7 @@ KEYS = {
     "seed", "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "data",
     "versions", "hardware", "git", "cost", "device", "dtype", "kind", "search", "curve",
     "quantize", "device_map",
-    "dev", "chosen_step", "started", "finished",
+    "dev", "chosen_step", "started", "finished", "record_version", "method_facts",
 }  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def go(study: Study) -> tuple[Summary, str]:
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
-    return {run["label"]: run for run in store.read_runs(folder)}
+    return {run.label: run for run in store.read_runs(folder)}
 
 
 @pytest.fixture(scope="module")
@@ -71,30 +72,31 @@ def test_the_record_says_everything(done: Study, model: Path) -> None:
     runs = records(done.folder)
     assert list(runs)[:2] == ["none", "few-shot k 2"]
     for run in runs.values():
-        assert set(run) == KEYS
-        assert run["languages"] == ["en", "de", "ru"]
-        assert run["zero_shot"] is True
-        assert set(run["fingerprints"]["test"]) == {"en", "de", "ru"}
-        assert run["overlap"] == {"prompts": 0, "exact": {}, "normalised": {}}
-        used = run["data"].pop("train_examples")
-        assert used == (0 if run["train"] is None else 2000)
-        assert run["data"] == {"sources": [], "skipped_rows": 0, "skipped": [], "repeats": {}}
-        assert run["model_layers"] == 2
-        assert run["model_parameters"] > 0
-        assert run["started"] <= run["finished"]
-        assert (run["device"], run["dtype"]) == ("cpu", "float32")
-        assert run["cost"]["evaluate_seconds"] > 0
-        assert run["cost"]["peak_memory_bytes"] > 2**20
+        assert set(json.loads((done.folder / run.id / "run.json").read_bytes())) == KEYS
+        assert run.languages == ["en", "de", "ru"]
+        assert run.zero_shot is True
+        assert set(run.fingerprints.test) == {"en", "de", "ru"}
+        assert run.overlap.entries() == {"prompts": 0, "exact": {}, "normalised": {}}
+        rows = run.data.entries()
+        used = rows.pop("train_examples")
+        assert used == (0 if run.train is None else 2000)
+        assert rows == {"sources": [], "skipped_rows": 0, "skipped": [], "repeats": {}}
+        assert run.model_layers == 2
+        assert run.model_parameters > 0
+        assert run.started <= run.finished
+        assert (run.device, run.dtype) == ("cpu", "float32")
+        assert run.cost.evaluate_seconds > 0
+        assert run.cost.peak_memory_bytes > 2**20
     lora = runs["lora"]
-    assert lora["train"]["learning_rate"] == METHODS["lora"].learning_rate
-    assert (lora["train"]["steps"], lora["cost"]["steps"]) == (3, 3)
-    assert [point["step"] for point in lora["curve"]] == [1, 2, 3]
-    assert [point["step"] for point in lora["dev"]] == [2, 3]
-    assert lora["chosen_step"] in (2, 3)
-    assert lora["trained_parameters"] == 2 * 4 * (64 + 64 + 64 + 32)
-    assert lora["fingerprints"]["dev"] is not None
-    assert runs["none"]["train"] is None
-    assert runs["none"]["fingerprints"]["dev"] is None
+    assert lora.train["learning_rate"] == METHODS["lora"].learning_rate
+    assert (lora.train["steps"], lora.cost.steps) == (3, 3)
+    assert [point["step"] for point in lora.curve] == [1, 2, 3]
+    assert [point["step"] for point in lora.dev] == [2, 3]
+    assert lora.chosen_step in (2, 3)
+    assert lora.trained_parameters == 2 * 4 * (64 + 64 + 64 + 32)
+    assert lora.fingerprints.dev is not None
+    assert runs["none"].train is None
+    assert runs["none"].fingerprints.dev is None
 
 
 def test_predictions_are_one_row_an_example(done: Study) -> None:
@@ -108,9 +110,9 @@ def test_predictions_are_one_row_an_example(done: Study) -> None:
 def test_weights_on_disk_are_the_trained_ones(done: Study, model: Path) -> None:
     runs = records(done.folder)
     for label, run in runs.items():
-        file = done.folder / run["id"] / "weights.safetensors"
-        assert file.is_file() == (run["train"] is not None), label
-    full = load_file(done.folder / runs["full"]["id"] / "weights.safetensors")
+        file = done.folder / run.id / "weights.safetensors"
+        assert file.is_file() == (run.train is not None), label
+    full = load_file(done.folder / runs["full"].id / "weights.safetensors")
     base = load_file(model / "model.safetensors")
     assert set(full) == set(base)
     assert any(not torch.equal(full[name], base[name]) for name in base)
@@ -121,9 +123,9 @@ def test_a_finished_run_answers_as_it_did(done: Study) -> None:
     runs = records(done.folder)
     table = store.read_predictions(done.folder, list(runs.values()))
     for run in runs.values():
-        rows = table.filter((pl.col("run") == run["id"]) & (pl.col("language") == "de"))
+        rows = table.filter((pl.col("run") == run.id) & (pl.col("language") == "de"))
         number, answer = rows.select("example", "prediction").row(0)
-        assert predict(done.folder / run["id"], number, language="de").answer == answer, run["label"]
+        assert predict(done.folder / run.id, number, language="de").answer == answer, run.label
 
 
 def test_a_second_run_loads_nothing(done: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +144,10 @@ def test_the_same_study_gives_the_same_bits(small: Study, tmp_path: Path) -> Non
     other = small.model_copy(update={"store": str(tmp_path / "other")})
     go(small)
     go(other)
-    run = records(small.folder)["lora"]["id"]
+    run = records(small.folder)["lora"].id
     first, second = (load_file(s.folder / run / "weights.safetensors") for s in (small, other))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert records(small.folder)["lora"]["curve"] == records(other.folder)["lora"]["curve"]
+    assert records(small.folder)["lora"].curve == records(other.folder)["lora"].curve
 
 
 def test_only_what_is_missing_is_made(small: Study) -> None:
@@ -153,7 +155,7 @@ def test_only_what_is_missing_is_made(small: Study) -> None:
     methods = ["prefix", "lora", {"name": "few-shot", "k": 2}, "none"]
     more = study_of(Path(small.models[0]), small.folder, tasks=["number-words"], methods=methods)
     summary, _ = go(Study(**more))
-    assert [records(small.folder)["prefix"]["id"]] == summary.done
+    assert [records(small.folder)["prefix"].id] == summary.done
 
 
 def test_what_a_kill_after_the_last_write_left_is_cleared(small: Study) -> None:
@@ -169,7 +171,7 @@ def test_what_a_kill_after_the_last_write_left_is_cleared(small: Study) -> None:
 
 def test_a_damaged_run_is_made_again(small: Study) -> None:
     go(small)
-    run = records(small.folder)["lora"]["id"]
+    run = records(small.folder)["lora"].id
     file = small.folder / run / "predictions.parquet"
     file.write_bytes(file.read_bytes()[:-1])
     summary, said = go(small)
@@ -189,11 +191,11 @@ def test_other_weights_under_the_same_name_are_another_model(tmp_path: Path) -> 
     save_model(model, seed=1)
     summary, said = go(study)
     now = records(study.folder)["none"]
-    assert summary.done == [was["id"]]
-    assert f"is run again: {model} was at {was['revision']}, now at {now['revision']}" in said
+    assert summary.done == [was.id]
+    assert f"is run again: {model} was at {was.revision}, now at {now.revision}" in said
     save_model(model, seed=2)
     with pytest.raises(UserError, match="has changed"):
-        predict(study.folder / now["id"], "17")
+        predict(study.folder / now.id, "17")
 
 
 def test_one_diverging_run_does_not_cost_the_others(small: Study) -> None:
@@ -225,7 +227,7 @@ def test_an_unforeseen_fault_is_written_down_with_its_traceback(
         raise RuntimeError("CUDA error: \n an illegal memory access")
 
     with monkeypatch.context() as patched:
-        patched.setattr(execute, "tokenize", broken)
+        patched.setattr(execute, "training_rows", broken)
         with pytest.raises(UserError, match="RuntimeError: CUDA error: an illegal memory access"):
             go(small)
     (file,) = (small.folder / ".failed").glob("*.json")
@@ -252,7 +254,7 @@ def test_a_model_that_cannot_be_loaded_does_not_stop_the_others(model: Path, tmp
 def test_an_interrupt_keeps_what_is_finished(
     small: Study, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, code: int, lost: bool
 ) -> None:
-    real = execute.tokenize
+    real = execute.training_rows
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
 
     def interrupted(*given: Any, **more: Any) -> Any:
@@ -261,7 +263,7 @@ def test_an_interrupt_keeps_what_is_finished(
         return real(*given, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(execute, "tokenize", interrupted)
+        patched.setattr(execute, "training_rows", interrupted)
         with pytest.raises(Stopped) as stopped:
             go(small)
     assert str(stopped.value) == (
@@ -279,7 +281,7 @@ def test_a_full_disk_stops_and_keeps(small: Study, monkeypatch: pytest.MonkeyPat
     real, saved = store.save, []
 
     def save(folder: Path, run: Any, *rest: Any) -> Path:
-        saved.append(run["id"])
+        saved.append(run.id)
         if len(saved) == 2:
             raise UserError("no room on disk: x")
         return real(folder, run, *rest)
@@ -366,14 +368,16 @@ def test_target_language_data_in_training_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_changed_examples_are_noticed(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     go(small)
-    run = records(small.folder)["lora"]["id"]
-    kept = [run["id"] for label, run in records(small.folder).items() if label != "lora"]
+    run = records(small.folder)["lora"].id
+    kept = [run.id for label, run in records(small.folder).items() if label != "lora"]
     store.save(
-        small.folder, records(small.folder)["none"] | {"fingerprints": {}}, pl.DataFrame({"score": [1.0]})
+        small.folder,
+        records(small.folder)["none"].model_copy(update={"fingerprints": Fingerprints()}),
+        pl.DataFrame({"score": [1.0]}),
     )
     (small.folder / run / "checksums.json").unlink()
     summary, said = go(small)
-    assert set(summary.done) == {run, records(small.folder)["none"]["id"]}
+    assert set(summary.done) == {run, records(small.folder)["none"].id}
     assert "none · seed 0 is run again: the task's examples have changed since" in said
     assert len(kept) == 2
 
@@ -398,23 +402,23 @@ def test_other_training_languages_are_asked_for_by_name_and_labelled(model: Path
     study = Study(**study_of(model, tmp_path / "store", **changes))
     summary, said = go(study)
     assert len(summary.done) == 2
-    runs = {run["zero_shot"]: run for run in store.read_runs(study.folder)}
-    assert set(runs[True]["fingerprints"]["train"]) == {"en"}
-    assert set(runs[False]["fingerprints"]["train"]) == {"en", "de"}
-    assert runs[False]["train"]["languages"] == ["en", "German"]
+    runs = {run.zero_shot: run for run in store.read_runs(study.folder)}
+    assert set(runs[True].fingerprints.train) == {"en"}
+    assert set(runs[False].fingerprints.train) == {"en", "de"}
+    assert runs[False].train["languages"] == ["en", "German"]
     # What was left out, what leaks and what repeats is said.
     assert "sib200: 2 rows left out, the first: " in said
     assert "sib200: the text of 1 test examples is in the training data" in said
     assert "sib200: 2 test questions are asked twice, 2 of them with different answers" in said
-    assert runs[True]["data"]["skipped_rows"] == 2
-    assert runs[True]["overlap"]["exact"] == {"text": 0}
-    assert runs[True]["overlap"]["normalised"] == {"text": 1}
-    assert runs[False]["overlap"]["normalised"] == {"text": 2}
-    assert runs[True]["data"]["repeats"] == {
+    assert runs[True].data.skipped_rows == 2
+    assert runs[True].overlap.exact == {"text": 0}
+    assert runs[True].overlap.normalised == {"text": 1}
+    assert runs[False].overlap.normalised == {"text": 2}
+    assert runs[True].data.repeats == {
         "test en": {"repeated": 1, "conflicting": 1},
         "test de": {"repeated": 1, "conflicting": 1},
     }
-    files = [source["files"] for source in runs[True]["data"]["sources"]]
+    files = [source["files"] for source in runs[True].data.sources]
     assert ["sib200/annotated/deu_Latn/test.tsv"] in files
 
 
@@ -443,4 +447,6 @@ def _one_thread() -> Iterator[None]:
 
 def test_json_in_a_run_is_plain(done: Study) -> None:
     for run in records(done.folder).values():
-        assert json.loads(json.dumps(run, allow_nan=False)) == run
+        text = (done.folder / run.id / "run.json").read_text()
+        assert json.loads(text) == run.model_dump()
+        assert RunRecord.model_validate_json(text) == run

@@ -13,6 +13,7 @@ from rich.console import Console
 from crosstune.errors import UserError
 from crosstune.running.runner import run_study
 from crosstune.running.watch.trackers import KINDS, Trackers
+from crosstune.store.record import RunRecord
 from crosstune.store.store import read_predictions, read_runs
 from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study, read_study
@@ -23,7 +24,7 @@ TRAIN = {"steps": 3, "batch_size": 4, "evaluate_every": 2, "dev_limit": 4, "warm
 
 
 @pytest.fixture(scope="module")
-def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, dict[str, Any], pl.DataFrame]:
+def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, RunRecord, pl.DataFrame]:
     """A finished run with a training curve and development scores."""
     store = tmp_path_factory.mktemp("tracked") / "store"
     study = Study(**study_of(model, store, tasks=["number-words"], methods=["lora"], train=TRAIN))
@@ -32,11 +33,11 @@ def done(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, di
     return expand(study)[0], records[0], read_predictions(store, records)
 
 
-def tell(trackers: Trackers, done: tuple[Run, dict[str, Any], pl.DataFrame], start: int = 1) -> None:
+def tell(trackers: Trackers, done: tuple[Run, RunRecord, pl.DataFrame], start: int = 1) -> None:
     """Tell of the run as the runner does, from a step on."""
     run, record, predictions = done
     trackers.begin(run)
-    for point in record["curve"][start - 1 :]:
+    for point in record.curve[start - 1 :]:
         step = int(point["step"])
         trackers.trained(Progress(step, 3, point["loss"], 100 * step, 0.5 * step))
     trackers.finish(record, predictions)
@@ -60,9 +61,9 @@ def test_tensorboard_shows_what_the_record_says(done: Any, tmp_path: Path) -> No
     trackers.close()
     shown = scalars(tmp_path / "trackers" / "tensorboard" / run.id)
     for name, key in (("train/loss", "loss"), ("train/learning_rate", "learning_rate")):
-        assert shown[name] == pytest.approx({point["step"]: point[key] for point in record["curve"]})
+        assert shown[name] == pytest.approx({point["step"]: point[key] for point in record.curve})
     assert shown["train/tokens_per_second"] == {1: 200, 2: 200, 3: 200}
-    assert shown["dev/score"] == pytest.approx({point["step"]: point["score"] for point in record["dev"]})
+    assert shown["dev/score"] == pytest.approx({point["step"]: point["score"] for point in record.dev})
     means = {key[0]: table["score"].mean() for key, table in predictions.group_by("language")}
     found = {
         name.removeprefix("score/"): value[3] for name, value in shown.items() if name.startswith("score/")
@@ -82,7 +83,7 @@ def test_a_run_taken_up_again_goes_on_in_its_own_curve(done: Any, tmp_path: Path
     first.close()
     tell(Trackers(["tensorboard"], tmp_path, print), done, start=2)
     losses = scalars(tmp_path / "trackers" / "tensorboard" / run.id)["train/loss"]
-    assert losses == pytest.approx({1: 9.0} | {p["step"]: p["loss"] for p in done[1]["curve"][1:]})
+    assert losses == pytest.approx({1: 9.0} | {p["step"]: p["loss"] for p in done[1].curve[1:]})
     # And once more, with nothing left but evaluation: the curve stays.
     tell(Trackers(["tensorboard"], tmp_path, print), done, start=4)
     assert scalars(tmp_path / "trackers" / "tensorboard" / run.id)["train/loss"] == losses
@@ -172,9 +173,9 @@ def test_a_study_tells_its_trackers(model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     run_study(Study(**settings), console=Console(quiet=True))
     folder = tmp_path / "store" / "trackers" / "tensorboard"
-    (record,) = (run for run in read_runs(tmp_path / "store") if run["label"] == "lora")
-    for search in record["search"]["runs"]:
+    (record,) = (run for run in read_runs(tmp_path / "store") if run.label == "lora")
+    for search in record.search.runs:
         shown = scalars(folder / search)
         assert set(shown["train/loss"]) == {1, 2, 3}
         assert list(shown["dev/best"].values()) == pytest.approx([max(shown["dev/score"].values())])
-    assert {"score/en", "score/de"} <= set(scalars(folder / record["id"]))
+    assert {"score/en", "score/de"} <= set(scalars(folder / record.id))

@@ -13,6 +13,7 @@ from crosstune.errors import UserError
 from crosstune.files import sha256_of
 from crosstune.store import failures, store
 from crosstune.store.audit import audit
+from records import as_record
 
 ID, OTHER = "0123456789abcdef", "fedcba9876543210"
 TABLE = pl.DataFrame(
@@ -21,7 +22,7 @@ TABLE = pl.DataFrame(
 
 
 def put(home: Path, run_id: str = ID, table: pl.DataFrame = TABLE, **changes: Any) -> Path:
-    run = {"id": run_id, "started": "2025-01-01T00:00:00+00:00", "label": "x", **changes}
+    run = as_record({"id": run_id, "started": "2025-01-01T00:00:00+00:00", "label": "x", **changes})
     return store.save(home, run, table, lambda at: save_file({"w": torch.arange(4.0)}, at))
 
 
@@ -63,7 +64,7 @@ def test_every_file_is_looked_at(tmp_path: Path, name: str, harm: str) -> None:
     ("name", "content", "says"),
     [
         ("run.json", b'{"id": "', "is no JSON"),
-        ("run.json", json.dumps({"id": OTHER}).encode(), "its id is not its folder's name"),
+        ("run.json", as_record({"id": OTHER}).model_dump_json().encode(), "its id is not its folder's name"),
         ("predictions.parquet", b"PAR1", "is damaged"),
         ("weights.safetensors", b"\x00" * 40, "is no safetensors file"),
     ],

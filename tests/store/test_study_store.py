@@ -17,13 +17,15 @@ import torch
 from crosstune.errors import UserError
 from crosstune.models.tensor_file import write_tensors
 from crosstune.store import store
+from crosstune.store.record import RunRecord
+from records import as_record
 
 ID, OTHER = "0123456789abcdef", "fedcba9876543210"
 TABLE = pl.DataFrame({"language": ["en"], "example": ["1"], "score": [1.0]})
 
 
-def record(run_id: str = ID) -> dict[str, Any]:
-    return {"id": run_id, "started": "2025-01-01T00:00:00+00:00", "label": "x"}
+def record(run_id: str = ID, **facts: Any) -> RunRecord:
+    return as_record({"id": run_id, "started": "2025-01-01T00:00:00+00:00", "label": "x", **facts})
 
 
 def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
@@ -31,7 +33,7 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
     wider = TABLE.with_columns(pl.lit(0.5).alias("metric.f1"))
     store.save(tmp_path, record(OTHER), wider, lambda at: at.write_bytes(b"weights") and None)
     runs = store.read_runs(tmp_path)
-    assert [run["id"] for run in runs] == [ID, OTHER]
+    assert [run.id for run in runs] == [ID, OTHER]
     table = store.read_predictions(tmp_path, runs)
     assert table.columns == ["run", "language", "example", "score", "metric.f1"]
     assert table["metric.f1"].to_list() == [None, 0.5]
@@ -43,8 +45,8 @@ def test_what_is_saved_is_read_back(tmp_path: Path) -> None:
 
 def test_a_run_made_again_takes_the_old_ones_place(tmp_path: Path) -> None:
     store.save(tmp_path, record(), TABLE)
-    store.save(tmp_path, record() | {"label": "y"}, TABLE)
-    assert [run["label"] for run in store.read_runs(tmp_path)] == ["y"]
+    store.save(tmp_path, record(label="y"), TABLE)
+    assert [run.label for run in store.read_runs(tmp_path)] == ["y"]
     assert [p.name for p in tmp_path.iterdir()] == [ID]
 
 
@@ -61,7 +63,7 @@ def test_damage_is_named(tmp_path: Path, name: str, harm: str) -> None:
         file.write_bytes(content if harm == "flip" else content[:-3])
     with pytest.raises(UserError) as error:
         store.read_runs(tmp_path)
-    what = "is missing or cannot be read" if harm == "remove" else "is damaged (its checksum differs)"
+    what = "is missing" if harm == "remove" else "is damaged (its checksum differs)"
     assert str(error.value) == f"{file} {what}; run the study again, or delete {tmp_path / ID}"
 
 
@@ -129,12 +131,12 @@ def test_all_files_are_looked_at_when_asked(tmp_path: Path) -> None:
 
 
 def test_runs_that_only_search_are_no_results(tmp_path: Path) -> None:
-    store.save(tmp_path, record() | {"kind": "search"}, TABLE)
+    store.save(tmp_path, record(kind="search"), TABLE)
     with pytest.raises(UserError, match="holds no finished runs"):
         store.read_runs(tmp_path)
     store.save(tmp_path, record(OTHER), TABLE)
-    assert [run["id"] for run in store.read_runs(tmp_path)] == [OTHER]
-    assert [run["id"] for run in store.read_runs(tmp_path, "search")] == [ID]
+    assert [run.id for run in store.read_runs(tmp_path)] == [OTHER]
+    assert [run.id for run in store.read_runs(tmp_path, "search")] == [ID]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -170,7 +172,7 @@ def test_a_file_size_limit_is_a_full_disk_too(tmp_path: Path, what: str) -> None
     """The real thing, through Python and through safetensors."""
     weights = partial(write_tensors, {"w": torch.zeros(10_000)}) if what == "weights" else None
     with pytest.raises(UserError, match="no room on disk: "):
-        store.save(tmp_path, record() | {"text": "x" * (30_000 if what == "text" else 1)}, TABLE, weights)
+        store.save(tmp_path, record(label="x" * (30_000 if what == "text" else 1)), TABLE, weights)
     assert not any(tmp_path.iterdir())
 
 

@@ -43,10 +43,10 @@ def test_every_benchmark_from_its_files_to_a_score(tmp_path, monkeypatch):
     assert found.scores.select("task").n_unique() == len(read.tasks) == 6
     assert found.scores["n"].unique().to_list() == [2]
     for run in found.runs:
-        sources = run["data"]["sources"]
-        assert {source["split"] for source in sources} >= {"train", "test"}, run["task"]["name"]
-        assert set(run["overlap"]["exact"].values()) == {0}, (run["task"]["name"], run["overlap"])
-        assert run["zero_shot"] is True
+        sources = run.data.sources
+        assert {source["split"] for source in sources} >= {"train", "test"}, run.task.name
+        assert set(run.overlap.exact.values()) == {0}, (run.task.name, run.overlap)
+        assert run.zero_shot is True
     answers = found.predictions.filter(pl.col("answer_language").is_not_null())
-    written = {run["id"] for run in found.runs if run["task"]["kind"] == "generation"}
+    written = {run.id for run in found.runs if run.task.kind == "generation"}
     assert set(answers["run"]) == written

@@ -1,6 +1,7 @@
 """A task of the user's own: what its file may say, what comes of it, and how mistakes are told."""
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -186,7 +187,7 @@ def test_the_development_split_and_data_elsewhere(tmp_path):
     assert {example.id for example in task.examples("test", "en")} == {"b", "c"}
     # Where the definition lies is no part of the options, which a run's id is made of.
     assert make(tmp_path, CHOICE).options.model_dump()["data"] is None
-    with pytest.raises(UserError, match=f"no rows in test_{{code}}.csv below {tmp_path}; mend"):
+    with pytest.raises(UserError, match=f"no rows in test_{{code}}.csv below {tmp_path}; correct"):
         make(tmp_path, CHOICE).languages()
     with pytest.raises(UserError, match='task tone has no dev split; add "dev:" to its file'):
         make(tmp_path, CHOICE, evaluate_on="dev").languages()
@@ -254,6 +255,51 @@ def test_a_gold_that_cannot_be_scored(tmp_path, answer, message):
     write_rows(tmp_path / "en.jsonl", [{"question": "?", "answer": answer}])
     with pytest.raises(UserError, match=rf"en\.jsonl:1: .*{message}"):
         make(tmp_path, WRITTEN + "metric: number_match\n").examples("test", "en")
+
+
+@pytest.mark.parametrize(("stop", "answer"), [("", "two\nlines"), ('stop: ["\\n", "."]\n', "approx. 7")])
+def test_an_answer_that_holds_a_stop_string_can_never_be_matched(tmp_path, stop, answer):
+    write_rows(tmp_path / "en.jsonl", [{"question": "?", "answer": ["seven", answer]}])
+    with pytest.raises(UserError, match=r"en\.jsonl:1: answer .* holds the stop string .* never be matched"):
+        make(tmp_path, WRITTEN + stop).examples("test", "en")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_what_json_does_not_have_is_no_text(tmp_path, number):
+    (tmp_path / "en.jsonl").write_text('{"question": "?", "answer": ' + number + "}\n")
+    with pytest.raises(UserError, match=rf"en\.jsonl:1: not JSON: {number} is no number"):
+        make(tmp_path, WRITTEN).examples("test", "en")
+
+
+def test_nan_in_parquet_is_no_text(tmp_path):
+    write_rows(
+        tmp_path / "en.parquet", [{"question": "?", "answer": 1.5}, {"question": "!", "answer": math.nan}]
+    )
+    text = WRITTEN.replace("jsonl", "parquet")
+    with pytest.raises(UserError, match=r"en\.parquet:2: answer is nan, which is no number"):
+        make(tmp_path, text).examples("test", "en")
+
+
+def test_a_word_is_one_label_in_either_unicode_form(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    text = CHOICE.replace("[calm, angry]", f'["{composed}", tea]').replace(".csv", ".jsonl")
+    write_rows(tmp_path / "test_en.jsonl", [{"key": "a", "text": "x", "label": apart}])
+    (example,) = make(tmp_path, text).examples("test", "en")
+    assert example.answers == (composed,)
+    assert example.gold == 0
+    two = text.replace(", tea]", f', "{apart}"]')
+    with pytest.raises(UserError, match="two choices are the same"):
+        make(tmp_path, two).examples("test", "en")
+
+
+def test_written_answers_are_composed_where_the_task_says_so(tmp_path):
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    write_rows(tmp_path / "en.jsonl", [{"question": "?", "answer": apart}])
+    for extra, score in (("", 0.0), ("normalise: NFC\n", 1.0)):
+        task = make(tmp_path, WRITTEN + extra)
+        (example,) = task.examples("test", "en")
+        assert task.score(example, composed) == {"exact": score}
+        assert task.score(example, apart) == {"exact": 1.0}
 
 
 MISTAKES = [

@@ -291,6 +291,19 @@ def test_americasnli_is_parallel_to_xnli(tmp_path):
         make(AmericasNli, tmp_path, evaluate_on="dev").examples("test", "gn")
 
 
+def test_blank_premises_of_the_published_americasnli_are_left_out_and_counted(tmp_path):
+    write(tmp_path, "xnli/dev-en.tsv", tsv(*PAIRS))
+    rows = [("12453", "nah", "", "h", "contradiction"), ("12451", "nah", "q", "h", "entailment")]
+    write(tmp_path, "americasnli/dev/nah.tsv", tsv(AMERICAS, *rows))
+    task = make(AmericasNli, tmp_path, evaluate_on="dev")
+    assert [example.id for example in task.examples("test", "nah")] == ["1"]
+    assert [line.partition("nah.tsv:")[2] for line in task.skipped] == ["2: empty premise"]
+    # What the published file does not have stops as ever.
+    write(tmp_path, "americasnli/dev/nah.tsv", tsv(AMERICAS, rows[1], ("12453", "nah", "p", "", "neutral")))
+    with pytest.raises(UserError, match="empty hypothesis"):
+        make(AmericasNli, tmp_path, evaluate_on="dev").examples("test", "nah")
+
+
 def test_myxnli_has_both_sides_in_one_file(tmp_path):
     labels_file(tmp_path)
     write(tmp_path, "xnli/dev-en.tsv", tsv(*PAIRS))

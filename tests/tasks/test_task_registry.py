@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstune.data.example import fingerprint
+from crosstune.data.forms import form_of
 from crosstune.errors import UserError
 from crosstune.tasks import TASKS, make_task
 from crosstune.tasks.prompts import render
@@ -29,7 +30,7 @@ def test_names_agree():
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_says_what_it_is(name):
     task = TASKS[name]
-    assert task.form().name == task.kind
+    assert form_of(task.kind).name == task.kind
     assert task.metrics
     assert task.version >= 1
     assert set(task.split_names) == {"train", "dev", "test"}

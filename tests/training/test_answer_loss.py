@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
-from crosstune.outputs.rows import Row, tokenize
+from crosstune.outputs.registry import tokenize
+from crosstune.outputs.rows import Row
 from crosstune.training import objectives as loss_module
 from crosstune.training.batches import collate
 from crosstune.training.objectives import answer_loss
@@ -48,7 +49,7 @@ def test_equals_transformers_loss(tiny_lm, family, case):
     lm.model.register_forward_pre_hook(
         lambda m, args, kw: (
             args,
-            kw | {"position_ids": torch.arange(17, device=DEVICE)[None] + lm.first_position},
+            kw | {"position_ids": torch.arange(17, device=DEVICE)[None] + lm.adaptation.first_position},
         ),
         with_kwargs=True,
     )

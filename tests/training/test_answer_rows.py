@@ -51,7 +51,7 @@ def test_losses_and_gradients_are_those_of_all_rows(family, name, config, ragged
         for p in method.parameters().values():
             p.add_(torch.randn(p.shape, generator=draw).to(p.device) * 0.05)
     method.after_step()
-    trunk = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    trunk = lm.adaptation.front
     batch = collate(ROWS, 0, DEVICE, trunk=trunk, ragged=ragged)
     fast, fast_grads, read = one_step(lm, method, batch)
     lm.narrows = False

@@ -88,7 +88,8 @@ def test_a_trial_that_fails_leaves_it_to_the_step(monkeypatch):
 
     monkeypatch.setattr(fitting, "need", fails)
     found, sizes, trials, told = trained(lm, monkeypatch, card=10)
-    assert (found, len(sizes), len(trials), told) == (wanted, 4, 2, [])
+    assert (found, len(sizes), len(trials), len(told)) == (wanted, 4, 2, 1)
+    assert "by halving what does not fit, not measured (CUDA out of memory)" in told[0]
 
 
 def test_a_limit_taken_from_before_is_not_measured():

@@ -6,14 +6,16 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, OPTConfig
 
 from crosstune.config.environment import CHECKPOINT_SECONDS, STATES_GB
 from crosstune.errors import UserError
-from crosstune.models.fast.frozen_states import SIZES, _padded, may_share, states_of
+from crosstune.models.fast.frozen_states import SIZES, _padded, drops, may_share, states_of
 from crosstune.models.fast.state_store import KeptStates
 from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.rows import Row
@@ -405,3 +407,18 @@ def test_only_where_it_is_asked_for_does_it_enter_an_id() -> None:
     assert "reuse_frozen_layers" not in TrainSettings(steps=3).identity()
     assert "reuse_frozen_layers" not in TrainSettings(steps=3).facts()
     assert SIX.identity()["reuse_frozen_layers"] is SIX.facts()["reuse_frozen_layers"] is True
+
+
+def test_dropout_by_a_function_is_found_in_the_config(tiny_lm):
+    """OPT's layers drop without a dropout module: kept states would lose it."""
+    config = OPTConfig(
+        vocab_size=200, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, ffn_dim=64,
+        max_position_embeddings=64, word_embed_proj_dim=32,
+    )  # fmt: skip
+    assert config.dropout == 0.1
+    for rate, wanted in ((0.1, True), (0.0, False)):
+        config.dropout = rate
+        decoder = AutoModelForCausalLM.from_config(config).get_decoder()
+        assert not any(isinstance(module, torch.nn.Dropout) for module in decoder.modules())
+        assert drops(SimpleNamespace(decoder=decoder), 1) is wanted
+    assert not drops(tiny_lm("llama"), 1)

@@ -131,7 +131,7 @@ def targets(lm: LanguageModel) -> tuple[str, ...]:
     """Names of the linear layers of attention and MLP."""
     found = {
         name.rpartition(".")[2]
-        for layer in lm.decoder.layers
+        for layer in lm.layers
         for name, module in layer.named_modules()
         if isinstance(module, torch.nn.Linear | Conv1D)
     }
@@ -275,7 +275,7 @@ def _few_rows(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 
 def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
-    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    front = lm.adaptation.front
     slots = Slots(lm, len(texts), front + max(map(len, texts)))
     states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, ragged=True)]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]

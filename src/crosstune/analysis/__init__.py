@@ -1,1 +1,4 @@
-"""What the predictions say: pure functions from settings and predictions to tables, without a model."""
+"""What predictions say: pure functions from settings and predictions to tables. Never touches a model.
+
+May import `store`, `metrics`, `data`, `languages`.
+"""

@@ -7,7 +7,7 @@ The wrong-language failure of zero-shot generation: Vu et al. 2022 (arXiv 2205.1
 
 import polars as pl
 
-from crosstune.metrics.language_id import MIXED, UNDECIDABLE
+from crosstune.metrics.language_id import MIXED, UNDECIDABLE, identify
 
 CORRECT = "metric.correct_language"
 SOURCE = "metric.in_source_language"
@@ -43,4 +43,27 @@ def with_answer_language(predictions: pl.DataFrame, source: dict[str, str]) -> p
         told.then((label == MIXED).cast(pl.Float64)).alias(SWITCHED),
         pl.when(label.is_not_null()).then((label == UNDECIDABLE).cast(pl.Float64)).alias(UNDECIDED),
         pl.when(label == pl.col("language")).then(pl.col("score")).alias(SCORE_IF_CORRECT),
+    )
+
+
+def relabel(predictions: pl.DataFrame, source: dict[str, str]) -> pl.DataFrame:
+    """Labels of today's rules in place of those that written answers were stored with; no model is needed.
+
+    Args:
+        predictions: One row an example, with columns run, language, prediction and ``answer_language``.
+        source: Source language of each run.
+
+    Returns:
+        The same rows; what has no label (choices) gets none.
+    """
+    if "answer_language" not in predictions.columns:
+        return predictions
+    label = pl.col("answer_language")
+    asked = predictions.with_columns(source=pl.col("run").replace_strict(source, return_dtype=pl.String))
+    texts = asked.filter(label.is_not_null()).select("prediction", "language", "source").unique()
+    new = pl.Series("new", [identify(*row) for row in texts.iter_rows()], dtype=pl.String)
+    on = ["prediction", "language", "source"]
+    joined = asked.join(texts.with_columns(new), on=on, how="left", maintain_order="left")
+    return joined.with_columns(answer_language=pl.when(label.is_not_null()).then("new")).select(
+        predictions.columns
     )

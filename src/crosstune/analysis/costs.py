@@ -1,9 +1,11 @@
 """What runs cost: time, tokens, memory and energy, summed by model, task and method."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
+
+from crosstune.store.record import RunRecord
 
 _SCHEMA: dict[str, Any] = {
     "model": pl.String,
@@ -25,11 +27,11 @@ _SUMMED = [name for name in _SCHEMA if name.endswith(("_seconds", "_tokens", "_j
 _COUNTS = ["halvings", "resumed"]
 
 
-def costs(runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+def costs(runs: Sequence[RunRecord]) -> pl.DataFrame:
     """Sum what runs cost.
 
     Args:
-        runs: run.json of results and of the runs that searched a setting for them.
+        runs: Records of results and of the runs that searched a setting for them.
 
     Returns:
         One row per model, task, method and kind ("result" or "search"), in the order of the runs: runs,
@@ -64,20 +66,9 @@ def _sum(name: str) -> pl.Expr:
     return pl.when(pl.col(name).is_not_null().any()).then(pl.col(name).sum()).alias(name)
 
 
-def _row(run: Mapping[str, Any]) -> dict[str, Any]:
-    cost = run["cost"]
-    taken_over = cost.get("train_from") is not None
-    row = {
-        name: cost.get(name) for name in _SCHEMA if name not in ("model", "task", "method", "kind", "runs")
-    }
-    if taken_over:
+def _row(run: RunRecord) -> dict[str, Any]:
+    row = {"model": run.model, "task": run.task.name, "method": run.label, "kind": run.kind, "runs": 1}
+    row |= {name: getattr(run.cost, name) for name in _SCHEMA if name not in row}
+    if run.cost.train_from is not None:
         row |= {"train_seconds": None, "train_tokens": None}
-    return {
-        "model": run["model"],
-        "task": run["task"]["name"],
-        "method": run["label"],
-        "kind": run.get("kind", "result"),
-        "runs": 1,
-        **row,
-        **{name: cost.get(name) or 0 for name in _COUNTS},
-    }
+    return row

@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.analysis.transfer import COMPARISON, Run, canonical, comparable, differing, settings_of
+from crosstune.analysis.transfer import COMPARISON, canonical, comparable, differing, settings_of
 from crosstune.errors import UserError
+from crosstune.store.record import RunRecord
 
 MODEL_SIZE = "model_parameters"
 DATA_SIZE = "train_examples"
@@ -29,11 +30,11 @@ _FOLLOWS: dict[str, tuple[str, ...]] = {
 _SIZE = re.compile(r"(?<![a-z0-9.])([0-9]+(?:\.[0-9]+)?)([mb])(?![a-z0-9])")
 
 
-def value_of(run: Run, setting: str) -> float | None:
+def value_of(run: RunRecord, setting: str) -> float | None:
     """A run's number for a setting.
 
     Args:
-        run: Its ``run.json``.
+        run: Its record.
         setting: Of its method ("length", "rank", ...) or training ("learning_rate", ...), or
             "model_parameters" (of the whole model; by its name, such as 8B, where an older record lacks it)
             or "train_examples" (drawn for training).
@@ -42,16 +43,16 @@ def value_of(run: Run, setting: str) -> float | None:
         None where it has none. ``layers`` is their number, all of the model's where none are named. A
         learning rate that was searched is no setting of the run, but a result of the others.
     """
-    method, train = run["method"], run.get("train") or {}
+    method, train = run.method.settings, run.train or {}
     found: Any
     if setting == MODEL_SIZE:
-        found = run.get(MODEL_SIZE) or _size_in_name(run["model"])
+        found = run.model_parameters or _size_in_name(run.model)
     elif setting == DATA_SIZE:
-        found = (run.get("data") or {}).get(DATA_SIZE) if train else None
+        found = run.data.train_examples if train else None
     elif setting == "layers" and "layers" in method:
         named = method["layers"]
-        found = run.get("model_layers") if named is None else len(named) if isinstance(named, list) else named
-    elif setting == "learning_rate" and run.get("search"):
+        found = run.model_layers if named is None else len(named) if isinstance(named, list) else named
+    elif setting == "learning_rate" and run.search:
         found = None
     else:
         found = method[setting] if setting in method else train.get(setting)
@@ -63,11 +64,11 @@ def _size_in_name(model: str) -> float | None:
     return None if found is None else float(found[1]) * {"m": 1e6, "b": 1e9}[found[2]]
 
 
-def swept(runs: Sequence[Run], scores: pl.DataFrame) -> list[str]:
+def swept(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[str]:
     """Settings that have several values while all other settings stay the same: those with a curve to draw.
 
     Args:
-        runs: Finished runs, as their ``run.json`` holds them.
+        runs: Records of finished runs.
         scores: Of these, from `crosstune.analysis.transfer.language_scores`.
 
     Returns:
@@ -75,31 +76,31 @@ def swept(runs: Sequence[Run], scores: pl.DataFrame) -> list[str]:
     """
     names = {MODEL_SIZE, DATA_SIZE}
     for run in runs:
-        names.update(run["method"], run.get("train") or {})
-    names -= {"name", "seed"}
+        names.update(run.method.settings, run.train or {})
+    names.discard("seed")
     found = []
     for name in sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)):
         values: dict[tuple[str, ...], set[float]] = defaultdict(set)
         lines = _lines(runs, scores, name)
         for run in runs:
             value = value_of(run, name)
-            if value is not None and run["id"] in lines:
-                values[lines[run["id"]][0]].add(value)
+            if value is not None and run.id in lines:
+                values[lines[run.id][0]].add(value)
         if any(len(each) > 1 for each in values.values()):
             found.append(name)
     return [name for name in found if DATA_SIZE not in found or name not in ("limit", "per_label")]
 
 
-def curve(runs: Sequence[Run], scores: pl.DataFrame, setting: str) -> pl.DataFrame:
+def curve(runs: Sequence[RunRecord], scores: pl.DataFrame, setting: str) -> pl.DataFrame:
     """Means over target languages by the value of a setting.
 
     Only languages that every run of a comparison was scored on are averaged, each with the same weight; seeds
-    are averaged after that. Methods that are not trained have one row, with ``value`` null; trained runs
-    without a number for the setting are left out. Of "model_parameters" the curve goes through models, and
-    the languages are those that all of them share.
+    are averaged after that. Methods that are not trained and do not have the setting have one row, with
+    ``value`` null; trained runs without a number for the setting are left out. Of "model_parameters" the
+    curve goes through models, and the languages are those that all of them share.
 
     Args:
-        runs: Finished runs, as their ``run.json`` holds them.
+        runs: Records of finished runs.
         scores: Of these, from `crosstune.analysis.transfer.language_scores`.
         setting: Such as "learning_rate"; `swept` names those that vary, `value_of` says what there is.
 
@@ -112,12 +113,10 @@ def curve(runs: Sequence[Run], scores: pl.DataFrame, setting: str) -> pl.DataFra
     Raises:
         UserError: No run has a number for the setting.
     """
-    values = {run["id"]: value_of(run, setting) for run in runs}
+    values = {run.id: value_of(run, setting) for run in runs}
     if not any(value is not None for value in values.values()):
         raise UserError(f"no run has a number for {setting}: there is no curve to draw")
-    untrained = {run["id"] for run in runs if run.get("train") is None}
-    if setting != MODEL_SIZE:
-        values |= dict.fromkeys(untrained)
+    untrained = {run.id for run in runs if not run.method_facts.trains}
     kept = [key for key, value in values.items() if value is not None or key in untrained]
     metrics = [name for name in scores.columns if name.startswith("metric.")]
     inside = _inside(setting)
@@ -157,7 +156,9 @@ def _inside(setting: str) -> list[str]:
     return [name for name in COMPARISON if name != "model" or setting != MODEL_SIZE]
 
 
-def _lines(runs: Sequence[Run], scores: pl.DataFrame, setting: str) -> dict[str, tuple[tuple[str, ...], str]]:
+def _lines(
+    runs: Sequence[RunRecord], scores: pl.DataFrame, setting: str
+) -> dict[str, tuple[tuple[str, ...], str]]:
     """Run id to the line it is a point of: its key, and its name, unique in a comparison.
 
     A line's runs have the same method and differ in nothing but the seed, the setting and what follows it.
@@ -168,11 +169,11 @@ def _lines(runs: Sequence[Run], scores: pl.DataFrame, setting: str) -> dict[str,
     held: dict[str, Mapping[str, Any]] = {}
     same_method: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for run in runs:
-        if run["id"] not in place:
+        if run.id not in place:
             continue
-        skipped = moving | ({"learning rate"} if run.get("search") else set())
-        held[run["id"]] = {key: value for key, value in settings_of(run).items() if key not in skipped}
-        same_method[*place[run["id"]], run["method"]["name"]].append(run["id"])
+        skipped = moving | ({"learning rate"} if run.search else set())
+        held[run.id] = {key: value for key, value in settings_of(run).items() if key not in skipped}
+        same_method[*place[run.id], run.method.name].append(run.id)
     found = {}
     for (*where, name), ids in same_method.items():
         apart = differing([held[key] for key in ids])

@@ -3,7 +3,7 @@
 A table of scores has no texts, prompts or log-probabilities: most analyses need none of these.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from crosstune.store import store as stored
+from crosstune.store.record import RunRecord
 
 AT_ONCE = 100_000
 """Rows of several runs to take together."""
@@ -69,7 +70,7 @@ class Predictions:
             return stored.read_table(self._given, run_id, TEXTS)
         return self._of_table(run_id).select(TEXTS)
 
-    def to_align(self, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    def to_align(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
         """Scores of many runs in little room, as `crosstune.analysis.statistics.pairing.align` takes them.
 
         Returns:
@@ -80,10 +81,10 @@ class Predictions:
         """
         names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
         score = pl.col("score").cast(pl.Float32)
-        tables = self.tables(str(run["id"]) for run in runs)
+        tables = self.tables(run.id for run in runs)
         return pl.concat([table.select(*names, score) for table in tables])
 
-    def whole(self, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    def whole(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
         """Every column of some runs in one table, with a ``run`` column in front.
 
         Raises:
@@ -91,7 +92,7 @@ class Predictions:
         """
         if isinstance(self._given, Path):
             return stored.read_predictions(self._given, runs)
-        return self._given.filter(pl.col("run").is_in([run["id"] for run in runs]))
+        return self._given.filter(pl.col("run").is_in([run.id for run in runs]))
 
     def _of_table(self, run_id: str) -> pl.DataFrame:
         return self._parts.get((run_id,), self._empty)

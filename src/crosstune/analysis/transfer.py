@@ -17,8 +17,7 @@ import polars as pl
 from crosstune.analysis.answer_language import with_answer_language
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.errors import UserError
-
-Run = Mapping[str, Any]
+from crosstune.store.record import RunRecord
 
 COMPARISON = ["model", "task", "protocol"]
 """Columns inside which methods may be compared."""
@@ -26,33 +25,34 @@ COMPARISON = ["model", "task", "protocol"]
 ROW = [*COMPARISON, "setup"]
 """Columns that make one row of a results table: its runs differ in nothing but the seed."""
 
-SCORING = ("choices", "max_answer_tokens")
+SCORING = ("choices", "max_answer_tokens", "on_too_long")
 """Evaluation settings that change what an answer scores; the others change its speed, or the test data."""
 
 
-def language_scores(runs: Sequence[Run], predictions: pl.DataFrame | Predictions) -> pl.DataFrame:
+def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predictions) -> pl.DataFrame:
     """Score every run in every language.
 
     Args:
-        runs: Finished runs, as their ``run.json`` holds them; a run given twice counts once.
+        runs: Records of finished runs; a run given twice counts once.
         predictions: One row an example, with columns run, language, example, score, any ``metric.<name>``
             and, of written answers, ``answer_language``. Rows of runs that are not in ``runs`` are left out.
             `Predictions` of a store are read a few runs after the other.
 
     Returns:
         One row per run and language: run, model, task, protocol, setup, method (unique inside a comparison),
-        method_name, seed, measure (the main metric's name), source_language, language, is_source, zero_shot,
-        trained_parameters, n (examples), score (mean of the main metric, in [0, 1]), se (its standard error
-        over examples taken as independent; null for one example), and the mean of each ``metric.<name>``,
-        those of `crosstune.analysis.answer_language` among them.
+        method_name, random (whether another seed would give other answers), seed, measure (the main metric's
+        name), source_language, language, is_source, zero_shot, trained_parameters, n (examples), score (mean
+        of the main metric, in [0, 1]), se (its standard error over examples taken as independent; null for
+        one example), and the mean of each ``metric.<name>``, those of `crosstune.analysis.answer_language`
+        among them.
 
     Raises:
         UserError: No runs, a run without predictions, an example scored twice, or a score that is no number.
     """
-    unique = list({run["id"]: run for run in runs}.values())
+    unique = list({run.id: run for run in runs}.values())
     if not unique:
         raise UserError("no finished runs to analyse: run the study first")
-    source = {run["id"]: run["source_language"] for run in unique}
+    source = {run.id: run.source_language for run in unique}
     given = as_predictions(predictions)
     means = pl.concat(
         [_mean_scores(with_answer_language(table, source)) for table in given.tables(source)],
@@ -62,26 +62,25 @@ def language_scores(runs: Sequence[Run], predictions: pl.DataFrame | Predictions
     for run_id, language, n in means.select("run", "language", "n").iter_rows():
         counts[run_id][language] = n
     for run in unique:
-        if run["id"] not in counts:
-            raise UserError(
-                f"run {run['id']} ({run['label']}) has no predictions: delete it and run it again"
-            )
+        if run.id not in counts:
+            raise UserError(f"run {run.id} ({run.label}) has no predictions: delete it and run it again")
     protocol = _protocols(unique, counts)
     setup, label = _setups(unique, protocol)
     facts = [
         {
-            "run": run["id"],
-            "model": run["model"],
-            "task": run["task"]["name"],
-            "protocol": protocol[run["id"]],
-            "setup": setup[run["id"]],
-            "method": label[run["id"]],
-            "method_name": run["method"]["name"],
-            "seed": run["seed"],
-            "measure": run["task"]["metrics"][0],
-            "source_language": run["source_language"],
-            "zero_shot": bool(run["zero_shot"]),
-            "trained_parameters": run["trained_parameters"],
+            "run": run.id,
+            "model": run.model,
+            "task": run.task.name,
+            "protocol": protocol[run.id],
+            "setup": setup[run.id],
+            "method": label[run.id],
+            "method_name": run.method.name,
+            "random": run.method_facts.random,
+            "seed": run.seed,
+            "measure": run.task.metrics[0],
+            "source_language": run.source_language,
+            "zero_shot": run.zero_shot,
+            "trained_parameters": run.trained_parameters,
         }
         for run in unique
     ]
@@ -242,7 +241,7 @@ def _mean_scores(predictions: pl.DataFrame) -> pl.DataFrame:
     return means.drop("distinct")
 
 
-def _protocols(runs: Sequence[Run], counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
+def _protocols(runs: Sequence[RunRecord], counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:
     """Run id to protocol key. Runs share a key when nothing says that they saw different test examples.
 
     Runs may cover different languages. Those of one task version and options are poured, widest first, into
@@ -250,15 +249,12 @@ def _protocols(runs: Sequence[Run], counts: Mapping[str, Mapping[str, int]]) -> 
     """
     pools: dict[str, list[dict[str, str]]] = defaultdict(list)
     place: dict[str, tuple[str, dict[str, str]]] = {}
-    for run in sorted(runs, key=lambda run: (-len(counts[run["id"]]), run["id"])):
-        task = run["task"]
-        scoring = {key: value for key, value in (run.get("evaluate") or {}).items() if key in SCORING}
-        kind = canonical(
-            [task["name"], task["version"], task.get("options"), run["source_language"], scoring]
-        )
-        known = run["fingerprints"].get("test") or {}
+    for run in sorted(runs, key=lambda run: (-len(counts[run.id]), run.id)):
+        task, known = run.task, run.fingerprints.test
+        scoring = {key: value for key, value in run.evaluate.items() if key in SCORING}
+        kind = canonical([task.name, task.version, task.options, run.source_language, scoring])
         # The count is part of the data's identity: a half-written language must not pass for the whole.
-        data = {lang: f"{known.get(lang, 'unknown')}/{n}" for lang, n in counts[run["id"]].items()}
+        data = {lang: f"{known.get(lang, 'unknown')}/{n}" for lang, n in counts[run.id].items()}
         for pool in pools[kind]:
             if all(pool.get(lang, mark) == mark for lang, mark in data.items()):
                 break
@@ -266,18 +262,16 @@ def _protocols(runs: Sequence[Run], counts: Mapping[str, Mapping[str, int]]) -> 
             pool = {}
             pools[kind].append(pool)
         pool.update(data)
-        place[run["id"]] = (kind, pool)
+        place[run.id] = (kind, pool)
     return {run_id: _digest([kind, pool]) for run_id, (kind, pool) in place.items()}
 
 
-def _setups(runs: Sequence[Run], protocol: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+def _setups(runs: Sequence[RunRecord], protocol: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Run id to setup key (shared by runs that differ only in the seed), and to a label unique to it."""
-    settings = {run["id"]: settings_of(run) for run in runs}
+    settings = {run.id: settings_of(run) for run in runs}
     repeats: dict[tuple[Any, ...], list[str]] = defaultdict(list)
     for run in runs:
-        repeats[run["model"], protocol[run["id"]], _digest(settings[run["id"]]), run["seed"]].append(
-            run["id"]
-        )
+        repeats[run.model, protocol[run.id], _digest(settings[run.id]), run.seed].append(run.id)
     again = {key[:3] for key, ids in repeats.items() if len(ids) > 1}
     for (model, key, digest, _), ids in repeats.items():
         if (model, key, digest) in again:  # Same settings, same seed, twice: not seeds, so never averaged.
@@ -287,10 +281,10 @@ def _setups(runs: Sequence[Run], protocol: Mapping[str, str]) -> tuple[dict[str,
     # Two studies may name one setup differently: the run of the lowest id names it for all.
     name: dict[tuple[str, str, str], str] = {}
     same_label: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for run in sorted(runs, key=lambda run: str(run["id"])):
-        model, key = run["model"], protocol[run["id"]]
-        label = name.setdefault((model, key, setup[run["id"]]), run["label"])
-        same_label[model, key, label].append(run["id"])
+    for run in sorted(runs, key=lambda run: run.id):
+        model, key = run.model, protocol[run.id]
+        label = name.setdefault((model, key, setup[run.id]), run.label)
+        same_label[model, key, label].append(run.id)
     labels: dict[str, str] = {}
     for (_, _, label), ids in same_label.items():
         apart = differing([settings[run_id] for run_id in ids])
@@ -300,17 +294,17 @@ def _setups(runs: Sequence[Run], protocol: Mapping[str, str]) -> tuple[dict[str,
     return setup, labels
 
 
-def settings_of(run: Run) -> dict[str, Any]:
+def settings_of(run: RunRecord) -> dict[str, Any]:
     """What decides a run's result besides model, task and seed, as flat names to values."""
-    flat = {key.replace("_", " "): value for key, value in run["method"].items()}
-    for key, value in (run.get("train") or {}).items():
+    flat = {key.replace("_", " "): value for key, value in run.method.entries().items()}
+    for key, value in (run.train or {}).items():
         if key != "seed":
             name = key.replace("_", " ")
             flat[f"training {name}" if name in flat else name] = value
-    flat["dtype"] = run.get("dtype")
-    flat["revision"] = run.get("revision")
-    flat["zero-shot"] = run["zero_shot"]
-    flat["training data"] = _digest(run["fingerprints"].get("train"))[:6]
+    flat["dtype"] = run.dtype
+    flat["revision"] = run.revision
+    flat["zero-shot"] = run.zero_shot
+    flat["training data"] = _digest(run.fingerprints.train)[:6]
     return flat
 
 

@@ -13,12 +13,12 @@ from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.differences import Difference, by_language, difference, holm
 from crosstune.analysis.statistics.pairing import Aligned, align
 from crosstune.analysis.statistics.power import two_sided
-from crosstune.analysis.transfer import Run
 from crosstune.claims import choose_runs as claim_runs
 from crosstune.claims.choose_runs import NoRunsError, Setup
 from crosstune.claims.file import LOWER_IS_BETTER, Claim, Pick
 from crosstune.errors import did_you_mean
 from crosstune.metrics.language_id import UNDECIDABLE
+from crosstune.store.record import RunRecord
 
 # Verdicts rest on the test and its interval; bootstrap draws would take most of their time.
 _tested = functools.partial(difference, draws=1)
@@ -73,17 +73,17 @@ class Evidence:
     """Runs and their scores, lined up when a claim asks for them.
 
     Args:
-        runs: Finished runs, as their ``run.json`` holds them.
+        runs: Records of finished runs.
         predictions: Of these.
         scores: Their `crosstune.analysis.transfer.language_scores`.
     """
 
     def __init__(
-        self, runs: Sequence[Run], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame
+        self, runs: Sequence[RunRecord], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame
     ) -> None:
         self.scores = scores
         self.setups = claim_runs.setups(runs, scores)
-        self._source = {run["id"]: run["source_language"] for run in runs}
+        self._source = {run.id: run.source_language for run in runs}
         self._predictions = as_predictions(predictions)
         self._rows: dict[str, pl.DataFrame] = {}
         self._lined_up: dict[tuple[Any, ...], Aligned] = {}
@@ -96,7 +96,7 @@ class Evidence:
         """
         key = (metric, *sorted((each.protocol, each.setup) for each in there), there[0].model, there[0].task)
         if key not in self._lined_up:
-            ids = [run["id"] for each in there for run in each.runs]
+            ids = [run.id for each in there for run in each.runs]
             rows = pl.concat([self._metric(run, metric) for run in ids])
             found = align(self.scores.filter(pl.col("run").is_in(ids)), rows)
             if not found or not found[0].targets:
@@ -185,7 +185,7 @@ def _need_runs(claim: Claim, pick: Pick, here: Sequence[Setup], model: str, task
         raise NoRunsError(f"no {kind}runs{place}")
     for each in (pick, claim.against):
         if each is not None and not claim_runs.matching(each, here):
-            names = {setup.first["method"]["name"] for setup in here}
+            names = {setup.first.method.name for setup in here}
             hint = "" if each.name in names else did_you_mean(each.name, names)
             raise NoRunsError(f"no {kind}runs of {each}{place}{hint}")
     if not (model and task):
@@ -198,7 +198,7 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
     aligned = evidence.aligned((a, b), claim.metric)
     codes = _target_codes(claim, aligned)
     short = _short_of_seeds(claim, aligned, (a, b))
-    base = Cell(where, a=a.label, b=b.label, runs=tuple(run["id"] for each in (a, b) for run in each.runs))
+    base = Cell(where, a=a.label, b=b.label, runs=tuple(run.id for each in (a, b) for run in each.runs))
     # "beats" on a rate of failures means fewer of them.
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
@@ -256,7 +256,7 @@ def _varied(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidence,
             made = _tested(aligned, other.label, one.label, codes)
         pairs.append(made)
     widest = max(pairs, key=lambda each: each.difference)
-    runs = tuple(run["id"] for each in there for run in each.runs)
+    runs = tuple(run.id for each in there for run in each.runs)
     base = Cell(where, a=widest.a, b=widest.b, runs=runs)
     above = [_p(each, claim.threshold) if each.difference > claim.threshold else 1.0 for each in pairs]
     below = [_p(each, claim.threshold) if each.difference < claim.threshold else 1.0 for each in pairs]

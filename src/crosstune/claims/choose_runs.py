@@ -7,8 +7,9 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.analysis.transfer import SCORING, Run
+from crosstune.analysis.transfer import SCORING
 from crosstune.claims.file import Claim, Pick
+from crosstune.store.record import RunRecord
 
 
 class NoRunsError(Exception):
@@ -25,10 +26,10 @@ class Setup:
     setup: str
     label: str
     examples: int
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
 
     @property
-    def first(self) -> Run:
+    def first(self) -> RunRecord:
         """What holds for all of them can be read from one."""
         return self.runs[0]
 
@@ -36,9 +37,9 @@ class Setup:
         return self.label
 
 
-def setups(runs: Sequence[Run], scores: pl.DataFrame) -> list[Setup]:
+def setups(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[Setup]:
     """The setups of a table of scores (`crosstune.analysis.transfer.language_scores`)."""
-    by_id = {run["id"]: run for run in runs}
+    by_id = {run.id: run for run in runs}
     keys = ["model", "task", "protocol", "setup", "method"]
     rows = (
         scores.group_by(keys)
@@ -60,9 +61,9 @@ def of_claim(claim: Claim, found: Iterable[Setup]) -> list[Setup]:
     return [
         each
         for each in found
-        if bool(each.first["zero_shot"]) == claim.zero_shot
-        and _says(each.first["task"].get("options") or {}, claim.options)
-        and _says(each.first.get("evaluate") or {}, claim.evaluate)
+        if each.first.zero_shot == claim.zero_shot
+        and _says(each.first.task.options, claim.options)
+        and _says(each.first.evaluate, claim.evaluate)
     ]
 
 
@@ -71,9 +72,9 @@ def matching(pick: Pick, found: Iterable[Setup]) -> list[Setup]:
     return [
         each
         for each in found
-        if each.first["method"]["name"] == pick.name
-        and _says(each.first["method"], pick.settings)
-        and _says(each.first.get("train") or {}, pick.train)
+        if each.first.method.name == pick.name
+        and _says(each.first.method.entries(), pick.settings)
+        and _says(each.first.train or {}, pick.train)
         and (pick.most_parameters is None or _parameters(each) <= pick.most_parameters)
     ]
 
@@ -127,7 +128,7 @@ def choose(pick: Pick, there: Sequence[Setup]) -> Setup:
     """
     if len(there) == 1:
         return there[0]
-    searched = [each for each in there if all(run.get("search") for run in each.runs)]
+    searched = [each for each in there if all(run.search for run in each.runs)]
     if len(searched) == 1:
         return searched[0]
     left = searched or list(there)
@@ -155,9 +156,9 @@ def _one_protocol(shared: set[str], found: Sequence[Setup]) -> str:
     size: dict[str, int] = {}
     for each in found:
         if each.protocol in shared:
-            task, run = each.first["task"], each.first
-            scoring = {key: (run.get("evaluate") or {}).get(key) for key in SCORING}
-            kinds.add(_text([task["version"], task.get("options"), run["source_language"], scoring]))
+            run = each.first
+            scoring = {key: run.evaluate.get(key) for key in SCORING}
+            kinds.add(_text([run.task.version, run.task.options, run.source_language, scoring]))
             size[each.protocol] = max(size.get(each.protocol, 0), each.examples)
     if len(kinds) > 1:
         raise NoRunsError(
@@ -183,19 +184,19 @@ def _order(value: Any) -> tuple[bool, float, str]:
 
 
 def _setting(each: Setup, name: str) -> Any:
-    train = each.first.get("train") or {}
-    return train[name] if name in train else each.first["method"].get(name)
+    train = each.first.train or {}
+    return train[name] if name in train else each.first.method.settings.get(name)
 
 
 def _parameters(each: Setup) -> int:
-    return max(int(run["trained_parameters"] or 0) for run in each.runs)
+    return max(run.trained_parameters or 0 for run in each.runs)
 
 
 def _dev_score(each: Setup) -> float | None:
     """Mean over seeds of the score that training kept its weights by; None where a run has none."""
     best = []
     for run in each.runs:
-        scores = [float(point["score"]) for point in run.get("dev") or ()]
+        scores = [point["score"] for point in run.dev]
         if not scores:
             return None
         best.append(max(scores))

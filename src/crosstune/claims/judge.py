@@ -13,10 +13,11 @@ from typing import Any, Literal
 import polars as pl
 
 from crosstune.analysis.predictions import Predictions
-from crosstune.analysis.transfer import Run, language_scores
+from crosstune.analysis.transfer import language_scores
 from crosstune.claims.cells import Cell, Evidence, cells_of, counted
 from crosstune.claims.choose_runs import same_model
 from crosstune.claims.file import Claim, PlacedClaim
+from crosstune.store.record import RunRecord
 
 Ruling = Literal["supported", "contradicted", "not enough data"]
 
@@ -53,7 +54,7 @@ class Verdict:
 
 def judge(
     claims: Sequence[PlacedClaim],
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     predictions: pl.DataFrame | Predictions,
     scores: pl.DataFrame | None = None,
 ) -> list[Verdict]:
@@ -61,7 +62,7 @@ def judge(
 
     Args:
         claims: From `crosstune.claims.file.read_claims`.
-        runs: Finished runs, as their ``run.json`` holds them.
+        runs: Records of finished runs.
         predictions: Of these, one row an example; `Predictions` of a store are read when a claim needs them.
         scores: Their `crosstune.analysis.transfer.language_scores`, where they are at hand.
 
@@ -75,9 +76,9 @@ def judge(
     return [_verdict(placed, evidence) for placed in claims]
 
 
-def about(claims: Sequence[PlacedClaim], runs: Sequence[Run]) -> list[PlacedClaim]:
+def about(claims: Sequence[PlacedClaim], runs: Sequence[RunRecord]) -> list[PlacedClaim]:
     """The claims that name no model, or one that some run is of."""
-    models = {str(run["model"]) for run in runs}
+    models = {run.model for run in runs}
     return [
         each
         for each in claims

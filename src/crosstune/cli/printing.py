@@ -39,7 +39,7 @@ def print_costs(found: Any) -> None:
 
 
 def print_plan(plan: Any, study_file: str) -> None:
-    """The table of a plan (`crosstune.planning.plan.Plan`)."""
+    """The table of a plan (`crosstune.planning.plan.StudyPlan`)."""
     from crosstune.planning.table import plan_table
 
     standard_output().print(plan_table(plan, study_file))

@@ -1,1 +1,4 @@
-"""YAML files and settings, with every mistake told as `file:line: what is wrong`. Imports errors alone."""
+"""Settings from outside: YAML with its lines, mistakes as `file:line: what is wrong`, environment variables.
+
+Imports nothing of its neighbours.
+"""

@@ -1,1 +1,4 @@
-"""Examples, and the files and hub data sets they are read from. Knows no task, model or prompt."""
+"""Examples, and the files and hub datasets they are read from. Knows no task and no prompt.
+
+May import `models`, `metrics`, `languages`, `config`.
+"""

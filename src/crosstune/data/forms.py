@@ -34,12 +34,14 @@ class Form:
     Attributes:
         name: As tasks and run.json give it.
         columns: That its predictions have besides `COLUMNS`, with their types.
+        has_choices: Whether an answer is one of its example's `Example.choices`.
         losses: Values of ``train.loss`` it can be trained with.
         statistic: What the score of many predictions is.
     """
 
     name: str
     columns: Mapping[str, Any]
+    has_choices: bool = False
     losses: tuple[str, ...] = ("answer",)
     statistic: Statistic = MEAN
 
@@ -49,7 +51,7 @@ class Form:
 
 
 FORMS: dict[Kind, Form] = {
-    "choice": Form("choice", {"choice_logprobs": pl.List(pl.Float64)}, losses=("answer", "choices")),
+    "choice": Form("choice", {"choice_logprobs": pl.List(pl.Float64)}, True, ("answer", "choices")),
     "generation": Form("generation", {"answer_language": pl.String}),
 }
 """``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding."""

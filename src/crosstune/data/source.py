@@ -1,4 +1,4 @@
-"""Where a benchmark's files lie, and the shape of their rows."""
+"""Where a benchmark's files lie on this machine, and the shape of their rows."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from crosstune.languages.table import find
 
 
 @dataclass(frozen=True)
-class Layout:
+class FileLayout:
     """One published form of a split.
 
     Attributes:
@@ -35,19 +35,62 @@ class Layout:
 
     def rows(self, path: Path) -> Rows:
         """Rows of one file, under the task's column names."""
-        found = (
-            self.read(path) if self.read is not None else read_rows(path, self.columns, header=self.header)
-        )
-        return renamed(found, self.rename) if self.rename else found
+        rows = self.read(path) if self.read is not None else read_rows(path, self.columns, header=self.header)
+        return renamed(rows, self.rename) if self.rename else rows
 
 
 @dataclass(frozen=True)
 class Place:
-    """Files of one split in one language. ``code`` is what the dataset calls it, where rows of many mix."""
+    """Files of one split in one language.
 
-    layout: Layout
+    Attributes:
+        layout: Their form.
+        paths: The files, read one after the other.
+        code: What the dataset calls the language, where rows of many languages mix.
+    """
+
+    layout: FileLayout
     paths: tuple[Path, ...]
     code: str | None = None
+
+    def rows(self) -> Rows:
+        """Rows in the place's language, and those that cannot be read."""
+        column = self.layout.column or ""
+        for path in self.paths:
+            for row in self.layout.rows(path):
+                if self.code is None or isinstance(row, BadRow) or row.fields.get(column) == self.code:
+                    yield row
+
+
+def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str) -> dict[str, Place]:
+    """Local files of one split by language; the first layout that has a language wins.
+
+    Args:
+        root: Data folder.
+        layouts: Published forms of the split.
+        source_language: Language of files whose layout names none.
+    """
+    places: dict[str, Place] = {}
+    for layout in layouts:
+        by_language: dict[str, list[Path]] = {}
+        shape = _path_pattern(layout.files)
+        for path in sorted(root.glob(layout.files.replace("{code}", "*"))):
+            match = shape.fullmatch(path.relative_to(root).as_posix())
+            if match is None or not path.is_file():
+                continue
+            code = match.groupdict().get("code")
+            language = layout.language or source_language if code is None else _canonical(code)
+            if language is not None:
+                by_language.setdefault(language, []).append(path)
+        if layout.column is not None:
+            paths = tuple(path for files in by_language.values() for path in files)
+            for code in _language_codes(layout, paths):
+                if (language := _canonical(code)) is not None:
+                    places.setdefault(language, Place(layout, paths, code))
+            continue
+        for language, files in by_language.items():
+            places.setdefault(language, Place(layout, tuple(files)))
+    return places
 
 
 def renamed(rows: Rows, names: Mapping[str, str]) -> Rows:
@@ -69,7 +112,7 @@ def labelled(rows: Rows, labels: Sequence[str]) -> Rows:
             yield row
 
 
-def _shape(files: str) -> re.Pattern[str]:
+def _path_pattern(files: str) -> re.Pattern[str]:
     """What paths of a layout look like; a code that stands there twice is the same both times."""
     first, *rest = re.escape(files).replace(r"\*", r"[^/]*").split(r"\{code\}", maxsplit=1)
     named = [r"(?P<code>[\w-]+)" + part.replace(r"\{code\}", r"(?P=code)") for part in rest]
@@ -83,7 +126,7 @@ def _canonical(code: str) -> str | None:
         return None
 
 
-def _codes(layout: Layout, paths: tuple[Path, ...]) -> list[str]:
+def _language_codes(layout: FileLayout, paths: tuple[Path, ...]) -> list[str]:
     """Language codes that the rows of files of many languages carry."""
     seen: dict[str, None] = {}
     for path in paths:

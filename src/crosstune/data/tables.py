@@ -98,11 +98,13 @@ def read_json(path: Path) -> Any:
     """
     text = "\n".join(_whole_lines(path))
     try:
-        return json.loads(text)
+        return json.loads(text, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
     except RecursionError as error:
         raise UserError(f"{path}: not a data file: JSON nested too deeply") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
 
 
 def read_lines(path: Path) -> list[str | BadRow]:
@@ -217,8 +219,8 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
             rows.append(line)
             continue
         try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
+            value = json.loads(line, parse_constant=_no_number)
+        except (ValueError, RecursionError) as error:
             rows.append(BadRow(f"{path}:{number}: not JSON: {str(error)[:120]}"))
             continue
         if not isinstance(value, dict):
@@ -250,6 +252,11 @@ def _parquet(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
         else:
             rows.append(Row(path, number, fields))
     return rows
+
+
+def _no_number(name: str) -> Any:
+    """Python reads these, JSON does not have them, and as a text "nan" would be an answer."""
+    raise ValueError(f"{name} is no number; write null or leave the row out")
 
 
 def _require(path: Path, columns: Sequence[str], there: Sequence[str], hint: str) -> None:

@@ -1,4 +1,7 @@
-"""Languages: one table of codes, families, scripts and resource classes, and a search by any code."""
+"""Languages: one table of codes, families, scripts and resource classes, and a search by any code.
+
+Imports nothing of its neighbours.
+"""
 
 from crosstune.languages.table import LANGUAGES, Language, find, order_by_family
 

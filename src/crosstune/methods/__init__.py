@@ -1,4 +1,6 @@
-"""Methods by name. A new one is a file here and a line in this dict."""
+"""Methods by name. A new one is a file here and a line in this dict. May import `models`, `config`."""
+
+from typing import Any
 
 from crosstune.methods.adapters.lora import Lora
 from crosstune.methods.base import Method
@@ -9,7 +11,7 @@ from crosstune.methods.prompts.llama_adapter import LlamaAdapter
 from crosstune.methods.prompts.prefix import Prefix
 from crosstune.methods.prompts.soft_prompt import SoftPrompt
 
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[str, type[Method[Any]]] = {
     "none": NoTuning,
     "few-shot": FewShot,
     "soft-prompt": SoftPrompt,

@@ -1,27 +1,22 @@
-"""What a method is: trained parameters that attach to a frozen model and come off without a trace.
-
-To plan a study, list methods or count parameters takes settings alone: torch, transformers and PEFT are
-imported by the functions that compute.
-"""
-
-from __future__ import annotations
+"""What a method is: trained parameters that attach to a frozen model and come off without a trace."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar
+from typing import Any, ClassVar, Generic, cast
+
+from typing_extensions import TypeVar
 
 from crosstune.errors import UserError
 from crosstune.methods.config import Layered, MethodConfig
+from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
+from crosstune.models.adaptation import Part, Stacking
 from crosstune.models.geometry import Geometry
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from crosstune.models.language_model import LanguageModel
+Settings = TypeVar("Settings", bound=MethodConfig, default=Any)
 
 
-class Method(ABC):
+class Method(ABC, Generic[Settings]):
     """A way to adapt a frozen model. A subclass is one file and one line in `crosstune.methods.METHODS`.
 
     Attributes:
@@ -30,7 +25,10 @@ class Method(ABC):
         learning_rate: Default; None where nothing is trained.
         learning_rate_from: Where the default comes from.
         size: The setting that trained parameters rise with, which a budget solves; None where there is none.
+        stacking: Which other methods it can stand with on a model.
+        Config: Its settings, the same class as in ``Method[...]``.
         shots: English exemplars that stand in every prompt (only `few-shot` has some).
+        part: What it left on the model, while it is attached.
     """
 
     name: ClassVar[str]
@@ -38,12 +36,14 @@ class Method(ABC):
     learning_rate: ClassVar[float | None]
     learning_rate_from: ClassVar[str]
     size: ClassVar[str | None] = None
+    stacking: ClassVar[Stacking] = "freely"
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     shots: int = 0
 
-    def __init__(self, config: MethodConfig | None = None) -> None:
-        self.config = config if config is not None else self.Config()
+    def __init__(self, config: Settings | None = None) -> None:
+        self.config = cast(Settings, self.Config()) if config is None else config
         self.lm: LanguageModel | None = None
+        self.part: Part | None = None
 
     @property
     def default_rate(self) -> float | None:
@@ -57,16 +57,38 @@ class Method(ABC):
 
     @classmethod
     @abstractmethod
-    def count(cls, config: MethodConfig, geometry: Geometry) -> int:
+    def count(cls, config: Settings, geometry: Geometry) -> int:
         """Trained parameters in closed form, from the model's shape alone."""
 
     @abstractmethod
-    def attach(self, lm: LanguageModel, seed: int = 0) -> None:
-        """Make the parameters (from ``seed``) and hook them into the model."""
+    def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
+        """Make the parameters (from ``seed``) and put them into ``part``.
 
-    @abstractmethod
+        Before anything in the model's modules is changed, a function that changes it back is entered in
+        ``part.undo``: it is called when the method is detached, and when something here fails.
+        """
+
+    def attach(self, lm: LanguageModel, seed: int = 0, languages: Collection[str] | None = None) -> None:
+        """Put the method on a model, on top of what is there.
+
+        Args:
+            lm: The model.
+            seed: Of the parameters' start.
+            languages: Codes of those it is active for; None for all.
+
+        Raises:
+            UserError: The settings do not fit the model, or the method cannot stand with one that is there.
+        """
+        part = Part(self.name, None if languages is None else frozenset(languages), self.stacking)
+        with lm.adaptation.attaching(part):
+            self.place(lm, part, seed)
+        self.lm, self.part = lm, part
+
     def detach(self) -> None:
         """Take everything off again: the model's logits are the same bits as before `attach`."""
+        assert self.part is not None
+        self.attached().adaptation.detach(self.part)
+        self.lm = self.part = None
 
     @property
     def lowest_layer(self) -> int:
@@ -80,18 +102,21 @@ class Method(ABC):
         return self.config.chosen(self.attached().geometry.layers)[0]
 
     @abstractmethod
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def parameters(self) -> "dict[str, nn.Parameter]":
         """The fp32 parameters the optimiser steps, by name."""
 
-    def after_backward(self) -> None:  # noqa: B027 - most methods need nothing here
+    def after_backward(self) -> None:
         """Called after each backward pass, before gradients are clipped."""
 
-    def after_step(self) -> None:  # noqa: B027
+    def after_step(self) -> None:
         """Called after each optimiser step."""
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Inside, the model computes what was trained in its cheapest form."""
+        """Inside, the model computes what was trained in its cheapest form.
+
+        Those of several methods are entered in the order in which the methods were attached.
+        """
         yield
 
     def state(self) -> dict[str, Tensor]:
@@ -107,20 +132,18 @@ class Method(ABC):
         Raises:
             UserError: Names or shapes differ from what this config on this model has.
         """
-        import torch
-
-        mine = self.parameters()
-        if set(mine) != set(state):
-            odd = sorted(set(mine) ^ set(state))[0]
+        parameters = self.parameters()
+        if set(parameters) != set(state):
+            odd = sorted(set(parameters) ^ set(state))[0]
             raise UserError(f"weights do not fit {self.name}: {odd} is on one side only")
-        for name, parameter in mine.items():
+        for name, parameter in parameters.items():
             if parameter.shape != state[name].shape:
                 raise UserError(
                     f"weights do not fit {self.name}: {name} is {tuple(state[name].shape)}, "
                     f"this model wants {tuple(parameter.shape)}"
                 )
         with torch.no_grad():
-            for name, parameter in mine.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(state[name])
         self.after_step()
 

@@ -1,16 +1,8 @@
 """Settings that methods share: which layers, how many prompt tokens."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from pydantic import BaseModel, ConfigDict, Field
 
 from crosstune.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
 
 # Real text to start prompts from: on the manifold of the model's inputs from the first step.
 INIT_TEXT = (

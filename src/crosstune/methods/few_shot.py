@@ -20,14 +20,13 @@ class FewShotConfig(MethodConfig):
     k: int = Field(default=4, ge=1)
 
 
-class FewShot(NoTuning):
+class FewShot(NoTuning[FewShotConfig]):
     """The untuned model, shown how the task goes in English."""
 
     name = "few-shot"
     summary = "no tuning: k English exemplars in the prompt"
     Config = FewShotConfig
 
-    def __init__(self, config: MethodConfig | None = None) -> None:
+    def __init__(self, config: FewShotConfig | None = None) -> None:
         super().__init__(config)
-        assert isinstance(self.config, FewShotConfig)
         self.shots = self.config.k

@@ -4,60 +4,51 @@ The model stays in its dtype; the optimiser steps fp32 master copies, and their 
 put into the model after each step. Trained parameters: all of them (tied embeddings once).
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.methods.config import MethodConfig
+from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
+from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
 
-    from crosstune.models.language_model import LanguageModel
-
-
-class Full(Method):
+class Full(Method[MethodConfig]):
     """All weights move."""
 
     name = "full"
     summary = "full fine-tuning of every weight, fp32 master copies"
     learning_rate = 2e-5
     learning_rate_from = "the usual value for full fine-tuning of decoders of 0.1B to 10B"
+    stacking = "alone"
 
     @classmethod
     def count(cls, config: MethodConfig, geometry: Geometry) -> int:
         """All parameters of the model."""
         return geometry.parameters
 
-    def attach(self, lm: LanguageModel, seed: int = 0) -> None:
+    def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """Keep the weights' bits, make fp32 masters, let gradients reach every weight."""
-        from torch import nn
-
         if lm.quantized:
             raise UserError("full: quantised weights cannot be trained; use lora, or take quantize out")
-        self.lm = lm
+        part.undo.callback(self._put_back)
+        self.weights, self.kept, self.masters = {}, {}, {}
         self.weights = dict(lm.model.named_parameters())
         self.kept = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}
         self.masters = {name: nn.Parameter(w.detach().float().clone()) for name, w in self.weights.items()}
         for weight in self.weights.values():
             weight.requires_grad_(True)
 
-    def detach(self) -> None:
+    def _put_back(self) -> None:
         """Put the kept bits back."""
-        import torch
-
         with torch.no_grad():
             for name, weight in self.weights.items():
-                weight.copy_(self.kept[name])
+                if name in self.kept:
+                    weight.copy_(self.kept[name])
                 weight.requires_grad_(False)
                 weight.grad = None
         self.weights, self.kept, self.masters = {}, {}, {}
-        self.lm = None
 
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def parameters(self) -> "dict[str, nn.Parameter]":
         """The fp32 masters, by the weights' own names."""
         return self.masters
 
@@ -72,8 +63,6 @@ class Full(Method):
 
     def after_step(self) -> None:
         """Round the masters into the model."""
-        import torch
-
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(self.masters[name])

@@ -1,20 +1,12 @@
 """No tuning: the model as it is, prompted zero-shot."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from crosstune.methods.base import Method
-from crosstune.methods.config import MethodConfig
+from crosstune.methods.base import Method, Settings
+from crosstune.methods.deferred import LanguageModel, nn
+from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
 
-if TYPE_CHECKING:
-    from torch import nn
 
-    from crosstune.models.language_model import LanguageModel
-
-
-class NoTuning(Method):
+class NoTuning(Method[Settings]):
     """The baseline every method has to beat."""
 
     name = "none"
@@ -23,18 +15,13 @@ class NoTuning(Method):
     learning_rate_from = "nothing is trained"
 
     @classmethod
-    def count(cls, config: MethodConfig, geometry: Geometry) -> int:
+    def count(cls, config: Settings, geometry: Geometry) -> int:
         """Zero."""
         return 0
 
-    def attach(self, lm: LanguageModel, seed: int = 0) -> None:
-        """Nothing to hook in."""
-        self.lm = lm
+    def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
+        """Nothing to put on the model."""
 
-    def detach(self) -> None:
-        """Nothing to take off."""
-        self.lm = None
-
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def parameters(self) -> "dict[str, nn.Parameter]":
         """None."""
         return {}

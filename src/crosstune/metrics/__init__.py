@@ -1,1 +1,1 @@
-"""Scores of one answer, as pure functions of text."""
+"""Scores of one answer, and the statistic of many, as pure functions. May import `languages`."""

@@ -19,6 +19,7 @@ How it is read.
   separator.
 * "-" and "−" right before a number, or before its currency sign, are its sign unless they follow a letter,
   a digit, ")" or "%": a range (10-15), an equation (16-3) and a name (F-16) have none.
+* "9{,}500" (LaTeX) and "1_000" are groups of three; "1e3" and "2.5e-1" are 1000 and 0.25.
 * Currency, units and per cent are ignored. Numbers in words, fractions, powers and 万 or million are not
   worked out: "3/4" ends with 4, "8万" is 8.
 """
@@ -59,6 +60,9 @@ _STEP = re.compile(
     rf"\s*(?:[^\s.,;:!?。、।(=+*/×÷-]{{1,20}}\s*){{0,2}}(?:[=+*/×÷-]|\s[xX]\s)[\s({_CURRENCY}]*"
 )
 _LONGEST_STEP = 40
+# As LaTeX and programs group digits.
+_GROUPED = re.compile(r"(?<=[0-9])(?:\{,\}|_)(?=[0-9]{3}(?![0-9]))")
+_POWER_OF_TEN = re.compile(r"(?<![\w.,])([0-9]{1,15}(?:\.[0-9]{1,15})?)[eE]([+-]?[0-9]{1,2})(?!\w|[.,][0-9])")
 
 
 def find_number(text: str, language: str) -> Decimal | None:
@@ -98,9 +102,10 @@ def number_match(answer: str, gold: str, language: str) -> float:
 
 
 def _plain(text: str) -> str:
-    """Composed, with ASCII digits and signs."""
+    """Composed, with ASCII digits and signs, powers of ten written out."""
     text = unicodedata.normalize("NFC", text).translate(_SIGNS)
-    return _DIGIT.sub(lambda digit: str(unicodedata.digit(digit[0])), text)
+    text = _GROUPED.sub(",", _DIGIT.sub(lambda digit: str(unicodedata.digit(digit[0])), text))
+    return _POWER_OF_TEN.sub(lambda found: f"{Decimal(found[1]).scaleb(int(found[2])):f}", text)
 
 
 @cache

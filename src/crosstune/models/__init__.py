@@ -1,1 +1,4 @@
-"""Models: loading, geometry, and the attention hook."""
+"""Models: loading, parts and sizes, attention, memory, and what methods leave on them.
+
+May import `config`.
+"""

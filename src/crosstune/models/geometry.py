@@ -1,12 +1,14 @@
-"""The shape of a decoder, read from its config alone: no weights needed to count parameters."""
+"""The shape of a decoder, read from its modules without weights: enough to count parameters."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from crosstune.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+Linear = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,8 @@ class Geometry:
         vocabulary: Rows of the embedding.
         tied: Whether the output embedding is the input embedding.
         parameters: All parameters of the decoder (what ``full`` trains), a tied embedding counted once.
+        linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
+            layer has those of Llama.
     """
 
     layers: int
@@ -34,6 +38,22 @@ class Geometry:
     vocabulary: int
     tied: bool
     parameters: int
+    linears: tuple[tuple[Linear, ...], ...] | None = None
+
+    def linears_of(self, layer: int) -> tuple[Linear, ...]:
+        """Name, in and out of each linear layer of a layer."""
+        if self.linears is not None:
+            return self.linears[layer]
+        hidden, inner = self.hidden, self.intermediate
+        return (
+            ("self_attn.q_proj", hidden, self.q_size),
+            ("self_attn.k_proj", hidden, self.kv_size),
+            ("self_attn.v_proj", hidden, self.kv_size),
+            ("self_attn.o_proj", self.q_size, hidden),
+            ("mlp.gate_proj", hidden, inner),
+            ("mlp.up_proj", hidden, inner),
+            ("mlp.down_proj", inner, hidden),
+        )
 
     @property
     def kv_size(self) -> int:
@@ -67,6 +87,8 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from crosstune.models.parts import Parts
+
     auto: Any = AutoModelForCausalLM
     text: Any = config.get_text_config(decoder=True)
     try:
@@ -78,20 +100,28 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
             f'"{text.model_type}" is not a causal language model that transformers can build; '
             "choose a decoder such as Llama, Mistral, Gemma or Qwen"
         ) from error
+    parts = Parts(model)
     output = model.get_output_embeddings()
     inputs = model.get_input_embeddings().weight
-    heads = _size(text, "num_attention_heads")
-    return Geometry(
-        layers=_size(text, "num_hidden_layers"),
-        hidden=_size(text, "hidden_size"),
+    read = [layer.sizes() for layer in parts.layers]
+    # Sizes are those of the modules, and the config's where those of the layers differ or cannot be read.
+    sizes = read[0] if all(sizes == read[0] for sizes in read) else {}
+    hidden, heads = _size(text, "hidden_size"), sizes.get("heads") or _size(text, "num_attention_heads")
+    shape = Geometry(
+        layers=len(parts.layers),
+        hidden=hidden,
         heads=heads,
-        kv_heads=_size(text, "num_key_value_heads", default=heads),
-        head_dim=_size(text, "head_dim", default=_size(text, "hidden_size") // heads),
-        intermediate=_size(text, "intermediate_size", default=4 * _size(text, "hidden_size")),
+        kv_heads=sizes.get("kv_heads") or _size(text, "num_key_value_heads", default=heads),
+        head_dim=sizes.get("head_dim") or _size(text, "head_dim", default=hidden // heads),
+        intermediate=sizes.get("intermediate")
+        or _size(text, "intermediate_size", default=4 * _size(text, "hidden_size")),
         vocabulary=inputs.shape[0],
         tied=output is not None and output.weight is inputs,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
     )
+    linears = tuple(layer.linears() for layer in parts.layers)
+    as_llama = all(set(found) == set(shape.linears_of(i)) for i, found in enumerate(linears))
+    return shape if as_llama else replace(shape, linears=linears)
 
 
 def _size(config: Any, name: str, default: int | None = None) -> int:

@@ -2,6 +2,7 @@
 
 import hashlib
 from array import array
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -11,13 +12,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from crosstune.errors import UserError
+from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.cache import Reading, Slots
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout, laid_out
 from crosstune.models.fast.layers import Handed, entered_at, left_at
 from crosstune.models.fast.state_store import KeptStates
-from crosstune.models.fast.top_rows import has_top_rows, take, top_rows
+from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
+from crosstune.models.parts import Parts
+from crosstune.models.tokenizer import check_ids, closing, remarks
 
 TOKENS_KEPT = 20_000_000
 """Tokens of prompts that are kept to be used again: 80 MB."""
@@ -25,7 +29,7 @@ TOKENS_KEPT = 20_000_000
 
 @dataclass
 class LanguageModel:
-    """One Hugging Face causal language model, frozen, with the two places where methods hook in.
+    """One Hugging Face causal language model, frozen, with what methods left on it.
 
     Attributes:
         model: The transformers model, loaded with ``attn_implementation="crosstune"``.
@@ -33,9 +37,11 @@ class LanguageModel:
         name: Hub id, folder or ``demo:`` name.
         revision: Commit or fingerprint of the weights.
         geometry: Its shape.
-        soft_prompt: ``[n, hidden]`` stood in front of the text's embeddings, left by `soft-prompt`.
-        first_position: Position of the first text token, left by `prefix` (its length).
+        parts: Where its architecture keeps what.
+        adaptation: What methods left on it.
+        projects: Whether keys and values of hidden vectors are those that its attention makes (`check`).
         narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
+        remarks: What a person should know of the model before any result: a line each, most often none.
         kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
     """
 
@@ -44,22 +50,24 @@ class LanguageModel:
     name: str
     revision: str
     geometry: Geometry
-    soft_prompt: Tensor | None = None
-    first_position: int = 0
+    parts: Parts = field(init=False, repr=False)
+    adaptation: Adaptation = field(init=False, repr=False)
+    projects: bool = field(default=True, init=False, repr=False)
     narrows: bool = field(init=False, repr=False)
+    remarks: list[str] = field(default_factory=list, repr=False)
     kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
     _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
     _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
     _kept: int = field(default=0, repr=False)
+    _closed_by: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not hasattr(self.decoder, "layers") or not hasattr(self.decoder.layers[0], "self_attn"):
-            raise UserError(
-                f"{self.name}: {type(self.model).__name__} is not a decoder with layers[i].self_attn; "
-                "choose a Llama, Mistral, Gemma, Qwen or similar causal language model"
-            )
-
-        self.narrows = has_top_rows(self.decoder)
+        self.parts = Parts(self.model)
+        self.adaptation = Adaptation(self.attentions)
+        self.narrows = has_top_rows(self.parts)
+        if not self.model.config.is_encoder_decoder:  # an encoder reads closed texts
+            self._closed_by = closing(self.tokenizer, self.stop_ids)
+        self.remarks += remarks(self.tokenizer, self._closed_by, self.geometry.vocabulary)
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -76,7 +84,12 @@ class LanguageModel:
     @property
     def attentions(self) -> list[nn.Module]:
         """Self-attention of each layer, bottom first."""
-        return [layer.self_attn for layer in self.decoder.layers]
+        return [layer.attention for layer in self.parts.layers]
+
+    @property
+    def layers(self) -> list[Any]:
+        """The layers, bottom first."""
+        return [layer.module for layer in self.parts.layers]
 
     @property
     def device(self) -> torch.device:
@@ -119,12 +132,18 @@ class LanguageModel:
         """Token ids of whole prompts, with the beginning-of-text token where the model has one.
 
         They are kept, so that a study's runs tokenise a prompt once; new ones go to the tokenizer together,
-        which takes all cores for them.
+        which takes all cores for them. End-of-text tokens that a post-processor puts behind are left out.
+
+        Raises:
+            UserError: A text with a token that the embedding has no row for.
         """
         keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
         if new:
-            made = dict(zip(new, self.tokenizer(list(new.values()))["input_ids"], strict=True))
+            encoded = self.tokenizer(list(new.values()))["input_ids"]
+            made = {key: ids[: len(ids) - self._closed_by] for key, ids in zip(new, encoded, strict=True)}
+            for key, ids in made.items():
+                check_ids(self.tokenizer, ids, self.geometry.vocabulary, new[key])
             if self._kept > TOKENS_KEPT:
                 return [list(self._prompts.get(key) or made[key]) for key in keys]
             self._prompts.update({key: array("i", ids) for key, ids in made.items()})
@@ -144,6 +163,7 @@ class LanguageModel:
             whole = encode(f": {answer}", add_special_tokens=False)
             if whole[: len(stem)] != stem:
                 whole, stem = encode(f" {answer}", add_special_tokens=False), []
+            check_ids(self.tokenizer, whole, self.geometry.vocabulary, answer)
             self._suffixes[answer] = whole[len(stem) :]
         return self._suffixes[answer]
 
@@ -174,11 +194,11 @@ class LanguageModel:
             ``[batch, length, hidden]``, or ``[n, hidden]`` of the rows, after the final norm.
         """
         embeds = self.embedding(ids) if handed is None else handed.states
-        n = 0
-        if self.soft_prompt is not None:
+        n, prompt = 0, self.adaptation.soft_prompt
+        if prompt is not None:
             assert handed is None, "a soft prompt changes what every layer receives"
-            n = self.soft_prompt.shape[0]
-            front = self.soft_prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
+            n = prompt.shape[0]
+            front = prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
             embeds = torch.cat([front, embeds], dim=1)
         layout = None if layout is None else layout.behind(n)
         positions = self._positions(embeds.shape[1], layout)
@@ -186,11 +206,9 @@ class LanguageModel:
             length = ids.shape[1]
             rows = rows + n * (rows // length + 1)  # as counted with the soft prompts in front
         # A checkpointed layer runs again in the backward pass, when nothing here would narrow it.
-        narrows = self.narrows and not (
-            self.decoder.training and self.decoder.layers[-1].gradient_checkpointing
-        )
-        narrow = top_rows(self.decoder, rows) if rows is not None and narrows else None
-        entered = nullcontext() if handed is None else entered_at(self.decoder, handed)
+        narrows = self.narrows and not (self.decoder.training and self.layers[-1].gradient_checkpointing)
+        narrow = top_rows(self.parts, rows) if rows is not None and narrows else None
+        entered = nullcontext() if handed is None else entered_at(self.layers, handed)
         with laid_out(layout), narrow or nullcontext(), entered:
             out = self.decoder(
                 inputs_embeds=embeds, position_ids=positions, past_key_values=read, use_cache=read is not None
@@ -202,8 +220,8 @@ class LanguageModel:
 
     def _positions(self, length: int, layout: Layout | Ragged | None) -> Tensor:
         if layout is None:
-            return torch.arange(length, device=self.device)[None] + self.first_position
-        return layout.positions + self.first_position
+            return torch.arange(length, device=self.device)[None] + self.adaptation.first_position
+        return layout.positions + self.adaptation.first_position
 
     def handed_to(self, layer: int, ids: Tensor, layout: Layout | Ragged | None = None) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
@@ -213,8 +231,8 @@ class LanguageModel:
             ids: ``[batch, length]`` token ids.
             layout: Who sees whom, when a row holds several texts.
         """
-        assert self.soft_prompt is None, "a soft prompt stands in front of the text"
-        with torch.no_grad(), laid_out(layout), left_at(self.decoder, layer) as reached:
+        assert self.adaptation.front == 0, "a soft prompt stands in front of the text"
+        with torch.no_grad(), laid_out(layout), left_at(self.layers, layer) as reached:
             self.decoder(
                 inputs_embeds=self.embedding(ids),
                 position_ids=self._positions(ids.shape[1], layout),
@@ -241,7 +259,7 @@ class LanguageModel:
         with laid_out(slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
-                position_ids=lengths[:, None] + self.first_position,
+                position_ids=lengths[:, None] + self.adaptation.first_position,
                 past_key_values=slots,
                 use_cache=True,
             )
@@ -266,16 +284,14 @@ class LanguageModel:
             bias = None if head.bias is None else head.bias[columns]
             scores = nn.functional.linear(rows.to(there), head.weight[columns], bias)
         scores = scores.float().to(here)
-        cap = getattr(self.decoder.config, "final_logit_softcapping", None)
-        return scores if cap is None else cap * torch.tanh(scores / cap)
+        return self.parts.scores(scores)
 
     @property
     def plain_table(self) -> Tensor | None:
         """``[vocabulary, hidden]`` where the scores are products with it and nothing else; None elsewhere."""
         head: Any = self.model.get_output_embeddings()
-        capped = getattr(self.decoder.config, "final_logit_softcapping", None) is not None
         # Not a subclass: one with adapters or packed bits computes something else.
-        plain = type(head) is nn.Linear and head.bias is None and not capped
+        plain = type(head) is nn.Linear and head.bias is None and self.parts.plain_scores
         return cast(Tensor, head.weight) if plain else None
 
     def best(self, rows: Tensor) -> Tensor:
@@ -294,18 +310,86 @@ class LanguageModel:
             ours = self.logits(self.hidden(ids)[0])
             theirs = self.model(input_ids=ids, use_cache=False).logits[0].float().to(ours.device)
             self.narrows = self.narrows and self._narrowed_alike(ids)
+            self.projects = self._projected_alike(ids)
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
             raise UserError(
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
                 "know; choose another model or report it"
             )
 
+    def keys_values(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values that a layer's attention makes of hidden vectors, keys normed but not rotated.
+
+        Args:
+            layer: Its number.
+            states: ``[n, hidden]``.
+
+        Returns:
+            Two ``[kv_heads, n, head_dim]``.
+
+        Raises:
+            UserError: The architecture makes them in a way that crosstune does not know.
+        """
+        if not self.projects:
+            raise UserError(
+                f"{type(self.attentions[layer]).__name__} makes keys and values of hidden vectors in a way "
+                "crosstune does not know; use prefix with space: kv on this model"
+            )
+        return self.parts.layers[layer].keys_values(states, self.geometry.kv_heads)
+
+    def attention_inputs(self, ids: Tensor) -> list[Tensor]:
+        """Input of every layer's attention, behind the layer's norm, ``[lines, n, hidden]`` each.
+
+        Args:
+            ids: ``[lines, n]`` token ids; of a soft prompt in front of them nothing is returned.
+        """
+        inputs: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+                inputs[layer] = states[:, -ids.shape[1] :].detach()
+
+            return hook
+
+        handles = [
+            module.register_forward_pre_hook(keep(i), with_kwargs=True)
+            for i, module in enumerate(self.attentions)
+        ]
+        try:
+            with torch.no_grad():
+                self.hidden(ids)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return [inputs[i] for i in range(len(inputs))]
+
+    def _projected_alike(self, ids: Tensor) -> bool:
+        """Whether keys and values made of attention inputs are the model's own, where nothing is rotated.
+
+        Each token is a text of its own: its position is 0.
+        """
+        read = Reading()
+        try:
+            inputs = self.attention_inputs(ids.T)
+            self.hidden(ids.T, read=read)
+            made = [self.keys_values(i, states[:, 0]) for i, states in enumerate(inputs)]
+        except (UserError, RuntimeError, TypeError, KeyError, IndexError, ValueError):
+            return False
+        if len(read.keys) != len(made):
+            return False
+        pairs = zip(made, zip(read.keys, read.values, strict=True), strict=True)
+        return all(
+            x.shape == y[:, :, 0].transpose(0, 1).shape
+            and torch.allclose(x, y[:, :, 0].transpose(0, 1), rtol=1e-2, atol=1e-2 * float(y.abs().max()))
+            for pair, wanted in pairs
+            for x, y in zip(pair, wanted, strict=True)
+        )
+
     def _narrowed_alike(self, ids: Tensor) -> bool:
         """Whether the top layer gives the same states for some rows alone as for all."""
         rows = torch.tensor([1, 4], device=self.device)
-        wanted = self.hidden(ids)[0, rows]
-        try:
-            found = self.hidden(ids, rows=rows)
-        except (RuntimeError, TypeError, IndexError):
-            return False  # a layer that is handed more than its input, token by token
-        return torch.allclose(found, wanted, rtol=1e-2, atol=1e-2 * float(wanted.abs().max()))
+        why = TOP_ROWS.fault(lambda: [(self.hidden(ids, rows=rows), self.hidden(ids)[0, rows])])
+        if why:
+            TOP_ROWS.tell(f"{self.name}: {why}")
+        return not why

@@ -1,17 +1,30 @@
-"""Parts that only a GPU uses, each of which can be switched off.
+"""One rule of trust for every fast way to numbers that a plain way gives too.
 
-All are on: each is compared with the plain way before it is trusted, and gives way to it with one line
-where it fails. ``CROSSTUNE_GPU_OFF=graphs`` takes the plain way from the start, which only costs time.
+A fast way is compared with the plain one before its first use, on the machine and the model at hand. It is
+used where it gives the same within its tolerance. Where it does not, or raises an error of any class, then or
+later, the plain way is taken, and that is said in one line. Those that only a GPU has can be switched off:
+``CROSSTUNE_GPU_OFF=graphs`` takes the plain way from the start, which only costs time.
 """
 
-from typing import Literal, get_args
+import logging
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar, get_args
 
-from crosstune.config.environment import gpu_off
+import torch
+from torch import Tensor
+
+from crosstune.config.environment import GPU_OFF, gpu_off
+
+T = TypeVar("T")
+Note = Callable[[str], None]
 
 Part = Literal["graphs", "packing", "fitting"]
 """``graphs``: recorded decoding steps (`crosstune.models.fast.graphs`). ``packing``: no padding in training
 (`crosstune.models.attention.gpu_line`). ``fitting``: memory measured before the first large step of training
 and the first large batch of evaluation (`crosstune.models.memory.measure`)."""
+
+_log = logging.getLogger("crosstune")
 
 
 def wanted(part: Part) -> bool:
@@ -21,3 +34,96 @@ def wanted(part: Part) -> bool:
         UserError: The environment variable names something else.
     """
     return part not in gpu_off(get_args(Part))
+
+
+@dataclass(eq=False)
+class FastWay:
+    """A fast way and the plain one beside it.
+
+    Attributes:
+        fast: What it is, as the line that is said names it.
+        plain: What is done in its place.
+        tolerance: Largest difference that is trusted, as a share of the plain way's largest number; 0 for
+            the same bits.
+        because: Why that much.
+        part: Its name among those that can be switched off, if it is one.
+        verdicts: By what was tried (a model, a shape): why it is not used; empty where it is.
+    """
+
+    fast: str
+    plain: str
+    tolerance: float
+    because: str
+    part: Part | None = None
+    verdicts: dict[Hashable, str] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
+
+    def same(self, fast: Tensor, plain: Tensor) -> bool:
+        """Whether two results are the same within the tolerance; never if a number is none."""
+        if fast.shape != plain.shape or not self.tolerance:
+            return torch.equal(fast, plain)
+        fast, plain = fast.detach().float(), plain.detach().float()
+        return bool((fast - plain).abs().max() <= self.tolerance * plain.abs().max())
+
+    def fault(self, compare: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> str:
+        """Why not to use it: it raises, or differs; empty if it does neither.
+
+        Args:
+            compare: Gives results of the fast way, each with the plain one's.
+        """
+        try:
+            right = all(self.same(fast, plain) for fast, plain in compare())
+        except Exception as error:  # of any class: what fails is not used, the plain way still is
+            return _first_line(error)
+        return "" if right else "it gives other numbers"
+
+    def trusted(
+        self,
+        key: Hashable,
+        compare: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+        note: Note | None = None,
+    ) -> bool:
+        """Whether to use it: compared the first time that this is asked for ``key``.
+
+        Args:
+            key: What the verdict is for; models by a weak reference.
+            compare: As in `fault`.
+            note: Told in one line if it is not used.
+        """
+        if self.part is not None and not wanted(self.part):
+            return False
+        if key not in self.verdicts:
+            self.verdicts[key] = self.fault(compare)
+            if self.verdicts[key]:
+                self.tell(self.verdicts[key], note)
+        return not self.verdicts[key]
+
+    def distrust(self, key: Hashable, why: str | BaseException, note: Note | None = None) -> bool:
+        """Use it no more for ``key``; whether it was in use, and so may be what went wrong."""
+        used = self.verdicts.get(key) == ""
+        self.verdicts[key] = why if isinstance(why, str) else _first_line(why)
+        if used:
+            self.tell(self.verdicts[key], note)
+        return used
+
+    def attempt(self, work: Callable[[], T], note: Note | None = None) -> T | None:
+        """Do what has no number to compare; None, and a line, if it raises."""
+        try:
+            return work()
+        except Exception as error:  # as in `fault`
+            self.tell(_first_line(error), note)
+            return None
+
+    def tell(self, why: str, note: Note | None = None) -> None:
+        """Say that the plain way is taken: to ``note``, or else once to the log."""
+        off = f"; {GPU_OFF}={self.part} does not try" if self.part else ""
+        line = f"{self.plain}, not {self.fast} ({why}){off}"
+        if note is not None:
+            note(f"  {line}")
+        elif line not in self._said:
+            self._said.add(line)
+            _log.info(line)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,1 +1,4 @@
-"""Scoring: choices, free answers, all languages with one load."""
+"""Forms of answers: what rows train them, how a model computes them, what is kept of each.
+
+May import `tasks`, `methods`, `data`, `models`, `metrics`, `languages`.
+"""

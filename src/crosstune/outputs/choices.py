@@ -10,10 +10,12 @@ forward. Equal to running every prompt-plus-label on its own.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.models.attention.cpu_line import LONGEST
 from crosstune.models.attention.trees import Shared, grow, in_line, lay_out
@@ -21,12 +23,69 @@ from crosstune.models.fast.norms import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs.base import Answers, Output
 from crosstune.outputs.journal import Journal
+from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.outputs.stream import Group, in_a_pass, in_batches, size_of
+from crosstune.tasks.base import Task
 
 # fp32 scores of a 262k vocabulary: 128 rows take 134 MB.
 ROWS_AT_ONCE = 128
+
+
+class Choice(Output):
+    """The most probable of an example's choices."""
+
+    def rows(
+        self, lm: LanguageModel, examples: Sequence[Example], settings: EvaluateSettings, loss: str = "answer"
+    ) -> Rows:
+        """Rows of the right choice, without an end; its first token alone where evaluation compares no more.
+
+        With ``loss: choices`` that token is compared with the other choices' first tokens only.
+
+        Raises:
+            UserError: ``loss: choices`` with choices that start alike.
+        """
+
+        def starts(choices: Sequence[str]) -> tuple[int, ...]:
+            return tuple(lm.encode_answer(choice)[0] for choice in choices)
+
+        among_choices = loss == "choices"
+        for choices in {example.choices for example in examples} if among_choices else ():
+            if len(set(starts(choices))) < len(choices):
+                raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
+
+        def learned(example: Example) -> tuple[list[int], tuple[int, ...]]:
+            answer = lm.encode_answer(example.answers[0])
+            if settings.choices == "first-token":
+                answer = answer[:1]
+            return answer, starts(example.choices) if among_choices else ()
+
+        return answer_rows(lm, examples, learned)
+
+    def answers(
+        self,
+        lm: LanguageModel,
+        task: Task,
+        examples: Sequence[Example],
+        settings: EvaluateSettings,
+        tell: Callable[[int], None] | None = None,
+        passes: Passes | None = None,
+        journal: Journal[Any] | None = None,
+    ) -> Answers:
+        """The choices picked, and the log-probabilities of all."""
+        prompts = lm.encode_prompts([example.prompt for example in examples])
+        items = [
+            ChoiceItem(ids, tuple(tuple(lm.encode_answer(choice)) for choice in example.choices))
+            for ids, example in zip(prompts, examples, strict=True)
+        ]
+        logprobs = score_choices(lm, items, settings, tell, passes, journal)
+        picked = [
+            example.choices[max(range(len(scores)), key=scores.__getitem__)]
+            for example, scores in zip(examples, logprobs, strict=True)
+        ]
+        return Answers(picked, {"choice_logprobs": logprobs})
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +149,7 @@ def score_choices(
     widths = [item.width for item in items]
     together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)
 
-    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    front = lm.adaptation.front
     # A GPU's fused kernels do better, and so does a CPU's on very long texts.
     ragged = lm.device.type == "cpu" and front + max(widths, default=0) <= LONGEST
 

@@ -9,11 +9,14 @@ last whole one.
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from crosstune.data.example import Example
 from crosstune.errors import UserError
+from crosstune.metrics.language_id import identify
 from crosstune.models.attention.cache import Reading, Slots
 from crosstune.models.attention.cpu_line import LONGEST
 from crosstune.models.attention.trees import Shared, Tree, grow, in_line, lay_out
@@ -24,13 +27,48 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import CACHED, Passes
+from crosstune.outputs.base import Answers, Output
 from crosstune.outputs.journal import Journal
+from crosstune.outputs.rows import Rows, answer_rows
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.outputs.stream import Group, in_a_pass, in_batches
+from crosstune.tasks.base import Task
 
 # Prompts are read when so many of the rows are free: a few at a time would read the weights anew for little.
 REFILL_SHARE = 0.25
 # Batches in a portion: at its end rows run empty, and a stopped evaluation loses the portion it was in.
 PORTION = 4
+
+
+class Generation(Output):
+    """A written answer."""
+
+    def rows(
+        self, lm: LanguageModel, examples: Sequence[Example], settings: EvaluateSettings, loss: str = "answer"
+    ) -> Rows:
+        """Rows of answers that end in the end-of-text token, so that the model learns to stop."""
+        end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
+        return answer_rows(lm, examples, lambda example: (lm.encode_answer(example.answers[0]) + end, ()))
+
+    def answers(
+        self,
+        lm: LanguageModel,
+        task: Task,
+        examples: Sequence[Example],
+        settings: EvaluateSettings,
+        tell: Callable[[int], None] | None = None,
+        passes: Passes | None = None,
+        journal: Journal[Any] | None = None,
+    ) -> Answers:
+        """The texts written, and the language that each was identified as (`identify`)."""
+        prompts = lm.encode_prompts([example.prompt for example in examples])
+        longest = settings.max_answer_tokens or task.max_answer_tokens
+        texts = generate(lm, prompts, longest, task.stop, settings.tokens_per_pass, tell, passes, journal)
+        languages = [
+            identify(text, example.language, task.source_language)
+            for example, text in zip(examples, texts, strict=True)
+        ]
+        return Answers(texts, {"answer_language": languages})
 
 
 def generate(
@@ -116,7 +154,7 @@ def _generate(
     longest = max(len(path) for tree in trees for path in tree.paths) + max_tokens
     cache = CACHED * tokens if cache is None else cache
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
-    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    front = lm.adaptation.front
     slots = Slots(lm, room, front + longest)
     # As in scoring: a GPU's fused kernels do better, and so does a CPU's on very long lines.
     widest = front + max(len(tree.tokens) for tree in trees)
@@ -188,7 +226,7 @@ def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, ragged: bool) 
     ]
     lasts = torch.tensor([line * ids.shape[1] + path[-1] for line, path in paths], device=lm.device)
     hidden = lm.hidden(ids, layout, read, lasts)
-    front = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    front = lm.adaptation.front
     slots.add(read, [(line, [*range(front), *(front + at for at in path)]) for line, path in paths])
     return hidden
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 from crosstune.models.memory.token_limit import Passes
 
-T = TypeVar("T", str, list[float])
+T = TypeVar("T")
 
 SYNC_EVERY = 5.0
 """Seconds between two waits for the disk: a killed process loses nothing, a lost machine as much as this."""

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import overload
 
 from crosstune.data.example import Example
-from crosstune.data.forms import Kind
-from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
 
 
@@ -61,43 +59,25 @@ class Rows(Sequence[Row]):
         return [self._made[i] for i in places]
 
 
-def tokenize(
+def answer_rows(
     lm: LanguageModel,
     examples: Sequence[Example],
-    kind: Kind,
-    first_token: bool = False,
-    among_choices: bool = False,
+    learned: Callable[[Example], tuple[list[int], tuple[int, ...]]],
 ) -> Rows:
-    """Token ids of training examples, made when they are drawn.
-
-    A free answer ends in the end-of-text token, so that the model learns to stop.
+    """Rows of prompts and answers, made when they are drawn.
 
     Args:
         lm: The model, for its tokenizer.
         examples: Training examples.
-        kind: Of their task.
-        first_token: Keep only the first token of each answer, when that is what evaluation compares.
-        among_choices: Say as well which first tokens it is chosen from (``loss: choices``).
-
-    Raises:
-        UserError: ``among_choices`` with choices that start alike.
+        learned: Token ids of an example's answer, and the tokens it is chosen from (none: the whole
+            vocabulary).
     """
-    end = [] if kind == "choice" or lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
 
-    def first_tokens(choices: Sequence[str]) -> tuple[int, ...]:
-        return tuple(lm.encode_answer(choice)[0] for choice in choices) if among_choices else ()
-
-    for choices in {example.choices for example in examples} if among_choices else ():
-        if len(set(first_tokens(choices))) < len(choices):
-            raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
-
-    def some(drawn: Sequence[Example]) -> list[Row]:
-        made = []
+    def tokenise(drawn: Sequence[Example]) -> list[Row]:
+        rows = []
         for prompt, example in zip(lm.encode_prompts([e.prompt for e in drawn]), drawn, strict=True):
-            answer = lm.encode_answer(example.answers[0]) + end
-            if first_token:
-                answer = answer[:1]
-            made.append(Row((*prompt, *answer), len(answer), first_tokens(example.choices)))
-        return made
+            answer, choices = learned(example)
+            rows.append(Row((*prompt, *answer), len(answer), choices))
+        return rows
 
-    return Rows(examples, some)
+    return Rows(examples, tokenise)

@@ -1,8 +1,8 @@
 """How a run is evaluated."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 
 class EvaluateSettings(BaseModel):
@@ -17,6 +17,9 @@ class EvaluateSettings(BaseModel):
             memory is found to take fewer. Answers being written hold what is left there, and twice as many
             on a CPU.
         max_answer_tokens: Longest free answer; None takes the task's.
+        on_too_long: What becomes of a text that, with its answer, is longer than the model has positions for:
+            "error"; "truncate-left" cuts the beginning of its prompt; "skip" leaves it out. None reads it as
+            it is, and is an error where positions are a table that ends. They are counted in any case.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -25,3 +28,12 @@ class EvaluateSettings(BaseModel):
     choices: Literal["label", "label-per-token", "first-token"] = "label"
     tokens_per_pass: int = Field(default=8192, ge=1)
     max_answer_tokens: int | None = Field(default=None, ge=1)
+    on_too_long: Literal["error", "truncate-left", "skip"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A setting that older records lack is left out at its default, and so are the ids of runs."""
+        content: dict[str, Any] = dump(self)
+        if self.on_too_long is None:
+            del content["on_too_long"]
+        return content

@@ -10,7 +10,7 @@ import torch
 from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.journal import Journal
 
-T = TypeVar("T", str, list[float])
+T = TypeVar("T")
 
 # A batch that is large enough already is closed rather than padded by more than this.
 LARGE_ENOUGH = 1 / 8

@@ -1,1 +1,5 @@
-"""What a study will take before it is run. May import `running` (to time a step) and all below it."""
+"""What a study will take before it is run: its runs, what is done, time and memory.
+
+May import `report`, `running`, `study`, `training`, `outputs`, `methods`, `tasks`, `data`, `models`,
+`store`, `config`.
+"""

@@ -7,17 +7,14 @@ from typing import Any
 from crosstune.data.example import Example
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
-from crosstune.outputs.evaluate import evaluate
-from crosstune.outputs.rows import tokenize
 from crosstune.planning import timings as measurements
 from crosstune.planning.timings import Measured, answer_key, step_key, test_key
 from crosstune.running.execute import load_for
-from crosstune.running.sampling import draw
-from crosstune.running.task_data import TaskData, read_data
+from crosstune.running.prepared import attached, predictions, training_rows
+from crosstune.running.task_data import TaskData, read_for
 from crosstune.store import provenance
 from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study
-from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
 from crosstune.training.loop import Progress, train
 
 STEPS = 4
@@ -57,9 +54,7 @@ def _time_task(
     lm: LanguageModel, runs: Sequence[Run], measured: Measured, tell: Callable[[str], None]
 ) -> None:
     tested = next(run for run in runs if run.kind == "result")
-    with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
-    settings = [run.train for run in runs]
-    data = read_data(tested.task.make(), tested.languages, tested.evaluate.limit, with_dev, settings)
+    data = read_for(tested.task.make(), runs)
     measured.tests[test_key(tested)] = sum(len(examples) for examples in data.test.values())
     seen: set[str] = set()
     for run in runs:
@@ -69,25 +64,15 @@ def _time_task(
         seen.add(key)
         tell(f"timing {run.label} on {run.task.name}")
         method = run.new_method()
-        method.attach(lm, run.seed)
-        try:
+        with attached(method, lm, run.seed):
             if run.train is not None:
                 measured.steps[key] = _time_steps(run, method, data)
             measured.answers[answer_key(run)] = _time_answers(run, method, data)
-        finally:
-            method.detach()
 
 
 def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
     assert run.train is not None
-    examples = draw(data.train_for(run.train), run.train, run.seed)
-    rows = tokenize(
-        method.attached(),
-        examples,
-        data.task.kind,
-        first_token=run.evaluate.choices == "first-token",
-        among_choices=run.train.loss == "choices",
-    )
+    rows = training_rows(run, method.attached(), data)
     short = {"steps": STEPS, "epochs": None, "evaluate_every": None, "patience": None}
     # Of a few steps nothing is read twice: those of later epochs take at most what is measured.
     short |= {"reuse_frozen_layers": False}
@@ -100,7 +85,7 @@ def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
     train(method, rows, run.train.model_copy(update=short), run.seed, tell=told)
     return {
         "seconds": (times[-1] - times[0]) / (len(times) - 1),
-        "examples": len(examples),
+        "examples": len(rows),
         "dev": len(data.dev[: run.train.dev_limit]),
         "peak_bytes": provenance.peak_memory(run.device),
     }
@@ -108,13 +93,9 @@ def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
 
 def _time_answers(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
     sample = _sample(data.test)
-    if method.shots:
-        exemplars = pick_exemplars(data.train_for(None), method.shots, run.seed)
-        sample = {language: with_exemplars(each, exemplars) for language, each in sample.items()}
     provenance.reset_peak_memory(run.device)
     began = time.perf_counter()
-    with method.evaluating():
-        evaluate(method.attached(), data.task, sample, run.evaluate)
+    predictions(run, method, data, sample)
     seconds = time.perf_counter() - began
     return {
         "seconds": seconds / sum(len(examples) for examples in sample.values()),
@@ -125,5 +106,5 @@ def _time_answers(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
 def _sample(test: Mapping[str, Sequence[Example]]) -> dict[str, list[Example]]:
     """Some examples of some languages, evenly through both."""
     codes = list(test)[:: max(1, len(test) // 8)]
-    each = max(1, ANSWERS // len(codes))
-    return {code: list(test[code][:each]) for code in codes}
+    count = max(1, ANSWERS // len(codes))
+    return {code: list(test[code][:count]) for code in codes}

@@ -1,6 +1,5 @@
 """What a study would do: its runs, what is done, and what the rest is likely to cost. Loads no model."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from crosstune.models.loading.known import cheap_geometry, cheap_revision, geome
 from crosstune.planning import timings as measurements
 from crosstune.planning.timings import Measured
 from crosstune.store import store
+from crosstune.store.record import Cost, Kind, RunRecord
 from crosstune.study.runs import LAST_STEP, Run, expand
 from crosstune.study.spec import Study
 
@@ -60,7 +60,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """All groups of a study.
 
     Attributes:
@@ -125,7 +125,7 @@ class Plan:
         }
 
 
-def plan_study(study: Study) -> Plan:
+def plan_study(study: Study) -> StudyPlan:
     """Look at a study and its store.
 
     Raises:
@@ -141,7 +141,7 @@ def plan_study(study: Study) -> Plan:
     for run in runs:
         task = study.tasks.index(run.task)
         grouped.setdefault((run.model, task, run.label, run.kind), []).append(run)
-    related: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    related: dict[tuple[Any, ...], list[tuple[Kind, Cost]]] = {}
     for (model, task, label, _), members in grouped.items():
         there = [run.id for run in members if run.id in done][:_LOOKED_AT]
         related.setdefault((model, task, label), []).extend(_costs(study.folder, there))
@@ -153,7 +153,7 @@ def plan_study(study: Study) -> Plan:
     needed = {group.model for group in groups if group.to_do}
     loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
     first = runs[0]
-    return Plan(study.name, study.folder, first.device, first.dtype, groups, sum(loads), _hints(study))
+    return StudyPlan(study.name, study.folder, first.device, first.dtype, groups, sum(loads), _hints(study))
 
 
 def _hints(study: Study) -> list[str]:
@@ -176,7 +176,7 @@ def _group(
     seeds: Mapping[str, int],
     geometry: Geometry | None,
     measured: Measured | None,
-    costs: list[Any],
+    costs: Sequence[tuple[Kind, Cost]],
 ) -> Group:
     first = runs[0]
     left = [run for run in runs if run.id not in done]
@@ -216,16 +216,16 @@ class Estimate:
     basis: str
 
 
-def _from_finished(run: Run, costs: Sequence[dict[str, Any]]) -> Estimate | None:
+def _from_finished(run: Run, costs: Sequence[tuple[Kind, Cost]]) -> Estimate | None:
     """One run's cost, from finished ones of the same model, task and method."""
-    train = [cost["train_seconds"] for cost in costs if cost.get("train_seconds")]
-    answer = [cost["evaluate_seconds"] for cost in costs if cost["kind"] == "result"]
+    train = [cost.train_seconds for _, cost in costs if cost.train_seconds]
+    answer = [cost.evaluate_seconds or 0.0 for kind, cost in costs if kind == "result"]
     if (run.train is not None and not train) or (run.kind == "result" and not answer):
         return None
     return Estimate(
         fmean(train) if run.train is not None else 0.0,
         fmean(answer) if run.languages else 0.0,
-        max(int(cost.get("peak_memory_bytes") or 0) for cost in costs) or None,
+        max(cost.peak_memory_bytes or 0 for _, cost in costs) or None,
         "finished runs",
     )
 
@@ -263,14 +263,13 @@ def _measured(run: Run) -> Measured | None:
     return measurements.read(run, revision)
 
 
-def _costs(folder: Path, run_ids: Sequence[str]) -> list[dict[str, Any]]:
+def _costs(folder: Path, run_ids: Sequence[str]) -> list[tuple[Kind, Cost]]:
     """What finished runs cost; a damaged record is passed over, since `run` makes it again."""
     found = []
     for run_id in run_ids:
         try:
-            record = json.loads((folder / run_id / store.RUN).read_bytes())
-            cost = {"evaluate_seconds": 0.0, **record["cost"], "kind": record.get("kind", "result")}
-        except (OSError, ValueError, KeyError, TypeError):
+            record = RunRecord.read(folder / run_id / store.RUN)
+        except UserError:
             continue
-        found.append(cost)
+        found.append((record.kind, record.cost))
     return found

@@ -5,15 +5,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from crosstune.planning.plan import Plan
+from crosstune.planning.plan import StudyPlan
 from crosstune.report.text import visible
 
 
-def plan_table(plan: Plan, study_file: str) -> Group:
+def plan_table(plan: StudyPlan, study_file: str) -> Group:
     """One line a group of runs, the totals, and how an estimate is had where there is none.
 
     Args:
-        plan: `crosstune.planning.plan.Plan`.
+        plan: `crosstune.planning.plan.StudyPlan`.
         study_file: As it was given on the command line.
     """
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
@@ -50,7 +50,7 @@ def plan_table(plan: Plan, study_file: str) -> Group:
     return Group(*shown)
 
 
-def totals(plan: Plan) -> str:
+def totals(plan: StudyPlan) -> str:
     """Such as "40 runs on cpu in bfloat16: 10 finished, 30 to do (2 failed before); about 2 h 10 min"."""
     left = plan.runs - plan.done
     text = f"{plan.runs} runs on {plan.device} in {plan.dtype}: {plan.done} finished, {left} to do"

@@ -1,1 +1,4 @@
-"""How results are shown: tables in the terminal, charts, and one HTML file."""
+"""How results are shown: one list of contents, as an HTML page, files, and tables in the terminal.
+
+May import `claims`, `analysis`, `metrics`, `store`, `languages`, `data`.
+"""

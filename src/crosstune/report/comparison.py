@@ -9,7 +9,6 @@ from crosstune.report.sections import Section
 
 ALPHA = 0.05
 MOST_REFERENCES = 8
-UNTUNED = ("none", "few-shot")
 
 
 def references(section: Section) -> list[str]:
@@ -23,7 +22,7 @@ def references(section: Section) -> list[str]:
     every = [*ranked, *(method for method in section.methods if method not in ranked)]
     if len(every) <= MOST_REFERENCES:
         return every
-    untuned = section.table.filter(pl.col("method_name").is_in(UNTUNED))["method"].to_list()[:2]
+    untuned = [method for method in section.methods if section.of(method)[0].method_facts.untuned][:2]
     kept = [*every[: MOST_REFERENCES - len(untuned)], *untuned]
     return [method for method in every if method in kept]
 

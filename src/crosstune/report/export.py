@@ -1,5 +1,6 @@
 """Figures and tables as files: SVG, PDF and PNG; CSV and LaTeX. Nothing is asked of the network."""
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,20 +9,19 @@ import altair as alt
 import polars as pl
 import vl_convert
 
-from crosstune.analysis.transfer import Run
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import draft, put
-from crosstune.report.gallery import curve_figures, section_figures
+from crosstune.report.contents import across_models, contents
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
 from crosstune.report.tables.tables import (
     Table,
     section_names,
-    section_tables,
     settings_table,
     verdicts_table,
 )
+from crosstune.store.record import RunRecord
 
 FIGURES = ("svg", "pdf", "png")
 TABLES = ("csv", "tex")
@@ -30,7 +30,7 @@ FORMATS = (*FIGURES, *TABLES)
 
 def export(
     parts: Sequence[Section],
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     scores: pl.DataFrame,
     verdicts: Sequence[Verdict],
     folder: Path,
@@ -68,17 +68,17 @@ def export(
             raise UserError(f"{file}: cannot be written ({error.strerror}); name another folder") from error
         written.append(file)
 
-    names = section_names(parts)
-    if drawn := [name for name in FIGURES if name in formats]:
-        every = [
-            (f"{name}-{kind}", chart)
-            for name, part in zip(names, parts, strict=True)
-            for kind, chart in section_figures(part)
-        ]
-        for name, chart in [*every, *curve_figures(runs, scores)]:
-            for form in drawn:
-                write(f"figures/{name}.{form}", lambda file, chart=chart, form=form: save(chart, file, form))  # type: ignore[misc]
-    tables = [table for name, part in zip(names, parts, strict=True) for table in section_tables(part, name)]
+    named = [(f"{name}-", contents(part)) for name, part in zip(section_names(parts), parts, strict=True)]
+    named.append(("", across_models(runs, scores)))
+    for form in (name for name in FIGURES if name in formats):
+        for start, items in named:
+            for item in items:
+                if item.chart is not None:
+                    draw = functools.partial(save, item.chart(item.width), form=form)
+                    write(f"figures/{start}{item.id}.{form}", draw)
+    tables = [
+        item.table(start.rstrip("-")) for start, items in named for item in items if item.table is not None
+    ]
     tables += [verdicts_table(verdicts)] if verdicts else []
     tables.append(settings_table(parts))
     for table in tables:

@@ -11,8 +11,9 @@ from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.differences import differences
 from crosstune.analysis.statistics.pairing import Aligned, align
-from crosstune.analysis.transfer import COMPARISON, SCORING, Run, language_scores, seed_means, transfer
+from crosstune.analysis.transfer import COMPARISON, SCORING, language_scores, seed_means, transfer
 from crosstune.report.text import language_name
+from crosstune.store.record import RunRecord
 
 IN_ENGLISH = "metric.in_english"
 
@@ -23,7 +24,7 @@ class Section:
 
     Attributes:
         note: What sets the section apart where a model and task have several protocols, else "".
-        runs: Its runs (``run.json``), by method and seed.
+        runs: Records of its runs, by method and seed.
         scores: Its rows of `crosstune.analysis.transfer.language_scores`.
         table: Its rows of `crosstune.analysis.transfer.transfer`, best mean over targets first.
         aligned: Its scores example by example; None where its runs share no target language.
@@ -33,7 +34,7 @@ class Section:
     task: str
     protocol: str
     note: str
-    runs: list[Run]
+    runs: list[RunRecord]
     scores: pl.DataFrame
     table: pl.DataFrame
     aligned: Aligned | None = None
@@ -61,6 +62,11 @@ class Section:
         """Method labels, best mean over targets first."""
         return self.table["method"].to_list()
 
+    def of(self, method: str) -> list[RunRecord]:
+        """The runs of a method, by seed."""
+        ids = self.scores.filter(pl.col("method") == method)["run"].unique().to_list()
+        return [run for run in self.runs if run.id in ids]
+
     @property
     def languages(self) -> pl.DataFrame:
         """Seed-averaged scores, one row per method and language (all languages, not only common ones)."""
@@ -79,42 +85,42 @@ class Section:
     @property
     def overlap(self) -> int:
         """Test examples whose prompt is also in the training data, in the run where they are most."""
-        return max(int((run.get("overlap") or {}).get("prompts") or 0) for run in self.runs)
+        return max(run.overlap.prompts if run.overlap else 0 for run in self.runs)
 
     @property
     def shared_texts(self) -> dict[str, int]:
         """Test examples that share a text with the training data (normalised), by field, where any do."""
         most: Counter[str] = Counter()
         for run in self.runs:
-            most |= Counter((run.get("overlap") or {}).get("normalised") or {})
+            most |= Counter(run.overlap.normalised if run.overlap else {})
         return {name: count for name, count in most.items() if count}
 
     @property
     def skipped_rows(self) -> int:
         """Rows of the data that could not be used and were left out."""
-        return max(int((run.get("data") or {}).get("skipped_rows") or 0) for run in self.runs)
+        return max(run.data.skipped_rows for run in self.runs)
 
     @property
     def has_in_english(self) -> bool:
         """Whether right answers given in English instead were counted (``metric.in_english``)."""
-        return self._has(IN_ENGLISH)
+        return self._told(self.scores, IN_ENGLISH)
 
     @property
     def has_answer_language(self) -> bool:
-        """Whether the language of some answers could be told."""
-        return self._has(CORRECT)
+        """Whether the language of some answers in target languages that all runs share could be told."""
+        return self._told(self.table, CORRECT)
 
-    def _has(self, metric: str) -> bool:
-        return metric in self.scores.columns and self.scores[metric].is_not_null().any()
+    def _told(self, table: pl.DataFrame, metric: str) -> bool:
+        return metric in table.columns and table[metric].is_not_null().any()
 
 
 def sections(
-    runs: Sequence[Run], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame | None = None
+    runs: Sequence[RunRecord], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame | None = None
 ) -> list[Section]:
     """Split runs into sets that may be compared.
 
     Args:
-        runs: Finished runs, as their ``run.json`` holds them.
+        runs: Records of finished runs.
         predictions: Of these.
         scores: Their `crosstune.analysis.transfer.language_scores`, where they are at hand.
 
@@ -124,7 +130,7 @@ def sections(
     given = as_predictions(predictions)
     scores = language_scores(runs, given) if scores is None else scores
     table = transfer(scores)
-    by_id = {run["id"]: run for run in runs}
+    by_id = {run.id: run for run in runs}
     found_aligned = align(scores, given.to_align(list(by_id.values())))
     aligned = {(each.model, each.task, each.protocol): each for each in found_aligned if each.targets}
     keys = scores.select(COMPARISON).unique().sort(COMPARISON).rows()
@@ -141,11 +147,10 @@ def sections(
     return found
 
 
-def _protocol_note(run: Run) -> str:
-    task = run["task"]
-    options = ", ".join(f"{key} {value}" for key, value in (task.get("options") or {}).items())
-    tests = run["fingerprints"].get("test") or {}
-    data = tests.get(run["source_language"]) or next(iter(tests.values()), "unknown")
-    scoring = ", ".join(f"{key} {(run.get('evaluate') or {}).get(key, '-')}" for key in SCORING)
-    parts = (f"version {task['version']}", options, scoring, f"test data {data[:6]}")
+def _protocol_note(run: RunRecord) -> str:
+    options = ", ".join(f"{key} {value}" for key, value in run.task.options.items())
+    tests = run.fingerprints.test
+    data = tests.get(run.source_language) or next(iter(tests.values()), "unknown")
+    scoring = ", ".join(f"{key} {run.evaluate.get(key, '-')}" for key in SCORING)
+    parts = (f"version {run.task.version}", options, scoring, f"test data {data[:6]}")
     return ", ".join(part for part in parts if part)

@@ -1,1 +1,5 @@
-"""A study's runs, made one by one: load, attach, train, evaluate, store. Above it only what reads results."""
+"""A study's runs, one by one: load, attach, train, evaluate, store.
+
+May import `study`, `training`, `outputs`, `methods`, `tasks`, `data`, `models`, `metrics`, `store`,
+`languages`, `config`.
+"""

@@ -1,16 +1,14 @@
 """One run: attach, train, evaluate, detach; and the record of it."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from torch import Tensor
 
+from crosstune.data.forms import form_of
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
@@ -18,32 +16,30 @@ from crosstune.models.loading.load import load
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import Passes
 from crosstune.models.tensor_file import write_tensors
-from crosstune.outputs.evaluate import SCHEMA, evaluate
-from crosstune.outputs.rows import tokenize
+from crosstune.running.prepared import attached, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import write_record
-from crosstune.running.resume.unfinished import Unfinished, made_for
-from crosstune.running.sampling import draw
+from crosstune.running.resume.folder import ResumeFolder, made_for
 from crosstune.running.search_weights import take_up
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance, store
+from crosstune.store.record import Cost, RunRecord
 from crosstune.study.runs import Run
 from crosstune.study.spec import Study
-from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from crosstune.training.state import Trained
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedModel:
     """A model, and how long it took to load."""
 
     lm: LanguageModel
     seconds: float
 
 
-def load_for(study: Study, model: str) -> Loaded:
+def load_for(study: Study, model: str) -> LoadedModel:
     """One of a study's models, loaded as the study says.
 
     Raises:
@@ -57,20 +53,20 @@ def load_for(study: Study, model: str) -> Loaded:
         quantize=study.quantize,
         device_map=study.device_map,
     )
-    return Loaded(lm, time.perf_counter() - began)
+    return LoadedModel(lm, time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
-class Made:
+class RunResult:
     """A run's result, in memory.
 
     Attributes:
-        record: Content of run.json.
+        record: Its run.json.
         predictions: One row an example.
         weights: The trained tensors on the CPU; None where nothing is trained.
     """
 
-    record: dict[str, Any]
+    record: RunRecord
     predictions: pl.DataFrame
     weights: dict[str, Tensor] | None
 
@@ -81,13 +77,15 @@ class Made:
 
     def summary(self) -> str:
         """Such as "en 71.2, mean of 21 other languages 55.3, 34 s"; of a search run, "dev 71.2, 34 s"."""
-        cost = self.record["cost"]
-        trained = 0 if cost["train_from"] else cost["train_seconds"] or 0
-        seconds = f"{trained + cost['evaluate_seconds']:.0f} s"
-        if self.record["kind"] == "search":
-            return f"dev {100 * max(each['score'] for each in self.record['dev']):.1f}, {seconds}"
-        means = dict(self.predictions.group_by("language").agg(pl.col("score").mean()).iter_rows())
-        source = self.record["source_language"]
+        cost = self.record.cost
+        trained = 0 if cost.train_from else cost.train_seconds or 0
+        seconds = f"{trained + (cost.evaluate_seconds or 0):.0f} s"
+        if self.record.kind == "search":
+            return f"dev {100 * max(point['score'] for point in self.record.dev):.1f}, {seconds}"
+        statistic = form_of(self.record.task.kind).statistic
+        parts_of = self.predictions.partition_by("language", as_dict=True)
+        means = {language: statistic.of(part) for (language,), part in parts_of.items()}
+        source = self.record.source_language
         parts = [f"{source} {100 * means.pop(source):.1f}"] if source in means else []
         if means:
             parts.append(f"mean of {len(means)} other languages {100 * sum(means.values()) / len(means):.1f}")
@@ -96,12 +94,12 @@ class Made:
 
 def execute(
     run: Run,
-    loaded: Loaded,
+    loaded: LoadedModel,
     data: TaskData,
     shown: Display,
     work: Path | None = None,
     searched: Path | None = None,
-) -> Made:
+) -> RunResult:
     """Make one run on a loaded model, which is left as it was found.
 
     A run of kind "search" is trained and scored on development data; nothing is evaluated.
@@ -122,21 +120,21 @@ def execute(
     provenance.reset_peak_memory(run.device)
     lm, method = loaded.lm, run.new_method()
     trained, train_from, seconds = None, None, 0.0
-    predictions = pl.DataFrame(schema=SCHEMA)
-    kept = Unfinished(work, made_for(run, lm, data), shown.note)
+    table = pl.DataFrame(schema=form_of(data.task.kind).schema())
+    resume = ResumeFolder(work, made_for(run, lm, data), shown.note)
     learning, answering = _passes(run, lm, shown)
     try:
-        with kept.attempt(learning, answering), _attached(method, lm, run.seed):
+        with resume.attempt(learning, answering), attached(method, lm, run.seed):
             count = _count(run, method, lm)
             if run.train is not None:
                 taken = None if searched is None else take_up(searched, run, method, lm, data, shown)
                 if taken is not None:
                     trained, train_from = taken
                 else:
-                    trained = _train(run, run.train, method, data, shown, kept, learning, answering)
-            answering.tokens = 0  # from here on those of test examples
+                    trained = _train(run, run.train, method, data, shown, resume, learning, answering)
+            answering.tokens = answering.too_long = 0  # from here on those of test examples
             if run.kind == "result":
-                predictions, seconds = _evaluate(run, method, data, shown, kept, answering)
+                table, seconds = _evaluate(run, method, data, shown, resume, answering)
             weights = None
             if trained is not None:
                 # Copies: detaching may put other bits into the same tensors.
@@ -145,26 +143,17 @@ def execute(
         if not ran_out(error):
             raise
         raise UserError(f"memory of {run.device} ran out; lower tokens_per_pass, or batch_size") from error
-    record = write_record(run, lm, data, trained, count)
-    record["cost"] |= {
-        "load_seconds": loaded.seconds,
-        "evaluate_seconds": seconds,
-        "train_from": train_from,
-        "test_tokens": answering.tokens,
-        "halvings": learning.halvings + answering.halvings,
-        "resumed": kept.resumed,
-    }
-    record |= {"started": started, "finished": provenance.now()}
-    return Made(record, predictions, weights)
-
-
-@contextmanager
-def _attached(method: Method, lm: LanguageModel, seed: int) -> Iterator[None]:
-    method.attach(lm, seed)
-    try:
-        yield
-    finally:
-        method.detach()
+    cost = Cost(
+        load_seconds=loaded.seconds,
+        evaluate_seconds=seconds,
+        train_from=train_from,
+        test_tokens=answering.tokens,
+        too_long=answering.too_long,
+        halvings=learning.halvings + answering.halvings,
+        resumed=resume.resumed,
+    )
+    record = write_record(run, lm, data, trained, count, cost, started)
+    return RunResult(record, table, weights)
 
 
 def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[Passes, Passes]:
@@ -177,17 +166,13 @@ def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[Passes, Passes
 
 
 def _evaluate(
-    run: Run, method: Method, data: TaskData, shown: Display, kept: Unfinished, passes: Passes
+    run: Run, method: Method, data: TaskData, shown: Display, resume: ResumeFolder, passes: Passes
 ) -> tuple[pl.DataFrame, float]:
     """Answers to all test examples, one row each, and the seconds they took."""
-    test = data.test
-    if method.shots:
-        exemplars = pick_exemplars(data.train_for(None), method.shots, run.seed)
-        test = {language: with_exemplars(each, exemplars) for language, each in test.items()}
-    shown.evaluating(sum(len(each) for each in test.values()))
+    shown.evaluating(sum(len(examples) for examples in data.test.values()))
     began = time.perf_counter()
-    with kept.journal(method.state()) as journal, method.evaluating():
-        table = evaluate(method.attached(), data.task, test, run.evaluate, shown.evaluated, passes, journal)
+    with resume.journal(method.state()) as journal:
+        table = predictions(run, method, data, data.test, shown.evaluated, passes, journal)
     before = 0.0 if journal is None else journal.seconds
     return table, before + time.perf_counter() - began
 
@@ -210,27 +195,16 @@ def _train(
     method: Method,
     data: TaskData,
     shown: Display,
-    kept: Unfinished,
+    resume: ResumeFolder,
     learning: Passes,
     answering: Passes,
 ) -> Trained:
-    lm = method.attached()
-    examples = draw(data.train_for(settings), settings, run.seed)
-    rows = tokenize(
-        lm,
-        examples,
-        data.task.kind,
-        first_token=run.evaluate.choices == "first-token",
-        among_choices=settings.loss == "choices",
-    )
-    source = data.task.source_language
+    rows = training_rows(run, method.attached(), data)
+    dev = {data.task.source_language: data.dev[: settings.dev_limit]}
 
     def dev_score() -> float:
-        with method.evaluating():
-            dev = {source: data.dev[: settings.dev_limit]}
-            table = evaluate(lm, data.task, dev, run.evaluate, passes=answering)
-        return float(table["score"].mean())  # type: ignore[arg-type]  # never empty
+        return form_of(data.task.kind).statistic.of(predictions(run, method, data, dev, passes=answering))
 
     wanted = dev_score if settings.evaluate_every is not None else None
-    checkpoint = kept.checkpoint(learning, answering)
+    checkpoint = resume.checkpoint(learning, answering)
     return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)

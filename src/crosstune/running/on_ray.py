@@ -40,7 +40,7 @@ _VARIABLES = (*environment.NAMES, "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerOrder:
     """What a worker is told.
 
     Attributes:
@@ -76,7 +76,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedRun:
     """One run of the study: its id, its name for people, and its place in `Summary.runs`."""
 
     id: str
@@ -85,7 +85,7 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Needs:
+class Resources:
     """Workers, and the CPU cores and GPUs of each."""
 
     workers: int
@@ -166,7 +166,7 @@ def run_on_ray(
 # --- on the workers ---------------------------------------------------------------------------------
 
 
-def _plan(order: Order) -> tuple[str, str, list[Planned]] | str:
+def _plan(order: WorkerOrder) -> tuple[str, str, list[PlannedRun]] | str:
     """Device, dtype and runs as a worker sees them, or a mistake; this machine may be of another kind."""
     from crosstune.running.worker import name_of
     from crosstune.study.runs import expand
@@ -175,11 +175,11 @@ def _plan(order: Order) -> tuple[str, str, list[Planned]] | str:
         runs = expand(order.read())
     except UserError as error:
         return str(error)
-    planned = [Planned(run.id, name_of(run), run.kind == "result") for run in runs]
+    planned = [PlannedRun(run.id, name_of(run), run.kind == "result") for run in runs]
     return runs[0].device, runs[0].dtype, planned
 
 
-def _work(order: Order, number: int) -> str | None:
+def _work(order: WorkerOrder, number: int) -> str | None:
     """Share in a study until all its runs are settled; what went wrong."""
     study = order.read()
     log = study.folder / LOGS / f"{number}.log"
@@ -237,7 +237,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 
 def _needs(
     nodes: Sequence[dict[str, float]], study: Study, workers: int | None, cpus: int | None, gpus: float | None
-) -> Needs:
+) -> Resources:
     """What is asked for, filled in from what the machines have."""
     if gpus is None:
         gpus = 1 if study.device.startswith(("auto", "cuda")) and any(n.get("GPU") for n in nodes) else 0
@@ -252,19 +252,19 @@ def _needs(
     if cpus is None:
         beside = -(-workers // len(hosts))
         cpus = max(1, min(int(n["CPU"] // (n["GPU"] // gpus if gpus else beside)) for n in hosts))
-    return Needs(workers, cpus, gpus)
+    return Resources(workers, cpus, gpus)
 
 
-def _order(study: Study, needs: Needs) -> Order:
+def _order(study: Study, needs: Resources) -> WorkerOrder:
     whole = study.model_copy(update={"store": str(study.folder.absolute())})
     text = study.to_yaml()
     whole._text = None  # written out as it stands, with what the command line changed
     device = "cpu" if study.device == "auto" and not needs.gpus else study.device
     variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    return Order(whole.to_yaml(), text, str(Path.cwd()), variables, needs.cpus, device, study.dtype)
+    return WorkerOrder(whole.to_yaml(), text, str(Path.cwd()), variables, needs.cpus, device, study.dtype)
 
 
-def _planned(ray: Any, options: dict[str, Any], order: Order) -> tuple[Order, list[Planned]]:
+def _planned(ray: Any, options: dict[str, Any], order: WorkerOrder) -> tuple[WorkerOrder, list[PlannedRun]]:
     """The runs, and the order with device and dtype fixed: all workers then mean the same runs."""
     plan = ray.get(ray.remote(_plan).options(**options).remote(order))
     if isinstance(plan, str):
@@ -275,7 +275,7 @@ def _planned(ray: Any, options: dict[str, Any], order: Order) -> tuple[Order, li
 
 
 def _watch(
-    ray: Any, tasks: Sequence[Any], store: Path, runs: dict[str, Planned], shown: Display
+    ray: Any, tasks: Sequence[Any], store: Path, runs: dict[str, PlannedRun], shown: Display
 ) -> list[str]:
     """Show finished runs until all workers have ended; what went wrong on them."""
     known, pending = set(_stamps(store, runs)), list(tasks)
@@ -307,7 +307,7 @@ def _stop(ray: Any, tasks: Sequence[Any]) -> None:
         ray.wait(list(tasks), num_returns=len(tasks), timeout=_GRACE)
 
 
-def _stamps(store: Path, runs: dict[str, Planned]) -> dict[str, int]:
+def _stamps(store: Path, runs: dict[str, PlannedRun]) -> dict[str, int]:
     """When each finished run of the study was kept, by id."""
     there = {run_id for run_id in stored.finished(store) if run_id in runs}
     return {run_id: (store / run_id / stored.CHECKSUMS).stat().st_mtime_ns for run_id in sorted(there)}

@@ -12,21 +12,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from crosstune.data.example import Example
+from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
 from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
-from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.device import choose_device
 from crosstune.models.loading.load import load
-from crosstune.outputs.choices import ChoiceItem, score_choices
-from crosstune.outputs.generation import generate
+from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.running.prepared import attached, solved_examples
 from crosstune.store import store
+from crosstune.store.record import RunRecord
 from crosstune.tasks import make_task
 from crosstune.tasks.base import Task
 from crosstune.tasks.custom.load import load_task
-from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
+from crosstune.tasks.exemplars import with_exemplars
 from crosstune.tasks.prompts import render
 
 
@@ -73,85 +74,67 @@ def predict(
     folder = Path(folder)
     run = store.read_run(folder)
     task = _task(run, task_file)
-    if task.version != run["task"]["version"] and not raw:
+    if task.version != run.task.version and not raw:
         raise UserError(
-            f"{folder}: made with version {run['task']['version']} of task {task.name}, this is version "
+            f"{folder}: made with version {run.task.version} of task {task.name}, this is version "
             f"{task.version}; run the study again, or write the whole prompt and add --raw"
         )
-    prompt = text if raw else _prompt(task, text, find(language).code if language else run["source_language"])
-    if task.kind == "choice" and not choices:
+    prompt = text if raw else _prompt(task, text, find(language).code if language else run.source_language)
+    if form_of(task.kind).has_choices and not choices:
         choices = _task_choices(task)
     method = _method(run)
-    exemplars = (
-        pick_exemplars(task.examples("train", task.source_language), method.shots, run["seed"])
-        if method.shots
-        else []
-    )
+    solved = solved_examples(method, lambda: task.examples("train", task.source_language), run.seed)
+    example = Example("", run.source_language, prompt, ("",), tuple(choices))
     if method.trains and (wrong := store.damage(folder, (store.WEIGHTS,))):
         raise UserError(wrong)
-    spread = run.get("device_map") if choose_device(device).type == "cuda" and ":" not in device else None
-    lm = load(
-        run["model"], device=device, dtype=run["dtype"], quantize=run.get("quantize"), device_map=spread
-    )
-    if lm.revision != run["revision"]:
+    spread = run.device_map if choose_device(device).type == "cuda" and ":" not in device else None
+    lm = load(run.model, device=device, dtype=run.dtype, quantize=run.quantize, device_map=spread)
+    if lm.revision != run.revision:
         raise UserError(
-            f"{run['model']} has changed: the run was made with {run['revision']}, this is {lm.revision}; "
+            f"{run.model} has changed: the run was made with {run.revision}, this is {lm.revision}; "
             "run the study again"
         )
-    asked = with_exemplars([Example("", run["source_language"], prompt, ("",))], exemplars)[0].prompt
-    method.attach(lm, run["seed"])
-    try:
+    # A task whose answers are written may be asked to choose all the same.
+    output = OUTPUTS[task.kind if form_of(task.kind).has_choices or not choices else "choice"]
+    settings = EvaluateSettings.model_validate(run.evaluate)
+    with attached(method, lm, run.seed):
         if method.trains:
             method.load_state(_weights(folder / store.WEIGHTS, str(lm.device)))
         with method.evaluating():
-            settings = EvaluateSettings.model_validate(run["evaluate"])
-            answer, scored = _answer(lm, task, asked, choices, settings)
-    finally:
-        method.detach()
-    return Prediction(prompt, answer, scored)
+            answers = output.answers(lm, task, with_exemplars([example], solved), settings)
+    (logprobs,) = answers.columns.get("choice_logprobs", [()])
+    probabilities = [math.exp(logprob) for logprob in logprobs]
+    ranked = sorted(zip(example.choices, probabilities, strict=True), key=lambda pair: -pair[1])
+    return Prediction(prompt, answers.texts[0], ranked)
 
 
-def _answer(
-    lm: LanguageModel, task: Task, prompt: str, choices: Sequence[str], settings: EvaluateSettings
-) -> tuple[str, list[tuple[str, float]]]:
-    ids = lm.encode_prompts([prompt])
-    if task.kind == "generation" and not choices:
-        longest = settings.max_answer_tokens or task.max_answer_tokens
-        return generate(lm, ids, longest, task.stop)[0], []
-    item = ChoiceItem(ids[0], tuple(tuple(lm.encode_answer(choice)) for choice in choices))
-    shares = [math.exp(score) for score in score_choices(lm, [item], settings)[0]]
-    scored = sorted(zip(choices, shares, strict=True), key=lambda each: -each[1])
-    return scored[0][0], scored
-
-
-def _task(run: dict[str, Any], given: str | Path | None) -> Task:
+def _task(run: RunRecord, given: str | Path | None) -> Task:
     """The task a run was made with, a user's own one only if its file is still the same."""
-    file = run["task"].get("file")
+    file = run.task.file
     if file is None:
-        return make_task(run["task"]["name"], run["task"]["options"])
+        return make_task(run.task.name, run.task.options)
     path = Path(file["path"] if given is None else given)
     if given is None and path.suffix == ".py":
         raise UserError(
-            f"run {run['id']} was made with a Python task, which predict would run; if you trust it, add "
+            f"run {run.id} was made with a Python task, which predict would run; if you trust it, add "
             f"--task {path}"
         )
-    loaded = load_task(path, sha256=file["sha256"], of=f"run {run['id']}")
-    return loaded.task(loaded.task.Options.model_validate(run["task"]["options"]))
+    loaded = load_task(path, sha256=file["sha256"], of=f"run {run.id}")
+    return loaded.task(loaded.task.Options.model_validate(run.task.options))
 
 
-def _method(run: dict[str, Any]) -> Method:
-    config = dict(run["method"])
-    name = config.pop("name")
+def _method(run: RunRecord) -> Method:
+    name, config = run.method.name, run.method.settings
     if name not in METHODS:
         raise UserError(
-            f'run {run["id"]} has a method "{name}" that this crosstune lacks{did_you_mean(name, METHODS)}'
+            f'run {run.id} has a method "{name}" that this crosstune lacks{did_you_mean(name, METHODS)}'
         )
     try:
         return METHODS[name](METHODS[name].Config.model_validate(config))
     except ValidationError as error:
         at = ".".join(str(step) for step in error.errors()[0]["loc"])
         raise UserError(
-            f'run {run["id"]}: this crosstune does not take the setting "{at}" of {name}; run the study again'
+            f'run {run.id}: this crosstune does not take the setting "{at}" of {name}; run the study again'
         ) from error
 
 

@@ -1,5 +1,6 @@
 """What a run's run.json says: everything that decided the result, and what it cost."""
 
+import json
 from dataclasses import asdict
 from typing import Any
 
@@ -7,23 +8,43 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance
+from crosstune.store.record import RECORD_VERSION, Cost, Fingerprints, RunRecord
 from crosstune.study.runs import Run
 from crosstune.training.state import Trained
 
 
-def fingerprints(run: Run, data: TaskData) -> dict[str, Any]:
+def fingerprints(run: Run, data: TaskData) -> Fingerprints:
     """Of the examples a run sees; a search run sees no test examples."""
-    return data.of(run.train) | ({"test": {}} if run.kind == "search" else {})
+    return Fingerprints(**data.of(run.train) | ({"test": {}} if run.kind == "search" else {}))
 
 
 def write_record(
-    run: Run, lm: LanguageModel, data: TaskData, trained: Trained | None, count: int
-) -> dict[str, Any]:
-    """run.json, without times."""
-    task = data.task
+    run: Run, lm: LanguageModel, data: TaskData, trained: Trained | None, count: int, cost: Cost, started: str
+) -> RunRecord:
+    """The record of a run that is finished now.
+
+    Args:
+        run: What was asked.
+        lm: The model.
+        data: Examples of the run's task.
+        trained: What training left; None where nothing is trained.
+        count: Trained parameters.
+        cost: What the run took, but for its training and memory, which are filled in here.
+        started: When.
+    """
+    task, method = data.task, run.new_method()
     facts = asdict(trained) if trained is not None else {}
-    return {
+    training = {
+        "train_seconds": facts.get("seconds"),
+        "train_tokens": facts.get("tokens"),
+        "train_padded_tokens": facts.get("padded_tokens"),
+        "steps": facts.get("steps"),
+        "reuse": facts.get("reuse"),
+        "peak_memory_bytes": provenance.peak_memory(run.device),
+    }
+    content = {
         "id": run.id,
+        "record_version": RECORD_VERSION,
         "kind": run.kind,
         "study": run.study,
         "model": run.model,
@@ -31,6 +52,11 @@ def write_record(
         "model_parameters": lm.geometry.parameters,
         "model_layers": lm.geometry.layers,
         "method": {"name": run.method, **run.config.model_dump(mode="json")},
+        "method_facts": {
+            "trains": method.trains,
+            "random": method.trains or method.shots > 0,
+            "untuned": not method.trains,
+        },
         "label": run.label,
         "task": {
             "name": task.name,
@@ -50,7 +76,7 @@ def write_record(
         "evaluate": run.evaluate.model_dump(mode="json"),
         "trained_parameters": count,
         "zero_shot": data.zero_shot(run.train),
-        "fingerprints": fingerprints(run, data),
+        "fingerprints": fingerprints(run, data).entries(),
         "overlap": None if run.kind == "search" else data.overlap(run.train),
         "data": data.facts(run.train) | {"train_examples": _train_examples(run, data)},
         "versions": provenance.versions(),
@@ -60,18 +86,15 @@ def write_record(
         "dtype": run.dtype,
         "quantize": run.quantize,
         "device_map": run.device_map,
-        "cost": {
-            "train_seconds": facts.get("seconds"),
-            "train_tokens": facts.get("tokens"),
-            "train_padded_tokens": facts.get("padded_tokens"),
-            "steps": facts.get("steps"),
-            "reuse": facts.get("reuse"),
-            "peak_memory_bytes": provenance.peak_memory(run.device),
-        },
+        "cost": cost.entries() | training,
         "curve": facts.get("curve", []),
         "dev": facts.get("dev", []),
         "chosen_step": facts.get("chosen_step"),
+        "started": started,
+        "finished": provenance.now(),
     }
+    # Through JSON, so that a record in memory is the one that will be read.
+    return RunRecord.model_validate_json(json.dumps(content, allow_nan=False))
 
 
 def train_facts(run: Run, data: TaskData) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from crosstune.errors import UserError
 from crosstune.files import disk_errors
 from crosstune.running.interrupts import Interrupts, Stopped
 from crosstune.running.progress import display
-from crosstune.running.worker import Work
+from crosstune.running.worker import Worker
 from crosstune.store.store import open_store
 from crosstune.study.runs import expand
 from crosstune.study.spec import Study
@@ -60,33 +60,33 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
     with Interrupts() as interrupts:
         open_store(study.folder, study.to_yaml())
         with disk_errors(study.folder):
-            work = Work(study, runs)
-        work.take_stock(retry_failed, say)
-        before = len(work.failed)
-        with display(console, len(runs), len(work.finished), interrupts.check) as shown:
+            worker = Worker(study, runs)
+        worker.read_store(retry_failed, say)
+        before = len(worker.failed)
+        with display(console, len(runs), len(worker.finished), interrupts.check) as shown:
             try:
-                work.go(shown)
+                worker.go(shown)
             except KeyboardInterrupt:
                 raise Stopped(
-                    f"stopped; {len(work.finished)} of {len(runs)} runs finished and kept in {study.folder}; "
-                    "the same command goes on",
+                    f"stopped; {len(worker.finished)} of {len(runs)} runs finished and kept in "
+                    f"{study.folder}; the same command goes on",
                     interrupts.exit_code,
                 ) from None
-    if len(work.causes) == 1 and not work.finished:
-        raise work.causes[0]
-    if work.failed:
-        some = next(iter(work.failed.values()))
+    if len(worker.causes) == 1 and not worker.finished:
+        raise worker.causes[0]
+    if worker.failed:
+        some = next(iter(worker.failed.values()))
         again = "; --retry-failed makes them again" if before else ""
         raise UserError(
-            f"{len(work.failed)} of {len(runs)} runs failed, the others are kept in {study.folder}; "
+            f"{len(worker.failed)} of {len(runs)} runs failed, the others are kept in {study.folder}; "
             f"{some}{again}"
         )
-    if not work.done:
+    if not worker.done:
         say(f"nothing to do: all {len(runs)} runs of {study.name} are finished in {study.folder}")
     return Summary(
         store=study.folder,
         runs=[run.id for run in runs if run.kind == "result"],
-        done=work.done,
+        done=worker.done,
         seconds=time.perf_counter() - began,
     )
 

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -13,6 +12,7 @@ from crosstune.running.progress import Display
 from crosstune.running.recording import train_facts
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance, store
+from crosstune.store.record import Json, RunRecord
 from crosstune.study.runs import LAST_STEP, Run
 from crosstune.training.state import Trained
 
@@ -36,7 +36,7 @@ def take_up(
     if wrong := store.damage(folder, (store.RUN, store.WEIGHTS)):
         shown.note(f"trained again: {wrong}")
         return None
-    record = json.loads((folder / store.RUN).read_bytes())
+    record = RunRecord.read(folder / store.RUN)
     if not _same_training(record, run, lm, data):
         return None
     try:
@@ -45,34 +45,33 @@ def take_up(
         shown.note(f"trained again: {folder / store.WEIGHTS} cannot be read: {error}")
         return None
     method.load_state(weights)
-    cost = record["cost"]
-    trained = Trained(
-        steps=cost["steps"],
-        chosen_step=record["chosen_step"],
-        learning_rate=record["train"]["learning_rate"],
-        tokens=cost["train_tokens"],
-        padded_tokens=cost["train_padded_tokens"],
-        seconds=cost["train_seconds"],
-        curve=record["curve"],
-        dev=record["dev"],
-        reuse=cost.get("reuse"),
+    cost, settings = record.cost, record.train
+    assert settings is not None
+    values: Json = dict(  # noqa: C408 - fields of `Trained`
+        steps=cost.steps,
+        chosen_step=record.chosen_step,
+        learning_rate=settings["learning_rate"],
+        tokens=cost.train_tokens,
+        padded_tokens=cost.train_padded_tokens,
+        seconds=cost.train_seconds,
+        curve=record.curve,
+        dev=record.dev,
+        reuse=cost.reuse,
     )
-    return trained, str(record["id"])
+    return Trained(**values), record.id
 
 
-def _same_training(record: dict[str, Any], run: Run, lm: LanguageModel, data: TaskData) -> bool:
+def _same_training(record: RunRecord, run: Run, lm: LanguageModel, data: TaskData) -> bool:
     """Whether a search run was trained as this run would be, to the same bits."""
-    mine, its = train_facts(run, data), dict(record["train"])
+    mine, its = train_facts(run, data), dict(record.train or {})
     assert mine is not None
     if its["evaluate_every"] == LAST_STEP and mine["evaluate_every"] is None:
         # Scored once, after its last step: that step's weights are the ones kept, as without scoring.
         mine["evaluate_every"] = LAST_STEP
-    return (record["seed"], its, record["revision"], record["fingerprints"]["train"], record["versions"]) == (
+    return (record.seed, its, record.revision, record.fingerprints.train, record.versions) == (
         run.seed,
         json.loads(json.dumps(mine)),
         lm.revision,
         data.of(run.train)["train"],
         provenance.versions(),
-    ) and record["method"] == json.loads(
-        json.dumps({"name": run.method, **run.config.model_dump(mode="json")})
-    )
+    ) and record.method.entries() == {"name": run.method, **run.config.model_dump(mode="json")}

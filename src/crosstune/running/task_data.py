@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crosstune.data.example import Example, fingerprint
+from crosstune.data.forms import form_of
 from crosstune.data.leaks import overlap, repeats
 from crosstune.errors import UserError
 from crosstune.languages import find
+from crosstune.metrics.language_id import measurable
+from crosstune.study.runs import Run
 from crosstune.tasks.base import Task
 from crosstune.training.settings import TrainSettings
 
@@ -75,6 +78,11 @@ class TaskData:
         said = []
         if self.task.skipped:
             said.append(f"{len(self.task.skipped)} rows left out, the first: {self.task.skipped[0]}")
+        source = self.task.source_language
+        if "answer_language" in form_of(self.task.kind).columns and (
+            alike := [code for code in self.test if not measurable(code, source)]
+        ):
+            said.append(f"no rates of answer languages for {', '.join(alike)}: not told apart from {source}")
         shared = self.overlap(None)
         leaks = {"prompt": shared["prompts"], **shared["normalised"]}
         said += [f"the {name} of {n} test examples is in the training data" for name, n in leaks.items() if n]
@@ -93,6 +101,21 @@ def training_languages(task: Task, settings: TrainSettings | None) -> tuple[str,
     if settings is None or settings.languages is None:
         return (task.source_language,)
     return tuple(dict.fromkeys(find(code).code for code in settings.languages))
+
+
+def read_for(task: Task, runs: Sequence[Run]) -> TaskData:
+    """Read what all of a task's runs see.
+
+    Args:
+        task: The task.
+        runs: At least one of kind "result"; all are evaluated alike.
+
+    Raises:
+        UserError: As `read_data`.
+    """
+    tested = next(run for run in runs if run.kind == "result")
+    with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
+    return read_data(task, tested.languages, tested.evaluate.limit, with_dev, [run.train for run in runs])
 
 
 def read_data(

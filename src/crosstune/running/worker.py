@@ -1,7 +1,7 @@
-"""What one process does for a study: take runs that nobody else has, one by one, until all are settled.
+"""What one process does for a study: run whatever no other process has locked, until nothing is left.
 
-A run is settled when the store holds it or has written down its failure. Runs go model by model and task by
-task, so that each model is loaded once and each task's data read once.
+A run is done with when the store holds its result or its failure. Runs go model by model and task by task,
+so that each model is loaded once and each task's data is read once.
 """
 
 import shutil
@@ -9,20 +9,20 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.known import cheap_revision
-from crosstune.running.execute import Loaded, execute, load_for
+from crosstune.running.execute import LoadedModel, execute, load_for
 from crosstune.running.progress import Display
 from crosstune.running.recording import fingerprints
-from crosstune.running.resume.locks import Claims
-from crosstune.running.task_data import TaskData, read_data
+from crosstune.running.resume.locks import RunLocks
+from crosstune.running.task_data import TaskData, read_for
 from crosstune.running.watch.energy import Meter
 from crosstune.running.watch.trackers import Trackers
 from crosstune.store import failures
 from crosstune.store import store as stored
+from crosstune.store.record import RunRecord
 from crosstune.study.entries import TaskEntry
 from crosstune.study.runs import Run, resolve
 from crosstune.study.spec import Study
@@ -30,8 +30,8 @@ from crosstune.study.spec import Study
 POLL = 1.0
 """Seconds between looks at what other processes have finished."""
 
-Records = dict[str, dict[str, Any]]
-"""run.json of finished runs, by id."""
+Records = dict[str, RunRecord]
+"""Of finished runs, by id."""
 
 
 def name_of(run: Run) -> str:
@@ -44,14 +44,15 @@ def name_of(run: Run) -> str:
 
 
 @dataclass
-class Work:
-    """A process's share in a study.
+class Worker:
+    """Makes a process's share of a study's runs.
 
     Attributes:
         study: The study.
         runs: All its runs; search runs come before those that need them.
-        finished: run.json of the runs that the store holds, whoever made them.
+        finished: run.json of the runs that the store holds, whichever process made them.
         failed: What went wrong, by id, of the runs that failed, now or before.
+        diverged: Ids of those of them whose training diverged.
         done: Ids of the runs made by this process.
         causes: What kept whole groups of runs from being tried: a model that cannot be loaded, missing data.
     """
@@ -60,23 +61,24 @@ class Work:
     runs: Sequence[Run]
     finished: Records = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    diverged: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
     causes: list[UserError] = field(default_factory=list)
-    _model: tuple[str, Loaded] | None = None
+    _model: tuple[str, LoadedModel] | None = None
     _data: tuple[TaskEntry, TaskData] | None = None
 
     def __post_init__(self) -> None:
         self.store = self.study.folder
-        self.claims = Claims(self.store)
+        self.locks = RunLocks(self.store)
         self.by_id = {run.id: run for run in self.runs}
 
-    # --- before anything is made ----------------------------------------------------------------
+    # --- before any run ----------------------------------------------------------------
 
-    def take_stock(self, retry_failed: bool, say: Callable[[str], None]) -> None:
-        """See what the store holds. Damaged runs are set aside; failed ones wait for ``retry_failed``."""
-        there = stored.finished(self.store)
+    def read_store(self, retry_failed: bool, say: Callable[[str], None]) -> None:
+        """Read what the store holds. Damaged runs are set aside; failed ones wait for ``retry_failed``."""
+        stored_ids = stored.finished(self.store)
         for run in self.runs:
-            if run.id in there:
+            if run.id in stored_ids:
                 self._read(run, say)
         for run_id, failure in failures.read(self.store).items():
             if run_id not in self.by_id or run_id in self.finished:
@@ -84,52 +86,73 @@ class Work:
             if retry_failed:
                 failures.forget(self.store, run_id)
             else:
-                self.failed[run_id] = f"{failure.name}: {failure.error}"
+                self._fail(failure)
+
+    def _fail(self, failure: failures.Failure) -> None:
+        self.failed[failure.run] = f"{failure.name}: {failure.error}"
+        if failure.diverged:
+            self.diverged.add(failure.run)
 
     def _read(self, run: Run, say: Callable[[str], None]) -> None:
-        """Take up a run's record if all its files are whole."""
+        """Read a run's record if all its files are whole."""
         folder = self.store / run.id
-        wrong = stored.damage(folder, None)
-        if wrong is None:
-            try:
-                self.finished[run.id] = stored.read_run(folder)
-                self._tidy(run)
-                return
-            except UserError as error:
-                wrong = str(error)
-        with self.claims.take(run.id) as mine:
-            # Another process may be writing it anew at this moment; then it is that one's.
-            if mine and folder.exists():
-                aside = stored.set_aside(folder)
-                say(f"{name_of(run)} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
+        if self._whole(folder) is not None:
+            with self.locks.acquire(run.id) as acquired:
+                # Another process may be writing it now, or has written it while the old files were
+                # read here: look again.
+                if not acquired or not folder.exists():
+                    return
+                if (wrong := self._whole(folder)) is not None:
+                    aside = stored.set_aside(folder)
+                    say(f"{name_of(run)} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
+                    return
+        self._tidy(run)
+
+    def _whole(self, folder: Path) -> str | None:
+        """Read a run's record if all its files are whole; else what is wrong with them."""
+        if (wrong := stored.damage(folder, None)) is not None:
+            return wrong
+        try:
+            self.finished[folder.name] = stored.read_run(folder)
+        except UserError as error:
+            return str(error)
+        return None
 
     def _tidy(self, run: Run) -> None:
-        """Remove what a process left that was killed after it had written a run, before it had cleared up."""
+        """Remove the resume folder of a run whose process was killed right after storing the result."""
         folder = self.store / stored.WORK / run.id
         if folder.exists():
-            with self.claims.take(run.id) as mine:
-                if mine and (self.store / run.id / stored.CHECKSUMS).is_file():
+            with self.locks.acquire(run.id) as acquired:
+                if acquired and (self.store / run.id / stored.CHECKSUMS).is_file():
                     shutil.rmtree(folder, ignore_errors=True)
 
     # --- making runs ----------------------------------------------------------------------------
 
     def go(self, shown: Display) -> None:
-        """Make runs until all are settled; wait for those that other processes are making."""
+        """Make runs until none is left; wait for those that other processes are making."""
         self.shown = shown
         self.trackers = Trackers(self.study.trackers, self.store, shown.note)
         shown.watch = self.trackers.trained
         try:
-            self._go()
+            self._run_all()
         finally:
             self.trackers.close()
 
-    def _go(self) -> None:
+    def _run_all(self) -> None:
         waiting = False
+        self._follow_searches(self.runs)
+        for entry in self.study.tasks:
+            of_task = [run for run in self.runs if run.task == entry]
+            if entry.file is not None and self._free(of_task):
+                try:  # a user's own task is looked at before a model is loaded
+                    self._read_data(entry, of_task)
+                except UserError as error:
+                    self._give_up(of_task, error)
         for model in self.study.models:
             if len(self._left(self._of(model))) < len(self._of(model)):
                 self._drop_other_revisions(self._of(model), cheap_revision(model))
         while self._left(self.runs):
-            if self._pass():
+            if self._run_free():
                 waiting = False
                 continue
             left = self._left(self.runs)
@@ -141,8 +164,8 @@ class Work:
             time.sleep(POLL)
             self.shown.check()
 
-    def _pass(self) -> bool:
-        """Make what nobody else is making; whether anything was settled."""
+    def _run_free(self) -> bool:
+        """Make every run that no other process has locked; whether any was finished or has failed."""
         before = len(self.finished) + len(self.failed)
         for model in self.study.models:
             of_model = self._of(model)
@@ -165,6 +188,7 @@ class Work:
                     continue
                 self._drop_other_data(of_task, data)
                 for run in of_task:
+                    self._follow_searches([run])
                     if self._left([run]) and self._ready(run):
                         self._take(run, data)
         return len(self.finished) + len(self.failed) > before
@@ -176,22 +200,45 @@ class Work:
         return [run for run in runs if run.id not in self.finished and run.id not in self.failed]
 
     def _ready(self, run: Run) -> bool:
-        return run.search is None or not self._left(self.by_id[each] for each in run.search.runs)
+        return run.search is None or not self._left(self.by_id[run_id] for run_id in run.search.runs)
+
+    def _follow_searches(self, runs: Iterable[Run]) -> None:
+        """Results fail with a search that failed, and are made again when a search has come to a score since.
+
+        Else the learning rate would be chosen among the rest, for good and under the same id. A rate at which
+        training diverged is settled: it is not chosen.
+        """
+        for run in runs:
+            if self._lacks_search(run, self.finished.get(run.id)):
+                del self.finished[run.id]
+                self.shown.note(f"{name_of(run)} is run again: its rate was chosen without all its searches")
+            searches = () if run.search is None else run.search.runs
+            lost = [run_id for run_id in searches if run_id in self.failed and run_id not in self.diverged]
+            if lost and self._left([run]):
+                self.failed[run.id] = f"{name_of(run)}: a search it waits for failed: {self.failed[lost[0]]}"
+
+    def _lacks_search(self, run: Run, record: RunRecord | None) -> bool:
+        """Whether a result's learning rate was chosen without one of its finished searches."""
+        if run.search is None or record is None or record.search is None:
+            return False
+        known = {score["learning_rate"] for score in record.search.scores}
+        pairs = zip(run.search.runs, run.search.rates, strict=True)
+        return any(run_id in self.finished and rate not in known for run_id, rate in pairs)
 
     def _free(self, runs: Iterable[Run]) -> bool:
-        """Whether there is anything to make among these, or to learn of from another process."""
-        return any(not self.claims.held(run.id) for run in self._left(runs) if self._ready(run))
+        """Whether any of these is ready and not locked by another process."""
+        return any(not self.locks.held(run.id) for run in self._left(runs) if self._ready(run))
 
     def _take(self, run: Run, data: TaskData) -> None:
-        with self.claims.take(run.id) as mine:
-            if mine and not self._made_meanwhile(run, data):
+        with self.locks.acquire(run.id) as acquired:
+            if acquired and not self._finished_elsewhere(run, data):
                 self._make(run, data)
                 self.shown.end(len(self.finished))
 
-    def _made_meanwhile(self, run: Run, data: TaskData) -> bool:
-        """Learn what another process made of a run since stock was taken. Its claim is held."""
+    def _finished_elsewhere(self, run: Run, data: TaskData) -> bool:
+        """Whether another process has finished a run since the store was read; its lock is held here."""
         if (failure := failures.read(self.store).get(run.id)) is not None:
-            self.failed[run.id] = f"{failure.name}: {failure.error}"
+            self._fail(failure)
             return True
         if not (self.store / run.id / stored.CHECKSUMS).is_file():
             return False
@@ -199,8 +246,10 @@ class Work:
             record = stored.read_run(self.store / run.id)
         except UserError:
             return False
-        same_model = record["revision"] == self._loaded(run.model).lm.revision
-        if not same_model or record["fingerprints"] != fingerprints(run, data):
+        same_model = record.revision == self._loaded(run.model).lm.revision
+        if not same_model or record.fingerprints != fingerprints(run, data):
+            return False
+        if self._lacks_search(run, record):
             return False
         self.finished[run.id] = record
         return True
@@ -214,26 +263,23 @@ class Work:
             run = resolve(run, self.finished)
             self.trackers.begin(run)
             with Meter(_gpus(loaded.lm)) as meter:
-                made = execute(run, loaded, data, self.shown, folder, self._searched(run))
-            told = meter.joules
-            made.record["cost"] |= {
-                "energy_joules": None if told is None else sum(told.values()),
-                "energy_of": sorted(told or ()),
-            }
+                result = execute(run, loaded, data, self.shown, folder, self._searched(run))
+            joules = meter.joules
+            result.record.cost.energy_joules = None if joules is None else sum(joules.values())
+            result.record.cost.energy_of = sorted(joules or ())
         except Exception as error:
             # One diverging learning rate must not cost the rest of a grid, nor must a fault nobody foresaw.
-            failure = failures.keep(self.store, run.id, name, error)
-            self.failed[run.id] = f"{name}: {failure.error}"
+            self._fail(failures.keep(self.store, run.id, name, error))
             self.shown.note(f"failed: {self.failed[run.id]}")
             shutil.rmtree(folder, ignore_errors=True)
             return
-        made.save(self.store)
-        self.trackers.finish(made.record, made.predictions)
+        result.save(self.store)
+        self.trackers.finish(result.record, result.predictions)
         shutil.rmtree(folder, ignore_errors=True)
         self._model = (run.model, replace(loaded, seconds=0.0))  # what loading took counts once
-        self.finished[run.id] = made.record
+        self.finished[run.id] = result.record
         self.done.append(run.id)
-        self.shown.note(f"  {name}: {made.summary()}")
+        self.shown.note(f"  {name}: {result.summary()}")
 
     def _searched(self, run: Run) -> Path | None:
         """The finished search run that trained exactly this: same seed, the rate that was chosen."""
@@ -252,18 +298,17 @@ class Work:
             self._model = None  # the old one's memory first
             self.shown.note(f"loading {model}")
             self._model = (model, load_for(self.study, model))
+            for remark in self._model[1].lm.remarks:
+                self.shown.note(f"{model}: {remark}")
 
-    def _loaded(self, model: str) -> Loaded:
+    def _loaded(self, model: str) -> LoadedModel:
         assert self._model is not None, "no model is loaded"
         assert self._model[0] == model, f"{self._model[0]} is loaded, not {model}"
         return self._model[1]
 
     def _read_data(self, entry: TaskEntry, runs: Sequence[Run]) -> TaskData:
         if self._data is None or self._data[0] != entry:
-            with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
-            tested = next(run for run in runs if run.kind == "result")
-            settings = [run.train for run in runs]
-            data = read_data(entry.make(), tested.languages, tested.evaluate.limit, with_dev, settings)
+            data = read_for(entry.make(), runs)
             for remark in data.remarks():
                 self.shown.note(f"{entry.name}: {remark}")
             self._data = (entry, data)
@@ -278,7 +323,7 @@ class Work:
 
     def _drop_other_revisions(self, runs: Sequence[Run], revision: str | None) -> None:
         for run in runs:
-            was = self.finished[run.id]["revision"] if run.id in self.finished else None
+            was = self.finished[run.id].revision if run.id in self.finished else None
             if None not in (was, revision) and was != revision:
                 del self.finished[run.id]
                 self.shown.note(f"{name_of(run)} is run again: {run.model} was at {was}, now at {revision}")
@@ -287,7 +332,7 @@ class Work:
         for run in runs:
             if run.id not in self.finished:
                 continue
-            if self.finished[run.id]["fingerprints"] != fingerprints(run, data):
+            if self.finished[run.id].fingerprints != fingerprints(run, data):
                 del self.finished[run.id]
                 self.shown.note(f"{name_of(run)} is run again: the task's examples have changed since")
 

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from safetensors import SafetensorError, safe_open
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from crosstune.errors import UserError
 from crosstune.store import failures
 from crosstune.store import store as stored
+from crosstune.store.record import RunRecord
 
 _NEEDED = ("run", "language", "example", "prediction", "gold", "score")
 
@@ -50,7 +50,7 @@ def audit(store: Path) -> Audit:
         except UserError as error:
             problems.append(str(error))
             continue
-        kinds.append(record.get("kind", "result"))
+        kinds.append(record.kind)
         size += sum(file.stat().st_size for file in folder.iterdir())
     if not kinds and not problems and not (store / "study.yaml").is_file():
         raise UserError(f"{store} is no store: it holds no runs")
@@ -67,8 +67,8 @@ def _runs(store: Path) -> list[Path]:
     return sorted(each for each in store.iterdir() if stored.RUN_ID.fullmatch(each.name))
 
 
-def _whole(folder: Path) -> dict[str, Any]:
-    """run.json of a run with nothing wrong.
+def _whole(folder: Path) -> RunRecord:
+    """The record of a run with nothing wrong.
 
     Raises:
         UserError: The first thing that is wrong.
@@ -79,10 +79,7 @@ def _whole(folder: Path) -> dict[str, Any]:
     sums = json.loads((folder / stored.CHECKSUMS).read_bytes())
     if strangers := sorted({file.name for file in folder.iterdir()} - {*sums, stored.CHECKSUMS}):
         raise UserError(f"{folder / strangers[0]} is not of this run (no checksum names it); delete the file")
-    try:
-        record = stored.read_run(folder)
-    except ValueError:
-        raise UserError(f"{folder / stored.RUN} is no JSON; {mend}") from None
+    record = stored.read_run(folder)
     table = stored.read_predictions(folder.parent, [record])
     if missing := [name for name in _NEEDED if name not in table.columns]:
         raise UserError(f"{folder / stored.PREDICTIONS} has no column {missing[0]}; {mend}")

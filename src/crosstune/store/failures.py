@@ -5,7 +5,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from crosstune.errors import UserError
+from crosstune.errors import Diverged, UserError
 from crosstune.files import write_text
 from crosstune.store import provenance
 from crosstune.store.store import RUN_ID
@@ -22,12 +22,14 @@ class Failure:
         name: Task, method and seed.
         error: What went wrong, in one line.
         when: UTC, ISO 8601.
+        diverged: Whether training diverged, as it would again; any other failure may have been the moment's.
     """
 
     run: str
     name: str
     error: str
     when: str
+    diverged: bool = False
 
 
 def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
@@ -38,12 +40,13 @@ def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
     """
     known = isinstance(error, UserError)
     text = str(error) if known else f"{type(error).__name__}: {error}"
-    failure = Failure(run_id, name, " ".join(text.split()), provenance.now())
+    failure = Failure(run_id, name, " ".join(text.split()), provenance.now(), isinstance(error, Diverged))
     content = {
         "id": run_id,
         "name": name,
         "error": failure.error,
         "when": failure.when,
+        "diverged": failure.diverged,
         "traceback": None if known else "".join(traceback.format_exception(error)),
         "versions": provenance.versions(),
     }
@@ -57,7 +60,8 @@ def read(store: Path) -> dict[str, Failure]:
     for file in sorted((store / FOLDER).glob("*.json")):
         try:
             content = json.loads(file.read_bytes())
-            failure = Failure(file.stem, str(content["name"]), str(content["error"]), str(content["when"]))
+            name, error, when = (str(content[key]) for key in ("name", "error", "when"))
+            failure = Failure(file.stem, name, error, when, content.get("diverged") is True)
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if RUN_ID.fullmatch(file.stem):

@@ -16,15 +16,16 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import polars as pl
 
 from crosstune.errors import UserError
 from crosstune.files import TMP, disk_errors, draft, put, sha256_of, sync, write_synced, write_text
+from crosstune.store.record import Kind, RunRecord
 
 RUN = "run.json"
 PREDICTIONS = "predictions.parquet"
@@ -71,7 +72,7 @@ def _links(store: Path) -> Iterator[Path]:
 
 def save(
     store: Path,
-    run: Mapping[str, Any],
+    run: RunRecord,
     predictions: pl.DataFrame,
     write_weights: Callable[[Path], None] | None = None,
 ) -> Path:
@@ -79,7 +80,7 @@ def save(
 
     Args:
         store: Folder of all runs.
-        run: Content of run.json; its ``id`` names the folder.
+        run: Written as run.json; its ``id`` names the folder.
         predictions: One row an example.
         write_weights: Writes the trained tensors to the path it is given.
 
@@ -89,11 +90,13 @@ def save(
     Raises:
         UserError: The disk is full or cannot be written; nothing of the run is left then.
     """
-    run_id = _checked(str(run["id"]))
+    run_id = _checked(run.id)
     target = store / run_id
     with disk_errors(store), draft(target) as work, draft(target) as replaced:
         work.mkdir(parents=True)
-        write_synced(work / RUN, json.dumps(run, indent=1, ensure_ascii=False, allow_nan=False).encode())
+        content = run.model_dump(mode="json")
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        write_synced(work / RUN, text.encode())
         # Through memory, so that a full disk is one kind of error and not each library's own.
         table = io.BytesIO()
         predictions.write_parquet(table, compression="zstd")
@@ -128,14 +131,17 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
     Args:
         folder: The run's.
         files: Those to look at; None for all that its checksums name.
+
+    Raises:
+        UserError: A file is there and cannot be read, which says nothing of what it holds.
     """
     mend = f"run the study again, or delete {folder}"
     try:
         sums = json.loads((folder / CHECKSUMS).read_bytes())
         if not isinstance(sums, dict):
             raise ValueError("not an object")
-    except OSError:
-        return f"{folder / CHECKSUMS} cannot be read; {mend}"
+    except OSError as error:
+        return f"{_missing(folder / CHECKSUMS, error)}; {mend}"
     except ValueError:
         return f"{folder / CHECKSUMS} is damaged; {mend}"
     # A checksums.json that lost a line must not hide what it no longer names.
@@ -144,11 +150,18 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
             return f"{folder / CHECKSUMS} is damaged; {mend}"
         try:
             found = sha256_of(folder / name)
-        except OSError:
-            return f"{folder / name} is missing or cannot be read; {mend}"
+        except OSError as error:
+            return f"{_missing(folder / name, error)}; {mend}"
         if found != sums.get(name):
             return f"{folder / name} is damaged (its checksum differs); {mend}"
     return None
+
+
+def _missing(file: Path, error: OSError) -> str:
+    """That a file is missing, where that is why it cannot be read."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return f"{file} is missing"
+    raise UserError(f"{file} cannot be read ({error.strerror or error}); see that it can be, then try again")
 
 
 def set_aside(folder: Path) -> Path:
@@ -167,11 +180,11 @@ def set_aside(folder: Path) -> Path:
     return target
 
 
-def read_run(folder: Path) -> dict[str, Any]:
-    """run.json of one run, its checksums (and the predictions') verified.
+def read_run(folder: Path) -> RunRecord:
+    """The record of one run, the checksums of its run.json and predictions verified.
 
     Raises:
-        UserError: No such run, or a damaged file (named).
+        UserError: No such run, a damaged file, or a record that is none (each named).
     """
     if not (folder / CHECKSUMS).is_file():
         hint = "give a run's folder, such as runs/demo/<id>"
@@ -180,14 +193,14 @@ def read_run(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is not a finished run: {hint}")
     if wrong := damage(folder):
         raise UserError(wrong)
-    run = json.loads((folder / RUN).read_bytes())
-    if not isinstance(run, dict) or run.get("id") != folder.resolve().name:
+    run = RunRecord.read(folder / RUN)
+    if run.id != folder.resolve().name:
         raise UserError(f"{folder / RUN}: its id is not its folder's name; give the folder its own name back")
     return run
 
 
-def read_runs(store: Path, kind: str | None = "result") -> list[dict[str, Any]]:
-    """run.json of every run of a store, oldest first.
+def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
+    """The record of every run of a store, oldest first.
 
     Args:
         store: Folder of all runs.
@@ -199,21 +212,19 @@ def read_runs(store: Path, kind: str | None = "result") -> list[dict[str, Any]]:
     if not store.is_dir():
         raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
     runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
-    runs = [run for run in runs if kind in (None, run.get("kind", "result"))]
-    if kind != "search" and all(run.get("kind") == "search" for run in runs):
+    runs = [run for run in runs if kind in (None, run.kind)]
+    if kind != "search" and all(run.kind == "search" for run in runs):
         raise UserError(f"{store} holds no finished runs: run a study first (crosstune run STUDY.yaml)")
-    return sorted(runs, key=lambda run: (str(run.get("started")), run["id"]))
+    return sorted(runs, key=lambda run: (str(run.started), run.id))
 
 
-def read_predictions(store: Path, runs: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+def read_predictions(store: Path, runs: Sequence[RunRecord]) -> pl.DataFrame:
     """Predictions of some runs in one table, with a ``run`` column in front.
 
     Raises:
         UserError: A file that is no table of predictions.
     """
-    tables = [
-        read_table(store, str(run["id"])).select(pl.lit(run["id"]).alias("run"), pl.all()) for run in runs
-    ]
+    tables = [read_table(store, run.id).select(pl.lit(run.id).alias("run"), pl.all()) for run in runs]
     return pl.concat(tables, how="diagonal_relaxed")
 
 
@@ -244,7 +255,9 @@ def _predictions(store: Path, run_id: str) -> Iterator[BinaryIO]:
     try:
         with file.open("rb") as stream:
             yield stream
-    except (OSError, pl.exceptions.PolarsError) as error:
+    except OSError as error:
+        raise UserError(f"{_missing(file, error)}; delete {file.parent} and run the study again") from error
+    except pl.exceptions.PolarsError as error:
         raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
 
 

@@ -1,1 +1,4 @@
-"""Studies: what is asked (`spec`), the runs it means (`grid`), making them (`runner`), keeping (`store`)."""
+"""From a study's file to its runs: the file with its includes, its entries, the grid written out, the runs.
+
+May import `training`, `outputs`, `methods`, `tasks`, `data`, `models`, `store`, `languages`, `config`.
+"""

@@ -15,6 +15,7 @@ from crosstune.methods.config import MethodConfig
 from crosstune.models.loading.device import named
 from crosstune.models.loading.known import geometry_for
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.store.record import RunRecord
 from crosstune.study.entries import MethodEntry, TaskEntry
 from crosstune.study.spec import Study
 from crosstune.training.settings import TrainSettings
@@ -249,31 +250,29 @@ def _trains(method: MethodEntry) -> tuple[bool, bool]:
     return made.trains, made.shots > 0
 
 
-def dev_score(record: Mapping[str, Any]) -> float:
+def dev_score(record: RunRecord) -> float:
     """The development score of the weights that a finished search run kept.
 
     Args:
-        record: Its run.json.
+        record: The run's.
 
     Raises:
         UserError: It was never scored.
     """
-    scores = [float(each["score"]) for each in record["dev"]]
+    scores = [point["score"] for point in record.dev]
     if not scores:
-        raise UserError(
-            f"search run {record['id']} has no development score; delete it and run the study again"
-        )
+        raise UserError(f"search run {record.id} has no development score; delete it and run the study again")
     return max(scores)
 
 
-def resolve(run: Run, finished: Mapping[str, Mapping[str, Any]]) -> Run:
+def resolve(run: Run, finished: Mapping[str, RunRecord]) -> Run:
     """A run with its learning rate filled in: the best on development data, the smaller one on ties.
 
     The run keeps its id. A run without a search is given back as it is.
 
     Args:
         run: A result run.
-        finished: run.json of finished runs by id. Search runs that are not among them are left out of the
+        finished: Records of finished runs by id. Search runs that are not among them are left out of the
             choice: they failed.
 
     Raises:

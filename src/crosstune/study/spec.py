@@ -16,6 +16,7 @@ from pydantic import (
 
 from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings, reworded
 from crosstune.config.yaml_file import dump
+from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
 from crosstune.languages import find
 from crosstune.methods import METHODS
@@ -208,7 +209,7 @@ class Study(BaseModel):
         if loss == "answer" or not METHODS[method.name](method.config).trains:
             return
         first = self.evaluate_for(task).choices == "first-token"
-        if loss in task.task_class.form().losses and first:
+        if loss in form_of(task.task_class.kind).losses and first:
             return
         needs = "a choice task" if first else "evaluate.choices: first-token"
         where: Loc = ("train", "loss")

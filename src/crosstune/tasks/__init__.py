@@ -1,4 +1,4 @@
-"""The tasks, by the name a study file uses."""
+"""The tasks, by the name a study file uses. May import `data`, `metrics`, `languages`, `config`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

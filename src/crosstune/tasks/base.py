@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from crosstune.data.example import Example, Split, fingerprint
-from crosstune.data.forms import Form, Kind, form_of
+from crosstune.data.forms import Kind
 
 __all__ = ["Example", "Kind", "Split", "Task", "TaskOptions", "fingerprint"]
 
@@ -48,11 +48,6 @@ class Task(ABC):
         self.options = options if options is not None else self.Options()
         self.sources: list[dict[str, Any]] = []
         self.skipped: list[str] = []
-
-    @classmethod
-    def form(cls) -> Form:
-        """What the form of its answers says of training, predictions and scores."""
-        return form_of(cls.kind)
 
     @abstractmethod
     def languages(self) -> list[str]:

@@ -9,11 +9,11 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any, ClassVar, Literal
 
-from crosstune.config.environment import DATA, data_root
+from crosstune.config.environment import DATA
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order
 from crosstune.data.reading_sets import SETS, Reading, checked
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.prompts import render
@@ -87,20 +87,15 @@ class Belebele(PublishedTask):
         "test": "test",
     }
     prompts = "belebele"
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "test": tuple(
-            Layout(f"{folder}/{{code}}.jsonl", read=read_belebele)
+            FileLayout(f"{folder}/{{code}}.jsonl", read=read_belebele)
             for folder in ("belebele", "Belebele", "data")
         ),
     }
     hub: Mapping[Split, str] = {"test": "belebele"}
     Options = BelebeleOptions
-
-    @property
-    def settings(self) -> BelebeleOptions:
-        """The options, under their own type."""
-        assert isinstance(self.options, BelebeleOptions)
-        return self.options
+    options: BelebeleOptions
 
     def examples(self, split: Split, language: str) -> list[Example]:
         """All questions of a split, shuffled by id; those of all training sets together."""
@@ -119,7 +114,7 @@ class Belebele(PublishedTask):
         key = f"{row.text('link')}#{row['question_number']}" if split == "test" else row["id"]
         words = self.wording(language)
         letters = tuple(ascii_uppercase[: len(reading.options)])
-        choices = letters if self.settings.answers == "letters" else reading.options
+        choices = letters if self.options.answers == "letters" else reading.options
         options = "\n".join(
             render(words["option"], letter=letter, text=text)
             for letter, text in zip(letters, reading.options, strict=True)
@@ -135,15 +130,15 @@ class Belebele(PublishedTask):
         return self._frame(self.wording(language))
 
     def _frame(self, words: Mapping[str, str]) -> str:
-        return words["prompt" if self.settings.answers == "letters" else "prompt_texts"]
+        return words["prompt" if self.options.answers == "letters" else "prompt_texts"]
 
     def _training_rows(self, split: Split) -> Iterator[Row | BadRow]:
         for name in self._training_sets():
-            rows, origin = self._fetched(name, split) if self.on_hub else self._at_hand(name, split)
+            rows, origin = self._on_hub(name, split) if self.on_hub else self._local(name, split)
             questions = list(SETS[name].questions(name, rows, split))
             if questions:
                 count = sum(isinstance(question, Row) for question in questions)
-                self._note(split, self.source_language, set=name, questions=count, **origin)
+                self.note_source(split, self.source_language, set=name, questions=count, **origin)
             yield from questions
 
     def _training_sets(self) -> tuple[str, ...]:
@@ -152,38 +147,38 @@ class Belebele(PublishedTask):
         Raises:
             UserError: One that is asked for is not there, or none is.
         """
-        asked = self.settings.train_sets
+        wanted = self.options.train_sets
         if self.on_hub:
-            sets = ON_HUB if asked == "auto" else asked
+            sets = ON_HUB if wanted == "auto" else wanted
             if absent := [name for name in sets if SETS[name].hub is None]:
                 raise UserError(
                     f"task {self.name}: {', '.join(absent)} cannot be fetched from the hub; put the files in "
                     f"the data folder ({SETS[absent[0]].files['train'][0]}) and set source: local"
                 )
             return tuple(dict.fromkeys(sets))
-        root = data_root(self.published.data)
-        there = tuple(name for name, kind in SETS.items() if kind.find(root, "train") is not None)
-        if asked == "auto":
-            if not there:
-                wanted = " or ".join(kind.files["train"][0] for kind in SETS.values())
+        root = self.data_folder
+        present = tuple(name for name, kind in SETS.items() if kind.find(root, "train") is not None)
+        if wanted == "auto":
+            if not present:
+                patterns = " or ".join(kind.files["train"][0] for kind in SETS.values())
                 raise UserError(
-                    f"task {self.name} has no training set under {root}: looked for {wanted}; set "
+                    f"task {self.name} has no training set under {root}: looked for {patterns}; set "
                     f"{DATA} or the task's option data, or source: hub"
                 )
-            return ("assembled",) if "assembled" in there else there
-        if absent := [name for name in asked if name not in there]:
+            return ("assembled",) if "assembled" in present else present
+        if absent := [name for name in wanted if name not in present]:
             raise UserError(
                 f"task {self.name} has no {', '.join(absent)} under {root}: looked for "
                 f"{' or '.join(SETS[absent[0]].files['train'])}"
             )
-        return tuple(dict.fromkeys(asked))
+        return tuple(dict.fromkeys(wanted))
 
-    def _at_hand(self, name: str, split: Split) -> tuple[Rows, dict[str, Any]]:
+    def _local(self, name: str, split: Split) -> tuple[Rows, dict[str, Any]]:
         """Rows of a local set and where they come from; none of a set without a dev split."""
-        pattern, paths = SETS[name].find(data_root(self.published.data), split) or ("", [])
+        pattern, paths = SETS[name].find(self.data_folder, split) or ("", [])
         return (row for path in paths for row in SETS[name].read(path)), {"files": [pattern]}
 
-    def _fetched(self, name: str, split: Split) -> tuple[Rows, dict[str, Any]]:
+    def _on_hub(self, name: str, split: Split) -> tuple[Rows, dict[str, Any]]:
         """Rows of a set on the hub and where they come from."""
         from crosstune.data.hub import fetch_files, hub_entry
 

@@ -1,6 +1,7 @@
 """Solved examples in front of a prompt: what a frozen model can do without any tuning."""
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 from crosstune.data.example import Example
@@ -38,8 +39,10 @@ def pick_exemplars(train: list[Example], k: int, seed: int) -> list[Example]:
 
 
 def with_exemplars(
-    examples: list[Example], exemplars: list[Example], separator: str = "\n\n"
-) -> list[Example]:
+    examples: Sequence[Example], exemplars: Sequence[Example], separator: str = "\n\n"
+) -> Sequence[Example]:
     """The same examples, their prompts preceded by the exemplars, each as ``prompt + " " + answer``."""
+    if not exemplars:
+        return examples
     shown = "".join(f"{shot.prompt} {shot.answers[0]}{separator}" for shot in exemplars)
     return [replace(example, prompt=shown + example.prompt) for example in examples]

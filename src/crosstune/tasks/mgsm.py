@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import Row
 from crosstune.errors import UserError
 from crosstune.metrics.numbers import ANSWER_WORDS, number_match
@@ -57,19 +57,20 @@ class Mgsm(PublishedTask):
         "test": "test",
     }
     prompts = "mgsm"
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "train": tuple(
-            Layout(f"{folder}/train.jsonl", ("question", "answer"))
+            FileLayout(f"{folder}/train.jsonl", ("question", "answer"))
             for folder in ("gsm8k", "grade_school_math/data")
         ),
-        "test": (Layout("mgsm/mgsm_{code}.tsv", ("question", "answer_number"), header=False),),
+        "test": (FileLayout("mgsm/mgsm_{code}.tsv", ("question", "answer_number"), header=False),),
     }
     hub: Mapping[Split, str] = {"train": "gsm8k", "test": "mgsm"}
     Options = MgsmOptions
+    options: MgsmOptions
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
-        if self.settings.answers == "direct":
+        if self.options.answers == "direct":
             self.max_answer_tokens = 16
         else:
             self.max_answer_tokens = 256
@@ -77,19 +78,13 @@ class Mgsm(PublishedTask):
             asked = [f"\n{prompt.partition('{question}')[0].strip()}" for prompt in prompts]
             self.stop = ("\n\n", *asked)
 
-    @property
-    def settings(self) -> MgsmOptions:
-        """The options, under their own type."""
-        assert isinstance(self.options, MgsmOptions)
-        return self.options
-
     def examples(self, split: Split, language: str) -> list[Example]:
         """All problems of a split, shuffled by id; train and dev are the two parts of GSM8K train."""
         if split == "test":
             return super().examples(split, language)
         both = super().examples("train", language)
         if split == "dev":
-            self._note(split, language, part=self.split_names["dev"])
+            self.note_source(split, language, part=self.split_names["dev"])
         part = [example for example in both if _held_out(example) == (split == "dev")]
         if not part:
             raise UserError(
@@ -109,13 +104,13 @@ class Mgsm(PublishedTask):
             if not mark:
                 raise row.error('no "####" and number at the end of answer')
             answers = (_checked(row, number),)
-            if self.settings.answers == "steps":
+            if self.options.answers == "steps":
                 answers = (_worked(solution, answers[0]), *answers)
         return Example(str(row.line), language, prompt, answers, (), (("question", question),))
 
     def template(self, language: str) -> str:
         """The prompt with its place still open."""
-        prompt: str = self.wording(language)[self.settings.answers]
+        prompt: str = self.wording(language)[self.options.answers]
         return prompt
 
     def score(self, example: Example, answer: str) -> dict[str, float]:

@@ -12,9 +12,8 @@ from pathlib import Path
 from statistics import mode
 from typing import Any, ClassVar, Literal
 
-from crosstune.config.environment import data_root
 from crosstune.data.example import Example, Split
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, Rows, read_lines, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import TaskOptions
@@ -33,28 +32,28 @@ _SPELLINGS = {**{label: label for label in LABELS}, "contradictory": "contradict
 _ORIGINAL = {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}
 _SICK = {"sentence_A": "premise", "sentence_B": "hypothesis", "entailment_judgment": "label"}
 
-TRAIN: Mapping[str, tuple[Layout, ...]] = {
+TRAIN: Mapping[str, tuple[FileLayout, ...]] = {
     "mnli": (
-        Layout("multinli_1.0/multinli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("multinli_1.0/multinli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("MNLI/train.tsv", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("multi_nli/data/train-*.parquet", COLUMNS),
-        Layout(
+        FileLayout("multinli_1.0/multinli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("multinli_1.0/multinli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("MNLI/train.tsv", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("multi_nli/data/train-*.parquet", COLUMNS),
+        FileLayout(
             "XNLI-MT-1.0/multinli/multinli.train.en.tsv",
             ("premise", "hypo", "label"),
             rename={"hypo": "hypothesis"},
         ),
-        Layout("xnli/train-en.tsv", COLUMNS, header=False),
-        Layout("english_nli/mnli/dev.csv", COLUMNS),
+        FileLayout("xnli/train-en.tsv", COLUMNS, header=False),
+        FileLayout("english_nli/mnli/dev.csv", COLUMNS),
     ),
     "snli": (
-        Layout("snli_1.0/snli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("snli_1.0/snli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
-        Layout("english_nli/snli/dev.csv", COLUMNS),
+        FileLayout("snli_1.0/snli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("snli_1.0/snli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
+        FileLayout("english_nli/snli/dev.csv", COLUMNS),
     ),
     "sick": (
-        Layout("SICK/SICK_train.txt", tuple(_SICK), rename=_SICK),
-        Layout("english_nli/sick/SICK_train.txt", tuple(_SICK), rename=_SICK),
+        FileLayout("SICK/SICK_train.txt", tuple(_SICK), rename=_SICK),
+        FileLayout("english_nli/sick/SICK_train.txt", tuple(_SICK), rename=_SICK),
     ),
 }
 
@@ -93,10 +92,10 @@ def _with_or_without_label(path: Path) -> Rows:
     return read_rows(path, COLUMNS[:2] if unlabelled else COLUMNS, header=False)
 
 
-def _side(files: str, code: str) -> Layout:
+def _side(files: str, code: str) -> FileLayout:
     """One of the two languages that a file of myXNLI holds side by side."""
     names = {f"sentence1_{code}": "premise", f"sentence2_{code}": "hypothesis"}
-    return Layout(files, ("label", *names), rename=names, language=code)
+    return FileLayout(files, ("label", *names), rename=names, language=code)
 
 
 class NliOptions(PublishedOptions):
@@ -121,16 +120,11 @@ class _Nli(PublishedTask):
     metrics = ("accuracy",)
     prompts = "nli"
     Options: ClassVar[type[TaskOptions]] = NliOptions
-
-    @property
-    def nli(self) -> NliOptions:
-        """The options, under their own type."""
-        assert isinstance(self.options, NliOptions)
-        return self.options
+    options: NliOptions
 
     def template(self, language: str) -> str | None:
         """The prompt with its places still open; the form "lm-eval" has none."""
-        return super().template(language) if self.nli.form == "label-last" else None
+        return super().template(language) if self.options.form == "label-last" else None
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """The pair, and its label among the three."""
@@ -138,7 +132,7 @@ class _Nli(PublishedTask):
         gold = LABELS.index(_label(row))
         words = self.wording(language)
         prompt, choices = "", tuple(words["labels"])
-        if self.nli.form == "label-last":
+        if self.options.form == "label-last":
             prompt = render(words["prompt"], premise=premise, hypothesis=hypothesis)
         else:
             question, *labels = words["lm_eval"]
@@ -180,24 +174,28 @@ class Xnli(_Nli):
         "test": "XNLI test",
     }
     hub: Mapping[Split, str] = {"train": "multi_nli", "dev": "xnli", "test": "xnli"}
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "train": TRAIN["mnli"],
         "dev": (
-            Layout("XNLI-1.0/xnli.dev.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"),
-            Layout("xnli/{code}/validation-*.parquet", COLUMNS),
-            Layout("xnli/dev-{code}.tsv", COLUMNS, header=False),
+            FileLayout(
+                "XNLI-1.0/xnli.dev.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"
+            ),
+            FileLayout("xnli/{code}/validation-*.parquet", COLUMNS),
+            FileLayout("xnli/dev-{code}.tsv", COLUMNS, header=False),
         ),
         "test": (
-            Layout("XNLI-1.0/xnli.test.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"),
-            Layout("xnli/{code}/test-*.parquet", COLUMNS),
-            Layout("xnli/test-{code}.tsv", read=_with_or_without_label),
+            FileLayout(
+                "XNLI-1.0/xnli.test.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"
+            ),
+            FileLayout("xnli/{code}/test-*.parquet", COLUMNS),
+            FileLayout("xnli/test-{code}.tsv", read=_with_or_without_label),
         ),
     }
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
-        if self.nli.train_set != "mnli":
-            self.layouts = {**self.layouts, "train": TRAIN[self.nli.train_set]}
+        if self.options.train_set != "mnli":
+            self.layouts = {**self.layouts, "train": TRAIN[self.options.train_set]}
             self.hub = {"dev": "xnli", "test": "xnli"}
 
     def row_id(self, row: Row, split: Split, language: str) -> str:
@@ -206,23 +204,20 @@ class Xnli(_Nli):
             return f"{row.path.stem}:{row.line}"
         return str(row.fields.get("pairID") or row.line)
 
-    def _local_rows(self, split: Split, language: str) -> Rows:
-        rows = list(super()._local_rows(split, language))
+    def rows(self, split: Split, language: str) -> Rows:
+        """Training rows that have a gold label; test rows with theirs, from another file if need be."""
+        rows = list(super().rows(split, language))
         if split == "train":
             return self._with_gold(rows, language)
-        if any(isinstance(row, Row) and "label" not in row.fields for row in rows):
+        if not self.on_hub and any(isinstance(row, Row) and "label" not in row.fields for row in rows):
             return self._with_test_labels(rows, language)
         return rows
-
-    def _hub_rows(self, split: Split, language: str) -> Rows:
-        rows = super()._hub_rows(split, language)
-        return self._with_gold(list(rows), language) if split == "train" else rows
 
     def _with_gold(self, rows: list[Row | BadRow], language: str) -> Rows:
         """Training rows without those that annotators did not agree on; how many is noted."""
         kept = [row for row in rows if isinstance(row, BadRow) or row.fields.get("label") not in NO_GOLD]
         if len(kept) < len(rows):
-            self._note("train", language, left_out_without_gold_label=len(rows) - len(kept))
+            self.note_source("train", language, left_out_without_gold_label=len(rows) - len(kept))
         return kept
 
     def _with_test_labels(self, rows: list[Row | BadRow], language: str) -> Rows:
@@ -234,7 +229,7 @@ class Xnli(_Nli):
                 f"{path}: {len(rows)} rows without labels; theirs are taken by row from {TEST_LABELS}, which "
                 f"has {count}: use files of the same release, or test files with a third column, label"
             )
-        self._note("test", language, labels=TEST_LABELS)
+        self.note_source("test", language, labels=TEST_LABELS)
         return [
             row
             if isinstance(row, BadRow)
@@ -245,7 +240,7 @@ class Xnli(_Nli):
     @cached_property
     def _test_labels(self) -> tuple[int, dict[int, Any]]:
         """How many rows myXNLI has, and its labels by line of XNLI's test files."""
-        root = data_root(self.published.data)
+        root = self.data_folder
         path = root / TEST_LABELS
         if not path.is_file():
             raise UserError(
@@ -273,21 +268,20 @@ class _FurtherLanguages(_Nli):
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
         # A revision is one of this task's own dataset.
-        self._xnli = Xnli(self.nli.model_copy(update={"revision": None}))
+        self._xnli = Xnli(self.options.model_copy(update={"revision": None}))
         self._xnli.sources, self._xnli.skipped = self.sources, self.skipped
 
     def languages(self) -> list[str]:
         """Canonical codes, English first if XNLI's files for it are there."""
-        own = super().languages()
-        if self.source_language in own or not self._xnli_has_english():
-            return own
-        return [self.source_language, *own]
+        languages = super().languages()
+        if self.source_language in languages or not self._xnli_has_english():
+            return languages
+        return [self.source_language, *languages]
 
     def examples(self, split: Split, language: str) -> list[Example]:
         """All examples of a split, shuffled by id."""
-        actual: Split = self.published.evaluate_on if split == "test" else split
-        own = not self.on_hub and language in self._places.get(actual, {})
-        if language == self.source_language and not own:
+        is_here = not self.on_hub and language in self.places.get(self.split_read(split), {})
+        if language == self.source_language and not is_here:
             return self._xnli.examples(split, language)
         return super().examples(split, language)
 
@@ -303,8 +297,10 @@ class AmericasNli(_FurtherLanguages):
 
     Ids are those of the Spanish rows in XNLI's own files, five languages in, so the number of the pair
     follows; English is asked for the same pairs only. The hub's files have no ids: there pairs cannot be
-    matched across languages, and English is all of XNLI's.
+    matched across languages, and English is all of XNLI's. Three premises of the test in Nahuatl are blank.
     """
+
+    may_be_blank = ("premise",)
 
     name = "americasnli"
     summary = "does a sentence follow, contradict or neither, 3 choices (AmericasNLI)"
@@ -314,27 +310,26 @@ class AmericasNli(_FurtherLanguages):
         "test": "AmericasNLI test; the same pairs of XNLI test (English)",
     }
     hub: Mapping[Split, str] = {"dev": "americas_nli", "test": "americas_nli"}
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "dev": (
-            Layout("americasnli/dev/{code}.tsv", ("id", *COLUMNS)),
-            Layout("anli_final/dev/{code}.tsv", ("id", *COLUMNS)),
+            FileLayout("americasnli/dev/{code}.tsv", ("id", *COLUMNS)),
+            FileLayout("anli_final/dev/{code}.tsv", ("id", *COLUMNS)),
         ),
         "test": (
-            Layout("americasnli/test/{code}.tsv", ("id", *COLUMNS)),
-            Layout("anli_final/test/{code}.tsv", ("id", *COLUMNS)),
+            FileLayout("americasnli/test/{code}.tsv", ("id", *COLUMNS)),
+            FileLayout("anli_final/test/{code}.tsv", ("id", *COLUMNS)),
         ),
     }
 
     def examples(self, split: Split, language: str) -> list[Example]:
         """All examples of a split, shuffled by id; of the English test side, pairs that were translated."""
-        found = super().examples(split, language)
+        examples = super().examples(split, language)
         if split != "test" or language != self.source_language or self.on_hub:
-            return found
-        actual = self.published.evaluate_on
-        places = self._places[actual].values()
-        rows = (row for place in places for path in place.paths for row in place.layout.rows(path))
+            return examples
+        actual = self.options.evaluate_on
+        rows = (row for place in self.places[actual].values() for row in place.rows())
         translated = {_number_in_xnli(row, actual) for row in rows if isinstance(row, Row)}
-        return [example for example in found if example.id in translated]
+        return [example for example in examples if example.id in translated]
 
     def row_id(self, row: Row, split: Split, language: str) -> str:
         """The number of the pair in XNLI; on the hub, which does not tell, one of this language alone."""
@@ -357,7 +352,7 @@ class MyXnli(_FurtherLanguages):
         "test": "myXNLI test",
     }
     hub: Mapping[Split, str] = {"dev": "myxnli", "test": "myxnli"}
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "dev": (_side("myxnli/my.genre.dev.tsv", "my"),),
         "test": (_side(TEST_LABELS, "my"), _side(TEST_LABELS, "en")),
     }

@@ -1,7 +1,7 @@
 """Tasks made from published files: on this machine in any of their layouts, or on the hub.
 
 A task names its layouts and writes an `Example` from a row; finding files, reading them, and what happens to
-rows that cannot be used is the same for all and stands here.
+rows that cannot be used is the same for all and is done here. docs/add-a-task.md adds one, step by step.
 """
 
 from abc import abstractmethod
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal
 from crosstune.config.environment import DATA, data_root
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order, missing_language
-from crosstune.data.source import Layout, Place, _canonical, _codes, _shape, labelled, renamed
+from crosstune.data.source import FileLayout, Place, find_places, labelled, renamed
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import Task, TaskOptions
@@ -41,17 +41,28 @@ class PublishedOptions(TaskOptions):
 
 
 class PublishedTask(Task):
-    """A task whose examples come from files. A subclass is its layouts and `example`.
+    """A task whose examples come from files. A subclass gives its layouts, its prompts, and `example`.
+
+    What is peculiar to a dataset goes into one of these, overridden: `rows`, where rows are dropped, changed
+    or completed from another file before examples are made of them; `examples`, where a split is made of
+    another one or of several datasets; `wording` and `template`, where options choose among prompts;
+    `languages`, where a language has its files elsewhere; `data_folder` and `missing_split`, where files do
+    not lie in the folder of the benchmarks. The other methods are there to be called.
 
     Attributes:
+        options: The task's settings; a subclass with options of its own declares their type here.
         layouts: Of each split, tried in order.
         hub: Of each split, the entry of ``hub_datasets.toml``.
         prompts: Name of the file of prompts.
+        may_be_blank: Columns that are blank in some rows as published: such rows are always left out, and
+            counted, where ``on_bad_rows`` stops at any other.
     """
 
-    layouts: Mapping[Split, tuple[Layout, ...]]
+    options: PublishedOptions
+    layouts: Mapping[Split, tuple[FileLayout, ...]]
     hub: Mapping[Split, str] = {}
     prompts: ClassVar[str]
+    may_be_blank: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type[TaskOptions]] = PublishedOptions
 
     @abstractmethod
@@ -62,12 +73,6 @@ class PublishedTask(Task):
             BadRow: The row cannot be used (`Row.text` and `Row.error` say so).
         """
 
-    @property
-    def published(self) -> PublishedOptions:
-        """The options, under their own type."""
-        assert isinstance(self.options, PublishedOptions)
-        return self.options
-
     def languages(self) -> list[str]:
         """Canonical codes of the languages whose evaluation split is there, the source language first."""
         if self.on_hub:
@@ -75,19 +80,30 @@ class PublishedTask(Task):
 
             offered = set(hub_entry(self.hub["test"]).languages)
         else:
-            offered = set(self._places[self.published.evaluate_on])
+            offered = set(self.places[self.options.evaluate_on])
             if not offered:
-                raise self._nothing_here(self.published.evaluate_on)
+                raise self.missing_split(self.options.evaluate_on)
         return sorted(offered, key=lambda code: (code != self.source_language, code))
 
     def examples(self, split: Split, language: str) -> list[Example]:
         """All examples of a split, shuffled by id: the same order in every language."""
-        actual: Split = self.published.evaluate_on if split == "test" else split
-        rows = self._hub_rows(actual, language) if self.on_hub else self._local_rows(actual, language)
-        kept = self.keep(rows, lambda row: self.example(row, actual, language))
+        actual = self.split_read(split)
+        kept = self.keep(self.rows(actual, language), lambda row: self.example(row, actual, language))
         if not kept:
             raise UserError(f"task {self.name}: no usable row in its {actual} split in {language}")
         return sorted(kept, key=lambda example: fair_order(example.id))
+
+    def split_read(self, split: Split) -> Split:
+        """The source's split that one of the task's is: as ``evaluate_on`` says, "test" may be "dev"."""
+        return self.options.evaluate_on if split == "test" else split
+
+    def rows(self, split: Split, language: str) -> Rows:
+        """Rows of one of the source's splits, from the hub or from local files.
+
+        Raises:
+            UserError: The split or the language is not there.
+        """
+        return self.hub_rows(split, language) if self.on_hub else self.local_rows(split, language)
 
     def keep(self, rows: Rows, make: Callable[[Row], Example]) -> list[Example]:
         """Examples of the rows that can be used.
@@ -105,7 +121,7 @@ class PublishedTask(Task):
                 if example.id in first:
                     raise row.error(f"id {example.id[:60]!r} again, first on line {first[example.id]}")
             except BadRow as bad:
-                if self.published.on_bad_rows == "error":
+                if self.options.on_bad_rows == "error" and not self._blank(row):
                     raise BadRow(f"{bad} (or set on_bad_rows: skip)") from None
                 self.skipped.append(str(bad))
             else:
@@ -113,12 +129,18 @@ class PublishedTask(Task):
                 kept.append(example)
         return kept
 
+    def _blank(self, row: Row | BadRow) -> bool:
+        """Whether a row lacks a text that its published file lacks."""
+        return isinstance(row, Row) and any(
+            not str(row.fields.get(name) or "").strip() for name in self.may_be_blank
+        )
+
     @cached_property
     def on_hub(self) -> bool:
         """Whether files come from the hub."""
-        if self.published.source != "auto":
-            return self.published.source == "hub"
-        return "test" in self.hub and not self.published.data and not any(self._places.values())
+        if self.options.source != "auto":
+            return self.options.source == "hub"
+        return "test" in self.hub and not self.options.data and not any(self.places.values())
 
     def wording(self, language: str) -> Mapping[str, Any]:
         """Prompt and words for a language, in it or in the source language, as ``prompt_language`` says.
@@ -127,13 +149,13 @@ class PublishedTask(Task):
             UserError: There is no prompt in that language.
         """
         languages: Mapping[str, Mapping[str, Any]] = load_prompts(self.prompts)["languages"]
-        asked = language if self.published.prompt_language == "target" else self.source_language
-        if asked not in languages:
+        wanted = language if self.options.prompt_language == "target" else self.source_language
+        if wanted not in languages:
             raise UserError(
-                f"task {self.name} has no prompt in {asked}, only in {', '.join(languages)}; "
+                f"task {self.name} has no prompt in {wanted}, only in {', '.join(languages)}; "
                 "leave it out or set prompt_language: source"
             )
-        return languages[asked]
+        return languages[wanted]
 
     def template(self, language: str) -> str | None:
         """The prompt with its places still open."""
@@ -142,54 +164,47 @@ class PublishedTask(Task):
 
     # --- files ------------------------------------------------------------------------------
 
+    @property
+    def data_folder(self) -> Path:
+        """Folder of the local files.
+
+        Raises:
+            UserError: There is no such folder.
+        """
+        return data_root(self.options.data)
+
     @cached_property
-    def _places(self) -> dict[Split, dict[str, Place]]:
+    def places(self) -> dict[Split, dict[str, Place]]:
         """Local files by split and language."""
-        root = data_root(self.published.data)
-        return {split: self._find(root, layouts) for split, layouts in self.layouts.items()}
+        root = self.data_folder
+        return {
+            split: find_places(root, layouts, self.source_language) for split, layouts in self.layouts.items()
+        }
 
-    def _find(self, root: Path, layouts: tuple[Layout, ...]) -> dict[str, Place]:
-        """Places of one split; the first layout that has a language wins."""
-        found: dict[str, Place] = {}
-        for layout in layouts:
-            by_language: dict[str, list[Path]] = {}
-            shape = _shape(layout.files)
-            for path in sorted(root.glob(layout.files.replace("{code}", "*"))):
-                match = shape.fullmatch(path.relative_to(root).as_posix())
-                if match is None or not path.is_file():
-                    continue
-                code = match.groupdict().get("code")
-                language = layout.language or self.source_language if code is None else _canonical(code)
-                if language is not None:
-                    by_language.setdefault(language, []).append(path)
-            if layout.column is not None:
-                paths = tuple(path for paths in by_language.values() for path in paths)
-                for code in _codes(layout, paths):
-                    if (language := _canonical(code)) is not None:
-                        found.setdefault(language, Place(layout, paths, code))
-                continue
-            for language, files in by_language.items():
-                found.setdefault(language, Place(layout, tuple(files)))
-        return found
+    def local_rows(self, split: Split, language: str) -> Rows:
+        """Rows of the local files.
 
-    def _local_rows(self, split: Split, language: str) -> Rows:
-        places = self._places.get(split, {})
+        Raises:
+            UserError: The split or the language is not there.
+        """
+        places = self.places.get(split, {})
         if language not in places:
             if not places:
-                raise self._nothing_here(split)
+                raise self.missing_split(split)
             if split == "train":
                 raise UserError(f"task {self.name} has training data in {', '.join(places)} only")
             raise missing_language(self.name, language, sorted(places))
-        place = places[language]
-        root = data_root(self.published.data)
-        self._note(split, language, files=[path.relative_to(root).as_posix() for path in place.paths])
-        rows = (row for path in place.paths for row in place.layout.rows(path))
-        if place.code is None:
-            return rows
-        column = place.layout.column
-        return (row for row in rows if isinstance(row, BadRow) or row.fields.get(column or "") == place.code)
+        root = self.data_folder
+        files = [path.relative_to(root).as_posix() for path in places[language].paths]
+        self.note_source(split, language, files=files)
+        return places[language].rows()
 
-    def _hub_rows(self, split: Split, language: str) -> Rows:
+    def hub_rows(self, split: Split, language: str) -> Rows:
+        """Rows of the hub's files, which are fetched once.
+
+        Raises:
+            UserError: The split or the language is not there, or the hub cannot be reached.
+        """
         from crosstune.data.hub import fetch_files, hub_entry
 
         if split not in self.hub:
@@ -197,26 +212,28 @@ class PublishedTask(Task):
         entry = hub_entry(self.hub[split])
         if language not in entry.languages:
             raise missing_language(self.name, language, sorted(entry.languages))
-        revision = self.published.revision if split != "train" and self.published.revision else entry.revision
+        revision = self.options.revision if split != "train" and self.options.revision else entry.revision
         files = fetch_files(entry.repo, entry.pattern(split, language), revision)
-        self._note(split, language, repo=files.repo, commit=files.commit, files=[p.name for p in files.paths])
+        names = [path.name for path in files.paths]
+        self.note_source(split, language, repo=files.repo, commit=files.commit, files=names)
         rows = (row for path in files.paths for row in read_rows(path, entry.columns))
-        own = (row for row in rows if isinstance(row, BadRow) or entry.holds(row.fields, language))
-        return labelled(renamed(own, entry.rename), entry.labels)
+        in_language = (row for row in rows if isinstance(row, BadRow) or entry.holds(row.fields, language))
+        return labelled(renamed(in_language, entry.rename), entry.labels)
 
-    def _note(self, split: Split, language: str, **facts: Any) -> None:
-        """Remember where a split came from, once."""
+    def note_source(self, split: Split, language: str, **facts: Any) -> None:
+        """Record in `sources` where a split came from or what was done to its rows, once."""
         entry = {"split": split, "language": language, **facts}
         if entry not in self.sources:
             self.sources.append(entry)
 
-    def _nothing_here(self, split: Split) -> UserError:
+    def missing_split(self, split: Split) -> UserError:
+        """The error for a split without any local file: what was looked for, and what to do."""
         wanted = " or ".join(layout.files for layout in self.layouts.get(split, ()))
-        there = [name for name, places in self._places.items() if places]
-        also = f" (it has {', '.join(there)})" if there else ""
-        instead = ", or evaluate_on: dev" if split == "test" and "dev" in there else ""
+        present = [name for name, places in self.places.items() if places]
+        also = f" (it has {', '.join(present)})" if present else ""
+        instead = ", or evaluate_on: dev" if split == "test" and "dev" in present else ""
         instead += ", or source: hub" if split in self.hub else ""
         return UserError(
-            f"task {self.name} has no {split} split under {data_root(self.published.data)}{also}: looked for "
+            f"task {self.name} has no {split} split under {self.data_folder}{also}: looked for "
             f"{wanted or 'nothing'}; set {DATA} or the task's option data{instead}"
         )

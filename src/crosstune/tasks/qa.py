@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
 from crosstune.data.local import fair_order
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.squad import read_by_language, read_renumbered, read_squad
 from crosstune.data.tables import LARGEST_ROW, Row
 from crosstune.errors import UserError
@@ -36,17 +36,17 @@ _LINE_BREAK = re.compile(r"\s*\n\s*")
 class TrainSet:
     """Training questions that these tasks can share: local layouts, and the hub's entry."""
 
-    layouts: tuple[Layout, ...]
+    layouts: tuple[FileLayout, ...]
     hub: str
 
 
 TRAIN_SETS = {
-    "squad": TrainSet((Layout("squad/train-v1.1*.json", read=read_squad),), "squad"),
+    "squad": TrainSet((FileLayout("squad/train-v1.1*.json", read=read_squad),), "squad"),
     "tydiqa": TrainSet(
         (
-            Layout("tydiqa-goldp-v1.1-train.json", column="language", read=read_by_language),
-            Layout("tydiqa_goldp/train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
-            Layout("tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
+            FileLayout("tydiqa-goldp-v1.1-train.json", column="language", read=read_by_language),
+            FileLayout("tydiqa_goldp/train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
+            FileLayout("tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
         ),
         "tydiqa_goldp",
     ),
@@ -92,10 +92,10 @@ class ExtractiveQa(PublishedTask):
     prompts = "qa"
     max_answer_tokens = 32
     Options: ClassVar[type[TaskOptions]] = QaOptions
+    options: QaOptions
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
-        assert isinstance(self.options, QaOptions)
         train = TRAIN_SETS[self.options.train_set]
         # An option says which they are, so they cannot stand in the class.
         self.layouts = {**self.layouts, "train": train.layouts}
@@ -112,7 +112,6 @@ class ExtractiveQa(PublishedTask):
 
     def _divided(self, language: str) -> dict[Split, list[Example]]:
         """Training questions by article, as those to train on and those to select on."""
-        rows = self._hub_rows("train", language) if self.on_hub else self._local_rows("train", language)
         article: dict[str, str] = {}
 
         def make(row: Row) -> Example:
@@ -120,7 +119,7 @@ class ExtractiveQa(PublishedTask):
             article.setdefault(example.id, _article(row))
             return example
 
-        kept = self.keep(rows, make)
+        kept = self.keep(self.rows("train", language), make)
         dev = held_out(Counter(article[example.id] for example in kept))
         halves: dict[Split, list[Example]] = {"train": [], "dev": []}
         for example in sorted(kept, key=lambda example: fair_order(example.id)):
@@ -181,19 +180,19 @@ class Xquad(ExtractiveQa):
         "dev": "articles held out of train",
         "test": "the whole of XQuAD",
     }
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "dev": (),
-        "test": (Layout("xquad/xquad.{code}.json", read=read_squad),),
+        "test": (FileLayout("xquad/xquad.{code}.json", read=read_squad),),
     }
     hub: Mapping[Split, str] = {"test": "xquad"}
 
 
 # XTREME's copies of the dev files have their answers blanked: they come last.
 _TYDIQA_DEV = (
-    Layout("tydiqa-goldp-v1.1-dev/tydiqa-goldp-dev-{code}.json", read=read_squad),
-    Layout("tydiqa-goldp-v1.1-dev.json", column="language", read=read_by_language),
-    Layout("tydiqa_goldp/dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
-    Layout("tydiqa/tydiqa-goldp-v1.1-dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
+    FileLayout("tydiqa-goldp-v1.1-dev/tydiqa-goldp-dev-{code}.json", read=read_squad),
+    FileLayout("tydiqa-goldp-v1.1-dev.json", column="language", read=read_by_language),
+    FileLayout("tydiqa_goldp/dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
+    FileLayout("tydiqa/tydiqa-goldp-v1.1-dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
 )
 
 
@@ -210,7 +209,7 @@ class TydiQa(ExtractiveQa):
         "dev": "passages held out of train",
         "test": "dev (the answers of the published test set are hidden)",
     }
-    layouts: Mapping[Split, tuple[Layout, ...]] = {"dev": _TYDIQA_DEV, "test": _TYDIQA_DEV}
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {"dev": _TYDIQA_DEV, "test": _TYDIQA_DEV}
     hub: Mapping[Split, str] = {"dev": "tydiqa_goldp", "test": "tydiqa_goldp"}
     Options: ClassVar[type[TaskOptions]] = TydiQaOptions
 
@@ -218,9 +217,9 @@ class TydiQa(ExtractiveQa):
 # The full release has a file for every pair of languages: context and question are in one language here.
 
 
-def _mlqa_layouts(split: str) -> tuple[Layout, ...]:
+def _mlqa_layouts(split: str) -> tuple[FileLayout, ...]:
     return tuple(
-        Layout(f"{folder}/{split}/{split}-context-{{code}}-question-{{code}}.json", read=read_squad)
+        FileLayout(f"{folder}/{split}/{split}-context-{{code}}-question-{{code}}.json", read=read_squad)
         for folder in ("mlqa", "MLQA_V1", "mlqa/MLQA_V1")
     )
 
@@ -235,7 +234,7 @@ class Mlqa(ExtractiveQa):
         "dev": "articles held out of train",
         "test": "test (dev by the option evaluate_on)",
     }
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "dev": _mlqa_layouts("dev"),
         "test": _mlqa_layouts("test"),
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from crosstune.data.example import Example, Split
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import Row
 from crosstune.tasks.prompts import load_prompts, render
 from crosstune.tasks.published import PublishedTask
@@ -29,10 +29,10 @@ class Sib200(PublishedTask):
     summary = "topic of a sentence, 7 choices (SIB-200)"
     split_names: ClassVar[dict[Split, str]] = {"train": "train", "dev": "dev", "test": "test"}
     prompts = "sib200"
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
-        "train": (Layout("sib200/annotated/{code}/train.tsv", COLUMNS),),
-        "dev": (Layout("sib200/annotated/{code}/dev.tsv", COLUMNS),),
-        "test": (Layout("sib200/annotated/{code}/test.tsv", COLUMNS),),
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
+        "train": (FileLayout("sib200/annotated/{code}/train.tsv", COLUMNS),),
+        "dev": (FileLayout("sib200/annotated/{code}/dev.tsv", COLUMNS),),
+        "test": (FileLayout("sib200/annotated/{code}/test.tsv", COLUMNS),),
     }
     hub: Mapping[Split, str] = {"train": "sib200", "dev": "sib200", "test": "sib200"}
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import TaskOptions
@@ -62,38 +62,33 @@ class Xcopa(PublishedTask):
     }
     prompts = "xcopa"
     Options: ClassVar[type[TaskOptions]] = XcopaOptions
+    options: XcopaOptions
     hub: Mapping[Split, str] = {"train": "copa", "dev": "xcopa", "test": "xcopa"}
-    layouts: Mapping[Split, tuple[Layout, ...]] = {
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "train": (
-            Layout("copa_en/train-en.jsonl", (*COLUMNS, "label")),
-            Layout("COPA/train.jsonl", (*COLUMNS, "label")),
+            FileLayout("copa_en/train-en.jsonl", (*COLUMNS, "label")),
+            FileLayout("COPA/train.jsonl", (*COLUMNS, "label")),
         ),
         "dev": (
-            Layout("copa_en/val-en.jsonl", (*COLUMNS, "label")),
-            Layout("COPA/val.jsonl", (*COLUMNS, "label")),
-            Layout("xcopa/{code}/val.*.jsonl", (*COLUMNS, "label")),
-            Layout("xcopa/data/{code}/val.*.jsonl", (*COLUMNS, "label")),
+            FileLayout("copa_en/val-en.jsonl", (*COLUMNS, "label")),
+            FileLayout("COPA/val.jsonl", (*COLUMNS, "label")),
+            FileLayout("xcopa/{code}/val.*.jsonl", (*COLUMNS, "label")),
+            FileLayout("xcopa/data/{code}/val.*.jsonl", (*COLUMNS, "label")),
         ),
         "test": (
-            Layout("copa_en/test-en.jsonl", COLUMNS),
-            Layout("COPA/test.jsonl", COLUMNS),
-            Layout("xcopa/{code}/test.*.jsonl", (*COLUMNS, "label")),
-            Layout("xcopa/data/{code}/test.*.jsonl", (*COLUMNS, "label")),
+            FileLayout("copa_en/test-en.jsonl", COLUMNS),
+            FileLayout("COPA/test.jsonl", COLUMNS),
+            FileLayout("xcopa/{code}/test.*.jsonl", (*COLUMNS, "label")),
+            FileLayout("xcopa/data/{code}/test.*.jsonl", (*COLUMNS, "label")),
         ),
     }
-
-    @property
-    def xcopa(self) -> XcopaOptions:
-        """The options, under their own type."""
-        assert isinstance(self.options, XcopaOptions)
-        return self.options
 
     def languages(self) -> list[str]:
         """Canonical codes, English first where COPA's test file is there."""
         from crosstune.data.hub import hub_entry
 
         found = super().languages()
-        if self.on_hub and self.published.evaluate_on in hub_entry("copa").files:
+        if self.on_hub and self.options.evaluate_on in hub_entry("copa").files:
             found.insert(0, self.source_language)
         return found
 
@@ -120,13 +115,7 @@ class Xcopa(PublishedTask):
             fields=(("premise", premise), ("choice1", both[0]), ("choice2", both[1])),
         )
 
-    def _local_rows(self, split: Split, language: str) -> Rows:
-        return self._mended(split, language)
-
-    def _hub_rows(self, split: Split, language: str) -> Rows:
-        return self._mended(split, language)
-
-    def _mended(self, split: Split, language: str) -> Rows:
+    def rows(self, split: Split, language: str) -> Rows:
         """Rows with their labels, and with COPA's questions if the options say so."""
         rows = self._published_rows(split, language)
         if language != self.source_language:
@@ -134,15 +123,14 @@ class Xcopa(PublishedTask):
         return self._with_labels(rows) if split == "test" else rows
 
     def _published_rows(self, split: Split, language: str) -> list[Row | BadRow]:
-        if not self.on_hub:
-            return list(super()._local_rows(split, language))
-        if language != self.source_language:
-            return list(super()._hub_rows(split, language))
+        if not self.on_hub or language != self.source_language:
+            return list(super().rows(split, language))
         from crosstune.data.hub import fetch_files, hub_entry
 
         entry = hub_entry("copa")
         files = fetch_files(entry.repo, entry.pattern(split, language), entry.revision)
-        self._note(split, language, repo=files.repo, commit=files.commit, files=[p.name for p in files.paths])
+        names = [path.name for path in files.paths]
+        self.note_source(split, language, repo=files.repo, commit=files.commit, files=names)
         return [row for path in files.paths for row in read_rows(path, entry.columns)]
 
     def _with_labels(self, rows: list[Row | BadRow]) -> Rows:
@@ -158,7 +146,7 @@ class Xcopa(PublishedTask):
             )
         others = self._published_rows("test", translated[0])
         labels = {str(row["idx"]): row.fields.get("label") for row in others if isinstance(row, Row)}
-        self._note("test", self.source_language, labels=f"XCOPA test in {translated[0]}")
+        self.note_source("test", self.source_language, labels=f"XCOPA test in {translated[0]}")
         return [
             row
             if isinstance(row, BadRow)
@@ -168,8 +156,8 @@ class Xcopa(PublishedTask):
 
     def _with_questions(self, rows: list[Row | BadRow], split: Split, language: str) -> Rows:
         """XCOPA's rows as they are or with COPA's questions; how many differ is noted."""
-        mend = self.xcopa.question == "copa"
-        if not mend and (self.on_hub or self.source_language not in self._places[split]):
+        change = self.options.question == "copa"
+        if not change and (self.on_hub or self.source_language not in self.places[split]):
             return rows
         english = self._published_rows(split, self.source_language)
         asked = {str(row["idx"]): row["question"] for row in english if isinstance(row, Row)}
@@ -178,8 +166,8 @@ class Xcopa(PublishedTask):
             for row in rows
             if isinstance(row, Row) and asked.get(str(row["idx"]), row["question"]) != row["question"]
         }
-        self._note(split, language, question=self.xcopa.question, question_not_as_in_copa=len(differ))
-        if not mend:
+        self.note_source(split, language, question=self.options.question, question_not_as_in_copa=len(differ))
+        if not change:
             return rows
         return [
             Row(row.path, row.line, row.fields | {"question": differ[row.line]})

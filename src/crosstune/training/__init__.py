@@ -1,1 +1,4 @@
-"""The training loop and what it needs."""
+"""The training loop, its batches, objectives, checkpoints and settings.
+
+May import `outputs`, `methods`, `models`, `config`.
+"""

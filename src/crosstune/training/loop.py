@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from crosstune.errors import UserError
+from crosstune.errors import Diverged, UserError
 from crosstune.methods.base import Method
-from crosstune.models.attention.gpu_line import distrust, suits
+from crosstune.models.attention.gpu_line import KERNEL, kernel_shape, suits
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
@@ -115,7 +115,7 @@ def train(
             step = result.steps + 1
             loss, tokens, padded = _gradients(method, next(batches), passes, reuse)
             if not math.isfinite(loss):
-                raise UserError(
+                raise Diverged(
                     f"the loss became {loss} at step {step}; "
                     f"try a learning rate below {peak:g} or dtype: float32"
                 )
@@ -176,8 +176,8 @@ def _gradients(
     def work() -> tuple[float, int, int]:
         try:
             return _backward(method, split(batch, passes.limit), passes, reuse)
-        except RuntimeError as error:
-            if ran_out(error) or not distrust(method.attached(), error, passes.say):
+        except Exception as error:
+            if ran_out(error) or not KERNEL.distrust(kernel_shape(method.attached()), error, passes.say):
                 raise
         # Once more on padded lines: what they do not mend is an error of its own.
         undo()
@@ -230,7 +230,7 @@ def _backward(
     """Gradients of all parts of a batch."""
     lm = method.attached()
     answers = sum(row.answer for part in parts for row in part)
-    trunk = 0 if lm.soft_prompt is None else len(lm.soft_prompt)
+    trunk = lm.adaptation.front
     # A GPU has a kernel for lines of many texts; and none of the models at hand drops attention in training.
     ragged = lm.device.type == "cpu" and not getattr(lm.decoder.config, "attention_dropout", 0.0)
     packed = suits(lm, trunk + max(len(row.ids) for part in parts for row in part), passes.say)

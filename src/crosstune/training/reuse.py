@@ -16,11 +16,15 @@ from torch import Tensor
 from crosstune.methods.base import Method
 from crosstune.models.fast.frozen_states import Text, drops, may_share, states_of
 from crosstune.models.fast.layers import Handed
-from crosstune.models.memory.machine import ran_out
+from crosstune.models.proof import FastWay
 from crosstune.outputs.rows import Row
 
-# Of the largest number: what other products round otherwise, in 16 bits. A wrong state is nowhere near.
-APART = 0.05
+ENTERED = FastWay(
+    fast="entered at the lowest adapted one",
+    plain="training steps run all layers",
+    tolerance=0.05,
+    because="other products round otherwise in 16 bits; a wrong state is nowhere near",
+)
 
 
 class Reuse:
@@ -47,6 +51,8 @@ class Reuse:
         self.kept: int = 0 if before is None else before["texts_kept"]
         if self.layer == 0:
             self.why_not = "adapted from the lowest layer up"
+        elif len(self._lm.adaptation.parts) > 1:
+            self.why_not = "other methods are on the model"
         elif drops(self._lm, self.layer):
             self.why_not = "the model has dropout"
         elif not self._enters(sample.ids[:-1]):
@@ -93,7 +99,7 @@ class Reuse:
 
     def _place(self) -> tuple[int, int, int]:
         """What decides a text's states beside the text: a prefix shifts positions in every layer."""
-        return self.layer, self._lm.first_position, torch.get_num_threads()
+        return self.layer, self._lm.adaptation.first_position, torch.get_num_threads()
 
     def _key(self, text: Text) -> tuple[int, int, int, bytes]:
         return *self._place(), array("i", text).tobytes()
@@ -107,14 +113,16 @@ class Reuse:
         """Whether this model can be entered midway: a text comes out as it does all the way through."""
         lm = self._lm
         ids = torch.tensor([text], device=lm.device)
-        try:
+
+        def compare() -> list[tuple[Tensor, Tensor]]:
             with torch.no_grad():
-                found = lm.hidden(ids, handed=Handed(self.layer, lm.handed_to(self.layer, ids)))
-                return _near(found, lm.hidden(ids))
-        except (RuntimeError, TypeError, IndexError, AttributeError) as error:
-            if ran_out(error):
-                raise
-            return False  # a layer that gets, or gives, more than its states
+                entered = lm.hidden(ids, handed=Handed(self.layer, lm.handed_to(self.layer, ids)))
+                return [(entered, lm.hidden(ids))]
+
+        why = ENTERED.fault(compare)
+        if why:
+            ENTERED.tell(why)
+        return not why
 
     def _check(self, text: Text) -> None:
         """Use nothing that is kept if it is not what the model makes of a text now.
@@ -125,9 +133,5 @@ class Reuse:
         if kept is None:
             return
         now = states_of(self._lm, self.layer, [text], self._shared)[0]
-        if not (torch.equal(kept, now) if self._lm.device.type == "cpu" else _near(kept, now)):
+        if not (torch.equal(kept, now) if self._lm.device.type == "cpu" else ENTERED.same(kept, now)):
             self._states.clear()
-
-
-def _near(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and bool((a - b).abs().max() <= APART * b.abs().max())

@@ -11,9 +11,6 @@ from numpy.typing import NDArray
 from crosstune.analysis.transfer import COMPARISON, comparable
 from crosstune.errors import UserError, did_you_mean
 
-SEEDLESS = ("none",)
-"""Methods (``method_name``) that draw nothing, so that another seed would give the same answers."""
-
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
@@ -154,7 +151,7 @@ def _lined_up(
 ) -> Aligned:
     facts = (
         scores.filter(pl.col("run").is_in(runs))
-        .select("run", "method", "method_name", "seed", "source_language")
+        .select("run", "method", "random", "seed", "source_language")
         .unique()
         .sort("method", "seed", "run")
     )
@@ -168,7 +165,7 @@ def _lined_up(
         row = values if len(own) == len(shared) else values[np.searchsorted(own, shared)]
         table.setdefault(method, []).append(row)
         seeds.setdefault(method, []).append(seed)
-    untouched = facts.filter(pl.col("method_name").is_in(SEEDLESS))["method"]
+    untouched = facts.filter(~pl.col("random"))["method"]
     return Aligned(
         model=str(key[0]),
         task=str(key[1]),

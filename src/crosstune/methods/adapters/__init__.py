@@ -1,1 +1,1 @@
-"""Methods that add small trained modules to frozen weights."""
+"""Methods that add small trained modules to frozen weights. May import `base`, `config`, `deferred`."""

@@ -5,23 +5,19 @@ dtype; for evaluation they are merged into the weights, and the weights' own bit
 Trained parameters: r * (in + out) for every target in every chosen layer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from pydantic import Field
 
 from crosstune.errors import UserError, did_you_mean
+from crosstune.methods.adapters.merged import merged
 from crosstune.methods.base import Method
-from crosstune.methods.config import Layered, MethodConfig
+from crosstune.methods.config import Layered
+from crosstune.methods.deferred import LanguageModel, nn, torch
+from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from crosstune.models.language_model import LanguageModel
 
 _ADAPTER = "default"
 
@@ -32,31 +28,41 @@ class LoraConfig(Layered):
     Attributes:
         rank: Inner dimension r.
         alpha: The update is scaled by alpha / rank.
-        target_modules: Linear layers that get one, by name.
+        target_modules: Linear layers that get one, by name; "all-linear" for all in the layers.
         dropout: On the adapter's input while training.
     """
 
     rank: int = Field(default=4, ge=1)
     alpha: float = 8.0
-    target_modules: tuple[str, ...] = ("q_proj", "v_proj")
+    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
-def linear_sizes(geometry: Geometry) -> dict[str, tuple[int, int]]:
-    """(in, out) of each linear layer of a decoder block, by its name in transformers."""
-    hidden, inner = geometry.hidden, geometry.intermediate
-    return {
-        "q_proj": (hidden, geometry.q_size),
-        "k_proj": (hidden, geometry.kv_size),
-        "v_proj": (hidden, geometry.kv_size),
-        "o_proj": (geometry.q_size, hidden),
-        "gate_proj": (hidden, inner),
-        "up_proj": (hidden, inner),
-        "down_proj": (inner, hidden),
-    }
+def targets(config: LoraConfig, geometry: Geometry) -> list[tuple[int, str, int]]:
+    """The linear layers that get an update: layer, name inside it, in + out.
+
+    Raises:
+        UserError: A name that none has.
+    """
+    layers = {i: geometry.linears_of(i) for i in config.chosen(geometry.layers)}
+    names = {name.rpartition(".")[2] for linears in layers.values() for name, _, _ in linears}
+    wanted = names if config.target_modules == "all-linear" else config.target_modules
+    ends = {linear[0] for linears in layers.values() for linear in linears}
+    for target in wanted:
+        if not any(f".{name}".endswith(f".{target}") for name in ends):
+            raise UserError(
+                f'lora: unknown target module "{target}"{did_you_mean(target, names)}'
+                f"; this model's layers have {', '.join(sorted(names))}"
+            )
+    return [
+        (i, name, rows + columns)
+        for i, linears in layers.items()
+        for name, rows, columns in linears
+        if any(f".{name}".endswith(f".{target}") for target in wanted)
+    ]
 
 
-class Lora(Method):
+class Lora(Method[LoraConfig]):
     """Low-rank updates of chosen weights."""
 
     name = "lora"
@@ -64,67 +70,61 @@ class Lora(Method):
     learning_rate = 1e-3
     learning_rate_from = "the middle of the grid 3e-3, 1e-3, 3e-4 of arXiv 2510.24619"
     size = "rank"
+    stacking = "once"
     Config = LoraConfig
 
     @classmethod
-    def count(cls, config: MethodConfig, geometry: Geometry) -> int:
-        """Layers * sum over targets of rank * (in + out)."""
-        assert isinstance(config, LoraConfig)
-        sizes = linear_sizes(geometry)
-        for target in config.target_modules:
-            if target not in sizes:
-                raise UserError(f'lora: unknown target module "{target}"{did_you_mean(target, sizes)}')
-        layers = len(config.chosen(geometry.layers))
-        return layers * config.rank * sum(sum(sizes[t]) for t in config.target_modules)
+    def count(cls, config: LoraConfig, geometry: Geometry) -> int:
+        """Rank * (in + out), summed over the targets of all chosen layers."""
+        return config.rank * sum(size for _, _, size in targets(config, geometry))
 
-    def attach(self, lm: LanguageModel, seed: int = 0) -> None:
+    def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """Wrap the target layers with PEFT's LoRA layers."""
-        import torch
         from peft import LoraConfig as PeftLoraConfig
         from peft import inject_adapter_in_model
 
         from crosstune.methods.adapters.lora_kernel import use_update
 
         config = self.config
-        assert isinstance(config, LoraConfig)
-        asked = PeftLoraConfig(
+        part.undo.callback(self._unwrap, lm)
+        names = {module: name for name, module in lm.model.named_modules()}
+        layers = [names[layer] for layer in lm.layers]
+        settings = PeftLoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT divides by it; a float is as good
             lora_dropout=config.dropout,
-            target_modules=list(config.target_modules),
-            layers_to_transform=None if config.layers is None else config.chosen(lm.geometry.layers),
+            target_modules=[f"{layers[i]}.{name}" for i, name, _ in targets(config, lm.geometry)],
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                inject_adapter_in_model(asked, lm.model, adapter_name=_ADAPTER)
+                inject_adapter_in_model(settings, lm.model, adapter_name=_ADAPTER)
             except ValueError as error:
                 raise UserError(f"lora: {error}".replace("\n", " ")) from error
-        self.lm = lm
+        self.wrapped = _lora_layers(lm)
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
-        for module in self._wrapped().values():
+        for module in self.wrapped.values():
             use_update(module, _ADAPTER)
+        part.switch = self._switch
 
-    def _wrapped(self) -> dict[str, Any]:
-        from peft.tuners.lora import LoraLayer
+    def _switch(self, on: bool) -> None:
+        for module in self.wrapped.values():
+            module.enable_adapters(on)
 
-        return {name: m for name, m in self.attached().model.named_modules() if isinstance(m, LoraLayer)}
-
-    def detach(self) -> None:
+    def _unwrap(self, lm: LanguageModel) -> None:
         """Put the plain linear layers back."""
-        model = self.attached().model
-        for name, module in self._wrapped().items():
+        for name, module in _lora_layers(lm).items():
             parent, _, leaf = name.rpartition(".")
-            setattr(model.get_submodule(parent), leaf, module.get_base_layer())
-        if hasattr(model, "peft_config"):
-            del model.peft_config
-        self.lm = None
+            setattr(lm.model.get_submodule(parent), leaf, module.get_base_layer())
+        if hasattr(lm.model, "peft_config"):
+            del lm.model.peft_config
+        self.wrapped = {}
 
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def parameters(self) -> "dict[str, nn.Parameter]":
         """``<module>.A`` ``[r, in]`` and ``<module>.B`` ``[out, r]``."""
         found: dict[str, nn.Parameter] = {}
-        for name, module in self._wrapped().items():
+        for name, module in self.wrapped.items():
             found[f"{name}.A"] = module.lora_A[_ADAPTER].weight
             found[f"{name}.B"] = module.lora_B[_ADAPTER].weight
         return found
@@ -135,16 +135,25 @@ class Lora(Method):
 
         Quantised weights stay as they are: merged, they would be rounded to their few bits once more.
         """
-        if self.attached().quantized:
+        wrapped = list(self.wrapped.values())
+        # What is not for all languages is switched off for some, which a merged change cannot be.
+        if self.attached().quantized or (self.part is not None and self.part.languages is not None):
             yield
             return
-        wrapped = list(self._wrapped().values())
-        kept = [m.get_base_layer().weight.data.clone() for m in wrapped]
-        for module in wrapped:
-            module.merge()
+
+        def merge() -> None:
+            for module in wrapped:
+                module.merge()
+
         try:
-            yield
+            with merged([module.get_base_layer().weight for module in wrapped], merge):
+                yield
         finally:
-            for module, weight in zip(wrapped, kept, strict=True):
-                module.get_base_layer().weight.data.copy_(weight)
+            for module in wrapped:
                 module.merged_adapters = []
+
+
+def _lora_layers(lm: LanguageModel) -> dict[str, Any]:
+    from peft.tuners.lora import LoraLayer
+
+    return {name: module for name, module in lm.model.named_modules() if isinstance(module, LoraLayer)}

@@ -7,22 +7,16 @@ a layer pushed through the layer's frozen W_k and W_v (with the layer's key norm
 keys not rotated, one gate a head under tanh. Trained parameters: layers * (n * hidden + heads).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from crosstune.methods.base import Method
-from crosstune.methods.config import Layered, MethodConfig, Prompted
+from crosstune.methods.config import Layered, Prompted
+from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.methods.prompts.start import init_ids, normal
+from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from crosstune.models.attention import hook as attention
-    from crosstune.models.language_model import LanguageModel
 
 
 class LlamaAdapterConfig(Prompted, Layered):
@@ -39,7 +33,7 @@ class LlamaAdapterConfig(Prompted, Layered):
     squash: Literal["tanh", "none"] = "tanh"
 
 
-class LlamaAdapter(Method):
+class LlamaAdapter(Method[LlamaAdapterConfig]):
     """Gated attention over trained prompt tokens."""
 
     name = "llama-adapter"
@@ -52,27 +46,19 @@ class LlamaAdapter(Method):
     Config = LlamaAdapterConfig
 
     @classmethod
-    def count(cls, config: MethodConfig, geometry: Geometry) -> int:
+    def count(cls, config: LlamaAdapterConfig, geometry: Geometry) -> int:
         """Layers * (n * hidden + gates)."""
-        assert isinstance(config, LlamaAdapterConfig)
         gates = geometry.heads if config.gate == "head" else 1
         return len(config.chosen(geometry.layers)) * (config.length * geometry.hidden + gates)
 
-    def attach(self, lm: LanguageModel, seed: int = 0) -> None:
-        """Leave a gated prompt on each chosen layer's attention; the text stays at position 0."""
-        import torch
-        from torch import nn
-
-        from crosstune.methods.prompts.start import text_hidden
-        from crosstune.models.attention import hook as attention
-
+    def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
+        """A gated prompt for each chosen layer; the text stays where it is."""
         config = self.config
-        assert isinstance(config, LlamaAdapterConfig)
         self.layers = config.chosen(lm.geometry.layers)
         shape = (config.length, lm.geometry.hidden)
         if config.init == "text":
-            states = text_hidden(lm, init_ids(lm, config.init_text, config.length))
-            start = [states[i].float().clone() for i in self.layers]
+            states = lm.attention_inputs(init_ids(lm, config.init_text, config.length)[None])
+            start = [states[i][0].float().clone() for i in self.layers]
         else:
             start = list(normal((len(self.layers), *shape), seed).unbind())
         gates = lm.geometry.heads if config.gate == "head" else 1
@@ -80,49 +66,29 @@ class LlamaAdapter(Method):
         self.prompts = {i: nn.Parameter(x.to(where[i])) for i, x in zip(self.layers, start, strict=True)}
         self.gates = {i: nn.Parameter(torch.zeros(gates, device=where[i])) for i in self.layers}
         self.ready: dict[int, tuple[Tensor, Tensor]] | None = None
-        self.lm = lm
-        for i in self.layers:
-            attention.place(lm.attentions[i], self._prompt(i, lm))
+        part.prompts = {i: self._prompt(i, lm) for i in self.layers}
 
-    def _prompt(self, i: int, lm: LanguageModel) -> attention.Prompt:
-        import torch
+    def _prompt(self, i: int, lm: LanguageModel) -> Prompt:
+        squash = torch.tanh if self.config.squash == "tanh" else nn.Identity()
 
-        from crosstune.methods.prompts.start import project
-        from crosstune.models.attention import hook as attention
-
-        assert isinstance(self.config, LlamaAdapterConfig)
-        squash = torch.tanh if self.config.squash == "tanh" else torch.nn.Identity()
-
-        def keys_values(module: nn.Module) -> tuple[Tensor, Tensor]:
+        def keys_values() -> tuple[Tensor, Tensor]:
             if self.ready is not None:
                 return self.ready[i]
-            return project(module, self.prompts[i].to(lm.dtype), lm.geometry.kv_heads)
+            return lm.keys_values(i, self.prompts[i].to(lm.dtype))
 
-        return attention.Prompt(keys_values, gate=lambda: squash(self.gates[i]))
+        return Prompt(keys_values, gate=lambda: squash(self.gates[i]))
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Project the prompts once, not once a batch."""
-        import torch
-
-        attentions = self.attached().attentions
         with torch.no_grad():
-            ready = {i: self._prompt(i, self.attached()).keys_values(attentions[i]) for i in self.layers}
-        self.ready = ready
+            self.ready = {i: self._prompt(i, self.attached()).keys_values() for i in self.layers}
         try:
             yield
         finally:
             self.ready = None
 
-    def detach(self) -> None:
-        """Take the prompts off."""
-        from crosstune.models.attention import hook as attention
-
-        for i in self.layers:
-            attention.remove(self.attached().attentions[i])
-        self.lm = None
-
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def parameters(self) -> "dict[str, nn.Parameter]":
         """``layers.<i>.prompt`` ``[n, hidden]`` and ``layers.<i>.gate`` ``[heads]`` (or ``[1]``)."""
         prompts = {f"layers.{i}.prompt": p for i, p in self.prompts.items()}
         return prompts | {f"layers.{i}.gate": p for i, p in self.gates.items()}

@@ -15,23 +15,18 @@ p_0 + W_2,l tanh(W_1 e + b_1) + b_2,l during training (e of shape ``[n, hidden]`
 layers) and is folded into plain vectors when saved and evaluated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from crosstune.methods.base import Method
-from crosstune.methods.config import Layered, MethodConfig, Prompted
-from crosstune.methods.prompts.start import init_ids, normal
+from crosstune.methods.config import Layered, Prompted
+from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
+from crosstune.methods.prompts.start import init_ids, normal, text_keys_values
+from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-    from crosstune.models.language_model import LanguageModel
 
 
 class PrefixConfig(Prompted, Layered):
@@ -48,7 +43,7 @@ class PrefixConfig(Prompted, Layered):
     reparameterise: int | None = Field(default=None, ge=1)
 
 
-class Prefix(Method):
+class Prefix(Method[PrefixConfig]):
     """Trained keys and values in front of the text, in every chosen layer."""
 
     name = "prefix"
@@ -62,9 +57,8 @@ class Prefix(Method):
     Config = PrefixConfig
 
     @classmethod
-    def count(cls, config: MethodConfig, geometry: Geometry) -> int:
+    def count(cls, config: PrefixConfig, geometry: Geometry) -> int:
         """N * layers * width, width = hidden or 2 * kv_heads * head_dim; with an MLP, its size as well."""
-        assert isinstance(config, PrefixConfig)
         layers = len(config.chosen(geometry.layers))
         width = geometry.hidden if config.space == "hidden" else 2 * geometry.kv_size
         h = config.reparameterise
@@ -75,17 +69,11 @@ class Prefix(Method):
     @property
     def default_rate(self) -> float | None:
         """3e-2 for hidden vectors, 1e-2 for keys and values."""
-        assert isinstance(self.config, PrefixConfig)
         return 3e-2 if self.config.space == "hidden" else 1e-2
 
-    def attach(self, lm: LanguageModel, seed: int = 0) -> None:
-        """Leave a joint prompt on each chosen layer's attention and shift the text by n."""
-        from torch import nn
-
-        from crosstune.models.attention import hook as attention
-
+    def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
+        """A joint prompt for each chosen layer, and the text shifted by n."""
         config = self.config
-        assert isinstance(config, PrefixConfig)
         self.layers = config.chosen(lm.geometry.layers)
         start = {i: x.to(lm.layer_device(i)) for i, x in self._start(lm, seed).items()}
         self.mlp: dict[str, nn.Parameter] = {}
@@ -95,19 +83,12 @@ class Prefix(Method):
         else:
             self.base = start
             self._make_mlp(lm, config.reparameterise, seed)
-        for i in self.layers:
-            attention.place(lm.attentions[i], attention.Prompt(self._source(i, lm)))
-        lm.first_position = config.length
-        self.lm = lm
+        part.prompts = {i: Prompt(self._source(i, lm)) for i in self.layers}
+        part.shift = config.length
 
     def _start(self, lm: LanguageModel, seed: int) -> dict[int, Tensor]:
         """First value of each layer's prompt, fp32: ``[n, hidden]`` or ``[2, n, kv_heads * head_dim]``."""
-        import torch
-
-        from crosstune.methods.prompts.start import text_hidden, text_keys_values
-
         config = self.config
-        assert isinstance(config, PrefixConfig)
         n, g = config.length, lm.geometry
         if config.init == "random":
             shape = (n, g.hidden) if config.space == "hidden" else (2, n, g.kv_size)
@@ -115,18 +96,14 @@ class Prefix(Method):
             return dict(zip(self.layers, draws.unbind(), strict=True))
         ids = init_ids(lm, config.init_text, n)
         if config.space == "hidden":
-            states = text_hidden(lm, ids)
-            return {i: states[i].float().clone() for i in self.layers}
+            states = lm.attention_inputs(ids[None])
+            return {i: states[i][0].float().clone() for i in self.layers}
         pairs = text_keys_values(lm, ids)
         # [kv_heads, n, head_dim] twice -> [2, n, kv_heads * head_dim]
         return {i: torch.stack([x.transpose(0, 1).flatten(1).float() for x in pairs[i]]) for i in self.layers}
 
     def _make_mlp(self, lm: LanguageModel, h: int, seed: int) -> None:
         """One first layer for all, one zeroed last layer each: training starts at ``base`` exactly."""
-        import torch
-        from torch import nn
-
-        assert isinstance(self.config, PrefixConfig)
         width = self.base[self.layers[0]].numel() // self.config.length
         hidden = lm.geometry.hidden
         made = {
@@ -143,9 +120,6 @@ class Prefix(Method):
         """The prompt of layer ``i`` as it stands now, fp32."""
         if not self.mlp:
             return self.prompts[i]
-        import torch
-        from torch import nn
-
         m, base = self.mlp, self.base[i]
         inner = torch.tanh(nn.functional.linear(m["mlp.input"], m["mlp.first.weight"], m["mlp.first.bias"]))
         inner = inner.to(base.device)
@@ -155,18 +129,16 @@ class Prefix(Method):
         pair: Tensor = delta.unflatten(-1, (2, -1))
         return base + pair.transpose(0, 1)
 
-    def _source(self, i: int, lm: LanguageModel) -> Callable[[nn.Module], tuple[Tensor, Tensor]]:
+    def _source(self, i: int, lm: LanguageModel) -> Callable[[], tuple[Tensor, Tensor]]:
         """What layer ``i``'s attention calls for its keys and values."""
-        from crosstune.methods.prompts.start import project
-
         heads = lm.geometry.kv_heads
 
-        def keys_values(module: nn.Module) -> tuple[Tensor, Tensor]:
+        def keys_values() -> tuple[Tensor, Tensor]:
             if self.ready is not None:
                 return self.ready[i]
             value = self._value(i).to(lm.dtype)
             if value.dim() == 2:
-                return project(module, value, heads)
+                return lm.keys_values(i, value)
             k, v = value.unflatten(-1, (heads, -1)).transpose(1, 2)
             return k, v
 
@@ -175,41 +147,25 @@ class Prefix(Method):
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Project the prompt to keys and values once, not once a batch."""
-        import torch
-
         lm = self.attached()
         with torch.no_grad():
-            self.ready = {i: self._source(i, lm)(lm.attentions[i]) for i in self.layers}
+            self.ready = {i: self._source(i, lm)() for i in self.layers}
         try:
             yield
         finally:
             self.ready = None
 
-    def detach(self) -> None:
-        """Take the prompts off and put the text back to position 0."""
-        from crosstune.models.attention import hook as attention
-
-        lm = self.attached()
-        for i in self.layers:
-            attention.remove(lm.attentions[i])
-        lm.first_position = 0
-        self.lm = None
-
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def parameters(self) -> "dict[str, nn.Parameter]":
         """``layers.<i>``, or the MLP's tensors while reparameterised."""
         return self.mlp or {f"layers.{i}": self.prompts[i] for i in self.layers}
 
     def state(self) -> dict[str, Tensor]:
         """``layers.<i>``: the plain prompt of each layer, the MLP folded away."""
-        import torch
-
         with torch.no_grad():
             return {f"layers.{i}": self._value(i).detach().clone() for i in self.layers}
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take plain prompts; a reparameterising MLP is dropped, as it was folded when saved."""
-        from torch import nn
-
         if self.mlp:
             self.mlp = {}
             self.prompts = {i: nn.Parameter(x) for i, x in self.base.items()}

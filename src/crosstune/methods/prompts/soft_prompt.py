@@ -5,19 +5,14 @@ beginning-of-text token, as in PEFT; it holds embeddings as the first layer rece
 the scale that Gemma multiplies its table by). Trained parameters: n * hidden.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from crosstune.methods.base import Method
-from crosstune.methods.config import MethodConfig, Prompted
+from crosstune.methods.config import Prompted
+from crosstune.methods.deferred import LanguageModel, nn, torch
 from crosstune.methods.prompts.start import init_ids, normal
+from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from crosstune.models.language_model import LanguageModel
 
 
 class SoftPromptConfig(Prompted):
@@ -31,7 +26,7 @@ class SoftPromptConfig(Prompted):
     init: Literal["text", "vocabulary", "random"] = "text"
 
 
-class SoftPrompt(Method):
+class SoftPrompt(Method[SoftPromptConfig]):
     """n trained vectors in front of the input."""
 
     name = "soft-prompt"
@@ -44,18 +39,13 @@ class SoftPrompt(Method):
     Config = SoftPromptConfig
 
     @classmethod
-    def count(cls, config: MethodConfig, geometry: Geometry) -> int:
+    def count(cls, config: SoftPromptConfig, geometry: Geometry) -> int:
         """N * hidden."""
-        assert isinstance(config, SoftPromptConfig)
         return config.length * geometry.hidden
 
-    def attach(self, lm: LanguageModel, seed: int = 0) -> None:
+    def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """Stand the prompt in front of the model's input."""
-        import torch
-        from torch import nn
-
         config = self.config
-        assert isinstance(config, SoftPromptConfig)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             if config.init == "text":
@@ -67,15 +57,8 @@ class SoftPrompt(Method):
                 some = torch.arange(0, lm.geometry.vocabulary, max(1, lm.geometry.vocabulary // 1000))
                 scale = float(lm.embedding(some.to(lm.device)).float().std())
                 start = normal((config.length, lm.geometry.hidden), seed, scale)
-        self.prompt = nn.Parameter(start.to(lm.device).clone())
-        self.lm = lm
-        lm.soft_prompt = self.prompt
+        self.prompt = part.soft_prompt = nn.Parameter(start.to(lm.device).clone())
 
-    def detach(self) -> None:
-        """Take the prompt away."""
-        self.attached().soft_prompt = None
-        self.lm = None
-
-    def parameters(self) -> dict[str, nn.Parameter]:
+    def parameters(self) -> "dict[str, nn.Parameter]":
         """``prompt``: ``[n, hidden]``."""
         return {"prompt": self.prompt}

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from crosstune.models.attention import hook as attention
-
 if TYPE_CHECKING:
     from crosstune.models.language_model import LanguageModel
 
@@ -49,7 +47,7 @@ class Reading:
 def row_bytes(lm: "LanguageModel", columns: int) -> int:
     """Bytes of one text's keys and values in `Slots`, a prefix's among them."""
     g = lm.geometry
-    prompts = (attention.joint(module) for module in lm.attentions)
+    prompts = (lm.adaptation.prompts(i).joint() for i in range(g.layers))
     columns = sum(columns + (0 if prompt is None else prompt[0].shape[1]) for prompt in prompts)
     return 2 * columns * g.kv_size * lm.dtype.itemsize
 
@@ -84,8 +82,8 @@ class Slots:
         self.values: list[Tensor] = []
         self._front: list[int] = []
         self._at: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        for i, module in enumerate(self.lm.attentions):
-            prompt = attention.joint(module)
+        for i in range(g.layers):
+            prompt = self.lm.adaptation.prompts(i).joint()
             n = 0 if prompt is None else prompt[0].shape[1]
             shape = (self.rows, g.kv_heads, n + self.columns, g.head_dim)
             # Zeros: what no text has written is masked, and must be finite for that.

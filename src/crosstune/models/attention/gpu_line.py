@@ -14,7 +14,7 @@ there, that is said in one line and batches are padded.
 
 import inspect
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,15 +22,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosstune.config.environment import GPU_OFF
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention.cpu_line import Ragged
-from crosstune.models.proof import wanted
+from crosstune.models.proof import FastWay, Note
 
-# Of the largest number: what 16 bits and another order of sums may differ by.
-APART = 0.05
-# Whether the kernel gave the right numbers, by device, dtype and heads.
-_proved: dict[tuple[Any, ...], bool] = {}
+KERNEL = FastWay(
+    fast="packed",
+    plain="training batches are padded",
+    tolerance=0.05,
+    because="16 bits and another order of sums; a wrong mask differs by as much as the numbers themselves",
+    part="packing",
+)
+Shape = tuple[torch.device, torch.dtype, int, int, int, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +195,7 @@ class _Gather(torch.autograd.Function):
 # --- whether to ------------------------------------------------------------------------------------
 
 
-def suits(lm: Any, longest: int, note: Callable[[str], None] | None = None) -> bool:
+def suits(lm: Any, longest: int, note: Note | None = None) -> bool:
     """Whether texts of up to ``longest`` tokens are packed while training a model as it stands.
 
     Args:
@@ -201,46 +204,30 @@ def suits(lm: Any, longest: int, note: Callable[[str], None] | None = None) -> b
         note: Told in one line when the kernel is not used though it was wanted.
     """
     config = lm.decoder.config
-    if lm.device.type != "cuda" or lm.dtype not in (torch.float16, torch.bfloat16) or not wanted("packing"):
+    if lm.device.type != "cuda" or lm.dtype not in (torch.float16, torch.bfloat16):
         return False
     if getattr(config, "attention_dropout", 0.0):
         return False
     if {lm.layer_device(i) for i in range(lm.geometry.layers)} != {lm.device}:
         return False
     window = getattr(config, "sliding_window", None)
-    # What `first_position` says is that a prefix stands in front.
-    if lm.first_position and window is not None and window < longest:
+    # A first position that is not 0 says that a prefix stands in front.
+    if lm.adaptation.first_position and window is not None and window < longest:
         return False
-    shape = _shape(lm)
-    if shape not in _proved:
-        why = fault(*shape)
-        _proved[shape] = not why
-        if why:
-            _tell(why, note)
-    return _proved[shape]
+    shape = kernel_shape(lm)
+    return KERNEL.trusted(shape, lambda: compared(*shape), note)
 
 
-def distrust(lm: Any, error: RuntimeError, note: Callable[[str], None] | None = None) -> bool:
-    """Pack no more, if texts are packed now, after an error in a pass; whether that may be why."""
-    if not _proved.get(_shape(lm)):
-        return False
-    _proved[_shape(lm)] = False
-    _tell(str(error).strip().partition("\n")[0], note)
-    return True
+def kernel_shape(lm: Any) -> Shape:
+    """What the kernel is tried for: where, in which dtype, heads and their size, and whether with windows."""
+    g, window = lm.geometry, getattr(lm.decoder.config, "sliding_window", None)
+    return lm.device, lm.dtype, g.heads, g.kv_heads, g.head_dim, window is not None
 
 
-def _shape(lm: Any) -> tuple[torch.device, torch.dtype, int, int, int]:
-    g = lm.geometry
-    return lm.device, lm.dtype, g.heads, g.kv_heads, g.head_dim
-
-
-def _tell(why: str, note: Callable[[str], None] | None) -> None:
-    if note is not None:
-        note(f"  training batches are padded, not packed ({why}); {GPU_OFF}=packing does not try")
-
-
-def fault(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int) -> str:
-    """What is wrong with the kernel on this device: it raises, or gives other numbers; empty if nothing."""
+def compared(
+    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, windows: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Results and gradients on small random numbers, each with the plain computation's in fp32."""
     draw = torch.Generator().manual_seed(0)
 
     def some(*shape: int) -> Tensor:
@@ -248,24 +235,16 @@ def fault(device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, h
         return made.requires_grad_()
 
     lengths = (5, 130, 64, 1)
-    for trunk, n, window in ((0, 0, None), (3, 0, None), (0, 10, None), (0, 0, 7), (3, 0, 7)):
+    cases: tuple[tuple[int, int, int | None], ...] = ((0, 0, None), (3, 0, None), (0, 10, None))
+    for trunk, n, window in (*cases, (0, 0, 7), (3, 0, 7)) if windows else cases:
         line = Packed(lengths, trunk, device, window=window)
         tokens = trunk + sum(lengths)
         q, up = some(1, heads, tokens, head_dim), some(1, tokens, heads, head_dim).detach()
         k, v = some(1, kv_heads, tokens, head_dim), some(1, kv_heads, tokens, head_dim)
         front = (some(kv_heads, n, head_dim), some(kv_heads, n, head_dim)) if n else ()
         inputs = (q, k, v, *front)
-        try:
-            out = attend(line, q, k, v, None, front or None)
-            found = (out, *torch.autograd.grad(out, inputs, up))
-        except Exception as error:  # of any class: a kernel that raises is not used
-            return f"the kernel fails: {str(error).strip().partition(chr(10))[0]}"
+        out = attend(line, q, k, v, None, front or None)
+        fast = (out, *torch.autograd.grad(out, inputs, up))
         exact = [x.detach().float().requires_grad_() for x in inputs]
-        stood = (exact[3], exact[4]) if n else None
-        true = ragged.attend(line, exact[0], exact[1], exact[2], None, stood)
-        right = (true.detach(), *torch.autograd.grad(true, exact, up.float()))
-        for mine, other in zip(found, right, strict=True):
-            apart = float((mine.detach().float() - other).abs().max() / other.abs().max())
-            if not apart <= APART:
-                return "the kernel gives other numbers than the plain computation"
-    return ""
+        true = ragged.attend(line, exact[0], exact[1], exact[2], None, (exact[3], exact[4]) if n else None)
+        yield from zip(fast, (true, *torch.autograd.grad(true, exact, up.float())), strict=True)

@@ -2,7 +2,7 @@
 
 transformers lets an attention function be registered by name and used by every architecture that
 follows its interface (Llama, Gemma 3, Qwen 3, BERT, mBART, T5, ...). crosstune registers one, called
-``crosstune``. It asks the attention module for the `Prompt` that a method left there:
+``crosstune``. It asks the model's `Adaptation` for the prompts that methods left on the layer:
 
 * none: the model's own scaled dot-product attention, untouched, bit for bit;
 * joint: prompt keys and values stand in front of the text's and share its softmax,
@@ -10,9 +10,10 @@ follows its interface (Llama, Gemma 3, Qwen 3, BERT, mBART, T5, ...). crosstune 
 * gated: a second softmax over the prompt alone is added before the output projection,
   ``softmax(q K^T) V + gate * softmax(q P_k^T) P_v`` (LLaMA-Adapter, arXiv 2303.16199).
 
-A prompt is visible to every token: also beyond a sliding window, and where an additive position bias (T5's)
-is learned for the distance between tokens: a prompt has no position, its bias is 0. Because nothing goes
-through a key/value cache, gradient checkpointing and every decoder shape keep working.
+One layer may have both. A prompt is visible to every token: also beyond a sliding window, and where an
+additive position bias (T5's) is learned for the distance between tokens: a prompt has no position, its bias
+is 0. Because nothing goes through a key/value cache, gradient checkpointing and every decoder shape keep
+working.
 
 A module says whether it is causal (``is_causal``). Without a mask a causal module's tokens see those before
 them; those of another (an encoder's self-attention, cross-attention) see everything. An attention pattern
@@ -29,7 +30,6 @@ either.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -41,52 +41,15 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 from crosstune.errors import UserError
+from crosstune.models.adaptation import Prompt, prompts_of
 from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.cpu_line import Ragged, attend
 from crosstune.models.attention.gpu_line import Packed
 from crosstune.models.attention.layout import in_use
 
 IMPLEMENTATION = "crosstune"
-_SLOT = "crosstune_prompt"
 # What some architectures pass on that changes the scores and that scaled dot-product attention leaves out.
 _UNKNOWN = {"softcap": "capped attention scores", "s_aux": "attention sinks"}
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a method leaves on one attention module.
-
-    Attributes:
-        keys_values: Called with the module in every forward; returns keys and values, each
-            ``[kv_heads, n, head_dim]`` in the model's dtype. Keys are used as they are, not rotated.
-        gate: Called for the factor of the gated form, ``[heads]`` or ``[1]``; None for the joint form.
-    """
-
-    keys_values: Callable[[nn.Module], tuple[Tensor, Tensor]]
-    gate: Callable[[], Tensor] | None = None
-
-
-def place(module: nn.Module, prompt: Prompt) -> None:
-    """Leave a prompt on an attention module."""
-    setattr(module, _SLOT, prompt)
-
-
-def remove(module: nn.Module) -> None:
-    """Take the prompt off an attention module, if there is one."""
-    if hasattr(module, _SLOT):
-        delattr(module, _SLOT)
-
-
-def prompt_of(module: nn.Module) -> Prompt | None:
-    """The prompt that a method left on an attention module."""
-    prompt: Prompt | None = getattr(module, _SLOT, None)
-    return prompt
-
-
-def joint(module: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Keys and values ``[kv_heads, n, head_dim]`` of the joint prompt on a module, if there is one."""
-    prompt = prompt_of(module)
-    return None if prompt is None or prompt.gate is not None else prompt.keys_values(module)
 
 
 def _lower_right(rows: int, columns: int, device: torch.device) -> Tensor:
@@ -149,10 +112,10 @@ def attention(
     position_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention of one layer with the prompt left on ``module``.
+    """Attention of one layer with the prompts that methods left on it.
 
     Args:
-        module: The attention module, possibly holding a `Prompt`.
+        module: The attention module.
         query: ``[batch, heads, rows, head_dim]``, rotated.
         key: ``[batch, kv_heads, columns, head_dim]``, rotated; of another text in cross-attention.
         value: As ``key``.
@@ -174,7 +137,7 @@ def attention(
     causal = bool(getattr(module, "is_causal", True) if given is None else given)
     line = Ragged.of_mask(attention_mask)
     _refuse(module, query, key, causal, line is not None, position_bias, kwargs)
-    prompt = prompt_of(module)
+    prompts = prompts_of(module)
     rows = query.shape[2]
 
     def grouped(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -196,31 +159,36 @@ def attention(
 
     def gated(prompt: Prompt) -> Tensor:
         assert prompt.gate is not None
-        keys, values = (x.expand(query.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
+        keys, values = (x.expand(query.shape[0], -1, -1, -1) for x in prompt.keys_values())
         extra = scaled_dot_product_attention(
             query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
         ).transpose(1, 2)
         return prompt.gate().to(extra.dtype)[:, None] * extra
 
-    if line is not None:
-        run = packed.attend if isinstance(line, Packed) else attend
-        text = run(line, query, key, value, scaling, joint(module))  # type: ignore[arg-type]
-    elif prompt is None or prompt.gate is not None:
-        text = plain(key, value, attention_mask)
-    elif causal and (use := in_use()) is not None and use.pattern.prompts_inside:
-        assert attention_mask is not None
-        n = key.shape[2] - attention_mask.shape[-1]
-        text = plain(key, value, _with_prompt(attention_mask, n, rows, key, causal))
-    else:
-        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in prompt.keys_values(module))
+    def text(front: tuple[Tensor, Tensor] | None) -> Tensor:
+        if front is None:
+            return plain(key, value, attention_mask)
+        keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in front)
         n = keys.shape[2]
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
         bare = attention_mask is None and position_bias is None
         if causal and bare and rows > 1 and _flash(query, keys, values, dropout):
-            text = grouped(keys, values, causal_lower_right(rows, keys.shape[2]))
-        else:
-            text = plain(keys, values, _with_prompt(attention_mask, n, rows, key, causal))
-    return (text if prompt is None or prompt.gate is None else text + gated(prompt)), None
+            return grouped(keys, values, causal_lower_right(rows, keys.shape[2]))
+        return plain(keys, values, _with_prompt(attention_mask, n, rows, key, causal))
+
+    if line is not None:
+        run = packed.attend if isinstance(line, Packed) else attend
+        out = run(line, query, key, value, scaling, prompts.joint())  # type: ignore[arg-type]
+    elif causal and (use := in_use()) is not None and use.pattern.prompts_inside:
+        assert attention_mask is not None
+        n = key.shape[2] - attention_mask.shape[-1]
+        mask = _with_prompt(attention_mask, n, rows, key, causal) if n else attention_mask
+        out = plain(key, value, mask)
+    else:
+        out = text(prompts.joint())
+    for prompt in prompts.gated():
+        out = out + gated(prompt)
+    return out, None
 
 
 def _refuse(

@@ -12,6 +12,7 @@ for a line.
 GPUs promise no bits, and one text at a time would leave them idle: texts go through together as they come.
 """
 
+import re
 from collections.abc import Sequence
 
 import torch
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 from crosstune.models.attention.cpu_line import LONGEST, Ragged
 from crosstune.models.language_model import LanguageModel
 
+# Names of rates in configs; a classifier's is no part of a decoder.
+_DROPS = re.compile(r"(?!classifier|summary)\w*(?:drop(?:out)?|layerdrop|pdrop)(?:_rate|_prob)?")
 SIZES = (64, 128, 192, 256)
 """Tokens of a line. More sizes would fill less and try longer; at 256 a CPU is near its best rate."""
 
@@ -54,7 +57,9 @@ def states_of(lm: LanguageModel, layer: int, texts: Sequence[Text], shared: bool
 
 def may_share(lm: LanguageModel, layer: int) -> bool:
     """Whether a text has the same bits in every line and place, on this CPU and with this model."""
-    if lm.quantized or any("expert" in name for name, _ in lm.decoder.layers[:layer].named_modules()):
+    if lm.quantized or any(
+        "expert" in name for each in lm.layers[:layer] for name, _ in each.named_modules()
+    ):
         return False
     draw = torch.Generator().manual_seed(0)
     text: Text = tuple(torch.randint(lm.geometry.vocabulary, (_TRIAL,), generator=draw).tolist())
@@ -64,9 +69,11 @@ def may_share(lm: LanguageModel, layer: int) -> bool:
 
 def drops(lm: LanguageModel, layer: int) -> bool:
     """Whether training drops anything below a layer, so that a text is never twice the same there."""
-    if getattr(lm.decoder.config, "attention_dropout", 0.0):
+    # Attention and some layers (OPT's) drop by a function and not by a module; only the config tells.
+    rates = (rate for name, rate in lm.decoder.config.to_dict().items() if _DROPS.fullmatch(name))
+    if any(isinstance(rate, int | float) and rate > 0 for rate in rates):
         return True
-    above = {id(module) for each in lm.decoder.layers[layer:] for module in each.modules()}
+    above = {id(module) for each in lm.layers[layer:] for module in each.modules()}
     below = (module for module in lm.decoder.modules() if id(module) not in above)
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in below)
 

@@ -13,28 +13,27 @@ that it has not seen: one that repeats a number of its own recording is caught t
 steps of this model are plain from then on, and it is said in one line.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Protocol
-from weakref import WeakSet
+from weakref import ref
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from crosstune.config.environment import GPU_OFF
 from crosstune.models.attention.cache import Slots
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.proof import wanted
+from crosstune.models.proof import FastWay, Note
 
 # Fewer columns than this are not worth a graph of their own.
 COLUMNS = 128
-# Of the largest number of a step: what the same kernels may differ by in 16 bits.
-APART = 0.02
-
-Note = Callable[[str], None]
-
-# Models of which a step could not be recorded.
-_refused: "WeakSet[nn.Module]" = WeakSet()
+RECORDED = FastWay(
+    fast="recorded",
+    plain="decoding steps are plain: the same answers, more slowly",
+    tolerance=0.02,
+    because="the same kernels in 16 bits, which may add in another order",
+    part="graphs",
+)
 
 
 class Recorder(Protocol):
@@ -55,7 +54,7 @@ def stepper(lm: LanguageModel, slots: Slots, note: Note | None = None) -> Callab
         slots: The texts being written.
         note: Told in one line when steps cannot be recorded.
     """
-    if lm.device.type == "cuda" and not lm.quantized and lm.model not in _refused and wanted("graphs"):
+    if lm.device.type == "cuda" and not lm.quantized and _usable(lm):
         places = {lm.layer_device(i) for i in range(lm.geometry.layers)} | {lm.device}
         if len(places) == 1:
             return FixedStep(lm, slots, CudaRecorder(lm.device), note)
@@ -119,21 +118,21 @@ class FixedStep:
         self, shape: tuple[int, int], work: Callable[[], Tensor], live: int, recorder: Recorder
     ) -> Tensor:
         """The step computed, and compared with its recording, which is made first if there is none."""
-        why = ""
-        try:
+        steps: list[Tensor] = []
+
+        def compare() -> Iterator[tuple[Tensor, Tensor]]:
             if shape in self._replays:
-                plain = work()
+                steps.append(work())
             else:
-                plain = recorder.rehearse(work)
+                steps.append(recorder.rehearse(work))
                 self._replays[shape] = recorder.record(work)
-            again = self._replays[shape]()
-            if _near(again[:live], plain[:live]):
-                self.recorded[shape] = shape in self.recorded
-                return plain[:live]
-            why = "the recording gave other numbers"
-        except RuntimeError as error:
-            # Also memory that ran out: a plain step needs less, and says so itself if that is too much.
-            why = str(error).strip().partition("\n")[0]
+            yield self._replays[shape]()[:live], steps[0][:live]
+
+        # An error may be memory that ran out: a plain step needs less, and says so if that is too much.
+        why = RECORDED.fault(compare)
+        if not why:
+            self.recorded[shape] = shape in self.recorded
+            return steps[0][:live]
         self._give_up(why)
         return work()[:live]
 
@@ -141,14 +140,15 @@ class FixedStep:
         self._recorder = None
         self._replays.clear()
         self.recorded.clear()
-        _refused.add(self._lm.model)
         if self._lm.device.type == "cuda":
             torch.cuda.empty_cache()
-        if self._note is not None:
-            self._note(
-                f"  decoding steps are not recorded ({why}): the same answers, more slowly; "
-                f"{GPU_OFF}=graphs does not try"
-            )
+        RECORDED.verdicts[ref(self._lm.model)] = why
+        RECORDED.tell(why, self._note)
+
+
+def _usable(lm: LanguageModel) -> bool:
+    """Whether recording is left on, and has not failed with this model."""
+    return RECORDED.trusted(ref(lm.model), lambda: ())
 
 
 class CudaRecorder:
@@ -198,12 +198,6 @@ class CudaRecorder:
             return out
 
         return replay
-
-
-def _near(one: Tensor, other: Tensor) -> bool:
-    """Whether two results are the same but for rounding; not if a number is none."""
-    most = float(other.abs().max())
-    return torch.allclose(one.float(), other.float(), rtol=APART, atol=APART * most)
 
 
 def _power(count: int, least: int, most: int) -> int:

@@ -46,7 +46,7 @@ def in_place_of(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) 
 
 
 @contextmanager
-def left_at(decoder: Any, layer: int) -> Iterator[list[Tensor]]:
+def left_at(layers: Sequence[Any], layer: int) -> Iterator[list[Tensor]]:
     """Inside, nothing runs from ``layer`` up; what is handed to it comes into the list."""
     reached: list[Tensor] = []
 
@@ -54,15 +54,15 @@ def left_at(decoder: Any, layer: int) -> Iterator[list[Tensor]]:
         reached.append(hidden_states)
         return hidden_states
 
-    above = list(decoder.layers)[layer:]
+    above = layers[layer:]
     with in_place_of(above, [take, *[_hand_on] * (len(above) - 1)]):
         yield reached
 
 
 @contextmanager
-def entered_at(decoder: Any, handed: Handed) -> Iterator[None]:
+def entered_at(layers: Sequence[Any], handed: Handed) -> Iterator[None]:
     """Inside, nothing runs below ``handed.layer``, which receives ``handed.states``, whatever the input."""
-    below = list(decoder.layers)[: handed.layer]
+    below = layers[: handed.layer]
 
     def give(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return handed.states

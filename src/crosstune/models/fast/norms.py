@@ -20,7 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crosstune.models.proof import FastWay
+
 ROTATION = "apply_rotary_pos_emb"
+_SAME = "the same operations in the same order: whatever differs is another norm or another rotation"
+NORMS = FastWay("norms in fewer passes", "norms are transformers' own", 0.0, _SAME)
+ROTATIONS = FastWay("rotation in fewer passes", "rotation is transformers' own", 0.0, _SAME)
 
 
 class RmsNorm(torch.autograd.Function):
@@ -85,10 +90,12 @@ def _norm(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
     draw = torch.Generator().manual_seed(0)
     probe = torch.randn(3, weight.shape[0], generator=draw).to(weight.device, weight.dtype)
     with torch.no_grad():
-        wanted = norm(probe)
+        plain = norm(probe)
         for gemma in (True, False):
-            if torch.equal(run(probe, weight, eps, gemma), wanted):
+            why = NORMS.fault(lambda: [(run(probe, weight, eps, gemma), plain)])  # noqa: B023
+            if not why:
                 return lambda x: run(x, weight, eps, gemma)
+    NORMS.tell(f"{type(norm).__name__}: {why}")
     return None
 
 
@@ -102,19 +109,19 @@ def _rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         return run(q, cos, sin), run(k, cos, sin)
 
-    draw = torch.Generator().manual_seed(0)
-    for dtype in (torch.float32, torch.bfloat16):
-        q, k, cos, sin = (
-            torch.randn(shape, generator=draw).to(dtype)
-            for shape in ((2, 3, 5, 8), (2, 1, 5, 8), (2, 5, 8), (2, 5, 8))
-        )
-        try:
-            wanted = plain(q, k, cos, sin)
-        except (RuntimeError, TypeError):
-            return None
-        if not all(map(torch.equal, turn(q, k, cos, sin), wanted)):
-            return None
-    return turn
+    def compare() -> Iterator[tuple[Tensor, Tensor]]:
+        draw = torch.Generator().manual_seed(0)
+        for dtype in (torch.float32, torch.bfloat16):
+            q, k, cos, sin = (
+                torch.randn(shape, generator=draw).to(dtype)
+                for shape in ((2, 3, 5, 8), (2, 1, 5, 8), (2, 5, 8), (2, 5, 8))
+            )
+            yield from zip(turn(q, k, cos, sin), plain(q, k, cos, sin), strict=True)
+
+    why = ROTATIONS.fault(compare)
+    if why:
+        ROTATIONS.tell(f"{plain.__module__}: {why}")
+    return None if why else turn
 
 
 @contextmanager

@@ -17,12 +17,21 @@ from torch import Tensor, nn
 
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.machine import machine_memory
+from crosstune.models.proof import FastWay
 
 # Reading this many rows at once is what blocks are laid out for; they are the same for one and for thousands.
 ROWS = 32
 # Blocks of the transposes take at most this share of the machine's memory, so that what was trained before
 # still fits. Of all its memory, not of what is free: a run must not depend on what else is running.
 SHARE = 1 / 8
+
+
+BLOCKS = FastWay(
+    fast="products over weights in blocks",
+    plain="products are PyTorch's own",
+    tolerance=0.02,
+    because="a bf16 number is rounded by 0.4%, and another CPU may add in another order",
+)
 
 
 def can_pack() -> bool:
@@ -47,6 +56,17 @@ def product(x: Tensor, blocks: Tensor, bias: Tensor | None = None) -> Tensor:
     run: Any = torch.ops.mkldnn._linear_pointwise
     found: Tensor = run(x, blocks, bias, "none", [], "")
     return found
+
+
+def _compared() -> Iterator[tuple[Tensor, Tensor]]:
+    """Products of a few rows and of many, with a bias and without, and the way back to the weight."""
+    draw = torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(n, generator=draw).bfloat16() for n in ((48, 64), (48,), (70, 64)))
+    blocks = reorder(weight)
+    for rows in (x[:1], x):
+        for added in (None, bias):
+            yield product(rows, blocks, added), nn.functional.linear(rows, weight, added)
+    yield blocks.to_dense(), weight
 
 
 class _Product(torch.autograd.Function):
@@ -114,6 +134,8 @@ class Blocks:
         """The layers to be laid."""
         lm = self._lm
         if lm.device.type != "cpu" or lm.dtype != torch.bfloat16 or lm.quantized or not can_pack():
+            return []
+        if not BLOCKS.trusted("this CPU", _compared):
             return []
         # Not a subclass, which may compute something else, and none that already computes in another way.
         found = [m for m in lm.model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]

@@ -1,1 +1,4 @@
-"""From a name to a loaded model: hub, folders, demo models, devices, quantisation."""
+"""From a name to a loaded model: hub, folders, demo models, devices, quantisation.
+
+May import `attention`, `geometry`, `parts`, `language_model`, `tensor_file`.
+"""

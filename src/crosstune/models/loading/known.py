@@ -60,6 +60,9 @@ ALIASES: dict[str, str] = {
     "demo:smollm2-135m": "smollm2-135m",
 }
 
+# Raised when shapes are read otherwise, so that what was kept before is read anew.
+_READER = 2
+
 _LOWERED = {alias.lower(): name for alias, name in ALIASES.items()} | {name: name for name in KNOWN}
 
 
@@ -98,10 +101,14 @@ def _in_folder(folder: Path, name: str) -> Geometry:
 
     config = folder / "config.json"
     content = config.read_bytes() if config.is_file() else b""
-    asked = f"{importlib.metadata.version('transformers')}\n".encode() + content
+    asked = f"{importlib.metadata.version('transformers')}, {_READER}\n".encode() + content
     kept = cache_root() / "geometry" / f"{hashlib.sha256(asked).hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError):  # not there, damaged, or of another version of crosstune
-        return Geometry(**json.loads(kept.read_bytes()))
+        found = Geometry(**json.loads(kept.read_bytes()))
+        if found.linears is None:
+            return found
+        linears = tuple(tuple((name, a, b) for name, a, b in layer) for layer in found.linears)
+        return replace(found, linears=linears)
     from crosstune.models.geometry import geometry_of
     from crosstune.models.loading.config import read_config
 

@@ -65,16 +65,12 @@ def load(
     config = read_config(folder, name)
     weight_files(folder)
     geometry = geometry_of(config)
-    model = _model(
+    model, unused = _model(
         folder, name, config, size=geometry.parameters, device=where, dtype=number, bits=bits, placed=placed
     )
     tokenizer = _tokenizer(folder, name)
-    if len(tokenizer) > geometry.vocabulary:
-        raise UserError(
-            f"{name}: the tokenizer has {len(tokenizer):,} tokens but the embedding {geometry.vocabulary:,} "
-            "rows; tokenizer and weights are not of one model"
-        )
     loaded = LanguageModel(model=model, tokenizer=tokenizer, name=name, revision=pinned, geometry=geometry)
+    loaded.remarks += unused
     loaded.check()
     return loaded
 
@@ -119,8 +115,8 @@ def _model(
     dtype: torch.dtype,
     bits: Any,
     placed: str | dict[str, Any] | None,
-) -> Any:
-    """The frozen decoder, of ``size`` parameters, on its device or devices."""
+) -> tuple[Any, list[str]]:
+    """The frozen decoder, of ``size`` parameters, on its device or devices; and what is to be said of it."""
     whole = placed is None
     if whole and (device.type == "cuda" or bits is not None):
         placed = {"": device}
@@ -169,10 +165,17 @@ def _model(
             f"{name}: {len(missing)} weights are missing from the files in {folder} (first: {missing[0]}); "
             "they do not belong to this config.json"
         )
+    # Beside the decoder of a multimodal model lie the weights of its other parts.
+    unused = sorted(report["unexpected_keys"]) if text is config else []
+    remarks = (
+        [f"{len(unused)} weights in its files are used by nothing that config.json names, first {unused[0]}"]
+        if unused
+        else []
+    )
     if bits is not None:
         keep_gradients(model)
     model.requires_grad_(False)
-    return model.eval()
+    return model.eval(), remarks
 
 
 def _places(where: torch.device, wish: str, device_map: Any) -> Any:

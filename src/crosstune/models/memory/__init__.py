@@ -1,1 +1,1 @@
-"""How much goes through the model at once."""
+"""How many tokens go through the model at once. May import `attention`, `proof`, `language_model`."""

@@ -39,7 +39,7 @@ def measure(
         longest: Tokens of the longest prompt with its answer.
         read: Reads trees into free rows, a line each.
     """
-    columns = longest + (0 if lm.soft_prompt is None else len(lm.soft_prompt))
+    columns = longest + lm.adaptation.front
     width = max(len(tree.tokens) for tree in trees)
 
     def reading(tokens: int) -> Trial:
@@ -61,10 +61,8 @@ def measure(
     a_pass = fitting.fit(passes, len(trees) * width, reading, lm.device)
     if a_pass is None:
         return
-    try:
-        answers = need(writing(FEW), writing(MORE))
-    except RuntimeError:
-        return  # the cache stays as set; what is wrong the steps themselves will say
+    # Where it fails the cache stays as set; what is wrong the steps themselves will say.
+    answers = fitting.MEASURED.attempt(lambda: need(writing(FEW), writing(MORE)), passes.say)
     if answers is not None:
         room = SHARE * fitting.free(lm.device) - a_pass.of(passes.limit)
         _hold(passes, answers.fits(room) * longest)
@@ -82,7 +80,7 @@ def keep_to_memory(lm: LanguageModel, passes: Passes, longest: int, count: int) 
     there = machine.at_hand() if lm.device.type == "cpu" else None
     if there is None:
         return
-    each = row_bytes(lm, longest + (0 if lm.soft_prompt is None else len(lm.soft_prompt)))
+    each = row_bytes(lm, longest + lm.adaptation.front)
     rows = max(1, int(SHARE * there / each))
     if rows < min(count, passes.cache // longest):
         passes.say(f"  {rows} answers at once fit in the memory of cpu in {passes.doing}")

@@ -12,12 +12,21 @@ import torch
 
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import Passes
-from crosstune.models.proof import wanted
+from crosstune.models.proof import FastWay, wanted
 
 # Of what is free: the allocator's blocks do not fit together without gaps.
 SHARE = 0.9
 # Batches of fewer tokens are not worth two passes more.
 WORTH = 2048
+
+
+MEASURED = FastWay(
+    fast="measured",
+    plain="memory is found by halving what does not fit",
+    tolerance=0.0,
+    because="sizes of passes, which change no result but by rounding: nothing is compared",
+    part="fitting",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +86,15 @@ def fit(
     if tokens < WORTH:
         return None
     passes.measured = True
-    try:
-        found = need(trial(tokens // 8), trial(tokens // 4))
-        if found is not None:
-            passes.lower_to(found.fits(SHARE * (free(device) - later)))
-    except RuntimeError:
-        return None  # the work itself will say what is wrong, or go on in smaller parts
-    return found
+
+    def measure() -> Need | None:
+        bytes_of = need(trial(tokens // 8), trial(tokens // 4))
+        if bytes_of is not None:
+            passes.lower_to(bytes_of.fits(SHARE * (free(device) - later)))
+        return bytes_of
+
+    # Where it fails the work itself goes on in smaller parts, or says what is wrong.
+    return MEASURED.attempt(measure, passes.say)
 
 
 def peak(device: torch.device, work: Callable[[], object]) -> int:

@@ -29,6 +29,7 @@ class Passes:
         limit: As it is now.
         halvings: How often it was halved.
         tokens: Text tokens that went through, padding left out; counted by those who use it.
+        too_long: Texts longer than the model has positions for; counted by those who use it.
         doing: As given.
         measured: Whether memory has been measured for the limit, or the limit is another's.
         cached: Tokens of answers being written that are held for each token of the limit.
@@ -42,7 +43,7 @@ class Passes:
         doing: str = "evaluation",
         note: Callable[[str], None] | None = None,
     ) -> None:
-        self.limit, self.halvings, self.tokens = limit, 0, 0
+        self.limit, self.halvings, self.tokens, self.too_long = limit, 0, 0, 0
         self._device, self.doing, self._note = torch.device(device).type, doing, note
         self.measured = False
         self.cached: float = CACHED

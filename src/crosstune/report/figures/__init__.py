@@ -1,1 +1,4 @@
-"""Charts, each a function from a section's numbers to an Altair chart."""
+"""Charts, each a function from a section's numbers to an Altair chart.
+
+May import `sections`, `comparison`, `text`.
+"""

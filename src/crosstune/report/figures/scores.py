@@ -217,22 +217,27 @@ def group_chart(section: Section, by: Grouping, width: Width = "container") -> a
     return chart
 
 
+def has_losses(section: Section) -> bool:
+    """Whether some run of the section recorded its training loss."""
+    losses = (point.get("loss") for run in section.runs for point in run.curve)
+    return any(loss is not None and math.isfinite(loss) for loss in losses)
+
+
 def loss_curves(section: Section, width: Width = "container") -> alt.Chart | None:
     """Training loss by step, one line a run; None when no run of the section was trained."""
     labels = dict(section.scores.select("run", "method").unique().iter_rows())
     values: list[dict[str, Any]] = []
     points = max(20, min(CURVE_POINTS, ALL_CURVE_POINTS // len(section.runs)))
     for run in section.runs:
-        curve = run.get("curve") or []
-        stride = max(1, math.ceil(len(curve) / points))
-        for point in curve[::stride]:
+        stride = max(1, math.ceil(len(run.curve) / points))
+        for point in run.curve[::stride]:
             loss = point.get("loss")
             if loss is not None and math.isfinite(loss):
                 values.append(
                     {
-                        "run": run["id"],
-                        "method": visible(labels[run["id"]], 60),
-                        "seed": run["seed"],
+                        "run": run.id,
+                        "method": visible(labels[run.id], 60),
+                        "seed": run.seed,
                         "step": point["step"],
                         "loss": round(loss, 5),
                     }

@@ -106,8 +106,8 @@ def measure_title(section: Section, column: str) -> str:
 
 
 def span(values: Sequence[float]) -> tuple[float, float]:
-    """Whole numbers around the values, never the same."""
-    low, high = math.floor(min(values)), math.ceil(max(values))
+    """Whole numbers around the values, never the same; 0 and 1 where there is none."""
+    low, high = math.floor(min(values, default=0)), math.ceil(max(values, default=0))
     return (low, high) if high > low else (low, low + 1)
 
 

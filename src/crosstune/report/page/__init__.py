@@ -1,1 +1,1 @@
-"""The HTML page. Reads sections and contents, draws nothing by itself."""
+"""The HTML page. May import `contents`, `findings`, `comparison`, `sections`, `tables`, `figures`, `text`."""

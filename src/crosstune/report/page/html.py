@@ -18,11 +18,10 @@ import vl_convert
 from markupsafe import Markup
 
 from crosstune.analysis.predictions import Predictions, as_predictions
-from crosstune.analysis.transfer import Run
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError
 from crosstune.files import write_whole
-from crosstune.report.contents import model_figures
+from crosstune.report.contents import across_models
 from crosstune.report.findings import overall_finding
 from crosstune.report.page.embed import embedded_json
 from crosstune.report.page.samples import PER_LANGUAGE, fewer, samples
@@ -31,13 +30,14 @@ from crosstune.report.page.views import view
 from crosstune.report.sections import Section, sections
 from crosstune.report.tables.verdicts import verdicts_view
 from crosstune.report.text import percent, visible
+from crosstune.store.record import RunRecord
 
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES_BYTES = 6_000_000
 
 
 def write_report(
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     predictions: pl.DataFrame | Predictions,
     path: Path,
     title: str,
@@ -48,7 +48,7 @@ def write_report(
     """Write the report of some finished runs.
 
     Args:
-        runs: Finished runs, as their ``run.json`` holds them.
+        runs: Records of finished runs.
         predictions: One row an example; see `crosstune.analysis.transfer.language_scores`.
         path: The file to write; missing folders are made. The same input gives the same bytes.
         title: The page's heading.
@@ -72,7 +72,7 @@ def write_report(
 
 
 def render(
-    runs: Sequence[Run],
+    runs: Sequence[RunRecord],
     predictions: pl.DataFrame | Predictions,
     title: str,
     *,
@@ -99,7 +99,11 @@ def render(
         title=title,
         finding=overall_finding(parts),
         verdicts=verdicts_view(verdicts) if verdicts else None,
-        models=model_figures(every, pl.concat([part.scores for part in parts])),
+        models=[
+            figure
+            for item in across_models(every, pl.concat([part.scores for part in parts]))
+            for figure in item.figures()
+        ],
         sections=[
             view(number, part) | {"samples": _samples(part, given, SAMPLES_BYTES // len(parts))}
             for number, part in enumerate(parts, 1)

@@ -4,8 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crosstune.analysis.transfer import Run
 from crosstune.report.sections import Section
+from crosstune.store.record import RunRecord
 
 Entries = dict[tuple[str, str], str]
 Blocks = dict[str, list[tuple[str, str]]]
@@ -18,62 +18,60 @@ def settings_view(sections: Sequence[Section]) -> dict[str, Any]:
         shared (what is the same in every run: heading to name-value pairs), sections (task, model, note and
         what the runs of each share besides) and runs (a row each, with ``blocks``: what is its own).
     """
-    own = {run["id"]: _entries(run) for part in sections for run in part.runs}
+    own = {run.id: _entries(run) for part in sections for run in part.runs}
     shared = _common(list(own.values()))
     groups, rows = [], []
     for part in sections:
-        common = _common([own[run["id"]] for run in part.runs])
+        common = _common([own[run.id] for run in part.runs])
         if len(sections) > 1:
             blocks = _blocks(_without(common, shared))
             groups.append({"task": part.task, "model": part.model, "note": part.note, "blocks": blocks})
         for run in part.runs:
-            rows.append(_row(run) | {"blocks": _blocks(_without(own[run["id"]], common))})
+            rows.append(_row(run) | {"blocks": _blocks(_without(own[run.id], common))})
     return {"shared": _blocks(shared), "sections": groups, "runs": rows}
 
 
-def _row(run: Run) -> dict[str, Any]:
-    train, cost, task = run.get("train") or {}, run.get("cost") or {}, run["task"]
+def _row(run: RunRecord) -> dict[str, Any]:
+    train = run.train or {}
     return {
-        "id": run["id"],
-        "model": run["model"],
-        "task": f"{task['name']} v{task['version']}",
-        "label": run["label"],
-        "seed": run["seed"],
-        "zero_shot": run["zero_shot"],
-        "trained_parameters": run["trained_parameters"],
+        "id": run.id,
+        "model": run.model,
+        "task": f"{run.task.name} v{run.task.version}",
+        "label": run.label,
+        "seed": run.seed,
+        "zero_shot": run.zero_shot,
+        "trained_parameters": run.trained_parameters,
         "learning_rate": train.get("learning_rate"),
         "steps": train.get("steps"),
         "batch_size": train.get("batch_size"),
-        "dtype": run.get("dtype"),
-        "device": run.get("device"),
-        "train_seconds": cost.get("train_seconds"),
-        "evaluate_seconds": cost.get("evaluate_seconds"),
+        "dtype": run.dtype,
+        "device": run.device,
+        "train_seconds": run.cost.train_seconds,
+        "evaluate_seconds": run.cost.evaluate_seconds,
     }
 
 
-def _entries(run: Run) -> Entries:
+def _entries(run: RunRecord) -> Entries:
     """Everything that decides or explains a run's numbers, by heading and name."""
-    task = run["task"]
-    tests = run["fingerprints"].get("test") or {}
-    data = {key: value for key, value in run["fingerprints"].items() if key != "test"}
-    data |= {f"test {code}": value for code, value in sorted(tests.items())}
+    data = {key: value for key, value in run.fingerprints.entries().items() if key != "test"}
+    data |= {f"test {code}": value for code, value in sorted(run.fingerprints.test.items())}
     blocks: dict[str, Any] = {
         "Run": {
-            key: run[key]
+            key: value
             for key in ("study", "revision", "seed", "chosen_step", "started", "finished")
-            if run.get(key) is not None
+            if (value := getattr(run, key)) is not None
         },
-        "Method": run["method"],
-        "Training": run.get("train") or {"": "not trained"},
-        "Task options": task.get("options") or {},
-        "Evaluation": run.get("evaluate") or {},
-        "Splits": task.get("splits") or {},
+        "Method": run.method.entries(),
+        "Training": run.train or {"": "not trained"},
+        "Task options": run.task.options,
+        "Evaluation": run.evaluate,
+        "Splits": run.task.splits,
         "Data fingerprints": data,
-        "Test examples also in training data, by": _flat(run.get("overlap") or {}),
-        "Data": _flat(run.get("data") or {}),
-        "Versions": run.get("versions") or {},
-        "Hardware": run.get("hardware") or {},
-        "Cost": run.get("cost") or {},
+        "Test examples also in training data, by": _flat(run.overlap.entries() if run.overlap else {}),
+        "Data": _flat(run.data.entries()),
+        "Versions": run.versions,
+        "Hardware": run.hardware,
+        "Cost": run.cost.entries(),
     }
     return {
         (heading, name): text for heading, block in blocks.items() if block for name, text in _pairs(block)

@@ -6,10 +6,19 @@ from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
 from crosstune.analysis.transfer import comparable
 from crosstune.report.comparison import outcome, references
-from crosstune.report.contents import figures
+from crosstune.report.contents import contents
 from crosstune.report.findings import finding, not_shown
 from crosstune.report.sections import IN_ENGLISH, Section
-from crosstune.report.text import GROUPINGS, group_name, language_name, p_value, percent, points, with_sd
+from crosstune.report.text import (
+    GROUPINGS,
+    group_name,
+    language_name,
+    p_value,
+    percent,
+    points,
+    slug,
+    with_sd,
+)
 
 MARKS = {"better": "▲", "worse": "▼", "not shown": "≈"}
 
@@ -17,6 +26,9 @@ MARKS = {"better": "▲", "worse": "▼", "not shown": "≈"}
 def view(number: int, section: Section) -> dict[str, Any]:
     """A section, with everything but its predictions."""
     row = section.table.row(0, named=True)
+    figures: dict[str, list[dict[str, Any]]] = {}
+    for item in contents(section):
+        figures.setdefault(item.place, []).extend(item.figures())
     names = references(section)
     return {
         "id": f"s{number}",
@@ -36,7 +48,7 @@ def view(number: int, section: Section) -> dict[str, Any]:
         "skipped_rows": section.skipped_rows,
         "has_in_english": section.has_in_english,
         "has_answer_language": section.has_answer_language,
-        "figures": figures(section),
+        "figures": figures,
         "comparisons": [_comparison(section, name) for name in names] if len(section.methods) > 1 else [],
         "methods": section.methods,
         "languages": _language_rows(section),
@@ -136,5 +148,5 @@ def _group_tables(section: Section) -> list[dict[str, Any]]:
                 },
             )
             entry["scores"][row["method"]] = row["score"]
-        tables.append({"by": GROUPINGS[by], "rows": list(found.values())})
+        tables.append({"id": slug(by), "by": GROUPINGS[by], "rows": list(found.values())})
     return tables

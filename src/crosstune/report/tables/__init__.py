@@ -1,1 +1,4 @@
-"""Tables, for the terminal, CSV and LaTeX."""
+"""Tables, for the terminal, CSV and LaTeX.
+
+May import `contents`, `findings`, `comparison`, `sections`, `text`.
+"""

@@ -1,6 +1,6 @@
 """The report's tables as data: to export, or to read in a notebook."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,19 +58,8 @@ def section_names(parts: Sequence[Section]) -> list[str]:
     return names
 
 
-def section_tables(section: Section, name: str) -> Iterator[Table]:
-    """Transfer, scores by language, group means and paired differences of one section."""
-    about = " ".join(
-        visible(part, 80) for part in (section.task, "with", section.model, section.note) if part
-    )
-    yield _transfer(section, name, about)
-    yield _languages(section, name, about)
-    for by in GROUPINGS:
-        made = _groups(section, by, name, about)
-        if made.rows:
-            yield made
-    if section.aligned is not None and len(section.methods) > 1:
-        yield _differences(section, name, about)
+def _about(section: Section) -> str:
+    return " ".join(visible(part, 80) for part in (section.task, "with", section.model, section.note) if part)
 
 
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
@@ -101,25 +90,24 @@ def settings_table(parts: Sequence[Section]) -> Table:
     """The settings of every setup: runs that differ in nothing but the seed."""
     rows: list[dict[str, Any]] = []
     for part in parts:
-        labels = dict(part.scores.select("run", "method").unique().iter_rows())
         for method in part.methods:
-            runs = [run for run in part.runs if labels[run["id"]] == method]
-            train, task = runs[0].get("train") or {}, runs[0]["task"]
+            runs = part.of(method)
+            train = runs[0].train or {}
             rows.append(
                 {
                     "model": part.model,
-                    "revision": runs[0].get("revision"),
-                    "task": f"{part.task} v{task['version']}",
+                    "revision": runs[0].revision,
+                    "task": f"{part.task} v{runs[0].task.version}",
                     "method": method,
-                    "trained_parameters": max(int(run["trained_parameters"] or 0) for run in runs),
+                    "trained_parameters": max(run.trained_parameters or 0 for run in runs),
                     "learning_rate": train.get("learning_rate"),
-                    "searched": bool(runs[0].get("search")),
+                    "searched": runs[0].search is not None,
                     "steps": train.get("steps"),
                     "batch_size": train.get("batch_size"),
                     "loss": train.get("loss"),
-                    "dtype": runs[0].get("dtype"),
-                    "seeds": " ".join(str(run["seed"]) for run in runs),
-                    "runs": " ".join(str(run["id"]) for run in runs),
+                    "dtype": runs[0].dtype,
+                    "seeds": " ".join(str(run.seed) for run in runs),
+                    "runs": " ".join(run.id for run in runs),
                 }
             )
     data = pl.DataFrame(rows, infer_schema_length=None)
@@ -131,7 +119,8 @@ def settings_table(parts: Sequence[Section]) -> Table:
     return Table("settings", "Settings of the runs", head, cells, right, data)
 
 
-def _transfer(section: Section, name: str, about: str) -> Table:
+def transfer(section: Section, name: str) -> Table:
+    """Source score, mean over targets and gap of each method."""
     head = ("Method", "Trained", section.source, "Mean of targets", "Gap", "Relative", "Seeds", "Targets")
     rows = [
         (
@@ -147,13 +136,14 @@ def _transfer(section: Section, name: str, about: str) -> Table:
         for row in section.table.rows(named=True)
     ]
     measure = visible(section.table["measure"][0], 40)
-    caption = f"Transfer, {about}: {measure} out of 100, ± one standard deviation over seeds"
+    caption = f"Transfer, {_about(section)}: {measure} out of 100, ± one standard deviation over seeds"
     if not section.table["zero_shot"].all():
         caption += "; † not zero-shot"
     return Table(f"{name}-transfer", caption, head, rows, tuple(range(1, 8)), section.table)
 
 
-def _languages(section: Section, name: str, about: str) -> Table:
+def languages(section: Section, name: str) -> Table:
+    """Score of each method in each language."""
     methods, scores = section.methods, section.languages
     cells = {(row["language"], row["method"]): row["score"] for row in scores.rows(named=True)}
     counts = dict(scores.select("language", "n").iter_rows())
@@ -169,7 +159,7 @@ def _languages(section: Section, name: str, about: str) -> Table:
     head = ("Language", "Family", "Examples", *(visible(method, 40) for method in methods))
     return Table(
         f"{name}-languages",
-        f"Scores by language, {about}, out of 100",
+        f"Scores by language, {_about(section)}, out of 100",
         head,
         rows,
         tuple(range(2, len(head))),
@@ -177,7 +167,8 @@ def _languages(section: Section, name: str, about: str) -> Table:
     )
 
 
-def _groups(section: Section, by: Grouping, name: str, about: str) -> Table:
+def groups(section: Section, by: Grouping, name: str) -> Table:
+    """Mean of each method in each group of target languages."""
     means = group_means(section.scores, by)
     cells = {(row["group"], row["method"]): row["score"] for row in means.rows(named=True)}
     counts = dict(means.select("group", "languages").iter_rows())
@@ -190,12 +181,13 @@ def _groups(section: Section, by: Grouping, name: str, about: str) -> Table:
         for group, count in counts.items()
     ]
     head = (GROUPINGS[by], "Languages", *(visible(method, 40) for method in section.methods))
-    caption = f"Means over target languages by {GROUPINGS[by].lower()}, {about}, out of 100"
+    caption = f"Means over target languages by {GROUPINGS[by].lower()}, {_about(section)}, out of 100"
     data = means.with_columns(pl.col("codes").list.join(" "))
     return Table(f"{name}-{slug(by)}", caption, head, rows, tuple(range(1, len(head))), data)
 
 
-def _differences(section: Section, name: str, about: str) -> Table:
+def differences_table(section: Section, name: str) -> Table:
+    """Paired differences of all pairs of methods, which need a target language in common."""
     assert section.aligned is not None
     found = differences(section.aligned)
     rows = [
@@ -226,7 +218,7 @@ def _differences(section: Section, name: str, about: str) -> Table:
         "Seeds",
     )
     caption = (
-        f"Paired differences, {about}: points out of 100 as a mean over {found['languages'][0]} "
+        f"Paired differences, {_about(section)}: points out of 100 as a mean over {found['languages'][0]} "
         "target languages; "
         "h is Cohen's; detectable is the smallest true difference found with 80% power; wins, ties and "
         "losses are languages"

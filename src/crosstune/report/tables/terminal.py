@@ -13,13 +13,13 @@ from rich.text import Text
 from crosstune.analysis.answer_language import CORRECT, UNDECIDED
 from crosstune.analysis.costs import total
 from crosstune.analysis.predictions import Predictions
-from crosstune.analysis.transfer import Run
 from crosstune.report.findings import finding
 from crosstune.report.sections import IN_ENGLISH, Section, sections
 from crosstune.report.text import language_name, percent, visible, with_sd
+from crosstune.store.record import RunRecord
 
 
-def results_table(runs: Sequence[Run], predictions: pl.DataFrame | Predictions) -> Group:
+def results_table(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predictions) -> Group:
     """One table for each model, task and protocol: method against source score, mean of targets, gap.
 
     Scores are out of 100; the best zero-shot value of a column is bold. Names are shown as plain text:

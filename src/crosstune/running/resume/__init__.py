@@ -1,1 +1,4 @@
-"""How a run that was stopped goes on: locks, checkpoints, what was tried before."""
+"""How a run that was stopped goes on: locks, the folder of an unfinished run, passes that killed a process.
+
+May import `recording`, `task_data`.
+"""

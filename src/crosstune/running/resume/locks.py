@@ -1,7 +1,7 @@
-"""Who makes which run, when several processes or machines work on one store.
+"""One lock a run, so that several processes or machines can share one store.
 
-A process claims a run by a lock on ``<store>/.claims/<run id>.lock`` and holds it until the run is kept or
-has failed. The operating system frees the locks of a process that dies, whatever killed it.
+A process locks ``<store>/.claims/<run id>.lock`` and holds it until the run is stored or has failed. The
+operating system frees the locks of a process that dies, whatever killed it.
 """
 
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ from crosstune.errors import UserError
 from crosstune.store.store import CLAIMS
 
 
-class Claims:
-    """The claims on a store's runs.
+class RunLocks:
+    """The locks of a store's runs.
 
     Args:
         store: Folder of the runs; it exists.
@@ -26,8 +26,8 @@ class Claims:
         self.folder.mkdir(exist_ok=True)
 
     @contextmanager
-    def take(self, run_id: str) -> Iterator[bool]:
-        """Claim a run for the block; gives False, at once, when another holds it.
+    def acquire(self, run_id: str) -> Iterator[bool]:
+        """Lock a run for the block; gives False, at once, when another process holds it.
 
         Raises:
             UserError: The store's file system has no locks.
@@ -54,5 +54,5 @@ class Claims:
         """Whether another process is making a run at this moment."""
         if not (self.folder / f"{run_id}.lock").exists():
             return False
-        with self.take(run_id) as mine:
-            return not mine
+        with self.acquire(run_id) as acquired:
+            return not acquired

@@ -1,1 +1,4 @@
-"""What looks on while a study runs: experiment trackers and the energy meter."""
+"""What follows a run from outside: experiment trackers and the energy meter.
+
+Imports nothing of its neighbours.
+"""

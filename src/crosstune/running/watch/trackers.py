@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import polars as pl
 
 from crosstune.errors import UserError
+from crosstune.store.record import RunRecord
 from crosstune.study.runs import Run
 from crosstune.training.loop import Progress, rate
 
@@ -177,7 +178,7 @@ class Trackers:
         values["train/tokens_per_second"] = progress.tokens / max(1e-9, progress.seconds)
         self._log(values, step)
 
-    def finish(self, record: Mapping[str, Any], predictions: pl.DataFrame) -> None:
+    def finish(self, record: RunRecord, predictions: pl.DataFrame) -> None:
         """The run is finished: its scores on development data, and its mean score in each language.
 
         A run that only searches has the best score on development data instead.
@@ -186,13 +187,13 @@ class Trackers:
             record: Its run.json.
             predictions: Its rows, with columns ``language`` and ``score``.
         """
-        for point in record["dev"]:
-            self._log({"dev/score": point["score"]}, int(point["step"]))
+        for point in record.dev:
+            self._log({"dev/score": point["score"]}, point["step"])
         means = predictions.group_by("language").agg(pl.col("score").mean()).sort("language")
-        steps = int(record["curve"][-1]["step"]) if record["curve"] else 0
+        steps = record.curve[-1]["step"] if record.curve else 0
         scores = {f"score/{language}": float(score) for language, score in means.iter_rows()}
-        if not scores and record["dev"]:
-            scores = {"dev/best": max(float(point["score"]) for point in record["dev"])}
+        if not scores and record.dev:
+            scores = {"dev/best": max(point["score"] for point in record.dev)}
         self._end(scores, steps)
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""Tasks of a user's own, from one YAML or Python file. May import what `tasks` may."""
+"""Tasks of a user's own, from one YAML or Python file. May import `base`, `published`."""

@@ -36,7 +36,7 @@ _NEEDED = {
 }
 _KEYS_OF: dict[Kind, tuple[str, ...]] = {
     "choice": ("choices", "answer_is"),
-    "generation": ("metric", "max_answer_tokens", "stop"),
+    "generation": ("metric", "normalise", "max_answer_tokens", "stop"),
 }
 """Keys that only tasks of one kind have."""
 
@@ -59,6 +59,8 @@ class Definition(BaseModel):
         dev: The same, for development.
         test: The same, for the test.
         metric: How a written answer is scored.
+        normalise: "NFC" composes written answers and the accepted ones before they are compared; choices are
+            always compared so.
         max_answer_tokens: Longest written answer.
         stop: Texts that end a written answer.
         on_bad_rows: Default of the option of that name.
@@ -80,6 +82,7 @@ class Definition(BaseModel):
     dev: str | None = None
     test: str
     metric: Literal["exact", "squad_f1", "mlqa_f1", "number_match"] = "exact"
+    normalise: Literal["NFC"] | None = None
     max_answer_tokens: int = Field(default=32, ge=1)
     stop: tuple[str, ...] = ("\n",)
     on_bad_rows: Literal["error", "skip"] = "error"

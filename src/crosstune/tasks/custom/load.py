@@ -16,12 +16,11 @@ from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.definition import NAME
+from crosstune.tasks.custom.returned import CHECKS, Wrong
 from crosstune.tasks.custom.task import make_class
 
 SUFFIXES = (".yaml", ".yml", ".py")
 """How a task's file may end."""
-
-_CALLED = ("__init__", "languages", "examples", "template", "score")
 
 
 @dataclass(frozen=True)
@@ -161,17 +160,25 @@ def _is_name(given: object) -> bool:
 
 
 def _guarded(task: type[Task], path: Path) -> type[Task]:
-    """The same task, whose own errors are told in one line with the file's."""
+    """The same task, whose own errors are told in one line with the file's, and whose answers are checked."""
 
-    def guard(method: Callable[..., Any]) -> Callable[..., Any]:
+    def guard(name: str) -> Callable[..., Any]:
+        method, check = getattr(task, name), CHECKS[name]
+
         @wraps(method)
-        def call(*given: Any, **named: Any) -> Any:
+        def call(self: Task, *given: Any, **named: Any) -> Any:
             with _told(path):
-                return method(*given, **named)
+                value = method(self, *given, **named)
+            try:
+                return check(self, value, *given, **named)
+            except Wrong as error:
+                code = getattr(method, "__code__", None)
+                line = code.co_firstlineno if code is not None and code.co_filename == str(path) else 1
+                raise UserError(f"{path}:{line}: {name}: {error}") from None
 
         return call
 
-    made: type[Task] = type(task.__name__, (task,), {name: guard(getattr(task, name)) for name in _CALLED})
+    made: type[Task] = type(task.__name__, (task,), {name: guard(name) for name in CHECKS})
     return made
 
 

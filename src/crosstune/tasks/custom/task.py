@@ -3,8 +3,10 @@
 The file's keys are explained in docs/custom-tasks.md.
 """
 
+import math
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
 from crosstune.data.example import Example, Split
-from crosstune.data.source import Layout
+from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, read_rows
 from crosstune.errors import UserError
 from crosstune.languages.table import find
@@ -59,10 +61,9 @@ class DefinedTask(PublishedTask):
     folder: ClassVar[Path]
 
     @property
-    def published(self) -> PublishedOptions:
-        """The options, with the data's folder filled in: a run's id must not depend on where that is."""
-        given = super().published
-        return given if given.data else given.model_copy(update={"data": str(self.folder)})
+    def data_folder(self) -> Path:
+        """Folder that the file patterns start from: by default the one that the definition lies in."""
+        return data_root(self.options.data or str(self.folder))
 
     def languages(self) -> list[str]:
         """Canonical codes of the languages whose evaluation split is there, the source language first.
@@ -70,8 +71,8 @@ class DefinedTask(PublishedTask):
         Raises:
             UserError: There is none, or a file's name does not say which language it holds.
         """
-        split, root = self.published.evaluate_on, data_root(self.published.data)
-        read = {path for place in self._places[split].values() for path in place.paths}
+        split, root = self.options.evaluate_on, self.data_folder
+        read = {path for place in self.places[split].values() for path in place.paths}
         for layout in self.layouts[split]:
             for path in sorted(root.glob(layout.files.replace("{code}", "*"))):
                 if path not in read and path.is_file() and not path.name.startswith("."):
@@ -88,13 +89,13 @@ class DefinedTask(PublishedTask):
             UserError: The file has no prompt in that language.
         """
         prompts = self.definition.prompt
-        asked = language if self.published.prompt_language == "target" else self.source_language
-        if asked not in prompts:
+        wanted = language if self.options.prompt_language == "target" else self.source_language
+        if wanted not in prompts:
             raise UserError(
-                f"task {self.name} has no prompt in {asked}, only in {', '.join(prompts)}; add one to its "
+                f"task {self.name} has no prompt in {wanted}, only in {', '.join(prompts)}; add one to its "
                 "file or set prompt_language: source"
             )
-        return {"prompt": prompts[asked]}
+        return {"prompt": prompts[wanted]}
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """One row: its prompt, and its answer among the choices or in its own words."""
@@ -114,23 +115,27 @@ class DefinedTask(PublishedTask):
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Accuracy of a choice, or the definition's metric of a written answer."""
         metric = self.definition.scored_by
-        return {metric: METRICS[metric](answer, example.answers, example.language)}
+        golds = example.answers
+        if self.definition.normalise == "NFC":
+            answer, golds = _composed(answer), tuple(map(_composed, golds))
+        return {metric: METRICS[metric](answer, golds, example.language)}
 
-    def _nothing_here(self, split: Split) -> UserError:
+    def missing_split(self, split: Split) -> UserError:
+        """The error for a split without rows, in the words of the definition."""
         files = getattr(self.definition, split)
         if files is None:
             return UserError(f'task {self.name} has no {split} split; add "{split}:" to its file')
         return UserError(
-            f"task {self.name} has no {split} split: no rows in {files} below {self.published.data}; mend "
-            f'"{split}:" in its file, or set the task\'s option data to the folder of the files'
+            f"task {self.name} has no {split} split: no rows in {files} below {self.data_folder}; "
+            f'correct "{split}:" in its file, or set the task\'s option data to the folder of the files'
         )
 
     def _choices(self, row: Row) -> tuple[str, ...]:
         given = self.definition.choices
         if not isinstance(given, str):
-            choices = tuple(_filled(choice, row).strip() for choice in given)
+            choices = tuple(_composed(_filled(choice, row).strip()) for choice in given)
         else:
-            choices = _texts(row, given)
+            choices = tuple(map(_composed, _texts(row, given)))
             if len(choices) < 2:
                 raise row.error(f"{given} should be a list of two or more texts")
         if len(set(choices)) < len(choices):
@@ -139,7 +144,7 @@ class DefinedTask(PublishedTask):
 
     def _chosen(self, row: Row, choices: tuple[str, ...]) -> str:
         column, how = self.definition.answer, self.definition.answer_is
-        given = _text(row, column)
+        given = _composed(_text(row, column))
         if how == "text":
             if given not in choices:
                 raise row.error(f"{column} {given[:60]!r} is none of the choices: {', '.join(choices)[:120]}")
@@ -161,6 +166,12 @@ class DefinedTask(PublishedTask):
             for answer in answers:
                 if find_number(answer, language) is None:
                     raise row.error(f"{self.definition.answer} {answer[:60]!r} has no number in digits")
+        for answer in answers:
+            if held := next((stop for stop in self.definition.stop if stop in answer), None):
+                raise row.error(
+                    f"{self.definition.answer} {answer[:60]!r} holds the stop string {held!r}, which ends an "
+                    'answer: it could never be matched; change "stop:" or the answer'
+                )
         return answers
 
 
@@ -202,15 +213,15 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
     return Defined
 
 
-def _layouts(definition: Definition, split: Split) -> tuple[Layout, ...]:
+def _layouts(definition: Definition, split: Split) -> tuple[FileLayout, ...]:
     """Where the files of a split are."""
     files = getattr(definition, split)
     if files is None:
         return ()
     if definition.language is None or "{code}" in files:
-        return (Layout(files, definition.columns),)
+        return (FileLayout(files, definition.columns),)
     read = partial(_of_many_languages, definition)
-    return (Layout(files, column=definition.language, read=read),)
+    return (FileLayout(files, column=definition.language, read=read),)
 
 
 def _of_many_languages(definition: Definition, path: Path) -> Iterator[Row | BadRow]:
@@ -233,10 +244,17 @@ def _filled(template: str, row: Row) -> str:
     return PLACE.sub(lambda place: _text(row, place[1]), template)
 
 
+def _composed(text: str) -> str:
+    """In NFC: a letter with a mark is one word however it is stored."""
+    return unicodedata.normalize("NFC", text)
+
+
 def _text(row: Row, column: str) -> str:
     """A column's text, or its number as text."""
     value = row.fields.get(column)
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise row.error(f"{column} is {value}, which is no number")
         return str(value)
     return row.text(column)
 

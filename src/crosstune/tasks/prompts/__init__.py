@@ -1,4 +1,7 @@
-"""Prompts as data: TOML files beside this module, and the one way their places are filled."""
+"""Prompts as data: TOML files beside this module, and the one way their places are filled.
+
+Imports nothing of its neighbours.
+"""
 
 import re
 import tomllib

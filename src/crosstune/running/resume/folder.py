@@ -23,7 +23,7 @@ from crosstune.training.checkpoint import Checkpoint
 _JOURNAL = "journal.jsonl"
 
 
-class Unfinished:
+class ResumeFolder:
     """A run's checkpoint, journal, and how often it was taken up again.
 
     Args:
@@ -96,7 +96,7 @@ def made_for(run: Run, lm: LanguageModel, data: TaskData) -> str:
     content = {
         "run": run.id,
         "train": None if run.train is None else run.train.facts(),
-        "data": fingerprints(run, data),
+        "data": fingerprints(run, data).entries(),
         "revision": lm.revision,
         "versions": provenance.versions(),
     }

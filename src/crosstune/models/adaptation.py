@@ -1,0 +1,210 @@
+"""What methods leave on a model: one part each, in a stack.
+
+A language adapter under a task adapter, or LoRA with a prefix: each method attaches one `Part`, for all
+languages or for some. A stack computes what each part computes on the model as the parts before it left it:
+
+* soft prompts A, then B: the input is ``[A; B; E(x)]``;
+* prefixes A, then B, in one layer: ``softmax(q [A_k; B_k; K]^T) [A_v; B_v; V]``, and the text starts at
+  position ``n_A + n_B``;
+* gated prompts: ``softmax(q [A_k; K]^T) [A_v; V] + sum_i g_i softmax(q P_ik^T) P_iv``, a prefix A or none;
+* a prefix of n tokens and a soft prompt of m, in either order: to the prefix a soft prompt is text. It stands
+  at the positions n to n + m - 1, and the text behind it;
+* changed weights: prompts made of hidden vectors are projected by the weights as they are changed.
+
+What cannot be stacked is refused when it is attached.
+"""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from crosstune.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Stacking = Literal["freely", "once", "alone"]
+"""Whether a part stands with any others, with any but one of its own method, or with none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Trained keys and values for one layer's attention.
+
+    Attributes:
+        keys_values: Called in every forward; returns keys and values, each ``[kv_heads, n, head_dim]`` in the
+            model's dtype. Keys are used as they are, not rotated.
+        gate: Called for the factor of the gated form, ``[heads]`` or ``[1]``; None for the joint form, in
+            which the prompt shares the text's softmax.
+    """
+
+    keys_values: "Callable[[], tuple[Tensor, Tensor]]"
+    gate: "Callable[[], Tensor] | None" = None
+
+
+@dataclass(eq=False)
+class Part:
+    """What one method leaves on a model.
+
+    Attributes:
+        name: Of the method.
+        languages: Codes of the languages it is active for; None for all.
+        stacking: With which other parts it can stand.
+        soft_prompt: ``[n, hidden]``, in front of the text's embeddings.
+        prompts: By number of the layer.
+        shift: Added to the position of the first token.
+        switch: Called with True or False to switch on or off what the part changed in the model's modules.
+        undo: Takes the part out of the model's modules again, however far attaching it came.
+    """
+
+    name: str
+    languages: frozenset[str] | None = None
+    stacking: Stacking = "freely"
+    soft_prompt: "Tensor | None" = None
+    prompts: dict[int, Prompt] = field(default_factory=dict)
+    shift: int = 0
+    switch: Callable[[bool], None] | None = None
+    undo: ExitStack = field(default_factory=ExitStack, repr=False)
+
+    def active_for(self, language: str | None) -> bool:
+        """Whether it is active for a language.
+
+        Raises:
+            RuntimeError: No language is chosen, and the part is not for all.
+        """
+        if self.languages is not None and language is None:
+            raise RuntimeError(f"{self.name} is not for all languages: choose one with `for_language`")
+        return self.languages is None or language in self.languages
+
+
+class Adaptation:
+    """The parts on one model.
+
+    Args:
+        attentions: The model's attention modules, bottom first; the hook asks for their prompts.
+
+    Attributes:
+        parts: In the order they were attached.
+        language: The language that parts are active for; None where none is chosen.
+    """
+
+    def __init__(self, attentions: Sequence[Any]) -> None:
+        self.parts: list[Part] = []
+        self.language: str | None = None
+        for layer, module in enumerate(attentions):
+            _PLACES[module] = (weakref.ref(self), layer)
+
+    @contextmanager
+    def attaching(self, part: Part) -> Iterator[None]:
+        """Attach a part that is made inside; of one that fails nothing stays.
+
+        Raises:
+            UserError: It cannot stand with a part that is attached.
+        """
+        for other in self.parts:
+            if "alone" in (part.stacking, other.stacking):
+                raise UserError(f"{part.name} cannot be put on {other.name}: one of the two must be alone")
+            if part.stacking == "once" and part.name == other.name:
+                raise UserError(f"{part.name} cannot be put on {other.name}: only one can be on a model")
+        try:
+            yield
+        except BaseException:
+            part.undo.close()
+            raise
+        self.parts.append(part)
+
+    def detach(self, part: Part) -> None:
+        """Take a part off, wherever it is in the stack."""
+        self.parts.remove(part)
+        part.undo.close()
+
+    # --- languages ------------------------------------------------------------------------------
+
+    @contextmanager
+    def for_language(self, language: str) -> Iterator[None]:
+        """Inside, those parts are active that are for all languages or for this one."""
+        before, self.language = self.language, language
+        self._switch()
+        try:
+            yield
+        finally:
+            self.language = before
+            self._switch()
+
+    def _switch(self) -> None:
+        for part in self.parts:
+            if part.switch is not None and part.languages is not None:
+                part.switch(self.language is None or part.active_for(self.language))
+
+    def groups(self, languages: Iterable[str]) -> list[list[str]]:
+        """Languages for which the same parts are active, together; in the order given."""
+        groups: dict[tuple[bool, ...], list[str]] = {}
+        for language in languages:
+            active = tuple(part.active_for(language) for part in self.parts)
+            groups.setdefault(active, []).append(language)
+        return list(groups.values())
+
+    @property
+    def active(self) -> list[Part]:
+        """The parts that are active now.
+
+        Raises:
+            RuntimeError: No language is chosen, and some part is not for all.
+        """
+        return [part for part in self.parts if part.active_for(self.language)]
+
+    # --- what the model computes with ------------------------------------------------------------
+
+    @property
+    def soft_prompt(self) -> "Tensor | None":
+        """``[n, hidden]`` in front of the text's embeddings, if there is any."""
+        prompts = [part.soft_prompt for part in self.active if part.soft_prompt is not None]
+        if len(prompts) < 2:
+            return prompts[0] if prompts else None
+        import torch
+
+        return torch.cat(prompts)
+
+    @property
+    def front(self) -> int:
+        """Length of `soft_prompt`."""
+        return sum(len(part.soft_prompt) for part in self.active if part.soft_prompt is not None)
+
+    @property
+    def first_position(self) -> int:
+        """Position of the first token, a soft prompt's or the text's."""
+        return sum(part.shift for part in self.active)
+
+    def prompts(self, layer: int) -> "Prompts":
+        """What a layer's attention sees beside its text."""
+        return Prompts([part.prompts[layer] for part in self.active if layer in part.prompts])
+
+
+class Prompts(list[Prompt]):
+    """The prompts of one layer."""
+
+    def joint(self) -> "tuple[Tensor, Tensor] | None":
+        """Keys and values ``[kv_heads, n, head_dim]`` in front of the text's own, if there are any."""
+        pairs = [prompt.keys_values() for prompt in self if prompt.gate is None]
+        if len(pairs) < 2:
+            return pairs[0] if pairs else None
+        import torch
+
+        keys, values = (torch.cat(tensors, dim=1) for tensors in zip(*pairs, strict=True))
+        return keys, values
+
+    def gated(self) -> list[Prompt]:
+        """Those that are attended to by themselves."""
+        return [prompt for prompt in self if prompt.gate is not None]
+
+
+_PLACES: "weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Adaptation], int]]" = weakref.WeakKeyDictionary()
+
+
+def prompts_of(module: Any) -> Prompts:
+    """The prompts that are active on an attention module."""
+    place = _PLACES.get(module)
+    adaptation = None if place is None else place[0]()
+    return Prompts() if place is None or adaptation is None else adaptation.prompts(place[1])

@@ -1,0 +1,242 @@
+"""Where a family of models keeps what: the only place that knows modules by name.
+
+The stack of layers, their attention, projections, key norms and MLPs, and what stands between hidden states
+and scores, found in the modules of a model, which may be on PyTorch's meta device. Each dict or tuple below
+lists the names that families of transformers use; a new one is taught by adding its name.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.errors import UserError
+
+LAYERS = ("layers", "h")
+ATTENTION = ("self_attn", "attention", "attn")
+KEY, VALUE = ("k_proj",), ("v_proj",)
+OUTPUT = ("o_proj", "dense", "out_proj", "c_proj")
+KEY_NORM = ("k_norm", "k_layernorm", "key_layernorm")
+MLP = ("mlp", "feed_forward")
+MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
+NORM_BEFORE_ATTENTION = ("input_layernorm", "ln_1", "attention_layernorm")
+
+# Queries, keys and values in one projection: one block after the other, or the three of each head together.
+FUSED: dict[str, Literal["blocks", "heads"]] = {
+    "qkv_proj": "blocks",
+    "c_attn": "blocks",
+    "query_key_value": "heads",
+}
+# What scores are multiplied with before they are capped, by name in the config.
+SCALES: dict[str, Callable[[float], float]] = {
+    "logit_scale": lambda value: value,
+    "logits_scaling": lambda value: 1 / value,
+}
+CAP = "final_logit_softcapping"
+
+
+def child(parent: nn.Module, names: tuple[str, ...]) -> str | None:
+    """The first of some names under which a module has a child."""
+    children = dict(parent.named_children())
+    return next((name for name in names if name in children), None)
+
+
+def linear_size(module: nn.Module) -> tuple[int, int] | None:
+    """(in, out) of a linear layer, GPT-2's among them; None for any other module."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if type(module).__name__ == "Conv1D":
+        weight: Any = module.weight
+        return int(weight.shape[0]), int(weight.shape[1])
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """A linear layer, or the columns of a fused one's output that are one of queries, keys and values.
+
+    Attributes:
+        parent: Holds the layer; which module it is may change while methods are attached.
+        name: Under which name.
+        columns: ``[n]`` numbers of the output's columns; None for all.
+    """
+
+    parent: nn.Module
+    name: str
+    columns: Tensor | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The linear layer as it is now."""
+        return self.parent.get_submodule(self.name)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """``[..., in]`` to ``[..., out]``."""
+        out: Tensor = self.module(states)
+        return out if self.columns is None else out[..., self.columns.to(out.device)]
+
+
+class Layer:
+    """One layer of the stack, looked at when asked: methods may exchange modules.
+
+    Args:
+        module: The layer.
+        attention: Name of its attention.
+    """
+
+    def __init__(self, module: nn.Module, attention: str) -> None:
+        self.module, self._attention = module, attention
+
+    @property
+    def attention(self) -> nn.Module:
+        """Its self-attention."""
+        return self.module.get_submodule(self._attention)
+
+    @property
+    def norm_before_attention(self) -> nn.Module | None:
+        """What its attention's input goes through."""
+        name = child(self.module, NORM_BEFORE_ATTENTION)
+        return None if name is None else self.module.get_submodule(name)
+
+    @property
+    def output(self) -> Projection | None:
+        """The attention's output projection."""
+        name = child(self.attention, OUTPUT)
+        return None if name is None else Projection(self.attention, name)
+
+    @property
+    def mlp_output(self) -> Projection | None:
+        """The MLP's outer projection: its input is what the MLP computed inside."""
+        name = child(self.module, MLP)
+        parent = self.module if name is None else self.module.get_submodule(name)
+        name = child(parent, MLP_OUTPUT)
+        return None if name is None else Projection(parent, name)
+
+    def key_and_value(self) -> tuple[Projection, Projection] | None:
+        """What makes keys and values, also inside a fused projection; None where no name is known."""
+        attention: Any = self.attention
+        key, value = child(attention, KEY), child(attention, VALUE)
+        if key is not None and value is not None:
+            return Projection(attention, key), Projection(attention, value)
+        fused = child(attention, tuple(FUSED))
+        size, dim = self._output_size(), self.head_dim
+        if fused is None or size is None or dim is None:
+            return None
+        module: Any = attention.get_submodule(fused)
+        whole = module.out_features if hasattr(module, "out_features") else module.weight.shape[1]
+        columns = torch.arange(whole, device="cpu")
+        kv = (whole - size) // 2
+        if FUSED[fused] == "heads":
+            if kv != size:
+                return None
+            heads = columns.view(-1, 3, dim)
+            return tuple(Projection(attention, fused, heads[:, i].flatten()) for i in (1, 2))  # type: ignore[return-value]
+        _, key_columns, value_columns = columns.split([whole - 2 * kv, kv, kv])
+        return Projection(attention, fused, key_columns), Projection(attention, fused, value_columns)
+
+    @property
+    def head_dim(self) -> int | None:
+        """Size of one head."""
+        for name in ("head_dim", "head_size"):
+            if isinstance(value := getattr(self.attention, name, None), int):
+                return value
+        return None
+
+    def _output_size(self) -> int | None:
+        size = None if self.output is None else linear_size(self.output.module)
+        return None if size is None else size[0]
+
+    def sizes(self) -> dict[str, int]:
+        """What can be read of a layer's shape: ``heads``, ``kv_heads``, ``head_dim``, ``intermediate``."""
+        dim, pair, query = self.head_dim, self.key_and_value(), self._output_size()
+        found: dict[str, int] = {}
+        if dim and pair and query:
+            key = pair[0]
+            size = linear_size(key.module)
+            if size is not None:
+                width = size[1] if key.columns is None else len(key.columns)
+                found |= {"head_dim": dim, "heads": query // dim, "kv_heads": width // dim}
+        mlp = None if self.mlp_output is None else linear_size(self.mlp_output.module)
+        return found | ({} if mlp is None else {"intermediate": mlp[0]})
+
+    def linears(self) -> tuple[tuple[str, int, int], ...]:
+        """Name inside the layer, in and out of every linear layer in it."""
+        sizes = ((name, linear_size(module)) for name, module in self.module.named_modules())
+        return tuple((name, *size) for name, size in sizes if size is not None)
+
+    def keys_values(self, states: Tensor, kv_heads: int) -> tuple[Tensor, Tensor]:
+        """Keys and values that the attention makes of hidden states, keys normed but not rotated.
+
+        Args:
+            states: ``[n, hidden]``.
+            kv_heads: Key/value heads.
+
+        Returns:
+            Two ``[kv_heads, n, head_dim]``.
+
+        Raises:
+            UserError: No projection is known by its name.
+        """
+        pair = self.key_and_value()
+        if pair is None:
+            raise UserError(
+                f"{type(self.attention).__name__} has none of {', '.join((*KEY, *FUSED))}, so nothing known "
+                "makes keys of hidden vectors; use prefix with space: kv on this model"
+            )
+        keys, values = pair[0](states), pair[1](states)
+        name = child(self.attention, KEY_NORM)
+        norm: Any = None if name is None else self.attention.get_submodule(name)
+        weight = getattr(norm, "weight", None)
+        whole = weight is not None and weight.numel() == keys.shape[-1] and weight.dim() == 1 and kv_heads > 1
+        if whole:
+            keys = norm(keys)
+        keys, values = (x.unflatten(-1, (kv_heads, -1)) for x in (keys, values))
+        if norm is not None and not whole:
+            keys = norm(keys)
+        return keys.transpose(0, 1), values.transpose(0, 1)
+
+
+class Parts:
+    """What a decoder is made of.
+
+    Args:
+        model: A transformers model, on any device.
+
+    Raises:
+        UserError: It has no stack of layers with an attention each, under any known name.
+    """
+
+    def __init__(self, model: Any) -> None:
+        stack = model.get_decoder()
+        layers = child(stack, LAYERS) if isinstance(stack, nn.Module) else None
+        modules = [] if layers is None else list(stack.get_submodule(layers).children())
+        attention = child(modules[0], ATTENTION) if modules else None
+        # Which modules are attentions is asked of modules: those that follow transformers' interface, through
+        # which crosstune hooks in, say whether they are causal.
+        if attention is None or not (
+            attention == "self_attn" or hasattr(modules[0].get_submodule(attention), "is_causal")
+        ):
+            raise UserError(
+                f"{type(model).__name__} is not a decoder with layers[i].self_attn, or one of "
+                f"{', '.join(ATTENTION[1:])} that follows transformers' attention interface; "
+                "choose a Llama, Mistral, Gemma, Qwen or similar causal language model"
+            )
+        self.layers = [Layer(module, attention) for module in modules]
+        config = stack.config
+        self.cap: float | None = getattr(config, CAP, None)
+        self.scale = 1.0
+        for name, factor in SCALES.items():
+            if isinstance(value := getattr(config, name, None), int | float):
+                self.scale *= factor(value)
+
+    @property
+    def plain_scores(self) -> bool:
+        """Whether scores are what the output layer computes, and nothing else is done to them."""
+        return self.cap is None and self.scale == 1
+
+    def scores(self, scores: Tensor) -> Tensor:
+        """Of what the output layer computed."""
+        scores = scores if self.scale == 1 else scores * self.scale
+        return scores if self.cap is None else self.cap * torch.tanh(scores / self.cap)

@@ -1,0 +1,40 @@
+"""The computing half of each form of answer, by the name in `crosstune.data.forms.FORMS`."""
+
+from collections.abc import Sequence
+
+from crosstune.data.example import Example
+from crosstune.data.forms import Kind
+from crosstune.models.language_model import LanguageModel
+from crosstune.outputs.base import Output
+from crosstune.outputs.choices import Choice
+from crosstune.outputs.generation import Generation
+from crosstune.outputs.rows import Rows
+from crosstune.outputs.settings import EvaluateSettings
+
+OUTPUTS: dict[Kind, Output] = {
+    "choice": Choice(),
+    "generation": Generation(),
+}
+
+
+def tokenize(
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    kind: Kind,
+    first_token: bool = False,
+    among_choices: bool = False,
+) -> Rows:
+    """Training rows of examples (`Output.rows`), for scripts that have no study.
+
+    Args:
+        lm: The model, for its tokenizer.
+        examples: Training examples.
+        kind: Form of their answers.
+        first_token: Of choices, learn the first token alone (``evaluate.choices: first-token``).
+        among_choices: Compare it with the other choices' only (``train.loss: choices``).
+
+    Raises:
+        UserError: ``among_choices`` with choices that start alike.
+    """
+    settings = EvaluateSettings(choices="first-token" if first_token else "label")
+    return OUTPUTS[kind].rows(lm, examples, settings, "choices" if among_choices else "answer")

@@ -1,0 +1,67 @@
+"""What running, timing and asking a method share: putting it on a model, its training rows, its answers."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import polars as pl
+
+from crosstune.data.example import Example
+from crosstune.methods.base import Method
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory.token_limit import Passes
+from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.journal import Journal
+from crosstune.outputs.registry import OUTPUTS
+from crosstune.outputs.rows import Rows
+from crosstune.running.sampling import draw
+from crosstune.running.task_data import TaskData
+from crosstune.study.runs import Run
+from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
+
+
+@contextmanager
+def attached(method: Method, lm: LanguageModel, seed: int) -> Iterator[None]:
+    """The method on the model, which is left as it was found."""
+    method.attach(lm, seed)
+    try:
+        yield
+    finally:
+        method.detach()
+
+
+def training_rows(run: Run, lm: LanguageModel, data: TaskData) -> Rows:
+    """What a run trains on, as its task's form of answer makes it."""
+    assert run.train is not None
+    examples = draw(data.train_for(run.train), run.train, run.seed)
+    return OUTPUTS[data.task.kind].rows(lm, examples, run.evaluate, run.train.loss)
+
+
+def solved_examples(method: Method, train: Callable[[], list[Example]], seed: int) -> list[Example]:
+    """The examples whose solutions a method shows in front of every prompt; most methods show none.
+
+    Args:
+        method: Says how many.
+        train: Reads the source language's training split; called only where there are any to show.
+        seed: Of the run.
+
+    Raises:
+        UserError: The split has too few, or cannot be read.
+    """
+    return pick_exemplars(train(), method.shots, seed) if method.shots else []
+
+
+def predictions(
+    run: Run,
+    method: Method,
+    data: TaskData,
+    examples: Mapping[str, Sequence[Example]],
+    tell: Callable[[int], None] | None = None,
+    passes: Passes | None = None,
+    journal: Journal[Any] | None = None,
+) -> pl.DataFrame:
+    """The table of predictions of an attached method; arguments and result as of `evaluate`."""
+    solved = solved_examples(method, lambda: data.train_for(None), run.seed)
+    prompted = {language: with_exemplars(some, solved) for language, some in examples.items()}
+    with method.evaluating():
+        return evaluate(method.attached(), data.task, prompted, run.evaluate, tell, passes, journal)

@@ -1,0 +1,262 @@
+"""RunRecord: what run.json holds, as a typed and versioned model. docs/results.md has it key by key.
+
+Running writes it; study, analysis, claims and report read it, and know of a run nothing else. What a task, a
+method or a library decides the keys of (settings, options, versions) stays a mapping of JSON values.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, NotRequired, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
+
+from crosstune.config.mistakes import reworded, shown
+from crosstune.errors import UserError
+
+RECORD_VERSION = 1
+"""Of records written today. Those without a version are read too: what they lack follows from the rest."""
+
+Json = dict[str, Any]
+"""A mapping of JSON values whose keys are not the store's to decide."""
+
+Kind = Literal["result", "search"]
+
+
+class _Part(BaseModel):
+    """A part of a record. Keys that this version does not know are kept."""
+
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+
+    def entries(self) -> Json:
+        """What was written, without defaults."""
+        return self.model_dump(exclude_unset=True)
+
+
+class MethodRecord(_Part):
+    """A method's name, and beside it each of its settings."""
+
+    name: str
+
+    @property
+    def settings(self) -> Json:
+        """Its settings, such as rank, without its name."""
+        return self.model_extra or {}
+
+
+class MethodFacts(_Part):
+    """What analysis has to know of a method.
+
+    Attributes:
+        trains: It trains weights.
+        random: Another seed would give other answers: it draws weights, an order of examples, or exemplars.
+        untuned: It is a baseline that tuned methods are held against: the model as it came.
+    """
+
+    trains: bool
+    random: bool
+    untuned: bool
+
+
+class TaskRecord(_Part):
+    """The task, its version and options.
+
+    Attributes:
+        kind: Form of its answers, which decides their columns and their statistic (`crosstune.data.forms`).
+        metrics: Their names; the first is what ``score`` measures.
+        options: Of the task, such as prompt_language.
+        file: Path and SHA-256 of a task from a user's file.
+        splits: Where each split came from.
+    """
+
+    name: str
+    version: int
+    kind: str
+    metrics: list[str] = Field(min_length=1)
+    options: Json = {}
+    file: Json | None = None
+    splits: Json = {}
+
+
+class Fingerprints(_Part):
+    """Hashes of the examples a run saw: by language, or of a whole split."""
+
+    train: str | dict[str, str] | None = None
+    dev: str | dict[str, str] | None = None
+    test: dict[str, str] = {}
+
+
+class Overlap(_Part):
+    """Test examples that share their prompt, or a field after normalisation, with the training data."""
+
+    prompts: int = 0
+    normalised: dict[str, int] = {}
+
+
+class DataRecord(_Part):
+    """Rows that could not be used, and how many examples were drawn for training."""
+
+    skipped_rows: int = 0
+    train_examples: int | None = None
+
+
+class SearchRecord(_Part):
+    """The runs that searched a learning rate, and the one chosen by their development scores."""
+
+    runs: list[str]
+    scores: list[Json] = []
+    chosen: float | None = None
+
+
+class Cost(_Part):
+    """Seconds, tokens, bytes and joules; None where the machine does not tell.
+
+    Attributes:
+        train_from: The search run whose weights were taken instead of training again.
+        too_long: Test texts longer than the model has positions for.
+        halvings: How often a pass was halved because memory ran out.
+        resumed: How often the run was resumed.
+        energy_of: The processors and boards that were measured.
+    """
+
+    train_seconds: float | None = None
+    train_tokens: int | None = None
+    train_padded_tokens: int | None = None
+    steps: int | None = None
+    reuse: Json | None = None
+    peak_memory_bytes: int | None = None
+    load_seconds: float | None = None
+    evaluate_seconds: float | None = None
+    train_from: str | None = None
+    test_tokens: int | None = None
+    too_long: int = 0
+    halvings: int = 0
+    resumed: int = 0
+    energy_joules: float | None = None
+    energy_of: list[str] = []
+
+
+class LossPoint(TypedDict):
+    """Training loss at a step."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]  # pydantic's own way
+    step: int
+    loss: NotRequired[float | None]
+
+
+class DevPoint(TypedDict):
+    """Score on development data after a step."""
+
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
+    step: int
+    score: float
+
+
+class RunRecord(_Part):
+    """One finished run.
+
+    Attributes:
+        id: Hash of everything that decides the result; its folder's name.
+        record_version: `RECORD_VERSION` of the crosstune that wrote it.
+        kind: "search" for a run that only chose a setting on development data.
+        label: The method with those settings that tell it from others of its study.
+        train: Training settings; None where nothing is trained.
+        search: None where the learning rate was given.
+        evaluate: Evaluation settings.
+        zero_shot: Nothing but source-language data was trained on.
+        started: UTC, ISO 8601.
+        finished: UTC, ISO 8601.
+    """
+
+    id: str
+    record_version: int
+    kind: Kind = "result"
+    study: str
+    model: str
+    revision: str | None = None
+    model_parameters: int | None = None
+    model_layers: int | None = None
+    method: MethodRecord
+    method_facts: MethodFacts
+    label: str
+    task: TaskRecord
+    source_language: str
+    languages: list[str]
+    seed: int
+    train: Json | None = None
+    search: SearchRecord | None = None
+    evaluate: Json = {}
+    trained_parameters: int | None
+    zero_shot: bool
+    fingerprints: Fingerprints
+    overlap: Overlap | None = None
+    data: DataRecord = DataRecord()
+    versions: Json = {}
+    hardware: Json = {}
+    git: Json = {}
+    device: str | None = None
+    dtype: str
+    quantize: str | None = None
+    device_map: str | Json | None = None
+    cost: Cost
+    curve: list[LossPoint] = []
+    dev: list[DevPoint] = []
+    chosen_step: int | None = None
+    started: str | None = None
+    finished: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_any_version(cls, data: Any) -> Any:
+        """A record without a version as one of today; a later one is refused."""
+        if not isinstance(data, dict):
+            return data
+        version = data.get("record_version")
+        if version is None:
+            return {**data, "record_version": RECORD_VERSION, "method_facts": _facts_by_name(data)}
+        if isinstance(version, int) and version > RECORD_VERSION:
+            raise ValueError(
+                f"should be {RECORD_VERSION} or less: a newer crosstune wrote it, read it with that one"
+            )
+        return data
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """The record in a run.json.
+
+        Raises:
+            UserError: It cannot be read, is no JSON, lacks a field, or holds a value of another type.
+        """
+        try:
+            text = file.read_bytes()
+            return cls.model_validate_json(text)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+        except ValidationError as error:
+            raise UserError(f"{file}: {_mistake(error, text)}") from None
+
+
+def _facts_by_name(data: Json) -> Json:
+    """What only the method's name tells in a record without a version."""
+    method = data.get("method")
+    name = method.get("name") if isinstance(method, dict) else None
+    return {
+        "trains": data.get("train") is not None,
+        "random": name != "none",
+        "untuned": name in ("none", "few-shot"),
+    }
+
+
+def _mistake(error: ValidationError, text: bytes) -> str:
+    """The first thing that is wrong, and what to do."""
+    mend = "; the file is not as crosstune wrote it: delete the run's folder and run the study again"
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return f"is no JSON{mend}"
+    if first["type"] == "missing":
+        return f"has no {'.'.join(map(str, first['loc']))}{mend}"
+    if not first["loc"] and first["type"] == "value_error":
+        return f"record_version {first['msg'].removeprefix('Value error, ')}"
+    if not first["loc"]:
+        return f"should be a mapping; found {shown(first['input'])}{mend}"
+    return f"{reworded(error, json.loads(text))[0][1]}{mend}"

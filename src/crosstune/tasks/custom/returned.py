@@ -1,0 +1,140 @@
+"""What the methods of a user's Python task return, checked at once: no mistake becomes a score."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from crosstune.data.example import Example
+from crosstune.errors import UserError
+from crosstune.languages.table import find
+from crosstune.tasks.base import Task
+
+SCORED = 20
+"""Examples of a test split whose right answer is scored as soon as they are read."""
+
+
+class Wrong(Exception):  # noqa: N818 - told by the caller, who knows the file and the line
+    """What a method returned cannot be used; the text says why."""
+
+
+def made(task: Task, value: Any, *given: Any) -> None:
+    """What `Task` itself sets up is there."""
+    if not hasattr(task, "sources"):
+        raise Wrong("should call super().__init__(options)")
+
+
+def languages(task: Task, value: Any) -> list[str]:
+    """Codes that the language table knows, each once."""
+    if not isinstance(value, list | tuple):
+        raise Wrong(f'should return a list of codes such as ["en", "de"]; returned {_shown(value)}')
+    for code in value:
+        try:
+            if not isinstance(code, str) or find(code).code != code:
+                raise Wrong(
+                    f"returned {_shown(code)}, which is not a canonical code (crosstune list languages)"
+                )
+        except UserError as error:
+            raise Wrong(f"returned {error}") from None
+    if not value or len(set(value)) < len(value):
+        raise Wrong(f"should return each language once, the source language first; returned {_shown(value)}")
+    return list(value)
+
+
+def examples(task: Task, value: Any, split: str, language: str) -> list[Example]:
+    """Examples with ids that differ, texts, answers and choices as `Example` says."""
+    if not isinstance(value, list | tuple):
+        raise Wrong(f"should return a list of examples; returned {_shown(value)}")
+    found: dict[str, Example] = {}
+    for place, example in enumerate(value):
+        if not isinstance(example, Example):
+            raise Wrong(f"should return examples; number {place + 1} is {_shown(example)}")
+        name = f"example {_shown(example.id)} ({split}, {language})"
+        for problem in _problems(task, example):
+            raise Wrong(f"{name}: {problem}")
+        if example.id in found:
+            raise Wrong(f"{name}: its id is there twice")
+        found[example.id] = replace(example, answers=tuple(example.answers), choices=tuple(example.choices))
+    if split == "test":
+        for example in list(found.values())[:SCORED]:
+            task.score(example, example.answers[0])
+    return list(found.values())
+
+
+def _problems(task: Task, example: Example) -> Iterator[str]:
+    for name in ("id", "language", "prompt"):
+        if wrong := _no_text(getattr(example, name)):
+            yield f"{name} {wrong}"
+    for name in ("answers", "choices"):
+        texts = getattr(example, name)
+        if not isinstance(texts, tuple | list):
+            yield f'{name} should be a tuple of texts, ("yes",) with a comma for one; found {_shown(texts)}'
+            return
+        for text in texts:
+            if wrong := _no_text(text):
+                yield f"a text of {name} {wrong}"
+    if not example.answers:
+        yield "it has no answer"
+    elif task.kind == "choice":
+        if len(example.choices) < 2 or len(set(example.choices)) < len(example.choices):
+            yield f"it should have two or more different choices; found {_shown(example.choices)}"
+        elif example.answers[0] not in example.choices:
+            yield f"its answer {_shown(example.answers[0])} is none of its choices {_shown(example.choices)}"
+
+
+def score(task: Task, value: Any, example: Example, answer: str) -> dict[str, float]:
+    """A number from 0 to 1 for each of the task's metrics."""
+    name = f"example {_shown(example.id)} ({example.language})"
+    if not isinstance(value, dict):
+        raise Wrong(
+            f'{name}: should return a dict such as {{"{task.metrics[0]}": 1.0}}; returned {_shown(value)}'
+        )
+    scores = {}
+    for metric in task.metrics:
+        number: Any = value.get(metric)
+        try:
+            scores[metric] = math.nan if isinstance(number, str) else float(number)
+        except (TypeError, ValueError, OverflowError):
+            scores[metric] = math.nan
+        if not 0 <= scores[metric] <= 1:
+            raise Wrong(f"{name}: {metric} should be a number from 0 to 1; returned {_shown(number)}")
+    return scores
+
+
+def template(task: Task, value: Any, language: str) -> str | None:
+    """A text with its places open, or None."""
+    if value is not None and (wrong := _no_text(value)):
+        raise Wrong(f"the template for {language} {wrong}")
+    frame: str | None = value
+    return frame
+
+
+CHECKS: dict[str, Callable[..., Any]] = {
+    "__init__": made,
+    "languages": languages,
+    "examples": examples,
+    "score": score,
+    "template": template,
+}
+"""By method: takes the task, what was returned, and what the method was called with."""
+
+
+def _no_text(value: Any) -> str | None:
+    """Why a value is no text to use."""
+    if not isinstance(value, str):
+        return f"should be a text; found {_shown(value)}"
+    if not value:
+        return "is empty"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return f"holds half a character (U+{ord(value[error.start]):04X})"
+    return None
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except Exception as error:  # the user's own class
+        text = f"something whose repr fails ({type(error).__name__})"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from crosstune.errors import UserError
+from crosstune.languages.table import ADDED, LANGUAGES, _index
 from crosstune.models.tensor_file import write_tensors
 from crosstune.store import store
 from crosstune.store.record import RunRecord
@@ -186,3 +187,16 @@ def test_no_store_and_an_empty_one(tmp_path: Path) -> None:
 def test_the_store_needs_no_torch() -> None:
     code = "import sys, crosstune.store.store, crosstune; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_languages_that_a_tasks_file_added_are_known_to_whoever_reads_the_run(tmp_path: Path) -> None:
+    added = {"bbc": {"name": "Toba Batak", "family": "Austronesian", "script": "Latn"}, "de": {
+        "name": "Deutsch", "family": "x", "script": "Latn"}}  # fmt: skip
+    store.save(tmp_path, record(added_languages=added), TABLE)
+    try:
+        store.read_runs(tmp_path)
+        assert LANGUAGES["bbc"].family == "Austronesian"
+        assert LANGUAGES["de"].name == "German"  # the table wins
+    finally:
+        del LANGUAGES["bbc"], ADDED["bbc"]
+        _index.cache_clear()

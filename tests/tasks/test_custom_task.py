@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crosstune.analysis.groups import group_of, language_or_none
 from crosstune.errors import UserError
+from crosstune.languages import table
+from crosstune.metrics.language_id import measurable
 from crosstune.tasks.custom.definition import Definition
 from crosstune.tasks.custom.load import load_task
 from crosstune.tasks.custom.task import METRICS
@@ -300,6 +303,52 @@ def test_written_answers_are_composed_where_the_task_says_so(tmp_path):
         (example,) = task.examples("test", "en")
         assert task.score(example, composed) == {"exact": score}
         assert task.score(example, apart) == {"exact": 1.0}
+
+
+BATAK = "languages:\n  bbc: {name: Toba Batak, family: Austronesian, script: Latn}\n"
+
+
+@pytest.fixture
+def clean_table():
+    yield
+    for code in list(table.ADDED):
+        del table.ADDED[code], table.LANGUAGES[code], table._ALIASES[code]
+    table._index.cache_clear()
+    language_or_none.cache_clear()
+
+
+@pytest.mark.usefixtures("clean_table")
+def test_a_language_that_the_table_lacks_is_added_in_the_tasks_file(tmp_path):
+    write_rows(tmp_path / "test_en.csv", ROWS)
+    write_rows(tmp_path / "test_bbc.csv", ROWS)
+    with pytest.raises(UserError, match=r"test_bbc\.csv: no known language in its name"):
+        make(tmp_path, CHOICE).languages()
+    task = make(tmp_path, CHOICE + BATAK)
+    assert task.languages() == ["en", "bbc"]
+    assert {e.language for e in task.examples("test", "bbc")} == {"bbc"}
+    assert table.find("Toba Batak").code == table.find("bbc_Latn").code == "bbc"
+    assert group_of("bbc", "family") == group_of("id", "family") == "Austronesian"
+    assert not measurable("bbc", "en")  # in Latin letters, and unknown to the identifier
+    assert measurable("bbc", "ru")
+    assert make(tmp_path, CHOICE + BATAK).languages() == ["en", "bbc"]  # once more is no mistake
+
+
+@pytest.mark.usefixtures("clean_table")
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("de: {name: Dutchish, family: x, script: Latn}", "'de' is in the language table: German"),
+        ("bbc: {name: German, family: x, script: Latn}", "'German' is in the language table"),
+        ("bbc: {name: B, family: x, script: Latin}", "unknown script 'Latin'; give an ISO 15924 code"),
+        ("toba: {name: B, family: x, script: Latn}", "two or three letters such as bbc; found 'toba'"),
+        ("bbc: {name: B, script: Latn}", "bbc needs a name, a family and a script"),
+        ("bbc: Batak", "bbc needs a name, a family and a script"),
+    ],
+)
+def test_a_language_that_cannot_be_added(tmp_path, entry, message):
+    with pytest.raises(UserError, match=rf"task\.yaml:\d+: .*{message}"):
+        make(tmp_path, f"{CHOICE}languages:\n  {entry}\n")
+    assert not table.ADDED
 
 
 MISTAKES = [

@@ -3,6 +3,6 @@
 Imports nothing of its neighbours.
 """
 
-from crosstune.languages.table import LANGUAGES, Language, find, order_by_family
+from crosstune.languages.table import LANGUAGES, Language, add, find, order_by_family
 
-__all__ = ["LANGUAGES", "Language", "find", "order_by_family"]
+__all__ = ["LANGUAGES", "Language", "add", "find", "order_by_family"]

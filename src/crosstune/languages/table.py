@@ -63,6 +63,8 @@ def _read() -> tuple[dict[str, Language], dict[str, list[str]]]:
 
 
 LANGUAGES, _ALIASES = _read()
+ADDED: dict[str, dict[str, str]] = {}
+"""What `add` was called with, by code."""
 
 # Regions whose usual script is not the language's default, and scripts that are names for another one.
 _SCRIPT_OF_REGION = {("zh", "TW"): "Hant", ("zh", "HK"): "Hant", ("zh", "MO"): "Hant", ("yue", "CN"): "Hans"}
@@ -123,6 +125,34 @@ def find(code: str) -> Language:
             f'no variety of {LANGUAGES[base].name} in script "{script}" for {code!r}; use {" or ".join(kept)}'
         )
     raise UserError(f"unknown language {code!r}{did_you_mean(_key(code), index)}")
+
+
+def add(code: str, name: str, family: str, script: str) -> None:
+    """Take up a language that the table lacks, for as long as the process lasts.
+
+    Args:
+        code: Of two or three letters, of ISO 639 where it has one; with a script for a second variety.
+        name: In English.
+        family: Top-level family, as others of it are listed under.
+        script: ISO 15924 code of a script that some language of the table is written in.
+
+    Raises:
+        UserError: A code or name that the table has already for something else, or none that it could take.
+    """
+    row = Language(code, name, "", "", code.partition("-")[0], "", code, family, "", script, None, "")
+    if LANGUAGES.get(code) == row:
+        return
+    if not re.fullmatch("[a-z]{2,3}(-[A-Z][a-z]{3})?", code):
+        raise UserError(f"a language's code is two or three letters such as bbc; found {code!r}")
+    if script not in {known.script for known in LANGUAGES.values()}:
+        raise UserError(f"{code}: unknown script {script!r}; give an ISO 15924 code such as Latn or Arab")
+    for given in (code, name):
+        if known := _index().get(_key(given)):
+            raise UserError(f"{given!r} is in the language table: {LANGUAGES[known].name} ({known})")
+    LANGUAGES[code] = row
+    _ALIASES[code] = []
+    ADDED[code] = {"name": name, "family": family, "script": script}
+    _index.cache_clear()
 
 
 def order_by_family(codes: Iterable[str]) -> list[str]:

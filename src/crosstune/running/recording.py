@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from crosstune.languages.table import ADDED
 from crosstune.models.language_model import LanguageModel
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
@@ -70,6 +71,7 @@ def write_record(
         },
         "source_language": task.source_language,
         "languages": list(run.languages),
+        "added_languages": {code: ADDED[code] for code in run.languages if code in ADDED},
         "seed": run.seed,
         "train": train_facts(run, data),
         "search": _search(run),

@@ -17,7 +17,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +25,7 @@ import polars as pl
 
 from crosstune.errors import UserError
 from crosstune.files import TMP, disk_errors, draft, put, sha256_of, sync, write_synced, write_text
+from crosstune.languages.table import add
 from crosstune.store.record import Kind, RunRecord
 
 RUN = "run.json"
@@ -196,6 +197,9 @@ def read_run(folder: Path) -> RunRecord:
     run = RunRecord.read(folder / RUN)
     if run.id != folder.resolve().name:
         raise UserError(f"{folder / RUN}: its id is not its folder's name; give the folder its own name back")
+    for code, language in run.added_languages.items():
+        with suppress(UserError):  # the table has it by now
+            add(code, **language)
     return run
 
 

@@ -21,7 +21,7 @@ from crosstune.config.mistakes import invalid, known_keys, read_settings, reword
 from crosstune.config.yaml_file import Document
 from crosstune.data.forms import FORMS, Kind
 from crosstune.errors import UserError
-from crosstune.languages.table import find
+from crosstune.languages.table import add, find
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 PLACE = re.compile(r"\{(\w+)\}")
@@ -41,10 +41,21 @@ _KEYS_OF: dict[Kind, tuple[str, ...]] = {
 """Keys that only tasks of one kind have."""
 
 
+class NewLanguage(BaseModel):
+    """A language that the table lacks; see `crosstune.languages.add`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(min_length=1)
+    family: str = Field(min_length=1)
+    script: str
+
+
 class Definition(BaseModel):
     """What a task's YAML file says.
 
     Attributes:
+        languages: Those that crosstune's table lacks, by code; taken up before anything else is read.
         name: As results show it.
         kind: "choice" or "generation".
         version: Raised by the author when the meaning changes.
@@ -68,6 +79,7 @@ class Definition(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    languages: dict[str, NewLanguage] = {}
     name: str
     kind: Kind
     version: int = Field(default=1, ge=1)
@@ -86,6 +98,24 @@ class Definition(BaseModel):
     max_answer_tokens: int = Field(default=32, ge=1)
     stop: tuple[str, ...] = ("\n",)
     on_bad_rows: Literal["error", "skip"] = "error"
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _described(cls, given: Any) -> Any:
+        for code, language in given.items() if isinstance(given, Mapping) else ():
+            if not isinstance(language, Mapping) or not {"name", "family", "script"} <= language.keys():
+                raise invalid((code,), f"languages: {code} needs a name, a family and a script")
+        return given
+
+    @field_validator("languages")
+    @classmethod
+    def _taken_up(cls, given: dict[str, NewLanguage]) -> dict[str, NewLanguage]:
+        for code, language in given.items():
+            try:
+                add(code, language.name, language.family, language.script)
+            except UserError as error:
+                raise invalid((code,), f"languages: {error}") from error
+        return given
 
     @field_validator("kind")
     @classmethod

@@ -19,6 +19,7 @@ from torch import Tensor
 import peers
 import training
 from crosstune.models.attention import hook as attention
+from crosstune.models.attention.choose import Form
 from crosstune.models.attention.gpu_line import suits
 from crosstune.models.language_model import LanguageModel
 from crosstune.outputs.rows import Row as Example
@@ -252,8 +253,9 @@ def packing_row(bench: Bench) -> Row:
     case = training.Case("lora", {}, "random tokens", "generation", o.batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=7)]
     kernel = suits(lm, o.length, print)
+    form = Form.VARLEN if kernel else None
     batches = {
-        "ours": collate(rows, 0, bench.device, lm.geometry.attention_balance, packed=kernel),
+        "ours": collate(rows, 0, bench.device, lm.geometry.attention_balance, form=form),
         "theirs": collate(rows, 0, bench.device),
     }
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from crosstune.methods import METHODS
 from crosstune.methods.adapters.lora_kernel import Update, _Update
+from crosstune.models.attention.choose import Form
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.loading.load import load
 from crosstune.outputs.registry import OUTPUTS
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line: list[Row] = [row for run in runs for row in batches[run]]
         wanted = [x for run in runs for x in adapters[run].values()]
         with patch.object(Update, "forward", forward):
-            batch = collate(line, lm.pad_id, lm.device, ragged=True)
+            batch = collate(line, lm.pad_id, lm.device, form=Form.PADDING_FREE)
             loss = answer_loss(lm, batch)
             found = torch.autograd.grad(loss, wanted)
         return [loss.detach(), *found]

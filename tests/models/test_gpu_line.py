@@ -10,6 +10,7 @@ from crosstune.config.environment import GPU_OFF
 from crosstune.models.adaptation import Part
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention import gpu_line as packed
+from crosstune.models.attention.choose import Form
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.gpu_line import Packed
 from crosstune.models.memory.token_limit import Passes
@@ -93,11 +94,8 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
         method = attach(lm, case)
         shake(method)
         with monkeypatch.context() as patch:
-            patch.setattr("crosstune.training.loop.suits", lambda *args, way=way: way)
-            patch.setattr(
-                "crosstune.training.loop.collate",
-                lambda *args, way=way: collate(*args[:5], False, way),
-            )
+            form = Form.VARLEN if way else Form.PACKED
+            patch.setattr("crosstune.training.loop.training_form", lambda *args, form=form: form)
             curves.append([point["loss"] for point in train(method, rows, settings).curve])
         method.detach()
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
@@ -106,7 +104,7 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
 
 def test_a_line_is_as_long_as_its_texts():
     rows = [Row((5,) * n, 1) for n in (3000, 2, 7)]
-    batch = collate(rows, 0, packed=True)
+    batch = collate(rows, 0, form=Form.VARLEN)
     assert batch.ids.shape == (1, 2999 + 1 + 6)
     assert isinstance(batch.layout, Packed)
     assert batch.layout.mask(None).numel() == 1
@@ -303,7 +301,7 @@ def test_a_kernel_that_fails_later_gives_way(monkeypatch):
         verdicts = {packed.kernel_shape(lm): "" if trusted else "no"}
         monkeypatch.setattr(packed.KERNEL, "verdicts", verdicts)
         monkeypatch.setattr(
-            "crosstune.training.loop.suits",
+            "crosstune.models.attention.choose.suits",
             lambda lm, *args: not packed.KERNEL.verdicts[packed.kernel_shape(lm)],
         )
         method = attach(lm, "lora")
@@ -324,6 +322,6 @@ def test_answers_through_the_model_equal_one_at_a_time(monkeypatch):
     rows = [Row(tuple(range(3, 3 + n)), 2) for n in (4, 20, 9)]
     here = torch.device(DEVICE)
     alone = sum(float(answer_loss(lm, collate([row], 0, here)).detach()) for row in rows)
-    assert float(answer_loss(lm, collate(rows, 0, here, packed=True)).detach()) == pytest.approx(
+    assert float(answer_loss(lm, collate(rows, 0, here, form=Form.VARLEN)).detach()) == pytest.approx(
         alone, rel=1e-5
     )

@@ -43,7 +43,7 @@ def one_at_a_time(logits_of, item: ChoiceItem, choices: str) -> torch.Tensor:
 @pytest.mark.parametrize("case", SCORED)
 def test_equals_one_label_at_a_time(tiny_lm, family, case, choices, longest, monkeypatch):
     """In one line without padding, and (where a text is longer than ``longest``) in padded lines."""
-    monkeypatch.setattr("crosstune.outputs.choices.LONGEST", longest)
+    monkeypatch.setattr("crosstune.models.attention.choose.LONGEST", longest)
     lm = tiny_lm(family)
     method = attach(lm, case)
 

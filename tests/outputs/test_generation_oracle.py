@@ -8,6 +8,7 @@ import torch
 
 from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.cache import Slots
+from crosstune.models.attention.choose import Form
 from crosstune.models.attention.trees import grow
 from crosstune.models.fast import graphs
 from crosstune.outputs import generation
@@ -60,9 +61,9 @@ def test_equals_slow_decoder(tiny_lm, family, case):
     assert batched(lm, PROMPTS[1::2], 8) == wanted
 
 
-@pytest.mark.parametrize("ragged", [True, False])
+@pytest.mark.parametrize("form", [Form.PADDING_FREE, Form.PADDED])
 @pytest.mark.parametrize("case", SCORED)
-def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, ragged):
+def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, form):
     """Not only the chosen token: hidden states of each step, past the window, while rows come and go."""
     lm = tiny_lm(family)
     attach(lm, case)
@@ -75,7 +76,7 @@ def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, ragg
     slots = Slots(lm, 6, front + max(map(len, texts)) + TOKENS)
     written = [0] * len(texts)
     with torch.inference_mode():
-        hidden = generation._read(lm, trees[:4], slots, ragged)
+        hidden = generation._read(lm, trees[:4], slots, form)
         rows = [0, 1, 2, 3, 4]
         for t in range(TOKENS):
             for b, i in enumerate(rows):
@@ -85,7 +86,7 @@ def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, ragg
             if t == 4:  # rows end, the first and the last among them, and others take their places
                 order = slots.drop([0, 2, 4])
                 rows, hidden = [rows[j] for j in order], hidden[order]
-                hidden = torch.cat([hidden, generation._read(lm, trees[4:], slots, ragged)])
+                hidden = torch.cat([hidden, generation._read(lm, trees[4:], slots, form)])
                 rows += [5, 6, 7]
                 continue
             hidden = lm.step(torch.tensor([more[i][written[i]] for i in rows], device=lm.device), slots)
@@ -112,7 +113,7 @@ def test_rows_that_end_early_change_no_other(tiny_lm, family, case):
 @pytest.mark.parametrize("case", SCORED)
 def test_batches_and_shared_passages_change_nothing(tiny_lm, family, case, longest, monkeypatch):
     """Prompts read in one line without padding, and (longer than ``longest``) in padded lines."""
-    monkeypatch.setattr(generation, "LONGEST", longest)
+    monkeypatch.setattr("crosstune.models.attention.choose.LONGEST", longest)
     lm = tiny_lm(family)
     method = attach(lm, case)
     prompts = [*QUESTIONS, *PROMPTS, QUESTIONS[1]]

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, OPTConfig
 
 from crosstune.config.environment import CHECKPOINT_SECONDS, STATES_GB
 from crosstune.errors import UserError
+from crosstune.models.attention.choose import Form
 from crosstune.models.fast.frozen_states import SIZES, _padded, drops, may_share, states_of
 from crosstune.models.fast.state_store import KeptStates
 from crosstune.models.memory.token_limit import Passes
@@ -107,7 +108,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(
     balance, ragged = (50.0 if layout == "lines" else None), layout in ("ragged", "checkpointed")
     found = []
     for given in (None, below):
-        batch = collate(ROWS, 0, DEVICE, balance, ragged=ragged, below=given)
+        batch = collate(ROWS, 0, DEVICE, balance, form=Form.PADDING_FREE if ragged else None, below=given)
         if layout == "lines":
             assert 1 < len(batch.ids) < len(ROWS)
         with _training_mode(method, settings, seed=0), calls_of(lm.decoder.layers[0]) as calls:
@@ -420,5 +421,5 @@ def test_dropout_by_a_function_is_found_in_the_config(tiny_lm):
         config.dropout = rate
         decoder = AutoModelForCausalLM.from_config(config).get_decoder()
         assert not any(isinstance(module, torch.nn.Dropout) for module in decoder.modules())
-        assert drops(SimpleNamespace(decoder=decoder), 1) is wanted
+        assert drops(SimpleNamespace(decoder=decoder, layers=list(decoder.layers)), 1) is wanted
     assert not drops(tiny_lm("llama"), 1)

@@ -19,7 +19,8 @@ from transformers.pytorch_utils import Conv1D
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.models.attention.cache import Slots
-from crosstune.models.attention.trees import grow, in_line, lay_out
+from crosstune.models.attention.choose import Form, lay_out
+from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.outputs.generation import _read
@@ -246,15 +247,15 @@ def _alone(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 
 
 def _padded(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
-    ids, layout = lay_out([grow([text]) for text in texts], lm.pad_id, lm.device)
-    hidden = lm.hidden(ids, layout)
+    placed = lay_out(Form.PADDED, [grow([text]) for text in texts], lm.pad_id, lm.device)
+    hidden = lm.hidden(placed.ids, placed.layout)
     return [lm.logits(row[: len(text)]) for row, text in zip(hidden, texts, strict=True)]
 
 
 def _in_line(lm: LanguageModel, texts: list[list[int]], branched: bool = False) -> list[Tensor]:
     trees = [grow(texts[:2]), grow(texts[2:])] if branched else [grow([text]) for text in texts]
-    ids, layout = in_line(trees, lm.device)
-    hidden = lm.hidden(ids, layout)[0]
+    placed = lay_out(Form.PADDING_FREE, trees, lm.pad_id, lm.device)
+    hidden = lm.hidden(placed.ids, placed.layout)[0]
     out, start = [], 0
     for tree in trees:
         out += [lm.logits(hidden[[start + at for at in path]]) for path in tree.paths]
@@ -264,8 +265,8 @@ def _in_line(lm: LanguageModel, texts: list[list[int]], branched: bool = False) 
 
 def _masked(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     trees = [grow(texts[:2]), grow(texts[2:])]
-    ids, layout = lay_out(trees, lm.pad_id, lm.device)
-    hidden = lm.hidden(ids, layout)
+    placed = lay_out(Form.PADDED, trees, lm.pad_id, lm.device)
+    hidden = lm.hidden(placed.ids, placed.layout)
     return [lm.logits(row[path]) for row, tree in zip(hidden, trees, strict=True) for path in tree.paths]
 
 
@@ -277,7 +278,7 @@ def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
     front = lm.adaptation.front
     slots = Slots(lm, len(texts), front + max(map(len, texts)))
-    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, ragged=True)]
+    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=Form.PADDING_FREE)]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
     return list(torch.stack([lm.logits(state) for state in states], dim=1))
 

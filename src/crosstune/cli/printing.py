@@ -24,6 +24,13 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def print_csv(table: Any) -> None:
+    """A polars table as CSV (`crosstune.report.text.csv_text`)."""
+    from crosstune.report.text import csv_text
+
+    sys.stdout.write(csv_text(table))
+
+
 def print_results(found: Any) -> None:
     """The table of results (`crosstune.api.Results`)."""
     from crosstune.report.terminal import results_table
@@ -57,7 +64,7 @@ def print_verdicts(verdicts: Any, form: str) -> None:
         from crosstune.claims.judge import verdict_table
 
         table = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
-        sys.stdout.write(table.write_csv())
+        print_csv(table)
     else:
         import json
         from dataclasses import asdict

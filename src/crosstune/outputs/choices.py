@@ -9,7 +9,6 @@ forward. Equal to running every prompt-plus-label on its own.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -17,8 +16,8 @@ from torch import Tensor
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
-from crosstune.models.attention.cpu_line import LONGEST
-from crosstune.models.attention.trees import Shared, grow, in_line, lay_out
+from crosstune.models.attention.choose import Form, lay_out, reading_form
+from crosstune.models.attention.trees import Shared, grow
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
@@ -150,12 +149,11 @@ def score_choices(
     together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)
 
     front = lm.adaptation.front
-    # A GPU's fused kernels do better, and so does a CPU's on very long texts.
-    ragged = lm.device.type == "cpu" and front + max(widths, default=0) <= LONGEST
+    form = reading_form(lm, front + max(widths, default=0))
 
     def score(batch: list[Group]) -> list[Tensor]:
         some = [[items[i] for i in group.items] for group in batch]
-        return _score_batch(lm, some, settings.choices == "label-per-token", ragged)
+        return _score_batch(lm, some, settings.choices == "label-per-token", form)
 
     def answer(batch: list[Group]) -> list[list[float]]:
         scores = score(batch)
@@ -172,40 +170,39 @@ def score_choices(
         def trial(tokens: int) -> fitting.Trial:
             some = batch[: max(1, tokens // batch[0].width)]
             nbytes = fitting.peak(lm.device, lambda: score(some))
-            return fitting.Trial(size_of(some, not ragged), nbytes)
+            return fitting.Trial(size_of(some, form.fills_up), nbytes)
 
-        fitting.fit(passes, size_of(batch, not ragged), trial, lm.device)
+        fitting.fit(passes, size_of(batch, form.fills_up), trial, lm.device)
 
     with fused_parts(lm.model):
         found = fit if fitting.measures(lm) else None
-        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, not ragged, found)
+        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, form.fills_up, found)
 
 
 @torch.inference_mode()
 def _score_batch(
-    lm: LanguageModel, groups: Sequence[Sequence[ChoiceItem]], per_token: bool, ragged: bool
+    lm: LanguageModel, groups: Sequence[Sequence[ChoiceItem]], per_token: bool, form: Form
 ) -> list[Tensor]:
     """One ``[choices]`` fp64 vector an item, comparable within it, group by group."""
     trees = [grow([text for item in group for text in item.texts]) for group in groups]
-    ids, layout = in_line(trees, lm.device) if ragged else lay_out(trees, lm.pad_id, lm.device)
-    starts = accumulate((len(tree.tokens) if ragged else ids.shape[1] for tree in trees), initial=0)
+    placed = lay_out(form, trees, lm.pad_id, lm.device)
     items: list[ChoiceItem] = []
-    asked: dict[int, int] = {}  # which answer row stands at a place, counted through all lines
+    row_at: dict[int, int] = {}  # number of the answer row at a position, counted through all lines
     lasts: list[int] = []  # answer row of each prompt's last token
     rows: list[int] = []  # answer row of what predicts each later token of each label
     targets: list[int] = []
-    for start, group, tree in zip(starts, groups, trees, strict=False):
+    for start, group, tree in zip(placed.starts, groups, trees, strict=True):
         paths = iter(tree.paths)
         for item in group:
             items.append(item)
             n = len(item.prompt)
-            found = {ending: next(paths) for ending in item.endings}
+            path_of = {ending: next(paths) for ending in item.endings}
             for label in item.labels:
-                path = found[label[:-1]]
-                rows += [asked.setdefault(start + at, len(asked)) for at in path[n:]]
+                path = path_of[label[:-1]]
+                rows += [row_at.setdefault(start + at, len(row_at)) for at in path[n:]]
                 targets += label[1:]
-            lasts.append(asked.setdefault(start + path[n - 1], len(asked)))
-    hidden = lm.hidden(ids, layout, rows=torch.tensor(list(asked), device=lm.device))
+            lasts.append(row_at.setdefault(start + path[n - 1], len(row_at)))
+    hidden = lm.hidden(placed.ids, placed.layout, rows=torch.tensor(list(row_at), device=lm.device))
     firsts = _first_scores(lm, hidden[torch.tensor(lasts, device=lm.device)], items, whole=per_token)
     rest = _log_probabilities(lm, hidden, rows, targets)
     out, at = [], 0

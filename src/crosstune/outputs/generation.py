@@ -1,14 +1,13 @@
-"""Free answers: greedy decoding, the places of finished answers taken by the next prompts at once.
+"""Written answers: greedy decoding with continuous batching, finished rows being refilled at once.
 
-What prompts begin with alike (a passage with several questions, exemplars) is read once and its keys
-and values copied to each. Answers are given in portions of a few batches: within one the order of work,
-and so every bit of the result, depends on the portion alone, and a stopped evaluation goes on behind the
-last whole one.
+A common beginning of prompts (a passage with several questions, exemplars) is read once, and its keys and
+values are copied to each. Answers are computed in portions of a few batches: the order of work within a
+portion, and so every bit of its result, depends on that portion alone, and a stopped evaluation resumes after
+the last whole one.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -18,8 +17,8 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.metrics.language_id import identify
 from crosstune.models.attention.cache import Reading, Slots
-from crosstune.models.attention.cpu_line import LONGEST
-from crosstune.models.attention.trees import Shared, Tree, grow, in_line, lay_out
+from crosstune.models.attention.choose import Form, lay_out, reading_form
+from crosstune.models.attention.trees import Shared, Tree, grow
 from crosstune.models.fast.graphs import stepper
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import packed_weights
@@ -124,7 +123,7 @@ def generate(
 
     def fit(batch: list[Group]) -> None:
         trees = [grow([prompts[i] for i in group.items]) for group in batch]
-        budget.measure(lm, passes, trees, longest, lambda some, slots: _read(lm, some, slots, ragged=False))
+        budget.measure(lm, passes, trees, longest, lambda some, slots: _read(lm, some, slots, Form.PADDED))
 
     with fused_parts(lm.model), packed_weights(lm):
         budget.keep_to_memory(lm, passes, longest, len(prompts))
@@ -156,9 +155,8 @@ def _generate(
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
     front = lm.adaptation.front
     slots = Slots(lm, room, front + longest)
-    # As in scoring: a GPU's fused kernels do better, and so does a CPU's on very long lines.
     widest = front + max(len(tree.tokens) for tree in trees)
-    ragged = lm.device.type == "cpu" and widest <= LONGEST
+    form = reading_form(lm, widest)
     step = stepper(lm, slots, note)
     waiting = deque(trees)
     begun = 0
@@ -166,8 +164,8 @@ def _generate(
     hidden = torch.zeros(0, lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
     while waiting or rows:
         while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
-            some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), ragged)
-            hidden = torch.cat([hidden, _read(lm, some, slots, ragged)])
+            some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), form)
+            hidden = torch.cat([hidden, _read(lm, some, slots, form)])
             count = sum(len(tree.paths) for tree in some)
             rows += range(begun, begun + count)
             begun += count
@@ -188,7 +186,7 @@ def _generate(
     return answers
 
 
-def _next(waiting: deque[Tree], room: int, tokens: int, ragged: bool) -> list[Tree]:
+def _next(waiting: deque[Tree], room: int, tokens: int, form: Form) -> list[Tree]:
     """The next trees that there is room for and that go through the model at once; one at least."""
     some: list[Tree] = []
     width = count = total = 0
@@ -196,36 +194,30 @@ def _next(waiting: deque[Tree], room: int, tokens: int, ragged: bool) -> list[Tr
         width = max(width, len(waiting[0].tokens))
         total += len(waiting[0].tokens)
         count += len(waiting[0].paths)
-        if some and (count > room or (total if ragged else (len(some) + 1) * width) > tokens):
+        if some and (count > room or ((len(some) + 1) * width if form.fills_up else total) > tokens):
             break
         some.append(waiting.popleft())
     return some
 
 
-def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, ragged: bool) -> Tensor:
+def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, form: Form) -> Tensor:
     """Read prompts into free rows; hidden state of each one's last token, ``[prompts, hidden]``.
 
     Args:
         lm: The model.
         trees: Of prompts.
         slots: With rows enough for them.
-        ragged: One behind the other in one line, without padding, in place of a line each.
+        form: In which they are read.
     """
-    ids, layout = in_line(trees, lm.device) if ragged else lay_out(trees, lm.pad_id, lm.device)
-    # Where in the batch each tree stands: its line, and its first token there.
-    if ragged:
-        starts = accumulate((len(tree.tokens) for tree in trees[:-1]), initial=0)
-        places = [(0, start) for start in starts]
-    else:
-        places = [(line, 0) for line in range(len(trees))]
-    read = Reading()
+    placed = lay_out(form, trees, lm.pad_id, lm.device)
+    read, width = Reading(), placed.ids.shape[1]
     paths = [
-        (line, [start + at for at in path])
-        for (line, start), tree in zip(places, trees, strict=True)
+        (start // width, [start % width + at for at in path])
+        for start, tree in zip(placed.starts, trees, strict=True)
         for path in tree.paths
     ]
-    lasts = torch.tensor([line * ids.shape[1] + path[-1] for line, path in paths], device=lm.device)
-    hidden = lm.hidden(ids, layout, read, lasts)
+    lasts = torch.tensor([line * width + path[-1] for line, path in paths], device=lm.device)
+    hidden = lm.hidden(placed.ids, placed.layout, read, lasts)
     front = lm.adaptation.front
     slots.add(read, [(line, [*range(front), *(front + at for at in path)]) for line, path in paths])
     return hidden

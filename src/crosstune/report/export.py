@@ -16,7 +16,7 @@ from crosstune.report.contents import across_models, contents
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
 from crosstune.report.tables.tables import settings_table, verdicts_table
-from crosstune.report.text import slug
+from crosstune.report.text import csv_text, slug
 from crosstune.store.record import RunRecord
 
 FIGURES = ("svg", "pdf", "png")
@@ -80,7 +80,7 @@ def export(
     tables["settings"] = settings_table(parts)
     for name, table in tables.items():
         if "csv" in formats:
-            write(f"tables/{name}.csv", table.data.write_csv)
+            write(f"tables/{name}.csv", _writer(csv_text(table.data)))
         if "tex" in formats:
             write(f"tables/{name}.tex", _writer(latex.table(table, name)))
     if "tex" in formats:

@@ -1,4 +1,4 @@
 """The folder of results: one folder a run, written whole, checked, read. Never touches a model.
 
-May import `config`.
+May import `languages`, `config`.
 """

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.cpu_line import LONGEST, Ragged
-from crosstune.models.attention.gpu_line import Packed
+from crosstune.models.attention.choose import Form, lay_out
+from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout
+from crosstune.models.attention.trees import chain
 from crosstune.models.fast.layers import Handed
 from crosstune.outputs.rows import Row, Rows
 
@@ -86,122 +87,50 @@ def collate(
     device: torch.device | str = "cpu",
     balance: float | None = None,
     trunk: int = 0,
-    ragged: bool = False,
-    packed: bool = False,
+    form: Form | None = None,
     below: tuple[int, Sequence[Tensor]] | None = None,
 ) -> Batch:
-    """Lay rows out for one forward: one a line, or several behind one another where that saves padding.
-
-    Rows that share a line do not see each other and keep their own positions, so the result is the
-    same either way.
+    """Rows of training examples as the tensors of one forward.
 
     Args:
         rows: At least one.
         pad: Token id to fill up with.
         device: Where the tensors go.
-        balance: Line length at which a token costs as much in attention as in everything else; None
-            for one row a line.
+        balance: Line length at which a token costs as much in attention as in everything else.
         trunk: Tokens of a soft prompt that will stand in front of every line.
-        ragged: All in one line without padding, and attention row by row, unless a row is too long for that.
-        packed: All in one line without padding, whatever their lengths, for a GPU's kernel.
+        form: As chosen (`training_form`); None for several texts a line by ``balance``, if there is one.
         below: The lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
     """
+    if form is None:
+        form = Form.PADDED if balance is None else Form.PACKED
     # The last token of a row predicts nothing that is scored: it is left out of the forward.
-    lengths = [len(row.ids) - 1 for row in rows]
-    ragged = ragged and trunk + max(lengths) <= LONGEST
-    if ragged or packed:
-        lines = [list(range(len(rows)))]
-    else:
-        lines = [[i] for i in range(len(rows))] if balance is None else bins(lengths, balance, trunk)
-    width = max(sum(lengths[i] for i in line) for line in lines)
-    ids = torch.full((len(lines), width), pad)
-    ends = torch.full((len(lines), width), -1)
-    positions = torch.zeros((len(lines), width), dtype=torch.long)
+    placed = lay_out(form, [chain(row.ids[:-1]) for row in rows], pad, device, balance, trunk)
     handed = None
     if below is not None:
         layer, states = below
-        blank = torch.zeros(len(lines), width, states[0].shape[-1], dtype=states[0].dtype, device=device)
-        handed = Handed(layer, blank)
+        blank = torch.zeros(placed.ids.numel(), states[0].shape[-1], dtype=states[0].dtype, device=device)
+        for start, text in zip(placed.starts, states, strict=True):
+            blank[start : start + len(text)] = text
+        handed = Handed(layer, blank.view(*placed.ids.shape, -1))
     where: list[int] = []
     targets: list[int] = []
-    for number, line in enumerate(lines):
-        at = 0
-        for i in line:
-            row, end = rows[i], at + lengths[i]
-            ids[number, at:end] = torch.tensor(row.ids[:-1])
-            ends[number, at:end] = end - 1
-            positions[number, at:end] = torch.arange(lengths[i])
-            if handed is not None:
-                handed.states[number, at:end] = states[i]
-            where += range(number * width + end - row.answer, number * width + end)
-            targets += row.ids[len(row.ids) - row.answer :]
-            at = end
-    layout: Layout | Ragged | None = None
-    if packed:
-        layout = Packed(tuple(lengths), device=device)
-    elif ragged:
-        layout = Ragged(tuple(lengths), device=device)
-    elif len(lines) < len(rows):
-        layout = Layout(ends.to(device), positions.to(device))
+    for i in placed.order:
+        row, end = rows[i], placed.starts[i] + len(rows[i].ids) - 1
+        where += range(end - row.answer, end)
+        targets += row.ids[len(row.ids) - row.answer :]
     columns = offered = None
     if any(row.choices for row in rows):
         tokens = sorted({token for row in rows for token in row.choices})
-        in_order = [rows[i] for line in lines for i in line]
-        offered = torch.tensor([[token in row.choices for token in tokens] for row in in_order]).to(device)
+        choices = [rows[i].choices for i in placed.order]
+        offered = torch.tensor([[token in some for token in tokens] for some in choices]).to(device)
         targets = [tokens.index(target) for target in targets]
         columns = torch.tensor(tokens, device=device)
     return Batch(
-        ids.to(device),
+        placed.ids,
         torch.tensor(where, device=device),
         torch.tensor(targets, device=device),
-        layout,
+        placed.layout,
         columns,
         offered,
         handed,
     )
-
-
-def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[int]]:
-    """Rows packed into lines: the cheapest of first-fit packings into a few line lengths.
-
-    A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of
-    the line is what packing pays for less padding.
-
-    Args:
-        lengths: Of the rows.
-        balance: See above.
-        trunk: Tokens in front of every line that its rows share.
-
-    Returns:
-        Indices of the rows of each line. One row a line unless packing saves a twentieth.
-    """
-    longest = max(lengths)
-
-    def cost(lines: list[list[int]]) -> float:
-        width = trunk + max(sum(lengths[i] for i in line) for line in lines)
-        return len(lines) * width * (1 + width / balance)
-
-    alone = [[i] for i in range(len(lengths))]
-    best = alone
-    # Widths up to four times the longest row: beyond, there is little padding left to save.
-    for quarter in range(4, 17):
-        packed = _first_fit(lengths, longest * quarter // 4)
-        if cost(packed) < 0.95 * cost(alone) and cost(packed) < cost(best):
-            best = packed
-    return best
-
-
-def _first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
-    """Longest rows first, each into the first line that has room for it."""
-    lines: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        for line, free in enumerate(room):
-            if lengths[i] <= free:
-                lines[line].append(i)
-                room[line] -= lengths[i]
-                break
-        else:
-            lines.append([i])
-            room.append(width - lengths[i])
-    return lines

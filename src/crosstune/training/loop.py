@@ -13,7 +13,8 @@ import torch
 
 from crosstune.errors import Diverged, UserError
 from crosstune.methods.base import Method
-from crosstune.models.attention.gpu_line import KERNEL, kernel_shape, suits
+from crosstune.models.attention.choose import training_form
+from crosstune.models.attention.gpu_line import KERNEL, kernel_shape
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
@@ -230,16 +231,13 @@ def _backward(
     """Gradients of all parts of a batch."""
     lm = method.attached()
     answers = sum(row.answer for part in parts for row in part)
-    trunk = lm.adaptation.front
-    # A GPU has a kernel for lines of many texts; and none of the models at hand drops attention in training.
-    ragged = lm.device.type == "cpu" and not getattr(lm.decoder.config, "attention_dropout", 0.0)
-    packed = suits(lm, trunk + max(len(row.ids) for part in parts for row in part), passes.say)
+    trunk, balance = lm.adaptation.front, lm.geometry.attention_balance
     summed, tokens, padded = 0.0, 0, 0
     for part in parts:
         passes.begin(len(part), len(part) * max(len(row.ids) for row in part))
         below = None if reuse is None else reuse.below(part)
-        balance = lm.geometry.attention_balance
-        batch = collate(part, lm.pad_id, lm.device, balance, trunk, ragged, packed, below)
+        form = training_form(lm, trunk + max(len(row.ids) for row in part) - 1, passes.say)
+        batch = collate(part, lm.pad_id, lm.device, balance, trunk, form, below)
         loss = answer_loss(lm, batch)
         (loss / answers).backward()
         method.after_backward()

@@ -33,7 +33,7 @@ class LoraConfig(Layered):
     """
 
     rank: int = Field(default=4, ge=1)
-    alpha: float = 8.0
+    alpha: float = Field(default=8.0, gt=0)
     target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 

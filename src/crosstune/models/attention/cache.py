@@ -6,13 +6,12 @@ stands in front of it. So decoding reads keys and values in place and copies not
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from crosstune.models.language_model import LanguageModel
+from crosstune.models.protocol import Model
 
 
 class Reading:
@@ -44,7 +43,7 @@ class Reading:
         return query_length, 0
 
 
-def row_bytes(lm: "LanguageModel", columns: int) -> int:
+def row_bytes(lm: Model, columns: int) -> int:
     """Bytes of one text's keys and values in `Slots`, a prefix's among them."""
     g = lm.geometry
     prompts = (lm.adaptation.prompts(i).joint() for i in range(g.layers))
@@ -70,7 +69,7 @@ class Slots:
     is_sliding: ClassVar[list[bool]] = []
     is_compileable: ClassVar[bool] = False
 
-    lm: "LanguageModel"
+    lm: Model
     rows: int
     columns: int
     live: int = 0

@@ -6,14 +6,8 @@ stand in depth-first order in one line, and each sees what it follows
 (`crosstune.models.attention.layout.Layout`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
-
-from crosstune.models.attention.cpu_line import Ragged
-from crosstune.models.attention.layout import Layout
 
 # A text joins those before it in a line when that saves this share of its cost: branches need a mask.
 WORTH = 0.1
@@ -66,41 +60,16 @@ def grow(texts: Sequence[Sequence[int]]) -> Tree:
     return Tree(tokens, positions, ends, paths)
 
 
+def chain(tokens: Sequence[int]) -> Tree:
+    """One text, as a tree without branches."""
+    n = len(tokens)
+    return Tree(list(tokens), list(range(n)), [n - 1] * n, [list(range(n))])
+
+
 def shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two texts begin with alike."""
     most = min(len(one), len(other))
     return next((i for i in range(most) if one[i] != other[i]), most)
-
-
-def lay_out(trees: Sequence[Tree], pad: int, device: torch.device) -> tuple[Tensor, Layout | None]:
-    """One tree a line, padded on the right.
-
-    Returns:
-        Token ids ``[trees, width]`` and who sees whom; None when plain causal order says the same.
-    """
-    width = max(len(tree.tokens) for tree in trees)
-
-    def block(rows: Sequence[list[int]], fill: int) -> Tensor:
-        return torch.tensor([row + [fill] * (width - len(row)) for row in rows], device=device)
-
-    ids = block([tree.tokens for tree in trees], pad)
-    if not any(tree.branches for tree in trees):
-        return ids, None
-    return ids, Layout(block([t.ends for t in trees], -1), block([t.positions for t in trees], 0))
-
-
-def in_line(trees: Sequence[Tree], device: torch.device) -> tuple[Tensor, Ragged]:
-    """All trees behind one another, without padding: token ids ``[1, line]`` and who sees whom."""
-
-    def line(rows: Iterable[list[int]]) -> Tensor:
-        return torch.tensor([x for row in rows for x in row], device=device)
-
-    lengths = tuple(len(tree.tokens) for tree in trees)
-    ids = line(tree.tokens for tree in trees)[None]
-    if not any(tree.branches for tree in trees):
-        return ids, Ragged(lengths, device=device)
-    places, ends = line(tree.positions for tree in trees), line(tree.ends for tree in trees)
-    return ids, Ragged(lengths, device=device, places=places, ends=ends)
 
 
 class Shared:

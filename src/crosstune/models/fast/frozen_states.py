@@ -18,8 +18,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crosstune.models.attention.cpu_line import LONGEST, Ragged
-from crosstune.models.language_model import LanguageModel
+from crosstune.models.attention.choose import Form, lay_out, reading_form
+from crosstune.models.attention.trees import chain
+from crosstune.models.protocol import Model
 
 # Names of rates in configs; a classifier's is no part of a decoder.
 _DROPS = re.compile(r"(?!classifier|summary)\w*(?:drop(?:out)?|layerdrop|pdrop)(?:_rate|_prob)?")
@@ -32,7 +33,7 @@ _TRIAL = 13
 Text = tuple[int, ...]
 
 
-def states_of(lm: LanguageModel, layer: int, texts: Sequence[Text], shared: bool) -> list[Tensor]:
+def states_of(lm: Model, layer: int, texts: Sequence[Text], shared: bool) -> list[Tensor]:
     """What a layer receives of each text, ``[tokens, hidden]`` on the CPU.
 
     Args:
@@ -55,7 +56,7 @@ def states_of(lm: LanguageModel, layer: int, texts: Sequence[Text], shared: bool
     return [made[i] for i in range(len(texts))]
 
 
-def may_share(lm: LanguageModel, layer: int) -> bool:
+def may_share(lm: Model, layer: int) -> bool:
     """Whether a text has the same bits in every line and place, on this CPU and with this model."""
     if lm.quantized or any(
         "expert" in name for each in lm.layers[:layer] for name, _ in each.named_modules()
@@ -67,7 +68,7 @@ def may_share(lm: LanguageModel, layer: int) -> bool:
     return all(torch.equal(copy, copies[0]) for copy in copies)
 
 
-def drops(lm: LanguageModel, layer: int) -> bool:
+def drops(lm: Model, layer: int) -> bool:
     """Whether training drops anything below a layer, so that a text is never twice the same there."""
     # Attention and some layers (OPT's) drop by a function and not by a module; only the config tells.
     rates = (rate for name, rate in lm.decoder.config.to_dict().items() if _DROPS.fullmatch(name))
@@ -91,23 +92,21 @@ def _lines(lengths: Sequence[int]) -> list[list[int]]:
     return lines
 
 
-def _alone(lm: LanguageModel, layer: int, text: Text) -> Tensor:
-    layout = Ragged((len(text),)) if len(text) <= LONGEST else None
-    return lm.handed_to(layer, torch.tensor([text]), layout)[0]
+def _alone(lm: Model, layer: int, text: Text) -> Tensor:
+    placed = lay_out(reading_form(lm, len(text)), [chain(text)], lm.pad_id, lm.device)
+    return lm.handed_to(layer, placed.ids, placed.layout)[0]
 
 
-def _in_line(lm: LanguageModel, layer: int, texts: Sequence[Text]) -> list[Tensor]:
-    lengths = [len(text) for text in texts]
-    filler = next(size for size in SIZES if size >= sum(lengths)) - sum(lengths)
-    ids = [token for text in texts for token in text] + [lm.pad_id] * filler
-    layout = Ragged((*lengths, filler) if filler else tuple(lengths), apart=True)
-    states = lm.handed_to(layer, torch.tensor([ids]), layout)[0]
+def _in_line(lm: Model, layer: int, texts: Sequence[Text]) -> list[Tensor]:
+    filler = next(size for size in SIZES if size >= sum(map(len, texts))) - sum(map(len, texts))
+    filled = [*texts, (lm.pad_id,) * filler] if filler else texts
+    placed = lay_out(Form.PADDING_FREE, [chain(text) for text in filled], lm.pad_id, lm.device, apart=True)
+    states = lm.handed_to(layer, placed.ids, placed.layout)[0]
     # Copies: a view would hold the whole line in memory.
-    return [of.clone() for of in states.split(list(layout.lengths))[: len(texts)]]
+    return [states[at : at + len(text)].clone() for at, text in zip(placed.starts, texts, strict=False)]
 
 
-def _padded(lm: LanguageModel, layer: int, texts: Sequence[Text]) -> list[Tensor]:
-    rows = [torch.tensor(text) for text in texts]
-    ids = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=lm.pad_id)
-    states = lm.handed_to(layer, ids.to(lm.device)).cpu()
+def _padded(lm: Model, layer: int, texts: Sequence[Text]) -> list[Tensor]:
+    placed = lay_out(Form.PADDED, [chain(text) for text in texts], lm.pad_id, lm.device)
+    states = lm.handed_to(layer, placed.ids).cpu()
     return [of[: len(text)].clone() for of, text in zip(states, texts, strict=True)]

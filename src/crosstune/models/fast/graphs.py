@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from crosstune.models.attention.cache import Slots
-from crosstune.models.language_model import LanguageModel
 from crosstune.models.proof import FastWay, Note
+from crosstune.models.protocol import Model
 
 # Fewer columns than this are not worth a graph of their own.
 COLUMNS = 128
@@ -46,7 +46,7 @@ class Recorder(Protocol):
         """Record the work: what replays it, and gives the same tensor every time."""
 
 
-def stepper(lm: LanguageModel, slots: Slots, note: Note | None = None) -> Callable[[Tensor], Tensor]:
+def stepper(lm: Model, slots: Slots, note: Note | None = None) -> Callable[[Tensor], Tensor]:
     """What reads one more token of each text: `LanguageModel.step`, or on one GPU its recorded form.
 
     Args:
@@ -75,7 +75,7 @@ class FixedStep:
     """
 
     def __init__(
-        self, lm: LanguageModel, slots: Slots, recorder: Recorder | None = None, note: Note | None = None
+        self, lm: Model, slots: Slots, recorder: Recorder | None = None, note: Note | None = None
     ) -> None:
         self._lm, self._slots, self._recorder, self._note = lm, slots, recorder, note
         self._ids = torch.zeros(slots.rows, dtype=torch.long, device=lm.device)
@@ -146,7 +146,7 @@ class FixedStep:
         RECORDED.tell(why, self._note)
 
 
-def _usable(lm: LanguageModel) -> bool:
+def _usable(lm: Model) -> bool:
     """Whether recording is left on, and has not failed with this model."""
     return RECORDED.trusted(ref(lm.model), lambda: ())
 

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.machine import machine_memory
 from crosstune.models.proof import FastWay
+from crosstune.models.protocol import Model
 
 # Reading this many rows at once is what blocks are laid out for; they are the same for one and for thousands.
 ROWS = 32
@@ -126,7 +126,7 @@ class Blocks:
             it the table, whose rows are looked up as well, is held twice.
     """
 
-    def __init__(self, lm: LanguageModel, training: bool) -> None:
+    def __init__(self, lm: Model, training: bool) -> None:
         self._lm, self._training = lm, training
         self._laid: list[_Layer] = []
 
@@ -180,7 +180,7 @@ class Blocks:
 
 
 @contextmanager
-def packed_weights(lm: LanguageModel, training: bool = False) -> Iterator[Blocks]:
+def packed_weights(lm: Model, training: bool = False) -> Iterator[Blocks]:
     """Inside, the linear layers of a bf16 model on a CPU compute with blocks (see `Blocks`)."""
     blocks = Blocks(lm, training)
     try:

@@ -12,11 +12,11 @@ import torch
 
 from crosstune.models.attention.cache import Slots, row_bytes
 from crosstune.models.attention.trees import Tree
-from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import machine
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.measure import SHARE, Trial, need
 from crosstune.models.memory.token_limit import Passes
+from crosstune.models.protocol import Model
 
 # Answers in the two decoding steps that are measured.
 FEW, MORE = 4, 16
@@ -24,7 +24,7 @@ FEW, MORE = 4, 16
 
 @torch.inference_mode()
 def measure(
-    lm: LanguageModel,
+    lm: Model,
     passes: Passes,
     trees: Sequence[Tree],
     longest: int,
@@ -68,7 +68,7 @@ def measure(
         _hold(passes, answers.fits(room) * longest)
 
 
-def keep_to_memory(lm: LanguageModel, passes: Passes, longest: int, count: int) -> None:
+def keep_to_memory(lm: Model, passes: Passes, longest: int, count: int) -> None:
     """On a CPU, let fewer answers be written at once where the cache of as many as set is more than there is.
 
     Args:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import Passes
 from crosstune.models.proof import FastWay, wanted
+from crosstune.models.protocol import Model
 
 # Of what is free: the allocator's blocks do not fit together without gaps.
 SHARE = 0.9
@@ -61,7 +61,7 @@ def need(small: Trial, large: Trial) -> Need | None:
     return Need(max(0.0, small.nbytes - each * small.size), each)
 
 
-def measures(lm: LanguageModel) -> bool:
+def measures(lm: Model) -> bool:
     """Whether a model's memory can be measured: it is on one GPU, and that is left on."""
     one = {lm.layer_device(i) for i in range(lm.geometry.layers)} == {lm.device}
     return lm.device.type == "cuda" and one and wanted("fitting")

@@ -1,0 +1,180 @@
+"""One choice for each batch: in which form its texts go through the model, and the tensors of that form.
+
+* padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts.
+* packed: several texts a row, with a mask. Training where no other form fits.
+* padding-free: all texts in one row, attention in groups of like length. A CPU, texts up to `LONGEST`.
+* varlen: all texts in one row, a GPU's kernel for texts of many lengths. Training on a GPU that is trusted.
+
+Texts that are being written stand in the slots of a cache (`crosstune.models.attention.cache`), whatever the
+device. Texts that share a row do not see each other and keep their own positions: all forms give the same.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from crosstune.models.attention.cpu_line import LONGEST, Ragged
+from crosstune.models.attention.gpu_line import Packed, suits
+from crosstune.models.attention.layout import Layout
+from crosstune.models.attention.trees import Tree
+from crosstune.models.proof import Note
+from crosstune.models.protocol import Model
+
+
+class Form(Enum):
+    """How the texts of a batch stand in its rows; see above."""
+
+    PADDED = "padded"
+    PACKED = "packed"
+    PADDING_FREE = "padding-free"
+    VARLEN = "varlen"
+
+    @property
+    def fills_up(self) -> bool:
+        """Whether rows are filled up to the longest."""
+        return self in (Form.PADDED, Form.PACKED)
+
+
+def training_form(model: Model, longest: int, note: Note | None = None) -> Form:
+    """The form of a training batch.
+
+    Args:
+        model: With whatever methods left on it.
+        longest: Tokens of the longest text, a soft prompt's among them.
+        note: Told in one line where a GPU's kernel is not used.
+    """
+    if suits(model, longest, note):
+        return Form.VARLEN
+    # The groups of a padding-free batch drop no attention in training.
+    dropout = getattr(model.decoder.config, "attention_dropout", 0.0)
+    form = reading_form(model, longest)
+    return Form.PACKED if dropout or form is Form.PADDED else form
+
+
+def reading_form(model: Model, longest: int) -> Form:
+    """The form of a batch that is only read: a GPU's fused kernels do better on padded rows.
+
+    Args:
+        model: With whatever methods left on it.
+        longest: Tokens of the longest text or tree, a soft prompt's among them.
+    """
+    return Form.PADDING_FREE if model.device.type == "cpu" and longest <= LONGEST else Form.PADDED
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A batch as tensors.
+
+    Attributes:
+        ids: ``[rows, width]`` token ids.
+        layout: Who sees whom; None for plain causal order.
+        starts: Of each text: place of its first token, counted through rows and width.
+        order: The texts in the order in which they stand.
+    """
+
+    ids: Tensor
+    layout: Layout | Ragged | None
+    starts: list[int]
+    order: list[int]
+
+
+def lay_out(
+    form: Form,
+    texts: Sequence[Tree],
+    pad: int,
+    device: torch.device | str,
+    balance: float | None = None,
+    trunk: int = 0,
+    apart: bool = False,
+) -> Placed:
+    """Texts, or trees of texts with shared beginnings, in the rows of a form.
+
+    Args:
+        form: As chosen.
+        texts: One at least.
+        pad: Token id to fill up with.
+        device: Where the tensors go.
+        balance: Row length at which a token costs as much in attention as in everything else (``PACKED``).
+        trunk: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
+        apart: Each text attends by itself (``PADDING_FREE``).
+    """
+    lengths = [len(text.tokens) for text in texts]
+    rows = [[i] for i in range(len(texts))]
+    if not form.fills_up:
+        rows = [list(range(len(texts)))]
+    elif form is Form.PACKED and balance is not None:
+        rows = bins(lengths, balance, trunk)
+    width = max(sum(lengths[i] for i in row) for row in rows)
+    starts = [0] * len(texts)
+    for number, row in enumerate(rows):
+        at = number * width
+        for i in row:
+            starts[i], at = at, at + lengths[i]
+
+    def block(numbers: Callable[[int], Iterable[int]], fill: int) -> Tensor:
+        lists = [[x for i in row for x in numbers(i)] for row in rows]
+        return torch.tensor([row + [fill] * (width - len(row)) for row in lists], device=device)
+
+    ids, order = block(lambda i: texts[i].tokens, pad), [i for row in rows for i in row]
+    branches = any(text.branches for text in texts)
+    layout: Layout | Ragged | None = None
+    if not form.fills_up:
+        kind = Packed if form is Form.VARLEN else Ragged
+        places = block(lambda i: texts[i].positions, 0)[0] if branches else None
+        ends = block(lambda i: texts[i].ends, -1)[0] if branches else None
+        layout = kind(tuple(lengths), device=device, places=places, ends=ends, apart=apart)
+    elif branches or len(rows) < len(texts):
+        layout = Layout(
+            block(lambda i: (starts[i] % width + end for end in texts[i].ends), -1),
+            block(lambda i: texts[i].positions, 0),
+        )
+    return Placed(ids, layout, starts, order)
+
+
+def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[int]]:
+    """Rows packed into lines: the cheapest of first-fit packings into a few line lengths.
+
+    A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of
+    the line is what packing pays for less padding.
+
+    Args:
+        lengths: Of the rows.
+        balance: See above.
+        trunk: Tokens in front of every line that its rows share.
+
+    Returns:
+        Indices of the rows of each line. One row a line unless packing saves a twentieth.
+    """
+    longest = max(lengths)
+
+    def cost(lines: list[list[int]]) -> float:
+        width = trunk + max(sum(lengths[i] for i in line) for line in lines)
+        return len(lines) * width * (1 + width / balance)
+
+    alone = [[i] for i in range(len(lengths))]
+    best = alone
+    # Widths up to four times the longest row: beyond, there is little padding left to save.
+    for quarter in range(4, 17):
+        packed = _first_fit(lengths, longest * quarter // 4)
+        if cost(packed) < 0.95 * cost(alone) and cost(packed) < cost(best):
+            best = packed
+    return best
+
+
+def _first_fit(lengths: Sequence[int], width: int) -> list[list[int]]:
+    """Longest rows first, each into the first line that has room for it."""
+    lines: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        for line, free in enumerate(room):
+            if lengths[i] <= free:
+                lines[line].append(i)
+                room[line] -= lengths[i]
+                break
+        else:
+            lines.append([i])
+            room.append(width - lengths[i])
+    return lines

@@ -129,6 +129,13 @@ class Study(BaseModel):
             raise invalid((), f'name: "{given}" should be letters, digits, "_", "-" and "." only')
         return given
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and any(isinstance(seed, bool) for seed in value):
+            raise invalid((), "seeds: true and false are no seeds; give whole numbers")
+        return value
+
     @field_validator("dtype")
     @classmethod
     def _dtype(cls, given: str) -> str:

@@ -21,13 +21,16 @@ from checks import CASES, REFUSED, RIGHT, check  # noqa: E402
 
 TOP = """# Architectures
 
-Every architecture below was made with two layers and random weights, and every method on it (weights away from their
-start) was held against transformers' own eager attention, which read one text at a time, without crosstune's hook: texts
-alone, in padded rows, behind one another in one line, as branches, and as decoding steps; in training the gradients too.
-Made by `scripts/build_models_page.py` with transformers {version} and PyTorch {torch}; `tests/zoo` holds it in every CI run.
+Every architecture below was made with two layers and random weights, and every method on it (weights away
+from their start) was held against transformers' own eager attention, which read one text at a time, without
+crosstune's hook: texts alone, in padded rows, behind one another in one line, as branches, and as decoding
+steps; in training the gradients too. Made by `scripts/build_models_page.py` with transformers {version} and
+PyTorch {torch}; `tests/zoo` holds it in every CI run.
 
-Loading any other model tries its architecture in the same way, on a small copy made from the config, before weights are
-fetched: what crosstune would compute differently is refused in one line, by `plan`, `params` and `run` alike.
+Loading any other model tries its architecture in the same way, on a small copy made from the config, before
+weights are fetched: what crosstune would compute differently is refused in one line, by `plan`, `params` and
+`run` alike. LongRoPE and dynamic NTK are right up to the length at which their frequencies change with the
+longest text of a batch; a longer text is refused in one line.
 
 "+" is right; a number is a refusal, in the list below. Nothing is wrong: {right} right, {refused} refused.
 

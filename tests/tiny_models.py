@@ -75,7 +75,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "full": ("full", {}),
 }
-TRAINED = tuple(name for name in CASES if name not in ("none", "few-shot"))
+TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learning_rate is not None)
+# Draws while it trains.
+DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {"lora-dropout": ("lora", {"dropout": 0.3})}
 # What evaluation is compared on: one of each way a method reaches the model.
 SCORED = ("none", "soft-prompt", "prefix-hidden", "prefix-kv", "llama-adapter", "lora")
 
@@ -146,16 +148,21 @@ def make_lm(
 
 
 def make_method(case: str, **changes: Any) -> Method:
-    """A method of `CASES`, not yet attached."""
-    name, settings = CASES[case]
+    """A method of `CASES` or `DROPOUT`, not yet attached."""
+    name, settings = (CASES | DROPOUT)[case]
     kind = METHODS[name]
     return kind(kind.Config(**settings | changes))
+
+
+def trains_weights(method: Method) -> bool:
+    """Whether the model's own weights are what is trained."""
+    return method.count(method.config, method.attached().geometry) == method.attached().geometry.parameters
 
 
 def shake(method: Method, seed: int = 1, scale: float = 0.3) -> None:
     """Move every trained parameter away from where it starts: no gate, no B is zero after this."""
     generator = torch.Generator().manual_seed(seed)
-    scale = 0.02 if method.name == "full" else scale
+    scale = 0.02 if trains_weights(method) else scale
     with torch.no_grad():
         for parameter in method.parameters().values():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
@@ -164,7 +171,7 @@ def shake(method: Method, seed: int = 1, scale: float = 0.3) -> None:
 
 
 def attach(lm: LanguageModel, case: str, **changes: Any) -> Method:
-    """A method of `CASES` on a model, with weights away from their start."""
+    """A method of `CASES` or `DROPOUT` on a model, with weights away from their start."""
     method = make_method(case, **changes)
     method.attach(lm, seed=3)
     shake(method)

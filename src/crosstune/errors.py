@@ -17,7 +17,12 @@ class UserError(Exception):
     """
 
     def __init__(self, text: str) -> None:
-        super().__init__(_ACTS.sub(lambda found: ascii(found[0])[1:-1], text))
+        super().__init__(inert(text))
+
+
+def inert(text: str) -> str:
+    """The text with escapes for the characters that would end its line or act on a terminal."""
+    return _ACTS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 class Diverged(UserError):  # noqa: N818 - what a training did, an error only where its weights are wanted

@@ -1,7 +1,6 @@
 """Errors that pass: none decides a result for good, and what cannot be read now is not damaged."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,7 @@ def test_a_rate_that_diverges_is_settled(searching: Study) -> None:
     with pytest.raises(UserError, match="1 of 3 runs failed"):
         go(wild)
     (result,) = store.read_runs(wild.folder)
+    assert result.search is not None
     assert result.search.chosen == 1e-3
     (failure,) = failures.read(wild.folder).values()
     assert failure.diverged
@@ -95,6 +95,7 @@ def test_a_result_chosen_without_a_search_is_made_again(searching: Study) -> Non
     go(searching)
     (result,) = store.read_runs(searching.folder)
     folder = searching.folder / result.id
+    assert result.search is not None
     search = result.search.model_copy(update={"scores": result.search.scores[:1]})
     lacking = result.model_copy(update={"search": search})
     predictions = store.read_table(searching.folder, result.id)
@@ -102,7 +103,7 @@ def test_a_result_chosen_without_a_search_is_made_again(searching: Study) -> Non
     done, said = go(searching)
     assert done == [result.id]
     assert "its rate was chosen without all its searches" in said
-    assert json.loads((folder / "run.json").read_bytes())["search"] == result.search.entries()
+    assert store.read_run(folder).search == result.search
 
 
 def test_a_run_replaced_while_it_is_read_is_not_set_aside(
@@ -158,5 +159,5 @@ def test_what_cannot_be_read_is_not_damaged(
         assert "cannot be read" in problem
     assert store.finished(study.folder) == {run.id}
     assert go(study)[0] == []
-    with RunLocks(study.folder).take(run.id) as mine:
+    with RunLocks(study.folder).acquire(run.id) as mine:
         assert mine

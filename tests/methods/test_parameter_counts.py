@@ -80,7 +80,7 @@ def test_count_equals_what_is_attached(tiny_lm, kind, case):
 
 
 LMS = {family: make_lm(family) for family in FAMILIES}
-LAYERS = st.one_of(st.none(), st.integers(1, 3), st.lists(st.integers(0, 2), min_size=1, max_size=4))
+LAYERS = st.one_of(st.none(), st.integers(1, 3), st.lists(st.integers(0, 2), min_size=1, unique=True))
 
 
 @settings(max_examples=40, deadline=None)

@@ -42,7 +42,7 @@ def test_method_equals_slow_computation(tiny_lm, kind, case):
     ids = random_ids(LONG)
     ours = all_logits(lm, ids)
     near(f"{case} = slow fp64 decoder", ours, reference_logits(lm, ids, effect_of(method, lm)))
-    if case not in ("none", "few-shot"):
+    if method.trains:
         assert (ours - plain).abs().max() > 0.05, "the method does something"
 
 

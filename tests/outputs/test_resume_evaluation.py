@@ -95,7 +95,7 @@ def test_stopped_after_any_batch(lm: Any, tmp_path: Path, kind: str) -> None:
         # Floats and all: `equals` is exact.
         assert table.equals(wanted)
         assert rest == [sum(told[:batch]), *told[batch:]]
-        assert notes == [f"  evaluation goes on behind {sum(told[:batch])} examples"]
+        assert notes == [f"  evaluation resumes after {sum(told[:batch])} examples"]
         assert counted == tokens
 
 
@@ -167,7 +167,7 @@ def test_answers_to_something_else_are_not_used(lm: Any, tmp_path: Path) -> None
     table, told, notes, _ = go(lm, "choice", file, name="y")
     assert table.equals(go(lm, "choice")[0])
     assert told == go(lm, "choice")[1]
-    assert notes == ["  answers of another model, data or version are not used: evaluated anew"]
+    assert notes == ["  answers of another model, data or version are not used: starting again"]
     assert go(lm, "choice", file, name="y")[1] == [22]
 
 
@@ -180,6 +180,6 @@ def test_a_full_disk_does_not_end_an_evaluation(lm: Any, tmp_path: Path) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert table.equals(go(lm, "choice")[0])
     assert len(notes) == 1
-    assert "answers cannot be kept while they are given (File too large)" in notes[0]
+    assert "answers cannot be saved as they are computed (File too large)" in notes[0]
     # What fitted is used.
     assert go(lm, "choice", tmp_path / "j.jsonl")[0].equals(table)

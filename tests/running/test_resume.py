@@ -101,7 +101,7 @@ def test_killed_in_training_and_in_evaluation(
     assert (code, said) == (-9, "  training goes on behind step 3\n")
     code, said = make(tmp_path, "killed", given)
     assert code == 0, said
-    assert said.startswith("  training goes on behind step 6\n  evaluation goes on behind ")
+    assert said.startswith("  training goes on behind step 6\n  evaluation resumes after ")
     wanted, files = content(tmp_path / "whole")
     record, found = content(tmp_path / "killed")
     assert set(files) == {"weights.safetensors", "predictions.parquet"}
@@ -120,7 +120,7 @@ def test_an_untrained_run_goes_on_in_evaluation(model: Path, tmp_path: Path) -> 
     assert make(tmp_path, "killed", given, batch=3)[0] == -9
     code, said = make(tmp_path, "killed", given)
     assert code == 0, said
-    assert "evaluation goes on behind" in said
+    assert "evaluation resumes after" in said
     assert content(tmp_path / "killed")[1] == content(tmp_path / "whole")[1]
 
 
@@ -139,7 +139,7 @@ def test_work_of_other_data_is_not_gone_on_from(
     made = execute(run, loaded, changed, shown, work)
     assert made.record.cost.resumed == 0
     assert "is not used: trained from the start" in said.getvalue()
-    assert "are not used: evaluated anew" in said.getvalue()
+    assert "are not used: starting again" in said.getvalue()
     again = execute(run, loaded, changed, shown, work)
     # All of it was there: training and evaluation, with the time they took.
     assert again.record.cost.train_seconds == made.record.cost.train_seconds

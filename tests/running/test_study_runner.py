@@ -36,6 +36,7 @@ from saved_model import save_model, study_of
 KEYS = {
     "id", "study", "model", "model_parameters", "model_layers", "revision", "method", "label", "task",
     "source_language", "languages",
+    "added_languages",
     "seed", "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "data",
     "versions", "hardware", "git", "cost", "device", "dtype", "kind", "search", "curve",
     "quantize", "device_map",

@@ -106,6 +106,8 @@ def test_rows_of_examples():
     assert choice[0] == Row((*prompts[0], *answer), len(answer))
     assert free[0] == Row((*prompts[0], *answer, 2), len(answer) + 1)
     assert tokenize(LM, examples, "choice", first_token=True)[0] == Row((*prompts[0], answer[0]), 1)
+    # How choices are compared says nothing of written answers.
+    assert tokenize(LM, examples, "generation", first_token=True)[0] == free[0]
     assert prompts[0][0] == LM.tokenizer.bos_token_id
 
 

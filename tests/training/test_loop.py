@@ -13,7 +13,7 @@ from crosstune.training.batches import collate
 from crosstune.training.loop import rate, train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, TRAINED, make_method, near, random_ids
+from tiny_models import DEVICE, TRAINED, make_method, near, random_ids, trains_weights
 
 ROWS = [Row(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
 SHORT = TrainSettings(steps=3, batch_size=8, warmup_steps=1, learning_rate=0.01)
@@ -24,8 +24,7 @@ def weights(method):
 
 
 def trained(lm, case, settings=SHORT, seed=0, **more):
-    changes = {"dropout": 0.2} if more.pop("dropout", False) else {}
-    method = make_method(case, **changes)
+    method = make_method(case)
     method.attach(lm, seed=1)
     result = train(method, ROWS, settings, seed=seed, **more)
     return method, result
@@ -79,11 +78,10 @@ def test_split_batches_give_the_same_weights(tiny_lm, case, monkeypatch):
 
 @pytest.mark.parametrize("case", [*TRAINED, "lora-dropout"])
 def test_same_seed_same_bits(tiny_lm, case):
-    dropout = case == "lora-dropout"
     found = []
     for seed in (0, 0, 1):
         torch.rand(seed + 3)  # global randomness left in different states
-        method, _ = trained(tiny_lm("qwen3"), "lora" if dropout else case, seed=seed, dropout=dropout)
+        method, _ = trained(tiny_lm("qwen3"), case, seed=seed)
         found.append(weights(method))
     first, second, other = found
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -95,7 +93,7 @@ def test_training_leaves_global_randomness_alone(tiny_lm):
     torch.manual_seed(7)
     wanted = torch.rand(3)
     torch.manual_seed(7)
-    trained(lm, "lora", dropout=True)
+    trained(lm, "lora-dropout")
     assert torch.equal(torch.rand(3), wanted)
 
 
@@ -168,7 +166,7 @@ def test_best_dev_score_is_kept_the_earlier_on_ties(tiny_lm, case):
     assert result.chosen_step == 4
     assert result.steps == 7
     assert all(torch.equal(p, seen[1][name]) for name, p in method.parameters().items())
-    if case == "full":
+    if trains_weights(method):
         for name, weight in lm.model.named_parameters():
             assert torch.equal(weight, seen[1][name])
 
@@ -182,7 +180,7 @@ def test_looking_at_dev_data_changes_no_bit(tiny_lm):
     """Dropout draws the same numbers whether or not an evaluation came between two steps."""
     runs = []
     for every in (None, 1):
-        method = make_method("lora", dropout=0.3)
+        method = make_method("lora-dropout")
         lm = tiny_lm("llama")
         method.attach(lm)
 
@@ -211,7 +209,7 @@ def test_parameters_stay_fp32_over_bf16(tiny_lm, case):
     method, _ = trained(lm, case)
     assert all(p.dtype == torch.float32 for p in method.parameters().values())
     assert lm.dtype == torch.bfloat16
-    if case == "full":
+    if trains_weights(method):
         for name, weight in lm.model.named_parameters():
             assert torch.equal(weight, method.parameters()[name].bfloat16())
     with method.evaluating(), torch.no_grad():

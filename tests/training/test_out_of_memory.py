@@ -36,7 +36,7 @@ class Small:
 
 
 def go(lm: Any, case: str, tokens: int, passes: Passes | None = None) -> tuple[dict[str, Any], Any]:
-    method = make_method("lora", dropout=0.3) if case == "lora-dropout" else make_method(case)
+    method = make_method(case)
     method.attach(lm, seed=1)
     try:
         settings = FOUR.model_copy(update={"tokens_per_pass": tokens})

@@ -38,10 +38,6 @@ def notes() -> list[str]:
     return []
 
 
-def method_of(case: str) -> Any:
-    return make_method("lora", dropout=0.3) if case == "lora-dropout" else make_method(case)
-
-
 def go(
     lm: Any,
     case: str,
@@ -50,7 +46,7 @@ def go(
     stop_after: int | None = None,
 ) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Train; what is saved of the method, and everything told of the training but its time."""
-    method = method_of(case)
+    method = make_method(case)
     method.attach(lm, seed=1)
 
     def dev_score() -> float:

@@ -12,6 +12,7 @@ import typer
 from crosstune.cli.printing import (
     complain,
     print_costs,
+    print_csv,
     print_plan,
     print_results,
     print_rows,
@@ -177,7 +178,7 @@ def results(
     if form is Form.table:
         print_costs(found) if cost else print_results(found)
     elif form is Form.csv:
-        sys.stdout.write((found.costs if cost else found.scores).write_csv())
+        print_csv(found.costs if cost else found.scores)
     else:
         tables = {"costs": found.costs} if cost else {"transfer": found.transfer, "scores": found.scores}
         rows = {name: table.to_dicts() for name, table in tables.items()}

@@ -24,16 +24,23 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def print_csv(table: Any) -> None:
+    """A polars table as CSV (`crosstune.report.text.csv_text`)."""
+    from crosstune.report.text import csv_text
+
+    sys.stdout.write(csv_text(table))
+
+
 def print_results(found: Any) -> None:
     """The table of results (`crosstune.api.Results`)."""
-    from crosstune.report.tables.terminal import results_table
+    from crosstune.report.terminal import results_table
 
-    standard_output().print(results_table(found.runs, found.source))
+    standard_output().print(results_table(found.sections))
 
 
 def print_costs(found: Any) -> None:
     """The table of what results cost (`crosstune.api.Results`)."""
-    from crosstune.report.tables.terminal import costs_table
+    from crosstune.report.terminal import costs_table
 
     standard_output().print(costs_table(found.costs))
 
@@ -57,7 +64,7 @@ def print_verdicts(verdicts: Any, form: str) -> None:
         from crosstune.claims.judge import verdict_table
 
         table = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
-        sys.stdout.write(table.write_csv())
+        print_csv(table)
     else:
         import json
         from dataclasses import asdict

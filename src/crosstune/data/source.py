@@ -76,7 +76,13 @@ def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str)
         shape = _path_pattern(layout.files)
         for path in sorted(root.glob(layout.files.replace("{code}", "*"))):
             match = shape.fullmatch(path.relative_to(root).as_posix())
-            if match is None or not path.is_file():
+            if match is None:
+                continue
+            if not path.is_file() and path.suffix:
+                raise UserError(
+                    f"{path} is where {layout.files} has a file, and is none; mend it or move it away"
+                )
+            if not path.is_file():
                 continue
             code = match.groupdict().get("code")
             language = layout.language or source_language if code is None else _canonical(code)

@@ -98,7 +98,7 @@ def read_json(path: Path) -> Any:
     """
     text = "\n".join(_whole_lines(path))
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_number)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
     except RecursionError as error:
@@ -164,6 +164,8 @@ def _table(path: Path, columns: Sequence[str], header: bool, split: _Splitter) -
             raise UserError(str(first))
         ((_, given),) = split(path, [(1, first)])
         names = given if isinstance(given, list) else first.split("\t")
+        if again := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"{path}:1: the column {again[0]!r} is there twice; give each its own name")
         _require(path, columns, names, f"the first line is {first[:120]!r}")
         start = 1
     rows: list[Row | BadRow] = [BadRow(str(line)) for line in lines[start:] if isinstance(line, BadRow)]
@@ -219,7 +221,7 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
             rows.append(line)
             continue
         try:
-            value = json.loads(line, parse_constant=_no_number)
+            value = json.loads(line, object_pairs_hook=_no_key_twice, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:
             rows.append(BadRow(f"{path}:{number}: not JSON: {str(error)[:120]}"))
             continue
@@ -252,6 +254,15 @@ def _parquet(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
         else:
             rows.append(Row(path, number, fields))
     return rows
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key given twice one value would be lost."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return fields
 
 
 def _no_number(name: str) -> Any:

@@ -44,7 +44,9 @@ class Layered(MethodConfig):
         wrong = [i for i in self.layers if not 0 <= i < total]
         if wrong or not self.layers:
             raise UserError(f"layers: {wrong or 'an empty list'}; the model's layers are 0 to {total - 1}")
-        return sorted(set(self.layers))
+        if again := {i for i in self.layers if self.layers.count(i) > 1}:
+            raise UserError(f"layers: {min(again)} is listed twice")
+        return sorted(self.layers)
 
 
 class Prompted(MethodConfig):

@@ -71,7 +71,7 @@ class Output(ABC):
             tell: Called with the number of examples done since the last call.
             passes: Says how many tokens go at once, and is lowered when memory runs out; made from the
                 settings by default.
-            journal: Keeps answers as they are given, and knows those given before to the same examples.
+            journal: Saves answers as they are computed, and has those computed before for the same examples.
 
         Raises:
             UserError: An example cannot be answered, or is more than memory holds.

@@ -187,7 +187,7 @@ def _score_batch(
     trees = [grow([text for item in group for text in item.texts]) for group in groups]
     placed = lay_out(form, trees, lm.pad_id, lm.device)
     items: list[ChoiceItem] = []
-    asked: dict[int, int] = {}  # which answer row stands at a place, counted through all lines
+    row_at: dict[int, int] = {}  # number of the answer row at a position, counted through all lines
     lasts: list[int] = []  # answer row of each prompt's last token
     rows: list[int] = []  # answer row of what predicts each later token of each label
     targets: list[int] = []
@@ -196,13 +196,13 @@ def _score_batch(
         for item in group:
             items.append(item)
             n = len(item.prompt)
-            found = {ending: next(paths) for ending in item.endings}
+            path_of = {ending: next(paths) for ending in item.endings}
             for label in item.labels:
-                path = found[label[:-1]]
-                rows += [asked.setdefault(start + at, len(asked)) for at in path[n:]]
+                path = path_of[label[:-1]]
+                rows += [row_at.setdefault(start + at, len(row_at)) for at in path[n:]]
                 targets += label[1:]
-            lasts.append(asked.setdefault(start + path[n - 1], len(asked)))
-    hidden = lm.hidden(placed.ids, placed.layout, rows=torch.tensor(list(asked), device=lm.device))
+            lasts.append(row_at.setdefault(start + path[n - 1], len(row_at)))
+    hidden = lm.hidden(placed.ids, placed.layout, rows=torch.tensor(list(row_at), device=lm.device))
     firsts = _first_scores(lm, hidden[torch.tensor(lasts, device=lm.device)], items, whole=per_token)
     rest = _log_probabilities(lm, hidden, rows, targets)
     out, at = [], 0

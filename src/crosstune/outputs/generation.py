@@ -1,9 +1,9 @@
-"""Free answers: greedy decoding, the places of finished answers taken by the next prompts at once.
+"""Written answers: greedy decoding with continuous batching, finished rows being refilled at once.
 
-What prompts begin with alike (a passage with several questions, exemplars) is read once and its keys
-and values copied to each. Answers are given in portions of a few batches: within one the order of work,
-and so every bit of the result, depends on the portion alone, and a stopped evaluation goes on behind the
-last whole one.
+A common beginning of prompts (a passage with several questions, exemplars) is read once, and its keys and
+values are copied to each. Answers are computed in portions of a few batches: the order of work within a
+portion, and so every bit of its result, depends on that portion alone, and a stopped evaluation resumes after
+the last whole one.
 """
 
 from collections import deque
@@ -161,7 +161,7 @@ def _generate(
     waiting = deque(trees)
     begun = 0
     rows: list[int] = []  # which answer each live row is writing
-    hidden = torch.zeros(0, lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
+    hidden = torch.zeros(0, lm.geometry.embedding or lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
     while waiting or rows:
         while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
             some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), form)

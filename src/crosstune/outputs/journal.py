@@ -1,8 +1,8 @@
-"""Answers on disk as they are given, so that a killed evaluation goes on behind its last whole batch.
+"""Answers on disk as they are computed, so that a killed evaluation resumes after its last whole batch.
 
-One line a batch: the CRC-32 of what follows, and JSON. The first line says what the answers are to. Whatever
-stands behind the first line that is torn or damaged is cut off. Nothing here can end an evaluation:
-where the disk takes no more, it is said once, and the evaluation goes on without a journal.
+One line a batch: the CRC-32 of what follows, and JSON. The first line identifies what the answers are to.
+From the first torn or damaged line on, the file is cut off. Nothing here can end an evaluation: when the
+disk is full, it logs one line and continues without a journal.
 """
 
 import json
@@ -60,7 +60,7 @@ class Journal(Generic[T]):
         except OSError as error:
             self._give_up(error)
         if self.answers:
-            note(f"  evaluation goes on behind {len(self.answers)} examples")
+            note(f"  evaluation resumes after {len(self.answers)} examples")
             if taken_up is not None:
                 taken_up()
 
@@ -79,8 +79,12 @@ class Journal(Generic[T]):
         except OSError as error:
             self._give_up(error)
 
+    def section(self, first: int, count: int) -> "Journal[T]":
+        """The same journal for ``count`` examples from ``first`` on, which are counted from 0 in it."""
+        return _Section(self, first, count)
+
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         stream, self._stream = self._stream, None
         if stream is not None:
             with suppress(OSError):  # what a full disk did not take, as said before
@@ -93,7 +97,7 @@ class Journal(Generic[T]):
         self._stream.flush()
 
     def _read(self, file: Path, made_for: str) -> int:
-        """Take the whole entries; how many bytes of the file they are."""
+        """Read the whole entries; returns how many bytes of the file they take."""
         if not file.exists():
             return 0
         good = 0
@@ -104,7 +108,7 @@ class Journal(Generic[T]):
                     break
                 if good == 0:
                     if entry.get("made_for") != made_for:
-                        self._note("  answers of another model, data or version are not used: evaluated anew")
+                        self._note("  answers of another model, data or version are not used: starting again")
                         return 0
                 else:
                     self.answers.update(zip(entry["items"], entry["answers"], strict=True))
@@ -115,9 +119,19 @@ class Journal(Generic[T]):
     def _give_up(self, error: OSError) -> None:
         self.close()
         self._note(
-            f"  answers cannot be kept while they are given ({error.strerror or error}); "
-            "going on, but a stopped evaluation would begin anew"
+            f"  answers cannot be saved as they are computed ({error.strerror or error}); "
+            "continuing, but a stopped evaluation would start again"
         )
+
+
+class _Section(Journal[T]):
+    def __init__(self, whole: Journal[T], first: int, count: int) -> None:
+        self._whole, self._first = whole, first
+        self.answers = {i: whole.answers[first + i] for i in range(count) if first + i in whole.answers}
+        self.passes = whole.passes
+
+    def add(self, items: Sequence[int], answers: Sequence[T], passes: Passes) -> None:
+        self._whole.add([self._first + i for i in items], answers, passes)
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

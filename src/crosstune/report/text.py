@@ -4,6 +4,8 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
+import polars as pl
+import polars.selectors
 from babel import Locale
 
 from crosstune.analysis.groups import Grouping, language_or_none
@@ -98,3 +100,21 @@ def group_name(by: Grouping, group: str) -> str:
         if by == "script"
         else group
     )
+
+
+_FORMULA = re.compile(r"[=+\-@](?![0-9.,]*$)")
+
+
+def csv_text(table: pl.DataFrame) -> str:
+    """A table as CSV whose texts neither act on a terminal nor are a formula to a spreadsheet.
+
+    Characters that act are shown as `visible` shows them; a text that a spreadsheet would compute has an
+    apostrophe in front.
+    """
+
+    def inert(text: str) -> str:
+        shown = visible(text, len(text))
+        return f"'{shown}" if _FORMULA.match(shown) else shown
+
+    texts = polars.selectors.string().map_elements(inert, return_dtype=pl.String)
+    return table.with_columns(texts).write_csv()

@@ -61,7 +61,8 @@ def predict(
     Args:
         folder: Of the run, ``<store>/<id>``.
         text: What stands in the task's prompt, such as a name for `cldr-names`; or the whole prompt.
-        language: Of the prompt, for tasks that have one a language; the source language by default.
+        language: Of the text, for prompts and trained parts that are one language's; the source language by
+            default.
         raw: ``text`` is the whole prompt.
         choices: To choose from; the task's by default, where it has the same for every question.
         device: Where to load the model.
@@ -79,7 +80,8 @@ def predict(
             f"{folder}: made with version {run.task.version} of task {task.name}, this is version "
             f"{task.version}; run the study again, or write the whole prompt and add --raw"
         )
-    prompt = text if raw else _prompt(task, text, find(language).code if language else run.source_language)
+    code = find(language).code if language else run.source_language
+    prompt = text if raw else _prompt(task, text, code)
     if form_of(task.kind).has_choices and not choices:
         choices = _task_choices(task)
     method = _method(run)
@@ -100,7 +102,7 @@ def predict(
     with attached(method, lm, run.seed):
         if method.trains:
             method.load_state(_weights(folder / store.WEIGHTS, str(lm.device)))
-        with method.evaluating():
+        with method.evaluating(), lm.adaptation.for_language(code):
             answers = output.answers(lm, task, with_exemplars([example], solved), settings)
     (logprobs,) = answers.columns.get("choice_logprobs", [()])
     probabilities = [math.exp(logprob) for logprob in logprobs]
@@ -108,13 +110,13 @@ def predict(
     return Prediction(prompt, answers.texts[0], ranked)
 
 
-def _task(run: RunRecord, given: str | Path | None) -> Task:
+def _task(run: RunRecord, task_file: str | Path | None) -> Task:
     """The task a run was made with, a user's own one only if its file is still the same."""
     file = run.task.file
     if file is None:
         return make_task(run.task.name, run.task.options)
-    path = Path(file["path"] if given is None else given)
-    if given is None and path.suffix == ".py":
+    path = Path(file["path"] if task_file is None else task_file)
+    if task_file is None and path.suffix == ".py":
         raise UserError(
             f"run {run.id} was made with a Python task, which predict would run; if you trust it, add "
             f"--task {path}"

@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from crosstune.errors import inert
 from crosstune.training.loop import Progress
 
 _EVERY = 10.0  # seconds between plain lines
@@ -42,7 +43,7 @@ class Display:
     def note(self, text: str) -> None:
         """Say something worth a line."""
         # One line whatever its length: a log is searched by line.
-        self.console.print(Text(text), soft_wrap=True)
+        self.console.print(Text(inert(text)), soft_wrap=True)
 
     def begin(self, name: str) -> None:
         """A run begins."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from crosstune.config import environment
-from crosstune.errors import UserError
+from crosstune.errors import UserError, inert
 from crosstune.files import disk_errors
 from crosstune.running.interrupts import Interrupts, Stopped
 from crosstune.running.progress import display
@@ -93,6 +93,6 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
 
 def _saying(console: Console) -> Callable[[str], None]:
     def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        console.print(inert(text), markup=False, highlight=False, soft_wrap=True)
 
     return say

@@ -71,10 +71,17 @@ def git_state() -> dict[str, dict[str, Any] | None]:
 
 def _git(folder: Path) -> dict[str, Any] | None:
     def ask(*words: str) -> str:
-        command = ["git", "-C", str(folder), *words]
+        command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *off, *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
+    off: list[str] = []
     try:
+        # The settings of a checkout name programs that git would run, and it may be anybody's.
+        names = subprocess.run(
+            ["git", "-C", str(folder), "config", "--name-only", "--get-regexp", r"^filter\."],
+            capture_output=True, text=True, check=False, timeout=10,
+        ).stdout.split("\n")  # fmt: skip
+        off += [word for name in names if name for word in ("-c", f"{name}=")]
         # A library installed below somebody else's checkout is not part of it.
         if not ask("ls-files", "--", str(folder)):
             return None

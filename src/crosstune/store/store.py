@@ -215,6 +215,12 @@ def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
     """
     if not store.is_dir():
         raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
+    for folder in store.iterdir():
+        lost = (
+            RUN_ID.fullmatch(folder.name) and (folder / RUN).is_file() and not (folder / CHECKSUMS).is_file()
+        )
+        if lost and (wrong := damage(folder)):
+            raise UserError(wrong)
     runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
     runs = [run for run in runs if kind in (None, run.kind)]
     if kind != "search" and all(run.kind == "search" for run in runs):

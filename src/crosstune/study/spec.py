@@ -147,6 +147,13 @@ class Study(Block):
             raise invalid((), f'name: "{name}" should be letters, digits, "_", "-" and "." only')
         return name
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _seeds(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and any(isinstance(seed, bool) for seed in value):
+            raise invalid((), "seeds: true and false are no seeds; give whole numbers")
+        return value
+
     @field_validator("dtype")
     @classmethod
     def _dtype(cls, dtype: str) -> str:

@@ -75,8 +75,8 @@ class Mgsm(PublishedTask):
         else:
             self.max_answer_tokens = 256
             prompts = [words["steps"] for words in load_prompts(self.prompts)["languages"].values()]
-            asked = [f"\n{prompt.partition('{question}')[0].strip()}" for prompt in prompts]
-            self.stop = ("\n\n", *asked)
+            questions = [f"\n{prompt.partition('{question}')[0].strip()}" for prompt in prompts]
+            self.stop = ("\n\n", *questions)
 
     def examples(self, split: Split, language: str) -> list[Example]:
         """All problems of a split, shuffled by id; train and dev are the two parts of GSM8K train."""

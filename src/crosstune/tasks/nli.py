@@ -80,8 +80,8 @@ def _label(row: Row) -> str:
 
 def _number_in_xnli(row: Row, split: Split) -> str | None:
     """The pair's number, from the line that AmericasNLI gives: that of its Spanish row in XNLI's own file."""
-    given, rows = str(row["id"]).strip(), XNLI_ROWS[split]
-    number = int(given) - 5 * rows if given.isdecimal() and len(given) < 9 else 0
+    line, rows = str(row["id"]).strip(), XNLI_ROWS[split]
+    number = int(line) - 5 * rows if line.isdecimal() and len(line) < 9 else 0
     return str(number) if 0 < number <= rows else None
 
 

@@ -114,8 +114,8 @@ def number_in_words(number: int, language: str) -> tuple[str, ...]:
 
 
 def _matches(answer: str, accepted: tuple[str, ...], language: str) -> bool:
-    said = normalise_number_words(answer, language)
-    return said != "" and any(said == normalise_number_words(form, language) for form in accepted)
+    normalised = normalise_number_words(answer, language)
+    return normalised != "" and any(normalised == normalise_number_words(form, language) for form in accepted)
 
 
 def _languages() -> dict[str, dict[str, Any]]:

@@ -144,19 +144,21 @@ class ExtractiveQa(PublishedTask):
     def _answers(self, row: Row) -> tuple[str, ...]:
         """Unique answers in the order given, each on one line, as a line break ends an answer."""
         answers, context = [], row["context"]
-        asked = f"question {row.text('id')[:60]!r}"
-        for text, start in _spans(row, asked):
+        question = f"question {row.text('id')[:60]!r}"
+        for text, start in _spans(row, question):
             if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
-                raise row.error(f"{asked}: answer {text!r:.60} at {start!r:.20} is no text and number")
+                raise row.error(f"{question}: answer {text!r:.60} at {start!r:.20} is no text and number")
             if not text.strip():
-                raise row.error(f"{asked}: empty answer")
+                raise row.error(f"{question}: empty answer")
             # The hub's tables had the white space around contexts and answers cut off, and the numbers left.
-            there = text in context if self.on_hub else start >= 0 and context.startswith(text, start)
-            if not there:
-                raise row.error(f"{asked}: answer {text[:60]!r} is not at character {start} of its context")
+            matches = text in context if self.on_hub else start >= 0 and context.startswith(text, start)
+            if not matches:
+                raise row.error(
+                    f"{question}: answer {text[:60]!r} is not at character {start} of its context"
+                )
             answers.append(_LINE_BREAK.sub(" ", text.strip()))
         if not answers:
-            raise row.error(f"{asked}: no answer")
+            raise row.error(f"{question}: no answer")
         return tuple(dict.fromkeys(answers))
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
@@ -266,7 +268,7 @@ def _article(row: Row) -> str:
     return title if isinstance(title, str) and title else str(row["context"])
 
 
-def _spans(row: Row, asked: str) -> list[tuple[object, object]]:
+def _spans(row: Row, question: str) -> list[tuple[object, object]]:
     """Text and start of each answer; a table has a list of each, JSON a list of both."""
     answers = row.fields.get("answers")
     if isinstance(answers, dict):
@@ -275,4 +277,4 @@ def _spans(row: Row, asked: str) -> list[tuple[object, object]]:
             return list(zip(texts, starts, strict=True))
     elif isinstance(answers, list) and all(isinstance(answer, dict) for answer in answers):
         return [(answer.get("text"), answer.get("answer_start")) for answer in answers]
-    raise row.error(f"{asked}: answers are {answers!r:.60} where texts with their starts were expected")
+    raise row.error(f"{question}: answers are {answers!r:.60} where texts with their starts were expected")

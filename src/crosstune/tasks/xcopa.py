@@ -87,10 +87,10 @@ class Xcopa(PublishedTask):
         """Canonical codes, English first where COPA's test file is there."""
         from crosstune.data.hub import hub_entry
 
-        found = super().languages()
+        languages = super().languages()
         if self.on_hub and self.options.evaluate_on in hub_entry("copa").files:
-            found.insert(0, self.source_language)
-        return found
+            languages.insert(0, self.source_language)
+        return languages
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """The premise with its connective, and the two sentences."""
@@ -135,14 +135,14 @@ class Xcopa(PublishedTask):
 
     def _with_labels(self, rows: list[Row | BadRow]) -> Rows:
         """COPA's test rows; where their labels are hidden, with those of the same items in an XCOPA file."""
-        found = [row for row in rows if isinstance(row, Row)]
-        if len({str(row.fields.get("label")) for row in found}) > 1 or not found:
+        readable = [row for row in rows if isinstance(row, Row)]
+        if len({str(row.fields.get("label")) for row in readable}) > 1 or not readable:
             return rows
         translated = [code for code in self.languages() if code != self.source_language]
         if not translated:
             raise UserError(
-                f"{found[0].path}: the labels are hidden, all the same; they are taken by idx from an XCOPA "
-                "test file, and none is there"
+                f"{readable[0].path}: the labels are hidden, all the same; they are taken by idx from an "
+                "XCOPA test file, and none is there"
             )
         others = self._published_rows("test", translated[0])
         labels = {str(row["idx"]): row.fields.get("label") for row in others if isinstance(row, Row)}
@@ -160,11 +160,11 @@ class Xcopa(PublishedTask):
         if not change and (self.on_hub or self.source_language not in self.places[split]):
             return rows
         english = self._published_rows(split, self.source_language)
-        asked = {str(row["idx"]): row["question"] for row in english if isinstance(row, Row)}
+        copa = {str(row["idx"]): row["question"] for row in english if isinstance(row, Row)}
         differ = {
-            row.line: asked[str(row["idx"])]
+            row.line: copa[str(row["idx"])]
             for row in rows
-            if isinstance(row, Row) and asked.get(str(row["idx"]), row["question"]) != row["question"]
+            if isinstance(row, Row) and copa.get(str(row["idx"]), row["question"]) != row["question"]
         }
         self.note_source(split, language, question=self.options.question, question_not_as_in_copa=len(differ))
         if not change:

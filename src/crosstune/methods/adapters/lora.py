@@ -33,7 +33,7 @@ class LoraConfig(Layered):
     """
 
     rank: int = Field(default=4, ge=1)
-    alpha: float = 8.0
+    alpha: float = Field(default=8.0, gt=0)
     target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
@@ -87,18 +87,18 @@ class Lora(Method[LoraConfig]):
 
         config = self.config
         part.undo.callback(self._unwrap, lm)
-        names = {module: name for name, module in lm.model.named_modules()}
-        layers = [names[layer] for layer in lm.layers]
+        # The layers alone: by the model's config PEFT would take an MLP's names for weights of experts.
+        layers: Any = nn.ModuleList(lm.layers)
         settings = PeftLoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT divides by it; a float is as good
             lora_dropout=config.dropout,
-            target_modules=[f"{layers[i]}.{name}" for i, name, _ in targets(config, lm.geometry)],
+            target_modules=[f"{i}.{name}" for i, name, _ in targets(config, lm.geometry)],
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                inject_adapter_in_model(settings, lm.model, adapter_name=_ADAPTER)
+                inject_adapter_in_model(settings, layers, adapter_name=_ADAPTER)
             except ValueError as error:
                 raise UserError(f"lora: {error}".replace("\n", " ")) from error
         self.wrapped = _lora_layers(lm)
@@ -117,8 +117,6 @@ class Lora(Method[LoraConfig]):
         for name, module in _lora_layers(lm).items():
             parent, _, leaf = name.rpartition(".")
             setattr(lm.model.get_submodule(parent), leaf, module.get_base_layer())
-        if hasattr(lm.model, "peft_config"):
-            del lm.model.peft_config
         self.wrapped = {}
 
     def parameters(self) -> "dict[str, nn.Parameter]":

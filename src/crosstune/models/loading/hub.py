@@ -66,7 +66,13 @@ def _weight_names(name: str, commit: str) -> list[str]:
         index = Path(huggingface_hub.hf_hub_download(name, INDEX, revision=commit))
     except errors.EntryNotFoundError:  # on the hub, or when offline in the cache
         return [SINGLE]
-    return sorted({str(file) for file in read_json(index).get("weight_map", {}).values()})
+    names = sorted({str(file) for file in read_json(index).get("weight_map", {}).values()})
+    for file in names:  # they are given on as patterns of what to fetch
+        if not re.fullmatch(r"[\w.-]+\.safetensors", file):
+            raise UserError(
+                f"{name}: {INDEX} names {file!r}, which is no safetensors file; it is not fetched"
+            )
+    return names
 
 
 @contextmanager

@@ -119,71 +119,71 @@ class Definition(BaseModel):
 
     @field_validator("kind")
     @classmethod
-    def _kind(cls, given: str) -> str:
-        if given not in FORMS:
+    def _kind(cls, kind: str) -> str:
+        if kind not in FORMS:
             raise ValueError(f"should be {' or '.join(map(repr, FORMS))}")
-        return given
+        return kind
 
     @field_validator("name")
     @classmethod
-    def _name(cls, given: str) -> str:
-        if not NAME.fullmatch(given):
+    def _name(cls, name: str) -> str:
+        if not NAME.fullmatch(name):
             raise ValueError('should be letters, digits, "-" and "_"')
-        return given
+        return name
 
     @field_validator("source_language")
     @classmethod
-    def _source(cls, given: str) -> str:
+    def _source(cls, code: str) -> str:
         try:
-            return find(given).code
+            return find(code).code
         except UserError as error:
             raise ValueError(f"is an {error}") from error
 
     @field_validator("prompt")
     @classmethod
-    def _templates(cls, given: dict[str, str]) -> dict[str, str]:
-        for language, text in given.items():
+    def _templates(cls, prompts: dict[str, str]) -> dict[str, str]:
+        for language, text in prompts.items():
             if not PLACE.search(text):
                 raise invalid(
                     (language,), "prompt: no {column} in it; write {text} for what column text holds"
                 )
         codes = {}
-        for language in given:
+        for language in prompts:
             try:
                 codes[language] = find(language).code
             except UserError as error:
                 raise invalid((language,), f"prompt: {error}") from error
         if len(set(codes.values())) < len(codes):
             raise invalid((), f"prompt: a language is there twice: {', '.join(codes)}")
-        return {codes[language]: text.rstrip() for language, text in given.items()}
+        return {codes[language]: text.rstrip() for language, text in prompts.items()}
 
     @field_validator("choices", mode="before")
     @classmethod
-    def _choices(cls, given: Any) -> Any:
-        if isinstance(given, list):
-            for i, choice in enumerate(given):
+    def _choices(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            for i, choice in enumerate(value):
                 if not isinstance(choice, str) or not choice.strip():
                     raise invalid(
                         (i,), f'choices: entry {i + 1} is no text; put quotes around it, as in "{{column}}"'
                     )
-            if len(given) < 2 or len(set(given)) < len(given):
+            if len(value) < 2 or len(set(value)) < len(value):
                 raise invalid((), "choices: two or more different ones are wanted")
-        return given
+        return value
 
     @field_validator("train", "dev", "test")
     @classmethod
-    def _files(cls, given: str | None) -> str | None:
-        if given is None:
+    def _files(cls, pattern: str | None) -> str | None:
+        if pattern is None:
             return None
-        path = PurePosixPath(given)
-        if path.is_absolute() or ".." in path.parts or "\\" in given or given.startswith("~"):
+        path = PurePosixPath(pattern)
+        if path.is_absolute() or ".." in path.parts or "\\" in pattern or pattern.startswith("~"):
             raise ValueError(
                 "should be a path below the definition's folder, without '..'; for data elsewhere set the "
                 "task's option data in the study"
             )
-        if unknown := [place for place in PLACE.findall(given) if place != "code"]:
+        if unknown := [place for place in PLACE.findall(pattern) if place != "code"]:
             raise ValueError(f"has the unknown place {{{unknown[0]}}}; {{code}} stands for the language")
-        if given.count("{code}") > 1 or "**" in given or re.search(r"[][?]", given) or not path.parts:
+        if pattern.count("{code}") > 1 or "**" in pattern or re.search(r"[][?]", pattern) or not path.parts:
             raise ValueError("should have {code} at most once, * within a name, and none of [ ] ? **")
         return path.as_posix()
 
@@ -233,7 +233,7 @@ def _definition(data: Any) -> Definition:
     for key, what in _NEEDED.items():
         if data.get(key) in (None, "", {}):
             raise invalid((key,), f'a task needs "{key}:", {what}')
-    given = {key: value for key, value in data.items() if value is not None}
-    if isinstance(given["prompt"], str):
-        given["prompt"] = {str(given.get("source_language", "en")): given["prompt"]}
-    return read_settings(Definition, given, "task")
+    settings = {key: value for key, value in data.items() if value is not None}
+    if isinstance(settings["prompt"], str):
+        settings["prompt"] = {str(settings.get("source_language", "en")): settings["prompt"]}
+    return read_settings(Definition, settings, "task")

@@ -105,22 +105,22 @@ def _from_python(path: Path, raw: bytes) -> type[Task]:
 
 def _only_task(path: Path, module: ModuleType, lines: Mapping[str, int]) -> type[Task]:
     """The one subclass of `Task` that a module defines and that can be made."""
-    own: dict[str, type[Task]] = {
-        each.__name__: each for each in vars(module).values() if _is_own_task(each, module)
+    tasks: dict[str, type[Task]] = {
+        value.__name__: value for value in vars(module).values() if _is_own_task(value, module)
     }
-    if not own:
+    if not tasks:
         raise UserError(f"{path}:1: no task: define one subclass of crosstune.tasks.base.Task")
-    whole = [name for name, each in own.items() if not inspect.isabstract(each)]
-    if not whole:
-        name, task = next(iter(own.items()))
+    concrete = [name for name, task in tasks.items() if not inspect.isabstract(task)]
+    if not concrete:
+        name, task = next(iter(tasks.items()))
         lacking = ", ".join(sorted(task.__abstractmethods__))
         raise UserError(f"{path}:{lines.get(name, 1)}: class {name} does not define {lacking}")
-    if len(whole) > 1:
-        line = lines.get(whole[1], 1)
+    if len(concrete) > 1:
+        line = lines.get(concrete[1], 1)
         raise UserError(
-            f"{path}:{line}: a second task, {whole[1]}, beside {whole[0]}; give each its own file"
+            f"{path}:{line}: a second task, {concrete[1]}, beside {concrete[0]}; give each its own file"
         )
-    return own[whole[0]]
+    return tasks[concrete[0]]
 
 
 def _is_own_task(value: object, module: ModuleType) -> bool:
@@ -131,19 +131,19 @@ def _lacks(task: type[Task]) -> str | None:
     """What a task's class should say about itself and does not."""
     wanted: dict[str, tuple[Callable[[Any], bool], str]] = {
         "name": (_is_name, 'letters, digits, "-" and "_"'),
-        "version": (lambda given: isinstance(given, int) and given >= 1, "a whole number from 1"),
+        "version": (lambda value: isinstance(value, int) and value >= 1, "a whole number from 1"),
         "kind": (
-            lambda given: isinstance(given, str) and given in FORMS,
+            lambda value: isinstance(value, str) and value in FORMS,
             " or ".join(f'"{name}"' for name in FORMS),
         ),
         "metrics": (
-            lambda given: isinstance(given, tuple) and given != () and all(map(_is_name, given)),
+            lambda value: isinstance(value, tuple) and value != () and all(map(_is_name, value)),
             'a tuple of names such as ("accuracy",)',
         ),
-        "summary": (lambda given: isinstance(given, str), "a line about the task"),
-        "split_names": (lambda given: isinstance(given, dict), 'a dict such as {"test": "test.csv"}'),
+        "summary": (lambda value: isinstance(value, str), "a line about the task"),
+        "split_names": (lambda value: isinstance(value, dict), 'a dict such as {"test": "test.csv"}'),
         "Options": (
-            lambda given: isinstance(given, type) and issubclass(given, TaskOptions),
+            lambda value: isinstance(value, type) and issubclass(value, TaskOptions),
             "a subclass of TaskOptions",
         ),
     }
@@ -155,8 +155,8 @@ def _lacks(task: type[Task]) -> str | None:
     return None
 
 
-def _is_name(given: object) -> bool:
-    return isinstance(given, str) and NAME.fullmatch(given) is not None
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
 def _guarded(task: type[Task], path: Path) -> type[Task]:
@@ -166,11 +166,11 @@ def _guarded(task: type[Task], path: Path) -> type[Task]:
         method, check = getattr(task, name), CHECKS[name]
 
         @wraps(method)
-        def call(self: Task, *given: Any, **named: Any) -> Any:
+        def call(self: Task, *args: Any, **kwargs: Any) -> Any:
             with _told(path):
-                value = method(self, *given, **named)
+                value = method(self, *args, **kwargs)
             try:
-                return check(self, value, *given, **named)
+                return check(self, value, *args, **kwargs)
             except Wrong as error:
                 code = getattr(method, "__code__", None)
                 line = code.co_firstlineno if code is not None and code.co_filename == str(path) else 1
@@ -178,8 +178,8 @@ def _guarded(task: type[Task], path: Path) -> type[Task]:
 
         return call
 
-    made: type[Task] = type(task.__name__, (task,), {name: guard(name) for name in CHECKS})
-    return made
+    guarded: type[Task] = type(task.__name__, (task,), {name: guard(name) for name in CHECKS})
+    return guarded
 
 
 @contextmanager

@@ -131,32 +131,32 @@ class DefinedTask(PublishedTask):
         )
 
     def _choices(self, row: Row) -> tuple[str, ...]:
-        given = self.definition.choices
-        if not isinstance(given, str):
-            choices = tuple(_composed(_filled(choice, row).strip()) for choice in given)
+        templates = self.definition.choices
+        if not isinstance(templates, str):
+            choices = tuple(_composed(_filled(choice, row).strip()) for choice in templates)
         else:
-            choices = tuple(map(_composed, _texts(row, given)))
+            choices = tuple(map(_composed, _texts(row, templates)))
             if len(choices) < 2:
-                raise row.error(f"{given} should be a list of two or more texts")
+                raise row.error(f"{templates} should be a list of two or more texts")
         if len(set(choices)) < len(choices):
             raise row.error(f"two choices are the same: {', '.join(choices)[:120]}")
         return choices
 
     def _chosen(self, row: Row, choices: tuple[str, ...]) -> str:
         column, how = self.definition.answer, self.definition.answer_is
-        given = _composed(_text(row, column))
+        value = _composed(_text(row, column))
         if how == "text":
-            if given not in choices:
-                raise row.error(f"{column} {given[:60]!r} is none of the choices: {', '.join(choices)[:120]}")
-            return given
+            if value not in choices:
+                raise row.error(f"{column} {value[:60]!r} is none of the choices: {', '.join(choices)[:120]}")
+            return value
         if how == "letter":
-            place = string.ascii_uppercase.find(given.upper()) if len(given) == 1 else -1
+            place = string.ascii_uppercase.find(value.upper()) if len(value) == 1 else -1
         else:
-            place = int(given) - (how == "index1") if re.fullmatch("[0-9]{1,9}", given) else -1
+            place = int(value) - (how == "index1") if re.fullmatch("[0-9]{1,9}", value) else -1
         if not 0 <= place < len(choices):
             first = {"letter": "A", "index0": "0", "index1": "1"}[how]
             raise row.error(
-                f"{column} {given[:60]!r} names none of the {len(choices)} choices (the first is {first})"
+                f"{column} {value[:60]!r} names none of the {len(choices)} choices (the first is {first})"
             )
         return choices[place]
 
@@ -206,7 +206,7 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
         stop = definition.stop
         layouts = layouts_
         split_names: ClassVar[dict[Split, str]] = {
-            s: found[0].files for s, found in layouts_.items() if found
+            split: forms[0].files for split, forms in layouts_.items() if forms
         }
 
     Defined.Options, Defined.definition, Defined.folder = Options, definition, path.parent
@@ -266,5 +266,5 @@ def _texts(row: Row, column: str) -> tuple[str, ...]:
         return (_text(row, column),)
     if not value:
         raise row.error(f"{column} is an empty list")
-    entries = Row(row.path, row.line, {f"{column}[{i}]": each for i, each in enumerate(value)})
+    entries = Row(row.path, row.line, {f"{column}[{i}]": text for i, text in enumerate(value)})
     return tuple(_text(entries, name) for name in entries.fields)

@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -241,6 +242,29 @@ class TaskEntry(Block):
         named = {"name": self.name} if self.file is None else {"file": str(self.file.path)}
         options = self.options.model_dump(mode="json")
         return {**named, **options, "train": self.train, "evaluate": self.evaluate}
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One task with one method of a study, and what holds for their runs.
+
+    Attributes:
+        task: The task.
+        method: The method.
+        label: Short name of the method, unique in the study.
+        languages: Canonical codes of the languages the task is evaluated in, its source language first.
+        evaluate: Evaluation settings.
+        train: Training settings, with a learning rate where none is searched; None where nothing is trained.
+        rates: Learning rates that are searched; None for no search.
+    """
+
+    task: TaskEntry
+    method: MethodEntry
+    label: str
+    languages: tuple[str, ...]
+    evaluate: EvaluateSettings
+    train: TrainSettings | None
+    rates: tuple[float, ...] | None
 
 
 def labels(methods: Sequence[MethodEntry], budget: int | Literal[False] | None = None) -> list[str]:

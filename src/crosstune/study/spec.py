@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -26,7 +25,7 @@ from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.study.entries import Block, MethodEntry, SearchSettings, TaskEntry, labels
+from crosstune.study.entries import Block, Combination, MethodEntry, SearchSettings, TaskEntry, labels
 from crosstune.study.file import StudyFile
 from crosstune.study.grid import MOST_RUNS, Cell, sweep
 from crosstune.training.settings import ONE_OF, TrainSettings
@@ -36,29 +35,6 @@ Codes = Literal["all"] | tuple[str, ...]
 
 _NEEDED = {"name": "demo", "models": "demo:gemma-3-270m", "tasks": "cldr-names", "methods": "lora"}
 _LISTS = ("models", "tasks", "methods", "seeds", "trackers")
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One task with one method of a study, and what holds for their runs.
-
-    Attributes:
-        task: The task.
-        method: The method.
-        label: Short name of the method, unique in the study.
-        languages: Canonical codes of the languages the task is evaluated in, its source language first.
-        evaluate: Evaluation settings.
-        train: Training settings, with a learning rate where none is searched; None where nothing is trained.
-        rates: Learning rates that are searched; None for no search.
-    """
-
-    task: TaskEntry
-    method: MethodEntry
-    label: str
-    languages: tuple[str, ...]
-    evaluate: EvaluateSettings
-    train: TrainSettings | None
-    rates: tuple[float, ...] | None
 
 
 class Study(Block):

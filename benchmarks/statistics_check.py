@@ -28,7 +28,7 @@ from scipy import stats
 
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
 from crosstune.analysis.statistics.differences import by_language, mcnemar
-from crosstune.analysis.statistics.pairing import Aligned
+from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.variance import Over, Sample
 
 HERE = Path(__file__).parent
@@ -74,7 +74,7 @@ class Shape:
 class Drawn:
     """One simulated study, and the true difference of the mean over exactly its languages."""
 
-    aligned: Aligned
+    paired: PairedPredictions
     these: float
 
 
@@ -99,7 +99,7 @@ def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0) -> Draw
         scores[name] = found.reshape(seeds, -1).astype(np.float32)
         truths.append(float(_expected(shape, within=True)((own + language).ravel()).mean()))
     ids = np.tile(np.arange(n), languages) if shape.parallel else np.arange(languages * n)
-    aligned = Aligned(
+    paired = PairedPredictions(
         model="simulated",
         task="simulated",
         protocol="one",
@@ -111,7 +111,7 @@ def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0) -> Draw
         scores=scores,
         seeds={name: tuple(range(len(values))) for name, values in scores.items()},
     )
-    return Drawn(aligned, truths[0] - truths[1])
+    return Drawn(paired, truths[0] - truths[1])
 
 
 @cache
@@ -152,13 +152,13 @@ def check(shape: Shape, over: Over, times: int, seed: int = 0) -> dict[str, Any]
     null = shape
     if over == "these":
         null = replace(shape, changed=(*shape.changed, ("method x language", 0.0), ("method x family", 0.0)))
-    quiet = [Sample(simulate(null, rng).aligned).pair("a", "b", over) for _ in range(times)]
+    quiet = [Sample(simulate(null, rng).paired).pair("a", "b", over) for _ in range(times)]
     size = float(np.mean([each.detectable() for each in quiet]))
     shift = shift_for(shape, size)
     shown = covered = 0
     for _ in range(times):
         drawn = simulate(shape, rng, shift)
-        found = Sample(drawn.aligned).pair("a", "b", over)
+        found = Sample(drawn.paired).pair("a", "b", over)
         low, high = found.interval()
         covered += low <= (drawn.these if over == "these" else size) <= high
         # What these languages differ by is not quite the size asked for: moved to it, the rest is the same.
@@ -167,7 +167,7 @@ def check(shape: Shape, over: Over, times: int, seed: int = 0) -> dict[str, Any]
         "shape": shape.named(),
         "over": over,
         "times": times,
-        "seed_variation": Sample(drawn.aligned).seed_variation("a", "b"),
+        "seed_variation": Sample(drawn.paired).seed_variation("a", "b"),
         "false_positives": share(sum(each.p < 0.05 for each in quiet), times),
         "coverage": share(covered, times),
         "detectable": size,
@@ -182,7 +182,7 @@ def check_languages(shape: Shape, times: int, seed: int = 0) -> dict[str, Any]:
     single = any_found = inside = 0
     test = ""
     for _ in range(times):
-        table = by_language(simulate(null, rng).aligned, "a", "b")
+        table = by_language(simulate(null, rng).paired, "a", "b")
         single += int((table["p"] < 0.05).sum())
         inside += int(((table["low"] <= 0) & (table["high"] >= 0)).sum())
         any_found += int((table["outcome"] != "tie").any())
@@ -199,36 +199,36 @@ def check_languages(shape: Shape, times: int, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def _plain_bootstrap(aligned: Aligned, factors: tuple[Any, ...], seed: int) -> bool:
-    drawn = bootstrap_means(Sample(aligned), ["a", "b"], factors, draws=DRAWS, seed=seed)
+def _plain_bootstrap(paired: PairedPredictions, factors: tuple[Any, ...], seed: int) -> bool:
+    drawn = bootstrap_means(Sample(paired), ["a", "b"], factors, draws=DRAWS, seed=seed)
     low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975])
     return bool(low > 0 or high < 0)
 
 
-def _pooled_mcnemar(aligned: Aligned, seed: int) -> bool:
-    one, other = aligned.scores["a"][0], aligned.scores["b"][0]
+def _pooled_mcnemar(paired: PairedPredictions, seed: int) -> bool:
+    one, other = paired.scores["a"][0], paired.scores["b"][0]
     return bool(mcnemar(np.array([(one > other).sum()]), np.array([(one < other).sum()]))[0] < 0.05)
 
 
-def _t_over_languages(aligned: Aligned, seed: int) -> bool:
-    sample = Sample(aligned)
+def _t_over_languages(paired: PairedPredictions, seed: int) -> bool:
+    sample = Sample(paired)
     one, other = (sample.method(name).by_language.mean(axis=0) for name in "ab")
     return bool(stats.ttest_rel(one, other).pvalue < 0.05)
 
 
-NAIVE: dict[str, Callable[[Aligned, int], bool]] = {
+NAIVE: dict[str, Callable[[PairedPredictions, int], bool]] = {
     "McNemar, languages pooled, first seed": _pooled_mcnemar,
-    "bootstrap over examples": lambda aligned, seed: _plain_bootstrap(aligned, ("examples",), seed),
-    "bootstrap over seeds and examples": lambda aligned, seed: _plain_bootstrap(
-        aligned, ("seeds", "examples"), seed
+    "bootstrap over examples": lambda paired, seed: _plain_bootstrap(paired, ("examples",), seed),
+    "bootstrap over seeds and examples": lambda paired, seed: _plain_bootstrap(
+        paired, ("seeds", "examples"), seed
     ),
-    "bootstrap over languages, seeds and examples": lambda aligned, seed: _plain_bootstrap(
-        aligned, ("languages", "seeds", "examples"), seed
+    "bootstrap over languages, seeds and examples": lambda paired, seed: _plain_bootstrap(
+        paired, ("languages", "seeds", "examples"), seed
     ),
     "t test over languages": _t_over_languages,
-    "crosstune, these languages": lambda aligned, seed: Sample(aligned).pair("a", "b", "these").p < 0.05,
-    "crosstune, languages like these": lambda aligned, seed: (
-        Sample(aligned).pair("a", "b", "languages").p < 0.05
+    "crosstune, these languages": lambda paired, seed: Sample(paired).pair("a", "b", "these").p < 0.05,
+    "crosstune, languages like these": lambda paired, seed: (
+        Sample(paired).pair("a", "b", "languages").p < 0.05
     ),
 }
 
@@ -241,9 +241,9 @@ def check_naive(shape: Shape, times: int, seed: int = 0) -> dict[str, Any]:
     for name, null in (("these", same), ("languages", shape)):
         hits = dict.fromkeys(NAIVE, 0)
         for i in range(times):
-            aligned = simulate(null, rng).aligned
+            paired = simulate(null, rng).paired
             for test, positive in NAIVE.items():
-                hits[test] += positive(aligned, i)
+                hits[test] += positive(paired, i)
         out[name] = {test: share(count, times) for test, count in hits.items()}
     return out
 

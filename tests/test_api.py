@@ -41,7 +41,7 @@ def test_every_public_name_is_there() -> None:
 def test_report_stays_a_function_beside_its_package() -> None:
     code = (
         "import crosstune, crosstune.report.page.html\n"
-        "from crosstune.report.tables.terminal import results_table\n"
+        "from crosstune.report.terminal import results_table\n"
         "assert callable(crosstune.report), crosstune.report\n"
         "assert 'torch' not in __import__('sys').modules"
     )

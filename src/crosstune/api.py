@@ -74,7 +74,7 @@ class Results:
         """The sets of runs that may be compared; see `crosstune.report.sections.sections`."""
         from crosstune.report.sections import sections
 
-        return sections(self.runs, self.source)
+        return sections(self.runs, self.source, self.scores)
 
     @cached_property
     def differences(self) -> "pl.DataFrame":
@@ -88,11 +88,11 @@ class Results:
         from crosstune.analysis.statistics.differences import differences
 
         tables = [
-            differences(part.aligned).select(
+            differences(part.paired).select(
                 *(pl.lit(getattr(part, name)).alias(name) for name in ("model", "task", "protocol")), pl.all()
             )
             for part in self.sections
-            if part.aligned is not None
+            if part.paired is not None
         ]
         return pl.concat(tables) if tables else pl.DataFrame()
 
@@ -227,6 +227,5 @@ def report(
     found = results(store)
     names = sorted({run.study for run in found.runs})
     path = Path(store) / "report.html" if out is None else Path(out)
-    verdicts = found.verdicts(claims)
     heading = title or ", ".join(names)
-    return write_report(found.runs, found.source, path, heading, verdicts=verdicts, scores=found.scores)
+    return write_report(found.sections, found.source, path, heading, found.verdicts(claims))

@@ -8,17 +8,17 @@ from statsmodels.stats.contingency_tables import mcnemar as published_mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from crosstune.analysis.statistics.differences import by_language, difference, differences, holm, mcnemar
-from crosstune.analysis.statistics.pairing import Aligned
+from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.errors import UserError
 
 
 def made(
     scores: dict[str, np.ndarray], shared: bool = True, seedless: frozenset[str] = frozenset()
-) -> Aligned:
-    """An `Aligned` of arrays [seeds, languages, examples]; the first language is the source."""
+) -> PairedPredictions:
+    """An `PairedPredictions` of arrays [seeds, languages, examples]; the first language is the source."""
     languages, n = next(iter(scores.values())).shape[1:]
     ids = [str(i) if shared else f"{code}-{i}" for code in range(languages) for i in range(n)]
-    return Aligned(
+    return PairedPredictions(
         model="m",
         task="t",
         protocol="p",
@@ -40,11 +40,11 @@ def coins(rng: np.random.Generator, p: float, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("seed", range(5))
 def test_mcnemar_is_the_published_one(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    aligned = made({"a": coins(rng, 0.7, 1, 6, 60), "b": coins(rng, 0.5, 1, 6, 60)})
-    table = by_language(aligned, "a", "b")
+    paired = made({"a": coins(rng, 0.7, 1, 6, 60), "b": coins(rng, 0.5, 1, 6, 60)})
+    table = by_language(paired, "a", "b")
     assert table["test"].unique().to_list() == ["mcnemar"]
     for i, row in enumerate(table.rows(named=True)):
-        one, other = (aligned.scores[k][0, (i + 1) * 60 : (i + 2) * 60] for k in "ab")
+        one, other = (paired.scores[k][0, (i + 1) * 60 : (i + 2) * 60] for k in "ab")
         cells = [[np.sum((one == x) & (other == y)) for y in (0, 1)] for x in (0, 1)]
         assert row["p"] == pytest.approx(published_mcnemar(cells, exact=True).pvalue)
 
@@ -66,9 +66,9 @@ def test_holm_is_the_published_one() -> None:
 
 def test_a_graded_language_is_a_paired_t_test() -> None:
     rng = np.random.default_rng(1)
-    aligned = made({"a": rng.random((1, 3, 500)), "b": rng.random((1, 3, 500))})
-    for i, row in enumerate(by_language(aligned, "a", "b").rows(named=True)):
-        one, other = (aligned.scores[k][0, (i + 1) * 500 : (i + 2) * 500] for k in "ab")
+    paired = made({"a": rng.random((1, 3, 500)), "b": rng.random((1, 3, 500))})
+    for i, row in enumerate(by_language(paired, "a", "b").rows(named=True)):
+        one, other = (paired.scores[k][0, (i + 1) * 500 : (i + 2) * 500] for k in "ab")
         assert row["test"] == "t"
         assert row["difference"] == pytest.approx(float((one - other).mean()), abs=1e-6)
         # The two pseudo-examples cost a little.
@@ -97,21 +97,21 @@ def test_the_interval_leaves_out_nought_exactly_when_p_is_small() -> None:
 
 def test_every_pair_or_every_method_against_one() -> None:
     rng = np.random.default_rng(3)
-    aligned = made({k: coins(rng, p, 2, 5, 40) for k, p in zip("abc", (0.3, 0.5, 0.9), strict=True)})
-    assert differences(aligned).select("a", "b").rows() == [("a", "b"), ("a", "c"), ("b", "c")]
-    table = differences(aligned, "b")
+    paired = made({k: coins(rng, p, 2, 5, 40) for k, p in zip("abc", (0.3, 0.5, 0.9), strict=True)})
+    assert differences(paired).select("a", "b").rows() == [("a", "b"), ("a", "c"), ("b", "c")]
+    table = differences(paired, "b")
     assert table.select("a", "b").rows() == [("a", "b"), ("c", "b")]
     assert table["p_holm"].to_list() == holm(table["p"].to_list())
-    one = difference(aligned, "c", "b")
+    one = difference(paired, "c", "b")
     assert table.row(1, named=True) == pytest.approx(one.__dict__ | {"p_holm": table["p_holm"][1]})
 
 
 def test_wrong_names_are_told() -> None:
-    aligned = made({"a": np.zeros((1, 2, 3)), "b": np.zeros((1, 2, 3))})
+    paired = made({"a": np.zeros((1, 2, 3)), "b": np.zeros((1, 2, 3))})
     with pytest.raises(UserError, match='no method "c"'):
-        difference(aligned, "a", "c")
+        difference(paired, "a", "c")
     with pytest.raises(UserError, match='the language "l9"'):
-        difference(aligned, "a", "b", ["l9"])
+        difference(paired, "a", "b", ["l9"])
 
 
 def test_agreement_on_everything_is_no_proof_of_equality() -> None:

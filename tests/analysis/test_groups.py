@@ -68,7 +68,7 @@ def test_wrong_grouping_names_the_near_one(scores: pl.DataFrame) -> None:
 
 def test_analysis_and_report_import_without_a_model_library() -> None:
     code = (
-        "import sys, crosstune.analysis.groups, crosstune.report.page.html, crosstune.report.tables.terminal;"
+        "import sys, crosstune.analysis.groups, crosstune.report.page.html, crosstune.report.terminal;"
         "sys.exit(any(m.split('.')[0] in ('torch', 'transformers') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from crosstune.analysis.statistics.pairing import Aligned, align
+from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.transfer import language_scores
 from crosstune.store.record import RunRecord
 from records import as_record
@@ -47,19 +47,19 @@ def rows() -> list[dict[str, Any]]:
     return found
 
 
-def aligned(rows: list[dict[str, Any]]) -> Aligned:
+def paired(rows: list[dict[str, Any]]) -> PairedPredictions:
     runs = [
         run("r1", "lora", 1, ["en", "de", "sw"]),
         run("r2", "lora", 0, ["en", "de", "sw", "th"]),
         run("r3", "none", 0, ["en", "de", "sw"]),
     ]
     table = pl.DataFrame(rows)
-    (found,) = align(language_scores(runs, table), table)
+    (found,) = pair_predictions(language_scores(runs, table), table)
     return found
 
 
 def test_every_score_is_at_its_place(rows: list[dict[str, Any]]) -> None:
-    found = aligned(rows)
+    found = paired(rows)
     value = {(r["run"], r["language"], r["example"]): r["score"] for r in rows}
     assert found.languages == ["de", "en", "sw"]  # Thai was not asked of every run
     assert found.targets == ["de", "sw"]
@@ -76,7 +76,7 @@ def test_every_score_is_at_its_place(rows: list[dict[str, Any]]) -> None:
 
 
 def test_the_order_of_rows_does_not_matter(rows: list[dict[str, Any]]) -> None:
-    one, other = aligned(rows), aligned(sorted(rows, key=str))
+    one, other = paired(rows), paired(sorted(rows, key=str))
     np.testing.assert_array_equal(one.examples, other.examples)
     for method in one.methods:
         np.testing.assert_array_equal(one.scores[method], other.scores[method])
@@ -88,7 +88,7 @@ def test_only_examples_that_every_run_has(rows: list[dict[str, Any]]) -> None:
         row | {"example": "y"} if (row["run"], row["language"], row["example"]) == ("r1", "sw", "x3") else row
         for row in rows
     ]
-    found = aligned(changed)
+    found = paired(changed)
     swahili = found.examples[found.offsets[2] : found.offsets[3]].tolist()
     assert "x3" not in swahili
     assert "y" not in swahili
@@ -102,6 +102,6 @@ def test_comparisons_are_kept_apart(rows: list[dict[str, Any]]) -> None:
         run("r3", "none", 0, ["en", "de", "sw"]),
     ]
     table = pl.DataFrame(rows)
-    found = align(language_scores(runs, table), table)
+    found = pair_predictions(language_scores(runs, table), table)
     assert [(each.model, each.methods) for each in found] == [("m", ["lora", "none"]), ("n", ["lora"])]
     assert found[1].languages == ["de", "en", "sw", "th"]

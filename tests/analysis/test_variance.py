@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
-from crosstune.analysis.statistics.pairing import Aligned
+from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import critical, detectable, two_sided
 from crosstune.analysis.statistics.variance import Sample
 
 
-def made(scores: dict[str, np.ndarray], ids: list[list[str]]) -> Aligned:
-    """An `Aligned` of arrays [seeds, columns] with the ids of each language; no language is the source."""
-    return Aligned(
+def made(scores: dict[str, np.ndarray], ids: list[list[str]]) -> PairedPredictions:
+    """Arrays [seeds, columns] with the ids of each language as paired predictions; no source language."""
+    return PairedPredictions(
         model="m",
         task="t",
         protocol="p",
@@ -42,7 +42,7 @@ def random_sample(ids: list[list[str]], seed: int = 0, seeds: tuple[int, int] = 
 
 def cube(sample: Sample, name: str) -> np.ndarray:
     """[seeds, languages, examples] of a parallel sample."""
-    return sample.aligned.scores[name].astype(float).reshape(-1, 4, 7)
+    return sample.paired.scores[name].astype(float).reshape(-1, 4, 7)
 
 
 def test_variances_of_a_parallel_sample_are_those_of_plain_means() -> None:
@@ -94,10 +94,10 @@ def test_mean_squares_of_the_crossed_design() -> None:
 def test_the_fast_sums_are_the_slow_ones(ids: list[list[str]]) -> None:
     sample = random_sample(ids)
     residuals = np.random.default_rng(1).standard_normal(len(sample.columns))
-    names = sample.aligned.examples
+    names = sample.paired.examples
     weighted = []
     for column in range(len(names)):
-        language = int(np.searchsorted(sample.aligned.offsets, column, side="right")) - 1
+        language = int(np.searchsorted(sample.paired.offsets, column, side="right")) - 1
         n = len(ids[language])
         weighted.append(residuals[column] / (len(ids) * n) * (n / (n - 1)) ** 0.5)
     whole, left = 0.0, 0.0

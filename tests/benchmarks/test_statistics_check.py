@@ -28,7 +28,7 @@ def test_the_simulated_truth_is_the_mean_of_many_predictions(scores: str) -> Non
     means, these = [], []
     for seed in range(6):
         drawn = check.simulate(shape, np.random.default_rng(seed), shift=1.5)
-        found = {name: values.mean() for name, values in drawn.aligned.scores.items()}
+        found = {name: values.mean() for name, values in drawn.paired.scores.items()}
         means.append(found["a"] - found["b"])
         these.append(drawn.these)
     assert np.mean(means) == pytest.approx(np.mean(these), abs=0.015)
@@ -59,9 +59,9 @@ def test_holm_keeps_false_wins_rare() -> None:
 
 
 def test_what_is_checked_is_what_is_reported() -> None:
-    aligned = check.simulate(Shape((3, 2), 6, 30), np.random.default_rng(0), shift=1.0).aligned
+    paired = check.simulate(Shape((3, 2), 6, 30), np.random.default_rng(0), shift=1.0).paired
     for over in ("languages", "these"):
-        found, pair = difference(aligned, "a", "b", over=over, draws=2), Sample(aligned).pair("a", "b", over)  # type: ignore[arg-type]
+        found, pair = difference(paired, "a", "b", over=over, draws=2), Sample(paired).pair("a", "b", over)  # type: ignore[arg-type]
         assert (found.low, found.high) == pair.interval()
         assert (found.p, found.detectable) == (pair.p, pair.detectable())
 

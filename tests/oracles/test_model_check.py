@@ -17,13 +17,14 @@ from transformers import (
 )
 
 from crosstune.errors import UserError
+from crosstune.models.attention.cache import Reading
 from crosstune.models.attention.hook import IMPLEMENTATION, attention
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.known import geometry_for
 from crosstune.models.loading.load import load
 from crosstune.study.spec import Study
-from tiny_models import CONFIGS, SIZES, tokenizer
+from tiny_models import CONFIGS, SIZES, near, tokenizer
 
 
 def wrap(config) -> LanguageModel:
@@ -70,19 +71,22 @@ FUSED = {
 
 
 @pytest.mark.parametrize("kind", FUSED)
-def test_fused_projections_are_those_of_the_model(kind, monkeypatch):
-    """The check at load compares them with the keys and values that the attention computes."""
+def test_fused_projections_are_those_of_the_model(kind):
+    """Of attention's own inputs, each a text of its own: what the attention hands to the cache."""
     lm = wrap(FUSED[kind]())
     lm.check()
-    assert lm.projects
     assert lm.geometry.heads == 4
     key, value = lm.parts.layers[1].key_and_value()
     assert len(key.columns) == len(value.columns) == lm.geometry.kv_size
-    monkeypatch.setattr(lm.parts.layers[1], "key_and_value", lambda: (value, key))
-    lm.check()
-    assert not lm.projects, "keys and values exchanged"
-    with pytest.raises(UserError, match="use prefix with space: kv"):
-        lm.keys_values(0, torch.zeros(1, 64))
+    ids, read = torch.arange(5)[:, None], Reading()
+    lm.learn_calls()
+    with torch.no_grad():
+        inputs = lm.attention_inputs(ids)
+        lm.hidden(ids, read=read)
+        for i, states in enumerate(inputs):
+            keys, values = lm.keys_values(i, states[:, 0])
+            near("keys of hidden vectors", keys, read.keys[i][:, :, 0].transpose(0, 1))
+            near("values of hidden vectors", values, read.values[i][:, :, 0].transpose(0, 1))
 
 
 def test_decoder_of_another_shape_is_refused_alike_by_plan_and_run(tmp_path):

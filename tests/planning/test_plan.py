@@ -161,8 +161,8 @@ def test_ten_times_the_seeds_ask_no_more_often_for_the_shape_of_their_model(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
-    shape = known._in_folder
-    monkeypatch.setattr(known, "_in_folder", lambda *given: looked.append(given[1]) or shape(*given))
+    shape = known.geometry_in
+    monkeypatch.setattr(known, "geometry_in", lambda *given: looked.append(given[1]) or shape(*given))
     grid = {"lora.rank": list(range(1, 26)), "train.steps": [1, 2]}
     few = study(model, tmp_path, methods=["none", "lora"], grid=grid)
     many = few.model_copy(update={"seeds": tuple(range(10))})

@@ -9,7 +9,9 @@ import polars as pl
 import pytest
 from synthetic import TASKS, frame, make_predictions, make_run
 
+from crosstune.analysis.predictions import as_predictions
 from crosstune.report.page.html import write_report
+from crosstune.report.sections import sections
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: no browser check")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -35,7 +37,12 @@ def draw_all(page: Any) -> None:
 def report(
     runs: list[dict[str, Any]], predictions: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    return write_report(runs, predictions, tmp_path_factory.mktemp("report") / "report.html", "Browser check")
+    return write_report(
+        sections(runs, predictions),
+        as_predictions(predictions),
+        tmp_path_factory.mktemp("report") / "report.html",
+        "Browser check",
+    )
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +192,9 @@ def test_a_sweep_without_an_untuned_model_draws_without_a_message(browser: Any, 
                 for method in (2, 4)
             ]
     rows = [row | {"answer_language": "en"} for run in runs for row in make_predictions(run)]
-    report = write_report(runs, frame(rows), tmp_path / "swept.html", "Swept")
+    report = write_report(
+        sections(runs, frame(rows)), as_predictions(frame(rows)), tmp_path / "swept.html", "Swept"
+    )
     page = browser.new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))

@@ -84,7 +84,7 @@ def test_page_export_and_notebook_offer_the_same(store: Path, results: Results, 
     for name in figures:
         assert results.charts.draw(name).to_dict(), name
     for name, table in tables.items():
-        assert results.charts.table(name).equals(table("x").data)
+        assert results.charts.table(name).equals(table().data)
 
 
 def test_figures_are_inert_and_ask_for_nothing(written: dict[str, Path]) -> None:

@@ -1,5 +1,6 @@
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,17 @@ import polars as pl
 import pytest
 from synthetic import TASKS, frame, make_predictions, make_run
 
+from crosstune.analysis.predictions import as_predictions
 from crosstune.analysis.transfer import language_scores, transfer
 from crosstune.claims.file import read_claims
-from crosstune.claims.judge import judge
+from crosstune.claims.judge import Verdict, judge
 from crosstune.errors import UserError
 from crosstune.report.findings import finding, leader, overall_finding
-from crosstune.report.page.html import embedded_json, render, write_report
+from crosstune.report.page.embed import embedded_json
+from crosstune.report.page.html import render, write_report
 from crosstune.report.sections import sections
 from crosstune.report.text import points
+from crosstune.store.record import RunRecord
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 
@@ -47,6 +51,12 @@ class Page(HTMLParser):
             self.text += data
 
 
+def shown(
+    runs: list[RunRecord], predictions: pl.DataFrame, title: str, verdicts: Sequence[Verdict] = ()
+) -> str:
+    return render(sections(runs, predictions), as_predictions(predictions), title, verdicts)
+
+
 def examples_of(page: Page) -> list[dict[str, Any]]:
     found = [json.loads(script) for script in page.scripts if script.startswith('{"methods"')]
     assert len(found) == len(TASKS)
@@ -55,7 +65,7 @@ def examples_of(page: Page) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def text(runs: list[dict[str, Any]], predictions: pl.DataFrame) -> str:
-    return render(runs, predictions, "Which <method> carries furthest?")
+    return shown(runs, predictions, "Which <method> carries furthest?")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +166,7 @@ def test_other_scripts_are_marked_with_their_language(page: Page) -> None:
 
 
 def test_same_input_same_bytes(runs: list[dict[str, Any]], predictions: pl.DataFrame, text: str) -> None:
-    again = render(
+    again = shown(
         runs[::-1], predictions.sample(fraction=1, shuffle=True, seed=1), "Which <method> carries furthest?"
     )
     assert again == text
@@ -166,12 +176,13 @@ def test_write_report(tmp_path: Path) -> None:
     run = make_run(TASKS[0], 2, 0)
     predictions = frame(make_predictions(run, 3))
     path = tmp_path / "new" / "report.html"
-    assert write_report([run], predictions, path, "One run") == path
+    parts, read = sections([run], predictions), as_predictions(predictions)
+    assert write_report(parts, read, path, "One run") == path
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     with pytest.raises(UserError, match="cannot write"):
-        write_report([run], predictions, tmp_path, "A folder")
+        write_report(parts, read, tmp_path, "A folder")
     with pytest.raises(UserError, match="no finished runs"):
-        write_report([], predictions, path, "Nothing")
+        sections([], predictions)
 
 
 def test_finding_says_what_it_rests_on(runs: list[dict[str, Any]], predictions: pl.DataFrame) -> None:
@@ -230,7 +241,7 @@ def test_one_method_or_no_target_is_said_plainly() -> None:
     english = make_run(TASKS[0], 2, 0, languages=["en"])
     predictions = frame(make_predictions(english))
     assert "no transfer to report" in finding(sections([english], predictions)[0])
-    assert Page(render([english], predictions, "English only")).open == []
+    assert Page(shown([english], predictions, "English only")).open == []
 
 
 def test_two_protocols_stand_apart() -> None:
@@ -260,7 +271,7 @@ def test_verdicts_come_first_and_link_to_their_runs(
     file = tmp_path / "claims.yaml"
     file.write_text(CLAIMS)
     verdicts = judge(read_claims(file), runs, predictions)
-    page = Page(render(runs, predictions, "Claims", verdicts=verdicts))
+    page = Page(shown(runs, predictions, "Claims", verdicts))
     flat = " ".join(page.text.split())
     assert page.open == []
     assert flat.index("Verdicts on claims") < flat.index("Transfer by method")
@@ -282,7 +293,7 @@ def test_curves_of_what_was_swept() -> None:
             runs.append(make_run(TASKS[0], 4, seed, train=train, id=f"{place}{seed}".ljust(16, "0")))
     scores = {f"{place}{seed}".ljust(16, "0"): 0.2 + 0.2 * place for place in range(3) for seed in (0, 1)}
     rows = [row | {"score": scores[row["run"]]} for run in runs for row in make_predictions(run)]
-    html = render(runs, frame(rows), "Swept")
+    html = shown(runs, frame(rows), "Swept")
     page = Page(html)
     assert "Mean score over targets, by learning rate" in page.text
     specs = [json.loads(script) for script in page.scripts if script.startswith('{"config"')]

@@ -5,12 +5,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosstune.languages import LANGUAGES
 from crosstune.report.tables.latex import LONG, document, escape, table
+from crosstune.report.tables.tables import Column, Table
 
 HOSTILE = [
     r"\input{/etc/passwd} \write18{rm -rf /} \end{tabular}",
@@ -105,14 +107,17 @@ def test_what_is_shown() -> None:
         assert "U+" not in escape(language.name), language.name
 
 
+def hostile_columns(title: str, rows: int, *, wide: bool = False) -> list[Column]:
+    texts = [HOSTILE[i % len(HOSTILE)] for i in range(rows)]
+    page = Column("page", ["x"] * rows, media=("page",))
+    return [Column(title, texts, right=False, wide=wide), page, Column("n", [str(i) for i in range(rows)])]
+
+
 @pytest.mark.parametrize("rows", [3, LONG + 5])
 def test_tables_have_as_many_cells_as_columns(rows: int) -> None:
     made = table(
-        ("A & b", "n"),
-        [(HOSTILE[i % len(HOSTILE)], str(i)) for i in range(rows)],
-        caption="c_1 & d",
-        label="x",
-        right=(1,),
+        Table("c_1 & d", hostile_columns("A & b", rows), pl.DataFrame()),
+        "x",
     )
     body = made.split(r"\midrule")[1].split(r"\bottomrule" if rows <= LONG else r"\end{longtable}")[0]
     lines = [line for line in body.splitlines() if line.endswith(r" \\")]
@@ -127,8 +132,7 @@ def test_tables_have_as_many_cells_as_columns(rows: int) -> None:
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
 def test_it_compiles(tmp_path: Path) -> None:
     for name, rows in (("short", 6), ("long", LONG + 9)):
-        cells = [(HOSTILE[i % len(HOSTILE)], str(i)) for i in range(rows)]
-        made = table(("[Head] %", "n"), cells, caption=HOSTILE[1], label=name, right=(1,), wide=(0,))
+        made = table(Table(HOSTILE[1], hostile_columns("[Head] %", rows, wide=True), pl.DataFrame()), name)
         (tmp_path / f"{name}.tex").write_text(made)
     (tmp_path / "all.tex").write_text(document(["short", "long"]))
     done = subprocess.run(

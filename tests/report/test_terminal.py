@@ -8,13 +8,14 @@ from synthetic import HOSTILE, TASKS, frame, make_predictions, make_run
 
 from crosstune.analysis.transfer import language_scores, transfer
 from crosstune.cli.printing import say
-from crosstune.report.tables.terminal import results_table
+from crosstune.report.sections import sections
+from crosstune.report.terminal import results_table
 
 
 def show(runs: list[dict[str, Any]], predictions: pl.DataFrame, width: int = 100) -> str:
     out = io.StringIO()
     Console(file=out, width=width, force_terminal=True, color_system=None).print(
-        results_table(runs, predictions)
+        results_table(sections(runs, predictions))
     )
     return out.getvalue()
 

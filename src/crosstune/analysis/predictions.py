@@ -70,8 +70,8 @@ class Predictions:
             return stored.read_table(self._given, run_id, TEXTS)
         return self._of_table(run_id).select(TEXTS)
 
-    def to_align(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
-        """Scores of many runs in little room, as `crosstune.analysis.statistics.pairing.align` takes them.
+    def to_pair(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
+        """Scores of many runs, for `crosstune.analysis.statistics.pairing.pair_predictions`.
 
         Returns:
             run, language, example (categorical) and score (float32): 16 bytes a row.

@@ -11,7 +11,7 @@ import polars as pl
 from crosstune.analysis.groups import family_order, group_of
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.differences import Difference, by_language, difference, holm
-from crosstune.analysis.statistics.pairing import Aligned, align
+from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.statistics.power import two_sided
 from crosstune.claims import choose_runs as claim_runs
 from crosstune.claims.choose_runs import NoRunsError, Setup
@@ -86,9 +86,9 @@ class Evidence:
         self._source = {run.id: run.source_language for run in runs}
         self._predictions = as_predictions(predictions)
         self._rows: dict[str, pl.DataFrame] = {}
-        self._lined_up: dict[tuple[Any, ...], Aligned] = {}
+        self._lined_up: dict[tuple[Any, ...], PairedPredictions] = {}
 
-    def aligned(self, there: Sequence[Setup], metric: str) -> Aligned:
+    def paired(self, there: Sequence[Setup], metric: str) -> PairedPredictions:
         """The examples that all runs of some setups share, with a metric of each.
 
         Raises:
@@ -98,7 +98,7 @@ class Evidence:
         if key not in self._lined_up:
             ids = [run.id for each in there for run in each.runs]
             rows = pl.concat([self._metric(run, metric) for run in ids])
-            found = align(self.scores.filter(pl.col("run").is_in(ids)), rows)
+            found = pair_predictions(self.scores.filter(pl.col("run").is_in(ids)), rows)
             if not found or not found[0].targets:
                 raise NoRunsError("their runs have no example of a target language in common")
             self._lined_up[key] = found[0]
@@ -195,25 +195,25 @@ def _need_runs(claim: Claim, pick: Pick, here: Sequence[Setup], model: str, task
 def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidence, where: str) -> list[Cell]:
     assert claim.against is not None
     a, b = claim_runs.pair(pick, claim.against, here)
-    aligned = evidence.aligned((a, b), claim.metric)
-    codes = _target_codes(claim, aligned)
-    short = _short_of_seeds(claim, aligned, (a, b))
+    paired = evidence.paired((a, b), claim.metric)
+    codes = _target_codes(claim, paired)
+    short = _short_of_seeds(claim, paired, (a, b))
     base = Cell(where, a=a.label, b=b.label, runs=tuple(run.id for each in (a, b) for run in each.runs))
     # "beats" on a rate of failures means fewer of them.
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
     if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
-        made = _tested(aligned, first.label, second.label, codes)
+        made = _tested(paired, first.label, second.label, codes)
         few = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
         why = few if len(codes) < claim.at_least else short
         return [_cell(base, made, claim.threshold, why)]
     if by == "language":
-        exact = by_language(aligned, first.label, second.label, codes)
+        exact = by_language(paired, first.label, second.label, codes)
         p_zero = dict(exact.select("language", "p").iter_rows())
         return [
             _cell(
                 replace(base, where=_joined(where, code)),
-                _tested(aligned, first.label, second.label, [code]),
+                _tested(paired, first.label, second.label, [code]),
                 claim.threshold,
                 short,
                 p=p_zero[code] if claim.threshold == 0 else None,
@@ -222,7 +222,7 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
         ]
     groups: dict[str, list[str]] = {}
     for code in codes:
-        groups.setdefault(group_of(code, by, aligned.source), []).append(code)
+        groups.setdefault(group_of(code, by, paired.source), []).append(code)
     large = {name: group for name, group in groups.items() if len(group) >= claim.at_least}
     if not large or (len(large) < 2 and claim.quantifier != "some"):
         raise NoRunsError(
@@ -232,7 +232,7 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
     return [
         _cell(
             replace(base, where=_joined(where, name)),
-            _tested(aligned, first.label, second.label, large[name], over="these"),
+            _tested(paired, first.label, second.label, large[name], over="these"),
             claim.threshold,
             short,
         )
@@ -244,16 +244,16 @@ def _varied(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidence,
     """Whether any two values of a setting differ by more than the threshold."""
     assert claim.varies_with is not None
     there = [each for _, each in claim_runs.variants(pick, claim.varies_with, here)]
-    aligned = evidence.aligned(there, claim.metric)
-    codes = _target_codes(claim, aligned)
-    why = _short_of_seeds(claim, aligned, there)
+    paired = evidence.paired(there, claim.metric)
+    codes = _target_codes(claim, paired)
+    why = _short_of_seeds(claim, paired, there)
     if len(codes) < claim.at_least:
         why = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
     pairs = []
     for one, other in itertools.combinations(there, 2):
-        made = _tested(aligned, one.label, other.label, codes)
+        made = _tested(paired, one.label, other.label, codes)
         if made.difference < 0:
-            made = _tested(aligned, other.label, one.label, codes)
+            made = _tested(paired, other.label, one.label, codes)
         pairs.append(made)
     widest = max(pairs, key=lambda each: each.difference)
     runs = tuple(run.id for each in there for run in each.runs)
@@ -304,18 +304,18 @@ def _corrected(cells: list[Cell], threshold: float) -> list[Cell]:
     return found
 
 
-def _target_codes(claim: Claim, aligned: Aligned) -> list[str]:
-    codes = [code for code in aligned.targets if claim.languages is None or code in claim.languages]
+def _target_codes(claim: Claim, paired: PairedPredictions) -> list[str]:
+    codes = [code for code in paired.targets if claim.languages is None or code in claim.languages]
     if not codes:
         raise NoRunsError("none of the claim's languages is among the target languages")
     return codes
 
 
-def _short_of_seeds(claim: Claim, aligned: Aligned, there: Iterable[Setup]) -> str:
+def _short_of_seeds(claim: Claim, paired: PairedPredictions, there: Iterable[Setup]) -> str:
     """What to say where a method that draws anything has fewer seeds than the claim wants."""
     for each in there:
-        seeds = len(aligned.seeds[each.label])
-        if each.label not in aligned.seedless and seeds < claim.seeds:
+        seeds = len(paired.seeds[each.label])
+        if each.label not in paired.seedless and seeds < claim.seeds:
             return f"{counted(seeds, 'seed')} of {each.label}, fewer than {claim.seeds}"
     return ""
 

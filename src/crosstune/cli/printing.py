@@ -33,14 +33,14 @@ def print_csv(table: Any) -> None:
 
 def print_results(found: Any) -> None:
     """The table of results (`crosstune.api.Results`)."""
-    from crosstune.report.tables.terminal import results_table
+    from crosstune.report.terminal import results_table
 
-    standard_output().print(results_table(found.runs, found.source))
+    standard_output().print(results_table(found.sections))
 
 
 def print_costs(found: Any) -> None:
     """The table of what results cost (`crosstune.api.Results`)."""
-    from crosstune.report.tables.terminal import costs_table
+    from crosstune.report.terminal import costs_table
 
     standard_output().print(costs_table(found.costs))
 

@@ -25,6 +25,9 @@ class Geometry:
         vocabulary: Rows of the embedding.
         tied: Whether the output embedding is the input embedding.
         parameters: All parameters of the decoder (what ``full`` trains), a tied embedding counted once.
+        no_prompts: Why methods that plant keys and values cannot be used on it; empty where they can.
+        no_soft_prompt: Why it takes no embeddings but its own tokens'; empty where it does.
+        embedding: Width of the embedding where it is not ``hidden``, else 0.
         linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
             layer has those of Llama.
     """
@@ -38,7 +41,23 @@ class Geometry:
     vocabulary: int
     tied: bool
     parameters: int
+    no_prompts: str = ""
+    no_soft_prompt: str = ""
+    embedding: int = 0
     linears: tuple[tuple[Linear, ...], ...] | None = None
+
+    def usable(self, method: str, fault: str) -> None:
+        """Refuse a method that the model cannot be used with.
+
+        Args:
+            method: Its name.
+            fault: `no_prompts` or `no_soft_prompt`.
+
+        Raises:
+            UserError: There is one.
+        """
+        if fault:
+            raise UserError(f"{method}: {fault}; use lora on this model")
 
     def linears_of(self, layer: int) -> tuple[Linear, ...]:
         """Name, in and out of each linear layer of a layer."""
@@ -95,7 +114,7 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         with torch.device("meta"):
             # Never code from a repository: an architecture is one that transformers ships.
             model = auto.from_config(text, trust_remote_code=False)
-    except (ValueError, ImportError) as error:
+    except Exception as error:  # architectures raise whatever their code meets first
         raise UserError(
             f'"{text.model_type}" is not a causal language model that transformers can build; '
             "choose a decoder such as Llama, Mistral, Gemma or Qwen"
@@ -118,6 +137,7 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         vocabulary=inputs.shape[0],
         tied=output is not None and output.weight is inputs,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embedding=0 if inputs.shape[1] == hidden else inputs.shape[1],
     )
     linears = tuple(layer.linears() for layer in parts.layers)
     as_llama = all(set(found) == set(shape.linears_of(i)) for i, found in enumerate(linears))

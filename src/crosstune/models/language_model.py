@@ -14,6 +14,7 @@ from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.cache import Reading, Slots
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout, laid_out
+from crosstune.models.attention.own_keys import calls_of, keys_values
 from crosstune.models.fast.layers import Handed, entered_at, left_at
 from crosstune.models.fast.state_store import KeptStates
 from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
@@ -35,7 +36,6 @@ class LanguageModel:
         parts: Where its architecture keeps what.
         adaptation: What methods left on it.
         tokens: Its token ids of prompts and answers.
-        projects: Whether keys and values of hidden vectors are those that its attention makes (`check`).
         narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
         remarks: What a person should know of the model before any result: a line each, most often none.
         kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
@@ -48,19 +48,20 @@ class LanguageModel:
     geometry: Geometry
     parts: Parts = field(init=False, repr=False)
     adaptation: Adaptation = field(init=False, repr=False)
-    projects: bool = field(default=True, init=False, repr=False)
     tokens: Tokens = field(init=False, repr=False)
     narrows: bool = field(init=False, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
     kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
+    _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         self.parts = Parts(self.model)
         self.adaptation = Adaptation(self.attentions)
         self.narrows = has_top_rows(self.parts)
-        ends = (
-            None if self.model.config.is_encoder_decoder else self.stop_ids
-        )  # an encoder reads closed texts
+        if self.tokenizer is None:  # a copy that is tried
+            return
+        # An encoder reads closed texts.
+        ends = None if self.model.config.is_encoder_decoder else self.stop_ids
         self.tokens = Tokens(self.tokenizer, self.geometry.vocabulary, ends)
         self.remarks += self.tokens.remarks
 
@@ -264,32 +265,32 @@ class LanguageModel:
             ours = self.logits(self.hidden(ids)[0])
             theirs = self.model(input_ids=ids, use_cache=False).logits[0].float().to(ours.device)
             self.narrows = self.narrows and self._narrowed_alike(ids)
-            self.projects = self._projected_alike(ids)
         if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
             raise UserError(
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
                 "know; choose another model or report it"
             )
 
+    def learn_calls(self) -> None:
+        """Make ready for `keys_values`; not while the model computes."""
+        if not self._calls:
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            self._calls = calls_of(self.decoder, self.attentions, token)
+
     def keys_values(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values that a layer's attention makes of hidden vectors, keys normed but not rotated.
+        """Keys, not rotated, and values that a layer's attention makes of hidden vectors.
 
         Args:
             layer: Its number.
             states: ``[n, hidden]``.
 
         Returns:
-            Two ``[kv_heads, n, head_dim]``.
+            Two ``[kv_heads, n, size]``.
 
         Raises:
             UserError: The architecture makes them in a way that crosstune does not know.
         """
-        if not self.projects:
-            raise UserError(
-                f"{type(self.attentions[layer]).__name__} makes keys and values of hidden vectors in a way "
-                "crosstune does not know; use prefix with space: kv on this model"
-            )
-        return self.parts.layers[layer].keys_values(states, self.geometry.kv_heads)
+        return keys_values(self.attentions[layer], states, self._calls[layer])
 
     def attention_inputs(self, ids: Tensor) -> list[Tensor]:
         """Input of every layer's attention, behind the layer's norm, ``[lines, n, hidden]`` each.
@@ -317,28 +318,6 @@ class LanguageModel:
             for handle in handles:
                 handle.remove()
         return [inputs[i] for i in range(len(inputs))]
-
-    def _projected_alike(self, ids: Tensor) -> bool:
-        """Whether keys and values made of attention inputs are the model's own, where nothing is rotated.
-
-        Each token is a text of its own: its position is 0.
-        """
-        read = Reading()
-        try:
-            inputs = self.attention_inputs(ids.T)
-            self.hidden(ids.T, read=read)
-            made = [self.keys_values(i, states[:, 0]) for i, states in enumerate(inputs)]
-        except (UserError, RuntimeError, TypeError, KeyError, IndexError, ValueError):
-            return False
-        if len(read.keys) != len(made):
-            return False
-        pairs = zip(made, zip(read.keys, read.values, strict=True), strict=True)
-        return all(
-            x.shape == y[:, :, 0].transpose(0, 1).shape
-            and torch.allclose(x, y[:, :, 0].transpose(0, 1), rtol=1e-2, atol=1e-2 * float(y.abs().max()))
-            for pair, wanted in pairs
-            for x, y in zip(pair, wanted, strict=True)
-        )
 
     def _narrowed_alike(self, ids: Tensor) -> bool:
         """Whether the top layer gives the same states for some rows alone as for all."""

@@ -1,6 +1,6 @@
 """Where a family of models keeps what: the only place that knows modules by name.
 
-The stack of layers, their attention, projections, key norms and MLPs, and what stands between hidden states
+The stack of layers, their attention, projections and MLPs, and what stands between hidden states
 and scores, found in the modules of a model, which may be on PyTorch's meta device. Each dict or tuple below
 lists the names that families of transformers use; a new one is taught by adding its name.
 """
@@ -18,7 +18,6 @@ LAYERS = ("layers", "h")
 ATTENTION = ("self_attn", "attention", "attn")
 KEY, VALUE = ("k_proj",), ("v_proj",)
 OUTPUT = ("o_proj", "dense", "out_proj", "c_proj")
-KEY_NORM = ("k_norm", "k_layernorm", "key_layernorm")
 MLP = ("mlp", "feed_forward")
 MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
 NORM_BEFORE_ATTENTION = ("input_layernorm", "ln_1", "attention_layernorm")
@@ -165,37 +164,6 @@ class Layer:
         """Name inside the layer, in and out of every linear layer in it."""
         sizes = ((name, linear_size(module)) for name, module in self.module.named_modules())
         return tuple((name, *size) for name, size in sizes if size is not None)
-
-    def keys_values(self, states: Tensor, kv_heads: int) -> tuple[Tensor, Tensor]:
-        """Keys and values that the attention makes of hidden states, keys normed but not rotated.
-
-        Args:
-            states: ``[n, hidden]``.
-            kv_heads: Key/value heads.
-
-        Returns:
-            Two ``[kv_heads, n, head_dim]``.
-
-        Raises:
-            UserError: No projection is known by its name.
-        """
-        pair = self.key_and_value()
-        if pair is None:
-            raise UserError(
-                f"{type(self.attention).__name__} has none of {', '.join((*KEY, *FUSED))}, so nothing known "
-                "makes keys of hidden vectors; use prefix with space: kv on this model"
-            )
-        keys, values = pair[0](states), pair[1](states)
-        name = child(self.attention, KEY_NORM)
-        norm: Any = None if name is None else self.attention.get_submodule(name)
-        weight = getattr(norm, "weight", None)
-        whole = weight is not None and weight.numel() == keys.shape[-1] and weight.dim() == 1 and kv_heads > 1
-        if whole:
-            keys = norm(keys)
-        keys, values = (x.unflatten(-1, (kv_heads, -1)) for x in (keys, values))
-        if norm is not None and not whole:
-            keys = norm(keys)
-        return keys.transpose(0, 1), values.transpose(0, 1)
 
 
 class Parts:

@@ -161,7 +161,7 @@ def _generate(
     waiting = deque(trees)
     begun = 0
     rows: list[int] = []  # which answer each live row is writing
-    hidden = torch.zeros(0, lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
+    hidden = torch.zeros(0, lm.geometry.embedding or lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
     while waiting or rows:
         while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
             some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), form)

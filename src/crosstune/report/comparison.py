@@ -1,5 +1,6 @@
 """Paired differences as a report shows them: every method against a few that a reader may choose."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
@@ -16,7 +17,7 @@ def references(section: Section) -> list[str]:
 
     The first is the best zero-shot one.
     """
-    if section.aligned is None:
+    if section.paired is None:
         return []
     ranked = [row["method"] for row in section.ranked]
     every = [*ranked, *(method for method in section.methods if method not in ranked)]
@@ -27,7 +28,7 @@ def references(section: Section) -> list[str]:
     return [method for method in every if method in kept]
 
 
-def outcome(row: dict[str, Any]) -> str:
+def outcome(row: Mapping[str, Any]) -> str:
     """How a stands to b: "better", "worse" or "not shown", by the p value after Holm."""
     if row["p_holm"] >= ALPHA:
         return "not shown"
@@ -40,10 +41,10 @@ def languages_against(section: Section, reference: str) -> pl.DataFrame:
     Returns:
         The columns of `crosstune.analysis.statistics.differences.by_language`, with ``method`` in front.
     """
-    if section.aligned is None:
+    if section.paired is None:
         return pl.DataFrame(schema={"method": pl.String, "language": pl.String})
     tables = [
-        by_language(section.aligned, method, reference).select(pl.lit(method).alias("method"), pl.all())
+        by_language(section.paired, method, reference).select(pl.lit(method).alias("method"), pl.all())
         for method in section.methods
         if method != reference
     ]

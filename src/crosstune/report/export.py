@@ -15,13 +15,8 @@ from crosstune.files import draft, put
 from crosstune.report.contents import across_models, contents
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
-from crosstune.report.tables.tables import (
-    Table,
-    section_names,
-    settings_table,
-    verdicts_table,
-)
-from crosstune.report.text import csv_text
+from crosstune.report.tables.tables import settings_table, verdicts_table
+from crosstune.report.text import csv_text, slug
 from crosstune.store.record import RunRecord
 
 FIGURES = ("svg", "pdf", "png")
@@ -77,18 +72,19 @@ def export(
                 if item.chart is not None:
                     draw = functools.partial(save, item.chart(item.width), form=form)
                     write(f"figures/{start}{item.id}.{form}", draw)
-    tables = [
-        item.table(start.rstrip("-")) for start, items in named for item in items if item.table is not None
-    ]
-    tables += [verdicts_table(verdicts)] if verdicts else []
-    tables.append(settings_table(parts))
-    for table in tables:
+    tables = {
+        start + item.id: item.table() for start, items in named for item in items if item.table is not None
+    }
+    if verdicts:
+        tables["verdicts"] = verdicts_table(verdicts)
+    tables["settings"] = settings_table(parts)
+    for name, table in tables.items():
         if "csv" in formats:
-            write(f"tables/{table.name}.csv", _writer(csv_text(table.data)))
+            write(f"tables/{name}.csv", _writer(csv_text(table.data)))
         if "tex" in formats:
-            write(f"tables/{table.name}.tex", _writer(_latex(table)))
+            write(f"tables/{name}.tex", _writer(latex.table(table, name)))
     if "tex" in formats:
-        write("tables/all.tex", _writer(latex.document([table.name for table in tables])))
+        write("tables/all.tex", _writer(latex.document(list(tables))))
     return written
 
 
@@ -112,10 +108,11 @@ def save(chart: Any, file: Path, form: str) -> None:
         file.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=version, scale=2))
 
 
-def _latex(table: Table) -> str:
-    return latex.table(
-        table.head, table.rows, caption=table.caption, label=table.name, right=table.right, wide=table.wide
-    )
+def section_names(parts: Sequence[Section]) -> list[str]:
+    """A file name for each section, unique: its task and model, and a number where two share these."""
+    bases = [slug(part.task, part.model) for part in parts]
+    earlier = [bases[:place].count(base) for place, base in enumerate(bases)]
+    return [f"{base}-{count + 1}" if count else base for base, count in zip(bases, earlier, strict=True)]
 
 
 def _writer(text: str) -> Callable[[Path], object]:

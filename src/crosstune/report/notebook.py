@@ -76,7 +76,7 @@ class Charts:
         item = self._item(name, task, model)
         if item.table is None:
             raise UserError(f'"{name}" is a figure: results.charts.draw("{name}")')
-        return item.table(name).data
+        return item.table().data
 
     def gap(self, task: str | None = None, model: str | None = None, *, width: int = WIDTH) -> Chart:
         """Source score, mean over targets, and the gap between them; arguments as `heatmap`."""

@@ -1,5 +1,6 @@
 """A report's sections: one for each set of runs that may be compared."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,9 +11,9 @@ import polars as pl
 from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.differences import differences
-from crosstune.analysis.statistics.pairing import Aligned, align
+from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.transfer import COMPARISON, SCORING, language_scores, seed_means, transfer
-from crosstune.report.text import language_name
+from crosstune.report.text import language_name, visible
 from crosstune.store.record import RunRecord
 
 IN_ENGLISH = "metric.in_english"
@@ -27,7 +28,7 @@ class Section:
         runs: Records of its runs, by method and seed.
         scores: Its rows of `crosstune.analysis.transfer.language_scores`.
         table: Its rows of `crosstune.analysis.transfer.transfer`, best mean over targets first.
-        aligned: Its scores example by example; None where its runs share no target language.
+        paired: Its scores example by example; None where its runs share no target language.
     """
 
     model: str
@@ -37,7 +38,7 @@ class Section:
     runs: list[RunRecord]
     scores: pl.DataFrame
     table: pl.DataFrame
-    aligned: Aligned | None = None
+    paired: PairedPredictions | None = None
     _against: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def against(self, reference: str) -> pl.DataFrame:
@@ -47,13 +48,13 @@ class Section:
             The columns of `crosstune.analysis.statistics.differences.differences` but for the bootstrap's,
             ``b`` being the reference; no rows where the runs share no example in a target language.
         """
-        if self.aligned is None or len(self.methods) < 2:
+        if self.paired is None or len(self.methods) < 2:
             return pl.DataFrame(schema={"a": pl.String, "b": pl.String, "p_holm": pl.Float64})
         if reference not in self._against:
             rank = {method: place for place, method in enumerate(self.methods)}
             place = pl.col("a").replace_strict(rank, return_dtype=pl.Int64)
             # The page shows the interval that the test is of; bootstrap draws would take most of its time.
-            tests = differences(self.aligned, reference, draws=1).drop("bootstrap_low", "bootstrap_high")
+            tests = differences(self.paired, reference, draws=1).drop("bootstrap_low", "bootstrap_high")
             self._against[reference] = tests.sort(place)
         return self._against[reference]
 
@@ -83,22 +84,34 @@ class Section:
         return language_name(self.table["source_language"][0])
 
     @property
-    def overlap(self) -> int:
-        """Test examples whose prompt is also in the training data, in the run where they are most."""
-        return max(run.overlap.prompts if run.overlap else 0 for run in self.runs)
-
-    @property
-    def shared_texts(self) -> dict[str, int]:
-        """Test examples that share a text with the training data (normalised), by field, where any do."""
-        most: Counter[str] = Counter()
+    def warnings(self) -> list[str]:
+        """What may have spoilt the scores: test data seen in training, rows left out (of the worst run)."""
+        prompts = max(run.overlap.prompts if run.overlap else 0 for run in self.runs)
+        shared: Counter[str] = Counter()
         for run in self.runs:
-            most |= Counter(run.overlap.normalised if run.overlap else {})
-        return {name: count for name, count in most.items() if count}
+            shared |= Counter(run.overlap.normalised if run.overlap else {})
+        skipped = max(run.data.skipped_rows for run in self.runs)
+        found = [
+            f"the {visible(name, 30)} of {count:,} test examples is also in the training data "
+            "(case, punctuation and spaces aside)"
+            for name, count in shared.items()
+            if count
+        ]
+        if prompts:
+            found.insert(
+                0,
+                f"{prompts:,} test examples have a prompt that is also in the training data: their "
+                "scores may be remembered, not transferred",
+            )
+        if skipped:
+            found.append(f"{skipped:,} rows of the data could not be used and were left out")
+        return found
 
     @property
-    def skipped_rows(self) -> int:
-        """Rows of the data that could not be used and were left out."""
-        return max(run.data.skipped_rows for run in self.runs)
+    def has_losses(self) -> bool:
+        """Whether some run recorded its training loss."""
+        losses = (point.get("loss") for run in self.runs for point in run.curve)
+        return any(loss is not None and math.isfinite(loss) for loss in losses)
 
     @property
     def has_in_english(self) -> bool:
@@ -131,8 +144,8 @@ def sections(
     scores = language_scores(runs, given) if scores is None else scores
     table = transfer(scores)
     by_id = {run.id: run for run in runs}
-    found_aligned = align(scores, given.to_align(list(by_id.values())))
-    aligned = {(each.model, each.task, each.protocol): each for each in found_aligned if each.targets}
+    pairs = pair_predictions(scores, given.to_pair(list(by_id.values())))
+    paired = {(each.model, each.task, each.protocol): each for each in pairs if each.targets}
     keys = scores.select(COMPARISON).unique().sort(COMPARISON).rows()
     together = Counter((model, task) for model, task, _ in keys)
     found = []
@@ -142,7 +155,7 @@ def sections(
         order = own.select("method", "seed", "run").unique().sort("method", "seed", "run")
         members = [by_id[run_id] for run_id in order["run"]]
         note = _protocol_note(members[0]) if together[model, task] > 1 else ""
-        lined_up = aligned.get((model, task, protocol))
+        lined_up = paired.get((model, task, protocol))
         found.append(Section(model, task, protocol, note, members, own, table.filter(here), lined_up))
     return found
 

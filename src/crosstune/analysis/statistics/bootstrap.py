@@ -46,7 +46,7 @@ def bootstrap_means(
     rng = np.random.default_rng(seed)
     # A stream for each method's seeds: what is drawn for two methods does not depend on who else is there.
     streams = [np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in methods]
-    scores = [sample.aligned.scores[sample.aligned.known(name)][:, sample.columns] for name in methods]
+    scores = [sample.paired.scores[sample.paired.known(name)][:, sample.columns] for name in methods]
     seeds = [len(each) for each in scores]
     ends = np.cumsum(seeds)[:-1]
     languages = len(sample.n)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import special
 
 from crosstune.analysis.statistics.bootstrap import DRAWS, Factor, bootstrap_means
-from crosstune.analysis.statistics.pairing import Aligned
+from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import critical, detectable, two_sided
 from crosstune.analysis.statistics.variance import Floats, Over, Sample, SeedVariation
 
@@ -80,7 +80,7 @@ class Difference:
 
 
 def difference(
-    aligned: Aligned,
+    paired: PairedPredictions,
     a: str,
     b: str,
     languages: Sequence[str] | None = None,
@@ -93,7 +93,7 @@ def difference(
     """Test whether method a scores above or below method b.
 
     Args:
-        aligned: The comparison.
+        paired: The comparison.
         a: Method.
         b: Method.
         languages: Codes; all targets by default.
@@ -106,14 +106,14 @@ def difference(
     Raises:
         UserError: The comparison lacks a method or a language.
     """
-    sample = Sample(aligned, languages)
+    sample = Sample(paired, languages)
     over = _possible(sample, over)
     means = bootstrap_means(sample, [a, b], _FACTORS[over], draws=draws, seed=seed)
     return _difference(sample, a, b, over, level, means[:, 0] - means[:, 1])
 
 
 def differences(
-    aligned: Aligned,
+    paired: PairedPredictions,
     against: str | None = None,
     languages: Sequence[str] | None = None,
     *,
@@ -125,7 +125,7 @@ def differences(
     """Test every method against one, or all pairs.
 
     Args:
-        aligned: The comparison.
+        paired: The comparison.
         against: Method that takes part in every test, as ``b``; all pairs by default.
         languages: As in `difference`.
         over: As in `difference`.
@@ -139,14 +139,14 @@ def differences(
     Raises:
         UserError: As `difference`.
     """
-    sample = Sample(aligned, languages)
+    sample = Sample(paired, languages)
     if against is None:
-        pairs = list(itertools.combinations(aligned.methods, 2))
+        pairs = list(itertools.combinations(paired.methods, 2))
     else:
-        pairs = [(name, aligned.known(against)) for name in aligned.methods if name != against]
+        pairs = [(name, paired.known(against)) for name in paired.methods if name != against]
     over = _possible(sample, over)
-    means = bootstrap_means(sample, aligned.methods, _FACTORS[over], draws=draws, seed=seed)
-    drawn = dict(zip(aligned.methods, means.T, strict=True))
+    means = bootstrap_means(sample, paired.methods, _FACTORS[over], draws=draws, seed=seed)
+    drawn = dict(zip(paired.methods, means.T, strict=True))
     rows = [asdict(_difference(sample, a, b, over, level, drawn[a] - drawn[b])) for a, b in pairs]
     table = pl.DataFrame(rows, schema=_SCHEMA)
     return table.with_columns(p_holm=pl.Series(holm(table["p"].to_list()), dtype=pl.Float64))
@@ -213,7 +213,7 @@ def _cohen_h(a: float, b: float) -> float:
 
 
 def by_language(
-    aligned: Aligned,
+    paired: PairedPredictions,
     a: str,
     b: str,
     languages: Sequence[str] | None = None,
@@ -227,7 +227,7 @@ def by_language(
     over seeds, whose variance includes that between seeds.
 
     Args:
-        aligned: The comparison.
+        paired: The comparison.
         a: Method.
         b: Method.
         languages: Codes; all targets by default.
@@ -243,7 +243,7 @@ def by_language(
     Raises:
         UserError: As `difference`.
     """
-    return _by_language(Sample(aligned, languages), a, b, level)
+    return _by_language(Sample(paired, languages), a, b, level)
 
 
 def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:

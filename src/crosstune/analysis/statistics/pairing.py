@@ -13,7 +13,7 @@ from crosstune.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True, eq=False)
-class Aligned:
+class PairedPredictions:
     """Scores of one comparison (model, task, protocol), lined up example by example.
 
     Attributes:
@@ -84,7 +84,7 @@ class Aligned:
         return method
 
 
-def align(scores: pl.DataFrame, predictions: pl.DataFrame) -> list[Aligned]:
+def pair_predictions(scores: pl.DataFrame, predictions: pl.DataFrame) -> list[PairedPredictions]:
     """Line up the predictions of every comparison.
 
     An example counts where every run of the comparison was scored on it, found by language and example id.
@@ -148,7 +148,7 @@ def _lined_up(
     keys: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]],
     shared: NDArray[np.int64],
     ids: NDArray[np.object_],
-) -> Aligned:
+) -> PairedPredictions:
     facts = (
         scores.filter(pl.col("run").is_in(runs))
         .select("run", "method", "random", "seed", "source_language")
@@ -166,7 +166,7 @@ def _lined_up(
         table.setdefault(method, []).append(row)
         seeds.setdefault(method, []).append(seed)
     untouched = facts.filter(~pl.col("random"))["method"]
-    return Aligned(
+    return PairedPredictions(
         model=str(key[0]),
         task=str(key[1]),
         protocol=str(key[2]),

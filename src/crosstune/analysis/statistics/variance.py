@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from crosstune.analysis.statistics.pairing import Aligned
+from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import critical, detectable, two_sided
 
 Over = Literal["languages", "these"]
@@ -73,19 +73,19 @@ class Sample:
     """The examples of some languages of a comparison, each language with the same weight.
 
     Args:
-        aligned: The comparison.
+        paired: The comparison.
         languages: Codes; None for all targets.
     """
 
-    def __init__(self, aligned: Aligned, languages: Sequence[str] | None = None) -> None:
-        self.aligned = aligned
-        places = aligned.places(languages)
-        self.languages = [aligned.languages[i] for i in places]
-        ranges = [np.arange(aligned.offsets[i], aligned.offsets[i + 1]) for i in places]
+    def __init__(self, paired: PairedPredictions, languages: Sequence[str] | None = None) -> None:
+        self.paired = paired
+        places = paired.places(languages)
+        self.languages = [paired.languages[i] for i in places]
+        ranges = [np.arange(paired.offsets[i], paired.offsets[i + 1]) for i in places]
         self.columns = np.concatenate(ranges)
         self.n = np.array([len(each) for each in ranges])
         self.starts = np.concatenate([[0], np.cumsum(self.n)[:-1]])
-        codes = np.unique(aligned.example_codes[self.columns], return_inverse=True)[1]
+        codes = np.unique(paired.example_codes[self.columns], return_inverse=True)[1]
         self._codes = codes
         self._sizes = np.bincount(codes).astype(np.float64)
         # Residuals times this add up to the mean; n / (n - 1) makes their squares unbiased.
@@ -126,11 +126,11 @@ class Sample:
         return self._parts[name]
 
     def _method(self, name: str) -> MethodParts:
-        values = self.aligned.scores[self.aligned.known(name)][:, self.columns].astype(np.float64)
+        values = self.paired.scores[self.paired.known(name)][:, self.columns].astype(np.float64)
         seeds, languages = len(values), len(self.n)
         mean = values.mean(axis=0)
         by_language = self.language_means(values)
-        seedless = name in self.aligned.seedless
+        seedless = name in self.paired.seedless
         if seeds == 1:
             return MethodParts(mean, by_language, 1, seedless, 0.0, 0.0, 0.0, 0.0, np.zeros(languages))
         pairs = seeds * (seeds - 1)

@@ -87,18 +87,18 @@ class Lora(Method[LoraConfig]):
 
         config = self.config
         part.undo.callback(self._unwrap, lm)
-        names = {module: name for name, module in lm.model.named_modules()}
-        layers = [names[layer] for layer in lm.layers]
+        # The layers alone: by the model's config PEFT would take an MLP's names for weights of experts.
+        layers: Any = nn.ModuleList(lm.layers)
         settings = PeftLoraConfig(
             r=config.rank,
             lora_alpha=config.alpha,  # type: ignore[arg-type]  # PEFT divides by it; a float is as good
             lora_dropout=config.dropout,
-            target_modules=[f"{layers[i]}.{name}" for i, name, _ in targets(config, lm.geometry)],
+            target_modules=[f"{i}.{name}" for i, name, _ in targets(config, lm.geometry)],
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             try:
-                inject_adapter_in_model(settings, lm.model, adapter_name=_ADAPTER)
+                inject_adapter_in_model(settings, layers, adapter_name=_ADAPTER)
             except ValueError as error:
                 raise UserError(f"lora: {error}".replace("\n", " ")) from error
         self.wrapped = _lora_layers(lm)
@@ -117,8 +117,6 @@ class Lora(Method[LoraConfig]):
         for name, module in _lora_layers(lm).items():
             parent, _, leaf = name.rpartition(".")
             setattr(lm.model.get_submodule(parent), leaf, module.get_base_layer())
-        if hasattr(lm.model, "peft_config"):
-            del lm.model.peft_config
         self.wrapped = {}
 
     def parameters(self) -> "dict[str, nn.Parameter]":

@@ -21,10 +21,14 @@ class _Update(torch.autograd.Function):
         inner = a @ rows.float().T
         ctx.save_for_backward(rows, inner, a, b)
         ctx.scale = scale
-        flat = result.flatten(0, -2)
-        # fp32 results are their own copy, and not ours to overwrite.
-        updated = flat.clone() if flat.dtype == torch.float32 else flat.float()
-        return updated.addmm_(inner.T, b.T, alpha=scale).to(result.dtype).view(result.shape)
+        # fp32 results are their own copy, and not ours to overwrite. What is returned is no view: some models
+        # change it in place (OLMo's `clip_qkv`).
+        copied = result.dtype == torch.float32
+        updated = (
+            result.clone(memory_format=torch.contiguous_format) if copied else result.float().contiguous()
+        )
+        updated.view(-1, updated.shape[-1]).addmm_(inner.T, b.T, alpha=scale)
+        return updated.to(result.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -48,6 +48,7 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
     @classmethod
     def count(cls, config: LlamaAdapterConfig, geometry: Geometry) -> int:
         """Layers * (n * hidden + gates)."""
+        geometry.usable(cls.name, geometry.no_prompts)
         gates = geometry.heads if config.gate == "head" else 1
         return len(config.chosen(geometry.layers)) * (config.length * geometry.hidden + gates)
 
@@ -55,6 +56,7 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
         """A gated prompt for each chosen layer; the text stays where it is."""
         config = self.config
         self.layers = config.chosen(lm.geometry.layers)
+        lm.learn_calls()
         shape = (config.length, lm.geometry.hidden)
         if config.init == "text":
             states = lm.attention_inputs(init_ids(lm, config.init_text, config.length)[None])

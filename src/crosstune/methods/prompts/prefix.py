@@ -59,6 +59,7 @@ class Prefix(Method[PrefixConfig]):
     @classmethod
     def count(cls, config: PrefixConfig, geometry: Geometry) -> int:
         """N * layers * width, width = hidden or 2 * kv_heads * head_dim; with an MLP, its size as well."""
+        geometry.usable(cls.name, geometry.no_prompts)
         layers = len(config.chosen(geometry.layers))
         width = geometry.hidden if config.space == "hidden" else 2 * geometry.kv_size
         h = config.reparameterise
@@ -75,6 +76,7 @@ class Prefix(Method[PrefixConfig]):
         """A joint prompt for each chosen layer, and the text shifted by n."""
         config = self.config
         self.layers = config.chosen(lm.geometry.layers)
+        lm.learn_calls()
         start = {i: x.to(lm.layer_device(i)) for i, x in self._start(lm, seed).items()}
         self.mlp: dict[str, nn.Parameter] = {}
         self.ready: dict[int, tuple[Tensor, Tensor]] | None = None

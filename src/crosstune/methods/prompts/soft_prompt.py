@@ -41,7 +41,8 @@ class SoftPrompt(Method[SoftPromptConfig]):
     @classmethod
     def count(cls, config: SoftPromptConfig, geometry: Geometry) -> int:
         """N * hidden."""
-        return config.length * geometry.hidden
+        geometry.usable(cls.name, geometry.no_soft_prompt)
+        return config.length * (geometry.embedding or geometry.hidden)
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """Stand the prompt in front of the model's input."""
@@ -56,7 +57,7 @@ class SoftPrompt(Method[SoftPromptConfig]):
             else:
                 some = torch.arange(0, lm.geometry.vocabulary, max(1, lm.geometry.vocabulary // 1000))
                 scale = float(lm.embedding(some.to(lm.device)).float().std())
-                start = normal((config.length, lm.geometry.hidden), seed, scale)
+                start = normal((config.length, lm.geometry.embedding or lm.geometry.hidden), seed, scale)
         self.prompt = part.soft_prompt = nn.Parameter(start.to(lm.device).clone())
 
     def parameters(self) -> "dict[str, nn.Parameter]":

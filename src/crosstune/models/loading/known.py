@@ -61,7 +61,6 @@ ALIASES: dict[str, str] = {
 }
 
 # Raised when shapes are read otherwise, so that what was kept before is read anew.
-_READER = 2
 
 _LOWERED = {alias.lower(): name for alias, name in ALIASES.items()} | {name: name for name in KNOWN}
 
@@ -84,38 +83,64 @@ def geometry_for(name: str) -> Geometry:
     if path.name == "config.json" and path.is_file():
         path = path.parent
     if path.is_dir():
-        return _in_folder(path, name)
+        return geometry_in(path, name)
     if path.exists():
         raise UserError(f"{name}: give a model folder, or its config.json")
     if is_hub_id(name):
-        return _in_folder(fetch_config(name).parent, name)
+        return geometry_in(fetch_config(name).parent, name)
     if os.sep in name:
         raise UserError(f"{name}: no such folder")
     raise UserError(f'unknown model "{name}"{did_you_mean(name, _LOWERED)}')
 
 
-def _in_folder(folder: Path, name: str) -> Geometry:
-    """The shape in a folder's config.json; kept in the cache folder, as transformers takes seconds."""
+def geometry_in(folder: Path, name: str) -> Geometry:
+    """The shape in a folder's config.json, after the architecture has been tried (see `probe`).
+
+    Kept in the cache folder, a refusal too, as transformers takes seconds: by the config, the version of
+    transformers, and the code that was tried.
+
+    Raises:
+        UserError: No config that can be read, or a model that crosstune would compute differently.
+    """
     from crosstune.config.environment import cache_root
-    from crosstune.files import write_whole
 
     config = folder / "config.json"
     content = config.read_bytes() if config.is_file() else b""
-    asked = f"{importlib.metadata.version('transformers')}, {_READER}\n".encode() + content
-    kept = cache_root() / "geometry" / f"{hashlib.sha256(asked).hexdigest()[:32]}.json"
+    digest = hashlib.sha256(f"{importlib.metadata.version('transformers')}\n".encode() + content)
+    for file in _tried():
+        digest.update(file.read_bytes())
+    kept = cache_root() / "geometry" / f"{digest.hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError):  # not there, damaged, or of another version of crosstune
-        found = Geometry(**json.loads(kept.read_bytes()))
-        if found.linears is None:
-            return found
-        linears = tuple(tuple((name, a, b) for name, a, b in layer) for layer in found.linears)
-        return replace(found, linears=linears)
-    from crosstune.models.geometry import geometry_of
+        found = json.loads(kept.read_bytes())
+        if "refused" in found:
+            raise UserError(found["refused"])
+        if found["linears"] is not None:
+            found["linears"] = tuple(tuple(map(tuple, layer)) for layer in found["linears"])
+        return Geometry(**found)
     from crosstune.models.loading.config import read_config
+    from crosstune.models.loading.probe import examine
 
-    found = geometry_of(read_config(folder, name))
+    described = read_config(folder, name)
+    try:
+        geometry = examine(described)
+    except UserError as error:
+        _keep(kept, {"refused": str(error)})
+        raise
+    _keep(kept, asdict(geometry))
+    return geometry
+
+
+def _tried() -> list[Path]:
+    """The files whose code `probe` tries."""
+    models = Path(__file__).parents[1]
+    return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), models / "loading" / "probe.py"])
+
+
+def _keep(file: Path, content: dict[str, object]) -> None:
+    from crosstune.files import write_whole
+
     with suppress(OSError):  # it is asked again then
-        write_whole(kept, json.dumps(asdict(found)))
-    return found
+        write_whole(file, json.dumps(content))
 
 
 def check_model(name: str) -> None:

@@ -4,18 +4,16 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.models.attention.hook import IMPLEMENTATION
-from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import demo, hub
 from crosstune.models.loading.config import _first_line, read_config
 from crosstune.models.loading.device import DeviceMap, choose_device, choose_dtype
 from crosstune.models.loading.fingerprint import fingerprint, weight_files
-from crosstune.models.loading.known import ALIASES, KNOWN
+from crosstune.models.loading.known import ALIASES, KNOWN, geometry_in
 from crosstune.models.loading.log_noise import quiet
 from crosstune.models.loading.quantize import keep_gradients, needs_package, quantization
 
@@ -64,7 +62,7 @@ def load(
     folder, pinned = _locate(name, revision)
     config = read_config(folder, name)
     weight_files(folder)
-    geometry = geometry_of(config)
+    geometry = geometry_in(folder, name)
     model, unused = _model(
         folder, name, config, size=geometry.parameters, device=where, dtype=number, bits=bits, placed=placed
     )
@@ -146,7 +144,7 @@ def _model(
             f"{name}: {gigabytes:.1f} GiB of weights do not fit on {device}; free its memory, choose another "
             "device, a smaller model, or dtype bfloat16"
         ) from error
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # transformers and what it calls have classes of their own
         raise UserError(f"{name}: cannot be loaded from {folder}: {_first_line(error)}") from error
     if (
         not whole

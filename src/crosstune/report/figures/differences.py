@@ -87,7 +87,10 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
         .add_params(chosen)
         .properties(width=width, height=24 * len(order), autosize=FIT)
     )
-    return chart
+    if width == "container":
+        return chart
+    # A file has no menu of references, so the chart says which it is.
+    return chart.properties(title=f"Difference from {visible(references(section)[0], 60)}, with 95% interval")
 
 
 def by_language(section: Section, reference: str, width: Width = "container") -> alt.LayerChart:

@@ -10,7 +10,6 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from crosstune.analysis.answer_language import SOURCE
 from crosstune.analysis.groups import Grouping, group_means
 from crosstune.report.figures.style import (
     ACCENT,
@@ -26,7 +25,7 @@ from crosstune.report.figures.style import (
     method_axis,
     span,
 )
-from crosstune.report.sections import IN_ENGLISH, Section
+from crosstune.report.sections import Section
 from crosstune.report.text import counted, group_name, language_name, visible
 
 CURVE_POINTS = 200
@@ -101,16 +100,6 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         .properties(width=width, height=20 * len(order), autosize=FIT)
     )
     return chart
-
-
-def in_english(section: Section, width: Width = "container") -> alt.LayerChart:
-    """Share of answers right but written in English, language by method; see `Section.has_in_english`."""
-    return heatmap(section, IN_ENGLISH, width)
-
-
-def in_source(section: Section, width: Width = "container") -> alt.LayerChart:
-    """Share of answers in the source language instead; see `Section.has_answer_language`."""
-    return heatmap(section, SOURCE, width)
 
 
 def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
@@ -217,33 +206,24 @@ def group_chart(section: Section, by: Grouping, width: Width = "container") -> a
     return chart
 
 
-def has_losses(section: Section) -> bool:
-    """Whether some run of the section recorded its training loss."""
-    losses = (point.get("loss") for run in section.runs for point in run.curve)
-    return any(loss is not None and math.isfinite(loss) for loss in losses)
-
-
-def loss_curves(section: Section, width: Width = "container") -> alt.Chart | None:
-    """Training loss by step, one line a run; None when no run of the section was trained."""
+def loss_curves(section: Section, width: Width = "container") -> alt.Chart:
+    """Training loss by step, one line a run."""
     labels = dict(section.scores.select("run", "method").unique().iter_rows())
+    most = max(20, min(CURVE_POINTS, ALL_CURVE_POINTS // len(section.runs)))
     values: list[dict[str, Any]] = []
-    points = max(20, min(CURVE_POINTS, ALL_CURVE_POINTS // len(section.runs)))
     for run in section.runs:
-        stride = max(1, math.ceil(len(run.curve) / points))
-        for point in run.curve[::stride]:
-            loss = point.get("loss")
-            if loss is not None and math.isfinite(loss):
-                values.append(
-                    {
-                        "run": run.id,
-                        "method": visible(labels[run.id], 60),
-                        "seed": run.seed,
-                        "step": point["step"],
-                        "loss": round(loss, 5),
-                    }
-                )
-    if not values:
-        return None
+        stride = max(1, math.ceil(len(run.curve) / most))
+        values += [
+            {
+                "run": run.id,
+                "method": visible(labels[run.id], 60),
+                "seed": run.seed,
+                "step": point["step"],
+                "loss": round(loss, 5),
+            }
+            for point in run.curve[::stride]
+            if (loss := point.get("loss")) is not None and math.isfinite(loss)
+        ]
     colour, _, dash = _method_scales(section, {value["method"] for value in values})
     chart: alt.Chart = (
         alt.Chart(alt.InlineData(values=values))

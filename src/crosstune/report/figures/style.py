@@ -13,7 +13,6 @@ from crosstune.report.text import language_name, visible
 
 Width = int | Literal["container"]
 
-
 # Okabe and Ito's colours, told apart by colour-blind readers, with black and yellow replaced by tones that
 # show on white and on black.
 PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#a08c00"]

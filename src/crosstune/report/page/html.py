@@ -9,7 +9,6 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 import jinja2
@@ -17,51 +16,45 @@ import polars as pl
 import vl_convert
 from markupsafe import Markup
 
-from crosstune.analysis.predictions import Predictions, as_predictions
+from crosstune.analysis.predictions import Predictions
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError
 from crosstune.files import write_whole
 from crosstune.report.contents import across_models
 from crosstune.report.findings import overall_finding
-from crosstune.report.page.embed import embedded_json
-from crosstune.report.page.samples import PER_LANGUAGE, fewer, samples
 from crosstune.report.page.settings import settings_view
-from crosstune.report.page.views import view
-from crosstune.report.sections import Section, sections
+from crosstune.report.page.views import drawn, view
+from crosstune.report.sections import Section
 from crosstune.report.tables.verdicts import verdicts_view
-from crosstune.report.text import percent, visible
-from crosstune.store.record import RunRecord
+from crosstune.report.text import visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES_BYTES = 6_000_000
 
 
 def write_report(
-    runs: Sequence[RunRecord],
-    predictions: pl.DataFrame | Predictions,
+    parts: Sequence[Section],
+    predictions: Predictions,
     path: Path,
     title: str,
-    *,
     verdicts: Sequence[Verdict] = (),
-    scores: pl.DataFrame | None = None,
 ) -> Path:
     """Write the report of some finished runs.
 
     Args:
-        runs: Records of finished runs.
-        predictions: One row an example; see `crosstune.analysis.transfer.language_scores`.
+        parts: Sections of the runs (`crosstune.report.sections.sections`).
+        predictions: Of the runs; examples to show are read from them.
         path: The file to write; missing folders are made. The same input gives the same bytes.
         title: The page's heading.
         verdicts: On claims (`crosstune.claims.judge.judge`); they come first.
-        scores: The runs' `crosstune.analysis.transfer.language_scores`, where they are at hand.
 
     Returns:
         ``path``.
 
     Raises:
-        UserError: No runs, damaged predictions, or a path that cannot be written.
+        UserError: Damaged predictions, or a path that cannot be written.
     """
-    page = render(runs, predictions, title, verdicts=verdicts, scores=scores)
+    page = render(parts, predictions, title, verdicts)
     try:
         write_whole(path, page)
     except OSError as error:
@@ -72,18 +65,13 @@ def write_report(
 
 
 def render(
-    runs: Sequence[RunRecord],
-    predictions: pl.DataFrame | Predictions,
-    title: str,
-    *,
-    verdicts: Sequence[Verdict] = (),
-    scores: pl.DataFrame | None = None,
+    parts: Sequence[Section], predictions: Predictions, title: str, verdicts: Sequence[Verdict] = ()
 ) -> str:
     """The report as text; arguments and errors as `write_report`."""
-    given = as_predictions(predictions)
-    parts = sections(runs, given, scores)
-    every = [run for part in parts for run in part.runs]
-    vega, own = vega_bundle(), (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    runs = [run for part in parts for run in part.runs]
+    models = across_models(runs, pl.concat([part.scores for part in parts]))
+    room = SAMPLES_BYTES // len(parts)
+    vega, script = vega_bundle(), (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -91,27 +79,17 @@ def render(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "visible": visible,
-        "percent": percent,
-    }
+    environment.filters["visible"] = visible
     return environment.get_template("report.html.j2").render(
         title=title,
         finding=overall_finding(parts),
         verdicts=verdicts_view(verdicts) if verdicts else None,
-        models=[
-            figure
-            for item in across_models(every, pl.concat([part.scores for part in parts]))
-            for figure in item.figures()
-        ],
-        sections=[
-            view(number, part) | {"samples": _samples(part, given, SAMPLES_BYTES // len(parts))}
-            for number, part in enumerate(parts, 1)
-        ],
+        models=[figure for item in models for figure in drawn(item)],
+        views=[view(number, part, predictions, room) for number, part in enumerate(parts, 1)],
         settings=settings_view(parts),
-        hashes=[_csp_hash(script) for script in (vega, own)],
+        hashes=[_csp_hash(text) for text in (vega, script)],
         vega=Markup(vega),
-        script=Markup(own),
+        script=Markup(script),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
     )
 
@@ -126,16 +104,6 @@ def vega_bundle() -> str:
     )
     # Inside a string or a pattern a slash may be escaped; as it stands it would end the script element.
     return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-def _samples(section: Section, predictions: Predictions, room: int) -> dict[str, Any]:
-    """Real predictions as embedded JSON of at most about ``room`` bytes, one example a language at least."""
-    found = samples(section, predictions)
-    for most in (PER_LANGUAGE, 8, 5, 3, 2, 1):
-        text = embedded_json(fewer(found, most))
-        if len(text.encode()) <= room:
-            break
-    return {"json": text, "languages": found["languages"], "methods": found["methods"], "most": most}
 
 
 def _csp_hash(script: str) -> str:

@@ -10,6 +10,7 @@ import polars as pl
 
 from crosstune.analysis.groups import family_order, language_or_none
 from crosstune.analysis.predictions import Predictions
+from crosstune.report.page.embed import embedded_json
 from crosstune.report.sections import Section
 from crosstune.report.text import language_name, visible
 
@@ -18,7 +19,22 @@ KINDS = ("differ", "wrong", "right")
 RIGHT_TO_LEFT = frozenset(["Arab", "Hebr", "Thaa", "Syrc", "Nkoo", "Adlm", "Rohg", "Mand", "Samr"])
 
 
-def samples(section: Section, predictions: Predictions) -> dict[str, Any]:
+def samples(section: Section, predictions: Predictions, most_bytes: int) -> dict[str, Any]:
+    """What the page shows of `side_by_side`: as many examples a language as fit, one at least.
+
+    Returns:
+        json (embedded), languages, methods and most (examples a language).
+    """
+    entries = side_by_side(section, predictions)
+    for most in (PER_LANGUAGE, 8, 5, 3, 2, 1):
+        cut = [entry | {"examples": entry["examples"][:most]} for entry in entries["languages"]]
+        text = embedded_json(entries | {"languages": cut})
+        if len(text.encode()) <= most_bytes:
+            break
+    return entries | {"json": text, "most": most}
+
+
+def side_by_side(section: Section, predictions: Predictions) -> dict[str, Any]:
     """Up to `PER_LANGUAGE` examples of each language, with the answer of every method.
 
     One run stands for a method: that of the lowest seed. Examples on which methods differ come first, most
@@ -59,12 +75,6 @@ def samples(section: Section, predictions: Predictions) -> dict[str, Any]:
             for code in family_order(shown)
         ],
     }
-
-
-def fewer(found: dict[str, Any], most: int) -> dict[str, Any]:
-    """The same with at most so many examples a language."""
-    cut = [entry | {"examples": entry["examples"][:most]} for entry in found["languages"]]
-    return found | {"languages": cut}
 
 
 def markup(code: str) -> dict[str, str]:

@@ -4,6 +4,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from crosstune.report.tables.tables import Table
+
 LONG = 40
 """Rows from which a table may break over pages (``longtable``)."""
 
@@ -95,64 +97,29 @@ def _shown(char: str) -> str:
     return rf"\texttt{{U+{ord(char):04X}}}"
 
 
-def table(
-    head: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    caption: str,
-    label: str,
-    right: Sequence[int] = (),
-    wide: Sequence[int] = (),
-) -> str:
+def table(shown: Table, label: str) -> str:
     """A table with booktabs rules.
 
     Args:
-        head: Names of the columns.
-        rows: Cells as plain text; each row as long as ``head``.
-        caption: Plain text.
+        shown: The columns that files have are written.
         label: Letters, digits and hyphens.
-        right: Columns that end on the right.
-        wide: Columns that wrap.
 
     Returns:
         LaTeX that needs the packages booktabs and, from `LONG` rows on, longtable.
     """
-    columns = "".join("r" if i in right else "p{6cm}" if i in wide else "l" for i in range(len(head)))
-    line = " & ".join(escape(name) for name in head) + r" \\"
-    body = [" & ".join(escape(cell) for cell in row) + r" \\" for row in rows]
-    said = rf"\caption{{{escape(caption)}}}\label{{tab:{label}}}"
-    if len(rows) > LONG:
-        return "\n".join(
-            [
-                rf"\begin{{longtable}}{{@{{}}{columns}@{{}}}}",
-                said + r" \\",
-                r"\toprule",
-                line,
-                r"\midrule",
-                r"\endhead",
-                r"\bottomrule",
-                r"\endfoot",
-                *body,
-                r"\end{longtable}",
-                "",
-            ]
-        )
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            said,
-            rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",
-            r"\toprule",
-            line,
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    columns = shown.shown("file")
+    form = "".join("r" if column.right else "p{6cm}" if column.wide else "l" for column in columns)
+    rows = [[column.title for column in columns], *zip(*(column.cells for column in columns), strict=True)]
+    head, *body = [" & ".join(map(escape, row)) + r" \\" for row in rows]
+    caption = rf"\caption{{{escape(shown.caption)}}}\label{{tab:{label}}}"
+    if shown.height > LONG:
+        start = [rf"\begin{{longtable}}{{@{{}}{form}@{{}}}}", caption + r" \\", r"\toprule", head]
+        lines = [*start, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot", *body, r"\end{longtable}"]
+    else:
+        start = [r"\begin{table}", r"\centering", caption, rf"\begin{{tabular}}{{@{{}}{form}@{{}}}}"]
+        end = [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+        lines = [*start, r"\toprule", head, r"\midrule", *body, *end]
+    return "\n".join([*lines, ""])
 
 
 def document(files: Sequence[str]) -> str:

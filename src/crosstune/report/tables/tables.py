@@ -1,25 +1,56 @@
-"""The report's tables as data: to export, or to read in a notebook."""
+"""The report's tables, each built once: page, terminal, CSV and LaTeX render the same cells."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
-from crosstune.analysis.groups import Grouping, family_order, group_means, group_of
+from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
+from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
 from crosstune.analysis.statistics.differences import differences
+from crosstune.analysis.transfer import comparable
 from crosstune.claims.judge import Verdict, verdict_table
-from crosstune.report.sections import Section
+from crosstune.report.comparison import outcome, references
+from crosstune.report.findings import not_shown
+from crosstune.report.sections import IN_ENGLISH, Section
 from crosstune.report.text import (
     GROUPINGS,
     group_name,
     language_name,
+    p_value,
     percent,
     points,
-    slug,
     visible,
     with_sd,
 )
+
+Medium = Literal["terminal", "page", "file"]
+
+MARKS = {"better": "▲", "worse": "▼", "not shown": "≈"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as shown; every text in it is harmless (`crosstune.report.text.visible`).
+
+    Attributes:
+        title: Its heading.
+        cells: Text of each row.
+        right: Cells end on the right, as numbers do.
+        wide: Cells wrap.
+        media: Where the column is shown.
+        notes: What stands beside each cell, less prominent; not in files.
+        best: Which cells are emphasised.
+    """
+
+    title: str
+    cells: Sequence[str]
+    right: bool = True
+    wide: bool = False
+    media: tuple[Medium, ...] = ("terminal", "page", "file")
+    notes: Sequence[str] = ()
+    best: Sequence[bool] = ()
 
 
 @dataclass(frozen=True)
@@ -27,63 +58,248 @@ class Table:
     """One table, for people and for programs.
 
     Attributes:
-        name: Of its file: letters, digits and hyphens.
         caption: What it shows.
-        head: Names of the columns as shown.
-        rows: Cells as shown, plain text.
-        right: Columns that end on the right.
-        wide: Columns that wrap.
-        data: The same, and more, in full precision.
+        columns: As shown.
+        data: The same numbers, and more, in full precision.
+        notes: What a reader has to know of the columns, on the page and in the terminal.
     """
 
-    name: str
     caption: str
-    head: tuple[str, ...]
-    rows: Sequence[tuple[str, ...]]
-    right: tuple[int, ...]
+    columns: Sequence[Column]
     data: pl.DataFrame
-    wide: tuple[int, ...] = ()
+    notes: Sequence[str] = ()
 
+    def shown(self, medium: Medium) -> list[Column]:
+        """The columns of a medium, in order."""
+        return [column for column in self.columns if medium in column.media]
 
-def section_names(parts: Sequence[Section]) -> list[str]:
-    """A file name for each section, unique: its task and model, and a number where two share these."""
-    names: list[str] = []
-    for part in parts:
-        name = base = slug(part.task, part.model)
-        number = 1
-        while name in names:
-            number += 1
-            name = f"{base}-{number}"
-        names.append(name)
-    return names
+    @property
+    def height(self) -> int:
+        """How many rows."""
+        return len(self.columns[0].cells)
 
 
 def _about(section: Section) -> str:
     return " ".join(visible(part, 80) for part in (section.task, "with", section.model, section.note) if part)
 
 
+def transfer(section: Section) -> Table:
+    """Source score, mean over targets and gap of each method, and the languages of its answers."""
+    data = section.table
+    rows = data.rows(named=True)
+    first = rows[0]
+    leader = next(iter(references(section)), None)
+    compared = leader is not None and len(rows) > 1
+    tests = {row["a"]: row for row in section.against(leader).rows(named=True)} if leader else {}
+    targets = first["targets"]
+
+    def scored(title: str, name: str, *media: Medium) -> Column:
+        cells = [with_sd(row[name], row[f"{name.removesuffix('_mean')}_sd"]) for row in rows]
+        return Column(title, cells, media=media or ("terminal", "page", "file"), best=_best(rows, name))
+
+    def extreme(title: str, end: str, *media: Medium) -> Column:
+        codes = [row[f"{end}_language"] for row in rows]
+        names = ["–" if code is None else visible(language_name(code), 20) for code in codes]
+        values = [percent(row[f"{end}_score"]) if row[f"{end}_language"] else "" for row in rows]
+        best = _best(rows, f"{end}_score") if end == "worst" else ()
+        return Column(title, names, media=media, notes=values, best=best)
+
+    def shares(title: str, column: str, *media: Medium, of_all: bool = False) -> Iterator[Column]:
+        if not (section.has_in_english if column == IN_ENGLISH else section.has_answer_language):
+            return
+        values = [row[column] for row in rows]
+        told = [None if value is None else 1 - value if of_all else value for value in values]
+        for medium in media:
+            digits = 0 if medium == "terminal" else 1
+            cells = ["–" if value is None else f"{percent(value, digits)}%" for value in told]
+            yield Column(title, cells, media=(medium,))
+
+    columns = [
+        Column("Method", [_label(row) for row in rows], right=False),
+        Column("Trained", [_compact(row["trained_parameters"]) for row in rows]),
+        scored(section.source, "source"),
+        scored(f"Mean of {targets}", "target_mean"),
+        *([Column("Against the best", [_marked(tests.get(row["method"])) for row in rows], media=("page",))]
+          if compared else []),
+        Column("Gap", [percent(row["gap"]) for row in rows], media=("terminal",)),
+        Column("Gap", [with_sd(row["gap"], row["gap_sd"]) for row in rows], media=("page", "file")),
+        Column("Relative", ["–" if row["relative"] is None else f"{row['relative']:.2f}" for row in rows]),
+        extreme("Best language", "best", "page"),
+        extreme("Worst language", "worst", "terminal", "page"),
+        *shares("In English", IN_ENGLISH, "terminal", "page"),
+        *shares("Identified", UNDECIDED, "page", of_all=True),
+        *shares("Right language", CORRECT, "terminal", "page"),
+        *shares(f"In {section.source} instead", SOURCE, "page"),
+        Column("Seeds", [str(row["seeds"]) for row in rows], media=("page", "file")),
+        Column("Targets", [str(row["targets"]) for row in rows], media=("file",)),
+    ]  # fmt: skip
+    measure = visible(first["measure"], 40)
+    caption = f"Transfer, {_about(section)}: {measure} out of 100, ± one standard deviation over seeds"
+    zero_shot = bool(data["zero_shot"].all())
+    if not zero_shot:
+        caption += "; † not zero-shot"
+    notes = [f"{measure} out of 100; gap = {section.source} − mean; relative = mean / {section.source}"]
+    if first["targets_seen"] > targets:
+        notes.append(
+            f"mean over the {targets} of {first['targets_seen']} target languages that every run has"
+        )
+    if data["seeds"].max() != 1:
+        notes.append("± = standard deviation over seeds")
+    if not zero_shot:
+        notes.append("† not zero-shot")
+    if section.has_in_english:
+        notes.append("In English = right, but written in English (targets)")
+    if section.has_answer_language:
+        identified = [1 - float(value) for value in data[UNDECIDED].drop_nulls().to_list()]
+        low, high = percent(min(identified), 0), percent(max(identified), 0)
+        part = f"{low}%" if low == high else f"{low} to {high}%"
+        notes.append(f"Right language = of the answers whose language could be told, {part} of all (targets)")
+    return Table(caption, columns, data, notes)
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return visible(row["method"], 60) + ("" if row["zero_shot"] else " †")
+
+
+def _best(rows: Sequence[Mapping[str, Any]], name: str) -> list[bool]:
+    """Which zero-shot rows have the highest value of a column."""
+    values = [row[name] if row["zero_shot"] else None for row in rows]
+    highest = max((value for value in values if value is not None), default=None)
+    return [value is not None and value == highest for value in values]
+
+
+def _compact(count: int | None) -> str:
+    if count is None:
+        return "–"
+    return f"{count:,}" if count < 10_000_000 else f"{count / 1e6:,.1f}M"
+
+
+def _marked(test: Mapping[str, Any] | None) -> str:
+    """A difference with the sign of its test's result; where not significant, what it could detect."""
+    if test is None:
+        return "–"
+    result = outcome(test)
+    text = f"{MARKS[result]} {points(test['difference'])}"
+    return text if result != "not shown" else f"{text} ({percent(test['detectable'])})"
+
+
+def languages(section: Section) -> Table:
+    """Score of each method in each language."""
+    scores = section.languages
+    cells = {(row["language"], row["method"]): row["score"] for row in scores.rows(named=True)}
+    examples = dict(scores.select("language", "n").iter_rows())
+    shared = set(comparable(section.scores)["language"])
+    source = scores["source_language"][0]
+    codes = family_order(examples)
+    known = [language_or_none(code) for code in codes]
+    marks = [" ".join(("source",) * (code == source) + ("○",) * (code not in shared)) for code in codes]
+    page: tuple[Medium, ...] = ("page",)
+    columns = [
+        Column("Language", [visible(language_name(code), 40) for code in codes], right=False, notes=marks),
+        Column("Code", [visible(code) for code in codes], right=False, media=page),
+        Column("Family", [visible(group_of(code, "family"), 40) for code in codes], right=False),
+        Column("Script", [visible(group_name("script", group_of(code, "script"))) for code in codes],
+               right=False, media=page),
+        Column("Resource", ["–" if row is None or row.resource is None else str(row.resource)
+                            for row in known], media=page),
+        Column("Examples", [f"{examples[code]:,}" for code in codes]),
+        *_by_method(section, cells, codes),
+    ]  # fmt: skip
+    measure = visible(section.table["measure"][0])
+    notes = [
+        f"{measure}, out of 100, mean over seeds",
+        "○ marks a language that not every run was scored in: it is outside the means above",
+    ]
+    return Table(f"Scores by language, {_about(section)}, out of 100", columns, scores, notes)
+
+
+def groups(section: Section, by: Grouping) -> Table:
+    """Mean of each method in each group of target languages."""
+    means = group_means(section.scores, by)
+    cells = {(row["group"], row["method"]): row["score"] for row in means.rows(named=True)}
+    counts = dict(means.select("group", "languages").iter_rows())
+    members = dict(means.select("group", "codes").iter_rows())
+    which = [visible(", ".join(map(language_name, members[group])), 4000) for group in counts]
+    columns = [
+        Column(GROUPINGS[by], [visible(group_name(by, group), 40) for group in counts], right=False),
+        Column("Languages", [str(count) for count in counts.values()]),
+        *_by_method(section, cells, list(counts)),
+        Column("Which", which, right=False, wide=True, media=("page",)),
+    ]
+    grouping = GROUPINGS[by].lower()
+    caption = f"Means over target languages by {grouping}, {_about(section)}, out of 100"
+    return Table(caption, columns, means.with_columns(pl.col("codes").list.join(" ")), [f"by {grouping}"])
+
+
+def _by_method(
+    section: Section, scores: Mapping[tuple[str, str], float], keys: Sequence[str]
+) -> Iterator[Column]:
+    for method in section.methods:
+        yield Column(visible(method, 60), [percent(scores.get((key, method))) for key in keys])
+
+
+def all_differences(section: Section) -> Table:
+    """Paired differences of all pairs of methods, which need a target language in common."""
+    assert section.paired is not None
+    tests = differences(section.paired)
+    caption = (
+        f"Paired differences, {_about(section)}: points out of 100 as a mean over {tests['languages'][0]} "
+        "target languages; h is Cohen's; detectable is the smallest true difference found with 80% power; "
+        "wins, ties and losses are languages"
+    )
+    return Table(caption, _tested(tests), tests)
+
+
+def differences_from(section: Section, reference: str) -> Table:
+    """Paired differences of every other method from one."""
+    tests = section.against(reference)
+    return Table(f"against {visible(reference, 80)}", _tested(tests), tests)
+
+
+def _tested(tests: pl.DataFrame) -> list[Column]:
+    rows = tests.rows(named=True)
+    said = [f"{MARKS[outcome(row)]} {_in_words(row)}" for row in rows]
+    file: tuple[Medium, ...] = ("file",)
+    return [
+        Column("Method", [visible(row["a"], 60) for row in rows], right=False),
+        Column("Against", [visible(row["b"], 60) for row in rows], right=False, media=file),
+        Column("Difference", [points(row["difference"]) for row in rows]),
+        Column("95% interval", [f"{points(row['low'])} to {points(row['high'])}" for row in rows]),
+        Column("p (Holm)", [p_value(row["p_holm"]).removeprefix("p ").removeprefix("= ") for row in rows]),
+        Column("h", [f"{row['effect']:+.2f}".replace("-", "−") for row in rows]),
+        Column("Detectable", [percent(row["detectable"]) for row in rows], media=file),
+        Column("Won / tied / lost", [f"{row['wins']} / {row['ties']} / {row['losses']}" for row in rows]),
+        Column("Examples", [f"{row['examples']:,}" for row in rows], media=file),
+        Column("Seeds", [f"{row['seeds_a']}, {row['seeds_b']}" for row in rows], media=file),
+        Column("In words", said, right=False, wide=True, media=("page",)),
+    ]
+
+
+def _in_words(row: Mapping[str, Any]) -> str:
+    result = outcome(row)
+    return not_shown(row) if result == "not shown" else result
+
+
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     """What was found of every claim."""
-    rows = []
-    for each in verdicts:
-        cell = each.cell
-        known = cell.difference is not None
-        rows.append(
-            (
-                each.verdict,
-                visible(each.claim, 300),
-                points(cell.difference),
-                f"{points(cell.low)} to {points(cell.high)}" if known else "–",
-                str(cell.languages) if known else "–",
-                f"{cell.examples:,}" if known else "–",
-                f"{cell.seeds_a}, {cell.seeds_b}" if known else "–",
-                visible(each.reason, 300),
-            )
-        )
-    head = ("Verdict", "Claim", "Difference", "95% interval", "Languages", "Examples", "Seeds", "Why")
+    cells = [verdict.cell for verdict in verdicts]
+
+    def known(texts: Sequence[str]) -> list[str]:
+        return ["–" if cell.difference is None else text for cell, text in zip(cells, texts, strict=True)]
+
+    columns = [
+        Column("Verdict", [verdict.verdict for verdict in verdicts], right=False),
+        Column("Claim", [visible(verdict.claim, 300) for verdict in verdicts], right=False, wide=True),
+        Column("Difference", [points(cell.difference) for cell in cells]),
+        Column("95% interval", known([f"{points(cell.low)} to {points(cell.high)}" for cell in cells])),
+        Column("Languages", known([str(cell.languages) for cell in cells])),
+        Column("Examples", known([f"{cell.examples:,}" for cell in cells])),
+        Column("Seeds", known([f"{cell.seeds_a}, {cell.seeds_b}" for cell in cells])),
+        Column("Why", [visible(verdict.reason, 300) for verdict in verdicts], right=False, wide=True),
+    ]
     data = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
     caption = "Verdicts on claims; differences in points out of 100, of the comparison that decides"
-    return Table("verdicts", caption, head, rows, (2, 3, 4, 5, 6), data, wide=(1, 7))
+    return Table(caption, columns, data)
 
 
 def settings_table(parts: Sequence[Section]) -> Table:
@@ -111,119 +327,13 @@ def settings_table(parts: Sequence[Section]) -> Table:
                 }
             )
     data = pl.DataFrame(rows, infer_schema_length=None)
-    shown = [name for name in data.columns if name not in ("revision", "runs")]
-    head = tuple(name.replace("_", " ").capitalize() for name in shown)
-    cells = [tuple(_cell(row[name]) for name in shown) for row in rows]
     numbers = ("trained_parameters", "learning_rate", "steps", "batch_size")
-    right = tuple(i for i, name in enumerate(shown) if name in numbers)
-    return Table("settings", "Settings of the runs", head, cells, right, data)
-
-
-def transfer(section: Section, name: str) -> Table:
-    """Source score, mean over targets and gap of each method."""
-    head = ("Method", "Trained", section.source, "Mean of targets", "Gap", "Relative", "Seeds", "Targets")
-    rows = [
-        (
-            visible(row["method"], 60) + ("" if row["zero_shot"] else " †"),
-            f"{row['trained_parameters']:,}" if row["trained_parameters"] is not None else "–",
-            with_sd(row["source"], row["source_sd"]),
-            with_sd(row["target_mean"], row["target_sd"]),
-            with_sd(row["gap"], row["gap_sd"]),
-            "–" if row["relative"] is None else f"{row['relative']:.2f}",
-            str(row["seeds"]),
-            str(row["targets"]),
-        )
-        for row in section.table.rows(named=True)
+    columns = [
+        Column(name.replace("_", " ").capitalize(), [_cell(row[name]) for row in rows], right=name in numbers)
+        for name in data.columns
+        if name not in ("revision", "runs")
     ]
-    measure = visible(section.table["measure"][0], 40)
-    caption = f"Transfer, {_about(section)}: {measure} out of 100, ± one standard deviation over seeds"
-    if not section.table["zero_shot"].all():
-        caption += "; † not zero-shot"
-    return Table(f"{name}-transfer", caption, head, rows, tuple(range(1, 8)), section.table)
-
-
-def languages(section: Section, name: str) -> Table:
-    """Score of each method in each language."""
-    methods, scores = section.methods, section.languages
-    cells = {(row["language"], row["method"]): row["score"] for row in scores.rows(named=True)}
-    counts = dict(scores.select("language", "n").iter_rows())
-    rows = [
-        (
-            visible(language_name(code), 40),
-            visible(group_of(code, "family"), 40),
-            f"{counts[code]:,}",
-            *(percent(cells.get((code, method))) for method in methods),
-        )
-        for code in family_order(counts)
-    ]
-    head = ("Language", "Family", "Examples", *(visible(method, 40) for method in methods))
-    return Table(
-        f"{name}-languages",
-        f"Scores by language, {_about(section)}, out of 100",
-        head,
-        rows,
-        tuple(range(2, len(head))),
-        scores,
-    )
-
-
-def groups(section: Section, by: Grouping, name: str) -> Table:
-    """Mean of each method in each group of target languages."""
-    means = group_means(section.scores, by)
-    cells = {(row["group"], row["method"]): row["score"] for row in means.rows(named=True)}
-    counts = dict(means.select("group", "languages").iter_rows())
-    rows = [
-        (
-            visible(group_name(by, group), 40),
-            str(count),
-            *(percent(cells.get((group, method))) for method in section.methods),
-        )
-        for group, count in counts.items()
-    ]
-    head = (GROUPINGS[by], "Languages", *(visible(method, 40) for method in section.methods))
-    caption = f"Means over target languages by {GROUPINGS[by].lower()}, {_about(section)}, out of 100"
-    data = means.with_columns(pl.col("codes").list.join(" "))
-    return Table(f"{name}-{slug(by)}", caption, head, rows, tuple(range(1, len(head))), data)
-
-
-def differences_table(section: Section, name: str) -> Table:
-    """Paired differences of all pairs of methods, which need a target language in common."""
-    assert section.aligned is not None
-    found = differences(section.aligned)
-    rows = [
-        (
-            visible(row["a"], 40),
-            visible(row["b"], 40),
-            points(row["difference"]),
-            f"{points(row['low'])} to {points(row['high'])}",
-            f"{row['p_holm']:.3f}",
-            f"{row['effect']:+.2f}",
-            percent(row["detectable"]),
-            f"{row['wins']}/{row['ties']}/{row['losses']}",
-            f"{row['examples']:,}",
-            f"{row['seeds_a']}, {row['seeds_b']}",
-        )
-        for row in found.rows(named=True)
-    ]
-    head = (
-        "A",
-        "B",
-        "A - B",
-        "95% interval",
-        "p (Holm)",
-        "h",
-        "Detectable",
-        "Win/tie/loss",
-        "Examples",
-        "Seeds",
-    )
-    caption = (
-        f"Paired differences, {_about(section)}: points out of 100 as a mean over {found['languages'][0]} "
-        "target languages; "
-        "h is Cohen's; detectable is the smallest true difference found with 80% power; wins, ties and "
-        "losses are languages"
-    )
-    return Table(f"{name}-differences", caption, head, rows, tuple(range(2, 10)), found)
+    return Table("Settings of the runs", columns, data)
 
 
 def _cell(value: Any) -> str:

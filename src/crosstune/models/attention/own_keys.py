@@ -1,0 +1,79 @@
+"""The keys and values that an attention module itself makes of hidden states, whatever it is made of.
+
+The module runs on the states as texts of one token at position 0, where a rotation turns nothing, and the
+hook hands over what reaches it: projections fused or apart, norms, clipping and scales are the module's own.
+"""
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.errors import UserError
+
+
+class Captured(BaseException):
+    """Keys and values have reached the hook: what the module would do behind it is not wanted.
+
+    Not an `Exception`: no module may take it for one of its own failures.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+
+
+capturing: ContextVar[Literal["keys", "calls"] | None] = ContextVar("crosstune_capturing", default=None)
+"""What the hook does in place of attending: raise `Captured`, or give zeros so that every layer is called."""
+
+
+def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> list[dict[str, Any]]:
+    """What each attention module is called with for one token at position 0, its hidden states left out.
+
+    Args:
+        decoder: The model's stack of layers.
+        attentions: Its attention modules.
+        token: ``[1, 1]``.
+    """
+    calls: dict[int, dict[str, Any]] = {}
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        # Positional arguments behind the hidden states keep their places.
+        rest = args if "hidden_states" in kwargs else args[1:]
+        calls[id(module)] = {"args": rest, **{k: v for k, v in kwargs.items() if k != "hidden_states"}}
+
+    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in attentions]
+    reset = capturing.set("calls")  # nothing attends, and no prompt is asked for
+    try:
+        with torch.no_grad():
+            decoder(input_ids=token, position_ids=torch.zeros_like(token), use_cache=False)
+    finally:
+        capturing.reset(reset)
+        for handle in handles:
+            handle.remove()
+    return [calls[id(module)] for module in attentions]
+
+
+def keys_values(module: nn.Module, states: Tensor, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Keys, not rotated, and values of hidden states.
+
+    Args:
+        module: An attention module.
+        states: ``[n, hidden]``.
+        call: Of `calls_of`.
+
+    Returns:
+        ``[kv_heads, n, size]`` each; the sizes of keys and values may differ.
+    """
+    rest = {key: value for key, value in call.items() if key != "args"}
+    reset = capturing.set("keys")
+    try:
+        # The class's own, also while something stands in for the module's forward.
+        type(module).forward(module, states[:, None], *call["args"], **rest)
+    except Captured as found:
+        return found.keys[:, :, 0].transpose(0, 1), found.values[:, :, 0].transpose(0, 1)
+    finally:
+        capturing.reset(reset)
+    raise UserError(f"{type(module).__name__} attends without crosstune; choose another model or report it")

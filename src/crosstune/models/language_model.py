@@ -1,8 +1,10 @@
 """A loaded decoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
 
+import inspect
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -87,6 +89,12 @@ class LanguageModel:
         """The layers, bottom first."""
         return [layer.module for layer in self.parts.layers]
 
+    @cached_property
+    def cache_argument(self) -> str:
+        """Name under which the decoder takes a cache: ``cache`` from transformers 5.24 on."""
+        new = "cache" in inspect.signature(type(self.decoder).forward).parameters
+        return "cache" if new else "past_key_values"
+
     @property
     def device(self) -> torch.device:
         """Where the model's input goes."""
@@ -166,7 +174,10 @@ class LanguageModel:
         entered = nullcontext() if handed is None else entered_at(self.layers, handed)
         with laid_out(layout), narrow or nullcontext(), entered:
             out = self.decoder(
-                inputs_embeds=embeds, position_ids=positions, past_key_values=read, use_cache=read is not None
+                inputs_embeds=embeds,
+                position_ids=positions,
+                use_cache=read is not None,
+                **{self.cache_argument: read},
             )
         states: Tensor = out.last_hidden_state
         if rows is None:
@@ -215,8 +226,8 @@ class LanguageModel:
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
                 position_ids=lengths[:, None] + self.adaptation.first_position,
-                past_key_values=slots,
                 use_cache=True,
+                **{self.cache_argument: slots},
             )
         return cast(Tensor, out.last_hidden_state[:, -1].to(ids.device))
 

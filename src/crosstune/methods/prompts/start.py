@@ -22,7 +22,7 @@ def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tenso
     cache = DynamicCache()  # made without a config, so that sliding layers keep every token
     with torch.no_grad():
         positions = torch.arange(len(ids), device=lm.device)[None] + lm.adaptation.first_position
-        lm.decoder(input_ids=ids[None], position_ids=positions, past_key_values=cache, use_cache=True)
+        lm.decoder(input_ids=ids[None], position_ids=positions, use_cache=True, **{lm.cache_argument: cache})
     layers: list[Any] = cache.layers
     return [(layer.keys[0], layer.values[0]) for layer in layers]
 

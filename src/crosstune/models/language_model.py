@@ -1,8 +1,6 @@
 """A loaded decoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
 
-import hashlib
 import inspect
-from array import array
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -24,10 +22,7 @@ from crosstune.models.fast.state_store import KeptStates
 from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
 from crosstune.models.parts import Parts
-from crosstune.models.tokenizer import check_ids, closing, remarks
-
-TOKENS_KEPT = 20_000_000
-"""Tokens of prompts that are kept to be used again: 80 MB."""
+from crosstune.models.tokens import Tokens
 
 
 @dataclass
@@ -42,6 +37,7 @@ class LanguageModel:
         geometry: Its shape.
         parts: Where its architecture keeps what.
         adaptation: What methods left on it.
+        tokens: Its token ids of prompts and answers.
         narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
         remarks: What a person should know of the model before any result: a line each, most often none.
         kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
@@ -54,14 +50,11 @@ class LanguageModel:
     geometry: Geometry
     parts: Parts = field(init=False, repr=False)
     adaptation: Adaptation = field(init=False, repr=False)
+    tokens: Tokens = field(init=False, repr=False)
     narrows: bool = field(init=False, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
     kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
-    _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
-    _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
-    _kept: int = field(default=0, repr=False)
     _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    _closed_by: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.parts = Parts(self.model)
@@ -69,9 +62,10 @@ class LanguageModel:
         self.narrows = has_top_rows(self.parts)
         if self.tokenizer is None:  # a copy that is tried
             return
-        if not self.model.config.is_encoder_decoder:  # an encoder reads closed texts
-            self._closed_by = closing(self.tokenizer, self.stop_ids)
-        self.remarks += remarks(self.tokenizer, self._closed_by, self.geometry.vocabulary)
+        # An encoder reads closed texts.
+        ends = None if self.model.config.is_encoder_decoder else self.stop_ids
+        self.tokens = Tokens(self.tokenizer, self.geometry.vocabulary, ends)
+        self.remarks += self.tokens.remarks
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -135,47 +129,6 @@ class LanguageModel:
         configured = getattr(self.model.generation_config, "eos_token_id", None)
         ids.update(configured if isinstance(configured, list) else [configured])
         return frozenset(int(i) for i in ids if i is not None)
-
-    # --- text -------------------------------------------------------------------------------
-
-    def encode_prompts(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of whole prompts, with the beginning-of-text token where the model has one.
-
-        They are kept, so that a study's runs tokenise a prompt once; new ones go to the tokenizer together,
-        which takes all cores for them. End-of-text tokens that a post-processor puts behind are left out.
-
-        Raises:
-            UserError: A text with a token that the embedding has no row for.
-        """
-        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
-        if new:
-            encoded = self.tokenizer(list(new.values()))["input_ids"]
-            made = {key: ids[: len(ids) - self._closed_by] for key, ids in zip(new, encoded, strict=True)}
-            for key, ids in made.items():
-                check_ids(self.tokenizer, ids, self.geometry.vocabulary, new[key])
-            if self._kept > TOKENS_KEPT:
-                return [list(self._prompts.get(key) or made[key]) for key in keys]
-            self._prompts.update({key: array("i", ids) for key, ids in made.items()})
-            self._kept += sum(map(len, made.values()))
-        return [list(self._prompts[key]) for key in keys]
-
-    def encode_answer(self, answer: str) -> list[int]:
-        """Token ids of ``" " + answer`` as they follow a prompt that ends in a colon.
-
-        Taken behind a colon and not alone, because some tokenizers put a space of their own in
-        front of a text; and always the same ids, whatever the prompt, so that prompts and answers
-        can be tokenised once each.
-        """
-        if answer not in self._suffixes:
-            encode = self.tokenizer.encode
-            stem = encode(":", add_special_tokens=False)
-            whole = encode(f": {answer}", add_special_tokens=False)
-            if whole[: len(stem)] != stem:
-                whole, stem = encode(f" {answer}", add_special_tokens=False), []
-            check_ids(self.tokenizer, whole, self.geometry.vocabulary, answer)
-            self._suffixes[answer] = whole[len(stem) :]
-        return self._suffixes[answer]
 
     # --- forward ----------------------------------------------------------------------------
 

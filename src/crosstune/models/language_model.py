@@ -186,7 +186,21 @@ class LanguageModel:
 
     def _positions(self, length: int, layout: Layout | Ragged | None) -> Tensor:
         positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
-        return positions + self.adaptation.first_position
+        return self._rotated_alike(positions + self.adaptation.first_position)
+
+    def _rotated_alike(self, positions: Tensor) -> Tensor:
+        """Positions, none so far back that a text's rotation would depend on the texts beside it.
+
+        Raises:
+            UserError: A text is too long for that.
+        """
+        most = self.geometry.same_rotation
+        if most and int(positions.max()) >= most:
+            raise UserError(
+                f"{self.name}: a text of {int(positions.max()) + 1} tokens, and beyond {most} this model's "
+                "rotary frequencies depend on the longest text read with it; shorten prompts or answers"
+            )
+        return positions
 
     def handed_to(self, layer: int, ids: Tensor, layout: Layout | Ragged | None = None) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
@@ -224,7 +238,7 @@ class LanguageModel:
         with laid_out(slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
-                position_ids=lengths[:, None] + self.adaptation.first_position,
+                position_ids=self._rotated_alike(lengths[:, None] + self.adaptation.first_position),
                 use_cache=True,
                 **{self.cache_argument: slots},
             )

@@ -22,14 +22,14 @@ def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tenso
     cache = DynamicCache()  # made without a config, so that sliding layers keep every token
     with torch.no_grad():
         positions = torch.arange(len(ids), device=lm.device)[None] + lm.adaptation.first_position
-        lm.decoder(input_ids=ids[None], position_ids=positions, past_key_values=cache, use_cache=True)
+        lm.decoder(input_ids=ids[None], position_ids=positions, use_cache=True, **{lm.cache_argument: cache})
     layers: list[Any] = cache.layers
     return [(layer.keys[0], layer.values[0]) for layer in layers]
 
 
 def init_ids(lm: LanguageModel, text: str, length: int) -> Tensor:
     """``[length]`` token ids of ``text`` as a prompt starts (with the beginning-of-text token)."""
-    first = lm.encode_prompts([text])[0]
+    first = lm.tokens.prompts([text])[0]
     more = lm.tokenizer.encode(" " + text, add_special_tokens=False)
     if not first or not more:
         raise UserError(f"init_text {text!r} has no tokens; give a sentence")

@@ -126,7 +126,7 @@ def main() -> None:
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     # The tokenizer puts the beginning-of-text token in front where the model has one; so must the harness.
     bos = lm.tokenizer.bos_token_id
-    begins = bos is not None and lm.encode_prompts(["a"])[0][0] == bos
+    begins = bos is not None and lm.tokens.prompts(["a"])[0][0] == bos
     harness = HFLM(
         pretrained=plain, tokenizer=lm.tokenizer, device="cpu", batch_size=asked.batch, add_bos_token=begins
     )

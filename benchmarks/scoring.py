@@ -101,13 +101,13 @@ def ours(case: Case, setting: Setting, folder: Path) -> Work:
     rows, settings = read(folder), EvaluateSettings()
 
     def score(chosen: list[dict[str, Any]]) -> tuple[list[ChoiceItem], list[list[float]]]:
-        prompts = lm.encode_prompts([row["prompt"] for row in chosen])
-        labels = [tuple(tuple(lm.encode_answer(choice)) for choice in row["choices"]) for row in chosen]
+        prompts = lm.tokens.prompts([row["prompt"] for row in chosen])
+        labels = [tuple(tuple(lm.tokens.answer(choice)) for choice in row["choices"]) for row in chosen]
         items = [ChoiceItem(p, each) for p, each in zip(prompts, labels, strict=True)]
         return items, score_choices(lm, items, settings)
 
     def work(size: int) -> Block:
-        lm._prompts.clear()  # kept from the block before
+        lm.tokens.forget()  # kept from the block before
         began = now()
         items, answers = score(part(case, rows, size))
         synchronise(lm.device)
@@ -204,8 +204,8 @@ def cost(case: Case, setting: Setting, folder: Path) -> Cost:
     layer = lm.decoder.layers[-1]
     parts = (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp)
     top = sum(p.numel() for part in parts for p in part.parameters())
-    prompts = lm.encode_prompts([row["prompt"] for row in rows])
-    labels = [[lm.encode_answer(choice) for choice in row["choices"]] for row in rows]
+    prompts = lm.tokens.prompts([row["prompt"] for row in rows])
+    labels = [[lm.tokens.answer(choice) for choice in row["choices"]] for row in rows]
     pairs = list(zip(prompts, labels, strict=True))
     texts = [[*prompt, *label[:-1]] for prompt, each in pairs for label in each]
     # A label's first token needs its own column alone.

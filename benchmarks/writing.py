@@ -114,11 +114,11 @@ def ours(case: Case, setting: Setting, folder: Path) -> Work:
     rows, most = read(folder), EvaluateSettings().tokens_per_pass
 
     def work(size: int) -> Block:
-        lm._prompts.clear()  # kept from the block before
+        lm.tokens.forget()  # kept from the block before
         longest = size or case.longest
         with kept() as made:
             began = now()
-            prompts = lm.encode_prompts([row["prompt"] for row in rows])
+            prompts = lm.tokens.prompts([row["prompt"] for row in rows])
             generation.generate(lm, prompts, longest, case.stop, most)
             synchronise(lm.device)
             seconds = now() - began
@@ -283,7 +283,7 @@ def cost(case: Case, setting: Setting, folder: Path) -> Cost:
     g = lm.geometry
     table = g.vocabulary * g.hidden
     body = g.parameters - table * (1 if g.tied else 2)
-    prompts = lm.encode_prompts([row["prompt"] for row in read(folder)])
+    prompts = lm.tokens.prompts([row["prompt"] for row in read(folder)])
     tokens = len(grow(prompts).tokens)
     written: list[int] = json.loads((folder / "written.json").read_text())
     rows = at_once(case, prompts)

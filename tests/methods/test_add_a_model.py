@@ -109,5 +109,5 @@ def test_prefix_of_real_text_is_that_text_in_front(config, taught):
     method.attach(lm)
     prefixed = all_logits(lm, IDS)
     method.detach()
-    front = lm.encode_prompts([text])[0][:5]
+    front = lm.tokens.prompts([text])[0][:5]
     near("toto: prefix of text = text", prefixed, all_logits(lm, front + IDS)[5:])

@@ -224,7 +224,7 @@ def test_real_model(tmp_path, monkeypatch):
     model = load("demo:smollm2-135m", device="cpu", dtype="float32")
     assert model.revision == demo.revision(folder)
     assert model.geometry.parameters == 134_515_008
-    ids = torch.tensor([model.encode_prompts(["The capital of France is"])[0]])
+    ids = torch.tensor([model.tokens.prompts(["The capital of France is"])[0]])
     with torch.no_grad():
         best = model.logits(model.hidden(ids)[0, -1:]).argmax().item()
     assert model.tokenizer.decode([best]).strip() == "Paris"

@@ -213,8 +213,8 @@ def test_a_tokenizer_may_have_more_tokens_than_the_embedding_has_rows(save_tiny)
     loaded.tokenizer.add_tokens(["<image>"])
     beyond = loaded.tokenizer.convert_tokens_to_ids("<image>")
     assert beyond >= rows
-    assert max(loaded.encode_prompts(["the tin"])[0]) < rows
-    for encode in (lambda text: loaded.encode_prompts(["the tin", text]), loaded.encode_answer):
+    assert max(loaded.tokens.prompts(["the tin"])[0]) < rows
+    for encode in (lambda text: loaded.tokens.prompts(["the tin", text]), loaded.tokens.answer):
         with pytest.raises(UserError, match=rf"token {beyond} \('<image>'\) is beyond .* in 'a <image>'"):
             encode("a <image>")
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from tokenizers import Regex, normalizers, processors
 
-from crosstune.models import language_model
-from crosstune.models.tokenizer import drops_line_breaks
+from crosstune.models import tokens
+from crosstune.models.tokens import Tokens, drops_line_breaks
 
 
 def test_prompts_are_tokenised_once(tiny_lm, monkeypatch: pytest.MonkeyPatch):
@@ -22,17 +22,17 @@ def test_prompts_are_tokenised_once(tiny_lm, monkeypatch: pytest.MonkeyPatch):
             asked.extend(some)
             return real(some)
 
-    lm.tokenizer = Counting()
-    first = lm.encode_prompts(texts)
+    lm.tokens = Tokens(Counting(), lm.geometry.vocabulary, None)
+    first = lm.tokens.prompts(texts)
     assert first == wanted
     first[0].append(9)  # the caller's own
-    assert lm.encode_prompts([*texts, "in"]) == [*wanted, *real(["in"])["input_ids"]]
+    assert lm.tokens.prompts([*texts, "in"]) == [*wanted, *real(["in"])["input_ids"]]
     assert asked == ["the tin", "yes", "", "in"]
-    assert lm.encode_prompts([]) == []
+    assert lm.tokens.prompts([]) == []
     # No more than so many are kept.
-    monkeypatch.setattr(language_model, "TOKENS_KEPT", 1)
-    assert lm.encode_prompts(["he", "yes"]) == real(["he", "yes"])["input_ids"]
-    lm.encode_prompts(["he"])
+    monkeypatch.setattr(tokens, "TOKENS_KEPT", 1)
+    assert lm.tokens.prompts(["he", "yes"]) == real(["he", "yes"])["input_ids"]
+    lm.tokens.prompts(["he"])
     assert asked.count("he") == 2
 
 
@@ -46,13 +46,11 @@ def closed(tokenizer):
 
 def test_end_of_text_behind_a_prompt_is_left_out_and_said(tiny_lm):
     plain = tiny_lm("llama")
-    lm = replace(
-        plain, tokenizer=closed(copy.deepcopy(plain.tokenizer)), _prompts={}, _suffixes={}, remarks=[]
-    )
+    lm = replace(plain, tokenizer=closed(copy.deepcopy(plain.tokenizer)), remarks=[])
     assert lm.tokenizer("the tin")["input_ids"][-1] == 2
     texts = ["the tin", "yes", ""]
-    assert lm.encode_prompts(texts) == plain.encode_prompts(texts)
-    assert lm.encode_answer("yes") == plain.encode_answer("yes")
+    assert lm.tokens.prompts(texts) == plain.tokens.prompts(texts)
+    assert lm.tokens.answer("yes") == plain.tokens.answer("yes")
     assert lm.remarks == ["its tokenizer closes texts with end-of-text; this is left out behind prompts"]
     assert plain.remarks == []
 
@@ -62,5 +60,5 @@ def test_a_tokenizer_that_drops_line_breaks_is_said(tiny_lm):
     tokenizer = copy.deepcopy(plain.tokenizer)
     assert not drops_line_breaks(tokenizer)
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex(r"\s+"), " ")
-    (remark,) = replace(plain, tokenizer=tokenizer, _prompts={}, _suffixes={}, remarks=[]).remarks
+    (remark,) = replace(plain, tokenizer=tokenizer, remarks=[]).remarks
     assert "drops line breaks: no stop string with one can end an answer" in remark

@@ -133,7 +133,7 @@ def test_texts_longer_than_the_positions_are_counted_and_done_with_as_asked(tiny
     if kind is Free:
         examples = {"en": [replace(e, choices=()) for e in examples["en"]]}
     positions = lm.decoder.config.max_position_embeddings
-    ids = {e.id: lm.encode_prompts([e.prompt])[0] for e in examples["en"]}
+    ids = {e.id: lm.tokens.prompts([e.prompt])[0] for e in examples["en"]}
     small = copy.copy(lm.decoder.config)
     small.max_position_embeddings = len(ids["long"]) // 2
     assert small.max_position_embeddings < positions
@@ -158,10 +158,10 @@ def test_texts_longer_than_the_positions_are_counted_and_done_with_as_asked(tiny
     assert (table["example"].to_list(), count) == (["short", "long"], 1)
     # By hand: the longest end that fits.
     room = small.max_position_embeddings - (
-        2 if kind is Free else max(len(lm.encode_answer(c)) for c in ("yes", "no")) - 1
+        2 if kind is Free else max(len(lm.tokens.answer(c)) for c in ("yes", "no")) - 1
     )
     text = examples["en"][1].prompt
-    ends = [text[i:] for i in range(len(text)) if len(lm.encode_prompts([text[i:]])[0]) <= room]
+    ends = [text[i:] for i in range(len(text)) if len(lm.tokens.prompts([text[i:]])[0]) <= room]
     by_hand = evaluate(
         lm, task, {"en": [replace(examples["en"][1], prompt=max(ends, key=len))]}, EvaluateSettings()
     )

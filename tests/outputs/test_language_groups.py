@@ -124,7 +124,7 @@ def test_killed_anywhere_and_resumed(tiny_lm: Callable[..., Any], tmp_path: Path
         table, rest, notes, counted = go(lm, kind, file)
         assert table.equals(wanted)  # floats and all
         assert sum(rest) == 36
-        assert notes == [f"  evaluation goes on behind {sum(told[:batch])} examples"]
+        assert notes == [f"  evaluation resumes after {sum(told[:batch])} examples"]
         assert counted == tokens
         assert lines(file) == lines(tmp_path / "whole.jsonl")
 

@@ -98,8 +98,8 @@ def test_padded_batch_equals_one_row_at_a_time(shapes, seed):
 def test_rows_of_examples():
     """Prompt ids, then the answer's; an end token behind free answers only."""
     examples = [Example("1", "en", "the hat:", ("yes he is", "no")), Example("2", "en", "tin:", ("in",))]
-    prompts = LM.encode_prompts([e.prompt for e in examples])
-    answer = LM.encode_answer("yes he is")
+    prompts = LM.tokens.prompts([e.prompt for e in examples])
+    answer = LM.tokens.answer("yes he is")
     assert len(answer) > 1
     assert LM.tokenizer.decode(answer) == " yes he is"
     choice, free = tokenize(LM, examples, "choice"), tokenize(LM, examples, "generation")

@@ -1,8 +1,6 @@
 """A loaded decoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
 
-import hashlib
 import inspect
-from array import array
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -24,10 +22,7 @@ from crosstune.models.fast.state_store import KeptStates
 from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
 from crosstune.models.parts import Parts
-from crosstune.models.tokenizer import check_ids, closing, remarks
-
-TOKENS_KEPT = 20_000_000
-"""Tokens of prompts that are kept to be used again: 80 MB."""
+from crosstune.models.tokens import Tokens
 
 
 @dataclass
@@ -42,6 +37,7 @@ class LanguageModel:
         geometry: Its shape.
         parts: Where its architecture keeps what.
         adaptation: What methods left on it.
+        tokens: Its token ids of prompts and answers.
         narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
         remarks: What a person should know of the model before any result: a line each, most often none.
         kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
@@ -54,14 +50,11 @@ class LanguageModel:
     geometry: Geometry
     parts: Parts = field(init=False, repr=False)
     adaptation: Adaptation = field(init=False, repr=False)
+    tokens: Tokens = field(init=False, repr=False)
     narrows: bool = field(init=False, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
     kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
-    _suffixes: dict[str, list[int]] = field(default_factory=dict, repr=False)
-    _prompts: "dict[bytes, array[int]]" = field(default_factory=dict, repr=False)
-    _kept: int = field(default=0, repr=False)
     _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    _closed_by: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.parts = Parts(self.model)
@@ -69,9 +62,10 @@ class LanguageModel:
         self.narrows = has_top_rows(self.parts)
         if self.tokenizer is None:  # a copy that is tried
             return
-        if not self.model.config.is_encoder_decoder:  # an encoder reads closed texts
-            self._closed_by = closing(self.tokenizer, self.stop_ids)
-        self.remarks += remarks(self.tokenizer, self._closed_by, self.geometry.vocabulary)
+        # An encoder reads closed texts.
+        ends = None if self.model.config.is_encoder_decoder else self.stop_ids
+        self.tokens = Tokens(self.tokenizer, self.geometry.vocabulary, ends)
+        self.remarks += self.tokens.remarks
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -136,47 +130,6 @@ class LanguageModel:
         ids.update(configured if isinstance(configured, list) else [configured])
         return frozenset(int(i) for i in ids if i is not None)
 
-    # --- text -------------------------------------------------------------------------------
-
-    def encode_prompts(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of whole prompts, with the beginning-of-text token where the model has one.
-
-        They are kept, so that a study's runs tokenise a prompt once; new ones go to the tokenizer together,
-        which takes all cores for them. End-of-text tokens that a post-processor puts behind are left out.
-
-        Raises:
-            UserError: A text with a token that the embedding has no row for.
-        """
-        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
-        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
-        if new:
-            encoded = self.tokenizer(list(new.values()))["input_ids"]
-            made = {key: ids[: len(ids) - self._closed_by] for key, ids in zip(new, encoded, strict=True)}
-            for key, ids in made.items():
-                check_ids(self.tokenizer, ids, self.geometry.vocabulary, new[key])
-            if self._kept > TOKENS_KEPT:
-                return [list(self._prompts.get(key) or made[key]) for key in keys]
-            self._prompts.update({key: array("i", ids) for key, ids in made.items()})
-            self._kept += sum(map(len, made.values()))
-        return [list(self._prompts[key]) for key in keys]
-
-    def encode_answer(self, answer: str) -> list[int]:
-        """Token ids of ``" " + answer`` as they follow a prompt that ends in a colon.
-
-        Taken behind a colon and not alone, because some tokenizers put a space of their own in
-        front of a text; and always the same ids, whatever the prompt, so that prompts and answers
-        can be tokenised once each.
-        """
-        if answer not in self._suffixes:
-            encode = self.tokenizer.encode
-            stem = encode(":", add_special_tokens=False)
-            whole = encode(f": {answer}", add_special_tokens=False)
-            if whole[: len(stem)] != stem:
-                whole, stem = encode(f" {answer}", add_special_tokens=False), []
-            check_ids(self.tokenizer, whole, self.geometry.vocabulary, answer)
-            self._suffixes[answer] = whole[len(stem) :]
-        return self._suffixes[answer]
-
     # --- forward ----------------------------------------------------------------------------
 
     def hidden(
@@ -232,9 +185,22 @@ class LanguageModel:
         return (take(states, rows) if narrow is None else states)[0].to(ids.device)
 
     def _positions(self, length: int, layout: Layout | Ragged | None) -> Tensor:
-        if layout is None:
-            return torch.arange(length, device=self.device)[None] + self.adaptation.first_position
-        return layout.positions + self.adaptation.first_position
+        positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
+        return self._rotated_alike(positions + self.adaptation.first_position)
+
+    def _rotated_alike(self, positions: Tensor) -> Tensor:
+        """Positions, none so far back that a text's rotation would depend on the texts beside it.
+
+        Raises:
+            UserError: A text is too long for that.
+        """
+        most = self.geometry.same_rotation
+        if most and int(positions.max()) >= most:
+            raise UserError(
+                f"{self.name}: a text of {int(positions.max()) + 1} tokens, and beyond {most} this model's "
+                "rotary frequencies depend on the longest text read with it; shorten prompts or answers"
+            )
+        return positions
 
     def handed_to(self, layer: int, ids: Tensor, layout: Layout | Ragged | None = None) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
@@ -272,7 +238,7 @@ class LanguageModel:
         with laid_out(slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
-                position_ids=lengths[:, None] + self.adaptation.first_position,
+                position_ids=self._rotated_alike(lengths[:, None] + self.adaptation.first_position),
                 use_cache=True,
                 **{self.cache_argument: slots},
             )
@@ -289,15 +255,14 @@ class LanguageModel:
             fp32 ``[n, vocabulary]`` or ``[n, m]``.
         """
         head: Any = self.model.get_output_embeddings()
-        here, there = rows.device, head.weight.device
+        inputs = rows.to(head.weight.device)
         if columns is None:
-            scores: Tensor = head(rows.to(there))
+            scores: Tensor = head(inputs)
         else:
-            columns = columns.to(there)
+            columns = columns.to(inputs.device)
             bias = None if head.bias is None else head.bias[columns]
-            scores = nn.functional.linear(rows.to(there), head.weight[columns], bias)
-        scores = scores.float().to(here)
-        return self.parts.scores(scores)
+            scores = nn.functional.linear(inputs, head.weight[columns], bias)
+        return self.parts.scores(scores.float().to(rows.device))
 
     @property
     def plain_table(self) -> Tensor | None:
@@ -320,10 +285,10 @@ class LanguageModel:
         """
         ids = torch.arange(5, device=self.device)[None] % self.geometry.vocabulary
         with torch.inference_mode():
-            ours = self.logits(self.hidden(ids)[0])
-            theirs = self.model(input_ids=ids, use_cache=False).logits[0].float().to(ours.device)
+            logits = self.logits(self.hidden(ids)[0])
+            expected = self.model(input_ids=ids, use_cache=False).logits[0].float().to(logits.device)
             self.narrows = self.narrows and self._narrowed_alike(ids)
-        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+        if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
             raise UserError(
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
                 "know; choose another model or report it"

@@ -48,7 +48,7 @@ class Choice(Output):
         """
 
         def starts(choices: Sequence[str]) -> tuple[int, ...]:
-            return tuple(lm.encode_answer(choice)[0] for choice in choices)
+            return tuple(lm.tokens.answer(choice)[0] for choice in choices)
 
         among_choices = loss == "choices"
         for choices in {example.choices for example in examples} if among_choices else ():
@@ -56,7 +56,7 @@ class Choice(Output):
                 raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
 
         def learned(example: Example) -> tuple[list[int], tuple[int, ...]]:
-            answer = lm.encode_answer(example.answers[0])
+            answer = lm.tokens.answer(example.answers[0])
             if settings.choices == "first-token":
                 answer = answer[:1]
             return answer, starts(example.choices) if among_choices else ()
@@ -74,9 +74,9 @@ class Choice(Output):
         journal: Journal[Any] | None = None,
     ) -> Answers:
         """The choices picked, and the log-probabilities of all."""
-        prompts = lm.encode_prompts([example.prompt for example in examples])
+        prompts = lm.tokens.prompts([example.prompt for example in examples])
         items = [
-            ChoiceItem(ids, tuple(tuple(lm.encode_answer(choice)) for choice in example.choices))
+            ChoiceItem(ids, tuple(tuple(lm.tokens.answer(choice)) for choice in example.choices))
             for ids, example in zip(prompts, examples, strict=True)
         ]
         logprobs = score_choices(lm, items, settings, tell, passes, journal)

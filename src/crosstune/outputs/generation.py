@@ -47,7 +47,7 @@ class Generation(Output):
     ) -> Rows:
         """Rows of answers that end in the end-of-text token, so that the model learns to stop."""
         end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
-        return answer_rows(lm, examples, lambda example: (lm.encode_answer(example.answers[0]) + end, ()))
+        return answer_rows(lm, examples, lambda example: (lm.tokens.answer(example.answers[0]) + end, ()))
 
     def answers(
         self,
@@ -60,7 +60,7 @@ class Generation(Output):
         journal: Journal[Any] | None = None,
     ) -> Answers:
         """The texts written, and the language that each was identified as (`identify`)."""
-        prompts = lm.encode_prompts([example.prompt for example in examples])
+        prompts = lm.tokens.prompts([example.prompt for example in examples])
         longest = settings.max_answer_tokens or task.max_answer_tokens
         texts = generate(lm, prompts, longest, task.stop, settings.tokens_per_pass, tell, passes, journal)
         languages = [

@@ -36,10 +36,10 @@ def fitted(
         return list(examples)
     room = positions - lm.adaptation.first_position - lm.adaptation.front
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
-    prompts = lm.encode_prompts([example.prompt for example in examples])
+    prompts = lm.tokens.prompts([example.prompt for example in examples])
     kept, count = [], 0
     for ids, example in zip(prompts, examples, strict=True):
-        answer = max((len(lm.encode_answer(choice)) - 1 for choice in example.choices), default=written)
+        answer = max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
         if len(ids) + answer <= room:
             kept.append(example)
             continue
@@ -79,7 +79,7 @@ def _shortened(lm: LanguageModel, example: Example, room: int) -> str:
     low, high = 0, len(prompt)
     while low < high:
         cut = (low + high) // 2
-        if len(lm.encode_prompts([prompt[cut:]])[0]) <= room:
+        if len(lm.tokens.prompts([prompt[cut:]])[0]) <= room:
             high = cut
         else:
             low = cut + 1

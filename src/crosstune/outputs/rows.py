@@ -75,7 +75,7 @@ def answer_rows(
 
     def tokenise(drawn: Sequence[Example]) -> list[Row]:
         rows = []
-        for prompt, example in zip(lm.encode_prompts([e.prompt for e in drawn]), drawn, strict=True):
+        for prompt, example in zip(lm.tokens.prompts([e.prompt for e in drawn]), drawn, strict=True):
             answer, choices = learned(example)
             rows.append(Row((*prompt, *answer), len(answer), choices))
         return rows

@@ -29,7 +29,7 @@ def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tenso
 
 def init_ids(lm: LanguageModel, text: str, length: int) -> Tensor:
     """``[length]`` token ids of ``text`` as a prompt starts (with the beginning-of-text token)."""
-    first = lm.encode_prompts([text])[0]
+    first = lm.tokens.prompts([text])[0]
     more = lm.tokenizer.encode(" " + text, add_special_tokens=False)
     if not first or not more:
         raise UserError(f"init_text {text!r} has no tokens; give a sentence")

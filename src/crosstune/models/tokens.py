@@ -1,0 +1,115 @@
+"""Prompts and answers as token ids, tokenised once."""
+
+import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from crosstune.errors import UserError
+
+TOKENS_KEPT = 20_000_000
+"""Tokens of prompts that are kept to be used again: 80 MB."""
+
+
+class Tokens:
+    """A tokenizer and the ids it gave.
+
+    Args:
+        tokenizer: Of Hugging Face.
+        rows: Of the embedding.
+        ends: Token ids that end a text. Those that the tokenizer's post-processor puts behind every text are
+            cut off: a causal model that goes on behind one answers a text it takes for finished. None for a
+            model that reads closed texts.
+    """
+
+    def __init__(self, tokenizer: Any, rows: int, ends: Iterable[int] | None) -> None:
+        self._tokenizer, self._rows = tokenizer, rows
+        self._closed_by = 0 if ends is None else _closing(tokenizer, ends)
+        self._prompts: dict[bytes, array[int]] = {}
+        self._kept = 0
+        self._answers: dict[str, list[int]] = {}
+
+    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of whole prompts, with the beginning-of-text token where the model has one.
+
+        They are kept, so that a study's runs tokenise a prompt once; new ones go to the tokenizer together,
+        which takes all cores for them.
+
+        Raises:
+            UserError: A text with a token that the embedding has no row for.
+        """
+        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
+        if new:
+            encoded = self._tokenizer(list(new.values()))["input_ids"]
+            ids_of = {key: ids[: len(ids) - self._closed_by] for key, ids in zip(new, encoded, strict=True)}
+            for key, ids in ids_of.items():
+                self._check(ids, new[key])
+            if self._kept > TOKENS_KEPT:
+                return [list(self._prompts.get(key) or ids_of[key]) for key in keys]
+            self._prompts.update({key: array("i", ids) for key, ids in ids_of.items()})
+            self._kept += sum(map(len, ids_of.values()))
+        return [list(self._prompts[key]) for key in keys]
+
+    def answer(self, text: str) -> list[int]:
+        """Token ids of ``" " + text`` as they follow a prompt that ends in a colon.
+
+        Taken behind a colon and not alone, because some tokenizers put a space of their own in
+        front of a text; and always the same ids, whatever the prompt, so that prompts and answers
+        can be tokenised once each.
+
+        Raises:
+            UserError: As of `prompts`.
+        """
+        if text not in self._answers:
+            encode = self._tokenizer.encode
+            stem = encode(":", add_special_tokens=False)
+            whole = encode(f": {text}", add_special_tokens=False)
+            if whole[: len(stem)] != stem:
+                whole, stem = encode(f" {text}", add_special_tokens=False), []
+            self._check(whole, text)
+            self._answers[text] = whole[len(stem) :]
+        return self._answers[text]
+
+    def forget(self) -> None:
+        """Tokenise every prompt anew."""
+        self._prompts.clear()
+        self._kept = 0
+
+    @property
+    def remarks(self) -> list[str]:
+        """What a person should know of the tokenizer before any result: a line each, most often none."""
+        lines = []
+        if self._closed_by:
+            lines.append("its tokenizer closes texts with end-of-text; this is left out behind prompts")
+        if drops_line_breaks(self._tokenizer):
+            lines.append("its tokenizer drops line breaks: no stop string with one can end an answer")
+        if (size := len(self._tokenizer)) > self._rows:
+            lines.append(
+                f"its tokenizer has {size:,} tokens and the embedding {self._rows:,} rows: texts with a "
+                "token beyond are refused"
+            )
+        return lines
+
+    def _check(self, ids: Sequence[int], text: str) -> None:
+        if ids and (highest := max(ids)) >= self._rows:
+            token = self._tokenizer.convert_ids_to_tokens(highest)
+            raise UserError(
+                f"token {highest} ({token!r}) is beyond the embedding's {self._rows:,} rows, in "
+                f"{text[:60]!r}; take it out of the text, or choose another model"
+            )
+
+
+def drops_line_breaks(tokenizer: Any) -> bool:
+    """Whether no text that it decodes holds a line break, so that none can end an answer."""
+    ids = tokenizer.encode("a\nb", add_special_tokens=False)
+    return "\n" not in tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _closing(tokenizer: Any, ends: Iterable[int]) -> int:
+    """How many of these tokens its post-processor puts behind every text."""
+    text = tokenizer.encode(":", add_special_tokens=False)
+    whole = tokenizer.encode(":")
+    starts = [at for at in range(len(whole) - len(text) + 1) if whole[at : at + len(text)] == text]
+    behind = whole[starts[0] + len(text) :] if starts else []
+    return len(behind) if set(behind) <= set(ends) else 0

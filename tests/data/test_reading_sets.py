@@ -200,7 +200,7 @@ def test_a_set_that_is_not_there_is_named(tmp_path):
     put(tmp_path, "dream/train.json", DREAM)
     with pytest.raises(UserError, match=r"has no race under .*looked for RACE/train"):
         questions(tmp_path, train_sets=("dream", "race"))
-    with pytest.raises(UserError, match="no usable question in the dev split"):
+    with pytest.raises(UserError, match="no usable row in its dev split"):
         questions(tmp_path, "dev")
     with pytest.raises(UserError, match="training data in en only"):
         task(tmp_path).examples("train", "de")

@@ -56,7 +56,7 @@ def test_equals_one_label_at_a_time(tiny_lm, family, case, choices, longest, mon
         for tokens in (1, 60, 10_000):  # every item alone, a few batches, one or two
             settings = EvaluateSettings(choices=choices, tokens_per_pass=tokens)
             told: list[int] = []
-            found = score_choices(lm, items(), settings, told.append)
+            found = score_choices(lm, items(), settings, tell=told.append)
             assert sum(told) == len(wanted)
             assert (len(told) <= 2) == (tokens == 10_000)
             assert tokens > 1 or told == [1] * len(wanted)

@@ -57,7 +57,7 @@ def test_one_row_an_example(tiny_lm, kind):
     lm, task = tiny_lm("gemma3"), kind()
     examples = {language: task.examples("test", language) for language in task.languages()}
     told: list[int] = []
-    table = evaluate(lm, task, examples, EvaluateSettings(tokens_per_pass=100), told.append)
+    table = evaluate(lm, task, examples, EvaluateSettings(tokens_per_pass=100), tell=told.append)
     assert sum(told) == table.height == 8
     own = {Toy: {"choice_logprobs": pl.List(pl.Float64)}, Free: {"answer_language": pl.String}}[kind]
     names = ("language", "example", "prompt_hash", "prediction", "gold")
@@ -113,7 +113,7 @@ def test_the_language_of_an_answer_does_not_depend_on_the_others_evaluated(tiny_
         for code, lines in texts.items()
     }
     flat = [text for lines in texts.values() for text in lines]
-    monkeypatch.setattr(generation, "generate", lambda *args: flat)
+    monkeypatch.setattr(generation, "generate", lambda *args, **stream: flat)
     table = evaluate(tiny_lm("llama"), Free(), examples, EvaluateSettings())
     rated = with_answer_language(table.with_columns(run=pl.lit("r")), {"r": "en"})
     russian = rated.filter(pl.col("language") == "ru")

@@ -122,7 +122,7 @@ def test_batches_and_shared_passages_change_nothing(tiny_lm, family, case, longe
     with method.evaluating():
         for tokens in (1, 60, 10_000):
             told: list[int] = []
-            assert generate(lm, prompts, 6, (), tokens, told.append) == wanted
+            assert generate(lm, prompts, 6, (), tokens, tell=told.append) == wanted
             assert sum(told) == len(prompts)
 
 

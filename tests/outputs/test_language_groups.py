@@ -14,6 +14,7 @@ from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.journal import Journal
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.stream import Stream
 from crosstune.tasks.base import Task
 
 LANGUAGES = ["en", "sw", "de", "th"]
@@ -77,7 +78,8 @@ def go(
     examples = {language: task.examples("test", language) for language in LANGUAGES}
     settings = EvaluateSettings(tokens_per_pass=tokens)
     try:
-        return evaluate(lm, task, examples, settings, tell, passes, journal), told, notes, passes.tokens
+        stream = Stream(tell=tell, passes=passes, journal=journal)
+        return evaluate(lm, task, examples, settings, **stream), told, notes, passes.tokens
     finally:
         if journal is not None:
             journal.close()

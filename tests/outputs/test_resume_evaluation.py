@@ -14,6 +14,7 @@ from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.journal import Journal
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.stream import Stream
 from crosstune.tasks.base import Task
 from tiny_models import attach
 
@@ -70,7 +71,8 @@ def go(
     journal: Journal[Any] | None = None if file is None else Journal(file, name, notes.append)
     examples = {language: task.examples("test", language) for language in task.languages()}
     try:
-        return evaluate(lm, task, examples, SETTINGS[kind], tell, passes, journal), told, notes, passes.tokens
+        stream = Stream(tell=tell, passes=passes, journal=journal)
+        return evaluate(lm, task, examples, SETTINGS[kind], **stream), told, notes, passes.tokens
     finally:
         if journal is not None:
             journal.close()

@@ -90,7 +90,7 @@ def test_evaluation_is_as_if_so_from_the_start(tiny_lm: Callable[..., Any]) -> N
     wanted = score_choices(lm, items, EvaluateSettings(tokens_per_pass=50))
     small = Small(lm, 60)
     passes = Passes(200, note=said.append)
-    found = score_choices(lm, items, EvaluateSettings(tokens_per_pass=200), told.append, passes)
+    found = score_choices(lm, items, EvaluateSettings(tokens_per_pass=200), tell=told.append, passes=passes)
     small.handle.remove()
     assert found == wanted
     assert (passes.limit, passes.halvings, sum(told)) == (50, 2, 30)

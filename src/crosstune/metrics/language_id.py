@@ -98,12 +98,9 @@ def script_shares(text: str) -> dict[str, float]:
 
 
 def identify(text: str, target: str, source: str) -> str:
-    """Language of an answer: the one asked for, the one the model was tuned on, or another.
+    """Language of an answer: the target asked for, the source the model was tuned on, or another.
 
-    Args:
-        text: The answer.
-        target: Code of the language asked for, any that `crosstune.languages.find` takes.
-        source: The language that the model was tuned on.
+    Codes are any that `crosstune.languages.find` takes.
 
     Returns:
         The canonical code of the target, of the source, or of a third language that is clearly meant;

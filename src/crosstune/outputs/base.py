@@ -5,16 +5,15 @@ columns of predictions, and what the score of many of them is. `crosstune.output
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Unpack
 
 from crosstune.data.example import Example
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.token_limit import Passes
-from crosstune.outputs.journal import Journal
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.stream import Stream
 from crosstune.tasks.base import Task
 
 
@@ -57,9 +56,7 @@ class Output(ABC):
         task: Task,
         examples: Sequence[Example],
         settings: EvaluateSettings,
-        tell: Callable[[int], None] | None = None,
-        passes: Passes | None = None,
-        journal: Journal[Any] | None = None,
+        **stream: Unpack[Stream],
     ) -> Answers:
         """The model's answers to examples of any languages, all in one call, so that they share batches.
 
@@ -68,10 +65,7 @@ class Output(ABC):
             task: That the examples are of.
             examples: With the prompts that the model reads.
             settings: Tokens at once, how choices are compared, ...
-            tell: Called with the number of examples done since the last call.
-            passes: Says how many tokens go at once, and is lowered when memory runs out; made from the
-                settings by default.
-            journal: Saves answers as they are computed, and has those computed before for the same examples.
+            **stream: Who is told of the progress, and where it is saved.
 
         Raises:
             UserError: An example cannot be answered, or is more than memory holds.

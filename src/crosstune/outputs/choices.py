@@ -7,9 +7,10 @@ what they share: each branch sees what it follows and itself, and its tokens are
 forward. Equal to running every prompt-plus-label on its own.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -23,10 +24,9 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.base import Answers, Output
-from crosstune.outputs.journal import Journal
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.stream import Group, in_a_pass, in_batches, size_of
+from crosstune.outputs.stream import Group, Stream, in_a_pass, in_batches, size_of
 from crosstune.tasks.base import Task
 
 # fp32 scores of a 262k vocabulary: 128 rows take 134 MB.
@@ -69,9 +69,7 @@ class Choice(Output):
         task: Task,
         examples: Sequence[Example],
         settings: EvaluateSettings,
-        tell: Callable[[int], None] | None = None,
-        passes: Passes | None = None,
-        journal: Journal[Any] | None = None,
+        **stream: Unpack[Stream],
     ) -> Answers:
         """The choices picked, and the log-probabilities of all."""
         prompts = lm.tokens.prompts([example.prompt for example in examples])
@@ -79,7 +77,7 @@ class Choice(Output):
             ChoiceItem(ids, tuple(tuple(lm.tokens.answer(choice)) for choice in example.choices))
             for ids, example in zip(prompts, examples, strict=True)
         ]
-        logprobs = score_choices(lm, items, settings, tell, passes, journal)
+        logprobs = score_choices(lm, items, settings, **stream)
         picked = [
             example.choices[max(range(len(scores)), key=scores.__getitem__)]
             for example, scores in zip(examples, logprobs, strict=True)
@@ -111,22 +109,9 @@ class ChoiceItem:
 
 
 def score_choices(
-    lm: LanguageModel,
-    items: Sequence[ChoiceItem],
-    settings: EvaluateSettings,
-    tell: Callable[[int], None] | None = None,
-    passes: Passes | None = None,
-    journal: Journal[list[float]] | None = None,
+    lm: LanguageModel, items: Sequence[ChoiceItem], settings: EvaluateSettings, **stream: Unpack[Stream]
 ) -> list[list[float]]:
     """Log-probability of each choice, normalised over the choices of its question.
-
-    Args:
-        lm: The model, with whatever a method left on it.
-        items: Questions.
-        settings: ``choices`` says how labels are compared.
-        tell: Called with the number of questions done since the last call.
-        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
-        journal: Keeps what is done, and knows what was done before.
 
     Raises:
         UserError: ``first-token`` with labels that start alike; an empty prompt; one question is more than
@@ -143,7 +128,7 @@ def score_choices(
                 raise UserError(
                     "choices: first-token, but two labels start with the same token; use choices: label"
                 )
-    passes = Passes(settings.tokens_per_pass, lm.device) if passes is None else passes
+    passes = stream.get("passes") or Passes(settings.tokens_per_pass, lm.device)
 
     widths = [item.width for item in items]
     together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)
@@ -163,9 +148,6 @@ def score_choices(
     def measure(group: list[int]) -> tuple[int, int]:
         return 1, together.width(group)
 
-    def fill(limit: int) -> int:
-        return in_a_pass(limit, lm.device)
-
     def fit(batch: list[Group]) -> None:
         def trial(tokens: int) -> fitting.Trial:
             some = batch[: max(1, tokens // batch[0].width)]
@@ -175,8 +157,17 @@ def score_choices(
         fitting.fit(passes, size_of(batch, form.fills_up), trial, lm.device)
 
     with fused_parts(lm.model):
-        found = fit if fitting.measures(lm) else None
-        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, form.fills_up, found)
+        return in_batches(
+            together.groups,
+            measure,
+            answer,
+            passes,
+            stream.get("tell"),
+            stream.get("journal"),
+            partial(in_a_pass, device=lm.device),
+            form.fills_up,
+            fit if fitting.measures(lm) else None,
+        )
 
 
 @torch.inference_mode()

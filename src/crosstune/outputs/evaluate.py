@@ -1,8 +1,8 @@
 """Score a model on a task in many languages, with one load; keep every prediction."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
 import polars as pl
 
@@ -11,10 +11,10 @@ from crosstune.data.forms import form_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.base import Answers
-from crosstune.outputs.journal import Journal
 from crosstune.outputs.lengths import fitted
 from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.stream import Stream
 from crosstune.tasks.base import Task
 
 
@@ -23,9 +23,7 @@ def evaluate(
     task: Task,
     examples: Mapping[str, Sequence[Example]],
     settings: EvaluateSettings,
-    tell: Callable[[int], None] | None = None,
-    passes: Passes | None = None,
-    journal: Journal[Any] | None = None,
+    **stream: Unpack[Stream],
 ) -> pl.DataFrame:
     """Answer every example: one stream of batches for all languages for which the same parts are active.
 
@@ -34,14 +32,13 @@ def evaluate(
         task: For the form of its answers, its stop strings and metrics.
         examples: Test examples by language; ``settings.limit`` is the caller's to apply.
         settings: Batch size, how choices are compared, ...
-        tell: Called with the number of examples done since the last call.
-        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
-        journal: Saves answers as they are computed, and has those computed before for the same examples.
+        **stream: Who is told of the progress, and where it is saved.
 
     Returns:
         One row an example, in their order, with the columns of `Form.schema`.
     """
-    passes = passes or Passes(settings.tokens_per_pass, lm.device)
+    passes = stream.get("passes") or Passes(settings.tokens_per_pass, lm.device)
+    tell, journal = stream.get("tell"), stream.get("journal")
     groups = lm.adaptation.groups(examples)
     table = pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))
     for languages in groups:
@@ -49,7 +46,9 @@ def evaluate(
         with lm.adaptation.for_language(languages[0]):
             flat = fitted(lm, task, flat, settings, passes)
             section = None if journal is None else journal.section(len(table), len(flat))
-            answers = OUTPUTS[task.kind].answers(lm, task, flat, settings, tell, passes, section)
+            answers = OUTPUTS[task.kind].answers(
+                lm, task, flat, settings, tell=tell, passes=passes, journal=section
+            )
         table = pl.concat([table, _rows(task, flat, answers)])
     if len(groups) > 1:
         table = table.sort(pl.col("language").cast(pl.Enum(list(examples))), maintain_order=True)

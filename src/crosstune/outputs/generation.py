@@ -8,7 +8,7 @@ the last whole one.
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -27,10 +27,9 @@ from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import CACHED, Passes
 from crosstune.outputs.base import Answers, Output
-from crosstune.outputs.journal import Journal
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.stream import Group, in_a_pass, in_batches
+from crosstune.outputs.stream import Group, Stream, in_a_pass, in_batches
 from crosstune.tasks.base import Task
 
 # Prompts are read when so many of the rows are free: a few at a time would read the weights anew for little.
@@ -55,14 +54,12 @@ class Generation(Output):
         task: Task,
         examples: Sequence[Example],
         settings: EvaluateSettings,
-        tell: Callable[[int], None] | None = None,
-        passes: Passes | None = None,
-        journal: Journal[Any] | None = None,
+        **stream: Unpack[Stream],
     ) -> Answers:
         """The texts written, and the language that each was identified as (`identify`)."""
         prompts = lm.tokens.prompts([example.prompt for example in examples])
         longest = settings.max_answer_tokens or task.max_answer_tokens
-        texts = generate(lm, prompts, longest, task.stop, settings.tokens_per_pass, tell, passes, journal)
+        texts = generate(lm, prompts, longest, task.stop, settings.tokens_per_pass, **stream)
         languages = [
             identify(text, example.language, task.source_language)
             for example, text in zip(examples, texts, strict=True)
@@ -76,9 +73,7 @@ def generate(
     max_tokens: int,
     stop: Sequence[str] = ("\n",),
     tokens_per_pass: int = 8192,
-    tell: Callable[[int], None] | None = None,
-    passes: Passes | None = None,
-    journal: Journal[str] | None = None,
+    **stream: Unpack[Stream],
 ) -> list[str]:
     """Greedy answers, up to a stop string, an end-of-text token or ``max_tokens``.
 
@@ -87,11 +82,9 @@ def generate(
         prompts: Token ids of each prompt.
         max_tokens: Longest answer.
         stop: Strings that end an answer; they are cut off with all behind them.
-        tokens_per_pass: Most tokens of prompts read at once; the cache holds twice as many, or what a GPU's
-            memory is found to take.
-        tell: Called with the number of answers done since the last call.
-        passes: Says how many tokens go at once instead, and is lowered when memory runs out.
-        journal: Keeps what is done, and knows what was done before.
+        tokens_per_pass: Most tokens of prompts read at once, unless ``passes`` says so; the cache holds twice
+            as many, or what a GPU's memory is found to take.
+        **stream: Who is told of the progress, and where it is saved.
 
     Returns:
         One string a prompt, without surrounding white space.
@@ -103,21 +96,18 @@ def generate(
         raise UserError(
             "an empty prompt, and the model's tokenizer puts nothing in front: nothing to go on from"
         )
-    passes = Passes(tokens_per_pass, lm.device) if passes is None else passes
+    passes = stream.get("passes") or Passes(tokens_per_pass, lm.device)
     together = Shared(prompts, [len(prompt) for prompt in prompts], lm.geometry.attention_balance)
 
     def answer(batch: list[Group]) -> list[str]:
         some = [prompts[i] for group in batch for i in group.items]
         trees = [grow([prompts[i] for i in group.items]) for group in batch]
-        made = _generate(lm, trees, max_tokens, stop, passes.limit, passes.say, passes.cache)
-        passes.tokens += sum(map(len, some)) + sum(map(len, made))
-        return [_cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in made]
+        written = _generate(lm, trees, max_tokens, stop, passes.limit, passes.say, passes.cache)
+        passes.tokens += sum(map(len, some)) + sum(map(len, written))
+        return [_cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in written]
 
     def measure(group: list[int]) -> tuple[int, int]:
         return len(group), max(len(prompts[i]) for i in group) + max_tokens
-
-    def fill(limit: int) -> int:
-        return PORTION * passes.cache
 
     longest = max(map(len, prompts), default=0) + max_tokens
 
@@ -127,8 +117,16 @@ def generate(
 
     with fused_parts(lm.model), packed_weights(lm):
         budget.keep_to_memory(lm, passes, longest, len(prompts))
-        found = fit if fitting.measures(lm) else None
-        return in_batches(together.groups, measure, answer, passes, tell, journal, fill, fit=found)
+        return in_batches(
+            together.groups,
+            measure,
+            answer,
+            passes,
+            stream.get("tell"),
+            stream.get("journal"),
+            lambda limit: PORTION * passes.cache,
+            fit=fit if fitting.measures(lm) else None,
+        )
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:
@@ -201,14 +199,7 @@ def _next(waiting: deque[Tree], room: int, tokens: int, form: Form) -> list[Tree
 
 
 def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, form: Form) -> Tensor:
-    """Read prompts into free rows; hidden state of each one's last token, ``[prompts, hidden]``.
-
-    Args:
-        lm: The model.
-        trees: Of prompts.
-        slots: With rows enough for them.
-        form: In which they are read.
-    """
+    """Read prompts into free rows of the slots; hidden state of each last token, ``[prompts, hidden]``."""
     placed = lay_out(form, trees, lm.pad_id, lm.device)
     read, width = Reading(), placed.ids.shape[1]
     paths = [

@@ -1,5 +1,6 @@
 """Texts longer than the model has positions for: counted, said, and refused, cut or left out if asked."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,12 +22,7 @@ def fitted(
 ) -> list[Example]:
     """The examples as they are to be answered, with what ``on_too_long`` says done to those that do not fit.
 
-    Args:
-        lm: The model, with whatever a method left on it: a prompt of its own takes positions too.
-        task: For how long a written answer may be.
-        examples: As the task gives them.
-        settings: For ``on_too_long``; unset, they are read as they are where positions have no table.
-        passes: Counts those too long, and says so once.
+    A method's own prompt takes positions too. ``passes`` counts the texts too long, and says so once.
 
     Raises:
         UserError: One is too long and may be neither shortened nor left out; or none is left.
@@ -67,25 +63,21 @@ def fitted(
 
 def _has_table(lm: LanguageModel) -> bool:
     """Whether positions are learned, one row each, and not computed."""
-    modules = lm.decoder.named_modules()
     return any(
-        isinstance(module, nn.Embedding) and name.split(".")[-1] in _TABLES for name, module in modules
+        isinstance(module, nn.Embedding) and name.split(".")[-1] in _TABLES
+        for name, module in lm.decoder.named_modules()
     )
 
 
 def _shortened(lm: LanguageModel, example: Example, room: int) -> str:
     """The longest end of a prompt that takes so many tokens at most; whole characters are cut."""
     prompt = example.prompt
-    low, high = 0, len(prompt)
-    while low < high:
-        cut = (low + high) // 2
-        if len(lm.tokens.prompts([prompt[cut:]])[0]) <= room:
-            high = cut
-        else:
-            low = cut + 1
-    if low == len(prompt):
+    cut = bisect_left(
+        range(len(prompt)), True, key=lambda start: len(lm.tokens.prompts([prompt[start:]])[0]) <= room
+    )
+    if cut == len(prompt):
         raise UserError(
             f"{example.language} {example.id}: no room for any of its prompt; lower max_answer_tokens or "
             "the length of the prefix"
         )
-    return prompt[low:]
+    return prompt[cut:]

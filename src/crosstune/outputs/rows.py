@@ -35,7 +35,7 @@ class Rows(Sequence[Row]):
         self, examples: Sequence[Example], tokenise: Callable[[Sequence[Example]], list[Row]]
     ) -> None:
         self._examples, self._tokenise = examples, tokenise
-        self._made: dict[int, Row] = {}
+        self._rows: dict[int, Row] = {}
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -52,11 +52,11 @@ class Rows(Sequence[Row]):
 
     def take(self, places: Sequence[int]) -> list[Row]:
         """The rows at some places."""
-        new = [i for i in dict.fromkeys(places) if i not in self._made]
+        new = [i for i in dict.fromkeys(places) if i not in self._rows]
         if new:
             rows = self._tokenise([self._examples[i] for i in new])
-            self._made.update(zip(new, rows, strict=True))
-        return [self._made[i] for i in places]
+            self._rows.update(zip(new, rows, strict=True))
+        return [self._rows[i] for i in places]
 
 
 def answer_rows(
@@ -66,11 +66,7 @@ def answer_rows(
 ) -> Rows:
     """Rows of prompts and answers, made when they are drawn.
 
-    Args:
-        lm: The model, for its tokenizer.
-        examples: Training examples.
-        learned: Token ids of an example's answer, and the tokens it is chosen from (none: the whole
-            vocabulary).
+    ``learned`` gives the token ids of an example's answer, and those it is chosen from (none: all).
     """
 
     def tokenise(drawn: Sequence[Example]) -> list[Row]:

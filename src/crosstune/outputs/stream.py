@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 
@@ -22,6 +22,21 @@ CPU_PASS = 2048
 def in_a_pass(tokens: int, device: torch.device) -> int:
     """How many tokens to read at once where ``tokens`` would be allowed: what is fastest."""
     return min(tokens, CPU_PASS) if device.type == "cpu" else tokens
+
+
+class Stream(TypedDict, total=False):
+    """What goes on while answers are computed.
+
+    Attributes:
+        tell: Called with the number of examples done since the last call.
+        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings
+            by default.
+        journal: Saves answers as they are computed, and has those computed before for the same examples.
+    """
+
+    tell: Callable[[int], None] | None
+    passes: Passes | None
+    journal: Journal[Any] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +112,11 @@ def in_batches(
     Raises:
         UserError: Memory runs out on one item.
     """
-    done: dict[int, T] = {}
-    if journal is not None:
-        done = journal.answers
-        if done and journal.passes is not None:
-            passes.put_back(journal.passes)
-            if tell is not None:
-                tell(len(done))
+    done: dict[int, T] = {} if journal is None else journal.answers
+    if done and journal is not None and journal.passes is not None:
+        passes.put_back(journal.passes)
+        if tell is not None:
+            tell(len(done))
     total = sum(map(len, groups))
     while len(done) < total:
         parts = [part for group in groups for part in _parts(group, measure, passes.limit)]

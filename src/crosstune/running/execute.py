@@ -16,6 +16,7 @@ from crosstune.models.loading.load import load
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import Passes
 from crosstune.models.tensor_file import write_tensors
+from crosstune.outputs.stream import Stream
 from crosstune.running.prepared import attached, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import write_record
@@ -172,7 +173,8 @@ def _evaluate(
     shown.evaluating(sum(len(examples) for examples in data.test.values()))
     began = time.perf_counter()
     with resume.journal(method.state()) as journal:
-        table = predictions(run, method, data, data.test, shown.evaluated, passes, journal)
+        stream = Stream(tell=shown.evaluated, passes=passes, journal=journal)
+        table = predictions(run, method, data, data.test, **stream)
     before = 0.0 if journal is None else journal.seconds
     return table, before + time.perf_counter() - began
 

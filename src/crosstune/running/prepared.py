@@ -2,18 +2,17 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Unpack
 
 import polars as pl
 
 from crosstune.data.example import Example
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.evaluate import evaluate
-from crosstune.outputs.journal import Journal
 from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.rows import Rows
+from crosstune.outputs.stream import Stream
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
 from crosstune.study.runs import Run
@@ -56,12 +55,10 @@ def predictions(
     method: Method,
     data: TaskData,
     examples: Mapping[str, Sequence[Example]],
-    tell: Callable[[int], None] | None = None,
-    passes: Passes | None = None,
-    journal: Journal[Any] | None = None,
+    **stream: Unpack[Stream],
 ) -> pl.DataFrame:
     """The table of predictions of an attached method; arguments and result as of `evaluate`."""
     solved = solved_examples(method, lambda: data.train_for(None), run.seed)
     prompted = {language: with_exemplars(some, solved) for language, some in examples.items()}
     with method.evaluating():
-        return evaluate(method.attached(), data.task, prompted, run.evaluate, tell, passes, journal)
+        return evaluate(method.attached(), data.task, prompted, run.evaluate, **stream)

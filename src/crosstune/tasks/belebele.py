@@ -11,7 +11,6 @@ from typing import Any, ClassVar, Literal
 
 from crosstune.config.environment import DATA
 from crosstune.data.example import Example, Split
-from crosstune.data.local import fair_order
 from crosstune.data.reading_sets import SETS, Reading, checked
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
@@ -97,16 +96,13 @@ class Belebele(PublishedTask):
     Options = BelebeleOptions
     options: BelebeleOptions
 
-    def examples(self, split: Split, language: str) -> list[Example]:
-        """All questions of a split, shuffled by id; those of all training sets together."""
+    def rows(self, split: Split, language: str) -> Rows:
+        """Rows of Belebele, or of all training sets together."""
         if split == "test":
-            return super().examples(split, language)
+            return super().rows(split, language)
         if language != self.source_language:
             raise UserError(f"task {self.name} has training data in {self.source_language} only")
-        kept = self.keep(self._training_rows(split), lambda row: self.example(row, split, language))
-        if not kept:
-            raise UserError(f"task {self.name}: no usable question in the {split} split of its reading sets")
-        return sorted(kept, key=lambda example: fair_order(example.id))
+        return self._training_rows(split)
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """The passage, the question and the options, as letters or as texts."""

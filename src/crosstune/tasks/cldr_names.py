@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from functools import cache
+from itertools import zip_longest
 from typing import Any, ClassVar
 
 from babel import localedata
@@ -107,11 +108,7 @@ def leaks_dropped(language: str) -> list[str]:
 
 @cache
 def split_of(item: str) -> Split:
-    """The one split of an item, the same in every language and process.
-
-    Args:
-        item: Kind and CLDR code, such as "country:DE".
-    """
+    """The one split of an item such as "country:DE" (kind and CLDR code), in every language and process."""
     kind, _, code = item.partition(":")
     testable = load_prompts("cldr_names")["tested"].get(kind)
     share = _TEST_SHARE[kind] if testable is None or code in testable else 0.0
@@ -150,13 +147,8 @@ def _chosen(split: Split, language: str) -> list[str]:
     ]
     usable.sort(key=lambda item: fair_order(f"order:{item}"))
     wanted = _PER_KIND[split]
-    by_kind = {kind: [i for i in usable if i.startswith(f"{kind}:")][: wanted[kind]] for kind in KINDS}
-    return [
-        by_kind[kind][turn]
-        for turn in range(max(wanted.values()))
-        for kind in KINDS
-        if turn < len(by_kind[kind])
-    ]
+    by_kind = [[i for i in usable if i.startswith(f"{kind}:")][: wanted[kind]] for kind in KINDS]
+    return [item for turn in zip_longest(*by_kind) for item in turn if item is not None]
 
 
 @cache

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, islice, zip_longest
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
@@ -10,11 +11,6 @@ from crosstune.errors import UserError
 
 def pick_exemplars(train: list[Example], k: int, seed: int) -> list[Example]:
     """Draw ``k`` training examples with ``seed``, for a choice task as evenly over the answers as can be.
-
-    Args:
-        train: The source language's training split.
-        k: How many.
-        seed: The same seed gives the same exemplars in the same order.
 
     Raises:
         UserError: ``k`` is negative or more than there are.
@@ -28,11 +24,8 @@ def pick_exemplars(train: list[Example], k: int, seed: int) -> list[Example]:
     by_answer: dict[str, list[Example]] = {}
     for example in shuffled:
         by_answer.setdefault(example.answers[0] if example.choices else "", []).append(example)
-    picked: list[Example] = []
-    while len(picked) < k:
-        for group in by_answer.values():
-            if group and len(picked) < k:
-                picked.append(group.pop())
+    rounds = chain.from_iterable(zip_longest(*map(reversed, by_answer.values())))
+    picked = list(islice(filter(None, rounds), k))
     # The rounds above run through the answers in one order; a model would learn the order.
     draw.shuffle(picked)
     return picked

@@ -7,6 +7,7 @@ et al. 2015) or SICK (Marelli et al. 2014).
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from statistics import mode
@@ -270,9 +271,10 @@ class _FurtherLanguages(_Nli):
     def languages(self) -> list[str]:
         """Canonical codes, English first if XNLI's files for it are there."""
         languages = super().languages()
-        if self.source_language in languages or not self._xnli_has_english():
-            return languages
-        return [self.source_language, *languages]
+        with suppress(UserError):
+            if self.source_language not in languages and self.source_language in self._xnli.languages():
+                return [self.source_language, *languages]
+        return languages
 
     def examples(self, split: Split, language: str) -> list[Example]:
         """All examples of a split, shuffled by id."""
@@ -280,12 +282,6 @@ class _FurtherLanguages(_Nli):
         if language == self.source_language and not is_here:
             return self._xnli.examples(split, language)
         return super().examples(split, language)
-
-    def _xnli_has_english(self) -> bool:
-        try:
-            return self.source_language in self._xnli.languages()
-        except UserError:
-            return False
 
 
 class AmericasNli(_FurtherLanguages):

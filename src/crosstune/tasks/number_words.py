@@ -56,6 +56,7 @@ class NumberWords(Task):
         "test": "up to 200 other numbers",
     }
     Options = NumberWordsOptions
+    options: NumberWordsOptions
     max_answer_tokens = 64
 
     def languages(self) -> list[str]:
@@ -64,18 +65,14 @@ class NumberWords(Task):
 
     def examples(self, split: Split, language: str) -> list[Example]:
         """The split's numbers, as a prompt in ``language`` with all accepted answers."""
-        if language not in _languages():
-            raise missing_language(self.name, language, self.languages())
-        assert isinstance(self.options, NumberWordsOptions)
-        largest = self.options.largest
-        prompt = _languages()[language]["prompt"]
+        prompt, largest = self.template(language), self.options.largest
         return [
             Example(str(n), language, render(prompt, number=str(n)), number_in_words(n, language))
             for n in _splits()[split]
             if n <= largest
         ]
 
-    def template(self, language: str) -> str | None:
+    def template(self, language: str) -> str:
         """The language's own prompt."""
         if language not in _languages():
             raise missing_language(self.name, language, self.languages())
@@ -93,12 +90,7 @@ class NumberWords(Task):
 
 
 def number_in_words(number: int, language: str) -> tuple[str, ...]:
-    """Accepted ways to write a number, the usual one first.
-
-    Args:
-        number: 0 to 9999.
-        language: Canonical code, one of the task's languages.
-    """
+    """Accepted ways to write a number from 0 to 9999 in one of the task's languages, the usual one first."""
     entry = _languages()[language]
     forms: list[str] = []
     for converter in (entry.get("converter", language), *entry.get("also", ())):

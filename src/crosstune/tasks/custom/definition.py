@@ -8,14 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from crosstune.config.mistakes import invalid, known_keys, read_settings, reworded
 from crosstune.config.yaml_file import Document
@@ -101,21 +94,21 @@ class Definition(BaseModel):
 
     @field_validator("languages", mode="before")
     @classmethod
-    def _described(cls, given: Any) -> Any:
-        for code, language in given.items() if isinstance(given, Mapping) else ():
+    def _described(cls, value: Any) -> Any:
+        for code, language in value.items() if isinstance(value, Mapping) else ():
             if not isinstance(language, Mapping) or not {"name", "family", "script"} <= language.keys():
                 raise invalid((code,), f"languages: {code} needs a name, a family and a script")
-        return given
+        return value
 
     @field_validator("languages")
     @classmethod
-    def _taken_up(cls, given: dict[str, NewLanguage]) -> dict[str, NewLanguage]:
-        for code, language in given.items():
+    def _added(cls, languages: dict[str, NewLanguage]) -> dict[str, NewLanguage]:
+        for code, language in languages.items():
             try:
                 add(code, language.name, language.family, language.script)
             except UserError as error:
                 raise invalid((code,), f"languages: {error}") from error
-        return given
+        return languages
 
     @field_validator("kind")
     @classmethod
@@ -142,13 +135,12 @@ class Definition(BaseModel):
     @field_validator("prompt")
     @classmethod
     def _templates(cls, prompts: dict[str, str]) -> dict[str, str]:
+        codes = {}
         for language, text in prompts.items():
             if not PLACE.search(text):
                 raise invalid(
                     (language,), "prompt: no {column} in it; write {text} for what column text holds"
                 )
-        codes = {}
-        for language in prompts:
             try:
                 codes[language] = find(language).code
             except UserError as error:

@@ -18,7 +18,7 @@ class Wrong(Exception):  # noqa: N818 - told by the caller, who knows the file a
     """What a method returned cannot be used; the text says why."""
 
 
-def made(task: Task, value: Any, *given: Any) -> None:
+def initialised(task: Task, value: Any, *arguments: Any) -> None:
     """What `Task` itself sets up is there."""
     if not hasattr(task, "sources"):
         raise Wrong("should call super().__init__(options)")
@@ -45,20 +45,20 @@ def examples(task: Task, value: Any, split: str, language: str) -> list[Example]
     """Examples with ids that differ, texts, answers and choices as `Example` says."""
     if not isinstance(value, list | tuple):
         raise Wrong(f"should return a list of examples; returned {_shown(value)}")
-    found: dict[str, Example] = {}
+    checked: dict[str, Example] = {}
     for place, example in enumerate(value):
         if not isinstance(example, Example):
             raise Wrong(f"should return examples; number {place + 1} is {_shown(example)}")
         name = f"example {_shown(example.id)} ({split}, {language})"
         for problem in _problems(task, example):
             raise Wrong(f"{name}: {problem}")
-        if example.id in found:
+        if example.id in checked:
             raise Wrong(f"{name}: its id is there twice")
-        found[example.id] = replace(example, answers=tuple(example.answers), choices=tuple(example.choices))
+        checked[example.id] = replace(example, answers=tuple(example.answers), choices=tuple(example.choices))
     if split == "test":
-        for example in list(found.values())[:SCORED]:
+        for example in list(checked.values())[:SCORED]:
             task.score(example, example.answers[0])
-    return list(found.values())
+    return list(checked.values())
 
 
 def _problems(task: Task, example: Example) -> Iterator[str]:
@@ -110,7 +110,7 @@ def template(task: Task, value: Any, language: str) -> str | None:
 
 
 CHECKS: dict[str, Callable[..., Any]] = {
-    "__init__": made,
+    "__init__": initialised,
     "languages": languages,
     "examples": examples,
     "score": score,

@@ -166,11 +166,7 @@ class DefinedTask(PublishedTask):
 
 
 def make_class(text: str, path: Path) -> type[DefinedTask]:
-    """The task that a YAML file describes.
-
-    Args:
-        text: The file's content.
-        path: Where it is, for messages and for the data beside it.
+    """The task that a YAML file's text describes; its path serves messages, and the data lie beside it.
 
     Raises:
         UserError: One line, ``<file>:<line>: <what is wrong>``, for the first mistake.

@@ -82,19 +82,15 @@ class _Plan:
 
 
 def script_shares(text: str) -> dict[str, float]:
-    """Share of each script among a text's letters, by ISO 15924 code, largest first.
+    """Share in [0, 1] of each script among a text's letters, by ISO 15924 code, largest first.
 
     Letters that many scripts use (the Japanese length mark, modifier letters) do not count; scripts that no
     language of `crosstune.languages` is written in are "Zzzz" together.
-
-    Returns:
-        Shares that sum to 1; empty where there is no letter.
     """
     counts: Counter[str] = Counter()
     for run in _RUN.finditer(text):
         counts[run.lastgroup] += _letters(run[0])
-    total = counts.total()
-    return {script: count / total for script, count in counts.most_common() if count}
+    return {script: count / counts.total() for script, count in counts.most_common() if count}
 
 
 def identify(text: str, target: str, source: str) -> str:

@@ -38,15 +38,7 @@ class Statistic:
         return float(self.value(sums, np.array(float(predictions.height))))
 
     def resampled(self, predictions: pl.DataFrame, times: NDArray[np.generic]) -> Floats:
-        """Scores of resampled tables.
-
-        Args:
-            predictions: One row an example.
-            times: ``[draws, rows]``; how often each row is in each draw.
-
-        Returns:
-            ``[draws]``.
-        """
+        """Scores ``[draws]`` of resampled tables; ``times [draws, rows]`` is how often each row is drawn."""
         added = predictions.select(self.columns).to_numpy().astype(np.float64)
         weights = times.astype(np.float64)
         return self.value(weights @ added, weights.sum(axis=-1))
@@ -58,11 +50,7 @@ class Statistic:
         score plus its influence on it (Hampel 1974), the derivative by the example's weight times the number
         of examples. Standard errors of these values are those of the infinitesimal jackknife.
 
-        Args:
-            counts: ``[..., examples, columns]``.
-
-        Returns:
-            ``[..., examples]``.
+        Counts are ``[..., examples, columns]``, values ``[..., examples]``.
         """
         n, step = np.float64(counts.shape[-2]), 1e-4
         sums = counts.sum(axis=-2, keepdims=True)

@@ -13,9 +13,7 @@ _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼʹ′`´＇", "'"))
 def fold(text: str, language: str = "") -> str:
     """Canonical, caseless form (Unicode chapter 3.13, D145), composed, with runs of white space made one.
 
-    Args:
-        text: Any text.
-        language: Canonical code; matters where upper case maps differently (Turkish, Azerbaijani).
+    The language's canonical code matters where upper case maps differently (Turkish, Azerbaijani).
     """
     if language in _DOTTED_I_LANGUAGES:
         text = unicodedata.normalize("NFC", text).translate(_DOTTED_I)
@@ -28,10 +26,8 @@ def normalise_number_words(text: str, language: str = "") -> str:
 
     Style guides of one language disagree on spaces, hyphens and commas inside a number ("ikibin" and "iki
     bin", "vingt et un" and "vingt-et-un"), so white space, hyphens, commas, full stops and invisible joiners
-    are dropped; apostrophes are part of words (Ukrainian) and are only made alike.
-
-    Returns:
-        The empty string where the text holds no word at all.
+    are dropped; apostrophes are part of words (Ukrainian) and are only made alike. A text without any word
+    gives the empty string.
     """
     folded = fold(text, language).translate(_APOSTROPHES)
     letters = "".join(char for char in folded if char == "'" or not _is_spelling_only(char))

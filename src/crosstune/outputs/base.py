@@ -39,11 +39,8 @@ class Output(ABC):
     ) -> Rows:
         """Training rows, tokenised when they are drawn: which ids are learned, and what the loss compares.
 
-        Args:
-            lm: The model, for its tokenizer.
-            examples: Training examples.
-            settings: How answers will be compared; training learns no more than that.
-            loss: ``train.loss``, one of the form's `Form.losses`.
+        Training learns no more than what ``settings`` will compare. The loss is one of the form's
+        `Form.losses`.
 
         Raises:
             UserError: The examples do not suit the loss.
@@ -59,13 +56,6 @@ class Output(ABC):
         **stream: Unpack[Stream],
     ) -> Answers:
         """The model's answers to examples of any languages, all in one call, so that they share batches.
-
-        Args:
-            lm: The model, with whatever a method left on it.
-            task: That the examples are of.
-            examples: With the prompts that the model reads.
-            settings: Tokens at once, how choices are compared, ...
-            **stream: Who is told of the progress, and where it is saved.
 
         Raises:
             UserError: An example cannot be answered, or is more than memory holds.

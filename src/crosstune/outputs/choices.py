@@ -79,7 +79,7 @@ class Choice(Output):
         ]
         logprobs = score_choices(lm, items, settings, **stream)
         picked = [
-            example.choices[max(range(len(scores)), key=scores.__getitem__)]
+            example.choices[scores.index(max(scores))]
             for example, scores in zip(examples, logprobs, strict=True)
         ]
         return Answers(picked, {"choice_logprobs": logprobs})
@@ -157,17 +157,8 @@ def score_choices(
         fitting.fit(passes, size_of(batch, form.fills_up), trial, lm.device)
 
     with fused_parts(lm.model):
-        return in_batches(
-            together.groups,
-            measure,
-            answer,
-            passes,
-            stream.get("tell"),
-            stream.get("journal"),
-            partial(in_a_pass, device=lm.device),
-            form.fills_up,
-            fit if fitting.measures(lm) else None,
-        )
+        fill, fitted = partial(in_a_pass, device=lm.device), fit if fitting.measures(lm) else None
+        return in_batches(together.groups, measure, answer, passes, stream, fill, form.fills_up, fitted)
 
 
 @torch.inference_mode()
@@ -230,7 +221,7 @@ def _log_probabilities(lm: LanguageModel, hidden: Tensor, rows: list[int], targe
     wanted: dict[int, list[int]] = {}
     for place, row in enumerate(rows):
         wanted.setdefault(row, []).append(place)
-    found = torch.zeros(len(rows), dtype=torch.float64)
+    logprobs = torch.zeros(len(rows), dtype=torch.float64)
     some = list(wanted)
     for start in range(0, len(some), ROWS_AT_ONCE):
         part = some[start : start + ROWS_AT_ONCE]
@@ -239,5 +230,5 @@ def _log_probabilities(lm: LanguageModel, hidden: Tensor, rows: list[int], targe
         at = [k for k, row in enumerate(part) for _ in wanted[row]]
         aim = [targets[place] for place in places]
         logp = scores[at, aim] - torch.logsumexp(scores, -1)[at]
-        found[places] = logp.double().cpu()
-    return found
+        logprobs[places] = logp.double().cpu()
+    return logprobs

@@ -27,12 +27,8 @@ def evaluate(
 ) -> pl.DataFrame:
     """Answer every example: one stream of batches for all languages for which the same parts are active.
 
-    Args:
-        lm: The model, with whatever a method left on it (inside the method's ``evaluating()``).
-        task: For the form of its answers, its stop strings and metrics.
-        examples: Test examples by language; ``settings.limit`` is the caller's to apply.
-        settings: Batch size, how choices are compared, ...
-        **stream: Who is told of the progress, and where it is saved.
+    The model is inside its method's ``evaluating()``. ``settings.limit`` is the caller's to apply to the
+    test examples of each language.
 
     Returns:
         One row an example, in their order, with the columns of `Form.schema`.

@@ -75,16 +75,10 @@ def generate(
     tokens_per_pass: int = 8192,
     **stream: Unpack[Stream],
 ) -> list[str]:
-    """Greedy answers, up to a stop string, an end-of-text token or ``max_tokens``.
+    """Greedy answers to prompts of token ids, up to ``max_tokens`` or an end-of-text token.
 
-    Args:
-        lm: The model, with whatever a method left on it.
-        prompts: Token ids of each prompt.
-        max_tokens: Longest answer.
-        stop: Strings that end an answer; they are cut off with all behind them.
-        tokens_per_pass: Most tokens of prompts read at once, unless ``passes`` says so; the cache holds twice
-            as many, or what a GPU's memory is found to take.
-        **stream: Who is told of the progress, and where it is saved.
+    An answer also ends before a stop string. Of prompts ``tokens_per_pass`` are read at once, unless the
+    stream's ``passes`` say so; the cache holds twice as many, or what a GPU's memory is found to take.
 
     Returns:
         One string a prompt, without surrounding white space.
@@ -109,6 +103,9 @@ def generate(
     def measure(group: list[int]) -> tuple[int, int]:
         return len(group), max(len(prompts[i]) for i in group) + max_tokens
 
+    def fill(limit: int) -> int:
+        return PORTION * passes.cache
+
     longest = max(map(len, prompts), default=0) + max_tokens
 
     def fit(batch: list[Group]) -> None:
@@ -117,16 +114,8 @@ def generate(
 
     with fused_parts(lm.model), packed_weights(lm):
         budget.keep_to_memory(lm, passes, longest, len(prompts))
-        return in_batches(
-            together.groups,
-            measure,
-            answer,
-            passes,
-            stream.get("tell"),
-            stream.get("journal"),
-            lambda limit: PORTION * passes.cache,
-            fit=fit if fitting.measures(lm) else None,
-        )
+        fitted = fit if fitting.measures(lm) else None
+        return in_batches(together.groups, measure, answer, passes, stream, fill, fit=fitted)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -23,16 +23,14 @@ SYNC_EVERY = 5.0
 
 
 class Journal(Generic[T]):
-    """The answers of one evaluation.
+    """The answers of one evaluation, in a file that is made if it is not there.
 
-    Args:
-        file: Where they are; made if it is not there.
-        made_for: Names everything that decides the answers. A journal of something else is emptied.
-        note: Told in one line what was taken up, and what could not be used or written.
-        taken_up: Called when there are answers to go on from.
+    ``made_for`` names everything that decides the answers: a journal of something else is emptied. ``note``
+    is told in one line what was read, and what could not be used or written; ``taken_up`` is called when
+    there are answers to continue from.
 
     Attributes:
-        answers: Those found, by index.
+        answers: Those read, by index.
         seconds: Wall time that they took.
         passes: State of the passes after the last of them (`Passes.state`).
     """

@@ -26,12 +26,8 @@ def tokenize(
 ) -> Rows:
     """Training rows of examples (`Output.rows`), for scripts that have no study.
 
-    Args:
-        lm: The model, for its tokenizer.
-        examples: Training examples.
-        kind: Form of their answers.
-        first_token: Of choices, learn the first token alone (``evaluate.choices: first-token``).
-        among_choices: Compare it with the other choices' only (``train.loss: choices``).
+    With ``first_token`` only that of a choice is learned (``evaluate.choices: first-token``); with
+    ``among_choices`` it is compared with the other choices' only (``train.loss: choices``).
 
     Raises:
         UserError: ``among_choices`` with choices that start alike.

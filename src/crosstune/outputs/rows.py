@@ -24,12 +24,7 @@ class Row:
 
 
 class Rows(Sequence[Row]):
-    """Training examples, tokenised when they are first drawn: of most training sets a run sees a small part.
-
-    Args:
-        examples: All that may be drawn.
-        tokenise: Of some of them, together.
-    """
+    """Training examples, tokenised when they are first drawn: a run sees few of most sets."""
 
     def __init__(
         self, examples: Sequence[Example], tokenise: Callable[[Sequence[Example]], list[Row]]

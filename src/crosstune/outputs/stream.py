@@ -85,33 +85,24 @@ def in_batches(
     measure: Callable[[list[int]], tuple[int, int]],
     answer: Callable[[list[Group]], list[T]],
     passes: Passes,
-    tell: Callable[[int], None] | None = None,
-    journal: Journal[T] | None = None,
-    fill: Callable[[int], int] = int,
+    stream: Stream,
+    fill: Callable[[int], int],
     padded: bool = True,
     fit: Callable[[list[Group]], None] | None = None,
 ) -> list[T]:
     """Answer every item, batch by batch; smaller batches where memory runs out.
 
-    Args:
-        groups: Indices of items that are best answered together; each item once. A group that is more than
-            a pass takes is halved until it fits.
-        measure: Lines and width of some items of a group, in its order.
-        answer: Gives the answers to the items of one batch, group by group.
-        passes: Says how many tokens go at once.
-        tell: Called with the number of items done since the last call.
-        journal: Holds the answers of finished batches. Batches depend on the groups and on ``passes.limit``
-            alone and are made from the longest group down, so those that remain are the same as if nothing
-            had come between.
-        fill: Tokens of a batch, from ``passes.limit``; ``answer`` sees to it that no more than that go at
-            once.
-        padded: Whether the lines of a batch are made as long as its longest.
-        fit: Unless ``passes`` have been measured, measures memory on the first batch that is large enough and
-            sets them to what fits.
+    A group of indices is answered together, each item once; one that is more than a pass takes is halved
+    until it fits. ``measure`` gives the lines and the width of some items of a group, ``answer`` the answers
+    to one batch, ``fill`` the tokens of a batch from ``passes.limit``. ``padded`` lines are as long as their
+    batch's longest. Unless ``passes`` have been measured, ``fit`` measures memory on the first batch that is
+    large enough. Batches depend on the groups and on ``passes.limit`` alone and are made from the longest
+    group down, so what remains after the journal's is the same as if nothing had come between.
 
     Raises:
         UserError: Memory runs out on one item.
     """
+    tell, journal = stream.get("tell"), stream.get("journal")
     done: dict[int, T] = {} if journal is None else journal.answers
     if done and journal is not None and journal.passes is not None:
         passes.put_back(journal.passes)

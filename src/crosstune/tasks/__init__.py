@@ -37,13 +37,7 @@ TASKS: dict[str, type[Task]] = {
 
 @dataclass(frozen=True)
 class Description:
-    """What ``crosstune list tasks`` shows.
-
-    Attributes:
-        languages: Canonical codes that can be evaluated now; empty where the files are in reach of none.
-        place: "generated", "local files", "hub", or why there is nothing.
-        splits: What each split is.
-    """
+    """What ``crosstune list tasks`` shows: languages that can be evaluated now, and where their files are."""
 
     languages: Sequence[str]
     place: str

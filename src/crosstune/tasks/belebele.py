@@ -138,11 +138,7 @@ class Belebele(PublishedTask):
             yield from questions
 
     def _training_sets(self) -> tuple[str, ...]:
-        """Names of the sets to train and select on.
-
-        Raises:
-            UserError: One that is asked for is not there, or none is.
-        """
+        """Names of the sets to train and select on; a `UserError` where a named one, or any, is missing."""
         wanted = self.options.train_sets
         if self.on_hub:
             sets = ON_HUB if wanted == "auto" else wanted

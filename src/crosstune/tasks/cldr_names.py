@@ -52,8 +52,7 @@ class CldrNames(Task):
     A language is offered if, once unusable names are dropped, it has the full test: names that CLDR does
     not localise (equal to the code; in English or in Latin letters in a language of another script), that
     hold an aside or a year ("Mark (1948-1951)"), or that name two kinds in that language (Bengali: language
-    and script). A test name spelled like any English name of the train or dev items is dropped as well
-    (`leaks_dropped`).
+    and script). A test name spelled like any English name of the train or dev items is dropped as well.
     """
 
     name = "cldr-names"
@@ -95,15 +94,7 @@ class CldrNames(Task):
 
     def template(self, language: str) -> str | None:
         """The same in every language."""
-        text: str = load_prompts("cldr_names")["prompt"]
-        return text
-
-
-def leaks_dropped(language: str) -> list[str]:
-    """Test items left out in a language because they are spelled like an English train or dev name."""
-    seen = _english_seen()
-    names = _names(_locale(language))
-    return [item for item, name in names.items() if split_of(item) == "test" and name.casefold() in seen]
+        return str(load_prompts("cldr_names")["prompt"])
 
 
 @cache

@@ -70,9 +70,8 @@ class Mgsm(PublishedTask):
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
-        if self.options.answers == "direct":
-            self.max_answer_tokens = 16
-        else:
+        self.max_answer_tokens = 16
+        if self.options.answers == "steps":
             self.max_answer_tokens = 256
             prompts = [words["steps"] for words in load_prompts(self.prompts)["languages"].values()]
             questions = [f"\n{prompt.partition('{question}')[0].strip()}" for prompt in prompts]
@@ -110,8 +109,7 @@ class Mgsm(PublishedTask):
 
     def template(self, language: str) -> str:
         """The prompt with its place still open."""
-        prompt: str = self.wording(language)[self.options.answers]
-        return prompt
+        return str(self.wording(language)[self.options.answers])
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Whether the answer's number is the gold one."""

@@ -6,6 +6,7 @@ so labels, prompts and training data are shared. Training data: MultiNLI (Willia
 et al. 2015) or SICK (Marelli et al. 2014).
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -154,9 +155,9 @@ class _Nli(PublishedTask):
             fields=(("premise", premise), ("hypothesis", hypothesis)),
         )
 
+    @abstractmethod
     def row_id(self, row: Row, split: Split, language: str) -> str:
         """A row's id: of an evaluation set, the number of the pair in XNLI's split, from 1."""
-        raise NotImplementedError
 
 
 class Xnli(_Nli):

@@ -76,8 +76,7 @@ class NumberWords(Task):
         """The language's own prompt."""
         if language not in _languages():
             raise missing_language(self.name, language, self.languages())
-        text: str = _languages()[language]["prompt"]
-        return text
+        return str(_languages()[language]["prompt"])
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """`exact` and `in_english` of one answer."""

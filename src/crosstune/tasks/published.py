@@ -166,18 +166,13 @@ class PublishedTask(Task):
 
     def template(self, language: str) -> str | None:
         """The prompt with its places still open."""
-        text: str = self.wording(language)["prompt"]
-        return text
+        return str(self.wording(language)["prompt"])
 
     # --- files ------------------------------------------------------------------------------
 
     @property
     def data_folder(self) -> Path:
-        """Folder of the local files.
-
-        Raises:
-            UserError: There is no such folder.
-        """
+        """Folder of the local files; a `UserError` where there is none."""
         return data_root(self.options.data)
 
     @cached_property
@@ -189,11 +184,7 @@ class PublishedTask(Task):
         }
 
     def local_rows(self, split: Split, language: str) -> Rows:
-        """Rows of the local files.
-
-        Raises:
-            UserError: The split or the language is not there.
-        """
+        """Rows of the local files; errors as of `rows`."""
         places = self.places.get(split, {})
         if language not in places:
             if not places:
@@ -209,8 +200,7 @@ class PublishedTask(Task):
     def hub_rows(self, split: Split, language: str, dataset: str = "") -> Rows:
         """Rows of the hub's files, fetched once: those of the task, or of a dataset that is named.
 
-        Raises:
-            UserError: The split or the language is not there, or the hub cannot be reached.
+        Errors are those of `rows`, and that the hub cannot be reached.
         """
         from crosstune.data.hub import fetch_files, hub_entry
 

@@ -221,10 +221,7 @@ def held_out(questions: Mapping[str, int]) -> set[str]:
     """Articles to keep out of training, for selection.
 
     They are taken in an order that depends on their names alone, each that still fits into one in `HELD_OUT`
-    of all questions; the smallest if none fits.
-
-    Args:
-        questions: How many there are, by article.
+    of all questions, which are counted by article; the smallest if none fits.
     """
     names = sorted(questions, key=fair_order)
     room = sum(questions.values()) // HELD_OUT

@@ -30,9 +30,8 @@ class Sib200(PublishedTask):
     split_names: ClassVar[dict[Split, str]] = {"train": "train", "dev": "dev", "test": "test"}
     prompts = "sib200"
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "train": (FileLayout("sib200/annotated/{code}/train.tsv", COLUMNS),),
-        "dev": (FileLayout("sib200/annotated/{code}/dev.tsv", COLUMNS),),
-        "test": (FileLayout("sib200/annotated/{code}/test.tsv", COLUMNS),),
+        split: (FileLayout(f"sib200/annotated/{{code}}/{split}.tsv", COLUMNS),)
+        for split in ("train", "dev", "test")
     }
     hub: Mapping[Split, str] = {"train": "sib200", "dev": "sib200", "test": "sib200"}
 

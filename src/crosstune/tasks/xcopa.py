@@ -12,7 +12,6 @@ from crosstune.data.example import Example, Split
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, Rows
 from crosstune.errors import UserError
-from crosstune.tasks.base import TaskOptions
 from crosstune.tasks.prompts import render
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
@@ -71,7 +70,7 @@ class Xcopa(PublishedTask):
         "test": "COPA test (English), labels from XCOPA; XCOPA test",
     }
     prompts = "xcopa"
-    Options: ClassVar[type[TaskOptions]] = XcopaOptions
+    Options = XcopaOptions
     options: XcopaOptions
     hub: Mapping[Split, str] = {"train": "copa", "dev": "xcopa", "test": "xcopa"}
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {

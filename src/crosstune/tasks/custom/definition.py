@@ -45,29 +45,10 @@ class NewLanguage(BaseModel):
 
 
 class Definition(BaseModel):
-    """What a task's YAML file says.
+    """What a task's YAML file says, key by key as docs/custom-tasks.md explains them.
 
-    Attributes:
-        languages: Those that crosstune's table lacks, by code; taken up before anything else is read.
-        name: As results show it.
-        kind: "choice" or "generation".
-        version: Raised by the author when the meaning changes.
-        source_language: That of training; canonical code.
-        prompt: Template by language, with ``{column}`` places; one text alone is the source language's.
-        choices: Texts with ``{column}`` places, or the name of a column that holds a list of texts.
-        answer: Column of the right answer; for generation it may hold a list of accepted ones.
-        answer_is: What that column holds for a choice: the text, a number from 0 or from 1, or a letter.
-        id: Column of what a row is called, the same in every language; by default the number of its line.
-        language: Column of each row's language, for files of many languages.
-        train: Files below the definition's folder, with ``{code}`` for the language and ``*`` for anything.
-        dev: The same, for development.
-        test: The same, for the test.
-        metric: How a written answer is scored.
-        normalise: "NFC" composes written answers and the accepted ones before they are compared; choices are
-            always compared so.
-        max_answer_tokens: Longest written answer.
-        stop: Texts that end a written answer.
-        on_bad_rows: Default of the option of that name.
+    Codes of ``source_language`` and ``prompt`` are canonical; ``languages`` are added to crosstune's table
+    before anything else is read.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cache, wraps
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
@@ -19,19 +21,15 @@ from crosstune.tasks.custom.definition import NAME
 from crosstune.tasks.custom.returned import CHECKS, Wrong
 from crosstune.tasks.custom.task import make_class
 
+Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
+
 SUFFIXES = (".yaml", ".yml", ".py")
 """How a task's file may end."""
 
 
 @dataclass(frozen=True)
 class TaskFile:
-    """A task and the file it comes from.
-
-    Attributes:
-        path: Of the file.
-        sha256: Of its content: 64 hex digits.
-        task: What it defines.
-    """
+    """A task, the file that defines it, and the SHA-256 of its content, 64 hex digits."""
 
     path: Path
     sha256: str
@@ -39,15 +37,10 @@ class TaskFile:
 
 
 def load_task(path: str | Path, sha256: str | None = None, of: str = "") -> TaskFile:
-    """Read a user's task. A Python file is run: load none that you have not read.
+    """Read a user's task (docs/custom-tasks.md). A Python file is run: load none that you have not read.
 
-    Args:
-        path: A .yaml, .yml or .py file (docs/custom-tasks.md).
-        sha256: That its content must have, compared before anything of it is used.
-        of: What was made with that content, for the message.
-
-    Returns:
-        The task's class; while the file stays the same, the same class for every call.
+    ``sha256`` is what the content must have, compared before anything of it is used; ``of`` names what was
+    made with it. While the file stays the same, so does the class.
 
     Raises:
         UserError: ``<file>:<line>: <what is wrong>``; a Python task's later errors are told so too.
@@ -127,36 +120,35 @@ def _is_own_task(value: object, module: ModuleType) -> bool:
     return isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
 
 
+class _Facts(BaseModel):
+    """What a task's class says about itself; each description is told where it does not."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: Name = Field(description='letters, digits, "-" and "_"')
+    version: int = Field(ge=1, description="a whole number from 1")
+    kind: str = Field(
+        pattern=f"^(?:{'|'.join(FORMS)})$", description=" or ".join(f'"{name}"' for name in FORMS)
+    )
+    metrics: tuple[Name, ...] = Field(min_length=1, description='a tuple of names such as ("accuracy",)')
+    summary: str = Field(description="a line about the task")
+    split_names: dict[Any, Any] = Field(description='a dict such as {"test": "test.csv"}')
+    Options: type[TaskOptions] = Field(description="a subclass of TaskOptions")
+
+
 def _lacks(task: type[Task]) -> str | None:
     """What a task's class should say about itself and does not."""
-    wanted: dict[str, tuple[Callable[[Any], bool], str]] = {
-        "name": (_is_name, 'letters, digits, "-" and "_"'),
-        "version": (lambda value: isinstance(value, int) and value >= 1, "a whole number from 1"),
-        "kind": (
-            lambda value: isinstance(value, str) and value in FORMS,
-            " or ".join(f'"{name}"' for name in FORMS),
-        ),
-        "metrics": (
-            lambda value: isinstance(value, tuple) and value != () and all(map(_is_name, value)),
-            'a tuple of names such as ("accuracy",)',
-        ),
-        "summary": (lambda value: isinstance(value, str), "a line about the task"),
-        "split_names": (lambda value: isinstance(value, dict), 'a dict such as {"test": "test.csv"}'),
-        "Options": (
-            lambda value: isinstance(value, type) and issubclass(value, TaskOptions),
-            "a subclass of TaskOptions",
-        ),
-    }
-    for name, (fits, what) in wanted.items():
-        if not hasattr(task, name):
+    facts = {name: getattr(task, name) for name in _Facts.model_fields if hasattr(task, name)}
+    try:
+        _Facts.model_validate(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        what = _Facts.model_fields[name].description
+        if first["type"] == "missing":
             return f"{name} is missing; give {what}"
-        if not fits(getattr(task, name)):
-            return f"{name} should be {what}; found {getattr(task, name)!r}"[:200]
+        return f"{name} should be {what}; found {facts[name]!r}"[:200]
     return None
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
 def _guarded(task: type[Task], path: Path) -> type[Task]:

@@ -50,12 +50,7 @@ class DefinedOptions(PublishedOptions):
 
 
 class DefinedTask(PublishedTask):
-    """The task of one `Definition`; `make_class` makes a subclass for each.
-
-    Attributes:
-        definition: What the YAML file says.
-        folder: That the file lies in.
-    """
+    """The task of one `Definition`, whose file lies in ``folder``; `make_class` makes a subclass for each."""
 
     definition: ClassVar[Definition]
     folder: ClassVar[Path]

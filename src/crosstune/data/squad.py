@@ -71,7 +71,7 @@ def read_renumbered(path: Path) -> list[Row | BadRow]:
     XTREME's TyDi QA training files keep only the last piece of each id: 89 ids for 3,696 English questions.
     """
     rows = enumerate(read_squad(path), start=1)
-    return [row if isinstance(row, BadRow) else row.changed(id=str(number)) for number, row in rows]
+    return [row if isinstance(row, BadRow) else row.with_fields(id=str(number)) for number, row in rows]
 
 
 def read_by_language(path: Path) -> list[Row | BadRow]:
@@ -81,7 +81,7 @@ def read_by_language(path: Path) -> list[Row | BadRow]:
     """
     rows = read_squad(path)
     return [
-        row if isinstance(row, BadRow) else row.changed(language=str(row["id"]).partition("-")[0])
+        row if isinstance(row, BadRow) else row.with_fields(language=str(row["id"]).partition("-")[0])
         for row in rows
     ]
 

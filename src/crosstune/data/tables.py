@@ -58,9 +58,9 @@ class Row:
             raise self.error(f"{column} holds half a character (U+{ord(value[error.start]):04X})") from None
         return value.strip()
 
-    def changed(self, **fields: Any) -> "Row":
-        """The row with other values in some fields."""
-        return Row(self.path, self.line, self.fields | fields)
+    def with_fields(self, **values: Any) -> "Row":
+        """The same row with other values in some columns."""
+        return Row(self.path, self.line, self.fields | values)
 
     def error(self, message: str) -> BadRow:
         """The error that names this row's file and line."""

@@ -58,6 +58,10 @@ class Row:
             raise self.error(f"{column} holds half a character (U+{ord(value[error.start]):04X})") from None
         return value.strip()
 
+    def with_fields(self, **values: Any) -> "Row":
+        """The same row with other values in some columns."""
+        return Row(self.path, self.line, self.fields | values)
+
     def error(self, message: str) -> BadRow:
         """The error that names this row's file and line."""
         return BadRow(f"{self.path}:{self.line}: {message}")

@@ -1,7 +1,6 @@
 """A loaded decoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
 
 import inspect
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -314,33 +313,6 @@ class LanguageModel:
             UserError: The architecture makes them in a way that crosstune does not know.
         """
         return keys_values(self.attentions[layer], states, self._calls[layer])
-
-    def attention_inputs(self, ids: Tensor) -> list[Tensor]:
-        """Input of every layer's attention, behind the layer's norm, ``[lines, n, hidden]`` each.
-
-        Args:
-            ids: ``[lines, n]`` token ids; of a soft prompt in front of them nothing is returned.
-        """
-        inputs: dict[int, Tensor] = {}
-
-        def keep(layer: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-                inputs[layer] = states[:, -ids.shape[1] :].detach()
-
-            return hook
-
-        handles = [
-            module.register_forward_pre_hook(keep(i), with_kwargs=True)
-            for i, module in enumerate(self.attentions)
-        ]
-        try:
-            with torch.no_grad():
-                self.hidden(ids)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return [inputs[i] for i in range(len(inputs))]
 
     def _narrowed_alike(self, ids: Tensor) -> bool:
         """Whether the top layer gives the same states for some rows alone as for all."""

@@ -25,7 +25,7 @@ from crosstune.models.attention.choose import Form
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.loading.load import load
 from crosstune.outputs.registry import OUTPUTS
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
 from crosstune.training.batches import collate, order
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parts = zip(result.split(lengths, 1), x.split(lengths, 1), pairs, strict=True)
             return torch.cat([update(r, part, a, b, scale) for r, part, (a, b) in parts], dim=1)
 
-        line: list[Row] = [row for run in runs for row in batches[run]]
+        line: list[TrainingRow] = [row for run in runs for row in batches[run]]
         wanted = [x for run in runs for x in adapters[run].values()]
         with patch.object(Update, "forward", forward):
             batch = collate(line, lm.pad_id, lm.device, form=Form.PADDING_FREE)

@@ -24,7 +24,7 @@ _LOOKED_AT = 5
 
 
 @dataclass(frozen=True)
-class Group:
+class PlanGroup:
     """The runs of one model, task and method, seeds and searched rates together.
 
     Attributes:
@@ -78,7 +78,7 @@ class StudyPlan:
     store: Path
     device: str
     dtype: str
-    groups: list[Group]
+    groups: list[PlanGroup]
     load_seconds: float
     hints: list[str]
     broken: list[str]
@@ -182,7 +182,7 @@ def _group(
     geometry: Geometry | None,
     measured: Measured | None,
     costs: Sequence[tuple[Kind, Cost]],
-) -> Group:
+) -> PlanGroup:
     first = runs[0]
     left = [run for run in runs if run.id not in done]
     found = _from_finished(first, costs)
@@ -190,7 +190,7 @@ def _group(
         found = _from_measured(first, measured)
     # A result of the search's own seed takes the weights that the search has trained at the chosen rate.
     trained = sum(run.search is None or seeds[run.search.runs[0]] != run.seed for run in left)
-    return Group(
+    return PlanGroup(
         model=first.model,
         task=first.task.name,
         method=first.label,

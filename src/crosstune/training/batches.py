@@ -12,7 +12,7 @@ from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout
 from crosstune.models.attention.trees import chain
 from crosstune.models.fast.layers import Handed
-from crosstune.outputs.rows import Row, Rows
+from crosstune.outputs.rows import Rows, TrainingRow
 
 # Batches drawn together before sorting by length: enough to pair like with like, few enough that
 # an epoch's order stays random.
@@ -42,7 +42,9 @@ class Batch:
     handed: Handed | None = None
 
 
-def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = True) -> Iterator[list[Row]]:
+def order(
+    rows: Sequence[TrainingRow], batch_size: int, seed: int, by_length: bool = True
+) -> Iterator[list[TrainingRow]]:
     """Endless batches: every epoch a new seeded shuffle, with ``by_length`` rows of like length together.
 
     The last batch of an epoch may be smaller; no row is dropped or repeated within an epoch.
@@ -59,7 +61,7 @@ def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = Tru
             for i in range(0, len(shuffled[start : start + pool]), batch_size)
         ]
         shuffler.shuffle(batches)
-        sorted_pools: dict[int, list[Row]] = {}
+        sorted_pools: dict[int, list[TrainingRow]] = {}
         for start, i in batches:
             if start not in sorted_pools:
                 places = shuffled[start : start + pool]
@@ -69,9 +71,9 @@ def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = Tru
         epoch += 1
 
 
-def split(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
+def split(batch: Sequence[TrainingRow], tokens: int) -> list[list[TrainingRow]]:
     """Parts of a batch to run one after the other, each of at most ``tokens`` even if padded (or one row)."""
-    parts: list[list[Row]] = []
+    parts: list[list[TrainingRow]] = []
     for row in sorted(batch, key=lambda r: len(r.ids)):
         # Rows come shortest first, so the newest is the width of its part.
         if parts and (len(parts[-1]) + 1) * len(row.ids) <= tokens:
@@ -82,7 +84,7 @@ def split(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
 
 
 def collate(
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     pad: int,
     device: torch.device | str = "cpu",
     balance: float | None = None,

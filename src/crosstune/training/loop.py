@@ -20,7 +20,7 @@ from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import Passes
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.batches import collate, order, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.objectives import answer_loss
@@ -63,7 +63,7 @@ def rate(settings: TrainSettings, peak: float, step: int, total: int) -> float:
 
 def train(
     method: Method,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     settings: TrainSettings,
     seed: int = 0,
     dev_score: Callable[[], float] | None = None,
@@ -146,7 +146,7 @@ def train(
 
 
 def _reuse(
-    method: Method, rows: Sequence[Row], settings: TrainSettings, before: dict[str, Any] | None
+    method: Method, rows: Sequence[TrainingRow], settings: TrainSettings, before: dict[str, Any] | None
 ) -> Reuse | None:
     """The states of frozen layers, if they are to be reused; counted on from ``before``."""
     if not settings.reuse_frozen_layers:
@@ -156,7 +156,7 @@ def _reuse(
 
 
 def _gradients(
-    method: Method, batch: Sequence[Row], passes: Passes, reuse: Reuse | None = None
+    method: Method, batch: Sequence[TrainingRow], passes: Passes, reuse: Reuse | None = None
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
@@ -193,7 +193,11 @@ def _gradients(
 
 
 def _fit(
-    method: Method, batch: Sequence[Row], passes: Passes, undo: Callable[[], None], reuse: Reuse | None
+    method: Method,
+    batch: Sequence[TrainingRow],
+    passes: Passes,
+    undo: Callable[[], None],
+    reuse: Reuse | None,
 ) -> None:
     """Lower the limit to what two parts of a batch tell of the memory."""
     lm = method.attached()
@@ -226,7 +230,7 @@ def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: f
 
 
 def _backward(
-    method: Method, parts: Sequence[list[Row]], passes: Passes, reuse: Reuse | None = None
+    method: Method, parts: Sequence[list[TrainingRow]], passes: Passes, reuse: Reuse | None = None
 ) -> tuple[float, int, int]:
     """Gradients of all parts of a batch."""
     lm = method.attached()

@@ -17,7 +17,7 @@ from crosstune.methods.base import Method
 from crosstune.models.fast.frozen_states import Text, drops, may_share, states_of
 from crosstune.models.fast.layers import Handed
 from crosstune.models.proof import FastWay
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 
 ENTERED = FastWay(
     fast="entered at the lowest adapted one",
@@ -42,7 +42,7 @@ class Reuse:
         kept: How many of these were kept from before.
     """
 
-    def __init__(self, method: Method, sample: Row, before: dict[str, Any] | None = None) -> None:
+    def __init__(self, method: Method, sample: TrainingRow, before: dict[str, Any] | None = None) -> None:
         self._lm = method.attached()
         self._states = self._lm.kept_states
         self._states.begin()
@@ -68,7 +68,7 @@ class Reuse:
         facts = {"layers": self.layer, "texts_read": self.read, "texts_kept": self.kept}
         return facts | ({"why_not": self.why_not} if self.why_not else {"bytes": self._states.held})
 
-    def below(self, rows: Sequence[Row]) -> tuple[int, list[Tensor]] | None:
+    def below(self, rows: Sequence[TrainingRow]) -> tuple[int, list[Tensor]] | None:
         """The layer to enter at, and what it receives of each row, ``[tokens, hidden]`` on the CPU.
 
         None where nothing is reused. The last token of a row is left out: it predicts nothing.

@@ -198,30 +198,6 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def extremes(scores: pl.DataFrame, k: int = 3) -> pl.DataFrame:
-    """The best and the worst target languages of each method, of those common to every run of a comparison.
-
-    Args:
-        scores: From `language_scores`.
-        k: How many of each, at most.
-
-    Returns:
-        Rows by model, task, protocol, method, end ("best", then "worst") and rank (1 is the very best or
-        worst): language, score (mean over seeds, in [0, 1]), n (examples). Of equal scores the language whose
-        code comes first is the better, as in `transfer`.
-    """
-    ranked = seed_means(comparable(scores).filter(~pl.col("is_source")))
-    parts = []
-    for end, falling in (("best", True), ("worst", False)):
-        ordered = ranked.sort(
-            *ROW, "score", "language", descending=[False] * len(ROW) + [falling, not falling]
-        )
-        ordered = ordered.with_columns(end=pl.lit(end), rank=pl.int_range(1, pl.len() + 1).over(ROW))
-        parts.append(ordered.filter(pl.col("rank") <= k))
-    columns = [*COMPARISON, "method", "end", "rank", "language", "score", "n"]
-    return pl.concat(parts).select(columns).sort(*COMPARISON, "method", "end", "rank")
-
-
 def _mean_scores(predictions: pl.DataFrame, statistics: Mapping[str, Statistic]) -> pl.DataFrame:
     """Scores, standard errors and means of metrics of whole runs, by language."""
     metrics = [name for name in predictions.columns if name.startswith("metric.")]

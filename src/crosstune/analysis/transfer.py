@@ -59,9 +59,9 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
         raise UserError("no finished runs to analyse: run the study first")
     source = {run.id: run.source_language for run in unique}
     statistics = {run.id: form_of(run.task.kind).statistic for run in unique}
-    given = as_predictions(predictions)
+    reader = as_predictions(predictions)
     means = pl.concat(
-        [_mean_scores(with_answer_language(table, source), statistics) for table in given.tables(source)],
+        [_mean_scores(with_answer_language(table, source), statistics) for table in reader.tables(source)],
         how="diagonal_relaxed",
     )
     counts: dict[str, dict[str, int]] = defaultdict(dict)
@@ -315,7 +315,7 @@ def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     entries = list(settings)
     for key in {key for entry in entries for key in entry}:
         values[key] = {canonical(entry.get(key, "-")) for entry in entries}
-    return sorted(key for key, found in values.items() if len(found) > 1)
+    return sorted(key for key, texts in values.items() if len(texts) > 1)
 
 
 def canonical(value: Any) -> str:

@@ -80,10 +80,10 @@ def _blocks(entries: Entries) -> Blocks:
     return blocks
 
 
-def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of nested mappings, and of lists, each on a line of its own."""
     flat: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in mapping.items():
         name = str(key).replace("_", " ")
         if isinstance(value, dict):
             flat |= {f"{name}: {inner}": entry for inner, entry in _flat(value).items()}

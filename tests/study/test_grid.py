@@ -7,7 +7,8 @@ import pytest
 
 from crosstune.config.yaml_file import Document
 from crosstune.errors import UserError
-from crosstune.study.runs import expand, labels
+from crosstune.study.entries import labels
+from crosstune.study.runs import expand
 from crosstune.study.spec import Study, read_study
 
 

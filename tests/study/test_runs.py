@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from crosstune.study import runs as grid
-from crosstune.study.runs import expand, labels
+from crosstune.study.entries import labels
+from crosstune.study.runs import expand
 from crosstune.study.spec import Study
 from saved_model import study_of
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from crosstune.config.yaml_file import Document
-from crosstune.study.runs import expand, labels
+from crosstune.study.entries import labels
+from crosstune.study.runs import expand
 from crosstune.study.spec import Study, read_study
 from crosstune.training.settings import TrainSettings
 

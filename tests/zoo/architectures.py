@@ -189,7 +189,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-dynamic": (
         "llama",
         {
-            "max_position_embeddings": 16,
+            "max_position_embeddings": 40,
             "rope_parameters": {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0},
         },
     ),
@@ -244,7 +244,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3-longrope": (
         "phi3",
         {
-            "original_max_position_embeddings": 16,
+            "original_max_position_embeddings": 40,
             "rope_parameters": {
                 "rope_type": "longrope",
                 "rope_theta": 10000.0,

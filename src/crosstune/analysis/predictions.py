@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import polars.selectors as cs
 
+from crosstune.data.forms import FORMS
 from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
 
@@ -74,15 +76,16 @@ class Predictions:
         """Scores of many runs, for `crosstune.analysis.statistics.pairing.pair_predictions`.
 
         Returns:
-            run, language, example (categorical) and score (float32): 16 bytes a row.
+            run, language, example (categorical), score and what a corpus score is made of (float32): 16
+            bytes a row where the score is a mean.
 
         Raises:
             UserError: A file that is no table of predictions.
         """
         names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
-        score = pl.col("score").cast(pl.Float32)
         tables = self.tables(run.id for run in runs)
-        return pl.concat([table.select(*names, score) for table in tables])
+        summed = cs.by_name(*_summed(), require_all=False).cast(pl.Float32)
+        return pl.concat([table.select(*names, summed) for table in tables], how="diagonal")
 
     def whole(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
         """Every column of some runs in one table, with a ``run`` column in front.
@@ -114,4 +117,10 @@ def as_predictions(given: pl.DataFrame | Predictions) -> Predictions:
 
 
 def _is_score(name: str) -> bool:
-    return name in ("language", "example", "score", "answer_language") or name.startswith("metric.")
+    known = {"language", "example", "answer_language", *_summed()}
+    return name in known or name.startswith("metric.")
+
+
+def _summed() -> set[str]:
+    """Columns that some form's score is made of."""
+    return {"score"}.union(*(form.statistic.columns for form in FORMS.values()))

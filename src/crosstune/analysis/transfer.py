@@ -8,15 +8,19 @@ And a mean over target languages uses only the languages that every run of a com
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from crosstune.analysis.answer_language import with_answer_language
 from crosstune.analysis.predictions import Predictions, as_predictions
+from crosstune.data.forms import form_of
 from crosstune.errors import UserError
+from crosstune.metrics.statistic import MEAN, Statistic
 from crosstune.store.record import RunRecord
 
 COMPARISON = ["model", "task", "protocol"]
@@ -40,11 +44,12 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
 
     Returns:
         One row per run and language: run, model, task, protocol, setup, method (unique inside a comparison),
-        method_name, random (whether another seed would give other answers), seed, measure (the main metric's
-        name), source_language, language, is_source, zero_shot, trained_parameters, n (examples), score (mean
-        of the main metric, in [0, 1]), se (its standard error over examples taken as independent; null for
-        one example), and the mean of each ``metric.<name>``, those of `crosstune.analysis.answer_language`
-        among them.
+        method_name, random (whether another seed would give other answers), seed, form (of the answers),
+        measure (the main metric's name), source_language, language, is_source, zero_shot, trained_parameters,
+        n (examples), score (the form's `crosstune.data.forms.Form.statistic`, in [0, 1]: the mean of the main
+        metric, or a score of the whole test set), se (its standard error over examples taken as independent;
+        null for one example), and the mean of each ``metric.<name>``, those of
+        `crosstune.analysis.answer_language` among them.
 
     Raises:
         UserError: No runs, a run without predictions, an example scored twice, or a score that is no number.
@@ -53,9 +58,10 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
     if not unique:
         raise UserError("no finished runs to analyse: run the study first")
     source = {run.id: run.source_language for run in unique}
+    statistics = {run.id: form_of(run.task.kind).statistic for run in unique}
     given = as_predictions(predictions)
     means = pl.concat(
-        [_mean_scores(with_answer_language(table, source)) for table in given.tables(source)],
+        [_mean_scores(with_answer_language(table, source), statistics) for table in given.tables(source)],
         how="diagonal_relaxed",
     )
     counts: dict[str, dict[str, int]] = defaultdict(dict)
@@ -77,6 +83,7 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
             "method_name": run.method.name,
             "random": run.method_facts.random,
             "seed": run.seed,
+            "form": run.task.kind,
             "measure": run.task.metrics[0],
             "source_language": run.source_language,
             "zero_shot": run.zero_shot,
@@ -215,8 +222,8 @@ def extremes(scores: pl.DataFrame, k: int = 3) -> pl.DataFrame:
     return pl.concat(parts).select(columns).sort(*COMPARISON, "method", "end", "rank")
 
 
-def _mean_scores(predictions: pl.DataFrame) -> pl.DataFrame:
-    """Means of whole runs by language."""
+def _mean_scores(predictions: pl.DataFrame, statistics: Mapping[str, Statistic]) -> pl.DataFrame:
+    """Scores, standard errors and means of metrics of whole runs, by language."""
     metrics = [name for name in predictions.columns if name.startswith("metric.")]
     # Sorted, so that sums round the same way whatever order the rows came in.
     kept = predictions.sort("run", "language", "example")
@@ -238,7 +245,25 @@ def _mean_scores(predictions: pl.DataFrame) -> pl.DataFrame:
         raise UserError(
             f"run {run}, language {language}: an example was scored twice; delete the run, run it again"
         )
+    no_mean = [run for run, statistic in statistics.items() if statistic != MEAN]
+    rows = [
+        (run, language, *_corpus_score(statistics[str(run)], part))
+        for (run, language), part in kept.filter(pl.col("run").is_in(no_mean)).group_by("run", "language")
+    ]
+    if rows:
+        keys = ["run", "language"]
+        means = means.update(pl.DataFrame(rows, [*keys, "score", "se"], orient="row"), keys)
     return means.drop("distinct")
+
+
+def _corpus_score(statistic: Statistic, predictions: pl.DataFrame) -> tuple[float, float]:
+    """A score of one run in one language that is no mean over examples, and its standard error."""
+    score = statistic.of(predictions)
+    if not math.isfinite(score):
+        run, language = predictions.select("run", "language").row(0)
+        raise UserError(f"run {run}, language {language}: its score is no number")
+    values = statistic.per_example(predictions.select(statistic.columns).to_numpy().astype(np.float64))
+    return score, float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def _protocols(runs: Sequence[RunRecord], counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from crosstune.claims.choose_runs import NoRunsError, Setup
 from crosstune.claims.file import LOWER_IS_BETTER, Claim, Pick
 from crosstune.errors import did_you_mean
 from crosstune.metrics.language_id import UNDECIDABLE
+from crosstune.metrics.statistic import MEAN
 from crosstune.store.record import RunRecord
 
 # Verdicts rest on the test and its interval; bootstrap draws would take most of their time.
@@ -97,8 +98,9 @@ class Evidence:
         key = (metric, *sorted((each.protocol, each.setup) for each in there), there[0].model, there[0].task)
         if key not in self._lined_up:
             ids = [run.id for each in there for run in each.runs]
-            rows = pl.concat([self._metric(run, metric) for run in ids])
-            found = pair_predictions(self.scores.filter(pl.col("run").is_in(ids)), rows)
+            rows = pl.concat([self._metric(run, metric) for run in ids], how="diagonal_relaxed")
+            scores = self.scores.filter(pl.col("run").is_in(ids))
+            found = pair_predictions(scores, rows, None if metric == "score" else MEAN)
             if not found or not found[0].targets:
                 raise NoRunsError("their runs have no example of a target language in common")
             self._lined_up[key] = found[0]
@@ -118,7 +120,7 @@ class Evidence:
                 wrong &= label == self._source[run]
             value = wrong.cast(pl.Float64)
         elif metric == "score":
-            value = pl.col("score").cast(pl.Float64)
+            return rows
         elif f"metric.{metric}" in rows.columns:
             value = pl.col(f"metric.{metric}").cast(pl.Float64).fill_nan(None)
         else:

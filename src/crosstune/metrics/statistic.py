@@ -8,12 +8,13 @@ multiplies what each adds to the sums.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,28 @@ class Statistic:
         added = predictions.select(self.columns).to_numpy().astype(np.float64)
         weights = times.astype(np.float64)
         return self.value(weights @ added, weights.sum(axis=-1))
+
+    def per_example(self, counts: Floats) -> Floats:
+        """What each example adds to the score of all: values whose mean is that score.
+
+        A score that is no mean is taken as linear around the sums of all examples: an example's value is the
+        score plus its influence on it (Hampel 1974), the derivative by the example's weight times the number
+        of examples. Standard errors of these values are those of the infinitesimal jackknife.
+
+        Args:
+            counts: ``[..., examples, columns]``.
+
+        Returns:
+            ``[..., examples]``.
+        """
+        n, step = np.float64(counts.shape[-2]), 1e-4
+        sums = counts.sum(axis=-2, keepdims=True)
+        more = self.value(sums + step * counts, np.full(counts.shape[:-1], n + step))
+        less = self.value(sums - step * counts, np.full(counts.shape[:-1], n - step))
+        influence = n * (more - less) / (2 * step)
+        # Influences add up to 0 but for what the step leaves.
+        centred = influence - influence.mean(axis=-1, keepdims=True)
+        return np.asarray(self.value(sums, np.full(sums.shape[:-1], n)) + centred)
 
 
 MEAN = Statistic(("score",), lambda sums, examples: sums[..., 0] / examples)

@@ -28,6 +28,7 @@ class Geometry:
         no_prompts: Why methods that plant keys and values cannot be used on it; empty where they can.
         no_soft_prompt: Why it takes no embeddings but its own tokens'; empty where it does.
         embedding: Width of the embedding where it is not ``hidden``, else 0.
+        same_rotation: Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
         linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
             layer has those of Llama.
     """
@@ -44,6 +45,7 @@ class Geometry:
     no_prompts: str = ""
     no_soft_prompt: str = ""
     embedding: int = 0
+    same_rotation: int = 0
     linears: tuple[tuple[Linear, ...], ...] | None = None
 
     def usable(self, method: str, fault: str) -> None:
@@ -138,10 +140,24 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         tied=output is not None and output.weight is inputs,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding=0 if inputs.shape[1] == hidden else inputs.shape[1],
+        same_rotation=_same_rotation(text),
     )
     linears = tuple(layer.linears() for layer in parts.layers)
-    as_llama = all(set(found) == set(shape.linears_of(i)) for i, found in enumerate(linears))
+    as_llama = all(set(names) == set(shape.linears_of(i)) for i, names in enumerate(linears))
     return shape if as_llama else replace(shape, linears=linears)
+
+
+def _same_rotation(config: Any) -> int:
+    """Tokens beyond which frequencies follow the longest text of a forward (LongRoPE, dynamic NTK); or 0."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = [
+        part.get("original_max_position_embeddings")
+        or getattr(config, "original_max_position_embeddings", None)
+        or config.max_position_embeddings
+        for part in (rope, *(part for part in rope.values() if isinstance(part, dict)))
+        if part.get("rope_type", part.get("type")) in ("dynamic", "longrope", "su")
+    ]
+    return min((int(limit) for limit in limits), default=0)
 
 
 def _size(config: Any, name: str, default: int | None = None) -> int:
@@ -152,9 +168,9 @@ def _size(config: Any, name: str, default: int | None = None) -> int:
     if isinstance(value, list | tuple) and len(set(value)) == 1:
         value = value[0]
     if not isinstance(value, int):
-        found = "nothing" if value is None else "a different one per layer"
+        what = "nothing" if value is None else "a different one per layer"
         raise UserError(
-            f'config of "{config.model_type}": {name} gives {found}; only decoders whose layers all have '
+            f'config of "{config.model_type}": {name} gives {what}; only decoders whose layers all have '
             "one shape are supported"
         )
     return value

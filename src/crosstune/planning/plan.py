@@ -71,6 +71,7 @@ class StudyPlan:
         groups: In the order they are run.
         load_seconds: Estimated for loading the models that runs still need.
         hints: One line for each method whose nearest size is not near its budget.
+        broken: One line for each finished run whose record cannot be read; ``crosstune run`` makes it again.
     """
 
     study: str
@@ -80,6 +81,7 @@ class StudyPlan:
     groups: list[Group]
     load_seconds: float
     hints: list[str]
+    broken: list[str]
 
     @property
     def runs(self) -> int:
@@ -121,6 +123,7 @@ class StudyPlan:
             "dtype": self.dtype,
             **{name: getattr(self, name) for name in names},
             "hints": self.hints,
+            "broken": self.broken,
             "groups": [asdict(group) | {"to_do": group.to_do} for group in self.groups],
         }
 
@@ -133,7 +136,8 @@ def plan_study(study: Study) -> StudyPlan:
     """
     environment.check()
     runs = expand(study)
-    done = store.finished(study.folder)
+    records, broken = _records(study.folder, [run.id for run in runs])
+    done = set(records)
     failed = {file.stem for file in (study.folder / ".failed").glob("*.json")} - done
     measured = {run.model: _measured(run) for run in {run.model: run for run in runs}.values()}
     seeds = {run.id: run.seed for run in runs}
@@ -143,8 +147,8 @@ def plan_study(study: Study) -> StudyPlan:
         grouped.setdefault((run.model, task, run.label, run.kind), []).append(run)
     related: dict[tuple[Any, ...], list[tuple[Kind, Cost]]] = {}
     for (model, task, label, _), members in grouped.items():
-        there = [run.id for run in members if run.id in done][:_LOOKED_AT]
-        related.setdefault((model, task, label), []).extend(_costs(study.folder, there))
+        made = [records[run.id] for run in members if run.id in done][:_LOOKED_AT]
+        related.setdefault((model, task, label), []).extend((record.kind, record.cost) for record in made)
     shapes = {model: cheap_geometry(model) for model in study.models}
     groups = [
         _group(members, done, failed, seeds, shapes[key[0]], measured[key[0]], related[key[:3]])
@@ -153,7 +157,8 @@ def plan_study(study: Study) -> StudyPlan:
     needed = {group.model for group in groups if group.to_do}
     loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
     first = runs[0]
-    return StudyPlan(study.name, study.folder, first.device, first.dtype, groups, sum(loads), _hints(study))
+    facts = (study.name, study.folder, first.device, first.dtype)
+    return StudyPlan(*facts, groups, sum(loads), _hints(study), broken)
 
 
 def _hints(study: Study) -> list[str]:
@@ -263,13 +268,13 @@ def _measured(run: Run) -> Measured | None:
     return measurements.read(run, revision)
 
 
-def _costs(folder: Path, run_ids: Sequence[str]) -> list[tuple[Kind, Cost]]:
-    """What finished runs cost; a damaged record is passed over, since `run` makes it again."""
-    found = []
-    for run_id in run_ids:
+def _records(folder: Path, run_ids: Sequence[str]) -> tuple[dict[str, RunRecord], list[str]]:
+    """The records of finished runs, and a line for each that cannot be read."""
+    records, broken = {}, []
+    for run_id in sorted(store.finished(folder).intersection(run_ids)):
         try:
-            record = RunRecord.read(folder / run_id / store.RUN)
-        except UserError:
-            continue
-        found.append((record.kind, record.cost))
-    return found
+            records[run_id] = RunRecord.read(folder / run_id / store.RUN)
+        except UserError as error:
+            wrong = str(error).partition(";")[0]
+            broken.append(f"{wrong}; crosstune run sets the run aside and makes it again")
+    return records, broken

@@ -38,6 +38,7 @@ def plan_table(plan: StudyPlan, study_file: str) -> Group:
         )
         above = (model, task)
     shown: list[RenderableType] = [table, Text(visible(totals(plan), 1000))]
+    shown += [Text(visible(text, 1000), style="yellow") for text in plan.broken]
     if plan.hints:
         shown.append(Text("sizes that are off their budget:", style="yellow"))
         shown += [Text(visible(f"  {text}", 1000)) for text in plan.hints]

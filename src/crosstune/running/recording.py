@@ -33,7 +33,7 @@ def write_record(
         cost: What the run took, but for its training and memory, which are filled in here.
         started: When.
     """
-    task, method = data.task, run.new_method()
+    task, file, method = data.task, run.task.file, run.new_method()
     facts = asdict(trained) if trained is not None else {}
     training = {
         "train_seconds": facts.get("seconds"),
@@ -65,7 +65,7 @@ def write_record(
             "kind": task.kind,
             "metrics": list(task.metrics),
             "options": run.task.options.model_dump(mode="json"),
-            "file": run.task.record(),
+            "file": None if file is None else {"path": str(file.path), "sha256": file.sha256},
             "splits": dict(task.split_names),
             "source_language": task.source_language,
         },

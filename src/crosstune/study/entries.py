@@ -1,30 +1,106 @@
 """The entries of a study's lists of methods and tasks: a name, or a mapping with a name and settings."""
 
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
+from crosstune.config.mistakes import invalid, known_keys, read_settings
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods import METHODS
-from crosstune.methods.budget import parse_budget
+from crosstune.methods.base import Method
+from crosstune.methods.budget import parse_budget, written
 from crosstune.methods.config import MethodConfig
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.study.search import SearchSettings
 from crosstune.tasks import TASKS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.load import SUFFIXES, TaskFile, load_task
 from crosstune.training.settings import TrainSettings
 
-ENTRY = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
-
-
 _METHOD_KEYS = ("name", "train", "search", "budget", "grid")
+_SETTINGS: dict[str, type[BaseModel]] = {"train": TrainSettings, "evaluate": EvaluateSettings}
 
 
-class MethodEntry(BaseModel):
+class SearchSettings(BaseModel):
+    """Learning rates to choose from, on source-language development data.
+
+    The method is trained once with each, with the first of the study's seeds. No target language and no test
+    split takes part.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _several(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len(rates) < 2:
+            raise ValueError("should be two rates or more; for one, give train: {learning_rate: ...}")
+        for i, rate in enumerate(rates):
+            if rate in rates[:i]:
+                raise ValueError(f"should be rates that differ: {rate:g} is listed twice")
+        return rates
+
+
+class Block(BaseModel):
+    """What a study says of everything, of one method or of one task: here are the parts they share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    kind: ClassVar[str] = ""
+    """What messages call it: "method", "task", or nothing for the whole study."""
+
+    @field_validator("train", "evaluate", mode="before", check_fields=False)
+    @classmethod
+    def _settings(cls, value: Any, info: ValidationInfo) -> Any:
+        """Only the keys are looked at: values are checked when all levels are merged."""
+        key = str(info.field_name)
+        what = f"{key} of {cls.kind} {info.data['name']}" if cls.kind else key
+        model = _SETTINGS[key]
+        if isinstance(value, model):
+            value = value.model_dump(exclude_unset=True)
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            example = next(iter(model.model_fields))
+            raise invalid((), f"{what}: a mapping of settings is wanted, such as {{{example}: 10}}")
+        known_keys(value, model.model_fields, what)
+        return dict(value)
+
+    @field_validator("search", mode="before", check_fields=False)
+    @classmethod
+    def _search(cls, value: Any) -> SearchSettings | Literal[False]:
+        if value is None or value is False or isinstance(value, SearchSettings):
+            return value or False
+        if not isinstance(value, Mapping) or not value:
+            example = "search: {learning_rates: [3e-3, 1e-3, 3e-4]}"
+            raise invalid((), f"search: give the rates, such as {example}, or false")
+        known_keys(value, SearchSettings.model_fields, "search")
+        return read_settings(SearchSettings, value, "search")
+
+    @field_validator("budget", mode="before", check_fields=False)
+    @classmethod
+    def _budget(cls, value: Any) -> int | Literal[False]:
+        try:
+            return False if value is None or value is False else parse_budget(value)
+        except UserError as error:
+            raise invalid((), str(error)) from error
+
+
+class MethodEntry(Block):
     """One method of a study.
 
     Attributes:
@@ -36,62 +112,80 @@ class MethodEntry(BaseModel):
             for the study's.
     """
 
-    model_config = ENTRY
+    kind = "method"
 
     name: str
-    config: MethodConfig
+    config: SerializeAsAny[MethodConfig]
     train: dict[str, Any] = {}
     search: SearchSettings | Literal[False] | None = None
     budget: int | Literal[False] | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        if isinstance(given, MethodEntry):
-            given = given.as_given(mode="python")
-        name, rest = _entry(given, "method", METHODS)
-        train = settings_part(rest, "train", f"train of method {name}", TrainSettings)
-        search = search_part(rest)
-        if isinstance(search, SearchSettings) and "learning_rate" in train:
-            raise invalid(("search",), f"method {name}: give search or train.learning_rate, not both")
-        budget = budget_part(rest)
-        config, size = METHODS[name].Config, METHODS[name].size
+    def _read(cls, value: Any) -> Any:
+        if isinstance(value, MethodEntry):
+            return value
+        name, rest = _named(value, "method", METHODS)
+        shared = {key: rest.pop(key) for key in ("train", "search", "budget") if key in rest}
+        config = METHODS[name].Config
         known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS)
-        read = read_settings(config, rest, f"method {name}")
-        if budget:
-            if size is None:
-                raise invalid(("budget",), f"method {name} has no size that a budget could decide")
-            if size in rest:
-                raise invalid(("budget",), f"method {name}: give {size} or budget, not both")
-        if isinstance(search, SearchSettings) and not METHODS[name](read).trains:
+        return {"name": name, "config": read_settings(config, rest, f"method {name}"), **shared}
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        name, size = self.name, METHODS[self.name].size
+        if self.search and "learning_rate" in self.train:
+            raise invalid(("search",), f"method {name}: give search or train.learning_rate, not both")
+        if self.search and not self.make().trains:
             raise invalid(("search",), f"method {name} is not trained: there is no learning rate to search")
-        return {"name": name, "config": read, "train": train, "search": search, "budget": budget}
+        if self.budget and size is None:
+            raise invalid(("budget",), f"method {name} has no size that a budget could decide")
+        if self.budget and size in self.config.model_fields_set:
+            raise invalid(("budget",), f"method {name}: give {size} or budget, not both")
+        return self
 
     @field_validator("config", mode="plain")
     @classmethod
     def _kept(cls, config: MethodConfig) -> MethodConfig:
         return config
 
-    def budget_of(self, study: int | None) -> int | None:
+    def make(self) -> Method:
+        """The method, not attached to anything yet."""
+        return METHODS[self.name](self.config)
+
+    def budget_of(self, study: int | Literal[False] | None) -> int | None:
         """Trained parameters that the size is solved for; the study's where it has no budget."""
         size = METHODS[self.name].size
         if size is None or self.budget is False or size in self.config.model_fields_set:
             return None
-        return self.budget or study
+        return self.budget or study or None
 
-    def as_given(self, mode: Literal["json", "python"] = "json") -> dict[str, Any]:
+    def label(self, budget: int | Literal[False] | None) -> str:
+        """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003", "lora 1.23M"."""
+        config, default = self.config, METHODS[self.name].Config()
+        parts = [self.name]
+        if (solved_for := self.budget_of(budget)) is not None:
+            parts.append(written(solved_for))
+        settings = {name: value for name, value in config if value != getattr(default, name)}
+        fields = TrainSettings.model_fields
+        train = {key: x for key, x in self.train.items() if x is not None or fields[key].default is not None}
+        if train.get("learning_rate") == self.make().default_rate:
+            train.pop("learning_rate", None)
+        for name, value in (*settings.items(), *train.items()):
+            plain = {"learning_rate": "lr"}.get(name, name.replace("_", " "))
+            choice = name in settings and isinstance(value, str) and name != "init_text"
+            parts.append(str(value) if choice else f"{plain} {_short(value)}")
+        return " ".join(parts)
+
+    def as_written(self) -> dict[str, Any]:
         """The entry as a study file has it."""
         # A size that was not given must stay so: a budget would decide it.
-        settings = self.config.model_dump(mode=mode, exclude_unset=True)
-        given: dict[str, Any] = {"name": self.name, **settings, "train": self.train}
-        if self.budget is not None:
-            given["budget"] = self.budget
-        if self.search is not None:
-            given["search"] = self.search.model_dump(mode=mode) if self.search else False
-        return given
+        settings = self.config.model_dump(mode="json", exclude_unset=True)
+        shared = self.model_dump(mode="json", include={"search", "budget"}, exclude_none=True)
+        return {"name": self.name, **settings, "train": self.train, **shared}
 
 
-class TaskEntry(BaseModel):
+class TaskEntry(Block):
     """One task of a study: its options, and the settings that hold for it alone.
 
     Attributes:
@@ -102,7 +196,7 @@ class TaskEntry(BaseModel):
         file: Where a task of the user's own comes from; None for one of crosstune's.
     """
 
-    model_config = ENTRY
+    kind = "task"
 
     name: str
     options: TaskOptions
@@ -112,29 +206,22 @@ class TaskEntry(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, given: Any, info: ValidationInfo) -> Any:
-        if isinstance(given, TaskEntry):
-            named = {"name": given.name} if given.file is None else {"file": given.file}
-            given = {**named, **given.options.model_dump(), "train": given.train, "evaluate": given.evaluate}
-        elif isinstance(given, str) and given.endswith(SUFFIXES):
-            given = {"file": given}
-        if isinstance(given, Mapping) and "file" in given:
-            file, rest = _own(given, Path((info.context or {}).get("folder", "")))
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, TaskEntry):
+            return value
+        if isinstance(value, str) and value.endswith(SUFFIXES):
+            value = {"file": value}
+        if isinstance(value, Mapping) and "file" in value:
+            file, rest = _users_task(value, Path((info.context or {}).get("folder", "")))
             name, task = file.task.name, file.task
         else:
-            name, rest = _entry(given, "task", TASKS)
+            name, rest = _named(value, "task", TASKS)
             file, task = None, TASKS[name]
-        train = settings_part(rest, "train", f"train of task {name}", TrainSettings)
-        evaluate = settings_part(rest, "evaluate", f"evaluate of task {name}", EvaluateSettings)
+        shared = {key: rest.pop(key) for key in ("train", "evaluate") if key in rest}
         also = ("name" if file is None else "file", "train", "evaluate")
         known_keys(rest, task.Options.model_fields, f"task {name}", also=also)
-        return {
-            "name": name,
-            "options": read_settings(task.Options, rest, f"task {name}"),
-            "train": train,
-            "evaluate": evaluate,
-            "file": file,
-        }
+        options = read_settings(task.Options, rest, f"task {name}")
+        return {"name": name, "options": options, "file": file, **shared}
 
     @field_validator("options", mode="plain")
     @classmethod
@@ -150,94 +237,78 @@ class TaskEntry(BaseModel):
         """The task itself."""
         return self.task_class(self.options)
 
-    def named(self) -> dict[str, str]:
-        """How a study file anywhere on this machine names the task."""
-        return {"name": self.name} if self.file is None else {"file": str(self.file.path)}
-
-    def record(self) -> dict[str, str] | None:
-        """The user's own file, for run.json; None for one of crosstune's tasks."""
-        return None if self.file is None else {"path": str(self.file.path), "sha256": self.file.sha256}
+    def as_written(self) -> dict[str, Any]:
+        """The entry as a study file anywhere on this machine has it."""
+        named = {"name": self.name} if self.file is None else {"file": str(self.file.path)}
+        options = self.options.model_dump(mode="json")
+        return {**named, **options, "train": self.train, "evaluate": self.evaluate}
 
 
-def settings_part(rest: dict[str, Any], key: str, what: str, model: type[BaseModel]) -> dict[str, Any]:
-    """Take a block of settings out; its values are checked when all levels are merged.
+@dataclass(frozen=True)
+class Combination:
+    """One task with one method of a study, and what holds for their runs.
 
-    Raises:
-        ValidationError: It is no mapping, or has a key that the settings do not have.
+    Attributes:
+        task: The task.
+        method: The method.
+        label: Short name of the method, unique in the study.
+        languages: Canonical codes of the languages the task is evaluated in, its source language first.
+        evaluate: Evaluation settings.
+        train: Training settings, with a learning rate where none is searched; None where nothing is trained.
+        rates: Learning rates that are searched; None for no search.
     """
-    given = rest.pop(key, None)
-    if given is None:
-        return {}
-    if isinstance(given, BaseModel):
-        given = given.model_dump(exclude_unset=True)
-    if not isinstance(given, Mapping):
-        example = next(iter(model.model_fields))
-        raise invalid((key,), f"{what}: a mapping of settings is wanted, such as {{{example}: 10}}")
-    known_keys(given, model.model_fields, what, at=(key,))
-    return dict(given)
+
+    task: TaskEntry
+    method: MethodEntry
+    label: str
+    languages: tuple[str, ...]
+    evaluate: EvaluateSettings
+    train: TrainSettings | None
+    rates: tuple[float, ...] | None
 
 
-def search_part(rest: dict[str, Any]) -> SearchSettings | Literal[False] | None:
-    """Take ``search`` out: settings, False where it is switched off, None where nothing is said.
+def labels(methods: Sequence[MethodEntry], budget: int | Literal[False] | None = None) -> list[str]:
+    """A short name for each method of a study: its name and the settings that are not the default.
 
-    Raises:
-        ValidationError: It has other keys than `SearchSettings`, or rates that make no search.
+    Args:
+        methods: Of the study.
+        budget: The study's own. A method whose size a budget decides is named by the budget, since the size
+            differs between models.
     """
-    if "search" not in rest:
-        return None
-    given = rest.pop("search")
-    if given is None or given is False:
-        return False
-    if isinstance(given, SearchSettings):
-        return given
-    if not isinstance(given, Mapping) or not given:
-        example = "search: {learning_rates: [3e-3, 1e-3, 3e-4]}"
-        raise invalid(("search",), f"search: give the rates, such as {example}, or false")
-    known_keys(given, SearchSettings.model_fields, "search", at=("search",))
-    rates: Loc = ("search", "learning_rates")
-    return read_settings(SearchSettings, given, "search", origin={"learning_rates": rates})
+    texts = [method.label(budget) for method in methods]
+    counts, numbers = Counter(texts), defaultdict[str, Iterator[int]](lambda: count(1))
+    return [text if counts[text] == 1 else f"{text} ({next(numbers[text])})" for text in texts]
 
 
-def budget_part(rest: dict[str, Any]) -> int | Literal[False] | None:
-    """Take ``budget`` out: parameters, False where it is switched off, None where nothing is said.
-
-    Raises:
-        ValidationError: It is no number of parameters.
-    """
-    if "budget" not in rest:
-        return None
-    given = rest.pop("budget")
-    if given is None or given is False:
-        return False
-    try:
-        return parse_budget(given)
-    except UserError as error:
-        raise invalid(("budget",), str(error)) from error
+def _short(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        value = ",".join(map(str, value))
+    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
+    return text if len(text) <= 24 else text[:21] + "..."
 
 
-def _own(given: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[str, Any]]:
+def _users_task(entry: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[str, Any]]:
     """The user's own task that an entry names by its file, and the entry's other settings."""
-    rest = dict(given)
+    rest = dict(entry)
     file = rest.pop("file")
     if "name" in rest:
         raise invalid(("name",), "give name or file, not both: a task of your own has its name in its file")
-    if not isinstance(file, TaskFile):
-        if not isinstance(file, str | Path) or not str(file).endswith(SUFFIXES):
-            raise invalid(("file",), f"file: a task's file ends in {', '.join(SUFFIXES)}")
-        path = folder / Path(file).expanduser()
-        if not path.is_file():
-            raise invalid(("file",), f"file: there is no {path}; give its path from the study file's folder")
-        file = load_task(path)
-    if file.task.name in TASKS:
+    if not isinstance(file, str | Path) or not str(file).endswith(SUFFIXES):
+        raise invalid(("file",), f"file: a task's file ends in {', '.join(SUFFIXES)}")
+    path = folder / Path(file).expanduser()
+    if not path.is_file():
+        raise invalid(("file",), f"file: there is no {path}; give its path from the study file's folder")
+    loaded = load_task(path)
+    if loaded.task.name in TASKS:
         raise invalid(
-            ("file",), f'{file.path}: "{file.task.name}" is a task of crosstune; give yours another name'
+            ("file",), f'{loaded.path}: "{loaded.task.name}" is a task of crosstune; give yours another name'
         )
-    return file, rest
+    return loaded, rest
 
 
-def _entry(given: Any, what: str, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _named(entry: Any, what: str, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name and settings of an entry that is a name, or a mapping with a name."""
-    rest = {"name": given} if isinstance(given, str) else given
+    rest = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(rest, Mapping):
         shown = ", ".join(known)
         raise invalid((), f"a {what} is a name, or a mapping with a name and settings; known: {shown}")

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -27,7 +27,7 @@ class Cell:
     """One entry of the methods after grids are written out.
 
     Attributes:
-        entry: As a study file could have it.
+        entry: As a study file could have it; read already where that shows whether it is there twice.
         index: Of the entry in the study's own list that it comes from.
         origin: Where the file has the values of swept settings.
     """
@@ -57,17 +57,17 @@ def sweep(methods: Sequence[Any], grid: Any) -> list[Cell]:
     Raises:
         ValidationError: An unknown key, no list, an empty list, or far too many combinations.
     """
-    entries = [each.as_given(mode="python") if isinstance(each, MethodEntry) else each for each in methods]
+    entries = [entry.as_written() if isinstance(entry, MethodEntry) else entry for entry in methods]
     shared = _axes(grid, ("grid",)) if grid is not None else {}
-    named = {_name(entry) for entry in entries}
+    names = {_name(entry) for entry in entries}
     for key in shared:
-        _check_shared(key, named)
+        _check_shared(key, names)
     cells: list[Cell] = []
     for index, entry in enumerate(entries):
         cells += _cells(entry, index, shared)
         if len(cells) > MOST_RUNS:
             raise _too_many(("grid",), len(cells))
-    return _merged(cells)
+    return _once(cells) if any(cell.origin for cell in cells) else cells
 
 
 def _cells(entry: Any, index: int, shared: Axes) -> list[Cell]:
@@ -77,19 +77,17 @@ def _cells(entry: Any, index: int, shared: Axes) -> list[Cell]:
         return [Cell(entry, index)]  # a mistake that the entry's own reading names
     plain: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
     train = plain.get("train")
-    own_train = dict(train) if isinstance(train, Mapping) else {}
-    axes = _of_method(name, plain, own_train, shared)
+    plain_train = dict(train) if isinstance(train, Mapping) else {}
+    axes = _of_method(name, plain, plain_train, shared)
     if "grid" in plain:
         at = ("methods", index, "grid")
-        own = _axes(plain.pop("grid"), at)
-        for key in own:
+        for key, axis in _axes(plain.pop("grid"), at).items():
             _check_setting(name, key, (*at, key))
-            given = own_train if key.startswith("train.") else plain
-            if key.removeprefix("train.") in given:
+            if key.removeprefix("train.") in (plain_train if key.startswith("train.") else plain):
                 raise invalid(
                     (*at, key), f"grid: method {name} gives {key} itself as well; give one of the two"
                 )
-        axes |= own
+            axes[key] = axis
     if not axes:
         return [Cell(entry, index)]
     many = math.prod(len(values) for values, _ in axes.values())
@@ -98,13 +96,12 @@ def _cells(entry: Any, index: int, shared: Axes) -> list[Cell]:
     origin = {key: where for key, (_, where) in axes.items()}
     cells = []
     for values in product(*(values for values, _ in axes.values())):
-        made, inner = dict(plain), dict(own_train)
-        for key, value in zip(axes, values, strict=True):
-            if key.startswith("train."):
-                inner[key.removeprefix("train.")] = value
-            else:
-                made[key] = value
-        cells.append(Cell(made | ({"train": inner} if inner else {}), index, origin))
+        swept = dict(zip(axes, values, strict=True))
+        settings = {key: value for key, value in swept.items() if not key.startswith("train.")}
+        train = plain_train | {
+            key.removeprefix("train."): value for key, value in swept.items() if key not in settings
+        }
+        cells.append(Cell(plain | settings | ({"train": train} if train else {}), index, origin))
     return cells
 
 
@@ -140,12 +137,12 @@ def _axes(grid: Any, at: Loc) -> Axes:
     return {key: (list(values), (*at, key)) for key, values in grid.items()}
 
 
-def _check_shared(key: str, named: set[str]) -> None:
+def _check_shared(key: str, names: set[str]) -> None:
     """Refuse a key of the study's grid that sweeps nothing."""
     kind, dot, setting = key.partition(".")
     at: Loc = ("grid", key)
     if kind == "train" and dot:
-        _check_train(setting, at)
+        _check_setting("", key, at)
     elif not dot or kind not in METHODS:
         known = ["train", *METHODS]
         raise invalid(
@@ -153,8 +150,8 @@ def _check_shared(key: str, named: set[str]) -> None:
             f'grid: unknown key "{key}"; give train.<setting> or <method>.<setting>'
             f"{did_you_mean(kind, known) if dot else ', such as train.limit or lora.rank'}",
         )
-    elif kind not in named:
-        raise invalid(at, f'grid: the study has no method "{kind}"{did_you_mean(kind, named)}')
+    elif kind not in names:
+        raise invalid(at, f'grid: the study has no method "{kind}"{did_you_mean(kind, names)}')
     else:
         _check_setting(kind, setting, at)
 
@@ -162,44 +159,34 @@ def _check_shared(key: str, named: set[str]) -> None:
 def _check_setting(name: str, key: str, at: Loc) -> None:
     """Refuse what is neither a setting of a method nor one of its training."""
     if key.startswith("train."):
-        _check_train(key.removeprefix("train."), at)
-        return
-    fields = METHODS[name].Config.model_fields
-    if key not in fields:
-        hint = did_you_mean(key, [*fields, "train.learning_rate", "train.limit"])
-        raise invalid(at, f'grid: unknown key "{key}" of method {name}{hint}')
+        key, what, known = key.removeprefix("train."), "train", [*TrainSettings.model_fields]
+        also: list[str] = []
+    else:
+        what, known = f"method {name}", [*METHODS[name].Config.model_fields]
+        also = ["train.learning_rate", "train.limit"]
+    if key not in known:
+        raise invalid(at, f'grid: unknown key "{key}" of {what}{did_you_mean(key, [*known, *also])}')
 
 
-def _check_train(setting: str, at: Loc) -> None:
-    if setting not in TrainSettings.model_fields:
-        raise invalid(
-            at, f'grid: unknown key "{setting}" of train{did_you_mean(setting, TrainSettings.model_fields)}'
-        )
-
-
-def _merged(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells without those that a grid made and that are the same as another."""
-    texts = [_text(cell.entry) if cell.origin else None for cell in cells]
-    if not any(texts):
-        return list(cells)
-    seen = {_text(cell.entry) for cell in cells if not cell.origin}
+def _once(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells without those that a grid made and that mean the same as another."""
+    read = [_read(cell) for cell in cells]
+    seen = {text for cell, text in read if not cell.origin}
     kept = []
-    for cell, text in zip(cells, texts, strict=True):
-        if text is None or text not in seen:
+    for cell, text in read:
+        if not cell.origin or text not in seen:
             kept.append(cell)
-        if text is not None:
-            seen.add(text)
+        seen.add(text)
     return kept
 
 
-def _text(entry: Any) -> str:
-    """The same for entries that mean the same."""
+def _read(cell: Cell) -> tuple[Cell, str]:
+    """The cell with its entry read, and a text that is the same for entries that mean the same."""
     try:
-        read = MethodEntry.model_validate(entry)
+        entry = MethodEntry.model_validate(cell.entry)
     except ValidationError:
-        return repr(entry)  # its mistake is named when the study's list is read
-    given = read.as_given() | read.config.model_dump(mode="json")
-    return json.dumps(given, sort_keys=True, default=str)
+        return cell, repr(cell.entry)  # its mistake is named when the study's list is read
+    return replace(cell, entry=entry), json.dumps(entry.model_dump(), sort_keys=True, default=str)
 
 
 def _name(entry: Any) -> str:

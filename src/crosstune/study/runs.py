@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -10,19 +10,18 @@ from typing import Any, Literal
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
-from crosstune.methods.budget import solve, written
+from crosstune.methods.budget import solve
 from crosstune.methods.config import MethodConfig
 from crosstune.models.loading.device import named
 from crosstune.models.loading.known import geometry_for
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.store.record import RunRecord
-from crosstune.study.entries import MethodEntry, TaskEntry
+from crosstune.study.entries import TaskEntry
 from crosstune.study.spec import Study
 from crosstune.training.settings import TrainSettings
 
 RESULT_VERSION = 1
 """Raised whenever the same settings lead to other numbers, so that old runs are not taken for new ones."""
-
 
 LAST_STEP = 1_000_000_000
 """``evaluate_every`` of a search run that sets none: the loop always scores after its last step."""
@@ -91,7 +90,7 @@ class Run:
         """16 hex digits of the SHA-256 over all that decides the result, as canonical JSON."""
         if self.known_as is not None:
             return self.known_as
-        made = self.new_method()
+        method = self.new_method()
         content: dict[str, Any] = {
             "version": RESULT_VERSION,
             "model": self.model,
@@ -106,7 +105,7 @@ class Run:
             "train": None if self.train is None else self.train.identity(),
             "evaluate": self.evaluate.model_dump(mode="json"),
             # Nothing is drawn for a method that neither trains nor shows exemplars.
-            "seed": self.seed if made.trains or made.shots else None,
+            "seed": self.seed if method.trains or method.shots else None,
         }
         if self.task.file is not None:
             content["task_file"] = self.task.file.sha256
@@ -118,6 +117,14 @@ class Run:
             content["search"] = sorted(self.search.runs)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def name(self) -> str:
+        """For people: "cldr-names · lora · seed 0"; of a search run with its learning rate."""
+        name = f"{self.task.name} · {self.label} · seed {self.seed}"
+        if self.kind == "search" and self.train is not None:
+            name += f" · searching, rate {self.train.learning_rate:g}"
+        return name
 
     def new_method(self) -> Method:
         """The method, not attached to anything yet."""
@@ -135,119 +142,42 @@ def expand(study: Study) -> list[Run]:
             read.
     """
     device, dtype = named(study.device, study.dtype)
-    names = labels(study.methods, study.budget)
+    combinations = list(study.combinations())
     runs: dict[str, Run] = {}
     for model in study.models:
-        for task in study.tasks:
-            languages, evaluate = study.languages_for(task), study.evaluate_for(task)
-            for method, label in sorted(
-                zip(study.methods, names, strict=True), key=lambda each: _trains(each[0])
-            ):
-                base = Run(
-                    study=study.name,
-                    model=model,
-                    device=device,
-                    dtype=dtype,
-                    task=task,
-                    languages=languages,
-                    method=method.name,
-                    config=_sized(method, study.budget, model),
-                    train=None,
-                    evaluate=evaluate,
-                    seed=study.seeds[0],
-                    label=label,
-                    quantize=study.quantize,
-                    device_map=study.device_map,
-                )
-                made = base.new_method()
-                if made.trains:
-                    base = replace(base, train=study.train_for(task, method))
-                for run in _searched(base, study.search_for(task, method), made.default_rate, study.seeds):
-                    runs.setdefault(run.id, run)
+        for each in combinations:
+            base = Run(
+                study=study.name,
+                model=model,
+                device=device,
+                dtype=dtype,
+                task=each.task,
+                languages=each.languages,
+                method=each.method.name,
+                config=each.method.config,
+                train=each.train,
+                evaluate=each.evaluate,
+                seed=study.seeds[0],
+                label=each.label,
+                quantize=study.quantize,
+                device_map=study.device_map,
+            )
+            if (budget := each.method.budget_of(study.budget)) is not None:
+                solved = solve(base.method, base.config, geometry_for(model), budget)
+                base = base if solved is None else replace(base, config=solved.config)
+            searches = [] if each.rates is None else [_search_run(base, rate) for rate in each.rates]
+            if each.rates is not None:
+                base = replace(base, search=Search(tuple(run.id for run in searches), each.rates))
+            for run in [*searches, *(replace(base, seed=seed) for seed in study.seeds)]:
+                runs.setdefault(run.id, run)
     return list(runs.values())
 
 
-def _searched(
-    base: Run, rates: tuple[float, ...] | None, default: float | None, seeds: tuple[int, ...]
-) -> list[Run]:
-    """The runs of one model, task and method: those of the search, if there is one, and one for each seed."""
-    train = base.train
-    if train is None:
-        return [replace(base, seed=seed) for seed in seeds]
-    if rates is None:
-        rate = default if train.learning_rate is None else train.learning_rate
-        train = train.model_copy(update={"learning_rate": rate})
-        return [replace(base, train=train, seed=seed) for seed in seeds]
-    scored = {"evaluate_every": train.evaluate_every or LAST_STEP}
-    search = [
-        replace(
-            base,
-            kind="search",
-            languages=(),
-            seed=seeds[0],
-            train=train.model_copy(update=scored | {"learning_rate": rate}),
-        )
-        for rate in rates
-    ]
-    waits = Search(tuple(run.id for run in search), rates)
-    unset = train.model_copy(update={"learning_rate": None})
-    return [*search, *(replace(base, train=unset, search=waits, seed=seed) for seed in seeds)]
-
-
-def _sized(method: MethodEntry, shared: int | None, model: str) -> MethodConfig:
-    """The method's settings, its size solved for this model where a budget decides it."""
-    budget = method.budget_of(shared)
-    solved = None if budget is None else solve(method.name, method.config, geometry_for(model), budget)
-    return method.config if solved is None else solved.config
-
-
-def labels(methods: Sequence[MethodEntry], budget: int | None = None) -> list[str]:
-    """A short name for each method of a study: its name and the settings that are not the default.
-
-    Args:
-        methods: Of the study.
-        budget: The study's own. A method whose size a budget decides is named by the budget, since the size
-            differs between models.
-    """
-    made = [label(method, budget) for method in methods]
-    again = [f"{text} ({made[:i].count(text) + 1})" for i, text in enumerate(made)]
-    return [text if made.count(text) == 1 else numbered for text, numbered in zip(made, again, strict=True)]
-
-
-def label(entry: MethodEntry, budget: int | None = None) -> str:
-    """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003", "lora 1.23M"."""
-    config = entry.config
-    parts = [entry.name]
-    default = METHODS[entry.name].Config()
-    settings = {
-        name: value
-        for name in type(config).model_fields
-        if (value := getattr(config, name)) != getattr(default, name)
-    }
-    if (own := entry.budget_of(budget)) is not None:
-        parts.append(written(own))
-    fields = TrainSettings.model_fields
-    train = {key: x for key, x in entry.train.items() if x is not None or fields[key].default is not None}
-    if train.get("learning_rate") == METHODS[entry.name](config).default_rate:
-        train.pop("learning_rate", None)
-    for name, value in (*settings.items(), *train.items()):
-        plain = {"learning_rate": "lr"}.get(name, name.replace("_", " "))
-        choice = name in settings and isinstance(value, str) and name != "init_text"
-        parts.append(str(value) if choice else f"{plain} {_short(value)}")
-    return " ".join(parts)
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        value = ",".join(str(each) for each in value)
-    text = f"{value:g}" if isinstance(value, float) else " ".join(str(value).split())
-    return text if len(text) <= 24 else text[:21] + "..."
-
-
-def _trains(method: MethodEntry) -> tuple[bool, bool]:
-    """Sorts methods without any drawing first, then those without training."""
-    made = METHODS[method.name](method.config)
-    return made.trains, made.shots > 0
+def _search_run(base: Run, rate: float) -> Run:
+    """A run with the study's first seed that tries one rate, and is scored at least after its last step."""
+    assert base.train is not None
+    update = {"learning_rate": rate, "evaluate_every": base.train.evaluate_every or LAST_STEP}
+    return replace(base, kind="search", languages=(), train=base.train.model_copy(update=update))
 
 
 def dev_score(record: RunRecord) -> float:

@@ -1,7 +1,7 @@
 """What a study file says: models x tasks x methods x seeds, checked whole before anything is loaded."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,6 +10,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -24,16 +25,19 @@ from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.study.entries import ENTRY, MethodEntry, TaskEntry, budget_part, search_part, settings_part
+from crosstune.study.entries import Block, Combination, MethodEntry, SearchSettings, TaskEntry, labels
 from crosstune.study.file import StudyFile
-from crosstune.study.grid import MOST_RUNS, sweep
-from crosstune.study.search import SearchSettings
+from crosstune.study.grid import MOST_RUNS, Cell, sweep
 from crosstune.training.settings import ONE_OF, TrainSettings
 
 Codes = Literal["all"] | tuple[str, ...]
 
 
-class Study(BaseModel):
+_NEEDED = {"name": "demo", "models": "demo:gemma-3-270m", "tasks": "cldr-names", "methods": "lora"}
+_LISTS = ("models", "tasks", "methods", "seeds", "trackers")
+
+
+class Study(Block):
     """A grid of runs, as a study file names them. See ``studies/demo.yaml`` for the form.
 
     Attributes:
@@ -59,8 +63,6 @@ class Study(BaseModel):
         trackers: Of "tensorboard", "wandb" and "trackio", what else is told of the runs (docs/trackers.md).
     """
 
-    model_config = ENTRY
-
     name: str
     models: tuple[str, ...]
     device: str = "auto"
@@ -68,10 +70,10 @@ class Study(BaseModel):
     tasks: tuple[TaskEntry, ...]
     methods: tuple[MethodEntry, ...]
     languages: Codes | dict[str, Codes] = "all"
-    train: dict[str, Any] = {}
-    search: SearchSettings | None = None
-    budget: int | None = None
-    evaluate: dict[str, Any] = {}
+    train: dict[str, Any] = Field(default_factory=dict)
+    search: SearchSettings | Literal[False] | None = None
+    budget: int | Literal[False] | None = None
+    evaluate: dict[str, Any] = Field(default_factory=dict)
     prompt_language: Literal["source", "target"] | None = None
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     store: str | None = None
@@ -84,38 +86,30 @@ class Study(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
+    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, Mapping):
             raise invalid((), 'a study is a mapping of keys: "name:", "model:", "tasks:", "methods:", ...')
-        known_keys(given, cls.model_fields, "a study", also=("model", "grid"))
-        read = dict(given)
+        known_keys(value, cls.model_fields, "a study", also=("model", "grid"))
+        read = dict(value)
         if "model" in read and "models" in read:
             raise invalid(("model",), "give model or models, not both")
         if "model" in read:
             read["models"] = read.pop("model")
-        for key, example in (
-            ("name", "demo"),
-            ("models", "demo:gemma-3-270m"),
-            ("tasks", "cldr-names"),
-            ("methods", "lora"),
-        ):
+        for key, example in _NEEDED.items():
             if read.get(key) in (None, "", [], ()):
                 plain = key.removesuffix("s") if key == "models" else key
                 raise invalid((plain,), f'a study needs "{plain}:", such as {example}')
-        for key in ("models", "tasks", "methods", "seeds", "trackers"):
+        for key in _LISTS:
             if isinstance(read.get(key), str | int | Mapping | BaseModel):
                 read[key] = [read[key]]
+        grid = read.pop("grid", None)
         if isinstance(read["methods"], list | tuple):
-            cells = sweep(read["methods"], read.get("grid"))
+            cells = sweep(read["methods"], grid)
             read["methods"] = [cell.entry for cell in cells]
-        read["train"] = settings_part(read, "train", "train", TrainSettings)
-        read["evaluate"] = settings_part(read, "evaluate", "evaluate", EvaluateSettings)
-        read["search"] = search_part(read) or None
-        if read["search"] is not None and "learning_rate" in read["train"]:
-            raise invalid(("search",), "give search or train.learning_rate, not both (search: null for none)")
-        if "train.learning_rate" in (read.pop("grid", None) or {}) and read["search"] is not None:
+            if info.context is not None:
+                info.context["cells"] = cells
+        if read.get("search") and "train.learning_rate" in (grid or {}):
             raise invalid(("search",), "give search or train.learning_rate in grid, not both")
-        read["budget"] = budget_part(read) or None
         if isinstance(read.get("store"), Path):
             read["store"] = str(read["store"])
         if read.get("store") == "":
@@ -124,10 +118,10 @@ class Study(BaseModel):
 
     @field_validator("name")
     @classmethod
-    def _name(cls, given: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", given):
-            raise invalid((), f'name: "{given}" should be letters, digits, "_", "-" and "." only')
-        return given
+    def _name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", name):
+            raise invalid((), f'name: "{name}" should be letters, digits, "_", "-" and "." only')
+        return name
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -138,21 +132,23 @@ class Study(BaseModel):
 
     @field_validator("dtype")
     @classmethod
-    def _dtype(cls, given: str) -> str:
-        if given not in ("auto", *DTYPES):
-            raise invalid((), f'unknown dtype "{given}"{did_you_mean(given, ["auto", *DTYPES])}')
-        return given
+    def _dtype(cls, dtype: str) -> str:
+        if dtype not in ("auto", *DTYPES):
+            raise invalid((), f'unknown dtype "{dtype}"{did_you_mean(dtype, ["auto", *DTYPES])}')
+        return dtype
 
-    @field_validator("languages", mode="plain")
+    @field_validator("languages", mode="before")
     @classmethod
-    def _codes(cls, given: Any) -> Any:
-        if isinstance(given, Mapping):
-            return {task: _codes(codes, (task,)) for task, codes in given.items()}
-        return _codes(given, ())
+    def _codes(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {task: _codes(codes, (task,)) for task, codes in value.items()}
+        return _codes(value, ())
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         """What can only be checked with everything read: languages, merged settings, repetitions, models."""
+        if self.search and "learning_rate" in self.train:
+            raise invalid(("search",), "give search or train.learning_rate, not both (search: null for none)")
         if isinstance(self.languages, dict):
             names = {task.name for task in self.tasks}
             for name in self.languages:
@@ -168,30 +164,28 @@ class Study(BaseModel):
         if many > MOST_RUNS:
             raise invalid(("methods",), f"{many:,} runs; a study takes {MOST_RUNS:,} at most")
         self._no_repetition()
-        self._one_task_a_name()
         for i, method in enumerate(self.methods):
             if self.quantize is not None and method.name == "full":
                 raise invalid(("methods", i), "full cannot train quantised weights; take it or quantize out")
-        for task in self.tasks:
-            self.evaluate_for(task)
-            self.languages_for(task)
-            for method in self.methods:
-                self._check_loss(task, method)
-                self._check_search(task, method)
+        for combination in self.combinations():
+            self._check_loss(combination)
+            self._check_search(combination)
         for i, model in enumerate(self.models):
             self._check_model(model, i)
         return self
 
     def _no_repetition(self) -> None:
-        lists: dict[str, Sequence[Any]] = {
-            what: getattr(self, what) for what in ("models", "tasks", "methods", "seeds", "trackers")
-        }
-        for what, values in lists.items():
+        for what in _LISTS:
+            values: Sequence[Any] = getattr(self, what)
             for i, value in enumerate(values):
                 if value in values[:i]:
                     again = getattr(value, "name", value)
                     same = " with the same settings" if isinstance(value, BaseModel) else ""
                     raise invalid((what, i), f"{what}: {again} is listed twice{same}")
+        files: dict[str, Any] = {}
+        for i, task in enumerate(self.tasks):
+            if files.setdefault(task.name, task.file) != task.file:
+                raise invalid(("tasks", i), f'tasks: two files are called "{task.name}"; change one\'s name')
 
     def _prompted(self, task: TaskEntry) -> TaskEntry:
         """The task with the study's prompt language, if it takes one and has not its own."""
@@ -204,31 +198,28 @@ class Study(BaseModel):
         changed = options.model_copy(update={"prompt_language": self.prompt_language})
         return task.model_copy(update={"options": changed})
 
-    def _one_task_a_name(self) -> None:
-        files: dict[str, Any] = {}
-        for i, task in enumerate(self.tasks):
-            if files.setdefault(task.name, task.file) != task.file:
-                raise invalid(("tasks", i), f'tasks: two files are called "{task.name}"; change one\'s name')
-
-    def _check_loss(self, task: TaskEntry, method: MethodEntry) -> None:
+    def _check_loss(self, combination: Combination) -> None:
         """A loss over the choices needs choices, and scores what evaluation compares."""
-        loss = self.train_for(task, method).loss
-        if loss == "answer" or not METHODS[method.name](method.config).trains:
+        task, method = combination.task, combination.method
+        if combination.train is None or combination.train.loss == "answer":
             return
-        first = self.evaluate_for(task).choices == "first-token"
-        if loss in form_of(task.task_class.kind).losses and first:
+        first = combination.evaluate.choices == "first-token"
+        if combination.train.loss in form_of(task.task_class.kind).losses and first:
             return
         needs = "a choice task" if first else "evaluate.choices: first-token"
-        where: Loc = ("train", "loss")
-        if "loss" in task.train:
-            where = ("tasks", self.tasks.index(task), *where)
+        where: Loc = ()
         if "loss" in method.train:
-            where = ("methods", self.methods.index(method), "train", "loss")
-        raise invalid(where, f"loss: choices on task {task.name} needs {needs}; use loss: answer")
+            where = ("methods", self.methods.index(method))
+        elif "loss" in task.train:
+            where = ("tasks", self.tasks.index(task))
+        raise invalid(
+            (*where, "train", "loss"), f"loss: choices on task {task.name} needs {needs}; use loss: answer"
+        )
 
-    def _check_search(self, task: TaskEntry, method: MethodEntry) -> None:
+    def _check_search(self, combination: Combination) -> None:
         """A search needs development data in the source language."""
-        if self.search_for(task, method) is None or "dev" in task.task_class.split_names:
+        task, method = combination.task, combination.method
+        if combination.rates is None or "dev" in task.task_class.split_names:
             return
         where: Loc = ("methods", self.methods.index(method)) if method.search else ()
         raise invalid(
@@ -253,6 +244,20 @@ class Study(BaseModel):
 
     # --- what holds for a run -----------------------------------------------------------------
 
+    def combinations(self) -> Iterator[Combination]:
+        """Each task with each method, task by task: first methods that draw nothing, trained ones last."""
+        named = zip(self.methods, labels(self.methods, self.budget), strict=True)
+        methods = [(entry.make(), entry, label) for entry, label in named]
+        methods.sort(key=lambda triple: (triple[0].trains, triple[0].shots > 0))
+        for task in self.tasks:
+            evaluate, languages = self.evaluate_for(task), self.languages_for(task)
+            for method, entry, label in methods:
+                train, rates = self.train_for(task, entry), self.search_for(task, entry)
+                rate = method.default_rate if train.learning_rate is None else train.learning_rate
+                train = train.model_copy(update={"learning_rate": None if rates else rate})
+                settings = train if method.trains else None
+                yield Combination(task, entry, label, languages, evaluate, settings, rates)
+
     def train_for(self, task: TaskEntry, method: MethodEntry) -> TrainSettings:
         """Training settings of a run: the method's own before the task's own before the study's."""
         levels: list[tuple[Loc, dict[str, Any]]] = [
@@ -262,16 +267,16 @@ class Study(BaseModel):
         ]
         merged: dict[str, Any] = {}
         origin: dict[str, Loc] = {}
-        for where, given in levels:
+        for where, settings in levels:
             # They say the same thing: the nearer of the two holds.
             for one, other in ONE_OF:
-                if one in given:
+                if one in settings:
                     merged.pop(other, None)
-                elif other in given:
+                elif other in settings:
                     merged.pop(one, None)
-            merged |= given
-            origin |= {key: (*where, key) for key in given}
-        nearest = next((where for where, given in reversed(levels) if given), ("train",))
+            merged |= settings
+            origin |= {key: (*where, key) for key in settings}
+        nearest = next((where for where, settings in reversed(levels) if settings), ("train",))
         return read_settings(TrainSettings, merged, "train", origin=origin, whole=nearest)
 
     def search_for(self, task: TaskEntry, method: MethodEntry) -> tuple[float, ...] | None:
@@ -279,13 +284,11 @@ class Study(BaseModel):
 
         What is said nearer holds: of the method, then of the task, then of the study.
         """
-        if not METHODS[method.name](method.config).trains or "learning_rate" in method.train:
+        if not method.make().trains or "learning_rate" in method.train:
             return None
         if method.search is not None:
             return method.search.learning_rates if method.search else None
-        if self.search is None or "learning_rate" in task.train:
-            return None
-        return self.search.learning_rates
+        return self.search.learning_rates if self.search and "learning_rate" not in task.train else None
 
     def evaluate_for(self, task: TaskEntry) -> EvaluateSettings:
         """Evaluation settings of a task's runs: the task's own before the study's."""
@@ -293,37 +296,35 @@ class Study(BaseModel):
         origin |= {key: ("tasks", self.tasks.index(task), "evaluate", key) for key in task.evaluate}
         return read_settings(EvaluateSettings, self.evaluate | task.evaluate, "evaluate", origin=origin)
 
-    def languages_for(self, task: TaskEntry) -> tuple[str, ...]:
+    def languages_for(self, entry: TaskEntry) -> tuple[str, ...]:
         """Canonical codes of the languages a task is evaluated in, its source language first."""
-        made = task.make()
+        task = entry.make()
         where: Loc = ("languages",)
-        chosen: Codes
-        if isinstance(self.languages, dict):
-            if task.name not in self.languages:
+        chosen = self.languages
+        if isinstance(chosen, dict):
+            if task.name not in chosen:
                 raise invalid(where, f'languages: task "{task.name}" is missing; add "{task.name}: all"')
-            where, chosen = (*where, task.name), self.languages[task.name]
-        else:
-            chosen = self.languages
+            where, chosen = (*where, task.name), chosen[task.name]
         try:
             if chosen == "all":
-                return tuple(made.languages())
+                return tuple(task.languages())
             # A set of published files may lack the source language; then there is no gap to report.
-            codes = {code: None for code in (made.source_language,) if made.offers(code)}
+            codes = {code: None for code in (task.source_language,) if task.offers(code)}
         except UserError as error:
-            raise invalid(("tasks", self.tasks.index(task)), f"task {task.name}: {error}") from error
-        for i, code in enumerate(chosen):
+            raise invalid(("tasks", self.tasks.index(entry)), f"task {task.name}: {error}") from error
+        for i, name in enumerate(chosen):
             try:
-                found = find(code).code
+                code = find(name).code
             except UserError as error:
                 raise invalid((*where, i), f"languages: {error}") from error
-            if not made.offers(found):
-                offered = made.languages()
+            if not task.offers(code):
+                offered = task.languages()
                 raise invalid(
                     (*where, i),
-                    f'task {task.name} has no language "{code}"; it has {len(offered)}'
-                    f"{did_you_mean(found, offered)}",
+                    f'task {task.name} has no language "{name}"; it has {len(offered)}'
+                    f"{did_you_mean(code, offered)}",
                 )
-            codes[found] = None
+            codes[code] = None
         return tuple(codes)
 
     @property
@@ -338,18 +339,9 @@ class Study(BaseModel):
         """
         if self._text is not None and not any(task.file for task in self.tasks):
             return self._text
-        raw = self.model_dump(mode="json", exclude={"tasks", "methods", "languages"}, exclude_none=True)
-        chosen = self.languages
-        raw["languages"] = (
-            {task: _listed(codes) for task, codes in chosen.items()}
-            if isinstance(chosen, dict)
-            else _listed(chosen)
-        )
-        raw["tasks"] = [
-            {**t.named(), **t.options.model_dump(mode="json"), "train": t.train, "evaluate": t.evaluate}
-            for t in self.tasks
-        ]
-        raw["methods"] = [method.as_given() for method in self.methods]
+        raw = self.model_dump(mode="json", exclude={"tasks", "methods"}, exclude_none=True)
+        raw["tasks"] = [task.as_written() for task in self.tasks]
+        raw["methods"] = [method.as_written() for method in self.methods]
         return dump(raw)
 
 
@@ -360,39 +352,31 @@ def read_study(path: str | Path) -> Study:
         UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
     """
     file = StudyFile(Path(path))
+    context: dict[str, Any] = {"folder": Path(path).parent, "cells": []}
     try:
-        study = Study.model_validate(file.data, context={"folder": Path(path).parent})
+        study = Study.model_validate(file.data, context=context)
     except ValidationError as error:
         problems = reworded(error, file.data)
-        raise file.first_error([(_in_grid(file.data, loc), text) for loc, text in problems]) from None
+        raise file.first_error([(_in_file(loc, context["cells"]), text) for loc, text in problems]) from None
     study._text = file.text
     return study
 
 
-def _in_grid(data: Any, loc: Loc) -> Loc:
+def _in_file(loc: Loc, cells: Sequence[Cell]) -> Loc:
     """A place in the study with its grids written out, as a place in its file."""
-    if len(loc) < 2 or loc[0] != "methods" or not isinstance(loc[1], int):
+    if len(loc) < 2 or loc[0] != "methods" or not isinstance(loc[1], int) or loc[1] >= len(cells):
         return loc
-    given = data["methods"] if isinstance(data["methods"], list) else [data["methods"]]
-    try:
-        cells = sweep(given, data.get("grid"))
-    except ValidationError:
-        return loc  # it is the grid's own mistake, placed already
-    return cells[loc[1]].place(loc[2:]) if loc[1] < len(cells) else loc
+    return cells[loc[1]].place(loc[2:])
 
 
-def _listed(codes: Codes) -> Any:
-    return codes if codes == "all" else list(codes)
-
-
-def _codes(given: Any, at: Loc) -> Codes:
-    if given == "all":
+def _codes(value: Any, at: Loc) -> Codes:
+    if value == "all":
         return "all"
-    if isinstance(given, str):
-        return (given,)
-    if not isinstance(given, list | tuple) or not given:
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple) or not value:
         raise invalid(at, 'languages: give "all" or a list of codes such as [en, de, sw]')
-    for i, code in enumerate(given):
+    for i, code in enumerate(value):
         if not isinstance(code, str):
             raise invalid((*at, i), "languages: a language is a code or a name, such as sw or Swahili")
-    return tuple(given)
+    return tuple(value)

@@ -46,12 +46,21 @@ def bootstrap_means(
     rng = np.random.default_rng(seed)
     # A stream for each method's seeds: what is drawn for two methods does not depend on who else is there.
     streams = [np.random.default_rng([seed, zlib.crc32(name.encode())]) for name in methods]
-    scores = [sample.paired.scores[sample.paired.known(name)][:, sample.columns] for name in methods]
-    seeds = [len(each) for each in scores]
+    statistic = sample.paired.statistic
+    summed = [sample.paired.summed(sample.paired.known(name))[:, sample.columns] for name in methods]
+    seeds = [len(values) for values in summed]
     ends = np.cumsum(seeds)[:-1]
     languages = len(sample.n)
-    rows = np.concatenate(scores)
-    own = [rows[:, start : start + n].T for start, n in zip(sample.starts, sample.n, strict=True)]
+    rows = np.concatenate(summed)
+    shape = (len(rows), len(statistic.columns))
+    of_language = [
+        rows[:, start : start + n].transpose(1, 0, 2).reshape(n, -1)
+        for start, n in zip(sample.starts, sample.n, strict=True)
+    ]
+    observed = [
+        statistic.value(values.sum(axis=0).reshape(shape), np.array(len(values), np.float32))
+        for values in of_language
+    ]
     linked = sample.linked()
     means = []
     for start in range(0, draws, _CHUNK):
@@ -63,14 +72,15 @@ def bootstrap_means(
                 weight = drawn[:, ids]
                 # As many as there are, but for languages that share only some of their ids.
                 times = weight.sum(axis=1, keepdims=True)
-                total[:, :, i] = weight @ own[i] / np.maximum(times, 1)
-                if (empty := times[:, 0] == 0).any():
-                    total[empty, :, i] = own[i].mean(axis=0)
-        of_language = _counts(rng, size, languages, "languages" in factors) / languages
-        of_run = np.einsum("drl,dl->dr", total, of_language, optimize=True)
+                with np.errstate(invalid="ignore"):
+                    drawn_scores = statistic.value((weight @ of_language[i]).reshape(size, *shape), times)
+                # A draw may have no example, or none that the score is made of.
+                total[:, :, i] = np.where(np.isfinite(drawn_scores), drawn_scores, observed[i])
+        language_weight = _counts(rng, size, languages, "languages" in factors) / languages
+        of_run = np.einsum("drl,dl->dr", total, language_weight, optimize=True)
         of_method = [
-            (each * _counts(stream, size, k, "seeds" in factors)).sum(axis=1) / k
-            for stream, k, each in zip(streams, seeds, np.split(of_run, ends, axis=1), strict=True)
+            (scores * _counts(stream, size, k, "seeds" in factors)).sum(axis=1) / k
+            for stream, k, scores in zip(streams, seeds, np.split(of_run, ends, axis=1), strict=True)
         ]
         means.append(np.stack(of_method, axis=1))
     return np.concatenate(means).astype(np.float64)

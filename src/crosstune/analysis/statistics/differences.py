@@ -17,6 +17,7 @@ from crosstune.analysis.statistics.bootstrap import DRAWS, Factor, bootstrap_mea
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import critical, detectable, two_sided
 from crosstune.analysis.statistics.variance import Floats, Over, Sample, SeedVariation
+from crosstune.metrics.statistic import MEAN
 
 
 @dataclass(frozen=True)
@@ -259,7 +260,8 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
         terms.append((v_seed * factor, np.full(len(n), parts.seeds - 1)))
     df = np.maximum(variance**2 / np.sum([v**2 / np.maximum(k, 1) for v, k in terms], axis=0), 1.0)
     se = np.sqrt(variance)
-    binary = one.seeds == other.seeds == 1 and bool(((z == 0) | (np.abs(z) == 1)).all())
+    right_or_wrong = sample.paired.statistic == MEAN and bool(((z == 0) | (np.abs(z) == 1)).all())
+    binary = right_or_wrong and one.seeds == other.seeds == 1
     up, down = _count(sample, z > 0), _count(sample, z < 0)
     # No test of signs or permutations can go below 2^(1 - k) with k differences, so the t test may not.
     floor = np.exp2(1.0 - (up + down))

@@ -1,7 +1,7 @@
-"""Predictions lined up example by example, as paired tests and bootstraps need them."""
+"""Predictions paired example by example, as paired tests and bootstraps need them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -9,12 +9,16 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crosstune.analysis.transfer import COMPARISON, comparable
+from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
+from crosstune.metrics.statistic import MEAN, Statistic
+
+Counts = NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class PairedPredictions:
-    """Scores of one comparison (model, task, protocol), lined up example by example.
+    """Scores of one comparison (model, task, protocol), paired example by example.
 
     Attributes:
         model: As in the runs.
@@ -25,9 +29,12 @@ class PairedPredictions:
         languages: Codes that every run of the comparison was scored on, sorted; the source where it is one.
         offsets: [languages + 1]; language i has the columns ``offsets[i]:offsets[i + 1]``.
         examples: [columns]; example ids, sorted inside a language. Parallel tasks share ids across languages.
-        scores: Method to float32 [seeds, columns], each in [0, 1].
+        scores: Method to float32 [seeds, columns], whose mean over a language's columns is its score: the
+            examples' scores, in [0, 1], or of a score that is no mean, `Statistic.per_example`.
         seeds: Method to the seeds of its rows, ascending.
         seedless: Methods that no seed changes; their one row stands for every seed.
+        statistic: What a score of many examples is.
+        counts: Where that is no mean: method to float32 [seeds, columns, columns of the statistic].
     """
 
     model: str
@@ -41,6 +48,12 @@ class PairedPredictions:
     scores: dict[str, NDArray[np.float32]]
     seeds: dict[str, tuple[int, ...]]
     seedless: frozenset[str] = frozenset()
+    statistic: Statistic = MEAN
+    counts: dict[str, Counts] = field(default_factory=dict)
+
+    def summed(self, method: str) -> Counts:
+        """[seeds, columns, columns of the statistic]; what a method's score is made of."""
+        return self.counts[method] if self.counts else self.scores[method][..., None]
 
     @property
     def targets(self) -> list[str]:
@@ -84,14 +97,17 @@ class PairedPredictions:
         return method
 
 
-def pair_predictions(scores: pl.DataFrame, predictions: pl.DataFrame) -> list[PairedPredictions]:
-    """Line up the predictions of every comparison.
+def pair_predictions(
+    scores: pl.DataFrame, predictions: pl.DataFrame, statistic: Statistic | None = None
+) -> list[PairedPredictions]:
+    """Pair the predictions of every comparison, example by example.
 
     An example counts where every run of the comparison was scored on it, found by language and example id.
 
     Args:
         scores: From `crosstune.analysis.transfer.language_scores` of these predictions; it has checked them.
-        predictions: One row an example, with columns run, language, example and score.
+        predictions: One row an example, with columns run, language, example and those of the statistic.
+        statistic: What a score of many examples is; that of the answers' form by default.
 
     Returns:
         One for each model, task and protocol, sorted by these; none for a comparison whose runs share no
@@ -107,7 +123,6 @@ def pair_predictions(scores: pl.DataFrame, predictions: pl.DataFrame) -> list[Pa
         predictions[name].cast(pl.Enum(each)).to_physical().to_numpy().astype(np.int64)
         for name, each in names.items()
     )
-    values = predictions["score"].cast(pl.Float32).to_numpy()
     number = {name: {text: i for i, text in enumerate(names[name])} for name in ("run", "language")}
     ids = names["example"].to_numpy().astype(object)
     order = np.argsort(run, kind="stable")
@@ -118,7 +133,9 @@ def pair_predictions(scores: pl.DataFrame, predictions: pl.DataFrame) -> list[Pa
         codes = sorted(part["language"].unique().to_list())
         place = np.full(len(names["language"]), -1, dtype=np.int64)
         place[[number["language"][code] for code in codes]] = np.arange(len(codes))
-        keys: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
+        used = form_of(common.filter(run=runs[0])["form"][0]).statistic if statistic is None else statistic
+        values = predictions.select(pl.col(used.columns).cast(pl.Float32)).to_numpy()
+        keys: dict[str, tuple[NDArray[np.int64], Counts]] = {}
         shared: NDArray[np.int64] | None = None
         for run_id in runs:
             own = order[bounds[number["run"][run_id]] : bounds[number["run"][run_id] + 1]]
@@ -130,7 +147,7 @@ def pair_predictions(scores: pl.DataFrame, predictions: pl.DataFrame) -> list[Pa
             shared = packed[by_key] if shared is None else _both(shared, packed[by_key])
         if shared is None or not shared.size:
             continue
-        found.append(_lined_up(key, common, runs, codes, keys, shared, ids))
+        found.append(_paired(key, common, runs, codes, keys, shared, ids, used))
     return found
 
 
@@ -140,14 +157,15 @@ def _both(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]
     return np.intersect1d(one, other, assume_unique=True)
 
 
-def _lined_up(
+def _paired(
     key: tuple[object, ...],
     scores: pl.DataFrame,
     runs: list[str],
     codes: list[str],
-    keys: dict[str, tuple[NDArray[np.int64], NDArray[np.float32]]],
+    keys: dict[str, tuple[NDArray[np.int64], Counts]],
     shared: NDArray[np.int64],
     ids: NDArray[np.object_],
+    statistic: Statistic,
 ) -> PairedPredictions:
     facts = (
         scores.filter(pl.col("run").is_in(runs))
@@ -158,13 +176,20 @@ def _lined_up(
     language, example = np.divmod(shared, len(ids))
     present = np.unique(language)
     counts = np.bincount(language, minlength=len(codes))[present]
-    table: dict[str, list[NDArray[np.float32]]] = {}
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    table: dict[str, list[Counts]] = {}
     seeds: dict[str, list[int]] = {}
     for run_id, method, seed in facts.select("run", "method", "seed").iter_rows():
         own, values = keys[run_id]
         row = values if len(own) == len(shared) else values[np.searchsorted(own, shared)]
         table.setdefault(method, []).append(row)
         seeds.setdefault(method, []).append(seed)
+    summed = {method: np.stack(values) for method, values in table.items()}
+    mean = statistic == MEAN
+    per_example = {
+        method: values[..., 0] if mean else _per_example(values, offsets, statistic)
+        for method, values in summed.items()
+    }
     untouched = facts.filter(~pl.col("random"))["method"]
     return PairedPredictions(
         model=str(key[0]),
@@ -173,9 +198,16 @@ def _lined_up(
         source=facts["source_language"][0],
         methods=list(table),
         languages=[codes[i] for i in present],
-        offsets=np.concatenate([[0], np.cumsum(counts)]),
+        offsets=offsets,
         examples=ids[example],
-        scores={method: np.stack(values) for method, values in table.items()},
+        scores=per_example,
         seeds={method: tuple(each) for method, each in seeds.items()},
         seedless=frozenset(untouched),
+        statistic=statistic,
+        counts={} if mean else summed,
     )
+
+
+def _per_example(counts: Counts, offsets: NDArray[np.int64], statistic: Statistic) -> NDArray[np.float32]:
+    of_language = np.split(counts.astype(np.float64), offsets[1:-1], axis=1)
+    return np.concatenate([statistic.per_example(part) for part in of_language], axis=1).astype(np.float32)

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from crosstune.errors import UserError
+from crosstune.methods.prompts.start import attention_inputs
 from crosstune.models.attention.cache import Reading
 from crosstune.models.attention.hook import IMPLEMENTATION, attention
 from crosstune.models.geometry import geometry_of
@@ -81,10 +82,10 @@ def test_fused_projections_are_those_of_the_model(kind):
     ids, read = torch.arange(5)[:, None], Reading()
     lm.learn_calls()
     with torch.no_grad():
-        inputs = lm.attention_inputs(ids)
+        inputs = [torch.cat(states) for states in zip(*(attention_inputs(lm, i) for i in ids), strict=True)]
         lm.hidden(ids, read=read)
         for i, states in enumerate(inputs):
-            keys, values = lm.keys_values(i, states[:, 0])
+            keys, values = lm.keys_values(i, states)
             near("keys of hidden vectors", keys, read.keys[i][:, :, 0].transpose(0, 1))
             near("values of hidden vectors", values, read.values[i][:, :, 0].transpose(0, 1))
 

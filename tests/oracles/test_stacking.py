@@ -95,8 +95,7 @@ def test_nothing_stays_of_a_method_that_fails_while_it_is_attached(tiny_lm, monk
 def test_parts_for_some_languages(tiny_lm, case):
     """A method for Swahili under one for all: in German the first is as if it were not there."""
     lm = tiny_lm("gemma3")
-    upper = "prefix-hidden"
-    attach(lm, upper)
+    upper = attach(lm, "prefix-hidden")
     without = all_logits(lm, IDS)
     lower = make_method(case)
     lower.attach(lm, seed=3, languages=["sw"])
@@ -110,6 +109,11 @@ def test_parts_for_some_languages(tiny_lm, case):
         inside = all_logits(lm, IDS)
         with lm.adaptation.for_language("de"), lower.evaluating():
             assert torch.equal(all_logits(lm, IDS), without)
+        # What is computed once for all languages must not be what it is for one of them.
+        with upper.evaluating(), lower.evaluating():
+            assert torch.equal(all_logits(lm, IDS), inside)
+            with lm.adaptation.for_language("de"):
+                assert torch.equal(all_logits(lm, IDS), without)
         assert torch.equal(all_logits(lm, IDS), inside)
     assert (inside - without).abs().max() > 0.01
     lower.detach()

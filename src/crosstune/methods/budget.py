@@ -55,20 +55,20 @@ class Solved:
         return f"{self.setting} {self.size} is {self.count:,} ({self.share_off})"
 
 
-def parse_budget(given: Any) -> int:
+def parse_budget(budget: Any) -> int:
     """A number of parameters: 1230000, "1.23M", "500K".
 
     Raises:
         UserError: It is none.
     """
     number = -1.0
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        number = given
-    elif isinstance(given, str) and (match := _WRITTEN.fullmatch(given.strip())):
+    if isinstance(budget, int | float) and not isinstance(budget, bool):
+        number = budget
+    elif isinstance(budget, str) and (match := _WRITTEN.fullmatch(budget.strip())):
         number = round(float(match[1]) * _UNITS[match[2].upper()], 6)
     if not 1 <= number <= _MOST or number != int(number):
         raise UserError(
-            f"budget: give a number of parameters, such as 1.23M, 500K or 1230000; found {given!r}"
+            f"budget: give a number of parameters, such as 1.23M, 500K or 1230000; found {budget!r}"
         )
     return int(number)
 
@@ -116,7 +116,7 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
             low = middle + 1
         else:
             high = middle
-    size = min((each for each in (low - 1, low) if each >= 1), key=lambda each: abs(count(each) - budget))
+    size = min(range(max(1, low - 1), low + 1), key=lambda size: abs(count(size) - budget))
     return Solved(sized(size), setting, size, count(size), budget)
 
 
@@ -139,15 +139,15 @@ def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
     if other >= 1:
         config = solved.config.model_copy(update={solved.setting: other})
         sizes.append(replace(solved, config=config, size=other, count=METHODS[name].count(config, geometry)))
-    text = ", ".join(str(each) for each in sorted(sizes, key=lambda each: each.size))
+    text = ", ".join(str(near) for near in sorted(sizes, key=lambda near: near.size))
     if not isinstance(solved.config, Layered) or isinstance(solved.config.layers, list):
         return text
-    asked = solved.config.layers or geometry.layers
-    for layers in sorted(range(1, geometry.layers + 1), key=lambda k: (abs(k - asked), -k)):
+    wanted = solved.config.layers or geometry.layers
+    for layers in sorted(range(1, geometry.layers + 1), key=lambda k: (abs(k - wanted), -k)):
         config = solved.config.model_copy(update={"layers": layers})
-        found = solve(name, config, geometry, solved.budget)
-        if found is not None and abs(found.off) <= NEAR:
-            return f"{text}; with layers: {layers}, {found}"
+        near = solve(name, config, geometry, solved.budget)
+        if near is not None and abs(near.off) <= NEAR:
+            return f"{text}; with layers: {layers}, {near}"
     return f"{text}; no number of layers comes within {NEAR:.0%}"
 
 
@@ -164,10 +164,8 @@ def count_parameters(
     Raises:
         UserError: Unknown method or setting, or a value that does not fit.
     """
-    if method is None:
-        return {name: each.count(each.Config(), geometry) for name, each in METHODS.items()}
-    config = _config(method, settings)
-    return {method: METHODS[method].count(config, geometry)}
+    configs = _configs(method, settings)
+    return {name: METHODS[name].count(config, geometry) for name, config in configs.items()}
 
 
 def solve_budget(
@@ -184,27 +182,26 @@ def solve_budget(
     Raises:
         UserError: Unknown method or setting, a value that does not fit, or no budget.
     """
-    wanted = parse_budget(budget)
-    configs = (
-        {name: each.Config() for name, each in METHODS.items()}
-        if method is None
-        else {method: _config(method, settings)}
-    )
-    return {name: solve(name, config, geometry, wanted) for name, config in configs.items()}
+    parameters = parse_budget(budget)
+    configs = _configs(method, settings)
+    return {name: solve(name, config, geometry, parameters) for name, config in configs.items()}
 
 
-def _config(method: str, settings: Sequence[str]) -> MethodConfig:
+def _configs(method: str | None, settings: Sequence[str]) -> dict[str, MethodConfig]:
+    """One method's settings, or the defaults of all."""
+    if method is None:
+        return {name: METHODS[name].Config() for name in METHODS}
     if method not in METHODS:
         raise UserError(f'unknown method "{method}"{did_you_mean(method, METHODS)}')
-    given = {}
+    values = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise UserError(f'--set "{setting}": give KEY=VALUE, such as length=10')
-        given[key.strip()] = parse_value(value)
+        values[key.strip()] = parse_value(value)
     config = METHODS[method].Config
     try:
-        known_keys(given, config.model_fields, f"method {method}")
-        return read_settings(config, given, f"method {method}")
+        known_keys(values, config.model_fields, f"method {method}")
+        return {method: read_settings(config, values, f"method {method}")}
     except ValidationError as error:
-        raise UserError(f"--set: {reworded(error, given)[0][1]}") from None
+        raise UserError(f"--set: {reworded(error, values)[0][1]}") from None

@@ -57,22 +57,12 @@ _UNSPACED_CHARACTER = re.compile(f"([{_UNSPACED}])")
 
 
 def normalise(text: str, language: str) -> str:
-    """The answer's tokens, joined by single spaces.
-
-    Args:
-        text: An answer or a gold.
-        language: Canonical code. What follows a hyphen (``zh-Hant``) makes no difference.
-    """
+    """The tokens of an answer or a gold, joined by single spaces; ``zh-Hant`` is read as ``zh``."""
     return " ".join(_tokens(text, language))
 
 
 def exact_match(answer: str, golds: Sequence[str], language: str) -> float:
-    """1.0 if the normalised answer equals a normalised gold, else 0.0.
-
-    Args:
-        answer: What the model said.
-        golds: Accepted answers, at least one.
-        language: Canonical code of the golds' language.
+    """`squad.exact_match` of tokens in the language, a canonical code.
 
     Raises:
         ValueError: ``golds`` is empty.
@@ -82,12 +72,7 @@ def exact_match(answer: str, golds: Sequence[str], language: str) -> float:
 
 
 def f1(answer: str, golds: Sequence[str], language: str) -> float:
-    """Token F1 in [0, 1] with the gold that gives most; 0.0 where no token is shared.
-
-    Args:
-        answer: What the model said.
-        golds: Accepted answers, at least one.
-        language: Canonical code of the golds' language.
+    """`squad.f1` of tokens in the language, a canonical code.
 
     Raises:
         ValueError: ``golds`` is empty.

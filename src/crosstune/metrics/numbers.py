@@ -68,9 +68,7 @@ _POWER_OF_TEN = re.compile(r"(?<![\w.,])([0-9]{1,15}(?:\.[0-9]{1,15})?)[eE]([+-]
 def find_number(text: str, language: str) -> Decimal | None:
     """The number an answer gives, direct or step by step; None where it has no number.
 
-    Args:
-        text: What the model said.
-        language: Canonical code of the prompt's language; it decides the answer words and the separators.
+    The prompt's language, a canonical code, decides the answer words and the separators.
     """
     text = _plain(text)
     numbers = list(_number(_decimal_comma(language)).finditer(text))
@@ -87,10 +85,7 @@ def find_number(text: str, language: str) -> Decimal | None:
 def number_match(answer: str, gold: str, language: str) -> float:
     """1.0 if the answer's number equals the gold's ("2.50" and "2.5" are equal), else 0.0.
 
-    Args:
-        answer: What the model said.
-        gold: The gold as the files write it: a number, or a GSM8K solution that ends "#### 1,234".
-        language: Canonical code of the prompt's language.
+    The gold is as the files write it: a number, or a GSM8K solution that ends "#### 1,234".
 
     Raises:
         UserError: The gold has no number.

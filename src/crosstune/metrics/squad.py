@@ -22,10 +22,6 @@ def normalise(text: str) -> str:
 def exact_match(answer: str, golds: Sequence[str]) -> float:
     """1.0 if the normalised answer equals a normalised gold, else 0.0.
 
-    Args:
-        answer: What the model said.
-        golds: Accepted answers, at least one.
-
     Raises:
         ValueError: ``golds`` is empty.
     """
@@ -37,10 +33,6 @@ def f1(answer: str, golds: Sequence[str]) -> float:
 
     An answer and a gold that are both empty once normalised ("a", "the") match exactly and have F1 0, as
     in the published script.
-
-    Args:
-        answer: What the model said.
-        golds: Accepted answers, at least one.
 
     Raises:
         ValueError: ``golds`` is empty.

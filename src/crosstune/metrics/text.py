@@ -34,20 +34,9 @@ def normalise_number_words(text: str, language: str = "") -> str:
         The empty string where the text holds no word at all.
     """
     folded = fold(text, language).translate(_APOSTROPHES)
-    return _strip_edges("".join(char for char in folded if char == "'" or not _is_spelling_only(char)))
-
-
-def _strip_edges(text: str) -> str:
-    start, end = 0, len(text)
-    while start < end and _is_edge(text[start]):
-        start += 1
-    while end > start and _is_edge(text[end - 1]):
-        end -= 1
-    return unicodedata.normalize("NFC", text[start:end])
-
-
-def _is_edge(char: str) -> bool:
-    return char.isspace() or unicodedata.category(char)[0] == "P"
+    letters = "".join(char for char in folded if char == "'" or not _is_spelling_only(char))
+    punctuation = "".join(char for char in letters if unicodedata.category(char)[0] == "P")
+    return unicodedata.normalize("NFC", letters.strip(punctuation))
 
 
 def _is_spelling_only(char: str) -> bool:

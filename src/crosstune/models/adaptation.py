@@ -139,7 +139,7 @@ class Adaptation:
                 part.switch(self.language is None or part.active_for(self.language))
 
     def groups(self, languages: Iterable[str]) -> list[list[str]]:
-        """Languages for which the same parts are active, together; in the order given."""
+        """Languages for which the same parts are active, together, in order."""
         groups: dict[tuple[bool, ...], list[str]] = {}
         for language in languages:
             active = tuple(part.active_for(language) for part in self.parts)
@@ -160,12 +160,7 @@ class Adaptation:
     @property
     def soft_prompt(self) -> "Tensor | None":
         """``[n, hidden]`` in front of the text's embeddings, if there is any."""
-        prompts = [part.soft_prompt for part in self.active if part.soft_prompt is not None]
-        if len(prompts) < 2:
-            return prompts[0] if prompts else None
-        import torch
-
-        return torch.cat(prompts)
+        return _joined([part.soft_prompt for part in self.active if part.soft_prompt is not None], 0)
 
     @property
     def front(self) -> int:
@@ -188,16 +183,20 @@ class Prompts(list[Prompt]):
     def joint(self) -> "tuple[Tensor, Tensor] | None":
         """Keys and values ``[kv_heads, n, head_dim]`` in front of the text's own, if there are any."""
         pairs = [prompt.keys_values() for prompt in self if prompt.gate is None]
-        if len(pairs) < 2:
-            return pairs[0] if pairs else None
-        import torch
-
-        keys, values = (torch.cat(tensors, dim=1) for tensors in zip(*pairs, strict=True))
-        return keys, values
+        keys, values = _joined([keys for keys, _ in pairs], 1), _joined([values for _, values in pairs], 1)
+        return None if keys is None or values is None else (keys, values)
 
     def gated(self) -> list[Prompt]:
         """Those that are attended to by themselves."""
         return [prompt for prompt in self if prompt.gate is not None]
+
+
+def _joined(tensors: "list[Tensor]", dim: int) -> "Tensor | None":
+    if len(tensors) < 2:
+        return tensors[0] if tensors else None
+    import torch
+
+    return torch.cat(tensors, dim)
 
 
 _PLACES: "weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Adaptation], int]]" = weakref.WeakKeyDictionary()

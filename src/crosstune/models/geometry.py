@@ -143,7 +143,7 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         same_rotation=_same_rotation(text),
     )
     linears = tuple(layer.linears() for layer in parts.layers)
-    as_llama = all(set(found) == set(shape.linears_of(i)) for i, found in enumerate(linears))
+    as_llama = all(set(names) == set(shape.linears_of(i)) for i, names in enumerate(linears))
     return shape if as_llama else replace(shape, linears=linears)
 
 
@@ -168,9 +168,9 @@ def _size(config: Any, name: str, default: int | None = None) -> int:
     if isinstance(value, list | tuple) and len(set(value)) == 1:
         value = value[0]
     if not isinstance(value, int):
-        found = "nothing" if value is None else "a different one per layer"
+        what = "nothing" if value is None else "a different one per layer"
         raise UserError(
-            f'config of "{config.model_type}": {name} gives {found}; only decoders whose layers all have '
+            f'config of "{config.model_type}": {name} gives {what}; only decoders whose layers all have '
             "one shape are supported"
         )
     return value

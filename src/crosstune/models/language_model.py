@@ -1,7 +1,6 @@
 """A loaded decoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
 
 import inspect
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -185,8 +184,8 @@ class LanguageModel:
         return (take(states, rows) if narrow is None else states)[0].to(ids.device)
 
     def _positions(self, length: int, layout: Layout | Ragged | None) -> Tensor:
-        own = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
-        return self._rotated_alike(own + self.adaptation.first_position)
+        positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
+        return self._rotated_alike(positions + self.adaptation.first_position)
 
     def _rotated_alike(self, positions: Tensor) -> Tensor:
         """Positions, none so far back that a text's rotation would depend on the texts beside it.
@@ -255,15 +254,14 @@ class LanguageModel:
             fp32 ``[n, vocabulary]`` or ``[n, m]``.
         """
         head: Any = self.model.get_output_embeddings()
-        here, there = rows.device, head.weight.device
+        inputs = rows.to(head.weight.device)
         if columns is None:
-            scores: Tensor = head(rows.to(there))
+            scores: Tensor = head(inputs)
         else:
-            columns = columns.to(there)
+            columns = columns.to(inputs.device)
             bias = None if head.bias is None else head.bias[columns]
-            scores = nn.functional.linear(rows.to(there), head.weight[columns], bias)
-        scores = scores.float().to(here)
-        return self.parts.scores(scores)
+            scores = nn.functional.linear(inputs, head.weight[columns], bias)
+        return self.parts.scores(scores.float().to(rows.device))
 
     @property
     def plain_table(self) -> Tensor | None:
@@ -286,10 +284,10 @@ class LanguageModel:
         """
         ids = torch.arange(5, device=self.device)[None] % self.geometry.vocabulary
         with torch.inference_mode():
-            ours = self.logits(self.hidden(ids)[0])
-            theirs = self.model(input_ids=ids, use_cache=False).logits[0].float().to(ours.device)
+            logits = self.logits(self.hidden(ids)[0])
+            expected = self.model(input_ids=ids, use_cache=False).logits[0].float().to(logits.device)
             self.narrows = self.narrows and self._narrowed_alike(ids)
-        if not torch.allclose(ours, theirs, rtol=1e-2, atol=1e-2 * float(theirs.abs().max())):
+        if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
             raise UserError(
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
                 "know; choose another model or report it"
@@ -315,33 +313,6 @@ class LanguageModel:
             UserError: The architecture makes them in a way that crosstune does not know.
         """
         return keys_values(self.attentions[layer], states, self._calls[layer])
-
-    def attention_inputs(self, ids: Tensor) -> list[Tensor]:
-        """Input of every layer's attention, behind the layer's norm, ``[lines, n, hidden]`` each.
-
-        Args:
-            ids: ``[lines, n]`` token ids; of a soft prompt in front of them nothing is returned.
-        """
-        inputs: dict[int, Tensor] = {}
-
-        def keep(layer: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-                inputs[layer] = states[:, -ids.shape[1] :].detach()
-
-            return hook
-
-        handles = [
-            module.register_forward_pre_hook(keep(i), with_kwargs=True)
-            for i, module in enumerate(self.attentions)
-        ]
-        try:
-            with torch.no_grad():
-                self.hidden(ids)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return [inputs[i] for i in range(len(inputs))]
 
     def _narrowed_alike(self, ids: Tensor) -> bool:
         """Whether the top layer gives the same states for some rows alone as for all."""

@@ -71,14 +71,15 @@ class Projection:
         """The linear layer as it is now."""
         return self.parent.get_submodule(self.name)
 
-    def __call__(self, states: Tensor) -> Tensor:
-        """``[..., in]`` to ``[..., out]``."""
-        out: Tensor = self.module(states)
-        return out if self.columns is None else out[..., self.columns.to(out.device)]
+
+def projection(parent: nn.Module, names: tuple[str, ...]) -> Projection | None:
+    """A module's linear layer under the first of some names."""
+    name = child(parent, names)
+    return None if name is None else Projection(parent, name)
 
 
 class Layer:
-    """One layer of the stack, looked at when asked: methods may exchange modules.
+    """One layer of the stack, read anew each time: methods may exchange modules.
 
     Args:
         module: The layer.
@@ -102,23 +103,20 @@ class Layer:
     @property
     def output(self) -> Projection | None:
         """The attention's output projection."""
-        name = child(self.attention, OUTPUT)
-        return None if name is None else Projection(self.attention, name)
+        return projection(self.attention, OUTPUT)
 
     @property
     def mlp_output(self) -> Projection | None:
         """The MLP's outer projection: its input is what the MLP computed inside."""
         name = child(self.module, MLP)
-        parent = self.module if name is None else self.module.get_submodule(name)
-        name = child(parent, MLP_OUTPUT)
-        return None if name is None else Projection(parent, name)
+        return projection(self.module if name is None else self.module.get_submodule(name), MLP_OUTPUT)
 
     def key_and_value(self) -> tuple[Projection, Projection] | None:
         """What makes keys and values, also inside a fused projection; None where no name is known."""
-        attention: Any = self.attention
-        key, value = child(attention, KEY), child(attention, VALUE)
+        attention = self.attention
+        key, value = projection(attention, KEY), projection(attention, VALUE)
         if key is not None and value is not None:
-            return Projection(attention, key), Projection(attention, value)
+            return key, value
         fused = child(attention, tuple(FUSED))
         size, dim = self._output_size(), self.head_dim
         if fused is None or size is None or dim is None:
@@ -138,10 +136,8 @@ class Layer:
     @property
     def head_dim(self) -> int | None:
         """Size of one head."""
-        for name in ("head_dim", "head_size"):
-            if isinstance(value := getattr(self.attention, name, None), int):
-                return value
-        return None
+        size = getattr(self.attention, "head_dim", getattr(self.attention, "head_size", None))
+        return size if isinstance(size, int) else None
 
     def _output_size(self) -> int | None:
         size = None if self.output is None else linear_size(self.output.module)
@@ -150,15 +146,13 @@ class Layer:
     def sizes(self) -> dict[str, int]:
         """What can be read of a layer's shape: ``heads``, ``kv_heads``, ``head_dim``, ``intermediate``."""
         dim, pair, query = self.head_dim, self.key_and_value(), self._output_size()
-        found: dict[str, int] = {}
-        if dim and pair and query:
-            key = pair[0]
-            size = linear_size(key.module)
-            if size is not None:
-                width = size[1] if key.columns is None else len(key.columns)
-                found |= {"head_dim": dim, "heads": query // dim, "kv_heads": width // dim}
-        mlp = None if self.mlp_output is None else linear_size(self.mlp_output.module)
-        return found | ({} if mlp is None else {"intermediate": mlp[0]})
+        sizes: dict[str, int] = {}
+        if dim and pair and query and (key := linear_size(pair[0].module)) is not None:
+            width = key[1] if pair[0].columns is None else len(pair[0].columns)
+            sizes |= {"head_dim": dim, "heads": query // dim, "kv_heads": width // dim}
+        if self.mlp_output is not None and (mlp := linear_size(self.mlp_output.module)) is not None:
+            sizes["intermediate"] = mlp[0]
+        return sizes
 
     def linears(self) -> tuple[tuple[str, int, int], ...]:
         """Name inside the layer, in and out of every linear layer in it."""

@@ -31,30 +31,33 @@ _SPELLINGS = {**{label: label for label in LABELS}, "contradictory": "contradict
 
 _ORIGINAL = {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}
 _SICK = {"sentence_A": "premise", "sentence_B": "hypothesis", "entailment_judgment": "label"}
+_MACHINE_TRANSLATED = {"premise": "premise", "hypo": "hypothesis", "label": "label"}
+_OF_MANY_LANGUAGES = {"language": "language", **_ORIGINAL}
+
+
+def _renamed(
+    files: str, names: Mapping[str, str], language: str | None = None, column: str | None = None
+) -> FileLayout:
+    """Files with these columns, which the task calls otherwise."""
+    return FileLayout(files, tuple(names), rename=names, language=language, column=column)
+
 
 TRAIN: Mapping[str, tuple[FileLayout, ...]] = {
     "mnli": (
-        FileLayout("multinli_1.0/multinli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
-        FileLayout("multinli_1.0/multinli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
-        FileLayout("MNLI/train.tsv", tuple(_ORIGINAL), rename=_ORIGINAL),
+        _renamed("multinli_1.0/multinli_1.0_train.jsonl", _ORIGINAL),
+        _renamed("multinli_1.0/multinli_1.0_train.txt", _ORIGINAL),
+        _renamed("MNLI/train.tsv", _ORIGINAL),
         FileLayout("multi_nli/data/train-*.parquet", COLUMNS),
-        FileLayout(
-            "XNLI-MT-1.0/multinli/multinli.train.en.tsv",
-            ("premise", "hypo", "label"),
-            rename={"hypo": "hypothesis"},
-        ),
+        _renamed("XNLI-MT-1.0/multinli/multinli.train.en.tsv", _MACHINE_TRANSLATED),
         FileLayout("xnli/train-en.tsv", COLUMNS, header=False),
         FileLayout("english_nli/mnli/dev.csv", COLUMNS),
     ),
     "snli": (
-        FileLayout("snli_1.0/snli_1.0_train.jsonl", tuple(_ORIGINAL), rename=_ORIGINAL),
-        FileLayout("snli_1.0/snli_1.0_train.txt", tuple(_ORIGINAL), rename=_ORIGINAL),
+        _renamed("snli_1.0/snli_1.0_train.jsonl", _ORIGINAL),
+        _renamed("snli_1.0/snli_1.0_train.txt", _ORIGINAL),
         FileLayout("english_nli/snli/dev.csv", COLUMNS),
     ),
-    "sick": (
-        FileLayout("SICK/SICK_train.txt", tuple(_SICK), rename=_SICK),
-        FileLayout("english_nli/sick/SICK_train.txt", tuple(_SICK), rename=_SICK),
-    ),
+    "sick": (_renamed("SICK/SICK_train.txt", _SICK), _renamed("english_nli/sick/SICK_train.txt", _SICK)),
 }
 
 XNLI_ROWS: Mapping[Split, int] = {"dev": 2490, "test": 5010}
@@ -94,8 +97,8 @@ def _with_or_without_label(path: Path) -> Rows:
 
 def _side(files: str, code: str) -> FileLayout:
     """One of the two languages that a file of myXNLI holds side by side."""
-    names = {f"sentence1_{code}": "premise", f"sentence2_{code}": "hypothesis"}
-    return FileLayout(files, ("label", *names), rename=names, language=code)
+    names = {"label": "label", f"sentence1_{code}": "premise", f"sentence2_{code}": "hypothesis"}
+    return _renamed(files, names, language=code)
 
 
 class NliOptions(PublishedOptions):
@@ -177,16 +180,12 @@ class Xnli(_Nli):
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "train": TRAIN["mnli"],
         "dev": (
-            FileLayout(
-                "XNLI-1.0/xnli.dev.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"
-            ),
+            _renamed("XNLI-1.0/xnli.dev.tsv", _OF_MANY_LANGUAGES, column="language"),
             FileLayout("xnli/{code}/validation-*.parquet", COLUMNS),
             FileLayout("xnli/dev-{code}.tsv", COLUMNS, header=False),
         ),
         "test": (
-            FileLayout(
-                "XNLI-1.0/xnli.test.tsv", ("language", *_ORIGINAL), rename=_ORIGINAL, column="language"
-            ),
+            _renamed("XNLI-1.0/xnli.test.tsv", _OF_MANY_LANGUAGES, column="language"),
             FileLayout("xnli/{code}/test-*.parquet", COLUMNS),
             FileLayout("xnli/test-{code}.tsv", read=_with_or_without_label),
         ),
@@ -231,10 +230,7 @@ class Xnli(_Nli):
             )
         self.note_source("test", language, labels=TEST_LABELS)
         return [
-            row
-            if isinstance(row, BadRow)
-            else Row(row.path, row.line, {**row.fields, "label": labels.get(row.line)})
-            for row in rows
+            row if isinstance(row, BadRow) else row.with_fields(label=labels.get(row.line)) for row in rows
         ]
 
     @cached_property
@@ -311,14 +307,11 @@ class AmericasNli(_FurtherLanguages):
     }
     hub: Mapping[Split, str] = {"dev": "americas_nli", "test": "americas_nli"}
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "dev": (
-            FileLayout("americasnli/dev/{code}.tsv", ("id", *COLUMNS)),
-            FileLayout("anli_final/dev/{code}.tsv", ("id", *COLUMNS)),
-        ),
-        "test": (
-            FileLayout("americasnli/test/{code}.tsv", ("id", *COLUMNS)),
-            FileLayout("anli_final/test/{code}.tsv", ("id", *COLUMNS)),
-        ),
+        split: tuple(
+            FileLayout(f"{folder}/{split}/{{code}}.tsv", ("id", *COLUMNS))
+            for folder in ("americasnli", "anli_final")
+        )
+        for split in ("dev", "test")
     }
 
     def examples(self, split: Split, language: str) -> list[Example]:
@@ -359,5 +352,4 @@ class MyXnli(_FurtherLanguages):
 
     def row_id(self, row: Row, split: Split, language: str) -> str:
         """The number of the pair in XNLI."""
-        has_header = row.path.suffix == ".tsv"
-        return str(row.line - has_header)
+        return str(row.line - (row.path.suffix == ".tsv"))  # a table's first line is a header

@@ -56,6 +56,7 @@ class PublishedTask(Task):
         prompts: Name of the file of prompts.
         may_be_blank: Columns that are blank in some rows as published: such rows are always left out, and
             counted, where ``on_bad_rows`` stops at any other.
+        without_prompt: What an error tells to do about a language that has no prompt.
     """
 
     options: PublishedOptions
@@ -63,6 +64,7 @@ class PublishedTask(Task):
     hub: Mapping[Split, str] = {}
     prompts: ClassVar[str]
     may_be_blank: ClassVar[tuple[str, ...]] = ()
+    without_prompt: ClassVar[str] = "leave it out"
     Options: ClassVar[type[TaskOptions]] = PublishedOptions
 
     @abstractmethod
@@ -148,14 +150,19 @@ class PublishedTask(Task):
         Raises:
             UserError: There is no prompt in that language.
         """
-        languages: Mapping[str, Mapping[str, Any]] = load_prompts(self.prompts)["languages"]
+        languages = self.wordings()
         wanted = language if self.options.prompt_language == "target" else self.source_language
         if wanted not in languages:
             raise UserError(
                 f"task {self.name} has no prompt in {wanted}, only in {', '.join(languages)}; "
-                "leave it out or set prompt_language: source"
+                f"{self.without_prompt} or set prompt_language: source"
             )
         return languages[wanted]
+
+    def wordings(self) -> Mapping[str, Mapping[str, Any]]:
+        """Prompt and words by language."""
+        languages: Mapping[str, Mapping[str, Any]] = load_prompts(self.prompts)["languages"]
+        return languages
 
     def template(self, language: str) -> str | None:
         """The prompt with its places still open."""
@@ -199,21 +206,22 @@ class PublishedTask(Task):
         self.note_source(split, language, files=files)
         return places[language].rows()
 
-    def hub_rows(self, split: Split, language: str) -> Rows:
-        """Rows of the hub's files, which are fetched once.
+    def hub_rows(self, split: Split, language: str, dataset: str = "") -> Rows:
+        """Rows of the hub's files, fetched once: those of the task, or of a dataset that is named.
 
         Raises:
             UserError: The split or the language is not there, or the hub cannot be reached.
         """
         from crosstune.data.hub import fetch_files, hub_entry
 
-        if split not in self.hub:
+        if not dataset and split not in self.hub:
             raise UserError(f"task {self.name} has no {split} split on the hub")
-        entry = hub_entry(self.hub[split])
+        entry = hub_entry(dataset or self.hub[split])
         if language not in entry.languages:
             raise missing_language(self.name, language, sorted(entry.languages))
-        revision = self.options.revision if split != "train" and self.options.revision else entry.revision
-        files = fetch_files(entry.repo, entry.pattern(split, language), revision)
+        # The option is a revision of the evaluation data.
+        revision = None if dataset or split == "train" else self.options.revision
+        files = fetch_files(entry.repo, entry.pattern(split, language), revision or entry.revision)
         names = [path.name for path in files.paths]
         self.note_source(split, language, repo=files.repo, commit=files.commit, files=names)
         rows = (row for path in files.paths for row in read_rows(path, entry.columns))

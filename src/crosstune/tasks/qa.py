@@ -12,7 +12,6 @@ questions, by article (`held_out`); about 5% fewer than published are trained on
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
@@ -29,28 +28,23 @@ from crosstune.tasks.published import PublishedOptions, PublishedTask
 HELD_OUT = 20
 """About one training question in so many is kept for selection."""
 
+_ARTICLES: dict[Split, str] = {
+    "train": "train, without the articles held out",
+    "dev": "articles held out of train",
+}
+
 _LINE_BREAK = re.compile(r"\s*\n\s*")
 
 
-@dataclass(frozen=True)
-class TrainSet:
-    """Training questions that these tasks can share: local layouts, and the hub's entry."""
-
-    layouts: tuple[FileLayout, ...]
-    hub: str
-
-
-TRAIN_SETS = {
-    "squad": TrainSet((FileLayout("squad/train-v1.1*.json", read=read_squad),), "squad"),
-    "tydiqa": TrainSet(
-        (
-            FileLayout("tydiqa-goldp-v1.1-train.json", column="language", read=read_by_language),
-            FileLayout("tydiqa_goldp/train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
-            FileLayout("tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
-        ),
-        "tydiqa_goldp",
+TRAIN_LAYOUTS = {
+    "squad": (FileLayout("squad/train-v1.1*.json", read=read_squad),),
+    "tydiqa": (
+        FileLayout("tydiqa-goldp-v1.1-train.json", column="language", read=read_by_language),
+        FileLayout("tydiqa_goldp/train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
+        FileLayout("tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
     ),
 }
+TRAIN_ON_HUB = {"squad": "squad", "tydiqa": "tydiqa_goldp"}
 
 
 class QaOptions(PublishedOptions):
@@ -64,11 +58,7 @@ class QaOptions(PublishedOptions):
 
 
 class TydiQaOptions(QaOptions):
-    """Options of `tydiqa`.
-
-    Attributes:
-        train_set: Whose English questions to train on, SQuAD v1.1's or TyDi QA's.
-    """
+    """Options of `tydiqa`: as of the others, with its own questions as the default."""
 
     train_set: Literal["squad", "tydiqa"] = "tydiqa"
 
@@ -96,10 +86,9 @@ class ExtractiveQa(PublishedTask):
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
-        train = TRAIN_SETS[self.options.train_set]
         # An option says which they are, so they cannot stand in the class.
-        self.layouts = {**self.layouts, "train": train.layouts}
-        self.hub = {**self.hub, "train": train.hub}
+        self.layouts = {**self.layouts, "train": TRAIN_LAYOUTS[self.options.train_set]}
+        self.hub = {**self.hub, "train": TRAIN_ON_HUB[self.options.train_set]}
         self._halves: dict[str, dict[Split, list[Example]]] = {}
 
     def examples(self, split: Split, language: str) -> list[Example]:
@@ -151,8 +140,7 @@ class ExtractiveQa(PublishedTask):
             if not text.strip():
                 raise row.error(f"{question}: empty answer")
             # The hub's tables had the white space around contexts and answers cut off, and the numbers left.
-            matches = text in context if self.on_hub else start >= 0 and context.startswith(text, start)
-            if not matches:
+            if not (text in context if self.on_hub else start >= 0 and context.startswith(text, start)):
                 raise row.error(
                     f"{question}: answer {text[:60]!r} is not at character {start} of its context"
                 )
@@ -177,11 +165,7 @@ class Xquad(ExtractiveQa):
 
     name = "xquad"
     summary = "answer from a paragraph, parallel in 12 languages (XQuAD)"
-    split_names: ClassVar[dict[Split, str]] = {
-        "train": "train, without the articles held out",
-        "dev": "articles held out of train",
-        "test": "the whole of XQuAD",
-    }
+    split_names: ClassVar[dict[Split, str]] = {**_ARTICLES, "test": "the whole of XQuAD"}
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "dev": (),
         "test": (FileLayout("xquad/xquad.{code}.json", read=read_squad),),
@@ -216,29 +200,19 @@ class TydiQa(ExtractiveQa):
     Options: ClassVar[type[TaskOptions]] = TydiQaOptions
 
 
-# The full release has a file for every pair of languages: context and question are in one language here.
-
-
-def _mlqa_layouts(split: str) -> tuple[FileLayout, ...]:
-    return tuple(
-        FileLayout(f"{folder}/{split}/{split}-context-{{code}}-question-{{code}}.json", read=read_squad)
-        for folder in ("mlqa", "MLQA_V1", "mlqa/MLQA_V1")
-    )
-
-
 class Mlqa(ExtractiveQa):
     """Questions on paragraphs that several Wikipedias share in part; an id is the same in all languages."""
 
     name = "mlqa"
     summary = "answer from a paragraph, parallel in part, 7 languages (MLQA)"
-    split_names: ClassVar[dict[Split, str]] = {
-        "train": "train, without the articles held out",
-        "dev": "articles held out of train",
-        "test": "test (dev by the option evaluate_on)",
-    }
+    split_names: ClassVar[dict[Split, str]] = {**_ARTICLES, "test": "test (dev by the option evaluate_on)"}
+    # The full release has a file for every pair of languages: context and question are in one language here.
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "dev": _mlqa_layouts("dev"),
-        "test": _mlqa_layouts("test"),
+        split: tuple(
+            FileLayout(f"{folder}/{split}/{split}-context-{{code}}-question-{{code}}.json", read=read_squad)
+            for folder in ("mlqa", "MLQA_V1", "mlqa/MLQA_V1")
+        )
+        for split in ("dev", "test")
     }
     hub: Mapping[Split, str] = {"dev": "mlqa", "test": "mlqa"}
 

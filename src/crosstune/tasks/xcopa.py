@@ -10,16 +10,26 @@ from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
 from crosstune.data.source import FileLayout
-from crosstune.data.tables import BadRow, Row, Rows, read_rows
+from crosstune.data.tables import BadRow, Row, Rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import TaskOptions
 from crosstune.tasks.prompts import render
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 COLUMNS = ("premise", "choice1", "choice2", "question", "idx")
+LABELLED = (*COLUMNS, "label")
 QUESTIONS = ("cause", "effect")
 
 _TURKISH = {"I": "ı", "İ": "i"}
+
+
+def _copa(name: str, columns: tuple[str, ...] = LABELLED) -> tuple[FileLayout, ...]:
+    return FileLayout(f"copa_en/{name}-en.jsonl", columns), FileLayout(f"COPA/{name}.jsonl", columns)
+
+
+def _translated(name: str) -> tuple[FileLayout, ...]:
+    folders = ("xcopa", "xcopa/data")
+    return tuple(FileLayout(f"{folder}/{{code}}/{name}.*.jsonl", LABELLED) for folder in folders)
 
 
 class XcopaOptions(PublishedOptions):
@@ -65,22 +75,9 @@ class Xcopa(PublishedTask):
     options: XcopaOptions
     hub: Mapping[Split, str] = {"train": "copa", "dev": "xcopa", "test": "xcopa"}
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "train": (
-            FileLayout("copa_en/train-en.jsonl", (*COLUMNS, "label")),
-            FileLayout("COPA/train.jsonl", (*COLUMNS, "label")),
-        ),
-        "dev": (
-            FileLayout("copa_en/val-en.jsonl", (*COLUMNS, "label")),
-            FileLayout("COPA/val.jsonl", (*COLUMNS, "label")),
-            FileLayout("xcopa/{code}/val.*.jsonl", (*COLUMNS, "label")),
-            FileLayout("xcopa/data/{code}/val.*.jsonl", (*COLUMNS, "label")),
-        ),
-        "test": (
-            FileLayout("copa_en/test-en.jsonl", COLUMNS),
-            FileLayout("COPA/test.jsonl", COLUMNS),
-            FileLayout("xcopa/{code}/test.*.jsonl", (*COLUMNS, "label")),
-            FileLayout("xcopa/data/{code}/test.*.jsonl", (*COLUMNS, "label")),
-        ),
+        "train": _copa("train"),
+        "dev": (*_copa("val"), *_translated("val")),
+        "test": (*_copa("test", COLUMNS), *_translated("test")),
     }
 
     def languages(self) -> list[str]:
@@ -123,15 +120,9 @@ class Xcopa(PublishedTask):
         return self._with_labels(rows) if split == "test" else rows
 
     def _published_rows(self, split: Split, language: str) -> list[Row | BadRow]:
-        if not self.on_hub or language != self.source_language:
-            return list(super().rows(split, language))
-        from crosstune.data.hub import fetch_files, hub_entry
-
-        entry = hub_entry("copa")
-        files = fetch_files(entry.repo, entry.pattern(split, language), entry.revision)
-        names = [path.name for path in files.paths]
-        self.note_source(split, language, repo=files.repo, commit=files.commit, files=names)
-        return [row for path in files.paths for row in read_rows(path, entry.columns)]
+        if self.on_hub and language == self.source_language:
+            return list(self.hub_rows(split, language, "copa"))
+        return list(super().rows(split, language))
 
     def _with_labels(self, rows: list[Row | BadRow]) -> Rows:
         """COPA's test rows; where their labels are hidden, with those of the same items in an XCOPA file."""
@@ -148,9 +139,7 @@ class Xcopa(PublishedTask):
         labels = {str(row["idx"]): row.fields.get("label") for row in others if isinstance(row, Row)}
         self.note_source("test", self.source_language, labels=f"XCOPA test in {translated[0]}")
         return [
-            row
-            if isinstance(row, BadRow)
-            else Row(row.path, row.line, row.fields | {"label": labels.get(str(row["idx"]))})
+            row if isinstance(row, BadRow) else row.with_fields(label=labels.get(str(row["idx"])))
             for row in rows
         ]
 
@@ -170,9 +159,7 @@ class Xcopa(PublishedTask):
         if not change:
             return rows
         return [
-            Row(row.path, row.line, row.fields | {"question": differ[row.line]})
-            if isinstance(row, Row) and row.line in differ
-            else row
+            row.with_fields(question=differ[row.line]) if isinstance(row, Row) and row.line in differ else row
             for row in rows
         ]
 

@@ -121,11 +121,11 @@ class Lora(Method[LoraConfig]):
 
     def parameters(self) -> "dict[str, nn.Parameter]":
         """``<module>.A`` ``[r, in]`` and ``<module>.B`` ``[out, r]``."""
-        found: dict[str, nn.Parameter] = {}
-        for name, module in self.wrapped.items():
-            found[f"{name}.A"] = module.lora_A[_ADAPTER].weight
-            found[f"{name}.B"] = module.lora_B[_ADAPTER].weight
-        return found
+        return {
+            f"{name}.{matrix}": getattr(module, f"lora_{matrix}")[_ADAPTER].weight
+            for name, module in self.wrapped.items()
+            for matrix in ("A", "B")
+        }
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -7,14 +7,13 @@ a layer pushed through the layer's frozen W_k and W_v (with the layer's key norm
 keys not rotated, one gate a head under tanh. Trained parameters: layers * (n * hidden + heads).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
-from crosstune.methods.base import Method
 from crosstune.methods.config import Layered, Prompted
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
-from crosstune.methods.prompts.start import init_ids, normal
+from crosstune.methods.prompts.planted import Planted
+from crosstune.methods.prompts.start import attention_inputs, init_ids, normal
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
 
@@ -33,7 +32,7 @@ class LlamaAdapterConfig(Prompted, Layered):
     squash: Literal["tanh", "none"] = "tanh"
 
 
-class LlamaAdapter(Method[LlamaAdapterConfig]):
+class LlamaAdapter(Planted[LlamaAdapterConfig]):
     """Gated attention over trained prompt tokens."""
 
     name = "llama-adapter"
@@ -59,36 +58,24 @@ class LlamaAdapter(Method[LlamaAdapterConfig]):
         lm.learn_calls()
         shape = (config.length, lm.geometry.hidden)
         if config.init == "text":
-            states = lm.attention_inputs(init_ids(lm, config.init_text, config.length)[None])
-            start = [states[i][0].float().clone() for i in self.layers]
+            states = attention_inputs(lm, init_ids(lm, config.init_text, config.length))
+            start = [states[i] for i in self.layers]
         else:
             start = list(normal((len(self.layers), *shape), seed).unbind())
         gates = lm.geometry.heads if config.gate == "head" else 1
         where = {i: lm.layer_device(i) for i in self.layers}
         self.prompts = {i: nn.Parameter(x.to(where[i])) for i, x in zip(self.layers, start, strict=True)}
         self.gates = {i: nn.Parameter(torch.zeros(gates, device=where[i])) for i in self.layers}
-        self.ready: dict[int, tuple[Tensor, Tensor]] | None = None
-        part.prompts = {i: self._prompt(i, lm) for i in self.layers}
+        part.prompts = {i: Prompt(partial(self.keys_values, i), partial(self._gate, i)) for i in self.layers}
 
-    def _prompt(self, i: int, lm: LanguageModel) -> Prompt:
-        squash = torch.tanh if self.config.squash == "tanh" else nn.Identity()
+    def project(self, layer: int) -> tuple[Tensor, Tensor]:
+        """The prompt through the layer's frozen projections."""
+        lm = self.attached()
+        return lm.keys_values(layer, self.prompts[layer].to(lm.dtype))
 
-        def keys_values() -> tuple[Tensor, Tensor]:
-            if self.ready is not None:
-                return self.ready[i]
-            return lm.keys_values(i, self.prompts[i].to(lm.dtype))
-
-        return Prompt(keys_values, gate=lambda: squash(self.gates[i]))
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Project the prompts once, not once a batch."""
-        with torch.no_grad():
-            self.ready = {i: self._prompt(i, self.attached()).keys_values() for i in self.layers}
-        try:
-            yield
-        finally:
-            self.ready = None
+    def _gate(self, layer: int) -> Tensor:
+        gate = self.gates[layer]
+        return torch.tanh(gate) if self.config.squash == "tanh" else gate
 
     def parameters(self) -> "dict[str, nn.Parameter]":
         """``layers.<i>.prompt`` ``[n, hidden]`` and ``layers.<i>.gate`` ``[heads]`` (or ``[1]``)."""

@@ -15,16 +15,15 @@ p_0 + W_2,l tanh(W_1 e + b_1) + b_2,l during training (e of shape ``[n, hidden]`
 layers) and is folded into plain vectors when saved and evaluated.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 from pydantic import Field
 
-from crosstune.methods.base import Method
 from crosstune.methods.config import Layered, Prompted
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
-from crosstune.methods.prompts.start import init_ids, normal, text_keys_values
+from crosstune.methods.prompts.planted import Planted
+from crosstune.methods.prompts.start import attention_inputs, init_ids, normal, text_keys_values
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
 
@@ -43,7 +42,7 @@ class PrefixConfig(Prompted, Layered):
     reparameterise: int | None = Field(default=None, ge=1)
 
 
-class Prefix(Method[PrefixConfig]):
+class Prefix(Planted[PrefixConfig]):
     """Trained keys and values in front of the text, in every chosen layer."""
 
     name = "prefix"
@@ -79,13 +78,12 @@ class Prefix(Method[PrefixConfig]):
         lm.learn_calls()
         start = {i: x.to(lm.layer_device(i)) for i, x in self._start(lm, seed).items()}
         self.mlp: dict[str, nn.Parameter] = {}
-        self.ready: dict[int, tuple[Tensor, Tensor]] | None = None
         if config.reparameterise is None:
             self.prompts = {i: nn.Parameter(x) for i, x in start.items()}
         else:
             self.base = start
             self._make_mlp(lm, config.reparameterise, seed)
-        part.prompts = {i: Prompt(self._source(i, lm)) for i in self.layers}
+        part.prompts = {i: Prompt(partial(self.keys_values, i)) for i in self.layers}
         part.shift = config.length
 
     def _start(self, lm: LanguageModel, seed: int) -> dict[int, Tensor]:
@@ -98,8 +96,8 @@ class Prefix(Method[PrefixConfig]):
             return dict(zip(self.layers, draws.unbind(), strict=True))
         ids = init_ids(lm, config.init_text, n)
         if config.space == "hidden":
-            states = lm.attention_inputs(ids[None])
-            return {i: states[i][0].float().clone() for i in self.layers}
+            states = attention_inputs(lm, ids)
+            return {i: states[i] for i in self.layers}
         pairs = text_keys_values(lm, ids)
         # [kv_heads, n, head_dim] twice -> [2, n, kv_heads * head_dim]
         return {i: torch.stack([x.transpose(0, 1).flatten(1).float() for x in pairs[i]]) for i in self.layers}
@@ -108,15 +106,15 @@ class Prefix(Method[PrefixConfig]):
         """One first layer for all, one zeroed last layer each: training starts at ``base`` exactly."""
         width = self.base[self.layers[0]].numel() // self.config.length
         hidden = lm.geometry.hidden
-        made = {
+        tensors = {
             "mlp.input": normal((self.config.length, hidden), seed).to(lm.device),
             "mlp.first.weight": normal((h, hidden), seed + 1, hidden**-0.5).to(lm.device),
             "mlp.first.bias": torch.zeros(h, device=lm.device),
         }
         for i in self.layers:
-            made[f"mlp.last.{i}.weight"] = torch.zeros(width, h, device=lm.layer_device(i))
-            made[f"mlp.last.{i}.bias"] = torch.zeros(width, device=lm.layer_device(i))
-        self.mlp = {name: nn.Parameter(x) for name, x in made.items()}
+            tensors[f"mlp.last.{i}.weight"] = torch.zeros(width, h, device=lm.layer_device(i))
+            tensors[f"mlp.last.{i}.bias"] = torch.zeros(width, device=lm.layer_device(i))
+        self.mlp = {name: nn.Parameter(x) for name, x in tensors.items()}
 
     def _value(self, i: int) -> Tensor:
         """The prompt of layer ``i`` as it stands now, fp32."""
@@ -131,31 +129,14 @@ class Prefix(Method[PrefixConfig]):
         pair: Tensor = delta.unflatten(-1, (2, -1))
         return base + pair.transpose(0, 1)
 
-    def _source(self, i: int, lm: LanguageModel) -> Callable[[], tuple[Tensor, Tensor]]:
-        """What layer ``i``'s attention calls for its keys and values."""
-        heads = lm.geometry.kv_heads
-
-        def keys_values() -> tuple[Tensor, Tensor]:
-            if self.ready is not None:
-                return self.ready[i]
-            value = self._value(i).to(lm.dtype)
-            if value.dim() == 2:
-                return lm.keys_values(i, value)
-            k, v = value.unflatten(-1, (heads, -1)).transpose(1, 2)
-            return k, v
-
-        return keys_values
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Project the prompt to keys and values once, not once a batch."""
+    def project(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Hidden vectors through the layer's frozen projections; keys and values as they are."""
         lm = self.attached()
-        with torch.no_grad():
-            self.ready = {i: self._source(i, lm)() for i in self.layers}
-        try:
-            yield
-        finally:
-            self.ready = None
+        value = self._value(layer).to(lm.dtype)
+        if value.dim() == 2:
+            return lm.keys_values(layer, value)
+        keys, values = value.unflatten(-1, (lm.geometry.kv_heads, -1)).transpose(1, 2)
+        return keys, values
 
     def parameters(self) -> "dict[str, nn.Parameter]":
         """``layers.<i>``, or the MLP's tensors while reparameterised."""

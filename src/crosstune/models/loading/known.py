@@ -60,8 +60,6 @@ ALIASES: dict[str, str] = {
     "demo:smollm2-135m": "smollm2-135m",
 }
 
-# Raised when shapes are read otherwise, so that what was kept before is read anew.
-
 _LOWERED = {alias.lower(): name for alias, name in ALIASES.items()} | {name: name for name in KNOWN}
 
 
@@ -169,8 +167,7 @@ def cheap_geometry(name: str) -> Geometry | None:
     config = Path(name).expanduser() / "config.json"
     if config.is_file():
         return geometry_for(str(config))
-    known = {alias.lower() for alias in (*ALIASES, *KNOWN)}
-    return geometry_for(name) if name.lower() in known else None
+    return geometry_for(name) if name.lower() in _LOWERED else None
 
 
 def cheap_revision(name: str) -> str | None:

@@ -59,6 +59,7 @@ class DefinedTask(PublishedTask):
 
     definition: ClassVar[Definition]
     folder: ClassVar[Path]
+    without_prompt = "add one to its file"
 
     @property
     def data_folder(self) -> Path:
@@ -82,20 +83,9 @@ class DefinedTask(PublishedTask):
                     )
         return super().languages()
 
-    def wording(self, language: str) -> Mapping[str, Any]:
-        """The prompt for a language, in it or in the source language.
-
-        Raises:
-            UserError: The file has no prompt in that language.
-        """
-        prompts = self.definition.prompt
-        wanted = language if self.options.prompt_language == "target" else self.source_language
-        if wanted not in prompts:
-            raise UserError(
-                f"task {self.name} has no prompt in {wanted}, only in {', '.join(prompts)}; add one to its "
-                "file or set prompt_language: source"
-            )
-        return {"prompt": prompts[wanted]}
+    def wordings(self) -> Mapping[str, Mapping[str, Any]]:
+        """The file's prompts by language."""
+        return {code: {"prompt": text} for code, text in self.definition.prompt.items()}
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """One row: its prompt, and its answer among the choices or in its own words."""

@@ -1,0 +1,38 @@
+"""What methods share that plant keys and values in the attention of chosen layers."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from crosstune.methods.base import Method, Settings
+from crosstune.methods.deferred import Tensor, torch
+
+
+class Planted(Method[Settings]):
+    """A prompt in each chosen layer.
+
+    Attributes:
+        layers: Their numbers, ascending.
+    """
+
+    layers: list[int]
+    _projected: dict[int, tuple[Tensor, Tensor]] | None = None
+
+    @abstractmethod
+    def project(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer's prompt as it stands now, ``[kv_heads, n, head_dim]`` each."""
+
+    def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
+        """What the layer's attention calls."""
+        return self.project(layer) if self._projected is None else self._projected[layer]
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Project once, not once a batch, unless other parts change the projections of some languages."""
+        if all(part.languages is None for part in self.attached().adaptation.parts):
+            with torch.no_grad():
+                self._projected = {layer: self.project(layer) for layer in self.layers}
+        try:
+            yield
+        finally:
+            self._projected = None

@@ -46,13 +46,8 @@ def load_for(study: Study, model: str) -> LoadedModel:
         UserError: It cannot be loaded.
     """
     began = time.perf_counter()
-    lm = load(
-        model,
-        device=study.device,
-        dtype=study.dtype,
-        quantize=study.quantize,
-        device_map=study.device_map,
-    )
+    options = {name: getattr(study, name) for name in ("device", "dtype", "quantize", "device_map")}
+    lm = load(model, **options)
     return LoadedModel(lm, time.perf_counter() - began)
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 import peers
 import training
 from crosstune.models.attention import hook as attention
-from crosstune.models.attention.choose import Form
+from crosstune.models.attention.choose import Form, lay_out
 from crosstune.models.attention.gpu_line import suits
 from crosstune.models.language_model import LanguageModel
 from crosstune.outputs.rows import TrainingRow as Example
-from crosstune.training.batches import collate
+from crosstune.training.batches import Batch, collate
 from crosstune.training.loop import train
 from crosstune.training.objectives import answer_loss
 from harness import Agreement, Block, Cost, Setting, TrainingRow, Work
@@ -211,11 +211,17 @@ def training_row(bench: Bench, name: str) -> TrainingRow:
 # --- parts of our own, one way and the other -------------------------------------------------------
 
 
+def in_form(form: Form, rows: list[Example], bench: Bench) -> Batch:
+    """Training rows as one batch of a form."""
+    balance = bench.lm.geometry.attention_balance
+    return collate(rows, lay_out(form, [row.ids[:-1] for row in rows], 0, bench.device, balance))
+
+
 def mask_row(bench: Bench) -> TrainingRow:
     """Prefixes: lower-right causal order without a mask, and the mask that says the same."""
     o = bench.options
     case = training.Case("prefix", METHODS["prefix-kv"][1], "random tokens", "generation", o.batch, 1)
-    batch = collate([Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=5)], 0, bench.device)
+    batch = in_form(Form.PADDED, [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=5)], bench)
 
     def side(flash: Callable[..., bool]) -> Block:
         made = case.make()
@@ -253,10 +259,10 @@ def packing_row(bench: Bench) -> TrainingRow:
     case = training.Case("lora", {}, "random tokens", "generation", o.batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=7)]
     kernel = suits(lm, o.length, print)
-    form = Form.VARLEN if kernel else None
+    form = Form.VARLEN if kernel else Form.PACKED
     batches = {
-        "ours": collate(rows, 0, bench.device, lm.geometry.attention_balance, form=form),
-        "theirs": collate(rows, 0, bench.device),
+        "ours": in_form(form, rows, bench),
+        "theirs": in_form(Form.PADDED, rows, bench),
     }
 
     def side(name: str) -> Block:
@@ -299,7 +305,7 @@ def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> TrainingRow:
     case = training.Case("lora", {}, "random tokens", "generation", batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(runs * batch, seed=6)]
     passes = {"ours": [rows], "theirs": [rows[i * batch : (i + 1) * batch] for i in range(runs)]}
-    batches = {side: [collate(each, 0, bench.device) for each in parts] for side, parts in passes.items()}
+    batches = {side: [in_form(Form.PADDED, part, bench) for part in parts] for side, parts in passes.items()}
 
     def side(name: str) -> Block:
         made = case.make()

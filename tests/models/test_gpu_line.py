@@ -15,11 +15,10 @@ from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.gpu_line import Packed
 from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.rows import TrainingRow
-from crosstune.training.batches import collate
 from crosstune.training.loop import train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, FAMILIES, TRAINED, WINDOW, attach, make_lm, shake
+from tiny_models import DEVICE, FAMILIES, TRAINED, WINDOW, attach, collated, make_lm, shake
 
 LENGTHS = (4, 9, 1, 6)
 
@@ -95,7 +94,7 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
         shake(method)
         with monkeypatch.context() as patch:
             form = Form.VARLEN if way else Form.PACKED
-            patch.setattr("crosstune.training.loop.training_form", lambda *args, form=form: form)
+            patch.setattr("crosstune.models.attention.choose.training_form", lambda *args, form=form: form)
             curves.append([point["loss"] for point in train(method, rows, settings).curve])
         method.detach()
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
@@ -104,7 +103,7 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
 
 def test_a_line_is_as_long_as_its_texts():
     rows = [TrainingRow((5,) * n, 1) for n in (3000, 2, 7)]
-    batch = collate(rows, 0, form=Form.VARLEN)
+    batch = collated(rows, form=Form.VARLEN)
     assert batch.ids.shape == (1, 2999 + 1 + 6)
     assert isinstance(batch.layout, Packed)
     assert batch.layout.mask(None).numel() == 1
@@ -321,7 +320,7 @@ def test_answers_through_the_model_equal_one_at_a_time(monkeypatch):
     shake(attach(lm, "soft-prompt"))
     rows = [TrainingRow(tuple(range(3, 3 + n)), 2) for n in (4, 20, 9)]
     here = torch.device(DEVICE)
-    alone = sum(float(answer_loss(lm, collate([row], 0, here)).detach()) for row in rows)
-    assert float(answer_loss(lm, collate(rows, 0, here, form=Form.VARLEN)).detach()) == pytest.approx(
+    alone = sum(float(answer_loss(lm, collated([row], here)).detach()) for row in rows)
+    assert float(answer_loss(lm, collated(rows, here, form=Form.VARLEN)).detach()) == pytest.approx(
         alone, rel=1e-5
     )

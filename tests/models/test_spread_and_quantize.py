@@ -22,12 +22,11 @@ from crosstune.running.runner import run_study
 from crosstune.store.store import read_runs
 from crosstune.study.runs import expand
 from crosstune.study.spec import Study, read_study
-from crosstune.training.batches import collate
 from crosstune.training.loop import train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
 from saved_model import save_model, study_of, write_study
-from tiny_models import CASES, CONFIGS, TRAINED, make_method, random_ids, tokenizer
+from tiny_models import CASES, CONFIGS, TRAINED, collated, make_method, random_ids, tokenizer
 
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 GPUS = torch.cuda.device_count()
@@ -89,7 +88,7 @@ def test_every_method_on_two_gpus(family: str, case: str) -> None:
         # A cache's empty start is made on the wrong one of the fakes.
         method = make_method(case, **({"init": "random"} if "prefix-kv" in case else {}))
         method.attach(lm, seed=3)
-        batch = collate(ROWS[:3], lm.pad_id, lm.device, 1.0, 0)
+        batch = collated(ROWS[:3], lm.device, 1.0)
         assert str(answer_loss(lm, batch).device) == "cpu"
         with method.evaluating():
             ids = torch.ones(2, 5, dtype=torch.long, device=lm.device)

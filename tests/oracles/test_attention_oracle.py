@@ -5,7 +5,7 @@ import torch
 
 from crosstune.methods.prompts.start import init_ids
 from crosstune.models.attention import hook as attention
-from crosstune.models.attention.layout import Layout, laid_out
+from crosstune.models.attention.layout import Layout
 from reference_decoder import effect_of, keys_values, reference_logits, weights_of
 from tiny_models import (
     CASES,
@@ -150,9 +150,9 @@ def test_bfloat16_stays_near_float32(tiny_lm, family, case):
 # --- which kernel -----------------------------------------------------------------------------------
 
 
-def loss_and_gradients(lm, method, ids):
+def loss_and_gradients(lm, method, ids, layout=None):
     """Of a loss that every position and every trained number takes part in."""
-    hidden = lm.hidden(ids)
+    hidden = lm.hidden(ids, layout)
     weights = torch.linspace(-1, 1, hidden.numel(), device=hidden.device).reshape(hidden.shape)
     loss = (hidden.float() * weights).sum()
     gradients = torch.autograd.grad(loss, list(method.parameters().values()))
@@ -206,8 +206,10 @@ def test_grouped_heads_equal_repeated_ones(tiny_lm, monkeypatch, kind, case):
                 )
 
             monkeypatch.setattr(attention, "scaled_dot_product_attention", repeat)
-        with laid_out(layout):
-            found.append(loss_and_gradients(lm, method, ids))
+        found.append(loss_and_gradients(lm, method, ids, layout))
+    assert (found[0][0] - loss_and_gradients(lm, method, ids)[0]).abs().max() > 0.05, (
+        "the layout does something"
+    )
     near("grouped = repeated", found[0][0], found[1][0])
     for one, other in zip(found[0][1], found[1][1], strict=True):
         near("grouped = repeated, gradients", one, other)

@@ -10,9 +10,8 @@ from crosstune.errors import UserError
 from crosstune.outputs.registry import tokenize
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training import objectives as loss_module
-from crosstune.training.batches import collate
 from crosstune.training.objectives import answer_loss
-from tiny_models import DEVICE, attach, make_lm, near, random_ids, row
+from tiny_models import DEVICE, attach, collated, make_lm, near, random_ids, row
 
 ROWS = [
     TrainingRow(tuple(random_ids(n, seed=n)), answer)
@@ -42,7 +41,7 @@ def hugging_face_loss(model, rows):
 def test_equals_transformers_loss(tiny_lm, family, case):
     lm = tiny_lm(family)
     method = attach(lm, case)
-    loss = answer_loss(lm, collate(ROWS, 0, torch.device(DEVICE)))
+    loss = answer_loss(lm, collated(ROWS, torch.device(DEVICE)))
     loss.backward()
     method.after_backward()
     ours = gradients(method)
@@ -66,7 +65,7 @@ def test_equals_transformers_loss(tiny_lm, family, case):
 def test_in_pieces_equals_in_one(tiny_lm, family, case, monkeypatch):
     lm = tiny_lm(family)
     method = attach(lm, case)
-    batch = collate(ROWS, 0, torch.device(DEVICE))
+    batch = collated(ROWS, torch.device(DEVICE))
     found = []
     for rows_at_once in (256, 4):
         monkeypatch.setattr(loss_module, "ROWS_AT_ONCE", rows_at_once)
@@ -91,7 +90,7 @@ def test_padded_batch_equals_one_row_at_a_time(shapes, seed):
         for i, (n, answer) in enumerate(shapes)
     ]
     with torch.no_grad():
-        ours = answer_loss(LM, collate(rows, 0, torch.device(DEVICE)))
+        ours = answer_loss(LM, collated(rows, torch.device(DEVICE)))
         alone = []
         for r in rows:
             scores = torch.log_softmax(LM.logits(LM.hidden(row(r.ids))[0]), -1)
@@ -125,7 +124,7 @@ def test_choice_loss_equals_one_row_at_a_time(tiny_lm, family):
     ]
     method = attach(lm, "prefix-hidden")
     balance = 1000.0  # several rows a line
-    loss = answer_loss(lm, collate(rows, 0, torch.device(DEVICE), balance))
+    loss = answer_loss(lm, collated(rows, torch.device(DEVICE), balance))
     loss.backward()
     method.after_backward()
     ours = gradients(method)

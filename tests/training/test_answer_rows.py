@@ -6,11 +6,10 @@ import torch
 from crosstune.methods import METHODS
 from crosstune.models.attention.choose import Form
 from crosstune.outputs.rows import TrainingRow
-from crosstune.training.batches import collate
 from crosstune.training.loop import _training_mode
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, FAMILIES, make_lm, random_ids
+from tiny_models import DEVICE, FAMILIES, collated, make_lm, random_ids
 
 CASES = [
     ("lora", {"target_modules": ("q_proj", "v_proj", "o_proj", "down_proj")}),
@@ -53,7 +52,7 @@ def test_losses_and_gradients_are_those_of_all_rows(family, name, config, ragged
             p.add_(torch.randn(p.shape, generator=draw).to(p.device) * 0.05)
     method.after_step()
     trunk = lm.adaptation.front
-    batch = collate(ROWS, 0, DEVICE, trunk=trunk, form=Form.PADDING_FREE if ragged else None)
+    batch = collated(ROWS, DEVICE, trunk=trunk, form=Form.PADDING_FREE if ragged else None)
     fast, fast_grads, read = one_step(lm, method, batch)
     lm.narrows = False
     loss, grads, all_read = one_step(lm, method, batch)
@@ -71,7 +70,7 @@ def test_a_checkpointed_layer_computes_all_rows(family):
     lm = make_lm(family)
     method = METHODS["lora"]()
     method.attach(lm, seed=0)
-    batch = collate(ROWS, 0, DEVICE, form=Form.PADDING_FREE)
+    batch = collated(ROWS, DEVICE, form=Form.PADDING_FREE)
     found = []
     for checkpointing in (False, True):
         with _training_mode(method, TrainSettings(gradient_checkpointing=checkpointing), seed=0):

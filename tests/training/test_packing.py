@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from crosstune.models.attention.choose import Form, bins, reading_form, training_form
 from crosstune.models.attention.cpu_line import LONGEST
 from crosstune.outputs.rows import TrainingRow
-from crosstune.training.batches import collate
 from crosstune.training.objectives import answer_loss
-from tiny_models import DEVICE, FAMILIES, TRAINED, attach, make_lm, shake
+from tiny_models import DEVICE, FAMILIES, TRAINED, attach, collated, make_lm, shake
 
 BALANCE = 1e6  # attention costs nothing: pack whatever fits
 
@@ -34,9 +33,8 @@ def test_packed_equals_one_a_line(family, case, ragged):
     shake(method)
     found = []
     for balance in (None, BALANCE):
-        batch = collate(
+        batch = collated(
             some_rows(),
-            0,
             torch.device(DEVICE),
             balance,
             form=Form.PADDING_FREE if ragged and balance is not None else None,
@@ -61,11 +59,11 @@ def test_packed_equals_one_a_line(family, case, ragged):
 
 def test_a_line_really_holds_several_and_less_padding():
     rows = some_rows()
-    batch = collate(rows, 0, "cpu", BALANCE)
+    batch = collated(rows, "cpu", BALANCE)
     tokens = sum(len(r.ids) - 1 for r in rows)
     assert batch.ids.shape[0] < len(rows)
-    assert batch.ids.numel() < 1.1 * tokens < collate(rows, 0).ids.numel()
-    assert collate(rows, 0, "cpu", form=Form.PADDING_FREE).ids.shape == (1, tokens)
+    assert batch.ids.numel() < 1.1 * tokens < collated(rows).ids.numel()
+    assert collated(rows, "cpu", form=Form.PADDING_FREE).ids.shape == (1, tokens)
 
 
 def test_long_rows_are_not_taken_one_by_one():
@@ -74,7 +72,7 @@ def test_long_rows_are_not_taken_one_by_one():
     for choose, other in ((training_form, Form.PACKED), (reading_form, Form.PADDED)):
         assert choose(lm, LONGEST) == (Form.PADDING_FREE if DEVICE == "cpu" else other)
         assert choose(lm, LONGEST + 1) == other
-    assert collate(rows, 0).ids.shape == (2, LONGEST + 1)
+    assert collated(rows).ids.shape == (2, LONGEST + 1)
     dropping = make_lm("llama", attention_dropout=0.1)
     assert training_form(dropping, 9) == Form.PACKED
 
@@ -82,7 +80,7 @@ def test_long_rows_are_not_taken_one_by_one():
 def test_every_answer_token_is_a_target_once():
     rows = some_rows()
     for balance, ragged in ((None, False), (BALANCE, False), (None, True)):
-        batch = collate(rows, 0, "cpu", balance, form=Form.PADDING_FREE if ragged else None)
+        batch = collated(rows, "cpu", balance, form=Form.PADDING_FREE if ragged else None)
         wanted = sorted(t for r in rows for t in r.ids[-r.answer :])
         assert sorted(batch.targets.tolist()) == wanted
         assert len(set(batch.rows.tolist())) == len(wanted)

@@ -15,18 +15,18 @@ from transformers import AutoModelForCausalLM, OPTConfig
 
 from crosstune.config.environment import CHECKPOINT_SECONDS, STATES_GB
 from crosstune.errors import UserError
+from crosstune.models.attention import choose
 from crosstune.models.attention.choose import Form
-from crosstune.models.fast.frozen_states import SIZES, _padded, drops, may_share, states_of
+from crosstune.models.fast.frozen_states import SIZES, _read, drops, may_share, states_of
 from crosstune.models.fast.state_store import KeptStates
 from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.rows import TrainingRow
-from crosstune.training.batches import collate
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import _training_mode, train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.reuse import Reuse
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, FAMILIES, WINDOW, attach, make_method, near, random_ids
+from tiny_models import DEVICE, FAMILIES, WINDOW, attach, collated, make_method, near, random_ids
 
 LAYOUTS = ("lines", "alone", "checkpointed")
 Weights = dict[str, torch.Tensor]
@@ -100,7 +100,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(
     lm = tiny_lm(family)
     method = on(lm, case)
     lm.model.eval()  # PEFT's dropout comes switched on
-    below = Reuse(method, ROWS[0]).below(ROWS)
+    below = Reuse(method, ROWS[0]).below([row.ids[:-1] for row in ROWS])
     assert below is not None
     assert below[0] == CASES[case][2]
     assert max(len(row.ids) for row in ROWS) > WINDOW
@@ -108,7 +108,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(
     balance, ragged = (50.0 if layout == "lines" else None), layout in ("ragged", "checkpointed")
     found = []
     for given in (None, below):
-        batch = collate(ROWS, 0, DEVICE, balance, form=Form.PADDING_FREE if ragged else None, below=given)
+        batch = collated(ROWS, DEVICE, balance, form=Form.PADDING_FREE if ragged else None, below=given)
         if layout == "lines":
             assert 1 < len(batch.ids) < len(ROWS)
         with _training_mode(method, settings, seed=0), calls_of(lm.decoder.layers[0]) as calls:
@@ -140,9 +140,12 @@ def test_two_epochs_end_in_the_weights_of_a_plain_training(
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
-def test_on_a_gpu_texts_go_through_together(tiny_lm: Callable[..., Any], family: str) -> None:
+def test_on_a_gpu_texts_go_through_together(
+    tiny_lm: Callable[..., Any], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm, texts = tiny_lm(family), [row.ids for row in ROWS]
-    together = _padded(lm, 2, texts)
+    monkeypatch.setattr(choose, "reading_form", lambda *args: Form.PADDED)
+    together = _read(lm, 2, texts, fill=False)
     for text, states in zip(texts, together, strict=True):
         assert states.shape == (len(text), lm.geometry.hidden)
         alone = lm.handed_to(2, torch.tensor([text], device=DEVICE))[0]

@@ -25,7 +25,7 @@ from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.study.entries import StudyPart, Combination, MethodEntry, SearchSettings, TaskEntry, labels
+from crosstune.study.entries import Combination, MethodEntry, SearchSettings, StudyPart, TaskEntry, labels
 from crosstune.study.file import StudyFile
 from crosstune.study.grid import MOST_RUNS, GridCell, sweep
 from crosstune.training.settings import ONE_OF, TrainSettings

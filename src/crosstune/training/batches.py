@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.choose import Form, lay_out
+from crosstune.models.attention.choose import Placed, for_training
 from crosstune.models.attention.cpu_line import Ragged
 from crosstune.models.attention.layout import Layout
-from crosstune.models.attention.trees import chain
 from crosstune.models.fast.layers import Handed
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory.token_limit import Passes
 from crosstune.outputs.rows import Rows, TrainingRow
+from crosstune.training.reuse import Reuse
 
 # Batches drawn together before sorting by length: enough to pair like with like, few enough that
 # an epoch's order stays random.
@@ -83,30 +85,36 @@ def split(batch: Sequence[TrainingRow], tokens: int) -> list[list[TrainingRow]]:
     return parts
 
 
+def ready_parts(
+    lm: LanguageModel, batch: Sequence[TrainingRow], passes: Passes, reuse: Reuse | None = None
+) -> Iterator[Batch]:
+    """Parts of a batch as tensors, each made when the one before it is done.
+
+    Args:
+        lm: With whatever a method left on it.
+        batch: Rows of one optimiser step.
+        passes: Limits the tokens of a part, and is told of each before it is made.
+        reuse: Knows the states of frozen layers, if they are reused.
+    """
+    for part in split(batch, passes.limit):
+        passes.begin(len(part), len(part) * len(part[-1].ids))
+        # The last token of a row predicts nothing that is scored: it is left out of the forward.
+        texts = [row.ids[:-1] for row in part]
+        below = None if reuse is None else reuse.below(texts)
+        yield collate(part, for_training(lm, texts, passes.say), below)
+
+
 def collate(
-    rows: Sequence[TrainingRow],
-    pad: int,
-    device: torch.device | str = "cpu",
-    balance: float | None = None,
-    trunk: int = 0,
-    form: Form | None = None,
-    below: tuple[int, Sequence[Tensor]] | None = None,
+    rows: Sequence[TrainingRow], placed: Placed, below: tuple[int, Sequence[Tensor]] | None = None
 ) -> Batch:
     """Rows of training examples as the tensors of one forward.
 
     Args:
         rows: At least one.
-        pad: Token id to fill up with.
-        device: Where the tensors go.
-        balance: Line length at which a token costs as much in attention as in everything else.
-        trunk: Tokens of a soft prompt that will stand in front of every line.
-        form: As chosen (`training_form`); None for several texts a line by ``balance``, if there is one.
+        placed: Their token ids, the last of each left out.
         below: The lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
     """
-    if form is None:
-        form = Form.PADDED if balance is None else Form.PACKED
-    # The last token of a row predicts nothing that is scored: it is left out of the forward.
-    placed = lay_out(form, [chain(row.ids[:-1]) for row in rows], pad, device, balance, trunk)
+    device = placed.ids.device
     handed = None
     if below is not None:
         layer, states = below

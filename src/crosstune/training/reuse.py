@@ -68,14 +68,13 @@ class Reuse:
         facts = {"layers": self.layer, "texts_read": self.read, "texts_kept": self.kept}
         return facts | ({"why_not": self.why_not} if self.why_not else {"bytes": self._states.held})
 
-    def below(self, rows: Sequence[TrainingRow]) -> tuple[int, list[Tensor]] | None:
-        """The layer to enter at, and what it receives of each row, ``[tokens, hidden]`` on the CPU.
+    def below(self, texts: Sequence[Text]) -> tuple[int, list[Tensor]] | None:
+        """The layer to enter at, and what it receives of each text, ``[tokens, hidden]`` on the CPU.
 
-        None where nothing is reused. The last token of a row is left out: it predicts nothing.
+        None where nothing is reused.
         """
         if not self.layer:
             return None
-        texts = [row.ids[:-1] for row in rows]
         kept = {text: self._states.get(self._key(text)) for text in texts}
         found = {text: states for text, states in kept.items() if states is not None}
         self.read += len(texts)

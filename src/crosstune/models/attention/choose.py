@@ -10,7 +10,7 @@ device. Texts that share a row do not see each other and keep their own position
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -83,7 +83,7 @@ class Placed:
 
 def lay_out(
     form: Form,
-    texts: Sequence[Tree],
+    texts: Sequence[Tree | Sequence[int]],
     pad: int,
     device: torch.device | str,
     balance: float | None = None,
@@ -94,14 +94,16 @@ def lay_out(
 
     Args:
         form: As chosen.
-        texts: One at least.
+        texts: One at least: token ids, or trees.
         pad: Token id to fill up with.
         device: Where the tensors go.
         balance: Row length at which a token costs as much in attention as in everything else (``PACKED``).
         trunk: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
         apart: Each text attends by itself (``PADDING_FREE``).
     """
-    lengths = [len(text.tokens) for text in texts]
+    trees = [text if isinstance(text, Tree) else None for text in texts]
+    tokens = [text.tokens if isinstance(text, Tree) else text for text in texts]
+    lengths = [len(ids) for ids in tokens]
     rows = [[i] for i in range(len(texts))]
     if not form.fills_up:
         rows = [list(range(len(texts)))]
@@ -118,20 +120,41 @@ def lay_out(
         lists = [[x for i in row for x in numbers(i)] for row in rows]
         return torch.tensor([row + [fill] * (width - len(row)) for row in lists], device=device)
 
-    ids, order = block(lambda i: texts[i].tokens, pad), [i for row in rows for i in row]
-    branches = any(text.branches for text in texts)
+    def positions(i: int) -> Sequence[int]:
+        tree = trees[i]
+        return range(lengths[i]) if tree is None else tree.positions
+
+    def ends(i: int) -> Sequence[int]:
+        tree = trees[i]
+        return [lengths[i] - 1] * lengths[i] if tree is None else tree.ends
+
+    ids, order = block(lambda i: tokens[i], pad), [i for row in rows for i in row]
+    branches = any(tree is not None and tree.branches for tree in trees)
     layout: Layout | Ragged | None = None
     if not form.fills_up:
         kind = Packed if form is Form.VARLEN else Ragged
-        places = block(lambda i: texts[i].positions, 0)[0] if branches else None
-        ends = block(lambda i: texts[i].ends, -1)[0] if branches else None
-        layout = kind(tuple(lengths), device=device, places=places, ends=ends, apart=apart)
+        layout = kind(tuple(lengths), device=device, apart=apart)
+        if branches:
+            layout = replace(layout, places=block(positions, 0)[0], ends=block(ends, -1)[0])
     elif branches or len(rows) < len(texts):
         layout = Layout(
-            block(lambda i: (starts[i] % width + end for end in texts[i].ends), -1),
-            block(lambda i: texts[i].positions, 0),
+            block(lambda i: (starts[i] % width + end for end in ends(i)), -1),
+            block(positions, 0),
         )
     return Placed(ids, layout, starts, order)
+
+
+def for_training(model: Model, texts: Sequence[Sequence[int]], note: Note | None = None) -> Placed:
+    """A training batch in the form that suits it (`training_form`)."""
+    front = model.adaptation.front
+    form = training_form(model, front + max(map(len, texts)), note)
+    return lay_out(form, texts, model.pad_id, model.device, model.geometry.attention_balance, front)
+
+
+def for_reading(model: Model, texts: Sequence[Sequence[int]]) -> Placed:
+    """Texts that are only read, in the form that suits them; on a CPU each attends by itself."""
+    form = reading_form(model, model.adaptation.front + max(map(len, texts)))
+    return lay_out(form, texts, model.pad_id, model.device, apart=True)
 
 
 def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[int]]:

@@ -204,7 +204,7 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
     # "beats" on a rate of failures means fewer of them.
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
-    if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
+    if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy skips_unread_rows it
         made = _tested(paired, first.label, second.label, codes)
         few = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
         why = few if len(codes) < claim.at_least else short

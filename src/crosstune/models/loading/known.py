@@ -109,12 +109,12 @@ def geometry_in(folder: Path, name: str) -> Geometry:
         digest.update(file.read_bytes())
     kept = cache_root() / "geometry" / f"{digest.hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError):  # not there, damaged, or of another version of crosstune
-        found = json.loads(kept.read_bytes())
-        if "refused" in found:
-            raise UserError(found["refused"])
-        if found["linears"] is not None:
-            found["linears"] = tuple(tuple(map(tuple, layer)) for layer in found["linears"])
-        return Geometry(**found)
+        stored = json.loads(kept.read_bytes())
+        if "refused" in stored:
+            raise UserError(stored["refused"])
+        if stored["linears"] is not None:
+            stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
+        return Geometry(**stored)
     from crosstune.models.loading.config import read_config
     from crosstune.models.loading.probe import examine
 

@@ -192,12 +192,14 @@ def collated(
     device: Any = DEVICE,
     balance: float | None = None,
     form: Form | None = None,
-    trunk: int = 0,
+    shared_prefix: int = 0,
     below: Any = None,
 ) -> Batch:
     """Rows in one form: without one, several texts a line by ``balance`` if there is one, or padded."""
     form = form or (Form.PADDED if balance is None else Form.PACKED)
-    return collate(rows, lay_out(form, [row.ids[:-1] for row in rows], 0, device, balance, trunk), below)
+    return collate(
+        rows, lay_out(form, [row.ids[:-1] for row in rows], 0, device, balance, shared_prefix), below
+    )
 
 
 def row(ids: Iterable[int]) -> Tensor:

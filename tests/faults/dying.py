@@ -17,7 +17,7 @@ import torch
 from rich.console import Console
 
 from crosstune.errors import UserError
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.running.runner import run_study
 from crosstune.study.spec import read_study
 
@@ -29,14 +29,14 @@ def one_process(study: Path, store: Path, tokens: int) -> int:
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    begin = Passes.begin
+    begin = TokenLimit.begin
 
-    def begin_or_die(self: Passes, rows: int, size: int) -> None:
+    def begin_or_die(self: TokenLimit, rows: int, size: int) -> None:
         begin(self, rows, size)
         if size > tokens:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Passes.begin = begin_or_die  # type: ignore[method-assign]
+    TokenLimit.begin = begin_or_die  # type: ignore[method-assign]
     log = (store.parent / f"{store.name}.log").open("a")
     code = 0
     try:

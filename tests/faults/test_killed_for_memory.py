@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from crosstune.errors import UserError
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.running.resume.attempts import DEATHS, attempt
 from crosstune.store import failures, store
 from crosstune.store.audit import audit
@@ -84,7 +84,7 @@ def go(
 ) -> tuple[list[int], list[str]]:
     """Six passes by one process, killed in one of them; the limit at each, and what was said."""
     said: list[str] = []
-    passes, other = Passes(1024, doing="training"), Passes(512)
+    passes, other = TokenLimit(1024, doing="training"), TokenLimit(512)
     limits, left = [], folder.parent / "left"
     with attempt(folder, made_for, position, (passes, other), said.append):
         for number in range(1, 7):
@@ -141,7 +141,7 @@ def test_deaths_of_another_run_or_unreadable_ones_count_for_nothing(folder: Path
 
 
 def test_an_error_leaves_nothing_to_learn_from(folder: Path) -> None:
-    passes = Passes(1024)
+    passes = TokenLimit(1024)
 
     def fail() -> None:
         with attempt(folder, "x", "a", [passes], print):
@@ -156,7 +156,7 @@ def test_an_error_leaves_nothing_to_learn_from(folder: Path) -> None:
 
 
 def test_a_limit_from_before_outlasts_a_checkpoint() -> None:
-    passes = Passes(1024)
+    passes = TokenLimit(1024)
     passes.cap(256, 2)
     passes.cap_below(100)
     assert (passes.limit, passes.halvings) == (64, 4)

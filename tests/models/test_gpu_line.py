@@ -11,9 +11,9 @@ from crosstune.models.adaptation import Part
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.choose import Form
-from crosstune.models.attention.cpu_line import Ragged
-from crosstune.models.attention.gpu_line import Packed
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.attention.cpu_line import PaddingFreeBatch
+from crosstune.models.attention.gpu_line import VarlenBatch
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
 from crosstune.training.objectives import answer_loss
@@ -45,19 +45,19 @@ def numbers(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
-@pytest.mark.parametrize("trunk", [0, 3])
+@pytest.mark.parametrize("shared_prefix", [0, 3])
 @pytest.mark.parametrize("front", [0, 5])
 @pytest.mark.parametrize("window", [None, 4, 100])
-def test_equals_text_by_text(monkeypatch, trunk, front, window):
+def test_equals_text_by_text(monkeypatch, shared_prefix, front, window):
     monkeypatch.setattr(packed, "kernel", slow)
-    tokens = trunk + sum(LENGTHS)
+    tokens = shared_prefix + sum(LENGTHS)
     q, k, v = (numbers(1, heads, tokens, 8, seed=heads) for heads in (4, 2, 2))
     stood = (numbers(2, front, 8, seed=7), numbers(2, front, 8, seed=8)) if front else None
     inputs = (q, k, v, *(stood or ()))
     up = numbers(1, tokens, 4, 8, seed=9).detach()
-    wanted = ragged.attend(Ragged(LENGTHS, trunk, window=window), q, k, v, 0.3, stood)
-    line = Ragged.of_mask(Packed(LENGTHS).behind(trunk).mask(window))
-    assert isinstance(line, Packed)
+    wanted = ragged.attend(PaddingFreeBatch(LENGTHS, shared_prefix, window=window), q, k, v, 0.3, stood)
+    line = PaddingFreeBatch.of_mask(VarlenBatch(LENGTHS).behind(shared_prefix).mask(window))
+    assert isinstance(line, VarlenBatch)
     found = packed.attend(line, q, k, v, 0.3, stood)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     for mine, right in zip(
@@ -70,9 +70,9 @@ def test_a_prefix_and_a_window_do_not_meet_the_kernel(monkeypatch):
     """Its window would hide the prefix from later tokens."""
     monkeypatch.setattr(packed, "kernel", None)
     q, k = numbers(1, 2, 9, 8), numbers(1, 2, 9, 8)
-    packed.attend(Packed((9,), window=4), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
+    packed.attend(VarlenBatch((9,), window=4), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
     with pytest.raises(TypeError):
-        packed.attend(Packed((9,), window=9), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
+        packed.attend(VarlenBatch((9,), window=9), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -105,7 +105,7 @@ def test_a_line_is_as_long_as_its_texts():
     rows = [TrainingRow((5,) * n, 1) for n in (3000, 2, 7)]
     batch = collated(rows, form=Form.VARLEN)
     assert batch.ids.shape == (1, 2999 + 1 + 6)
-    assert isinstance(batch.layout, Packed)
+    assert isinstance(batch.layout, VarlenBatch)
     assert batch.layout.mask(None).numel() == 1
 
 
@@ -228,17 +228,17 @@ def varlen_of(version):
 def test_the_kernel_is_called_by_the_signature_that_this_pytorch_has(monkeypatch, version, window):
     """Grouped heads, a factor that is not the usual one, a prefix and a soft prompt: there and back."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_of(version))
-    trunk, tokens = 3, 3 + sum(LENGTHS)
+    shared_prefix, tokens = 3, 3 + sum(LENGTHS)
     q, k, v = (numbers(1, heads, tokens, 8, seed=heads) for heads in (4, 2, 2))
     stood = None if window else (numbers(2, 5, 8, seed=7), numbers(2, 5, 8, seed=8))
-    line = Packed(LENGTHS, trunk, window=window)
+    line = VarlenBatch(LENGTHS, shared_prefix, window=window)
     if version == "2.10" and window:
         with pytest.raises(NotImplementedError):
             packed.attend(line, q, k, v, 0.3, stood)
         return
     inputs = (q, k, v, *(stood or ()))
     up = numbers(1, tokens, 4, 8, seed=9).detach()
-    wanted = ragged.attend(Ragged(LENGTHS, trunk, window=window), q, k, v, 0.3, stood)
+    wanted = ragged.attend(PaddingFreeBatch(LENGTHS, shared_prefix, window=window), q, k, v, 0.3, stood)
     found = packed.attend(line, q, k, v, 0.3, stood)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     for mine, right in zip(
@@ -304,7 +304,7 @@ def test_a_kernel_that_fails_later_gives_way(monkeypatch):
             lambda lm, *args: not packed.KERNEL.verdicts[packed.kernel_shape(lm)],
         )
         method = attach(lm, "lora")
-        passes = Passes(20, "cpu", "training", told.append)
+        passes = TokenLimit(20, "cpu", "training", told.append)
         curves.append([point["loss"] for point in train(method, rows, settings, passes=passes).curve])
         method.detach()
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
@@ -314,7 +314,7 @@ def test_a_kernel_that_fails_later_gives_way(monkeypatch):
 
 
 def test_answers_through_the_model_equal_one_at_a_time(monkeypatch):
-    """A soft prompt as the trunk of many texts, against each alone."""
+    """A soft prompt as the shared prefix of many texts, against each alone."""
     monkeypatch.setattr(packed, "kernel", slow)
     lm = make_lm("gemma3")
     shake(attach(lm, "soft-prompt"))

@@ -111,13 +111,13 @@ def test_branches_behind_a_trunk_equal_texts_of_their_own(tiny_lm, family, case)
     """Trunk and branches longer than the window together."""
     lm = tiny_lm(family)
     attach(lm, case)
-    trunk, one, two = random_ids(10, 1), random_ids(4, 2), random_ids(3, 3)
+    shared_prefix, one, two = random_ids(10, 1), random_ids(4, 2), random_ids(3, 3)
     ends = [16] * 10 + [13] * 4 + [16] * 3 + [-1] * 2
     positions = [*range(10), *range(10, 14), *range(10, 13), 0, 0]
     with torch.no_grad():
         layout = Layout(row(ends), row(positions))
-        laid = lm.hidden(row(trunk + one + two + [0, 0]), layout)[0]
-        first, second = lm.hidden(row(trunk + one))[0], lm.hidden(row(trunk + two))[0]
+        laid = lm.hidden(row(shared_prefix + one + two + [0, 0]), layout)[0]
+        first, second = lm.hidden(row(shared_prefix + one))[0], lm.hidden(row(shared_prefix + two))[0]
     near("branches = texts of their own", laid[:14], first)
     near("branches = texts of their own", laid[14:17], second[10:])
 
@@ -125,10 +125,12 @@ def test_branches_behind_a_trunk_equal_texts_of_their_own(tiny_lm, family, case)
 def test_rotary_positions_of_branches_matter(tiny_lm, family):
     """A branch laid out at the wrong positions is noticed: the comparison above can fail."""
     lm = tiny_lm(family)
-    trunk, one, two = random_ids(5, 1), random_ids(2, 2), random_ids(2, 3)
+    shared_prefix, one, two = random_ids(5, 1), random_ids(2, 2), random_ids(2, 3)
     with torch.no_grad():
-        wrong = lm.hidden(row(trunk + one + two), Layout(row([8] * 5 + [6] * 2 + [8] * 2), row(range(9))))[0]
-        right = lm.hidden(row(trunk + two))[0]
+        wrong = lm.hidden(
+            row(shared_prefix + one + two), Layout(row([8] * 5 + [6] * 2 + [8] * 2), row(range(9)))
+        )[0]
+        right = lm.hidden(row(shared_prefix + two))[0]
     assert (wrong[7:] - right[5:]).abs().max() > 1e-3
 
 

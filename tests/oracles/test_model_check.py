@@ -18,7 +18,7 @@ from transformers import (
 
 from crosstune.errors import UserError
 from crosstune.methods.prompts.start import attention_inputs
-from crosstune.models.attention.cache import Reading
+from crosstune.models.attention.cache import PrefillCache
 from crosstune.models.attention.hook import IMPLEMENTATION, attention
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
@@ -79,7 +79,7 @@ def test_fused_projections_are_those_of_the_model(kind):
     assert lm.geometry.heads == 4
     key, value = lm.parts.layers[1].key_and_value()
     assert len(key.columns) == len(value.columns) == lm.geometry.kv_size
-    ids, read = torch.arange(5)[:, None], Reading()
+    ids, read = torch.arange(5)[:, None], PrefillCache()
     lm.learn_calls()
     with torch.no_grad():
         inputs = [torch.cat(states) for states in zip(*(attention_inputs(lm, i) for i in ids), strict=True)]

@@ -51,12 +51,12 @@ def test_losses_and_gradients_are_those_of_all_rows(family, name, config, ragged
         for p in method.parameters().values():
             p.add_(torch.randn(p.shape, generator=draw).to(p.device) * 0.05)
     method.after_step()
-    trunk = lm.adaptation.front
-    batch = collated(ROWS, DEVICE, trunk=trunk, form=Form.PADDING_FREE if ragged else None)
+    shared_prefix = lm.adaptation.front
+    batch = collated(ROWS, DEVICE, shared_prefix=shared_prefix, form=Form.PADDING_FREE if ragged else None)
     fast, fast_grads, read = one_step(lm, method, batch)
-    lm.narrows = False
+    lm.skips_unread_rows = False
     loss, grads, all_read = one_step(lm, method, batch)
-    assert (read, all_read) == (len(batch.rows), len(batch.ids) * trunk + batch.ids.numel())
+    assert (read, all_read) == (len(batch.rows), len(batch.ids) * shared_prefix + batch.ids.numel())
     torch.testing.assert_close(fast, loss, rtol=1e-5, atol=1e-6)
     assert set(fast_grads) == set(grads)
     for key, grad in grads.items():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from crosstune.config.environment import GPU_OFF
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.measure import SHARE, Trial, measures, need
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
@@ -41,7 +41,7 @@ def trained(lm, monkeypatch, card=None):
     method = attach(lm, "lora", dropout=0.2)
     rows = [TrainingRow(tuple(range(3, 3 + 8 + n % 3)), 1) for n in range(16)]
     told, sizes, trials = [], [], []
-    passes = Passes(8192, "cpu", "training", told.append)
+    passes = TokenLimit(8192, "cpu", "training", told.append)
     passes.watch = lambda passes, rows, size: sizes.append(size)
 
     def peak(device, work):
@@ -94,7 +94,7 @@ def test_a_trial_that_fails_leaves_it_to_the_step(monkeypatch):
 
 def test_a_limit_taken_from_before_is_not_measured():
     """A resumed training goes on with the passes it began with."""
-    passes = Passes(100)
+    passes = TokenLimit(100)
     assert not passes.measured
     passes.put_back({"limit": 60, "halvings": 0, "tokens": 0})
     assert passes.measured

@@ -91,12 +91,12 @@ def test_every_answer_token_is_a_target_once():
 
 
 @given(st.lists(st.integers(1, 80), min_size=1, max_size=40), st.floats(1, 1e6), st.integers(0, 20))
-def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance, trunk):
-    lines = bins(lengths, balance, trunk)
+def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance, shared_prefix):
+    lines = bins(lengths, balance, shared_prefix)
     assert sorted(i for line in lines for i in line) == list(range(len(lengths)))
 
     def cost(lines):
-        width = trunk + max(sum(lengths[i] for i in line) for line in lines)
+        width = shared_prefix + max(sum(lengths[i] for i in line) for line in lines)
         return len(lines) * width * (1 + width / balance)
 
     assert cost(lines) <= cost([[i] for i in range(len(lengths))])
@@ -104,4 +104,4 @@ def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance, trunk):
 
 def test_rows_of_one_length_are_left_alone():
     assert bins([7] * 12, 1e6) == [[i] for i in range(12)]
-    assert len(bins([7] * 12, 1e6, trunk=10)) < 12  # unless they can share a soft prompt
+    assert len(bins([7] * 12, 1e6, shared_prefix=10)) < 12  # unless they can share a soft prompt

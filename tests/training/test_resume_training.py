@@ -10,7 +10,7 @@ import torch
 
 from crosstune.config.environment import CHECKPOINT_SECONDS
 from crosstune.errors import UserError
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import Progress, train
@@ -185,11 +185,11 @@ def test_a_full_disk_does_not_end_a_training(
 
 
 def test_limits_and_counts_come_back(tiny_lm: Callable[..., Any], tmp_path: Path, notes: list[str]) -> None:
-    lm, passes, counted = tiny_lm("llama"), Passes(64), []
+    lm, passes, counted = tiny_lm("llama"), TokenLimit(64), []
     passes.limit, passes.halvings = 16, 2
     with pytest.raises(Killed):
         go(lm, "lora", FIVE, Checkpoint(tmp_path, "x", notes.append, [passes]), stop_after=2)
-    fresh = Passes(64)
+    fresh = TokenLimit(64)
     checkpoint = Checkpoint(tmp_path, "x", notes.append, [fresh], lambda: counted.append(1))
     assert checkpoint.load() is not None
     assert (fresh.limit, fresh.halvings, counted) == (16, 2, [1])

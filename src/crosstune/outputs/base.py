@@ -11,7 +11,7 @@ from typing import Any
 
 from crosstune.data.example import Example
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.journal import Journal
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
@@ -58,7 +58,7 @@ class Output(ABC):
         examples: Sequence[Example],
         settings: EvaluateSettings,
         tell: Callable[[int], None] | None = None,
-        passes: Passes | None = None,
+        passes: TokenLimit | None = None,
         journal: Journal[Any] | None = None,
     ) -> Answers:
         """The model's answers to examples of any languages, all in one call, so that they share batches.

@@ -21,7 +21,7 @@ from crosstune.models.attention.trees import Shared, grow
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers, Output
 from crosstune.outputs.journal import Journal
 from crosstune.outputs.rows import Rows, answer_rows
@@ -70,7 +70,7 @@ class Choice(Output):
         examples: Sequence[Example],
         settings: EvaluateSettings,
         tell: Callable[[int], None] | None = None,
-        passes: Passes | None = None,
+        passes: TokenLimit | None = None,
         journal: Journal[Any] | None = None,
     ) -> Answers:
         """The choices picked, and the log-probabilities of all."""
@@ -115,7 +115,7 @@ def score_choices(
     items: Sequence[ChoiceItem],
     settings: EvaluateSettings,
     tell: Callable[[int], None] | None = None,
-    passes: Passes | None = None,
+    passes: TokenLimit | None = None,
     journal: Journal[list[float]] | None = None,
 ) -> list[list[float]]:
     """Log-probability of each choice, normalised over the choices of its question.
@@ -143,7 +143,7 @@ def score_choices(
                 raise UserError(
                     "choices: first-token, but two labels start with the same token; use choices: label"
                 )
-    passes = Passes(settings.tokens_per_pass, lm.device) if passes is None else passes
+    passes = TokenLimit(settings.tokens_per_pass, lm.device) if passes is None else passes
 
     widths = [item.width for item in items]
     together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)

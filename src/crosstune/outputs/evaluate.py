@@ -9,7 +9,7 @@ import polars as pl
 from crosstune.data.example import Example
 from crosstune.data.forms import form_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers
 from crosstune.outputs.journal import Journal
 from crosstune.outputs.lengths import fitted
@@ -24,7 +24,7 @@ def evaluate(
     examples: Mapping[str, Sequence[Example]],
     settings: EvaluateSettings,
     tell: Callable[[int], None] | None = None,
-    passes: Passes | None = None,
+    passes: TokenLimit | None = None,
     journal: Journal[Any] | None = None,
 ) -> pl.DataFrame:
     """Answer every example: one stream of batches for all languages for which the same parts are active.
@@ -41,7 +41,7 @@ def evaluate(
     Returns:
         One row an example, in their order, with the columns of `Form.schema`.
     """
-    passes = passes or Passes(settings.tokens_per_pass, lm.device)
+    passes = passes or TokenLimit(settings.tokens_per_pass, lm.device)
     groups = lm.adaptation.groups(examples)
     table = pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))
     for languages in groups:

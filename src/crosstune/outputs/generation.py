@@ -16,7 +16,7 @@ from torch import Tensor
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.metrics.language_id import identify
-from crosstune.models.attention.cache import Reading, Slots
+from crosstune.models.attention.cache import DecodingCache, PrefillCache
 from crosstune.models.attention.choose import Form, lay_out, reading_form
 from crosstune.models.attention.trees import Shared, Tree, grow
 from crosstune.models.fast.graphs import stepper
@@ -25,7 +25,7 @@ from crosstune.models.fast.weights import packed_weights
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
-from crosstune.models.memory.token_limit import CACHED, Passes
+from crosstune.models.memory.token_limit import CACHED, TokenLimit
 from crosstune.outputs.base import Answers, Output
 from crosstune.outputs.journal import Journal
 from crosstune.outputs.rows import Rows, answer_rows
@@ -56,7 +56,7 @@ class Generation(Output):
         examples: Sequence[Example],
         settings: EvaluateSettings,
         tell: Callable[[int], None] | None = None,
-        passes: Passes | None = None,
+        passes: TokenLimit | None = None,
         journal: Journal[Any] | None = None,
     ) -> Answers:
         """The texts written, and the language that each was identified as (`identify`)."""
@@ -77,7 +77,7 @@ def generate(
     stop: Sequence[str] = ("\n",),
     tokens_per_pass: int = 8192,
     tell: Callable[[int], None] | None = None,
-    passes: Passes | None = None,
+    passes: TokenLimit | None = None,
     journal: Journal[str] | None = None,
 ) -> list[str]:
     """Greedy answers, up to a stop string, an end-of-text token or ``max_tokens``.
@@ -103,7 +103,7 @@ def generate(
         raise UserError(
             "an empty prompt, and the model's tokenizer puts nothing in front: nothing to go on from"
         )
-    passes = Passes(tokens_per_pass, lm.device) if passes is None else passes
+    passes = TokenLimit(tokens_per_pass, lm.device) if passes is None else passes
     together = Shared(prompts, [len(prompt) for prompt in prompts], lm.geometry.attention_balance)
 
     def answer(batch: list[Group]) -> list[str]:
@@ -154,7 +154,7 @@ def _generate(
     cache = CACHED * tokens if cache is None else cache
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
     front = lm.adaptation.front
-    slots = Slots(lm, room, front + longest)
+    slots = DecodingCache(lm, room, front + longest)
     widest = front + max(len(tree.tokens) for tree in trees)
     form = reading_form(lm, widest)
     step = stepper(lm, slots, note)
@@ -200,7 +200,7 @@ def _next(waiting: deque[Tree], room: int, tokens: int, form: Form) -> list[Tree
     return some
 
 
-def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, form: Form) -> Tensor:
+def _read(lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache, form: Form) -> Tensor:
     """Read prompts into free rows; hidden state of each one's last token, ``[prompts, hidden]``.
 
     Args:
@@ -210,7 +210,7 @@ def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, form: Form) ->
         form: In which they are read.
     """
     placed = lay_out(form, trees, lm.pad_id, lm.device)
-    read, width = Reading(), placed.ids.shape[1]
+    read, width = PrefillCache(), placed.ids.shape[1]
     paths = [
         (start // width, [start % width + at for at in path])
         for start, tree in zip(placed.starts, trees, strict=True)

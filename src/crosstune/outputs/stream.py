@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.journal import Journal
 
 T = TypeVar("T")
@@ -69,7 +69,7 @@ def in_batches(
     groups: Sequence[list[int]],
     measure: Callable[[list[int]], tuple[int, int]],
     answer: Callable[[list[Group]], list[T]],
-    passes: Passes,
+    passes: TokenLimit,
     tell: Callable[[int], None] | None = None,
     journal: Journal[T] | None = None,
     fill: Callable[[int], int] = int,

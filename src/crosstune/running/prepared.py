@@ -9,7 +9,7 @@ import polars as pl
 from crosstune.data.example import Example
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.journal import Journal
 from crosstune.outputs.registry import OUTPUTS
@@ -57,7 +57,7 @@ def predictions(
     data: TaskData,
     examples: Mapping[str, Sequence[Example]],
     tell: Callable[[int], None] | None = None,
-    passes: Passes | None = None,
+    passes: TokenLimit | None = None,
     journal: Journal[Any] | None = None,
 ) -> pl.DataFrame:
     """The table of predictions of an attached method; arguments and result as of `evaluate`."""

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from crosstune.models.attention.choose import Placed, for_training
-from crosstune.models.attention.cpu_line import Ragged
+from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout
-from crosstune.models.fast.layers import Handed
+from crosstune.models.fast.layers import EntryStates
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import Rows, TrainingRow
 from crosstune.training.reuse import Reuse
 
@@ -32,16 +32,16 @@ class Batch:
         layout: Who sees whom, when a line holds several examples.
         columns: ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
         offered: ``[answers, columns]`` which of them each answer is chosen from.
-        handed: What the frozen layers below the lowest adapted one hand to it; None to run them.
+        entry: What the frozen layers below the lowest adapted one hand to it; None to run them.
     """
 
     ids: Tensor
     rows: Tensor
     targets: Tensor
-    layout: Layout | Ragged | None = None
+    layout: Layout | PaddingFreeBatch | None = None
     columns: Tensor | None = None
     offered: Tensor | None = None
-    handed: Handed | None = None
+    entry: EntryStates | None = None
 
 
 def order(
@@ -86,7 +86,7 @@ def split(batch: Sequence[TrainingRow], tokens: int) -> list[list[TrainingRow]]:
 
 
 def ready_parts(
-    lm: LanguageModel, batch: Sequence[TrainingRow], passes: Passes, reuse: Reuse | None = None
+    lm: LanguageModel, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> Iterator[Batch]:
     """Parts of a batch as tensors, each made when the one before it is done.
 
@@ -115,13 +115,13 @@ def collate(
         below: The lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
     """
     device = placed.ids.device
-    handed = None
+    entry = None
     if below is not None:
         layer, states = below
         blank = torch.zeros(placed.ids.numel(), states[0].shape[-1], dtype=states[0].dtype, device=device)
         for start, text in zip(placed.starts, states, strict=True):
             blank[start : start + len(text)] = text
-        handed = Handed(layer, blank.view(*placed.ids.shape, -1))
+        entry = EntryStates(layer, blank.view(*placed.ids.shape, -1))
     where: list[int] = []
     targets: list[int] = []
     for i in placed.order:
@@ -142,5 +142,5 @@ def collate(
         placed.layout,
         columns,
         offered,
-        handed,
+        entry,
     )

@@ -18,7 +18,7 @@ from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.machine import ran_out
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.batches import order, ready_parts, split
 from crosstune.training.checkpoint import Checkpoint
@@ -67,7 +67,7 @@ def train(
     seed: int = 0,
     dev_score: Callable[[], float] | None = None,
     tell: Callable[[Progress], None] | None = None,
-    passes: Passes | None = None,
+    passes: TokenLimit | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train an attached method; its best (or last) weights are in place when this returns.
@@ -101,7 +101,9 @@ def train(
     optimiser = torch.optim.AdamW(weights, lr=peak, weight_decay=settings.weight_decay)
     state = LoopState(method, optimiser, Trained(learning_rate=peak), Best(method))
     passes = (
-        Passes(settings.tokens_per_pass, method.attached().device, "training") if passes is None else passes
+        TokenLimit(settings.tokens_per_pass, method.attached().device, "training")
+        if passes is None
+        else passes
     )
     with _training_mode(method, settings, seed) as blocks:
         if saved is not None:
@@ -155,7 +157,7 @@ def _reuse(
 
 
 def _gradients(
-    method: Method, batch: Sequence[TrainingRow], passes: Passes, reuse: Reuse | None = None
+    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
@@ -193,7 +195,7 @@ def _gradients(
 def _fit(
     method: Method,
     batch: Sequence[TrainingRow],
-    passes: Passes,
+    passes: TokenLimit,
     undo: Callable[[], None],
     reuse: Reuse | None,
 ) -> None:
@@ -228,7 +230,7 @@ def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: f
 
 
 def _backward(
-    method: Method, batch: Sequence[TrainingRow], passes: Passes, reuse: Reuse | None = None
+    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> tuple[float, int, int]:
     """Gradients of a batch, part by part."""
     lm = method.attached()

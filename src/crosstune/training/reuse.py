@@ -15,7 +15,7 @@ from torch import Tensor
 
 from crosstune.methods.base import Method
 from crosstune.models.fast.frozen_states import Text, drops, may_share, states_of
-from crosstune.models.fast.layers import Handed
+from crosstune.models.fast.layers import EntryStates
 from crosstune.models.proof import FastWay
 from crosstune.outputs.rows import TrainingRow
 
@@ -44,7 +44,7 @@ class Reuse:
 
     def __init__(self, method: Method, sample: TrainingRow, before: dict[str, Any] | None = None) -> None:
         self._lm = method.attached()
-        self._states = self._lm.kept_states
+        self._states = self._lm.activation_cache
         self._states.begin()
         self.layer, self.why_not, self._shared = method.lowest_layer, "", False
         self.read: int = 0 if before is None else before["texts_read"]
@@ -115,7 +115,7 @@ class Reuse:
 
         def compare() -> list[tuple[Tensor, Tensor]]:
             with torch.no_grad():
-                entered = lm.hidden(ids, handed=Handed(self.layer, lm.handed_to(self.layer, ids)))
+                entered = lm.hidden(ids, entry=EntryStates(self.layer, lm.entry_states(self.layer, ids)))
                 return [(entered, lm.hidden(ids))]
 
         why = ENTERED.fault(compare)

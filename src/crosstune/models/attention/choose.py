@@ -16,8 +16,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.cpu_line import LONGEST, Ragged
-from crosstune.models.attention.gpu_line import Packed, suits
+from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch
+from crosstune.models.attention.gpu_line import VarlenBatch, suits
 from crosstune.models.attention.layout import Layout
 from crosstune.models.attention.trees import Tree
 from crosstune.models.proof import Note
@@ -76,7 +76,7 @@ class Placed:
     """
 
     ids: Tensor
-    layout: Layout | Ragged | None
+    layout: Layout | PaddingFreeBatch | None
     starts: list[int]
     order: list[int]
 
@@ -87,7 +87,7 @@ def lay_out(
     pad: int,
     device: torch.device | str,
     balance: float | None = None,
-    trunk: int = 0,
+    shared_prefix: int = 0,
     apart: bool = False,
 ) -> Placed:
     """Texts, or trees of texts with shared beginnings, in the rows of a form.
@@ -98,7 +98,7 @@ def lay_out(
         pad: Token id to fill up with.
         device: Where the tensors go.
         balance: Row length at which a token costs as much in attention as in everything else (``PACKED``).
-        trunk: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
+        shared_prefix: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
         apart: Each text attends by itself (``PADDING_FREE``).
     """
     trees = [text if isinstance(text, Tree) else None for text in texts]
@@ -108,7 +108,7 @@ def lay_out(
     if not form.fills_up:
         rows = [list(range(len(texts)))]
     elif form is Form.PACKED and balance is not None:
-        rows = bins(lengths, balance, trunk)
+        rows = bins(lengths, balance, shared_prefix)
     width = max(sum(lengths[i] for i in row) for row in rows)
     starts = [0] * len(texts)
     for number, row in enumerate(rows):
@@ -130,9 +130,9 @@ def lay_out(
 
     ids, order = block(lambda i: tokens[i], pad), [i for row in rows for i in row]
     branches = any(tree is not None and tree.branches for tree in trees)
-    layout: Layout | Ragged | None = None
+    layout: Layout | PaddingFreeBatch | None = None
     if not form.fills_up:
-        kind = Packed if form is Form.VARLEN else Ragged
+        kind = VarlenBatch if form is Form.VARLEN else PaddingFreeBatch
         layout = kind(tuple(lengths), device=device, apart=apart)
         if branches:
             layout = replace(layout, places=block(positions, 0)[0], ends=block(ends, -1)[0])
@@ -157,7 +157,7 @@ def for_reading(model: Model, texts: Sequence[Sequence[int]]) -> Placed:
     return lay_out(form, texts, model.pad_id, model.device, apart=True)
 
 
-def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[int]]:
+def bins(lengths: Sequence[int], balance: float, shared_prefix: int = 0) -> list[list[int]]:
     """Rows packed into lines: the cheapest of first-fit packings into a few line lengths.
 
     A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of
@@ -166,7 +166,7 @@ def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[in
     Args:
         lengths: Of the rows.
         balance: See above.
-        trunk: Tokens in front of every line that its rows share.
+        shared_prefix: Tokens in front of every line that its rows share.
 
     Returns:
         Indices of the rows of each line. One row a line unless packing saves a twentieth.
@@ -174,7 +174,7 @@ def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[in
     longest = max(lengths)
 
     def cost(lines: list[list[int]]) -> float:
-        width = trunk + max(sum(lengths[i] for i in line) for line in lines)
+        width = shared_prefix + max(sum(lengths[i] for i in line) for line in lines)
         return len(lines) * width * (1 + width / balance)
 
     alone = [[i] for i in range(len(lengths))]

@@ -94,6 +94,6 @@ def _read(lm: Model, layer: int, texts: Sequence[Text], fill: bool) -> list[Tens
     total = sum(map(len, texts))
     filler = next((size - total for size in SIZES if size >= total), 0) if fill else 0
     placed = for_reading(lm, [*texts, (lm.pad_id,) * filler] if filler else texts)
-    states = lm.handed_to(layer, placed.ids, placed.layout).flatten(0, 1).cpu()
+    states = lm.entry_states(layer, placed.ids, placed.layout).flatten(0, 1).cpu()
     # Copies: a view would hold the whole line in memory.
     return [states[at : at + len(text)].clone() for at, text in zip(placed.starts, texts, strict=False)]

@@ -19,7 +19,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from crosstune.errors import UserError
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 
 DEATHS = 3
 """Deaths in the same pass after which fewer tokens go through the model at once."""
@@ -55,7 +55,7 @@ class _Mark:
 
 @contextmanager
 def attempt(
-    folder: Path, made_for: str, position: str, passes: Sequence[Passes], note: Callable[[str], None]
+    folder: Path, made_for: str, position: str, passes: Sequence[TokenLimit], note: Callable[[str], None]
 ) -> Iterator[None]:
     """Inside, passes are written down; fewer tokens go at once where processes before were killed.
 
@@ -79,7 +79,7 @@ def attempt(
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     number = 0
 
-    def begun(kind: Passes, rows: int, size: int) -> None:
+    def begun(kind: TokenLimit, rows: int, size: int) -> None:
         nonlocal number
         number += 1
         limits = {other.doing: (other.limit, other.halvings) for other in passes}
@@ -102,7 +102,7 @@ def attempt(
         file.unlink(missing_ok=True)
 
 
-def _learn(mark: _Mark, position: str, passes: Sequence[Passes], note: Callable[[str], None]) -> None:
+def _learn(mark: _Mark, position: str, passes: Sequence[TokenLimit], note: Callable[[str], None]) -> None:
     """Put back the limits that held, and lower one if processes died in the same pass again and again."""
     for kind in passes:
         kind.cap(*mark.limits[kind.doing])

@@ -13,7 +13,7 @@ import torch
 
 import peers
 from crosstune.models.fast import graphs
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs import generation
 from crosstune.outputs.choices import ChoiceItem, score_choices
 from crosstune.outputs.settings import EvaluateSettings
@@ -37,7 +37,7 @@ def scoring_row(bench: Bench) -> Row:
         ChoiceItem(prompt, tuple((i,) for i in four)) for prompt, four in zip(prompts, labels, strict=True)
     ]
     tokens = sum(map(len, prompts))
-    passes = Passes(o.batch * o.length, bench.device, "scoring", print)
+    passes = TokenLimit(o.batch * o.length, bench.device, "scoring", print)
 
     def ours() -> Block:
         return bench.timed(lambda: score_choices(lm, items, EvaluateSettings(), passes=passes))
@@ -105,7 +105,7 @@ def graph_row(bench: Bench) -> Row:
 def cache_row(bench: Bench) -> Row:
     """More prompts, with the cache that the memory takes, against one of twice what is read at once."""
     tokens = EvaluateSettings().tokens_per_pass
-    measured, as_set = (Passes(tokens, bench.device, "decoding", print) for _ in range(2))
+    measured, as_set = (TokenLimit(tokens, bench.device, "decoding", print) for _ in range(2))
     as_set.measured = True  # nothing more to find
     plain = decoding_row(bench, "decode-cache", "the same, cache as set", {}, MANY)
 
@@ -121,13 +121,13 @@ def cache_row(bench: Bench) -> Row:
     )
 
 
-def whole(bench: Bench) -> Passes:
-    """Passes that take a batch at once."""
+def whole(bench: Bench) -> TokenLimit:
+    """TokenLimit that take a batch at once."""
     o = bench.options
-    return Passes(o.batch * (o.length + o.new_tokens), bench.device, "decoding", print)
+    return TokenLimit(o.batch * (o.length + o.new_tokens), bench.device, "decoding", print)
 
 
-def answers(bench: Bench, passes: Passes, batches: int = 1) -> Block:
+def answers(bench: Bench, passes: TokenLimit, batches: int = 1) -> Block:
     """What crosstune writes."""
     o = bench.options
     prompts = bench.texts(batches * o.batch, seed=4)

@@ -24,7 +24,7 @@ def side(reuse: bool, case: Case, setting: Setting, folder: Path) -> Work:
     rows = read_rows(folder)
 
     def go(**length: Any) -> Block:
-        lm.kept_states.clear()
+        lm.activation_cache.clear()
         method = case.make()
         method.attach(lm, seed=0)
         settings = TrainSettings(

@@ -21,19 +21,25 @@ from torch import Tensor
 
 from crosstune.methods import METHODS
 from crosstune.methods.adapters.lora_kernel import Update, _Update
-from crosstune.models.attention.choose import Form
+from crosstune.models.attention.choose import Form, lay_out
 from crosstune.models.fast.norms import fused_parts
+from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.outputs.registry import OUTPUTS
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
-from crosstune.training.batches import collate, order
+from crosstune.training.batches import Batch, collate, order
 from crosstune.training.objectives import answer_loss
 from machine import CLOCKS, now, use_clock
 
 # Largest difference of a gradient from that of a run's own step, in bf16, relative to its largest entry.
 NOISE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
+
+
+def in_one_line(lm: LanguageModel, rows: list[TrainingRow]) -> Batch:
+    """Training rows as one padding-free batch."""
+    return collate(rows, lay_out(Form.PADDING_FREE, [row.ids[:-1] for row in rows], lm.pad_id, lm.device))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -81,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parts = zip(result.split(lengths, 1), x.split(lengths, 1), pairs, strict=True)
             return torch.cat([update(r, part, a, b, scale) for r, part, (a, b) in parts], dim=1)
 
-        line: list[Row] = [row for run in runs for row in batches[run]]
+        line: list[TrainingRow] = [row for run in runs for row in batches[run]]
         wanted = [x for run in runs for x in adapters[run].values()]
         with patch.object(Update, "forward", forward):
-            batch = collate(line, lm.pad_id, lm.device, form=Form.PADDING_FREE)
+            batch = in_one_line(lm, line)
             loss = answer_loss(lm, batch)
             found = torch.autograd.grad(loss, wanted)
         return [loss.detach(), *found]

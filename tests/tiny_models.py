@@ -1,7 +1,7 @@
 """Tiny random models of four families, methods attached to them, and a record of how close things came."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,9 +18,12 @@ from transformers import (
 
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
+from crosstune.models.attention.choose import Form, lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
+from crosstune.outputs.rows import TrainingRow
+from crosstune.training.batches import Batch, collate
 
 VOCABULARY = 200
 WINDOW = 8
@@ -182,6 +185,21 @@ def random_ids(length: int, seed: int = 0) -> list[int]:
     """Token ids without the special ones."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, VOCABULARY, (length,), generator=generator).tolist()
+
+
+def collated(
+    rows: Sequence[TrainingRow],
+    device: Any = DEVICE,
+    balance: float | None = None,
+    form: Form | None = None,
+    shared_prefix: int = 0,
+    below: Any = None,
+) -> Batch:
+    """Rows in one form: without one, several texts a line by ``balance`` if there is one, or padded."""
+    form = form or (Form.PADDED if balance is None else Form.PACKED)
+    return collate(
+        rows, lay_out(form, [row.ids[:-1] for row in rows], 0, device, balance, shared_prefix), below
+    )
 
 
 def row(ids: Iterable[int]) -> Tensor:

@@ -25,6 +25,6 @@ def test_the_same_gradients(command, capsys):
 
 def test_updates_that_go_to_the_wrong_texts_fail(command, monkeypatch):
     """Every run's LoRA over the line's texts in another order."""
-    own = runs_together.collate
-    monkeypatch.setattr(runs_together, "collate", lambda rows, *more, **how: own(rows[::-1], *more, **how))
+    in_order = runs_together.in_one_line
+    monkeypatch.setattr(runs_together, "in_one_line", lambda lm, rows: in_order(lm, rows[::-1]))
     assert runs_together.main(command) == 1

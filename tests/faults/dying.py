@@ -1,9 +1,8 @@
 """Run a study again and again in processes that kill themselves at a pass too large; a script.
 
-    python dying.py STUDY.yaml STORE TOKENS [COUNTS]
+    python dying.py STUDY.yaml STORE TOKENS
 
 A process gets SIGKILL from itself, as from a kernel without memory, when a pass of more than TOKENS begins.
-With COUNTS the deaths are counted there, as Linux counts in /proc/vmstat what it kills for memory.
 Prints JSON: how many died, and how the last one ended.
 """
 
@@ -18,8 +17,7 @@ import torch
 from rich.console import Console
 
 from crosstune.errors import UserError
-from crosstune.models.memory.token_limit import Passes
-from crosstune.running.resume import attempts
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.running.runner import run_study
 from crosstune.study.spec import read_study
 
@@ -31,14 +29,14 @@ def one_process(study: Path, store: Path, tokens: int) -> int:
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    begin = Passes.begin
+    begin = TokenLimit.begin
 
-    def begin_or_die(self: Passes, rows: int, size: int) -> None:
+    def begin_or_die(self: TokenLimit, rows: int, size: int) -> None:
         begin(self, rows, size)
         if size > tokens:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    Passes.begin = begin_or_die  # type: ignore[method-assign]
+    TokenLimit.begin = begin_or_die  # type: ignore[method-assign]
     log = (store.parent / f"{store.name}.log").open("a")
     code = 0
     try:
@@ -53,19 +51,14 @@ def one_process(study: Path, store: Path, tokens: int) -> int:
         os._exit(code)
 
 
-def main(study: Path, store: Path, tokens: int, counts: Path | None = None) -> None:
+def main(study: Path, store: Path, tokens: int) -> None:
     """Until the study is through."""
     torch.set_num_threads(1)
     deaths = 0
-    if counts is not None:
-        counts.write_text(f"oom_kill {deaths}\n")
-        attempts._COUNTS = counts  # the processes are forks
     while (code := one_process(study, store, tokens)) == -signal.SIGKILL and deaths < MOST_DEATHS:
         deaths += 1
-        if counts is not None:
-            counts.write_text(f"oom_kill {deaths}\n")
     print(json.dumps({"deaths": deaths, "code": code}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), *map(Path, sys.argv[4:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -14,9 +14,8 @@ import torch
 from safetensors.torch import load_file
 
 from crosstune.errors import UserError
-from crosstune.models.memory.token_limit import Passes
-from crosstune.running.resume import attempts
-from crosstune.running.resume.attempts import DEATHS, UNEXPLAINED_DEATHS, attempt, kernel_kills
+from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.running.resume.attempts import DEATHS, attempt
 from crosstune.store import failures, store
 from crosstune.store.audit import audit
 from saved_model import study_of, write_study
@@ -33,34 +32,26 @@ def settings(model: Path, folder: Path, batch_size: int = 8) -> dict[str, Any]:
     )  # fmt: skip
 
 
-def keep_dying(
-    model: Path, folder: Path, tokens: int, counted: bool = True, batch_size: int = 8
-) -> tuple[dict[str, int], str]:
-    """What became of the study where no pass of more tokens survives, and what was said.
-
-    With ``counted`` the system counts the deaths as kills for memory.
-    """
+def keep_dying(model: Path, folder: Path, tokens: int, batch_size: int = 8) -> tuple[dict[str, int], str]:
+    """What became of the study where no pass of more tokens survives, and what was said."""
     file = write_study(folder / "x.yaml", settings(model, folder / "unused", batch_size))
     command = [sys.executable, str(HERE / "dying.py"), str(file), str(folder / f"at-{tokens}"), str(tokens)]
-    command += [str(folder / "counts")] if counted else []
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=300)
     told: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
     return told, (folder / f"at-{tokens}.log").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("counted", [True, False], ids=["by the kernel", "by another"])
-def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outcome, counted: bool) -> None:
-    needed, times = (DEATHS, "twice") if counted else (UNEXPLAINED_DEATHS, f"{UNEXPLAINED_DEATHS} times")
+def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outcome) -> None:
     whole, _ = keep_dying(model, tmp_path, 1_000_000)
     assert whole == {"deaths": 0, "code": 0}
-    told, said = keep_dying(model, tmp_path, 520, counted)
+    told, said = keep_dying(model, tmp_path, 520)
     assert told["code"] == 0
-    lines = [line for line in said.splitlines() if f"died {times} without a word in" in line]
+    lines = [line for line in said.splitlines() if f"killed {DEATHS} times in" in line]
     assert [line.partition(", as when")[0].rpartition(" ")[2] for line in lines] == ["training", "evaluation"]
     assert all("512 tokens at once from here on" in line for line in lines)
     # The first death in evaluation came behind a training that the others did not have to repeat.
-    assert told["deaths"] == 2 * needed + 1
+    assert told["deaths"] == 2 * DEATHS + 1
     ours, theirs = (store.read_runs(tmp_path / name) for name in ("at-520", "at-1000000"))
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.cost.halvings > other.cost.halvings == 0
@@ -73,8 +64,8 @@ def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outco
     found = audit(tmp_path / "at-520")
     assert (found.problems, found.notes) == ((), ())
     outcome(
-        f"processes killed for memory, {'counted by' if counted else 'unknown to'} the kernel",
-        f"{told['deaths']} processes died in passes of more tokens than memory held; halved after {needed} "
+        "processes killed for memory",
+        f"{told['deaths']} processes died in passes of more tokens than memory held; halved after {DEATHS} "
         "deaths in the same pass; the study ended by itself with the same steps",
     )
 
@@ -84,14 +75,8 @@ def test_one_example_that_kills_fails_its_run_alone(model: Path, tmp_path: Path)
     assert told["code"] == 2
     assert told["deaths"] == DEATHS
     (failure,) = failures.read(tmp_path / "at-3").values()
-    assert "process died twice without a word in training on one example of" in failure.error
+    assert "process was killed 3 times in training on one example of" in failure.error
     assert "1 of 1 runs failed" in said
-
-
-def kernel(monkeypatch: pytest.MonkeyPatch, *kills: int) -> None:
-    """What the kernel of this machine says at each look, the last for good."""
-    said = list(kills)
-    monkeypatch.setattr(attempts, "kernel_kills", lambda: ("boot", said.pop(0) if said[1:] else said[0]))
 
 
 def go(
@@ -99,7 +84,7 @@ def go(
 ) -> tuple[list[int], list[str]]:
     """Six passes by one process, killed in one of them; the limit at each, and what was said."""
     said: list[str] = []
-    passes, other = Passes(1024, doing="training"), Passes(512)
+    passes, other = TokenLimit(1024, doing="training"), TokenLimit(512)
     limits, left = [], folder.parent / "left"
     with attempt(folder, made_for, position, (passes, other), said.append):
         for number in range(1, 7):
@@ -121,61 +106,33 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def test_two_deaths_in_the_same_pass(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    kernel(monkeypatch, *range(100))
-    assert go(folder, 3) == ([1024] * 3, [])
-    assert go(folder, 3) == ([1024] * 3, [])
+def test_three_deaths_in_the_same_pass(folder: Path) -> None:
+    for _ in range(DEATHS):
+        assert go(folder, 3) == ([1024] * 3, [])
     limits, said = go(folder, 3)
     assert limits == [32] * 3, "a pass of 64 tokens has to be cut"
     assert said == [
-        "  this run's process died twice without a word in training, as when the kernel kills for memory: "
+        "  this run's process was killed 3 times in training, as when memory runs out: "
         "32 tokens at once from here on"
     ]
-    assert go(folder, 3) == ([32] * 3, []), "the lower limit stays"
+    for _ in range(DEATHS - 1):
+        assert go(folder, 3) == ([32] * 3, []), "the lower limit stays"
     assert go(folder, None)[0] == [16] * 6
     assert go(folder, None) == ([1024] * 6, []), "a run that ended leaves nothing"
 
 
-@pytest.mark.parametrize("says", [("boot", 3), ("", -1)], ids=["nothing killed", "nothing said"])
-def test_kills_that_the_kernel_does_not_know(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, says: tuple[str, int]
-) -> None:
-    monkeypatch.setattr(attempts, "kernel_kills", lambda: says)
-    for _ in range(UNEXPLAINED_DEATHS):
-        assert go(folder, 3) == ([1024] * 3, []), "kills by hand change no result"
-    assert go(folder, 3)[0] == [32] * 3
-
-
-def test_a_machine_that_started_again_counts_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(UNEXPLAINED_DEATHS):
-        monkeypatch.setattr(attempts, "kernel_kills", lambda number=number: (f"boot {number}", number))
-        assert go(folder, 3) == ([1024] * 3, [])
-
-
-def test_what_the_kernel_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_BOOT", "_COUNTS"):
-        monkeypatch.setattr(attempts, name, tmp_path / name)
-    assert kernel_kills() == ("", -1), "a system without these files"
-    (tmp_path / "_BOOT").write_text("a-b\n")
-    for counts, kills in (("pgfault 7\noom_kill 12\nx 1\n", 12), ("pgfault 7\n", -1), ("oom_kill\n", -1)):
-        (tmp_path / "_COUNTS").write_text(counts)
-        assert kernel_kills() == (("a-b", kills) if kills >= 0 else ("", -1))
-
-
 @pytest.mark.parametrize(
-    "deaths", [[(3, "a"), (4, "a"), (3, "a"), (1, "a")], [(3, "a"), (3, "b"), (3, "c"), (3, "d")]]
+    "deaths",
+    [[(3, "a"), (3, "a"), (4, "a"), (3, "a"), (3, "a"), (1, "a")], [(3, each) for each in "abcd"]],
 )
-def test_other_kills_change_nothing(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, deaths: list[tuple[int, str]]
-) -> None:
-    kernel(monkeypatch, *range(100))
+def test_other_kills_change_nothing(folder: Path, deaths: list[tuple[int, str]]) -> None:
     for die_in, position in deaths:
         assert go(folder, die_in, position) == ([1024] * die_in, [])
     assert go(folder, None, deaths[-1][1]) == ([1024] * 6, [])
 
 
 def test_deaths_of_another_run_or_unreadable_ones_count_for_nothing(folder: Path) -> None:
-    for _ in range(2):
+    for _ in range(DEATHS):
         go(folder, 3)
     assert go(folder, 3, made_for="other data") == ([1024] * 3, [])
     for content in (b"", b"{", b"[]", b'{"position": 1}'):
@@ -184,7 +141,7 @@ def test_deaths_of_another_run_or_unreadable_ones_count_for_nothing(folder: Path
 
 
 def test_an_error_leaves_nothing_to_learn_from(folder: Path) -> None:
-    passes = Passes(1024)
+    passes = TokenLimit(1024)
 
     def fail() -> None:
         with attempt(folder, "x", "a", [passes], print):
@@ -199,7 +156,7 @@ def test_an_error_leaves_nothing_to_learn_from(folder: Path) -> None:
 
 
 def test_a_limit_from_before_outlasts_a_checkpoint() -> None:
-    passes = Passes(1024)
+    passes = TokenLimit(1024)
     passes.cap(256, 2)
     passes.cap_below(100)
     assert (passes.limit, passes.halvings) == (64, 4)

@@ -68,7 +68,7 @@ def test_unknown_names_are_refused(config):
 def test_what_is_computed_is_the_model_s_own(config, taught):
     lm = make(config)
     lm.check()
-    assert lm.narrows
+    assert lm.skips_unread_rows
     near("toto", all_logits(lm, IDS), lm.model(input_ids=row(IDS)).logits[0])
     g = lm.geometry
     assert (g.heads, g.kv_heads, g.head_dim, g.intermediate) == (4, 2, 24, 96)

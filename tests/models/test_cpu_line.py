@@ -9,41 +9,41 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstune.models.attention.cpu_groups import COPY, MOST, START, cut
-from crosstune.models.attention.cpu_line import Ragged, attend
+from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
 
 # Alone, equal, near each other, far apart, and not in order.
 LENGTHS = (9, 1, 23, 8, 9, 120, 7, 22, 1)
 SCALE = 0.3
 
 
-def line(trunk, front, *, heads=4, kv_heads=2, d=8, dtype=torch.float64, texts=LENGTHS):
+def line(shared_prefix, front, *, heads=4, kv_heads=2, d=8, dtype=torch.float64, texts=LENGTHS):
     """Query, key, value, and keys and values in front (or None)."""
     draw = torch.Generator().manual_seed(0)
 
     def some(*shape):
         return torch.randn(*shape, generator=draw, dtype=torch.float64).to(dtype).requires_grad_()
 
-    n = trunk + sum(texts)
+    n = shared_prefix + sum(texts)
     q, k, v = some(1, heads, n, d), some(1, kv_heads, n, d), some(1, kv_heads, n, d)
     return q, k, v, (some(kv_heads, front, d), some(kv_heads, front, d)) if front else None
 
 
-def sees(texts, trunk, window=None, parents=None):
+def sees(texts, shared_prefix, window=None, parents=None):
     """Of each token of the line, the tokens it follows, itself included: token by token, by hand.
 
     Args:
         texts: Lengths.
-        trunk: Tokens in front that all follow.
+        shared_prefix: Tokens in front that all follow.
         window: Of them it sees the last so many.
         parents: Of each token of the texts, the one before it in its own branch, counted in its text;
             -1 for the first. None where each follows the one in front.
     """
-    paths = [list(range(i + 1)) for i in range(trunk)]
-    start = trunk
+    paths = [list(range(i + 1)) for i in range(shared_prefix)]
+    start = shared_prefix
     for n in texts:
         for i in range(n):
-            before = i - 1 if parents is None else parents[start - trunk + i]
-            stem = list(range(trunk)) if before < 0 else paths[start + before]
+            before = i - 1 if parents is None else parents[start - shared_prefix + i]
+            stem = list(range(shared_prefix)) if before < 0 else paths[start + before]
             paths.append([*stem, start + i])
         start += n
     return [path if window is None else path[-window:] for path in paths]
@@ -77,17 +77,17 @@ def compare(layout, seen, inputs, rtol=1e-9):
 
 @pytest.mark.parametrize("heads", [(4, 2), (3, 1), (2, 2)])
 @pytest.mark.parametrize("front", [0, 5])
-@pytest.mark.parametrize("trunk", [0, 3])
+@pytest.mark.parametrize("shared_prefix", [0, 3])
 @pytest.mark.parametrize("window", [None, 4, 30])
-def test_blocks_equal_a_softmax_row_by_row(heads, front, trunk, window):
-    inputs = line(trunk, front, heads=heads[0], kv_heads=heads[1])
-    layout = Ragged(LENGTHS, trunk, window=window)
+def test_blocks_equal_a_softmax_row_by_row(heads, front, shared_prefix, window):
+    inputs = line(shared_prefix, front, heads=heads[0], kv_heads=heads[1])
+    layout = PaddingFreeBatch(LENGTHS, shared_prefix, window=window)
     # One block holds texts of several lengths, and not all are in one.
     plan = layout.plan(front, heads[1], heads[0] // heads[1], torch.float64)
-    assert bool(trunk) + 1 < len(plan.blocks) < len(LENGTHS)
+    assert bool(shared_prefix) + 1 < len(plan.blocks) < len(LENGTHS)
     assert len(plan.filling)
     # A prompt is seen beyond the window too, and is no part of it.
-    compare(layout, sees(LENGTHS, trunk, window), inputs, 5e-6 if front + trunk else 1e-9)
+    compare(layout, sees(LENGTHS, shared_prefix, window), inputs, 5e-6 if front + shared_prefix else 1e-9)
 
 
 @pytest.mark.parametrize("texts", [(6, 6, 6), (17,), (5, 5, 100)])
@@ -99,14 +99,14 @@ def test_lines_that_are_their_blocks(texts, together):
         q, k, v = (
             x.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_() for x in (q, k, v)
         )
-    layout = Ragged(texts)
+    layout = PaddingFreeBatch(texts)
     assert layout.plan(0, 1, 3, q.dtype).places is None
     compare(layout, sees(texts, 0), (q, k, v, None))
 
 
 def test_an_order_that_is_its_own_inverse_is_not_taken_for_none():
     """As many tokens as key heads."""
-    compare(Ragged((2,)), sees((2,), 0), line(0, 0, texts=(2,)))
+    compare(PaddingFreeBatch((2,)), sees((2,), 0), line(0, 0, texts=(2,)))
 
 
 def trees(texts, seed=3):
@@ -137,15 +137,20 @@ def trees(texts, seed=3):
 
 
 @pytest.mark.parametrize("front", [0, 5])
-@pytest.mark.parametrize("trunk", [0, 3])
+@pytest.mark.parametrize("shared_prefix", [0, 3])
 @pytest.mark.parametrize("window", [None, 4])
-def test_trees_equal_a_softmax_row_by_row(front, trunk, window):
+def test_trees_equal_a_softmax_row_by_row(front, shared_prefix, window):
     places, ends, parents = trees(LENGTHS)
     assert places != [i for n in LENGTHS for i in range(n)]
-    layout = Ragged(LENGTHS, trunk, places=torch.tensor(places), ends=torch.tensor(ends), window=window)
-    seen = sees(LENGTHS, trunk, window, parents)
-    assert layout.positions[0].tolist() == [*range(trunk), *(trunk + place for place in places)]
-    compare(layout, seen, line(trunk, front), 5e-6 if front + trunk else 1e-9)
+    layout = PaddingFreeBatch(
+        LENGTHS, shared_prefix, places=torch.tensor(places), ends=torch.tensor(ends), window=window
+    )
+    seen = sees(LENGTHS, shared_prefix, window, parents)
+    assert layout.positions[0].tolist() == [
+        *range(shared_prefix),
+        *(shared_prefix + place for place in places),
+    ]
+    compare(layout, seen, line(shared_prefix, front), 5e-6 if front + shared_prefix else 1e-9)
 
 
 def test_the_comparison_finds_a_text_that_sees_its_neighbour():
@@ -154,7 +159,7 @@ def test_the_comparison_finds_a_text_that_sees_its_neighbour():
     assert LENGTHS[:2] == (9, 1)
     seen[10] = [9, 10]
     with pytest.raises(AssertionError):
-        compare(Ragged(LENGTHS), seen, line(0, 0))
+        compare(PaddingFreeBatch(LENGTHS), seen, line(0, 0))
 
 
 @pytest.mark.parametrize("number", range(len(LENGTHS)))
@@ -171,7 +176,7 @@ def test_nothing_passes_from_a_text_to_another_not_even_what_is_no_number(number
             for x in (q, k, v):
                 x.data[:, :, inside] = torch.nan
             up[:, inside] = torch.nan
-        out = attend(Ragged(LENGTHS), q, k, v, SCALE)
+        out = attend(PaddingFreeBatch(LENGTHS), q, k, v, SCALE)
         found.append([out[0], *(g[0].transpose(0, 1) for g in torch.autograd.grad(out, (q, k, v), up))])
     for clean, spoilt in zip(*found, strict=True):
         assert torch.equal(clean[~inside], spoilt[~inside])
@@ -181,23 +186,25 @@ def test_nothing_passes_from_a_text_to_another_not_even_what_is_no_number(number
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_text_that_attends_apart_has_the_same_bits_beside_any_other(dtype):
     q, k, v, _ = line(0, 0, dtype=dtype)
-    together = attend(Ragged(LENGTHS, apart=True), q, k, v, SCALE)
-    compare(Ragged(LENGTHS, apart=True), sees(LENGTHS, 0), line(0, 0))
+    together = attend(PaddingFreeBatch(LENGTHS, apart=True), q, k, v, SCALE)
+    compare(PaddingFreeBatch(LENGTHS, apart=True), sees(LENGTHS, 0), line(0, 0))
     start = 0
     for n in LENGTHS:
-        alone = attend(Ragged((n,), apart=True), *(x[:, :, start : start + n] for x in (q, k, v)), SCALE)
+        alone = attend(
+            PaddingFreeBatch((n,), apart=True), *(x[:, :, start : start + n] for x in (q, k, v)), SCALE
+        )
         assert torch.equal(alone, together[:, start : start + n])
         start += n
 
 
-@pytest.mark.parametrize("trunk", [0, 3])
-def test_bfloat16_stays_as_near_as_its_rounding(trunk):
-    q, k, v, stood = line(trunk, 5)
+@pytest.mark.parametrize("shared_prefix", [0, 3])
+def test_bfloat16_stays_as_near_as_its_rounding(shared_prefix):
+    q, k, v, stood = line(shared_prefix, 5)
     half = [x.detach().bfloat16().requires_grad_() for x in (q, k, v, *stood)]
     exact = [x.detach().double().requires_grad_() for x in half]
-    layout = Ragged(LENGTHS, trunk, window=30)
+    layout = PaddingFreeBatch(LENGTHS, shared_prefix, window=30)
     out = attend(layout, *half[:3], SCALE, tuple(half[3:]))
-    wanted = by_hand(*exact[:3], exact[3:], sees(LENGTHS, trunk, 30))
+    wanted = by_hand(*exact[:3], exact[3:], sees(LENGTHS, shared_prefix, 30))
     up = torch.randn(out.shape, generator=torch.Generator().manual_seed(5)).bfloat16()
     pairs = zip(
         (out, *torch.autograd.grad(out, half, up)),
@@ -210,12 +217,12 @@ def test_bfloat16_stays_as_near_as_its_rounding(trunk):
 
 
 def test_the_same_bits_again_and_a_plan_made_once():
-    layout = Ragged(LENGTHS, 3)
+    layout = PaddingFreeBatch(LENGTHS, 3)
     inputs = line(3, 5, dtype=torch.bfloat16)
     out, again = (attend(layout, *inputs[:3], SCALE, inputs[3]) for _ in range(2))
     assert torch.equal(out, again)
     # In a model all layers ask, each by the mask of its window.
-    whole, wide, narrow = (Ragged.of_mask(layout.mask(window)) for window in (None, 500, 7))
+    whole, wide, narrow = (PaddingFreeBatch.of_mask(layout.mask(window)) for window in (None, 500, 7))
     made = [one.plan(5, 2, 2, torch.bfloat16) for one in (layout, whole, wide, narrow)]
     assert made[0] is made[1] is made[2]
     assert made[3] is not made[0]

@@ -4,12 +4,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from crosstune.models.attention.cache import Slots, row_bytes
+from crosstune.models.attention.cache import DecodingCache, row_bytes
 from crosstune.models.memory import generation as budget
 from crosstune.models.memory import machine
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.measure import SHARE
-from crosstune.models.memory.token_limit import CACHED, Passes
+from crosstune.models.memory.token_limit import CACHED, TokenLimit
 from crosstune.outputs import generation
 from crosstune.outputs.choices import ChoiceItem, score_choices
 from crosstune.outputs.generation import generate
@@ -38,7 +38,7 @@ class Card:
     def slots(self, lm, rows, columns, *more):
         self.cache = rows * row_bytes(lm, columns)
         self.rows.append(rows)
-        return Slots(lm, rows, columns, *more)
+        return DecodingCache(lm, rows, columns, *more)
 
     def peak(self, device, work):
         # The cache of a trial that was made before it is not counted.
@@ -59,8 +59,8 @@ def card(lm, monkeypatch, nbytes):
         patch.setattr(fitting, "WORTH", 50)
         patch.setattr(fitting, "peak", made.peak)
         patch.setattr(fitting, "free", lambda device: nbytes)
-        patch.setattr(budget, "Slots", made.slots)
-        patch.setattr(generation, "Slots", made.slots)
+        patch.setattr(budget, "DecodingCache", made.slots)
+        patch.setattr(generation, "DecodingCache", made.slots)
         yield made
     handle.remove()
 
@@ -75,7 +75,7 @@ def test_answers_take_what_a_pass_leaves(case, monkeypatch):
     beside = 2 * EACH
     for rows in (20, 11):
         nbytes = (FIXED + EACH * 100 + 2 * FIXED + rows * (row_bytes(lm, columns) + beside)) / SHARE
-        passes = Passes(100)
+        passes = TokenLimit(100)
         with card(lm, monkeypatch, nbytes) as made:
             assert generate(lm, PROMPTS, 5, (), passes=passes) == wanted
         assert passes.limit == 100
@@ -88,7 +88,7 @@ def test_answers_take_what_a_pass_leaves(case, monkeypatch):
 def test_a_pass_that_does_not_fit_is_smaller(monkeypatch):
     lm, said = make_lm("qwen3"), []
     wanted = score_choices(lm, ITEMS, EvaluateSettings())
-    passes = Passes(8192, note=said.append)
+    passes = TokenLimit(8192, note=said.append)
     with card(lm, monkeypatch, (FIXED + EACH * 90) / SHARE) as made:
         found = score_choices(lm, ITEMS, EvaluateSettings(), passes=passes)
         assert FIXED + EACH * 60 < made.most <= FIXED + EACH * 90
@@ -100,19 +100,19 @@ def test_a_pass_that_does_not_fit_is_smaller(monkeypatch):
 
 
 def test_measured_once_and_never_more_than_asked_for(monkeypatch):
-    lm, passes = make_lm("llama"), Passes(100)
+    lm, passes = make_lm("llama"), TokenLimit(100)
     with card(lm, monkeypatch, 1e9) as made:
         score_choices(lm, ITEMS, EvaluateSettings(), passes=passes)
         score_choices(lm, ITEMS, EvaluateSettings(), passes=passes)
     assert (passes.limit, len(made.measured)) == (100, 2)
-    few = Passes(100)
+    few = TokenLimit(100)
     with card(lm, monkeypatch, 1e9) as made:
         score_choices(lm, ITEMS[:2], EvaluateSettings(), passes=few)
     assert (few.measured, made.measured) == (False, [])
 
 
 def test_trials_that_fail_leave_all_as_set(monkeypatch):
-    lm, passes = make_lm("llama"), Passes(100)
+    lm, passes = make_lm("llama"), TokenLimit(100)
     wanted = generate(lm, PROMPTS, 5, ())
     with card(lm, monkeypatch, 1e9) as made:
 
@@ -144,8 +144,8 @@ def test_a_stopped_evaluation_goes_on_with_what_was_measured(monkeypatch, tmp_pa
     monkeypatch.setattr(generation, "PORTION", 2)
     nbytes = (FIXED + EACH * 100 + 2 * FIXED + 8 * (row_bytes(lm, LONGEST) + 2 * EACH)) / SHARE
     with card(lm, monkeypatch, nbytes):
-        before, after = Passes(100), Passes(100)
-        wanted = go(tmp_path / "whole", Passes(100))
+        before, after = TokenLimit(100), TokenLimit(100)
+        wanted = go(tmp_path / "whole", TokenLimit(100))
         with pytest.raises(Killed):
             go(tmp_path / "stopped", before, dies)
     # With more memory than before.
@@ -165,12 +165,12 @@ def at_once(lm, monkeypatch, there, tokens=200):
 
     def slots(lm, count, columns, *more):
         rows.append(count)
-        return Slots(lm, count, columns, *more)
+        return DecodingCache(lm, count, columns, *more)
 
-    passes = Passes(tokens, note=said.append)
+    passes = TokenLimit(tokens, note=said.append)
     with monkeypatch.context() as patch:
         patch.setattr(machine, "at_hand", lambda: there)
-        patch.setattr(generation, "Slots", slots)
+        patch.setattr(generation, "DecodingCache", slots)
         return generate(lm, PROMPTS, 5, (), passes=passes), max(rows), said, passes
 
 
@@ -195,7 +195,7 @@ def test_memory_at_hand_matters_only_where_the_cache_is_more(monkeypatch):
 def test_bytes_of_a_row(case, family):
     lm = make_lm(family)
     attach(lm, case)
-    slots = Slots(lm, 3, 7)
+    slots = DecodingCache(lm, 3, 7)
     assert 3 * row_bytes(lm, 7) == sum(x.nbytes for x in (*slots.keys, *slots.values))
 
 

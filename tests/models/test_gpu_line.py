@@ -11,15 +11,14 @@ from crosstune.models.adaptation import Part
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.choose import Form
-from crosstune.models.attention.cpu_line import Ragged
-from crosstune.models.attention.gpu_line import Packed
-from crosstune.models.memory.token_limit import Passes
-from crosstune.outputs.rows import Row
-from crosstune.training.batches import collate
+from crosstune.models.attention.cpu_line import PaddingFreeBatch
+from crosstune.models.attention.gpu_line import VarlenBatch
+from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, FAMILIES, TRAINED, WINDOW, attach, make_lm, shake
+from tiny_models import DEVICE, FAMILIES, TRAINED, WINDOW, attach, collated, make_lm, shake
 
 LENGTHS = (4, 9, 1, 6)
 
@@ -46,19 +45,19 @@ def numbers(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).requires_grad_()
 
 
-@pytest.mark.parametrize("trunk", [0, 3])
+@pytest.mark.parametrize("shared_prefix", [0, 3])
 @pytest.mark.parametrize("front", [0, 5])
 @pytest.mark.parametrize("window", [None, 4, 100])
-def test_equals_text_by_text(monkeypatch, trunk, front, window):
+def test_equals_text_by_text(monkeypatch, shared_prefix, front, window):
     monkeypatch.setattr(packed, "kernel", slow)
-    tokens = trunk + sum(LENGTHS)
+    tokens = shared_prefix + sum(LENGTHS)
     q, k, v = (numbers(1, heads, tokens, 8, seed=heads) for heads in (4, 2, 2))
     stood = (numbers(2, front, 8, seed=7), numbers(2, front, 8, seed=8)) if front else None
     inputs = (q, k, v, *(stood or ()))
     up = numbers(1, tokens, 4, 8, seed=9).detach()
-    wanted = ragged.attend(Ragged(LENGTHS, trunk, window=window), q, k, v, 0.3, stood)
-    line = Ragged.of_mask(Packed(LENGTHS).behind(trunk).mask(window))
-    assert isinstance(line, Packed)
+    wanted = ragged.attend(PaddingFreeBatch(LENGTHS, shared_prefix, window=window), q, k, v, 0.3, stood)
+    line = PaddingFreeBatch.of_mask(VarlenBatch(LENGTHS).behind(shared_prefix).mask(window))
+    assert isinstance(line, VarlenBatch)
     found = packed.attend(line, q, k, v, 0.3, stood)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     for mine, right in zip(
@@ -71,9 +70,9 @@ def test_a_prefix_and_a_window_do_not_meet_the_kernel(monkeypatch):
     """Its window would hide the prefix from later tokens."""
     monkeypatch.setattr(packed, "kernel", None)
     q, k = numbers(1, 2, 9, 8), numbers(1, 2, 9, 8)
-    packed.attend(Packed((9,), window=4), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
+    packed.attend(VarlenBatch((9,), window=4), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
     with pytest.raises(TypeError):
-        packed.attend(Packed((9,), window=9), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
+        packed.attend(VarlenBatch((9,), window=9), q, k, k, None, (k[0, :, :2], k[0, :, :2]))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -86,7 +85,7 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
     monkeypatch.setattr(packed, "kernel", slow)
     draw = torch.Generator().manual_seed(3)
     lengths = [(3, 1), (21, 4), (9, 2), (5, 1), (14, 1), (2, 1), (11, 3), (6, 5)]
-    rows = [Row(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), a) for n, a in lengths]
+    rows = [TrainingRow(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), a) for n, a in lengths]
     settings = TrainSettings(steps=3, batch_size=8, gradient_checkpointing=checkpointing, warmup_steps=0)
     lm = make_lm(family)
     curves = []
@@ -95,7 +94,7 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
         shake(method)
         with monkeypatch.context() as patch:
             form = Form.VARLEN if way else Form.PACKED
-            patch.setattr("crosstune.training.loop.training_form", lambda *args, form=form: form)
+            patch.setattr("crosstune.models.attention.choose.training_form", lambda *args, form=form: form)
             curves.append([point["loss"] for point in train(method, rows, settings).curve])
         method.detach()
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
@@ -103,10 +102,10 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
 
 
 def test_a_line_is_as_long_as_its_texts():
-    rows = [Row((5,) * n, 1) for n in (3000, 2, 7)]
-    batch = collate(rows, 0, form=Form.VARLEN)
+    rows = [TrainingRow((5,) * n, 1) for n in (3000, 2, 7)]
+    batch = collated(rows, form=Form.VARLEN)
     assert batch.ids.shape == (1, 2999 + 1 + 6)
-    assert isinstance(batch.layout, Packed)
+    assert isinstance(batch.layout, VarlenBatch)
     assert batch.layout.mask(None).numel() == 1
 
 
@@ -229,17 +228,17 @@ def varlen_of(version):
 def test_the_kernel_is_called_by_the_signature_that_this_pytorch_has(monkeypatch, version, window):
     """Grouped heads, a factor that is not the usual one, a prefix and a soft prompt: there and back."""
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_of(version))
-    trunk, tokens = 3, 3 + sum(LENGTHS)
+    shared_prefix, tokens = 3, 3 + sum(LENGTHS)
     q, k, v = (numbers(1, heads, tokens, 8, seed=heads) for heads in (4, 2, 2))
     stood = None if window else (numbers(2, 5, 8, seed=7), numbers(2, 5, 8, seed=8))
-    line = Packed(LENGTHS, trunk, window=window)
+    line = VarlenBatch(LENGTHS, shared_prefix, window=window)
     if version == "2.10" and window:
         with pytest.raises(NotImplementedError):
             packed.attend(line, q, k, v, 0.3, stood)
         return
     inputs = (q, k, v, *(stood or ()))
     up = numbers(1, tokens, 4, 8, seed=9).detach()
-    wanted = ragged.attend(Ragged(LENGTHS, trunk, window=window), q, k, v, 0.3, stood)
+    wanted = ragged.attend(PaddingFreeBatch(LENGTHS, shared_prefix, window=window), q, k, v, 0.3, stood)
     found = packed.attend(line, q, k, v, 0.3, stood)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
     for mine, right in zip(
@@ -286,7 +285,7 @@ def test_where_texts_are_packed(monkeypatch):
 def test_a_kernel_that_fails_later_gives_way(monkeypatch):
     """In the middle of a step, of which one part went through: its gradients must not count twice."""
     lm = make_lm("llama")
-    rows = [Row(tuple(range(3, 3 + n)), 1) for n in (4, 20, 9, 5)]
+    rows = [TrainingRow(tuple(range(3, 3 + n)), 1) for n in (4, 20, 9, 5)]
     settings = TrainSettings(steps=3, batch_size=4, tokens_per_pass=20)
     told, calls, curves = [], [], []
 
@@ -305,7 +304,7 @@ def test_a_kernel_that_fails_later_gives_way(monkeypatch):
             lambda lm, *args: not packed.KERNEL.verdicts[packed.kernel_shape(lm)],
         )
         method = attach(lm, "lora")
-        passes = Passes(20, "cpu", "training", told.append)
+        passes = TokenLimit(20, "cpu", "training", told.append)
         curves.append([point["loss"] for point in train(method, rows, settings, passes=passes).curve])
         method.detach()
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
@@ -315,13 +314,13 @@ def test_a_kernel_that_fails_later_gives_way(monkeypatch):
 
 
 def test_answers_through_the_model_equal_one_at_a_time(monkeypatch):
-    """A soft prompt as the trunk of many texts, against each alone."""
+    """A soft prompt as the shared prefix of many texts, against each alone."""
     monkeypatch.setattr(packed, "kernel", slow)
     lm = make_lm("gemma3")
     shake(attach(lm, "soft-prompt"))
-    rows = [Row(tuple(range(3, 3 + n)), 2) for n in (4, 20, 9)]
+    rows = [TrainingRow(tuple(range(3, 3 + n)), 2) for n in (4, 20, 9)]
     here = torch.device(DEVICE)
-    alone = sum(float(answer_loss(lm, collate([row], 0, here)).detach()) for row in rows)
-    assert float(answer_loss(lm, collate(rows, 0, here, form=Form.VARLEN)).detach()) == pytest.approx(
+    alone = sum(float(answer_loss(lm, collated([row], here)).detach()) for row in rows)
+    assert float(answer_loss(lm, collated(rows, here, form=Form.VARLEN)).detach()) == pytest.approx(
         alone, rel=1e-5
     )

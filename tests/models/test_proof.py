@@ -11,10 +11,10 @@ from crosstune.models.fast.graphs import FixedStep
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.top_rows import TOP_ROWS
 from crosstune.models.memory import measure
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.proof import FastWay
 from crosstune.outputs import generation
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training import reuse
 from crosstune.training.reuse import Reuse
 from tape import TapeRecorder
@@ -138,7 +138,7 @@ def test_norms_and_rotation(monkeypatch, planted, what):
 def test_rows_of_the_top_layer(monkeypatch, planted, caplog):
     lm = make_lm("llama")
     lm.check()
-    assert lm.narrows
+    assert lm.skips_unread_rows
     real = layers.in_place_of
     monkeypatch.setattr(
         "crosstune.models.fast.top_rows.in_place_of",
@@ -147,17 +147,17 @@ def test_rows_of_the_top_layer(monkeypatch, planted, caplog):
     TOP_ROWS._said.clear()
     with caplog.at_level(logging.INFO, "crosstune"):
         lm.check()
-    assert not lm.narrows
+    assert not lm.skips_unread_rows
     assert "tiny-llama" in caplog.text
 
 
 def test_cached_states_of_frozen_layers(monkeypatch, planted):
     lm = make_lm("llama")
-    method, row = attach(lm, "lora-all"), Row(tuple(random_ids(9)), 1)
+    method, row = attach(lm, "lora-all"), TrainingRow(tuple(random_ids(9)), 1)
     lm.model.eval()
     assert Reuse(method, row).layer == 1
-    real = lm.handed_to
-    monkeypatch.setattr(type(lm), "handed_to", lambda self, *args: planted(real)(*args))
+    real = lm.entry_states
+    monkeypatch.setattr(type(lm), "entry_states", lambda self, *args: planted(real)(*args))
     spoilt = Reuse(method, row)
     assert (spoilt.layer, spoilt.why_not) == (0, "the model's layers cannot be entered midway")
     assert reuse.ENTERED.tolerance < 0.5
@@ -176,7 +176,7 @@ def test_weights_in_blocks(monkeypatch, planted):
 
 
 def test_measured_memory():
-    told, passes = [], Passes(5000, note=None)
+    told, passes = [], TokenLimit(5000, note=None)
     passes.say = told.append
     assert measure.fit(passes, 4096, raises, torch.device("cpu")) is None
     assert (passes.limit, passes.measured, len(told)) == (5000, True, 1)

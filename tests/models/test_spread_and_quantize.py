@@ -16,23 +16,22 @@ from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.running.predict import predict
 from crosstune.running.runner import run_study
 from crosstune.store.store import read_runs
 from crosstune.study.runs import expand
 from crosstune.study.spec import Study, read_study
-from crosstune.training.batches import collate
 from crosstune.training.loop import train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
 from saved_model import save_model, study_of, write_study
-from tiny_models import CASES, CONFIGS, TRAINED, make_method, random_ids, tokenizer
+from tiny_models import CASES, CONFIGS, TRAINED, collated, make_method, random_ids, tokenizer
 
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 GPUS = torch.cuda.device_count()
 needs_bitsandbytes = pytest.mark.skipif(not HAS_BITSANDBYTES, reason="needs the extra quantize")
-ROWS = [Row(tuple(random_ids(7 + i, seed=i)), 2) for i in range(8)]
+ROWS = [TrainingRow(tuple(random_ids(7 + i, seed=i)), 2) for i in range(8)]
 
 
 # --- spread over GPUs -------------------------------------------------------------------------------
@@ -89,7 +88,7 @@ def test_every_method_on_two_gpus(family: str, case: str) -> None:
         # A cache's empty start is made on the wrong one of the fakes.
         method = make_method(case, **({"init": "random"} if "prefix-kv" in case else {}))
         method.attach(lm, seed=3)
-        batch = collate(ROWS[:3], lm.pad_id, lm.device, 1.0, 0)
+        batch = collated(ROWS[:3], lm.device, 1.0)
         assert str(answer_loss(lm, batch).device) == "cpu"
         with method.evaluating():
             ids = torch.ones(2, 5, dtype=torch.long, device=lm.device)
@@ -157,7 +156,7 @@ def test_every_method_trains_on_packed_weights(bits: str, tmp_path: Path) -> Non
     ids = torch.tensor([random_ids(9)])
     with torch.no_grad():
         before = lm.hidden(ids)
-    rows = [Row(tuple(random_ids(7 + i, seed=i)), 2) for i in range(4)]
+    rows = [TrainingRow(tuple(random_ids(7 + i, seed=i)), 2) for i in range(4)]
     for case in TRAINED:
         changes = {"layers": None} if "layers" in CASES[case][1] else {}
         if case == "full":

@@ -5,7 +5,7 @@ import torch
 
 from crosstune.methods.prompts.start import init_ids
 from crosstune.models.attention import hook as attention
-from crosstune.models.attention.layout import Layout, laid_out
+from crosstune.models.attention.layout import Layout
 from reference_decoder import effect_of, keys_values, reference_logits, weights_of
 from tiny_models import (
     CASES,
@@ -111,13 +111,13 @@ def test_branches_behind_a_trunk_equal_texts_of_their_own(tiny_lm, family, case)
     """Trunk and branches longer than the window together."""
     lm = tiny_lm(family)
     attach(lm, case)
-    trunk, one, two = random_ids(10, 1), random_ids(4, 2), random_ids(3, 3)
+    shared_prefix, one, two = random_ids(10, 1), random_ids(4, 2), random_ids(3, 3)
     ends = [16] * 10 + [13] * 4 + [16] * 3 + [-1] * 2
     positions = [*range(10), *range(10, 14), *range(10, 13), 0, 0]
     with torch.no_grad():
         layout = Layout(row(ends), row(positions))
-        laid = lm.hidden(row(trunk + one + two + [0, 0]), layout)[0]
-        first, second = lm.hidden(row(trunk + one))[0], lm.hidden(row(trunk + two))[0]
+        laid = lm.hidden(row(shared_prefix + one + two + [0, 0]), layout)[0]
+        first, second = lm.hidden(row(shared_prefix + one))[0], lm.hidden(row(shared_prefix + two))[0]
     near("branches = texts of their own", laid[:14], first)
     near("branches = texts of their own", laid[14:17], second[10:])
 
@@ -125,10 +125,12 @@ def test_branches_behind_a_trunk_equal_texts_of_their_own(tiny_lm, family, case)
 def test_rotary_positions_of_branches_matter(tiny_lm, family):
     """A branch laid out at the wrong positions is noticed: the comparison above can fail."""
     lm = tiny_lm(family)
-    trunk, one, two = random_ids(5, 1), random_ids(2, 2), random_ids(2, 3)
+    shared_prefix, one, two = random_ids(5, 1), random_ids(2, 2), random_ids(2, 3)
     with torch.no_grad():
-        wrong = lm.hidden(row(trunk + one + two), Layout(row([8] * 5 + [6] * 2 + [8] * 2), row(range(9))))[0]
-        right = lm.hidden(row(trunk + two))[0]
+        wrong = lm.hidden(
+            row(shared_prefix + one + two), Layout(row([8] * 5 + [6] * 2 + [8] * 2), row(range(9)))
+        )[0]
+        right = lm.hidden(row(shared_prefix + two))[0]
     assert (wrong[7:] - right[5:]).abs().max() > 1e-3
 
 
@@ -150,9 +152,9 @@ def test_bfloat16_stays_near_float32(tiny_lm, family, case):
 # --- which kernel -----------------------------------------------------------------------------------
 
 
-def loss_and_gradients(lm, method, ids):
+def loss_and_gradients(lm, method, ids, layout=None):
     """Of a loss that every position and every trained number takes part in."""
-    hidden = lm.hidden(ids)
+    hidden = lm.hidden(ids, layout)
     weights = torch.linspace(-1, 1, hidden.numel(), device=hidden.device).reshape(hidden.shape)
     loss = (hidden.float() * weights).sum()
     gradients = torch.autograd.grad(loss, list(method.parameters().values()))
@@ -206,8 +208,10 @@ def test_grouped_heads_equal_repeated_ones(tiny_lm, monkeypatch, kind, case):
                 )
 
             monkeypatch.setattr(attention, "scaled_dot_product_attention", repeat)
-        with laid_out(layout):
-            found.append(loss_and_gradients(lm, method, ids))
+        found.append(loss_and_gradients(lm, method, ids, layout))
+    assert (found[0][0] - loss_and_gradients(lm, method, ids)[0]).abs().max() > 0.05, (
+        "the layout does something"
+    )
     near("grouped = repeated", found[0][0], found[1][0])
     for one, other in zip(found[0][1], found[1][1], strict=True):
         near("grouped = repeated, gradients", one, other)

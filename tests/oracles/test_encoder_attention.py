@@ -19,7 +19,7 @@ from transformers import (
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Adaptation, Part, Prompt
 from crosstune.models.attention import hook
-from crosstune.models.attention.cpu_line import Ragged
+from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout, laid_out
 from tiny_models import near
 
@@ -214,7 +214,7 @@ def test_without_a_prompt_models_are_transformers_own(family):
 
 PATTERNS = {
     "packed": lambda n: Layout(torch.tensor([[3] * 4 + [n - 1] * (n - 4)] * 2), torch.arange(n).repeat(2, 1)),
-    "line": lambda n: Ragged((4, n - 4)),
+    "line": lambda n: PaddingFreeBatch((4, n - 4)),
 }
 
 
@@ -263,7 +263,7 @@ def test_a_padding_free_line_does_not_meet_several_sources():
         encoded = model.encoder(given["input_ids"]).last_hidden_state
     line = given | {"decoder_input_ids": given["decoder_input_ids"].reshape(1, -1)}
     with pytest.raises(UserError, match="1 rows of queries and 2 of keys"):
-        decode(model, line, encoded, Ragged((7, 7)))
+        decode(model, line, encoded, PaddingFreeBatch((7, 7)))
 
 
 def test_position_biases_are_refused_beside_a_pattern():

@@ -17,7 +17,8 @@ from transformers import (
 )
 
 from crosstune.errors import UserError
-from crosstune.models.attention.cache import Reading
+from crosstune.methods.prompts.start import attention_inputs
+from crosstune.models.attention.cache import PrefillCache
 from crosstune.models.attention.hook import IMPLEMENTATION, attention
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
@@ -78,13 +79,13 @@ def test_fused_projections_are_those_of_the_model(kind):
     assert lm.geometry.heads == 4
     key, value = lm.parts.layers[1].key_and_value()
     assert len(key.columns) == len(value.columns) == lm.geometry.kv_size
-    ids, read = torch.arange(5)[:, None], Reading()
+    ids, read = torch.arange(5)[:, None], PrefillCache()
     lm.learn_calls()
     with torch.no_grad():
-        inputs = lm.attention_inputs(ids)
+        inputs = [torch.cat(states) for states in zip(*(attention_inputs(lm, i) for i in ids), strict=True)]
         lm.hidden(ids, read=read)
         for i, states in enumerate(inputs):
-            keys, values = lm.keys_values(i, states[:, 0])
+            keys, values = lm.keys_values(i, states)
             near("keys of hidden vectors", keys, read.keys[i][:, :, 0].transpose(0, 1))
             near("values of hidden vectors", values, read.values[i][:, :, 0].transpose(0, 1))
 

@@ -15,7 +15,7 @@ from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED, with_
 from crosstune.data.example import Example
 from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs import generation, lengths
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.registry import OUTPUTS
@@ -139,7 +139,7 @@ def test_texts_longer_than_the_positions_are_counted_and_done_with_as_asked(tiny
     assert small.max_position_embeddings < positions
 
     def answered(choice):
-        passes = Passes(1000, note=notes.append)
+        passes = TokenLimit(1000, note=notes.append)
         settings = EvaluateSettings(on_too_long=choice)
         lm.decoder.config, before = small, lm.decoder.config
         try:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crosstune.models.adaptation import Adaptation
-from crosstune.models.attention.cache import Slots
+from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.choose import Form
 from crosstune.models.attention.trees import grow
 from crosstune.models.fast import graphs
@@ -73,7 +73,7 @@ def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, form
     texts = [*questions, *PROMPTS]
     more = [random_ids(TOKENS, seed=70 + i) for i in range(len(texts))]
     front = lm.adaptation.front
-    slots = Slots(lm, 6, front + max(map(len, texts)) + TOKENS)
+    slots = DecodingCache(lm, 6, front + max(map(len, texts)) + TOKENS)
     written = [0] * len(texts)
     with torch.inference_mode():
         hidden = generation._read(lm, trees[:4], slots, form)
@@ -236,4 +236,6 @@ def test_a_step_of_fixed_shape_equals_a_step(tiny_lm, monkeypatch, kind, case):
 
 def test_a_cpu_takes_plain_steps(tiny_lm):
     lm = tiny_lm("llama")
-    assert isinstance(graphs.stepper(lm, Slots(lm, 1, 4)), graphs.FixedStep) == (lm.device.type == "cuda")
+    assert isinstance(graphs.stepper(lm, DecodingCache(lm, 1, 4)), graphs.FixedStep) == (
+        lm.device.type == "cuda"
+    )

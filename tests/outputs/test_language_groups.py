@@ -10,7 +10,7 @@ import torch
 
 from crosstune.data.example import Example
 from crosstune.models.adaptation import Part, Prompt
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.journal import Journal
 from crosstune.outputs.settings import EvaluateSettings
@@ -73,7 +73,7 @@ def go(
             raise Killed
 
     task, tokens = Toy(kind), 40 if kind == "choice" else 20
-    passes = Passes(tokens)
+    passes = TokenLimit(tokens)
     journal: Journal[Any] | None = None if file is None else Journal(file, "x", notes.append)
     examples = {language: task.examples("test", language) for language in LANGUAGES}
     settings = EvaluateSettings(tokens_per_pass=tokens)

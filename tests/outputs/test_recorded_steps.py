@@ -7,7 +7,7 @@ import torch
 
 from crosstune.config.environment import GPU_OFF
 from crosstune.errors import UserError
-from crosstune.models.attention.cache import Slots
+from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.trees import grow
 from crosstune.models.fast import graphs
 from crosstune.models.proof import wanted
@@ -137,7 +137,7 @@ def test_real_recordings(tiny_lm, monkeypatch, case):
 def test_where_steps_are_recorded(tiny_lm, monkeypatch):
     """On one GPU, unless it is switched off or did not go; asked without a GPU."""
     lm = tiny_lm("llama")
-    slots = Slots(lm, 1, 4)
+    slots = DecodingCache(lm, 1, 4)
 
     def recorded():
         return isinstance(graphs.stepper(lm, slots), graphs.FixedStep)

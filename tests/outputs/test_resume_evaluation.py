@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from crosstune.data.example import Example
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.journal import Journal
 from crosstune.outputs.settings import EvaluateSettings
@@ -61,7 +61,7 @@ def go(
 ) -> tuple[pl.DataFrame, list[int], list[str], int]:
     """Evaluate; the table, what was told, what was said, and the tokens counted."""
     task, told, notes = Toy(kind), [], []
-    passes = Passes(SETTINGS[kind].tokens_per_pass)
+    passes = TokenLimit(SETTINGS[kind].tokens_per_pass)
 
     def tell(count: int) -> None:
         told.append(count)

@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.outputs.registry import tokenize
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training import objectives as loss_module
-from crosstune.training.batches import collate
 from crosstune.training.objectives import answer_loss
-from tiny_models import DEVICE, attach, make_lm, near, random_ids, row
+from tiny_models import DEVICE, attach, collated, make_lm, near, random_ids, row
 
 ROWS = [
-    Row(tuple(random_ids(n, seed=n)), answer) for n, answer in [(5, 1), (12, 4), (17, 2), (2, 1), (17, 16)]
+    TrainingRow(tuple(random_ids(n, seed=n)), answer)
+    for n, answer in [(5, 1), (12, 4), (17, 2), (2, 1), (17, 16)]
 ]
 
 
@@ -41,7 +41,7 @@ def hugging_face_loss(model, rows):
 def test_equals_transformers_loss(tiny_lm, family, case):
     lm = tiny_lm(family)
     method = attach(lm, case)
-    loss = answer_loss(lm, collate(ROWS, 0, torch.device(DEVICE)))
+    loss = answer_loss(lm, collated(ROWS, torch.device(DEVICE)))
     loss.backward()
     method.after_backward()
     ours = gradients(method)
@@ -65,7 +65,7 @@ def test_equals_transformers_loss(tiny_lm, family, case):
 def test_in_pieces_equals_in_one(tiny_lm, family, case, monkeypatch):
     lm = tiny_lm(family)
     method = attach(lm, case)
-    batch = collate(ROWS, 0, torch.device(DEVICE))
+    batch = collated(ROWS, torch.device(DEVICE))
     found = []
     for rows_at_once in (256, 4):
         monkeypatch.setattr(loss_module, "ROWS_AT_ONCE", rows_at_once)
@@ -85,9 +85,12 @@ LM = make_lm("qwen3")
 @given(st.lists(st.tuples(st.integers(2, 20), st.integers(1, 19)), min_size=1, max_size=5), st.integers(0, 9))
 def test_padded_batch_equals_one_row_at_a_time(shapes, seed):
     """Loss of a padded batch is the sum over its rows, each scored by a full softmax on its own."""
-    rows = [Row(tuple(random_ids(n, seed + i)), min(answer, n - 1)) for i, (n, answer) in enumerate(shapes)]
+    rows = [
+        TrainingRow(tuple(random_ids(n, seed + i)), min(answer, n - 1))
+        for i, (n, answer) in enumerate(shapes)
+    ]
     with torch.no_grad():
-        ours = answer_loss(LM, collate(rows, 0, torch.device(DEVICE)))
+        ours = answer_loss(LM, collated(rows, torch.device(DEVICE)))
         alone = []
         for r in rows:
             scores = torch.log_softmax(LM.logits(LM.hidden(row(r.ids))[0]), -1)
@@ -103,9 +106,9 @@ def test_rows_of_examples():
     assert len(answer) > 1
     assert LM.tokenizer.decode(answer) == " yes he is"
     choice, free = tokenize(LM, examples, "choice"), tokenize(LM, examples, "generation")
-    assert choice[0] == Row((*prompts[0], *answer), len(answer))
-    assert free[0] == Row((*prompts[0], *answer, 2), len(answer) + 1)
-    assert tokenize(LM, examples, "choice", first_token=True)[0] == Row((*prompts[0], answer[0]), 1)
+    assert choice[0] == TrainingRow((*prompts[0], *answer), len(answer))
+    assert free[0] == TrainingRow((*prompts[0], *answer, 2), len(answer) + 1)
+    assert tokenize(LM, examples, "choice", first_token=True)[0] == TrainingRow((*prompts[0], answer[0]), 1)
     # How choices are compared says nothing of written answers.
     assert tokenize(LM, examples, "generation", first_token=True)[0] == free[0]
     assert prompts[0][0] == LM.tokenizer.bos_token_id
@@ -116,12 +119,12 @@ def test_choice_loss_equals_one_row_at_a_time(tiny_lm, family):
     lm = tiny_lm(family)
     choices = [(5, 9, 70), (9, 11), (70, 5, 9), (3, 199), (150, 4, 3)]
     rows = [
-        Row((*random_ids(n, seed=n), some[1]), 1, some)
+        TrainingRow((*random_ids(n, seed=n), some[1]), 1, some)
         for n, some in zip([4, 11, 16, 1, 16], choices, strict=True)
     ]
     method = attach(lm, "prefix-hidden")
     balance = 1000.0  # several rows a line
-    loss = answer_loss(lm, collate(rows, 0, torch.device(DEVICE), balance))
+    loss = answer_loss(lm, collated(rows, torch.device(DEVICE), balance))
     loss.backward()
     method.after_backward()
     ours = gradients(method)

@@ -5,12 +5,11 @@ import torch
 
 from crosstune.methods import METHODS
 from crosstune.models.attention.choose import Form
-from crosstune.outputs.rows import Row
-from crosstune.training.batches import collate
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import _training_mode
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, FAMILIES, make_lm, random_ids
+from tiny_models import DEVICE, FAMILIES, collated, make_lm, random_ids
 
 CASES = [
     ("lora", {"target_modules": ("q_proj", "v_proj", "o_proj", "down_proj")}),
@@ -21,7 +20,7 @@ CASES = [
     ("full", {}),
 ]
 # Of few answers, as in a choice task, and one of more than one token.
-ROWS = [Row(tuple(random_ids(n, seed=n)), answer) for n, answer in ((9, 1), (5, 1), (14, 3), (7, 1))]
+ROWS = [TrainingRow(tuple(random_ids(n, seed=n)), answer) for n, answer in ((9, 1), (5, 1), (14, 3), (7, 1))]
 
 
 def one_step(lm, method, batch):
@@ -52,12 +51,12 @@ def test_losses_and_gradients_are_those_of_all_rows(family, name, config, ragged
         for p in method.parameters().values():
             p.add_(torch.randn(p.shape, generator=draw).to(p.device) * 0.05)
     method.after_step()
-    trunk = lm.adaptation.front
-    batch = collate(ROWS, 0, DEVICE, trunk=trunk, form=Form.PADDING_FREE if ragged else None)
+    shared_prefix = lm.adaptation.front
+    batch = collated(ROWS, DEVICE, shared_prefix=shared_prefix, form=Form.PADDING_FREE if ragged else None)
     fast, fast_grads, read = one_step(lm, method, batch)
-    lm.narrows = False
+    lm.skips_unread_rows = False
     loss, grads, all_read = one_step(lm, method, batch)
-    assert (read, all_read) == (len(batch.rows), len(batch.ids) * trunk + batch.ids.numel())
+    assert (read, all_read) == (len(batch.rows), len(batch.ids) * shared_prefix + batch.ids.numel())
     torch.testing.assert_close(fast, loss, rtol=1e-5, atol=1e-6)
     assert set(fast_grads) == set(grads)
     for key, grad in grads.items():
@@ -71,7 +70,7 @@ def test_a_checkpointed_layer_computes_all_rows(family):
     lm = make_lm(family)
     method = METHODS["lora"]()
     method.attach(lm, seed=0)
-    batch = collate(ROWS, 0, DEVICE, form=Form.PADDING_FREE)
+    batch = collated(ROWS, DEVICE, form=Form.PADDING_FREE)
     found = []
     for checkpointing in (False, True):
         with _training_mode(method, TrainSettings(gradient_checkpointing=checkpointing), seed=0):

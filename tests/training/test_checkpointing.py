@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from crosstune.models.attention.choose import Form
-from crosstune.outputs.rows import Row
-from crosstune.training.batches import collate
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import _training_mode
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, TRAINED, WINDOW, attach, near, random_ids
+from tiny_models import DEVICE, TRAINED, WINDOW, attach, collated, near, random_ids
 
 
 def switched_on(lm):
@@ -17,10 +16,10 @@ def switched_on(lm):
 
 
 def loss_and_gradients(lm, method, checkpointing):
-    rows = [Row(tuple(random_ids(2 * WINDOW + i, i)), 2) for i in range(3)]
+    rows = [TrainingRow(tuple(random_ids(2 * WINDOW + i, i)), 2) for i in range(3)]
     with _training_mode(method, TrainSettings(gradient_checkpointing=checkpointing), seed=0):
         assert switched_on(lm) == checkpointing
-        loss = answer_loss(lm, collate(rows, 0, torch.device(DEVICE), form=Form.PADDING_FREE))
+        loss = answer_loss(lm, collated(rows, torch.device(DEVICE), form=Form.PADDING_FREE))
         loss.backward()
         method.after_backward()
     assert not switched_on(lm)

@@ -7,15 +7,15 @@ import torch
 from pydantic import ValidationError
 
 from crosstune.errors import UserError
-from crosstune.outputs.rows import Row
-from crosstune.training import loop
+from crosstune.outputs.rows import TrainingRow
+from crosstune.training import batches
 from crosstune.training.batches import collate
 from crosstune.training.loop import rate, train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, TRAINED, make_method, near, random_ids, trains_weights
+from tiny_models import DEVICE, TRAINED, collated, make_method, near, random_ids, trains_weights
 
-ROWS = [Row(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
+ROWS = [TrainingRow(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
 SHORT = TrainSettings(steps=3, batch_size=8, warmup_steps=1, learning_rate=0.01)
 
 
@@ -61,7 +61,7 @@ def test_steps_from_epochs():
 def test_split_batches_give_the_same_weights(tiny_lm, case, monkeypatch):
     lm = tiny_lm("gemma3")
     parts_read = []
-    monkeypatch.setattr(loop, "collate", lambda *args: parts_read.append(args[0]) or collate(*args))
+    monkeypatch.setattr(batches, "collate", lambda *args: parts_read.append(args[0]) or collate(*args))
     whole, full_result = trained(lm, case, SHORT.model_copy(update={"clip": 0.1}))
     one = weights(whole)
     whole.detach()
@@ -111,7 +111,7 @@ def test_loss_falls(tiny_lm, family, case):
 def test_first_loss_is_the_mean_over_answer_tokens(tiny_lm):
     lm = tiny_lm("llama")
     with torch.no_grad():
-        summed = answer_loss(lm, collate(ROWS, 0, torch.device(DEVICE)))
+        summed = answer_loss(lm, collated(ROWS, torch.device(DEVICE)))
     settings = SHORT.model_copy(update={"batch_size": 22, "tokens_per_pass": 40})
     _, result = trained(lm, "lora", settings)
     assert result.curve[0]["loss"] == pytest.approx(float(summed) / sum(r.answer for r in ROWS), rel=1e-5)
@@ -124,7 +124,7 @@ def test_one_step_is_adamw_by_hand(tiny_lm, case):
     method = make_method(case)
     method.attach(lm)
     before = weights(method)
-    answer_loss(lm, collate(ROWS, 0, torch.device(DEVICE))).backward()
+    answer_loss(lm, collated(ROWS, torch.device(DEVICE))).backward()
     method.after_backward()
     grads = {n: p.grad / sum(r.answer for r in ROWS) for n, p in method.parameters().items()}
     norm = torch.stack([g.norm() for g in grads.values()]).norm()

@@ -10,15 +10,15 @@ import torch
 
 from crosstune.errors import UserError
 from crosstune.models.memory.machine import ran_out
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.choices import ChoiceItem, score_choices
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import make_method, random_ids
 
-ROWS = [Row(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
+ROWS = [TrainingRow(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
 FOUR = TrainSettings(steps=4, batch_size=8, warmup_steps=1, learning_rate=0.01, tokens_per_pass=64)
 
 
@@ -35,7 +35,7 @@ class Small:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def go(lm: Any, case: str, tokens: int, passes: Passes | None = None) -> tuple[dict[str, Any], Any]:
+def go(lm: Any, case: str, tokens: int, passes: TokenLimit | None = None) -> tuple[dict[str, Any], Any]:
     method = make_method(case)
     method.attach(lm, seed=1)
     try:
@@ -51,7 +51,7 @@ def test_training_is_as_if_so_from_the_start(tiny_lm: Callable[..., Any], case: 
     """The largest part of a step is its last: others went through before it, and must not count twice."""
     lm, said = tiny_lm("llama"), []
     wanted, expected = go(lm, case, 32)
-    passes = Passes(64, doing="training", note=said.append)
+    passes = TokenLimit(64, doing="training", note=said.append)
     small = Small(lm, 33)
     found, result = go(lm, case, 64, passes)
     small.handle.remove()
@@ -66,7 +66,7 @@ def test_training_is_as_if_so_from_the_start(tiny_lm: Callable[..., Any], case: 
 
 
 def test_training_goes_on_from_the_failed_step(tiny_lm: Callable[..., Any]) -> None:
-    lm, passes = tiny_lm("llama"), Passes(64)
+    lm, passes = tiny_lm("llama"), TokenLimit(64)
     wanted, expected = go(lm, "lora", 64)
     small = Small(lm, 33, after=5)
     found, result = go(lm, "lora", 64, passes)
@@ -89,7 +89,7 @@ def test_evaluation_is_as_if_so_from_the_start(tiny_lm: Callable[..., Any]) -> N
     items = [ChoiceItem(random_ids(3 + i % 9, seed=i), ((5, 6), (7,), (8, 9, 10))) for i in range(30)]
     wanted = score_choices(lm, items, EvaluateSettings(tokens_per_pass=50))
     small = Small(lm, 60)
-    passes = Passes(200, note=said.append)
+    passes = TokenLimit(200, note=said.append)
     found = score_choices(lm, items, EvaluateSettings(tokens_per_pass=200), tell=told.append, passes=passes)
     small.handle.remove()
     assert found == wanted
@@ -103,17 +103,17 @@ def test_other_errors_are_not_taken_for_memory() -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     with pytest.raises(RuntimeError, match="mat1"):
-        Passes(8).attempt(wrong)
+        TokenLimit(8).attempt(wrong)
     assert ran_out(MemoryError())
     assert not ran_out(ValueError("out of memory"))
 
 
 REAL = """
 import resource, torch
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 
 said, sizes, held = [], [], []
-passes = Passes(1024, note=said.append)
+passes = TokenLimit(1024, note=said.append)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, resource.RLIM_INFINITY))
 

@@ -7,19 +7,21 @@ from hypothesis import strategies as st
 
 from crosstune.models.attention.choose import Form, bins, reading_form, training_form
 from crosstune.models.attention.cpu_line import LONGEST
-from crosstune.outputs.rows import Row
-from crosstune.training.batches import collate
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.objectives import answer_loss
-from tiny_models import DEVICE, FAMILIES, TRAINED, attach, make_lm, shake
+from tiny_models import DEVICE, FAMILIES, TRAINED, attach, collated, make_lm, shake
 
 BALANCE = 1e6  # attention costs nothing: pack whatever fits
 
 
-def some_rows() -> list[Row]:
+def some_rows() -> list[TrainingRow]:
     """Lengths on both sides of the tiny models' sliding window, answers of one token and of several."""
     draw = torch.Generator().manual_seed(3)
     lengths = [(3, 1), (21, 4), (9, 2), (5, 1), (14, 1), (2, 1), (11, 3), (6, 5)]
-    return [Row(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), answer) for n, answer in lengths]
+    return [
+        TrainingRow(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), answer)
+        for n, answer in lengths
+    ]
 
 
 @pytest.mark.parametrize("ragged", [False, True])
@@ -31,9 +33,8 @@ def test_packed_equals_one_a_line(family, case, ragged):
     shake(method)
     found = []
     for balance in (None, BALANCE):
-        batch = collate(
+        batch = collated(
             some_rows(),
-            0,
             torch.device(DEVICE),
             balance,
             form=Form.PADDING_FREE if ragged and balance is not None else None,
@@ -58,20 +59,20 @@ def test_packed_equals_one_a_line(family, case, ragged):
 
 def test_a_line_really_holds_several_and_less_padding():
     rows = some_rows()
-    batch = collate(rows, 0, "cpu", BALANCE)
+    batch = collated(rows, "cpu", BALANCE)
     tokens = sum(len(r.ids) - 1 for r in rows)
     assert batch.ids.shape[0] < len(rows)
-    assert batch.ids.numel() < 1.1 * tokens < collate(rows, 0).ids.numel()
-    assert collate(rows, 0, "cpu", form=Form.PADDING_FREE).ids.shape == (1, tokens)
+    assert batch.ids.numel() < 1.1 * tokens < collated(rows).ids.numel()
+    assert collated(rows, "cpu", form=Form.PADDING_FREE).ids.shape == (1, tokens)
 
 
 def test_long_rows_are_not_taken_one_by_one():
-    rows = [Row((5,) * (LONGEST + 2), 1), Row((5, 6), 1)]
+    rows = [TrainingRow((5,) * (LONGEST + 2), 1), TrainingRow((5, 6), 1)]
     lm = make_lm("llama")
     for choose, other in ((training_form, Form.PACKED), (reading_form, Form.PADDED)):
         assert choose(lm, LONGEST) == (Form.PADDING_FREE if DEVICE == "cpu" else other)
         assert choose(lm, LONGEST + 1) == other
-    assert collate(rows, 0).ids.shape == (2, LONGEST + 1)
+    assert collated(rows).ids.shape == (2, LONGEST + 1)
     dropping = make_lm("llama", attention_dropout=0.1)
     assert training_form(dropping, 9) == Form.PACKED
 
@@ -79,7 +80,7 @@ def test_long_rows_are_not_taken_one_by_one():
 def test_every_answer_token_is_a_target_once():
     rows = some_rows()
     for balance, ragged in ((None, False), (BALANCE, False), (None, True)):
-        batch = collate(rows, 0, "cpu", balance, form=Form.PADDING_FREE if ragged else None)
+        batch = collated(rows, "cpu", balance, form=Form.PADDING_FREE if ragged else None)
         wanted = sorted(t for r in rows for t in r.ids[-r.answer :])
         assert sorted(batch.targets.tolist()) == wanted
         assert len(set(batch.rows.tolist())) == len(wanted)
@@ -90,12 +91,12 @@ def test_every_answer_token_is_a_target_once():
 
 
 @given(st.lists(st.integers(1, 80), min_size=1, max_size=40), st.floats(1, 1e6), st.integers(0, 20))
-def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance, trunk):
-    lines = bins(lengths, balance, trunk)
+def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance, shared_prefix):
+    lines = bins(lengths, balance, shared_prefix)
     assert sorted(i for line in lines for i in line) == list(range(len(lengths)))
 
     def cost(lines):
-        width = trunk + max(sum(lengths[i] for i in line) for line in lines)
+        width = shared_prefix + max(sum(lengths[i] for i in line) for line in lines)
         return len(lines) * width * (1 + width / balance)
 
     assert cost(lines) <= cost([[i] for i in range(len(lengths))])
@@ -103,4 +104,4 @@ def test_bins_hold_every_row_once_and_never_cost_more(lengths, balance, trunk):
 
 def test_rows_of_one_length_are_left_alone():
     assert bins([7] * 12, 1e6) == [[i] for i in range(12)]
-    assert len(bins([7] * 12, 1e6, trunk=10)) < 12  # unless they can share a soft prompt
+    assert len(bins([7] * 12, 1e6, shared_prefix=10)) < 12  # unless they can share a soft prompt

@@ -10,15 +10,15 @@ import torch
 
 from crosstune.config.environment import CHECKPOINT_SECONDS
 from crosstune.errors import UserError
-from crosstune.models.memory.token_limit import Passes
-from crosstune.outputs.rows import Row
+from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import Progress, train
 from crosstune.training.settings import TrainSettings
 from crosstune.training.state import Trained
 from tiny_models import TRAINED, make_method, random_ids
 
-ROWS = [Row(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
+ROWS = [TrainingRow(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
 # Three batches an epoch: the five steps go into the second one.
 FIVE = TrainSettings(steps=5, batch_size=8, warmup_steps=1, learning_rate=0.01, weight_decay=0.1)
 CASES = [*TRAINED, "lora-dropout"]
@@ -185,11 +185,11 @@ def test_a_full_disk_does_not_end_a_training(
 
 
 def test_limits_and_counts_come_back(tiny_lm: Callable[..., Any], tmp_path: Path, notes: list[str]) -> None:
-    lm, passes, counted = tiny_lm("llama"), Passes(64), []
+    lm, passes, counted = tiny_lm("llama"), TokenLimit(64), []
     passes.limit, passes.halvings = 16, 2
     with pytest.raises(Killed):
         go(lm, "lora", FIVE, Checkpoint(tmp_path, "x", notes.append, [passes]), stop_after=2)
-    fresh = Passes(64)
+    fresh = TokenLimit(64)
     checkpoint = Checkpoint(tmp_path, "x", notes.append, [fresh], lambda: counted.append(1))
     assert checkpoint.load() is not None
     assert (fresh.limit, fresh.halvings, counted) == (16, 2, [1])

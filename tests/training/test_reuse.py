@@ -15,26 +15,26 @@ from transformers import AutoModelForCausalLM, OPTConfig
 
 from crosstune.config.environment import CHECKPOINT_SECONDS, STATES_GB
 from crosstune.errors import UserError
+from crosstune.models.attention import choose
 from crosstune.models.attention.choose import Form
-from crosstune.models.fast.frozen_states import SIZES, _padded, drops, may_share, states_of
-from crosstune.models.fast.state_store import KeptStates
-from crosstune.models.memory.token_limit import Passes
-from crosstune.outputs.rows import Row
-from crosstune.training.batches import collate
+from crosstune.models.fast.activation_cache import ActivationCache
+from crosstune.models.fast.frozen_states import SIZES, _read, drops, may_share, states_of
+from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import _training_mode, train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.reuse import Reuse
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, FAMILIES, WINDOW, attach, make_method, near, random_ids
+from tiny_models import DEVICE, FAMILIES, WINDOW, attach, collated, make_method, near, random_ids
 
 LAYOUTS = ("lines", "alone", "checkpointed")
 Weights = dict[str, torch.Tensor]
 ON_A_CPU = pytest.mark.skipif(DEVICE != "cpu", reason="bits are promised on a CPU")
 
 # Longer than the window, of like and unlike lengths, and two with the same prompt.
-ROWS = [Row(tuple(random_ids(4 + 3 * i % 19, seed=i)), 1 + i % 3) for i in range(21)]
-ROWS.append(Row((*ROWS[0].ids[:-1], 7), 1))
+ROWS = [TrainingRow(tuple(random_ids(4 + 3 * i % 19, seed=i)), 1 + i % 3) for i in range(21)]
+ROWS.append(TrainingRow((*ROWS[0].ids[:-1], 7), 1))
 # Three batches an epoch: two epochs.
 SIX = TrainSettings(
     steps=6, batch_size=8, warmup_steps=1, learning_rate=0.01, weight_decay=0.1, reuse_frozen_layers=True
@@ -100,7 +100,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(
     lm = tiny_lm(family)
     method = on(lm, case)
     lm.model.eval()  # PEFT's dropout comes switched on
-    below = Reuse(method, ROWS[0]).below(ROWS)
+    below = Reuse(method, ROWS[0]).below([row.ids[:-1] for row in ROWS])
     assert below is not None
     assert below[0] == CASES[case][2]
     assert max(len(row.ids) for row in ROWS) > WINDOW
@@ -108,7 +108,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(
     balance, ragged = (50.0 if layout == "lines" else None), layout in ("ragged", "checkpointed")
     found = []
     for given in (None, below):
-        batch = collate(ROWS, 0, DEVICE, balance, form=Form.PADDING_FREE if ragged else None, below=given)
+        batch = collated(ROWS, DEVICE, balance, form=Form.PADDING_FREE if ragged else None, below=given)
         if layout == "lines":
             assert 1 < len(batch.ids) < len(ROWS)
         with _training_mode(method, settings, seed=0), calls_of(lm.decoder.layers[0]) as calls:
@@ -140,12 +140,15 @@ def test_two_epochs_end_in_the_weights_of_a_plain_training(
         assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
-def test_on_a_gpu_texts_go_through_together(tiny_lm: Callable[..., Any], family: str) -> None:
+def test_on_a_gpu_texts_go_through_together(
+    tiny_lm: Callable[..., Any], family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lm, texts = tiny_lm(family), [row.ids for row in ROWS]
-    together = _padded(lm, 2, texts)
+    monkeypatch.setattr(choose, "reading_form", lambda *args: Form.PADDED)
+    together = _read(lm, 2, texts, fill=False)
     for text, states in zip(texts, together, strict=True):
         assert states.shape == (len(text), lm.geometry.hidden)
-        alone = lm.handed_to(2, torch.tensor([text], device=DEVICE))[0]
+        alone = lm.entry_states(2, torch.tensor([text], device=DEVICE))[0]
         near("texts that go through together", states, alone)
 
 
@@ -163,7 +166,7 @@ def test_the_same_bits_whatever_is_kept(tiny_lm: Callable[..., Any], case: str, 
     # Nothing fits, or a third of it.
     for limit, least in ((0, 0), (wanted[1]["bytes"] // 3, 3)):
         lm = tiny_lm("gemma3", dtype)
-        lm.kept_states = KeptStates(limit)
+        lm.activation_cache = ActivationCache(limit)
         found = go(lm, case)
         assert least <= found[1]["texts_kept"] < len(ROWS) - 5
         assert found[1]["bytes"] <= limit
@@ -212,7 +215,7 @@ def test_the_same_bits_when_memory_runs_out(tiny_lm: Callable[..., Any]) -> None
     wanted = go(tiny_lm("llama"), "lora", SIX.model_copy(update={"tokens_per_pass": 64}))
     lm, calls = tiny_lm("llama"), []
     go(lm, "lora")
-    held = lm.kept_states.held
+    held = lm.activation_cache.held
 
     def small(module: Any, args: Any, kwargs: Any) -> None:
         calls.append(kwargs["inputs_embeds"].shape[1])
@@ -220,12 +223,12 @@ def test_the_same_bits_when_memory_runs_out(tiny_lm: Callable[..., Any]) -> None
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     hook = lm.decoder.register_forward_pre_hook(small, with_kwargs=True)
-    passes = Passes(128)
+    passes = TokenLimit(128)
     found = go(lm, "lora", passes=passes)
     hook.remove()
     assert (passes.limit, passes.halvings) == (64, 1)
-    assert lm.kept_states.limit is not None
-    assert lm.kept_states.limit <= held // 2
+    assert lm.activation_cache.limit is not None
+    assert lm.activation_cache.limit <= held // 2
     assert found[1]["texts_read"] == 2 * len(ROWS)
     same(found, wanted)
 
@@ -280,11 +283,11 @@ def test_lines_are_not_shared_where_bits_depend_on_them(tiny_lm: Callable[..., A
 def test_the_bottom_runs_once_for_each_text(tiny_lm: Callable[..., Any]) -> None:
     lm = tiny_lm("gemma3")
     go(lm, "lora", SIX.model_copy(update={"steps": 1}))  # tries the model, and reads one batch
-    one = len(lm.kept_states._kept)
+    one = len(lm.activation_cache._kept)
     with calls_of(lm.decoder.layers[0]) as calls:
         go(lm, "lora")
     texts = {row.ids[:-1] for row in ROWS}
-    assert len(lm.kept_states._kept) == len(texts)
+    assert len(lm.activation_cache._kept) == len(texts)
     # One row is tried again, alone, all the way through, and in a line; the others come in lines.
     trial = 2 * (len(ROWS[0].ids) - 1) + SIZES[0]
     new = sum(len(text) for text in texts)
@@ -298,7 +301,7 @@ def test_the_bottom_runs_once_for_each_text(tiny_lm: Callable[..., Any]) -> None
 def test_states_go_with_the_model(tiny_lm: Callable[..., Any]) -> None:
     lm = tiny_lm("llama")
     go(lm, "lora")
-    states = weakref.ref(next(iter(lm.kept_states._kept.values()))[1])
+    states = weakref.ref(next(iter(lm.activation_cache._kept.values()))[1])
     assert states() is not None
     del lm
     gc.collect()
@@ -346,7 +349,7 @@ def test_layers_that_tell_each_other_more_are_not_reused(tiny_lm: Callable[..., 
 
         first.forward, last.forward = leave, look
         lm.decoder.register_forward_pre_hook(lambda *args, left=left: left.clear())
-        lm.narrows = False
+        lm.skips_unread_rows = False
         made.append(go(lm, "lora", settings))
     assert made[0][1]["why_not"] == "the model's layers cannot be entered midway"
     same(*made)
@@ -369,7 +372,7 @@ def test_a_model_that_was_changed_in_between_is_noticed(tiny_lm: Callable[..., A
 
 
 def test_what_earlier_trainings_left_makes_room() -> None:
-    kept, ten = KeptStates(100), torch.zeros(10)
+    kept, ten = ActivationCache(100), torch.zeros(10)
     kept.begin()
     for key in "ab":
         kept.put(key, ten.clone())
@@ -388,7 +391,7 @@ def test_what_earlier_trainings_left_makes_room() -> None:
 
 def test_the_limit_that_a_person_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     def limit() -> int | None:
-        kept = KeptStates()
+        kept = ActivationCache()
         kept.begin()
         return kept.limit
 

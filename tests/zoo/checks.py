@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
-from crosstune.models.attention.cache import Slots
+from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.choose import Form, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
@@ -185,10 +185,10 @@ def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logi
     """All the forms in which texts are read, and the gradients, against the texts by themselves."""
     generator = torch.Generator().manual_seed(2)
     # A prefix stays visible beyond a sliding window (of 8), an ordinary cache forgets it.
-    long, short, trunk = (5, 4, 3) if "prefix" in case else (21, 6, 9)
+    long, short, shared_prefix = (5, 4, 3) if "prefix" in case else (21, 6, 9)
     draws = torch.randint(3, lm.geometry.vocabulary, (3, 30), generator=generator).tolist()
     one, other = draws[0][:long], draws[1][:short]
-    branch = one[:trunk] + draws[2][: long - trunk - 1]
+    branch = one[:shared_prefix] + draws[2][: long - shared_prefix - 1]
     texts = [one, branch, other]
     with torch.no_grad():
         wanted = [logits(text) for text in texts]
@@ -277,7 +277,7 @@ def _few_rows(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
     front = lm.adaptation.front
-    slots = Slots(lm, len(texts), front + max(map(len, texts)))
+    slots = DecodingCache(lm, len(texts), front + max(map(len, texts)))
     states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=Form.PADDING_FREE)]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
     return list(torch.stack([lm.logits(state) for state in states], dim=1))

@@ -40,12 +40,12 @@ def shift_positions(monkeypatch):
 
 
 def leak_a_neighbour(monkeypatch):
-    real = choose.Ragged
+    real = choose.PaddingFreeBatch
 
     def one_text(lengths, **kwargs):
         return real((sum(lengths),), **kwargs)
 
-    monkeypatch.setattr(choose, "Ragged", one_text)
+    monkeypatch.setattr(choose, "PaddingFreeBatch", one_text)
 
 
 @pytest.mark.parametrize("fault", [skip_the_hook, drop_the_mask, shift_positions, leak_a_neighbour])

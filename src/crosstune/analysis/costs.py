@@ -23,8 +23,6 @@ _SCHEMA: dict[str, Any] = {
     "halvings": pl.Int64,
     "resumed": pl.Int64,
 }
-_SUMMED = [name for name in _SCHEMA if name.endswith(("_seconds", "_tokens", "_joules"))]
-_COUNTS = ["halvings", "resumed"]
 
 
 def costs(runs: Sequence[RunRecord]) -> pl.DataFrame:
@@ -43,27 +41,22 @@ def costs(runs: Sequence[RunRecord]) -> pl.DataFrame:
     rows = [_row(run) for run in runs]
     table = pl.DataFrame(rows, schema=_SCHEMA)
     keys = ["model", "task", "method", "kind"]
-    return table.group_by(keys, maintain_order=True).agg(
-        pl.col("runs").sum(),
-        *[_sum(name) for name in _SUMMED],
-        pl.col("peak_memory_bytes").max(),
-        *[pl.col(name).sum() for name in _COUNTS],
-    ).select(list(_SCHEMA))  # fmt: skip
+    return table.group_by(keys, maintain_order=True).agg(_totals()).select(list(_SCHEMA))
 
 
 def total(table: pl.DataFrame) -> dict[str, Any]:
     """The last row of a table of `costs`: everything together."""
-    row = table.select(
-        pl.col("runs").sum(),
-        *[_sum(name) for name in _SUMMED],
-        pl.col("peak_memory_bytes").max(),
-        *[pl.col(name).sum() for name in _COUNTS],
-    ).row(0, named=True)
+    row = table.select(_totals()).row(0, named=True)
     return {"model": "", "task": "", "method": "all", "kind": "", **row}
 
 
-def _sum(name: str) -> pl.Expr:
-    return pl.when(pl.col(name).is_not_null().any()).then(pl.col(name).sum()).alias(name)
+def _totals() -> list[pl.Expr]:
+    summed = pl.col([name for name in _SCHEMA if name.endswith(("_seconds", "_tokens", "_joules"))])
+    return [
+        pl.col("runs", "halvings", "resumed").sum(),
+        pl.when(summed.is_not_null().any()).then(summed.sum()),
+        pl.col("peak_memory_bytes").max(),
+    ]
 
 
 def _row(run: RunRecord) -> dict[str, Any]:

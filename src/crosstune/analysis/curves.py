@@ -44,24 +44,24 @@ def value_of(run: RunRecord, setting: str) -> float | None:
         learning rate that was searched is no setting of the run, but a result of the others.
     """
     method, train = run.method.settings, run.train or {}
-    found: Any
+    result: Any
     if setting == MODEL_SIZE:
-        found = run.model_parameters or _size_in_name(run.model)
+        result = run.model_parameters or _size_in_name(run.model)
     elif setting == DATA_SIZE:
-        found = run.data.train_examples if train else None
+        result = run.data.train_examples if train else None
     elif setting == "layers" and "layers" in method:
         named = method["layers"]
-        found = run.model_layers if named is None else len(named) if isinstance(named, list) else named
+        result = run.model_layers if named is None else len(named) if isinstance(named, list) else named
     elif setting == "learning_rate" and run.search:
-        found = None
+        result = None
     else:
-        found = method[setting] if setting in method else train.get(setting)
-    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else None
+        result = method[setting] if setting in method else train.get(setting)
+    return float(result) if isinstance(result, int | float) and not isinstance(result, bool) else None
 
 
 def _size_in_name(model: str) -> float | None:
-    found = _SIZE.search(model.lower())
-    return None if found is None else float(found[1]) * {"m": 1e6, "b": 1e9}[found[2]]
+    result = _SIZE.search(model.lower())
+    return None if result is None else float(result[1]) * {"m": 1e6, "b": 1e9}[result[2]]
 
 
 def swept(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[str]:
@@ -78,7 +78,7 @@ def swept(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[str]:
     for run in runs:
         names.update(run.method.settings, run.train or {})
     names.discard("seed")
-    found = []
+    result = []
     for name in sorted(names, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name)):
         values: dict[tuple[str, ...], set[float]] = defaultdict(set)
         lines = _lines(runs, scores, name)
@@ -86,9 +86,9 @@ def swept(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[str]:
             value = value_of(run, name)
             if value is not None and run.id in lines:
                 values[lines[run.id][0]].add(value)
-        if any(len(each) > 1 for each in values.values()):
-            found.append(name)
-    return [name for name in found if DATA_SIZE not in found or name not in ("limit", "per_label")]
+        if any(len(entry) > 1 for entry in values.values()):
+            result.append(name)
+    return [name for name in result if DATA_SIZE not in result or name not in ("limit", "per_label")]
 
 
 def curve(runs: Sequence[RunRecord], scores: pl.DataFrame, setting: str) -> pl.DataFrame:
@@ -174,11 +174,11 @@ def _lines(
         skipped = moving | ({"learning rate"} if run.search else set())
         held[run.id] = {key: value for key, value in settings_of(run).items() if key not in skipped}
         same_method[*place[run.id], run.method.name].append(run.id)
-    found = {}
+    result = {}
     for (*where, name), ids in same_method.items():
         apart = differing([held[key] for key in ids])
         for key in ids:
-            parts = [f"{each} {held[key].get(each, '-')}" for each in apart]
+            parts = [f"{entry} {held[key].get(entry, '-')}" for entry in apart]
             line = ", ".join([name, *parts])
-            found[key] = ((*map(str, where), name, canonical(held[key])), line)
-    return found
+            result[key] = ((*map(str, where), name, canonical(held[key])), line)
+    return result

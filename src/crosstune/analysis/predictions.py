@@ -25,11 +25,11 @@ class Predictions:
     """Predictions of finished runs, of a store or of a table.
 
     Args:
-        given: A store's folder, or a table with one row an example and a ``run`` column.
+        source: A store's folder, or a table with one row an example and a ``run`` column.
     """
 
-    def __init__(self, given: Path | pl.DataFrame) -> None:
-        self._given = given
+    def __init__(self, source: Path | pl.DataFrame) -> None:
+        self._source = source
 
     def scores(self, run_id: str) -> pl.DataFrame:
         """What one run scored.
@@ -40,9 +40,9 @@ class Predictions:
         Raises:
             UserError: A file that is no table of predictions.
         """
-        if isinstance(self._given, Path):
-            columns = [name for name in stored.prediction_columns(self._given, run_id) if _is_score(name)]
-            table = stored.read_table(self._given, run_id, columns)
+        if isinstance(self._source, Path):
+            columns = [name for name in stored.prediction_columns(self._source, run_id) if _is_score(name)]
+            table = stored.read_table(self._source, run_id, columns)
             return table.select(pl.lit(run_id).alias("run"), pl.all())
         table = self._of_table(run_id)
         return table.select(name for name in table.columns if name == "run" or _is_score(name))
@@ -68,8 +68,8 @@ class Predictions:
         Raises:
             UserError: A file that is no table of predictions.
         """
-        if isinstance(self._given, Path):
-            return stored.read_table(self._given, run_id, TEXTS)
+        if isinstance(self._source, Path):
+            return stored.read_table(self._source, run_id, TEXTS)
         return self._of_table(run_id).select(TEXTS)
 
     def to_pair(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
@@ -93,27 +93,27 @@ class Predictions:
         Raises:
             UserError: A file that is no table of predictions.
         """
-        if isinstance(self._given, Path):
-            return stored.read_predictions(self._given, runs)
-        return self._given.filter(pl.col("run").is_in([run.id for run in runs]))
+        if isinstance(self._source, Path):
+            return stored.read_predictions(self._source, runs)
+        return self._source.filter(pl.col("run").is_in([run.id for run in runs]))
 
     def _of_table(self, run_id: str) -> pl.DataFrame:
         return self._parts.get((run_id,), self._empty)
 
     @cached_property
     def _parts(self) -> dict[tuple[Any, ...], pl.DataFrame]:
-        assert isinstance(self._given, pl.DataFrame)
-        return self._given.partition_by("run", as_dict=True)
+        assert isinstance(self._source, pl.DataFrame)
+        return self._source.partition_by("run", as_dict=True)
 
     @cached_property
     def _empty(self) -> pl.DataFrame:
-        assert isinstance(self._given, pl.DataFrame)
-        return self._given.clear()
+        assert isinstance(self._source, pl.DataFrame)
+        return self._source.clear()
 
 
-def as_predictions(given: pl.DataFrame | Predictions) -> Predictions:
+def as_predictions(source: pl.DataFrame | Predictions) -> Predictions:
     """A table as `Predictions`; what is such already comes back as it is."""
-    return given if isinstance(given, Predictions) else Predictions(given)
+    return source if isinstance(source, Predictions) else Predictions(source)
 
 
 def _is_score(name: str) -> bool:

@@ -59,9 +59,9 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
         raise UserError("no finished runs to analyse: run the study first")
     source = {run.id: run.source_language for run in unique}
     statistics = {run.id: form_of(run.task.kind).statistic for run in unique}
-    given = as_predictions(predictions)
+    reader = as_predictions(predictions)
     means = pl.concat(
-        [_mean_scores(with_answer_language(table, source), statistics) for table in given.tables(source)],
+        [_mean_scores(with_answer_language(table, source), statistics) for table in reader.tables(source)],
         how="diagonal_relaxed",
     )
     counts: dict[str, dict[str, int]] = defaultdict(dict)
@@ -198,30 +198,6 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def extremes(scores: pl.DataFrame, k: int = 3) -> pl.DataFrame:
-    """The best and the worst target languages of each method, of those common to every run of a comparison.
-
-    Args:
-        scores: From `language_scores`.
-        k: How many of each, at most.
-
-    Returns:
-        Rows by model, task, protocol, method, end ("best", then "worst") and rank (1 is the very best or
-        worst): language, score (mean over seeds, in [0, 1]), n (examples). Of equal scores the language whose
-        code comes first is the better, as in `transfer`.
-    """
-    ranked = seed_means(comparable(scores).filter(~pl.col("is_source")))
-    parts = []
-    for end, falling in (("best", True), ("worst", False)):
-        ordered = ranked.sort(
-            *ROW, "score", "language", descending=[False] * len(ROW) + [falling, not falling]
-        )
-        ordered = ordered.with_columns(end=pl.lit(end), rank=pl.int_range(1, pl.len() + 1).over(ROW))
-        parts.append(ordered.filter(pl.col("rank") <= k))
-    columns = [*COMPARISON, "method", "end", "rank", "language", "score", "n"]
-    return pl.concat(parts).select(columns).sort(*COMPARISON, "method", "end", "rank")
-
-
 def _mean_scores(predictions: pl.DataFrame, statistics: Mapping[str, Statistic]) -> pl.DataFrame:
     """Scores, standard errors and means of metrics of whole runs, by language."""
     metrics = [name for name in predictions.columns if name.startswith("metric.")]
@@ -339,7 +315,7 @@ def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
     entries = list(settings)
     for key in {key for entry in entries for key in entry}:
         values[key] = {canonical(entry.get(key, "-")) for entry in entries}
-    return sorted(key for key, found in values.items() if len(found) > 1)
+    return sorted(key for key, texts in values.items() if len(texts) > 1)
 
 
 def canonical(value: Any) -> str:

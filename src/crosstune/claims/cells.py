@@ -87,24 +87,29 @@ class Evidence:
         self._source = {run.id: run.source_language for run in runs}
         self._predictions = as_predictions(predictions)
         self._rows: dict[str, pl.DataFrame] = {}
-        self._lined_up: dict[tuple[Any, ...], PairedPredictions] = {}
+        self._paired: dict[tuple[Any, ...], PairedPredictions] = {}
 
-    def paired(self, there: Sequence[Setup], metric: str) -> PairedPredictions:
+    def paired(self, setups: Sequence[Setup], metric: str) -> PairedPredictions:
         """The examples that all runs of some setups share, with a metric of each.
 
         Raises:
             NoRunsError: Some run has no such metric, or they share no example.
         """
-        key = (metric, *sorted((each.protocol, each.setup) for each in there), there[0].model, there[0].task)
-        if key not in self._lined_up:
-            ids = [run.id for each in there for run in each.runs]
+        key = (
+            metric,
+            *sorted((each.protocol, each.setup) for each in setups),
+            setups[0].model,
+            setups[0].task,
+        )
+        if key not in self._paired:
+            ids = [run.id for each in setups for run in each.runs]
             rows = pl.concat([self._metric(run, metric) for run in ids], how="diagonal_relaxed")
             scores = self.scores.filter(pl.col("run").is_in(ids))
-            found = pair_predictions(scores, rows, None if metric == "score" else MEAN)
-            if not found or not found[0].targets:
+            result = pair_predictions(scores, rows, None if metric == "score" else MEAN)
+            if not result or not result[0].targets:
                 raise NoRunsError("their runs have no example of a target language in common")
-            self._lined_up[key] = found[0]
-        return self._lined_up[key]
+            self._paired[key] = result[0]
+        return self._paired[key]
 
     def _metric(self, run: str, metric: str) -> pl.DataFrame:
         if run not in self._rows:
@@ -125,78 +130,80 @@ class Evidence:
             value = pl.col(f"metric.{metric}").cast(pl.Float64).fill_nan(None)
         else:
             raise NoRunsError(f"the runs recorded no metric {metric}")
-        made = rows.select("run", "language", "example", value.alias("score"))
-        return made.filter(pl.col("score").is_not_null())
+        scored = rows.select("run", "language", "example", value.alias("score"))
+        return scored.filter(pl.col("score").is_not_null())
 
 
 def cells_of(claim: Claim, evidence: Evidence) -> list[Cell]:
     """The cells of a claim, tested; one without a difference, saying why, for what has no runs."""
-    there = claim_runs.of_claim(claim, evidence.setups)
-    places = _places(claim, there)
+    setups = claim_runs.of_claim(claim, evidence.setups)
+    places = _places(claim, setups)
     several = [len({str(place[i]) for place in places}) > 1 for i in range(3)]
-    found: list[Cell] = []
+    result: list[Cell] = []
     for model, task, pick in places:
         parts = (model, task, str(pick))
         where = ", ".join(part for part, shown in zip(parts, several, strict=True) if shown and part)
-        here = [each for each in there if model in ("", each.model) and task in ("", each.task)]
+        candidates = [each for each in setups if model in ("", each.model) and task in ("", each.task)]
         try:
-            _need_runs(claim, pick, here, model, task)
+            _need_runs(claim, pick, candidates, model, task)
             if claim.against is None:
-                found.append(_varied(claim, pick, here, evidence, where))
+                result.append(_varied(claim, pick, candidates, evidence, where))
             else:
-                found += _compared(claim, pick, here, evidence, where)
+                result += _compared(claim, pick, candidates, evidence, where)
         except NoRunsError as why:
-            found.append(Cell(where, why=str(why)))
-    return _corrected(found, claim.threshold)
+            result.append(Cell(where, why=str(why)))
+    return _corrected(result, claim.threshold)
 
 
-def _places(claim: Claim, there: Sequence[Setup]) -> list[tuple[str, str, Pick]]:
+def _places(claim: Claim, setups: Sequence[Setup]) -> list[tuple[str, str, Pick]]:
     """(model, task, method) of each set of cells.
 
     What a claim names has to be there; of what it leaves open, whatever has runs of both methods counts. An
     empty model or task stands for any, where no runs were found.
     """
     models: list[str] = []
-    for asked in claim.model or ():
-        known = sorted({each.model for each in there if claim_runs.same_model(asked, each.model)})
-        models += known or [asked]
+    for wanted in claim.model or ():
+        known = sorted({each.model for each in setups if claim_runs.same_model(wanted, each.model)})
+        models += known or [wanted]
     places = []
     for pick in claim.method:
-        sides = [claim_runs.matching(each, there) for each in (pick, claim.against) if each is not None]
+        sides = [claim_runs.matching(each, setups) for each in (pick, claim.against) if each is not None]
         ran = set.intersection(*({(each.model, each.task) for each in side} for side in sides))
         named = list(itertools.product(models or [""], claim.task or [""]))
-        asked_for = {
+        wanted_places = {
             each
             for each in ran
             if any(model in ("", each[0]) and task in ("", each[1]) for model, task in named)
         }
-        lacking = {
+        missing = {
             (model, task)
             for model, task in named
             if not any(model in ("", each[0]) and task in ("", each[1]) for each in ran)
         }
-        places += [(model, task, pick) for model, task in sorted(asked_for | lacking)]
+        places += [(model, task, pick) for model, task in sorted(wanted_places | missing)]
     return places
 
 
-def _need_runs(claim: Claim, pick: Pick, here: Sequence[Setup], model: str, task: str) -> None:
+def _need_runs(claim: Claim, pick: Pick, candidates: Sequence[Setup], model: str, task: str) -> None:
     """Say what is missing before a comparison that has no runs, and never look for one across models."""
     place = "".join(f" {word} {name}" for word, name in (("on", task), ("with", model)) if name)
     kind = "" if not claim.zero_shot else "zero-shot "
-    if not here:
+    if not candidates:
         raise NoRunsError(f"no {kind}runs{place}")
     for each in (pick, claim.against):
-        if each is not None and not claim_runs.matching(each, here):
-            names = {setup.first.method.name for setup in here}
+        if each is not None and not claim_runs.matching(each, candidates):
+            names = {setup.first.method.name for setup in candidates}
             hint = "" if each.name in names else did_you_mean(each.name, names)
             raise NoRunsError(f"no {kind}runs of {each}{place}{hint}")
     if not (model and task):
         raise NoRunsError("the two methods never ran on the same model and task")
 
 
-def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidence, where: str) -> list[Cell]:
+def _compared(
+    claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence, where: str
+) -> list[Cell]:
     assert claim.against is not None
-    a, b = claim_runs.pair(pick, claim.against, here)
+    a, b = claim_runs.pair(pick, claim.against, candidates)
     paired = evidence.paired((a, b), claim.metric)
     codes = _target_codes(claim, paired)
     short = _short_of_seeds(claim, paired, (a, b))
@@ -205,10 +212,10 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
     if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
-        made = _tested(paired, first.label, second.label, codes)
+        tested = _tested(paired, first.label, second.label, codes)
         few = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
         why = few if len(codes) < claim.at_least else short
-        return [_cell(base, made, claim.threshold, why)]
+        return [_cell(base, tested, claim.threshold, why)]
     if by == "language":
         exact = by_language(paired, first.label, second.label, codes)
         p_zero = dict(exact.select("language", "p").iter_rows())
@@ -242,23 +249,23 @@ def _compared(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidenc
     ]
 
 
-def _varied(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidence, where: str) -> Cell:
+def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence, where: str) -> Cell:
     """Whether any two values of a setting differ by more than the threshold."""
     assert claim.varies_with is not None
-    there = [each for _, each in claim_runs.variants(pick, claim.varies_with, here)]
-    paired = evidence.paired(there, claim.metric)
+    setups = [each for _, each in claim_runs.variants(pick, claim.varies_with, candidates)]
+    paired = evidence.paired(setups, claim.metric)
     codes = _target_codes(claim, paired)
-    why = _short_of_seeds(claim, paired, there)
+    why = _short_of_seeds(claim, paired, setups)
     if len(codes) < claim.at_least:
         why = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
     pairs = []
-    for one, other in itertools.combinations(there, 2):
-        made = _tested(paired, one.label, other.label, codes)
-        if made.difference < 0:
-            made = _tested(paired, other.label, one.label, codes)
-        pairs.append(made)
+    for one, other in itertools.combinations(setups, 2):
+        tested = _tested(paired, one.label, other.label, codes)
+        if tested.difference < 0:
+            tested = _tested(paired, other.label, one.label, codes)
+        pairs.append(tested)
     widest = max(pairs, key=lambda each: each.difference)
-    runs = tuple(run.id for each in there for run in each.runs)
+    runs = tuple(run.id for each in setups for run in each.runs)
     base = Cell(where, a=widest.a, b=widest.b, runs=runs)
     above = [_p(each, claim.threshold) if each.difference > claim.threshold else 1.0 for each in pairs]
     below = [_p(each, claim.threshold) if each.difference < claim.threshold else 1.0 for each in pairs]
@@ -267,43 +274,43 @@ def _varied(claim: Claim, pick: Pick, here: Sequence[Setup], evidence: Evidence,
     return _cell(base, widest, claim.threshold, why, p=p)
 
 
-def _cell(base: Cell, made: Difference, threshold: float, why: str, p: float | None = None) -> Cell:
+def _cell(base: Cell, tested: Difference, threshold: float, why: str, p: float | None = None) -> Cell:
     return replace(
         base,
         why=why,
-        difference=made.difference,
-        low=made.low,
-        high=made.high,
-        p=_p(made, threshold) if p is None else p,
-        detectable=made.detectable,
-        languages=made.languages,
-        examples=made.examples,
-        seeds_a=made.seeds_a if made.a == base.a else made.seeds_b,
-        seeds_b=made.seeds_b if made.a == base.a else made.seeds_a,
+        difference=tested.difference,
+        low=tested.low,
+        high=tested.high,
+        p=_p(tested, threshold) if p is None else p,
+        detectable=tested.detectable,
+        languages=tested.languages,
+        examples=tested.examples,
+        seeds_a=tested.seeds_a if tested.a == base.a else tested.seeds_b,
+        seeds_b=tested.seeds_b if tested.a == base.a else tested.seeds_a,
     )
 
 
-def _p(made: Difference, threshold: float) -> float:
+def _p(tested: Difference, threshold: float) -> float:
     """Two-sided p value of a true difference that is the threshold."""
-    if not made.se > 0:
+    if not tested.se > 0:
         return 1.0
-    return float(two_sided((made.difference - threshold) / made.se, made.df))
+    return float(two_sided((tested.difference - threshold) / tested.se, tested.df))
 
 
 def _corrected(cells: list[Cell], threshold: float) -> list[Cell]:
     """The cells with their outcomes, after Holm over all that have data."""
     adjusted = iter(holm([cell.p for cell in cells if cell.p is not None]))
-    found = []
+    result = []
     for cell in cells:
         if cell.p is None or cell.difference is None:
-            found.append(cell)
+            result.append(cell)
             continue
         p_holm = next(adjusted)
         shown: Outcome = "open"
         if not cell.why and p_holm < ALPHA:
             shown = "yes" if cell.difference > threshold else "no"
-        found.append(replace(cell, p_holm=p_holm, outcome=shown))
-    return found
+        result.append(replace(cell, p_holm=p_holm, outcome=shown))
+    return result
 
 
 def _target_codes(claim: Claim, paired: PairedPredictions) -> list[str]:
@@ -313,9 +320,9 @@ def _target_codes(claim: Claim, paired: PairedPredictions) -> list[str]:
     return codes
 
 
-def _short_of_seeds(claim: Claim, paired: PairedPredictions, there: Iterable[Setup]) -> str:
+def _short_of_seeds(claim: Claim, paired: PairedPredictions, setups: Iterable[Setup]) -> str:
     """What to say where a method that draws anything has fewer seeds than the claim wants."""
-    for each in there:
+    for each in setups:
         seeds = len(paired.seeds[each.label])
         if each.label not in paired.seedless and seeds < claim.seeds:
             return f"{counted(seeds, 'seed')} of {each.label}, fewer than {claim.seeds}"

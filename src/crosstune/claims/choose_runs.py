@@ -47,77 +47,79 @@ def setups(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[Setup]:
         .sort(keys)
         .rename({"method": "label", "run": "runs"})
     )
-    return [Setup(**row | {"runs": tuple(by_id[each] for each in row["runs"])}) for row in rows.to_dicts()]
+    return [
+        Setup(**row | {"runs": tuple(by_id[run_id] for run_id in row["runs"])}) for row in rows.to_dicts()
+    ]
 
 
-def same_model(asked: str, there: str) -> bool:
+def same_model(wanted: str, name: str) -> bool:
     """Whether a run's model is the one asked for: by its name, or by the last part of a path."""
-    names = asked.rstrip("/"), there.rstrip("/")
+    names = wanted.rstrip("/"), name.rstrip("/")
     return names[0] == names[1] or names[0].split("/")[-1].casefold() == names[1].split("/")[-1].casefold()
 
 
-def of_claim(claim: Claim, found: Iterable[Setup]) -> list[Setup]:
+def of_claim(claim: Claim, setups: Iterable[Setup]) -> list[Setup]:
     """The setups that a claim does not rule out before methods are looked at."""
     return [
-        each
-        for each in found
-        if each.first.zero_shot == claim.zero_shot
-        and _says(each.first.task.options, claim.options)
-        and _says(each.first.evaluate, claim.evaluate)
+        setup
+        for setup in setups
+        if setup.first.zero_shot == claim.zero_shot
+        and _says(setup.first.task.options, claim.options)
+        and _says(setup.first.evaluate, claim.evaluate)
     ]
 
 
-def matching(pick: Pick, found: Iterable[Setup]) -> list[Setup]:
+def matching(pick: Pick, setups: Iterable[Setup]) -> list[Setup]:
     """The setups of a method whose settings are as picked."""
     return [
-        each
-        for each in found
-        if each.first.method.name == pick.name
-        and _says(each.first.method.entries(), pick.settings)
-        and _says(each.first.train or {}, pick.train)
-        and (pick.most_parameters is None or _parameters(each) <= pick.most_parameters)
+        setup
+        for setup in setups
+        if setup.first.method.name == pick.name
+        and _says(setup.first.method.entries(), pick.settings)
+        and _says(setup.first.train or {}, pick.train)
+        and (pick.most_parameters is None or _parameters(setup) <= pick.most_parameters)
     ]
 
 
-def pair(one: Pick, other: Pick, here: Sequence[Setup]) -> tuple[Setup, Setup]:
+def pair(one: Pick, other: Pick, candidates: Sequence[Setup]) -> tuple[Setup, Setup]:
     """The setups to compare on one model and task.
 
     Raises:
         NoRunsError: They share no protocol, or several setups match and no rule says which.
     """
-    a, b = matching(one, here), matching(other, here)
-    protocol = _one_protocol({each.protocol for each in a} & {each.protocol for each in b}, [*a, *b])
-    first = choose(one, [each for each in a if each.protocol == protocol])
-    second = choose(other, [each for each in b if each.protocol == protocol])
+    a, b = matching(one, candidates), matching(other, candidates)
+    protocol = _one_protocol({setup.protocol for setup in a} & {setup.protocol for setup in b}, [*a, *b])
+    first = choose(one, [setup for setup in a if setup.protocol == protocol])
+    second = choose(other, [setup for setup in b if setup.protocol == protocol])
     if first is second:
         raise NoRunsError(f"both sides of the claim are {first.label}: say what sets them apart")
     return first, second
 
 
-def variants(pick: Pick, setting: str, here: Sequence[Setup]) -> list[tuple[Any, Setup]]:
+def variants(pick: Pick, setting: str, candidates: Sequence[Setup]) -> list[tuple[Any, Setup]]:
     """The setups of one method on one model and task by the value of a setting, in the values' order.
 
     Raises:
         NoRunsError: Fewer than two values, or something else differs as well.
     """
-    there = matching(pick, here)
-    values = {each.setup: _setting(each, setting) for each in there}
-    there = [each for each in there if values[each.setup] is not None]
-    protocols = {each.protocol for each in there}
-    protocol = _one_protocol(protocols, there) if protocols else ""
-    there = [each for each in there if each.protocol == protocol]
-    distinct = {_text(values[each.setup]): values[each.setup] for each in there}
+    matches = matching(pick, candidates)
+    values = {setup.setup: _setting(setup, setting) for setup in matches}
+    matches = [setup for setup in matches if values[setup.setup] is not None]
+    protocols = {setup.protocol for setup in matches}
+    protocol = _one_protocol(protocols, matches) if protocols else ""
+    matches = [setup for setup in matches if setup.protocol == protocol]
+    distinct = {_text(values[setup.setup]): values[setup.setup] for setup in matches}
     if len(distinct) < 2:
         raise NoRunsError(f"{len(distinct)} value of {setting} among the runs of {pick}: two are needed")
-    if len(there) > len(distinct):
-        names = ", ".join(sorted(each.label for each in there))
+    if len(matches) > len(distinct):
+        names = ", ".join(sorted(setup.label for setup in matches))
         raise NoRunsError(
             f"ambiguous: something else than {setting} differs ({names}); add settings of {pick.name}"
         )
-    return sorted(((values[each.setup], each) for each in there), key=lambda item: _order(item[0]))
+    return sorted(((values[setup.setup], setup) for setup in matches), key=lambda item: _order(item[0]))
 
 
-def choose(pick: Pick, there: Sequence[Setup]) -> Setup:
+def choose(pick: Pick, matches: Sequence[Setup]) -> Setup:
     """The setup that stands for a method in a comparison.
 
     Of several, the one whose learning rate was searched on development data; else, where every run recorded
@@ -126,27 +128,27 @@ def choose(pick: Pick, there: Sequence[Setup]) -> Setup:
     Raises:
         NoRunsError: Neither rule says which.
     """
-    if len(there) == 1:
-        return there[0]
-    searched = [each for each in there if all(run.search for run in each.runs)]
+    if len(matches) == 1:
+        return matches[0]
+    searched = [setup for setup in matches if all(run.search for run in setup.runs)]
     if len(searched) == 1:
         return searched[0]
-    left = searched or list(there)
-    scored = {each.setup: _dev_score(each) for each in left}
+    left = searched or list(matches)
+    scored = {setup.setup: _dev_score(setup) for setup in left}
     known = {key: score for key, score in scored.items() if score is not None}
     if len(known) == len(left):
         best = max(known.values())
-        first = [each for each in left if scored[each.setup] == best]
+        first = [setup for setup in left if scored[setup.setup] == best]
         if len(first) == 1:
             return first[0]
-    names = ", ".join(sorted(each.label for each in left))
+    names = ", ".join(sorted(setup.label for setup in left))
     raise NoRunsError(
         f"ambiguous: {len(left)} setups of {pick} ({names}); say which, as train: {{learning_rate: 1e-3}}, "
         "or search the rate on development data"
     )
 
 
-def _one_protocol(shared: set[str], found: Sequence[Setup]) -> str:
+def _one_protocol(shared: set[str], setups: Sequence[Setup]) -> str:
     """The protocol with most examples a run, if they differ in their test examples alone."""
     if not shared:
         raise NoRunsError("the two methods were scored under different protocols, which are never compared")
@@ -154,12 +156,12 @@ def _one_protocol(shared: set[str], found: Sequence[Setup]) -> str:
         return next(iter(shared))
     kinds: set[str] = set()
     size: dict[str, int] = {}
-    for each in found:
-        if each.protocol in shared:
-            run = each.first
+    for setup in setups:
+        if setup.protocol in shared:
+            run = setup.first
             scoring = {key: run.evaluate.get(key) for key in SCORING}
             kinds.add(_text([run.task.version, run.task.options, run.source_language, scoring]))
-            size[each.protocol] = max(size.get(each.protocol, 0), each.examples)
+            size[setup.protocol] = max(size.get(setup.protocol, 0), setup.examples)
     if len(kinds) > 1:
         raise NoRunsError(
             f"ambiguous: {len(shared)} protocols of other options or scoring; add options: or evaluate:"
@@ -167,8 +169,8 @@ def _one_protocol(shared: set[str], found: Sequence[Setup]) -> str:
     return max(sorted(size), key=lambda protocol: size[protocol])
 
 
-def _says(given: Mapping[str, Any], asked: Mapping[str, Any]) -> bool:
-    return all(key in given and _text(given[key]) == _text(value) for key, value in asked.items())
+def _says(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(key in recorded and _text(recorded[key]) == _text(value) for key, value in wanted.items())
 
 
 def _text(value: Any) -> str:
@@ -183,19 +185,19 @@ def _order(value: Any) -> tuple[bool, float, str]:
     return (not number, float(value) if number else 0.0, str(value))
 
 
-def _setting(each: Setup, name: str) -> Any:
-    train = each.first.train or {}
-    return train[name] if name in train else each.first.method.settings.get(name)
+def _setting(setup: Setup, name: str) -> Any:
+    train = setup.first.train or {}
+    return train[name] if name in train else setup.first.method.settings.get(name)
 
 
-def _parameters(each: Setup) -> int:
-    return max(run.trained_parameters or 0 for run in each.runs)
+def _parameters(setup: Setup) -> int:
+    return max(run.trained_parameters or 0 for run in setup.runs)
 
 
-def _dev_score(each: Setup) -> float | None:
+def _dev_score(setup: Setup) -> float | None:
     """Mean over seeds of the score that training kept its weights by; None where a run has none."""
     best = []
-    for run in each.runs:
+    for run in setup.runs:
         scores = [point["score"] for point in run.dev]
         if not scores:
             return None

@@ -29,17 +29,17 @@ _TIMES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def _listed(given: Any) -> Any:
-    return tuple(given) if isinstance(given, list) else (given,)
+def _listed(raw: Any) -> Any:
+    return tuple(raw) if isinstance(raw, list) else (raw,)
 
 
-def _count(given: Any) -> int:
+def _count(raw: Any) -> int:
     """A number of parameters: 1230000, "1.23M"."""
-    found = _NUMBER.fullmatch(str(given)) if not isinstance(given, bool) and len(str(given)) < 20 else None
-    count = round(float(found[1]) * _TIMES[found[2].lower()]) if found else 0
+    result = _NUMBER.fullmatch(str(raw)) if not isinstance(raw, bool) and len(str(raw)) < 20 else None
+    count = round(float(result[1]) * _TIMES[result[2].lower()]) if result else 0
     if count < 1:
         raise invalid(
-            ("most_parameters",), f"most_parameters: give a number such as 1.23M; found {shown(given)}"
+            ("most_parameters",), f"most_parameters: give a number such as 1.23M; found {shown(raw)}"
         )
     return count
 
@@ -67,22 +67,22 @@ class Pick(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        if isinstance(given, str):
-            return {"name": given}
-        if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+    def _read(cls, raw: Any) -> Any:
+        if isinstance(raw, str):
+            return {"name": raw}
+        if not isinstance(raw, Mapping) or not isinstance(raw.get("name"), str):
             raise invalid(
-                (), f"a method is its name, or a mapping with its name and settings; found {shown(given)}"
+                (), f"a method is its name, or a mapping with its name and settings; found {shown(raw)}"
             )
-        own = {key: value for key, value in given.items() if key in cls.model_fields}
-        if own.get("most_parameters") is not None:
-            own["most_parameters"] = _count(own["most_parameters"])
+        fields = {key: value for key, value in raw.items() if key in cls.model_fields}
+        if fields.get("most_parameters") is not None:
+            fields["most_parameters"] = _count(fields["most_parameters"])
         for key in ("settings", "train"):
-            if not isinstance(own.get(key, {}), Mapping):
-                raise invalid((key,), f"{key} of a method is a mapping; found {shown(own[key])}")
-        if "settings" in own:
-            return own
-        return {**own, "settings": {key: value for key, value in given.items() if key not in own}}
+            if not isinstance(fields.get(key, {}), Mapping):
+                raise invalid((key,), f"{key} of a method is a mapping; found {shown(fields[key])}")
+        if "settings" in fields:
+            return fields
+        return {**fields, "settings": {key: value for key, value in raw.items() if key not in fields}}
 
     def __str__(self) -> str:
         most = () if self.most_parameters is None else (f"at most {self.most_parameters:,} parameters",)
@@ -141,19 +141,19 @@ class Claim(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            raise invalid((), f'a claim is a mapping of keys: "claim:", "method:", ...; found {shown(given)}')
-        known_keys(given, cls.model_fields, "a claim")
+    def _read(cls, raw: Any) -> Any:
+        if not isinstance(raw, Mapping):
+            raise invalid((), f'a claim is a mapping of keys: "claim:", "method:", ...; found {shown(raw)}')
+        known_keys(raw, cls.model_fields, "a claim")
         for key, example in (("claim", "Prefix tuning beats LoRA."), ("method", "prefix")):
-            if given.get(key) in (None, "", [], {}):
+            if raw.get(key) in (None, "", [], {}):
                 raise invalid((key,), f'a claim needs "{key}:", such as {example}')
-        _one_of(given, RELATIONS, "a claim needs")
-        if any(given.get(key) is not None for key in QUANTIFIERS):
-            _one_of(given, QUANTIFIERS, "a claim takes")
-        if given.get("languages") is not None:
-            return {**given, "languages": _codes(given["languages"])}
-        return given
+        _one_of(raw, RELATIONS, "a claim needs")
+        if any(raw.get(key) is not None for key in QUANTIFIERS):
+            _one_of(raw, QUANTIFIERS, "a claim takes")
+        if raw.get("languages") is not None:
+            return {**raw, "languages": _codes(raw["languages"])}
+        return raw
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -180,8 +180,8 @@ class Claim(BaseModel):
     @property
     def per(self) -> Per | None:
         """What the quantifier goes over."""
-        found: Per | None = getattr(self, self.quantifier)
-        return found
+        result: Per | None = getattr(self, self.quantifier)
+        return result
 
     @property
     def against(self) -> Pick | None:
@@ -226,17 +226,17 @@ def read_claims(path: str | Path) -> list[PlacedClaim]:
     for key in data:
         if key != "claims":
             raise document.error((key,), f'unknown key "{key}"; a file of claims has "claims:" alone')
-    found, problems = [], []
-    for i, given in enumerate(data["claims"]):
+    result, problems = [], []
+    for i, raw in enumerate(data["claims"]):
         try:
-            claim = Claim.model_validate(given)
+            claim = Claim.model_validate(raw)
         except ValidationError as error:
-            problems += [(("claims", i, *loc), text) for loc, text in reworded(error, given)]
+            problems += [(("claims", i, *loc), text) for loc, text in reworded(error, raw)]
             continue
-        found.append(PlacedClaim(claim, f"{file.name}:{document.line(('claims', i))}"))
+        result.append(PlacedClaim(claim, f"{file.name}:{document.line(('claims', i))}"))
     if problems:
         raise document.first_error(problems)
-    return found
+    return result
 
 
 def shipped() -> dict[str, str]:
@@ -247,31 +247,31 @@ def shipped() -> dict[str, str]:
     return {name: heads[name].lstrip("# ") for name in sorted(heads, reverse=True)}
 
 
-def _one_of(given: Mapping[str, Any], keys: Sequence[str], what: str) -> None:
-    there = [key for key in keys if given.get(key) is not None]
-    if len(there) != 1:
-        found = f"found {' and '.join(there)}" if there else "none of them is there"
-        raise invalid((there[1],) if there else (), f"{what} one of {', '.join(keys)}; {found}")
+def _one_of(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> None:
+    named = [key for key in keys if raw.get(key) is not None]
+    if len(named) != 1:
+        result = f"found {' and '.join(named)}" if named else "none of them is there"
+        raise invalid((named[1],) if named else (), f"{what} one of {', '.join(keys)}; {result}")
 
 
-def _codes(given: Any) -> tuple[str, ...]:
+def _codes(raw: Any) -> tuple[str, ...]:
     """Codes of languages named one by one, or by groups."""
-    if isinstance(given, str):
-        given = [given]
-    if isinstance(given, list) and given:
+    if isinstance(raw, str):
+        raw = [raw]
+    if isinstance(raw, list) and raw:
         codes = []
-        for i, name in enumerate(given):
+        for i, name in enumerate(raw):
             try:
                 codes.append(find(name if isinstance(name, str) else "").code)
             except UserError as error:
                 raise invalid(("languages", i), f"languages: {error}") from None
         return tuple(dict.fromkeys(codes))
-    if not isinstance(given, Mapping) or not given:
+    if not isinstance(raw, Mapping) or not raw:
         raise invalid(
             ("languages",), "languages: give codes such as [sw, yo], or groups such as {resource: [0, 1]}"
         )
     kept = list(LANGUAGES)
-    for by, values in given.items():
+    for by, values in raw.items():
         # Whether a script is seen depends on the runs' source language, which a file does not know.
         known_groupings = [each for each in get_args(Grouping) if each != "seen_script"]
         if by not in known_groupings:

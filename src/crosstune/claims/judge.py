@@ -80,10 +80,10 @@ def about(claims: Sequence[PlacedClaim], runs: Sequence[RunRecord]) -> list[Plac
     """The claims that name no model, or one that some run is of."""
     models = {run.model for run in runs}
     return [
-        each
-        for each in claims
-        if each.claim.model is None
-        or any(same_model(asked, there) for asked in each.claim.model for there in models)
+        entry
+        for entry in claims
+        if entry.claim.model is None
+        or any(same_model(asked, model) for asked in entry.claim.model for model in models)
     ]
 
 
@@ -95,12 +95,14 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pl.DataFrame:
     then runs (ids, of all cells).
     """
     rows = []
-    for each in verdicts:
-        cell = asdict(each.cell)
-        row = {key: getattr(each, key) for key in ("verdict", "claim", "source", "place", "reason", "metric")}
-        row |= {"threshold": each.threshold, "cells": len(each.cells)}
+    for entry in verdicts:
+        cell = asdict(entry.cell)
+        row = {
+            key: getattr(entry, key) for key in ("verdict", "claim", "source", "place", "reason", "metric")
+        }
+        row |= {"threshold": entry.threshold, "cells": len(entry.cells)}
         row |= {key: cell[key] for key in _CELL_COLUMNS}
-        rows.append(row | {"runs": list(each.runs)})
+        rows.append(row | {"runs": list(entry.runs)})
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
@@ -160,16 +162,16 @@ def _count(claim: Claim, cells: Sequence[Cell], yes: int, no: int) -> str:
     if len(cells) == 1:
         return _one_reason(claim, cells[0])
     what = claim.per if claim.per is not None else "comparison"
-    said = f"holds in {yes} of {counted(len(cells), what)}, fails in {no}"
+    counts = f"holds in {yes} of {counted(len(cells), what)}, fails in {no}"
     if yes + no == len(cells):
-        return said
+        return counts
     missing = [cell for cell in cells if cell.difference is None]
     if missing:
         more = f" (and {len(missing) - 1} more without results)" if len(missing) > 1 else ""
-        told = f"{missing[0].why}{more}"
-        return told if len(missing) == len(cells) else f"{said}; {told}"
+        reason = f"{missing[0].why}{more}"
+        return reason if len(missing) == len(cells) else f"{counts}; {reason}"
     short = next((cell for cell in cells if cell.outcome == "open" and cell.why), None)
-    return f"{said}; {short.why}" if short is not None else f"{said}, open in {len(cells) - yes - no}"
+    return f"{counts}; {short.why}" if short is not None else f"{counts}, open in {len(cells) - yes - no}"
 
 
 def _one_reason(claim: Claim, cell: Cell) -> str:

@@ -1,7 +1,6 @@
 """What `crosstune list` prints. Heavy imports wait for their list."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 from crosstune.cli.printing import print_rows, say
 
@@ -10,28 +9,27 @@ def methods() -> None:
     """The methods, and where their default learning rates come from."""
     from crosstune.methods import METHODS
 
-    made = [(name, _rate(each), each.summary) for name, each in METHODS.items()]
-    print_rows(("method", "learning rate", ""), made)
+    rates = {name: method.learning_rate for name, method in METHODS.items()}
+    shown = {name: "-" if rate is None else f"{rate:g}" for name, rate in rates.items()}
+    rows = [(name, shown[name], method.summary) for name, method in METHODS.items()]
+    print_rows(("method", "learning rate", ""), rows)
     say("where the default rates come from:")
-    for name, each in METHODS.items():
-        if each.learning_rate is not None:
-            say(f"  {name}: {each.learning_rate_from}")
+    for name, method in METHODS.items():
+        if method.learning_rate is not None:
+            say(f"  {name}: {method.learning_rate_from}")
 
 
 def tasks() -> None:
     """The tasks, with the languages and the sources of each."""
     from crosstune.tasks import TASKS, described
 
-    shown = {name: described(each) for name, each in TASKS.items()}
-    print_rows(
-        ("task", "kind", "languages", "from", ""),
-        [
-            (name, each.kind, _count(shown[name].languages), shown[name].place, each.summary)
-            for name, each in TASKS.items()
-        ],
-        right=(2,),
-    )
-    for name, about in shown.items():
+    descriptions = {name: described(task) for name, task in TASKS.items()}
+    rows = [
+        (name, task.kind, str(len(about.languages)) if about.languages else "-", about.place, task.summary)
+        for (name, task), about in zip(TASKS.items(), descriptions.values(), strict=True)
+    ]
+    print_rows(("task", "kind", "languages", "from", ""), rows, right=(2,))
+    for name, about in descriptions.items():
         say(f"{name}")
         say(f"  languages: {' '.join(about.languages) or about.place}")
         for split, source in about.splits.items():
@@ -68,8 +66,8 @@ def claims() -> None:
     print_rows(("claims", "number", ""), rows, right=(1,))
     for name in shipped():
         say(f"{name}")
-        for each in read_claims(name):
-            say(f"  {each.claim.claim}")
+        for placed in read_claims(name):
+            say(f"  {placed.claim.claim}")
     say("hold results against them: crosstune verdict DIR --claims NAME; write your own: see docs/claims.md")
 
 
@@ -77,19 +75,11 @@ def languages() -> None:
     """The languages that any task covers."""
     from crosstune.languages import LANGUAGES
 
-    print_rows(
-        ("code", "language", "family", "script", "class"),
-        [
-            (
-                each.code,
-                each.name,
-                each.family,
-                each.script,
-                "" if each.resource is None else str(each.resource),
-            )
-            for each in LANGUAGES.values()
-        ],
-    )
+    rows = [
+        (row.code, row.name, row.family, row.script, "" if row.resource is None else str(row.resource))
+        for row in LANGUAGES.values()
+    ]
+    print_rows(("code", "language", "family", "script", "class"), rows)
 
 
 LISTS: dict[str, Callable[[], None]] = {
@@ -100,11 +90,3 @@ LISTS: dict[str, Callable[[], None]] = {
     "claims": claims,
     "languages": languages,
 }
-
-
-def _rate(method: Any) -> str:
-    return "-" if method.learning_rate is None else f"{method.learning_rate:g}"
-
-
-def _count(codes: Sequence[str]) -> str:
-    return str(len(codes)) if codes else "-"

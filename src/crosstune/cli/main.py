@@ -1,25 +1,13 @@
 """The command line: verbs that call the Python API, and nothing else. Heavy imports wait for their verb."""
 
-import json
 import os
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from crosstune.cli.printing import (
-    complain,
-    print_costs,
-    print_csv,
-    print_plan,
-    print_results,
-    print_rows,
-    print_sizes,
-    print_verdicts,
-    say,
-)
+from crosstune.cli.printing import complain, print_csv, print_json, print_rows, print_sizes, say, show
 from crosstune.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,32 +22,11 @@ app = typer.Typer(
 )
 
 
-class Form(StrEnum):
-    """How results are printed."""
-
-    table = "table"
-    csv = "csv"
-    json = "json"
-
-
-class Thing(StrEnum):
-    """What can be listed."""
-
-    methods = "methods"
-    tasks = "tasks"
-    models = "models"
-    languages = "languages"
-    presets = "presets"
-    claims = "claims"
-
-
-class Executor(StrEnum):
-    """Where runs are made."""
-
-    local = "local"
-    ray = "ray"
-
-
+Form = Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="How to print them.")]
+Claims = Annotated[
+    list[str] | None,
+    typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; over the study's own.")]
 StoreFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder a study ran into, such as runs/demo.")
@@ -85,8 +52,9 @@ def run(
         bool, typer.Option("--retry-failed", help="Make the runs again that failed before.")
     ] = False,
     executor: Annotated[
-        Executor, typer.Option(help="local: this process; ray: several workers (docs/cluster.md).")
-    ] = Executor.local,
+        Literal["local", "ray"],
+        typer.Option(help="local: this process; ray: several workers (docs/cluster.md)."),
+    ] = "local",
     workers: Annotated[
         int | None, typer.Option(min=1, help="With ray: how many; by default one a GPU, or one a machine.")
     ] = None,
@@ -104,16 +72,17 @@ def run(
     Example: crosstune run studies/demo.yaml --device cpu
     """
     from crosstune.api import results as read
+    from crosstune.report.terminal import results_table
     from crosstune.running.interrupts import Stopped
     from crosstune.running.runner import run_study
 
     on_ray: dict[str, Any] = {"workers": workers, "cpus": cpus, "gpus": gpus, "address": address}
     for name, value in on_ray.items():
-        if executor is not Executor.ray and value is not None:
+        if executor != "ray" and value is not None:
             raise UserError(f"--{name} is for --executor ray; add that, or leave it out")
     changed = _read(study, store=store, device=device, dtype=dtype)
     try:
-        if executor is Executor.ray:
+        if executor == "ray":
             from crosstune.running.on_ray import run_on_ray
 
             summary = run_on_ray(changed, **on_ray, retry_failed=retry_failed)
@@ -122,7 +91,7 @@ def run(
     except Stopped as stop:
         complain(str(stop), style="yellow")
         raise typer.Exit(stop.exit_code) from None
-    print_results(read(summary.store, only=summary.runs))
+    show(results_table(read(summary.store, only=summary.runs).sections))
     say(f"all about it: crosstune report {summary.store}")
 
 
@@ -145,6 +114,7 @@ def plan(
     Example: crosstune plan studies/demo.yaml --calibrate
     """
     from crosstune.planning.plan import plan_study
+    from crosstune.planning.table import plan_table
 
     changed = _read(study, store=store, device=device, dtype=dtype)
     if calibrate:
@@ -153,15 +123,15 @@ def plan(
         measure(changed, lambda line: complain(line, style="dim"))
     planned = plan_study(changed)
     if as_json:
-        sys.stdout.write(json.dumps(planned.as_dict(), ensure_ascii=False, indent=1) + "\n")
+        print_json(planned.as_dict())
     else:
-        print_plan(planned, str(study))
+        show(plan_table(planned, str(study)))
 
 
 @app.command()
 def results(
     store: StoreFolder,
-    form: Annotated[Form, typer.Option("--format", help="How to print them.")] = Form.table,
+    form: Form = "table",
     cost: Annotated[
         bool, typer.Option("--cost", help="Print what the runs cost instead: time, tokens, memory, energy.")
     ] = False,
@@ -173,16 +143,16 @@ def results(
     Example: crosstune results runs/demo --format csv > scores.csv
     """
     from crosstune import api
+    from crosstune.report.terminal import costs_table, results_table
 
-    found = api.results(store)
-    if form is Form.table:
-        print_costs(found) if cost else print_results(found)
-    elif form is Form.csv:
-        print_csv(found.costs if cost else found.scores)
+    read = api.results(store)
+    if form == "table":
+        show(costs_table(read.costs) if cost else results_table(read.sections))
+    elif form == "csv":
+        print_csv(read.costs if cost else read.scores)
     else:
-        tables = {"costs": found.costs} if cost else {"transfer": found.transfer, "scores": found.scores}
-        rows = {name: table.to_dicts() for name, table in tables.items()}
-        sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+        tables = {"costs": read.costs} if cost else {"transfer": read.transfer, "scores": read.scores}
+        print_json({name: table.to_dicts() for name, table in tables.items()})
 
 
 @app.command()
@@ -195,25 +165,22 @@ def check(store: StoreFolder) -> None:
     """
     from crosstune.store.audit import audit
 
-    found = audit(store)
-    for text in (*found.notes, *found.problems):
+    state = audit(store)
+    for text in (*state.notes, *state.problems):
         say(text)
-    searches = f" and {found.searches} searches" if found.searches else ""
-    say(f"{found.results} results{searches} are whole, {found.bytes / 2**20:,.1f} MiB")
-    if found.problems:
+    searches = f" and {state.searches} searches" if state.searches else ""
+    say(f"{state.results} results{searches} are whole, {state.bytes / 2**20:,.1f} MiB")
+    if state.problems:
         raise UserError(
-            f"{len(found.problems)} runs of {store} are damaged; run the study again to mend them"
+            f"{len(state.problems)} runs of {store} are damaged; run the study again to mend them"
         )
 
 
 @app.command()
 def verdict(
     store: StoreFolder,
-    claims: Annotated[
-        list[str] | None,
-        typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
-    ] = None,
-    form: Annotated[Form, typer.Option("--format", help="How to print them.")] = Form.table,
+    claims: Claims = None,
+    form: Form = "table",
 ) -> None:
     """Hold results against claims: supported, contradicted, or not enough data.
 
@@ -222,13 +189,23 @@ def verdict(
 
     Example: crosstune verdict runs/demo --claims demo
     """
-    from crosstune import api
+    from dataclasses import asdict
 
-    found = api.results(store)
-    verdicts = found.verdicts(claims or None)
-    print_verdicts(verdicts, form.value)
+    import polars as pl
+
+    from crosstune import api
+    from crosstune.claims.judge import verdict_table
+    from crosstune.report.tables.verdicts import verdicts_table
+
+    verdicts = api.results(store).verdicts(claims or None)
+    if form == "table":
+        show(verdicts_table(verdicts))
+    elif form == "csv":
+        print_csv(verdict_table(verdicts).with_columns(pl.col("runs").list.join(" ")))
+    else:
+        print_json([asdict(judged) for judged in verdicts])
     left = 0 if claims else len(api.placed_claims(None)) - len(verdicts)
-    if left and form is Form.table:
+    if left and form == "table":
         say(f"{left} more claims are about models that are not here: crosstune list claims")
 
 
@@ -236,10 +213,7 @@ def verdict(
 def report(
     store: StoreFolder,
     out: Annotated[Path | None, typer.Option(help="The file; DIR/report.html by default.")] = None,
-    claims: Annotated[
-        list[str] | None,
-        typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
-    ] = None,
+    claims: Claims = None,
 ) -> None:
     """Write results as one HTML file; print its path.
 
@@ -313,14 +287,19 @@ def params(
 
 
 @app.command("list")
-def list_(thing: Annotated[Thing, typer.Argument(help="What to list.")]) -> None:
+def list_(
+    thing: Annotated[
+        Literal["methods", "tasks", "models", "languages", "presets", "claims"],
+        typer.Argument(help="What to list."),
+    ],
+) -> None:
     """List the methods, tasks, models, languages, presets or claims there are.
 
     Example: crosstune list languages
     """
     from crosstune.cli.listing import LISTS
 
-    LISTS[thing.value]()
+    LISTS[thing]()
 
 
 @app.command()

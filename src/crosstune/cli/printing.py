@@ -1,10 +1,11 @@
 """What the command line prints: lines, complaints and tables, harmless to a terminal whatever they hold."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 
@@ -31,46 +32,14 @@ def print_csv(table: Any) -> None:
     sys.stdout.write(csv_text(table))
 
 
-def print_results(found: Any) -> None:
-    """The table of results (`crosstune.api.Results`)."""
-    from crosstune.report.terminal import results_table
-
-    standard_output().print(results_table(found.sections))
+def print_json(content: Any) -> None:
+    """Rows for other programs."""
+    sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def print_costs(found: Any) -> None:
-    """The table of what results cost (`crosstune.api.Results`)."""
-    from crosstune.report.terminal import costs_table
-
-    standard_output().print(costs_table(found.costs))
-
-
-def print_plan(plan: Any, study_file: str) -> None:
-    """The table of a plan (`crosstune.planning.plan.StudyPlan`)."""
-    from crosstune.planning.table import plan_table
-
-    standard_output().print(plan_table(plan, study_file))
-
-
-def print_verdicts(verdicts: Any, form: str) -> None:
-    """Verdicts (a list of `crosstune.claims.judge.Verdict`) as a table, or as csv or json."""
-    if form == "table":
-        from crosstune.report.tables.verdicts import verdicts_table
-
-        standard_output().print(verdicts_table(verdicts))
-    elif form == "csv":
-        import polars as pl
-
-        from crosstune.claims.judge import verdict_table
-
-        table = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
-        print_csv(table)
-    else:
-        import json
-        from dataclasses import asdict
-
-        rows = [asdict(each) for each in verdicts]
-        sys.stdout.write(json.dumps(rows, ensure_ascii=False, indent=1) + "\n")
+def show(table: RenderableType) -> None:
+    """A table; wide where standard output is a file or a pipe, whose width is nobody's screen."""
+    (Console() if sys.stdout.isatty() else Console(width=160)).print(table)
 
 
 def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> None:
@@ -82,7 +51,7 @@ def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tu
         table.add_column(name, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    standard_output().print(table)
+    show(table)
 
 
 def print_sizes(solved: Mapping[str, Any], budget: str, geometry: Any) -> None:
@@ -102,8 +71,3 @@ def print_sizes(solved: Mapping[str, Any], budget: str, geometry: Any) -> None:
     for name, text in hints.items():
         if text is not None:
             say(f"  {name}: {text}")
-
-
-def standard_output() -> Console:
-    """Standard output; wide where it is a file or a pipe, whose width is nobody's screen."""
-    return Console() if sys.stdout.isatty() else Console(width=160)

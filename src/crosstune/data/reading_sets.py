@@ -253,7 +253,7 @@ def _mctest(row: Row) -> Reading:
     options = row.fields.get("answer_options")
     # "one:" and "multiple:" say how many sentences of the story are needed.
     question = re.sub(r"^(one|multiple): *", "", row.text("question"))
-    row = Row(row.path, row.line, row.fields | {"question": question})
+    row = row.with_fields(question=question)
     texts = list(options.values()) if isinstance(options, dict) else None
     return checked(row, "story", "question", texts, _letter(row))
 
@@ -325,7 +325,7 @@ def _dream(row: Row) -> Reading:
     answer = row.fields.get("answer")
     if not isinstance(options, list) or answer not in options:
         raise row.error(f"answer {str(answer)[:60]!r} is none of the options {str(options)[:80]}")
-    row = Row(row.path, row.line, row.fields | {"dialogue": "\n".join(turns)})
+    row = row.with_fields(dialogue="\n".join(turns))
     return checked(row, "dialogue", "question", options, options.index(answer))
 
 

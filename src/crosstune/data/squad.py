@@ -70,10 +70,8 @@ def read_renumbered(path: Path) -> list[Row | BadRow]:
 
     XTREME's TyDi QA training files keep only the last piece of each id: 89 ids for 3,696 English questions.
     """
-    return [
-        row if isinstance(row, BadRow) else Row(row.path, row.line, {**row.fields, "id": str(number)})
-        for number, row in enumerate(read_squad(path), start=1)
-    ]
+    rows = enumerate(read_squad(path), start=1)
+    return [row if isinstance(row, BadRow) else row.with_fields(id=str(number)) for number, row in rows]
 
 
 def read_by_language(path: Path) -> list[Row | BadRow]:
@@ -81,11 +79,10 @@ def read_by_language(path: Path) -> list[Row | BadRow]:
 
     TyDi QA's own ids read "english-12345-0".
     """
+    rows = read_squad(path)
     return [
-        row
-        if isinstance(row, BadRow)
-        else Row(row.path, row.line, {**row.fields, "language": str(row["id"]).partition("-")[0]})
-        for row in read_squad(path)
+        row if isinstance(row, BadRow) else row.with_fields(language=str(row["id"]).partition("-")[0])
+        for row in rows
     ]
 
 

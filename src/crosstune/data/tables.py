@@ -100,9 +100,15 @@ def read_json(path: Path) -> Any:
     Raises:
         UserError: It cannot be read or is not JSON; the line is named.
     """
-    text = "\n".join(_whole_lines(path))
+    # No line can be left out; it may be one long line.
     try:
+        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
         return json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_number)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte {error.start + 1} of the file)") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
     except RecursionError as error:
@@ -121,14 +127,11 @@ def read_lines(path: Path) -> list[str | BadRow]:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    lines = [_decoded(path, number, line) for number, line in enumerate(_split_bytes(raw), start=1)]
+    split = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = [_decoded(path, number, line) for number, line in enumerate(split, start=1)]
     if lines[-1] == "":
         lines.pop()
     return lines
-
-
-def _split_bytes(raw: bytes) -> list[bytes]:
-    return raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
 
 
 def _decoded(path: Path, number: int, line: bytes) -> str | BadRow:
@@ -138,18 +141,6 @@ def _decoded(path: Path, number: int, line: bytes) -> str | BadRow:
         return line.removesuffix(b"\r").decode("utf-8")
     except UnicodeDecodeError as error:
         return BadRow(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line)")
-
-
-def _whole_lines(path: Path) -> Iterator[str]:
-    """The lines of a document in which none can be left out; it may be one long line."""
-    try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8 (byte {error.start + 1} of the file)") from error
-    yield from text.split("\n")
 
 
 # Fields of each line, with its number.
@@ -166,8 +157,8 @@ def _table(path: Path, columns: Sequence[str], header: bool, split: _Splitter) -
         first = lines[0]
         if isinstance(first, BadRow):
             raise UserError(str(first))
-        ((_, given),) = split(path, [(1, first)])
-        names = given if isinstance(given, list) else first.split("\t")
+        ((_, fields),) = split(path, [(1, first)])
+        names = fields if isinstance(fields, list) else first.split("\t")
         if again := sorted({name for name in names if names.count(name) > 1}):
             raise UserError(f"{path}:1: the column {again[0]!r} is there twice; give each its own name")
         _require(path, columns, names, f"the first line is {first[:120]!r}")

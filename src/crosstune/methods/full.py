@@ -31,7 +31,7 @@ class Full(Method[MethodConfig]):
         if lm.quantized:
             raise UserError("full: quantised weights cannot be trained; use lora, or take quantize out")
         part.undo.callback(self._put_back)
-        self.weights, self.kept, self.masters = {}, {}, {}
+        self.kept, self.masters = {}, {}  # read by `_put_back`, however far this comes
         self.weights = dict(lm.model.named_parameters())
         self.kept = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}
         self.masters = {name: nn.Parameter(w.detach().float().clone()) for name, w in self.weights.items()}

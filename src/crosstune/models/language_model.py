@@ -1,7 +1,6 @@
 """A loaded decoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
 
 import inspect
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,12 +12,12 @@ from transformers import PreTrainedModel
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Adaptation
-from crosstune.models.attention.cache import Reading, Slots
-from crosstune.models.attention.cpu_line import Ragged
+from crosstune.models.attention.cache import DecodingCache, PrefillCache
+from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout, laid_out
 from crosstune.models.attention.own_keys import calls_of, keys_values
-from crosstune.models.fast.layers import Handed, entered_at, left_at
-from crosstune.models.fast.state_store import KeptStates
+from crosstune.models.fast.activation_cache import ActivationCache
+from crosstune.models.fast.layers import EntryStates, entered_at, left_at
 from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
 from crosstune.models.parts import Parts
@@ -38,9 +37,9 @@ class LanguageModel:
         parts: Where its architecture keeps what.
         adaptation: What methods left on it.
         tokens: Its token ids of prompts and answers.
-        narrows: Whether the top layer can compute some rows alone (`crosstune.models.fast.top_rows`).
+        skips_unread_rows: Whether the top layer can compute some rows alone (`fast.top_rows`).
         remarks: What a person should know of the model before any result: a line each, most often none.
-        kept_states: Of training texts, kept for as long as the model is (`crosstune.training.reuse`).
+        activation_cache: Of training texts, for as long as the model lives (`crosstune.training.reuse`).
     """
 
     model: PreTrainedModel
@@ -51,15 +50,15 @@ class LanguageModel:
     parts: Parts = field(init=False, repr=False)
     adaptation: Adaptation = field(init=False, repr=False)
     tokens: Tokens = field(init=False, repr=False)
-    narrows: bool = field(init=False, repr=False)
+    skips_unread_rows: bool = field(init=False, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
-    kept_states: KeptStates = field(default_factory=KeptStates, repr=False)
+    activation_cache: ActivationCache = field(default_factory=ActivationCache, repr=False)
     _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         self.parts = Parts(self.model)
         self.adaptation = Adaptation(self.attentions)
-        self.narrows = has_top_rows(self.parts)
+        self.skips_unread_rows = has_top_rows(self.parts)
         if self.tokenizer is None:  # a copy that is tried
             return
         # An encoder reads closed texts.
@@ -135,10 +134,10 @@ class LanguageModel:
     def hidden(
         self,
         ids: Tensor,
-        layout: Layout | Ragged | None = None,
-        read: Reading | None = None,
+        layout: Layout | PaddingFreeBatch | None = None,
+        read: PrefillCache | None = None,
         rows: Tensor | None = None,
-        handed: Handed | None = None,
+        entry: EntryStates | None = None,
     ) -> Tensor:
         """Final hidden states of right-padded rows, those of the text alone.
 
@@ -150,16 +149,16 @@ class LanguageModel:
             read: Keeps the keys and values of all layers, a soft prompt's in front of the text's.
             rows: ``[n]``: the tokens whose states are wanted, counted through ``ids.flatten()``; the top
                 layer leaves the others out behind its attention. None for all.
-            handed: What the layers below one hand to it, so that they need not run; of a soft prompt there
+            entry: What the layers below one hand to it, so that they need not run; of a soft prompt there
                 is nothing in it.
 
         Returns:
             ``[batch, length, hidden]``, or ``[n, hidden]`` of the rows, after the final norm.
         """
-        embeds = self.embedding(ids) if handed is None else handed.states
+        embeds = self.embedding(ids) if entry is None else entry.states
         n, prompt = 0, self.adaptation.soft_prompt
         if prompt is not None:
-            assert handed is None, "a soft prompt changes what every layer receives"
+            assert entry is None, "a soft prompt changes what every layer receives"
             n = prompt.shape[0]
             front = prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
             embeds = torch.cat([front, embeds], dim=1)
@@ -168,10 +167,12 @@ class LanguageModel:
         if rows is not None:
             length = ids.shape[1]
             rows = rows + n * (rows // length + 1)  # as counted with the soft prompts in front
-        # A checkpointed layer runs again in the backward pass, when nothing here would narrow it.
-        narrows = self.narrows and not (self.decoder.training and self.layers[-1].gradient_checkpointing)
-        narrow = top_rows(self.parts, rows) if rows is not None and narrows else None
-        entered = nullcontext() if handed is None else entered_at(self.layers, handed)
+        # A checkpointed layer runs again in the backward pass, when this no longer leaves rows out.
+        skips_unread_rows = self.skips_unread_rows and not (
+            self.decoder.training and self.layers[-1].gradient_checkpointing
+        )
+        narrow = top_rows(self.parts, rows) if rows is not None and skips_unread_rows else None
+        entered = nullcontext() if entry is None else entered_at(self.layers, entry)
         with laid_out(layout), narrow or nullcontext(), entered:
             out = self.decoder(
                 inputs_embeds=embeds,
@@ -184,7 +185,7 @@ class LanguageModel:
             return states[:, n:].to(ids.device)
         return (take(states, rows) if narrow is None else states)[0].to(ids.device)
 
-    def _positions(self, length: int, layout: Layout | Ragged | None) -> Tensor:
+    def _positions(self, length: int, layout: Layout | PaddingFreeBatch | None) -> Tensor:
         positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
         return self._rotated_alike(positions + self.adaptation.first_position)
 
@@ -202,7 +203,9 @@ class LanguageModel:
             )
         return positions
 
-    def handed_to(self, layer: int, ids: Tensor, layout: Layout | Ragged | None = None) -> Tensor:
+    def entry_states(
+        self, layer: int, ids: Tensor, layout: Layout | PaddingFreeBatch | None = None
+    ) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
 
         Args:
@@ -219,7 +222,7 @@ class LanguageModel:
             )
         return reached[0]
 
-    def step(self, ids: Tensor, slots: Slots) -> Tensor:
+    def step(self, ids: Tensor, slots: DecodingCache) -> Tensor:
         """Read one more token of each text that is being written.
 
         Args:
@@ -233,7 +236,7 @@ class LanguageModel:
         slots.end()
         return hidden
 
-    def read_next(self, ids: Tensor, lengths: Tensor, slots: Slots) -> Tensor:
+    def read_next(self, ids: Tensor, lengths: Tensor, slots: DecodingCache) -> Tensor:
         """A step's arithmetic alone: ``ids`` behind texts of ``lengths``; ``slots`` was made ready for it."""
         with laid_out(slots):
             out = self.decoder(
@@ -287,7 +290,7 @@ class LanguageModel:
         with torch.inference_mode():
             logits = self.logits(self.hidden(ids)[0])
             expected = self.model(input_ids=ids, use_cache=False).logits[0].float().to(logits.device)
-            self.narrows = self.narrows and self._narrowed_alike(ids)
+            self.skips_unread_rows = self.skips_unread_rows and self._narrowed_alike(ids)
         if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
             raise UserError(
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
@@ -314,33 +317,6 @@ class LanguageModel:
             UserError: The architecture makes them in a way that crosstune does not know.
         """
         return keys_values(self.attentions[layer], states, self._calls[layer])
-
-    def attention_inputs(self, ids: Tensor) -> list[Tensor]:
-        """Input of every layer's attention, behind the layer's norm, ``[lines, n, hidden]`` each.
-
-        Args:
-            ids: ``[lines, n]`` token ids; of a soft prompt in front of them nothing is returned.
-        """
-        inputs: dict[int, Tensor] = {}
-
-        def keep(layer: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-                states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-                inputs[layer] = states[:, -ids.shape[1] :].detach()
-
-            return hook
-
-        handles = [
-            module.register_forward_pre_hook(keep(i), with_kwargs=True)
-            for i, module in enumerate(self.attentions)
-        ]
-        try:
-            with torch.no_grad():
-                self.hidden(ids)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return [inputs[i] for i in range(len(inputs))]
 
     def _narrowed_alike(self, ids: Tensor) -> bool:
         """Whether the top layer gives the same states for some rows alone as for all."""

@@ -22,7 +22,7 @@ from crosstune.models.attention.trees import Shared, grow
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers, Output
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
@@ -128,7 +128,7 @@ def score_choices(
                 raise UserError(
                     "choices: first-token, but two labels start with the same token; use choices: label"
                 )
-    passes = stream.get("passes") or Passes(settings.tokens_per_pass, lm.device)
+    passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
 
     widths = [item.width for item in items]
     together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)

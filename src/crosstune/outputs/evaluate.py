@@ -9,7 +9,7 @@ import polars as pl
 from crosstune.data.example import Example
 from crosstune.data.forms import form_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers
 from crosstune.outputs.lengths import fitted
 from crosstune.outputs.registry import OUTPUTS
@@ -33,7 +33,7 @@ def evaluate(
     Returns:
         One row an example, in their order, with the columns of `Form.schema`.
     """
-    passes = stream.get("passes") or Passes(settings.tokens_per_pass, lm.device)
+    passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
     tell, journal = stream.get("tell"), stream.get("journal")
     groups = lm.adaptation.groups(examples)
     table = pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))

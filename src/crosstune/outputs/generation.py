@@ -16,7 +16,7 @@ from torch import Tensor
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.metrics.language_id import identify
-from crosstune.models.attention.cache import Reading, Slots
+from crosstune.models.attention.cache import DecodingCache, PrefillCache
 from crosstune.models.attention.choose import Form, lay_out, reading_form
 from crosstune.models.attention.trees import Shared, Tree, grow
 from crosstune.models.fast.graphs import stepper
@@ -25,7 +25,7 @@ from crosstune.models.fast.weights import packed_weights
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
-from crosstune.models.memory.token_limit import CACHED, Passes
+from crosstune.models.memory.token_limit import CACHED, TokenLimit
 from crosstune.outputs.base import Answers, Output
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
@@ -90,7 +90,7 @@ def generate(
         raise UserError(
             "an empty prompt, and the model's tokenizer puts nothing in front: nothing to go on from"
         )
-    passes = stream.get("passes") or Passes(tokens_per_pass, lm.device)
+    passes = stream.get("passes") or TokenLimit(tokens_per_pass, lm.device)
     together = Shared(prompts, [len(prompt) for prompt in prompts], lm.geometry.attention_balance)
 
     def answer(batch: list[Group]) -> list[str]:
@@ -141,7 +141,7 @@ def _generate(
     cache = CACHED * tokens if cache is None else cache
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
     front = lm.adaptation.front
-    slots = Slots(lm, room, front + longest)
+    slots = DecodingCache(lm, room, front + longest)
     widest = front + max(len(tree.tokens) for tree in trees)
     form = reading_form(lm, widest)
     step = stepper(lm, slots, note)
@@ -187,10 +187,10 @@ def _next(waiting: deque[Tree], room: int, tokens: int, form: Form) -> list[Tree
     return some
 
 
-def _read(lm: LanguageModel, trees: Sequence[Tree], slots: Slots, form: Form) -> Tensor:
+def _read(lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache, form: Form) -> Tensor:
     """Read prompts into free rows of the slots; hidden state of each last token, ``[prompts, hidden]``."""
     placed = lay_out(form, trees, lm.pad_id, lm.device)
-    read, width = Reading(), placed.ids.shape[1]
+    read, width = PrefillCache(), placed.ids.shape[1]
     paths = [
         (start // width, [start % width + at for at in path])
         for start, tree in zip(placed.starts, trees, strict=True)

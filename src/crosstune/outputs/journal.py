@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, TypeVar
 
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ class Journal(Generic[T]):
     Attributes:
         answers: Those read, by index.
         seconds: Wall time that they took.
-        passes: State of the passes after the last of them (`Passes.state`).
+        passes: State of the passes after the last of them (`TokenLimit.state`).
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Journal(Generic[T]):
             if taken_up is not None:
                 taken_up()
 
-    def add(self, items: Sequence[int], answers: Sequence[T], passes: Passes) -> None:
+    def add(self, items: Sequence[int], answers: Sequence[T], passes: TokenLimit) -> None:
         """Keep the answers of a finished batch."""
         if self._stream is None:
             return
@@ -128,7 +128,7 @@ class _Section(Journal[T]):
         self.answers = {i: whole.answers[first + i] for i in range(count) if first + i in whole.answers}
         self.passes = whole.passes
 
-    def add(self, items: Sequence[int], answers: Sequence[T], passes: Passes) -> None:
+    def add(self, items: Sequence[int], answers: Sequence[T], passes: TokenLimit) -> None:
         self._whole.add([self._first + i for i in items], answers, passes)
 
 

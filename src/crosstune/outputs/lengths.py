@@ -9,7 +9,7 @@ from torch import nn
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
 
@@ -18,7 +18,7 @@ _TABLES = frozenset({"wpe", "embed_positions", "position_embeddings"})
 
 
 def fitted(
-    lm: LanguageModel, task: Task, examples: Sequence[Example], settings: EvaluateSettings, passes: Passes
+    lm: LanguageModel, task: Task, examples: Sequence[Example], settings: EvaluateSettings, passes: TokenLimit
 ) -> list[Example]:
     """The examples as they are to be answered, with what ``on_too_long`` says done to those that do not fit.
 

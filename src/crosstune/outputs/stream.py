@@ -7,7 +7,7 @@ from typing import Any, TypedDict, TypeVar
 
 import torch
 
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.journal import Journal
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ class Stream(TypedDict, total=False):
     """
 
     tell: Callable[[int], None] | None
-    passes: Passes | None
+    passes: TokenLimit | None
     journal: Journal[Any] | None
 
 
@@ -84,7 +84,7 @@ def in_batches(
     groups: Sequence[list[int]],
     measure: Callable[[list[int]], tuple[int, int]],
     answer: Callable[[list[Group]], list[T]],
-    passes: Passes,
+    passes: TokenLimit,
     stream: Stream,
     fill: Callable[[int], int],
     padded: bool = True,

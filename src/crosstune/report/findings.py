@@ -23,18 +23,20 @@ def finding(section: Section) -> str:
     if len(rows) == 1:
         alone = "there is no other method to compare it with"
         return f"{best['method']}: {score}; {alone}. {_weight(section, rows)}"
-    level, tested = _against_best(section)
+    undecided, tested = _against_best(section)
     second = rows[1]
-    if not level:
-        said = (
+    if not undecided:
+        sentence = (
             f"{best['method']} carries furthest: {score}; next is {second['method']} with "
             f"{percent(second['target_mean'])}"
         )
-    elif len(level) == len(rows) - 1 and len(level) > 1:
-        said = f"{best['method']} has the highest mean, but no method is distinguishable from it: {score}"
+    elif len(undecided) == len(rows) - 1 and len(undecided) > 1:
+        sentence = f"{best['method']} has the highest mean, but no method is distinguishable from it: {score}"
     else:
-        said = f"{best['method']} has the highest mean, but {_names(level)} cannot be told from it: {score}"
-    return f"{said}. {tested}{_weight(section, rows)}"
+        sentence = (
+            f"{best['method']} has the highest mean, but {_names(undecided)} cannot be told from it: {score}"
+        )
+    return f"{sentence}. {tested}{_weight(section, rows)}"
 
 
 def overall_finding(parts: Sequence[Section]) -> str:
@@ -49,13 +51,15 @@ def overall_finding(parts: Sequence[Section]) -> str:
     if len(ranked) == 1 and len(compared) > 1:
         name = ranked[0][0]
         if name == "no single leader":
-            said = f"In none of {len(compared)} comparisons is one method ahead of all others beyond chance"
+            sentence = (
+                f"In none of {len(compared)} comparisons is one method ahead of all others beyond chance"
+            )
         else:
-            said = f"{name} is ahead of every other method in all {len(compared)} comparisons"
+            sentence = f"{name} is ahead of every other method in all {len(compared)} comparisons"
     else:
         counts = ", ".join(f"{name} in {count}" for name, count in ranked)
-        said = f"Ahead of every other method in {len(compared)} comparisons: {counts}"
-    return f"{said} (mean over target languages, 5% after Holm). The tests stand in each section below."
+        sentence = f"Ahead of every other method in {len(compared)} comparisons: {counts}"
+    return f"{sentence} (mean over target languages, 5% after Holm). The tests stand in each section below."
 
 
 def leader(section: Section) -> str | None:
@@ -75,16 +79,16 @@ def _against_best(section: Section) -> tuple[list[str], str]:
     tests = {row["a"]: row for row in section.against(best).rows(named=True)}
     if not tests:
         return list(others), "No example was scored by all: nothing is tested. "
-    level = [name for name in others if tests[name]["p_holm"] >= ALPHA]
+    undecided = [name for name in others if tests[name]["p_holm"] >= ALPHA]
     row = tests[others[0]]
-    said = (
+    sentence = (
         f"The difference from {others[0]} is {percent(-row['difference'])} points (95% interval "
         f"{points(-row['high'])} to {points(-row['low'])}, {p_value(row['p_holm'])} after Holm"
     )
-    said += f"; {not_shown(row)}). " if others[0] in level else "). "
+    sentence += f"; {not_shown(row)}). " if others[0] in undecided else "). "
     if row["seed_variation"] == "absent":
-        said += "With one seed a method, what another seed would give is not in that interval. "
-    return level, said
+        sentence += "With one seed a method, what another seed would give is not in that interval. "
+    return undecided, sentence
 
 
 def _names(names: Sequence[str]) -> str:

@@ -114,22 +114,22 @@ class Charts:
         return items[name]
 
     def _section(self, task: str | None, model: str | None) -> Section:
-        found = [
+        matches = [
             part
             for part in self._sections
             if task in (None, part.task)
             and (model is None or model in (part.model, part.model.split("/")[-1]))
         ]
-        if len(found) == 1:
-            return found[0]
-        if not found:
+        if len(matches) == 1:
+            return matches[0]
+        if not matches:
             wrong, known = (
                 (task, {part.task for part in self._sections})
                 if task is not None and not any(part.task == task for part in self._sections)
                 else (model, {part.model for part in self._sections})
             )
             raise UserError(f'no results of "{wrong}"{did_you_mean(str(wrong), known)}')
-        there = "; ".join(
-            " ".join(each for each in (part.task, part.model, part.note) if each) for part in found
+        choices = "; ".join(
+            " ".join(text for text in (part.task, part.model, part.note) if text) for part in matches
         )
-        raise UserError(f"several sets of results: {there}; name the task and the model of one")
+        raise UserError(f"several sets of results: {choices}; name the task and the model of one")

@@ -91,21 +91,21 @@ class Section:
         for run in self.runs:
             shared |= Counter(run.overlap.normalised if run.overlap else {})
         skipped = max(run.data.skipped_rows for run in self.runs)
-        found = [
+        result = [
             f"the {visible(name, 30)} of {count:,} test examples is also in the training data "
             "(case, punctuation and spaces aside)"
             for name, count in shared.items()
             if count
         ]
         if prompts:
-            found.insert(
+            result.insert(
                 0,
                 f"{prompts:,} test examples have a prompt that is also in the training data: their "
                 "scores may be remembered, not transferred",
             )
         if skipped:
-            found.append(f"{skipped:,} rows of the data could not be used and were left out")
-        return found
+            result.append(f"{skipped:,} rows of the data could not be used and were left out")
+        return result
 
     @property
     def has_losses(self) -> bool:
@@ -140,24 +140,26 @@ def sections(
     Raises:
         UserError: As `crosstune.analysis.transfer.language_scores`.
     """
-    given = as_predictions(predictions)
-    scores = language_scores(runs, given) if scores is None else scores
+    reader = as_predictions(predictions)
+    scores = language_scores(runs, reader) if scores is None else scores
     table = transfer(scores)
     by_id = {run.id: run for run in runs}
-    pairs = pair_predictions(scores, given.to_pair(list(by_id.values())))
+    pairs = pair_predictions(scores, reader.to_pair(list(by_id.values())))
     paired = {(each.model, each.task, each.protocol): each for each in pairs if each.targets}
     keys = scores.select(COMPARISON).unique().sort(COMPARISON).rows()
     together = Counter((model, task) for model, task, _ in keys)
-    found = []
+    result = []
     for model, task, protocol in keys:
-        here = (pl.col("model") == model) & (pl.col("task") == task) & (pl.col("protocol") == protocol)
-        own = scores.filter(here)
-        order = own.select("method", "seed", "run").unique().sort("method", "seed", "run")
+        of_section = (pl.col("model") == model) & (pl.col("task") == task) & (pl.col("protocol") == protocol)
+        own_scores = scores.filter(of_section)
+        order = own_scores.select("method", "seed", "run").unique().sort("method", "seed", "run")
         members = [by_id[run_id] for run_id in order["run"]]
         note = _protocol_note(members[0]) if together[model, task] > 1 else ""
-        lined_up = paired.get((model, task, protocol))
-        found.append(Section(model, task, protocol, note, members, own, table.filter(here), lined_up))
-    return found
+        of_pairs = paired.get((model, task, protocol))
+        result.append(
+            Section(model, task, protocol, note, members, own_scores, table.filter(of_section), of_pairs)
+        )
+    return result
 
 
 def _protocol_note(run: RunRecord) -> str:

@@ -14,7 +14,7 @@ from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.models.memory.machine import ran_out
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
 from crosstune.outputs.stream import Stream
 from crosstune.running.prepared import attached, predictions, training_rows
@@ -47,13 +47,8 @@ def load_for(study: Study, model: str) -> LoadedModel:
         UserError: It cannot be loaded.
     """
     began = time.perf_counter()
-    lm = load(
-        model,
-        device=study.device,
-        dtype=study.dtype,
-        quantize=study.quantize,
-        device_map=study.device_map,
-    )
+    options = {name: getattr(study, name) for name in ("device", "dtype", "quantize", "device_map")}
+    lm = load(model, **options)
     return LoadedModel(lm, time.perf_counter() - began)
 
 
@@ -157,17 +152,17 @@ def execute(
     return RunResult(record, table, weights)
 
 
-def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[Passes, Passes]:
+def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[TokenLimit, TokenLimit]:
     """Of training, and of evaluation: on development data and on test data alike."""
     tokens = run.evaluate.tokens_per_pass if run.train is None else run.train.tokens_per_pass
     return (
-        Passes(tokens, lm.device, "training", shown.note),
-        Passes(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note),
+        TokenLimit(tokens, lm.device, "training", shown.note),
+        TokenLimit(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note),
     )
 
 
 def _evaluate(
-    run: Run, method: Method, data: TaskData, shown: Display, resume: ResumeFolder, passes: Passes
+    run: Run, method: Method, data: TaskData, shown: Display, resume: ResumeFolder, passes: TokenLimit
 ) -> tuple[pl.DataFrame, float]:
     """Answers to all test examples, one row each, and the seconds they took."""
     shown.evaluating(sum(len(examples) for examples in data.test.values()))
@@ -198,8 +193,8 @@ def _train(
     data: TaskData,
     shown: Display,
     resume: ResumeFolder,
-    learning: Passes,
-    answering: Passes,
+    learning: TokenLimit,
+    answering: TokenLimit,
 ) -> Trained:
     rows = training_rows(run, method.attached(), data)
     dev = {data.task.source_language: data.dev[: settings.dev_limit]}

@@ -168,14 +168,13 @@ def run_on_ray(
 
 def _plan(order: WorkerOrder) -> tuple[str, str, list[PlannedRun]] | str:
     """Device, dtype and runs as a worker sees them, or a mistake; this machine may be of another kind."""
-    from crosstune.running.worker import name_of
     from crosstune.study.runs import expand
 
     try:
         runs = expand(order.read())
     except UserError as error:
         return str(error)
-    planned = [PlannedRun(run.id, name_of(run), run.kind == "result") for run in runs]
+    planned = [PlannedRun(run.id, run.name, run.kind == "result") for run in runs]
     return runs[0].device, runs[0].dtype, planned
 
 

@@ -33,7 +33,7 @@ def draw(examples: Sequence[Example], settings: TrainSettings, seed: int) -> lis
 
 def _of_each_label(examples: Sequence[Example], k: int, seed: int) -> list[Example]:
     """K of each label; labels are choices that all questions share."""
-    labelled = len({each.choices for each in examples}) == 1 and examples[0].choices
+    labelled = len({example.choices for example in examples}) == 1 and examples[0].choices
     groups: dict[str, list[Example]] = {}
     for example in examples:
         groups.setdefault(example.answers[0] if labelled else "", []).append(example)

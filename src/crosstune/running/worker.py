@@ -30,18 +30,6 @@ from crosstune.study.spec import Study
 POLL = 1.0
 """Seconds between looks at what other processes have finished."""
 
-Records = dict[str, RunRecord]
-"""Of finished runs, by id."""
-
-
-def name_of(run: Run) -> str:
-    """Of a run, for people."""
-    rate = ""
-    if run.kind == "search":
-        assert run.train is not None
-        rate = f" · searching, rate {run.train.learning_rate:g}"
-    return f"{run.task.name} · {run.label} · seed {run.seed}{rate}"
-
 
 @dataclass
 class Worker:
@@ -59,7 +47,7 @@ class Worker:
 
     study: Study
     runs: Sequence[Run]
-    finished: Records = field(default_factory=dict)
+    finished: dict[str, RunRecord] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     diverged: set[str] = field(default_factory=set)
     done: list[str] = field(default_factory=list)
@@ -104,7 +92,7 @@ class Worker:
                     return
                 if (wrong := self._whole(folder)) is not None:
                     aside = stored.set_aside(folder)
-                    say(f"{name_of(run)} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
+                    say(f"{run.name} is run again: {wrong.partition(';')[0]}; set aside as {aside}")
                     return
         self._tidy(run)
 
@@ -211,11 +199,11 @@ class Worker:
         for run in runs:
             if self._lacks_search(run, self.finished.get(run.id)):
                 del self.finished[run.id]
-                self.shown.note(f"{name_of(run)} is run again: its rate was chosen without all its searches")
+                self.shown.note(f"{run.name} is run again: its rate was chosen without all its searches")
             searches = () if run.search is None else run.search.runs
             lost = [run_id for run_id in searches if run_id in self.failed and run_id not in self.diverged]
             if lost and self._left([run]):
-                self.failed[run.id] = f"{name_of(run)}: a search it waits for failed: {self.failed[lost[0]]}"
+                self.failed[run.id] = f"{run.name}: a search it waits for failed: {self.failed[lost[0]]}"
 
     def _lacks_search(self, run: Run, record: RunRecord | None) -> bool:
         """Whether a result's learning rate was chosen without one of its finished searches."""
@@ -255,7 +243,7 @@ class Worker:
         return True
 
     def _make(self, run: Run, data: TaskData) -> None:
-        name, folder = name_of(run), self.store / stored.WORK / run.id
+        name, folder = run.name, self.store / stored.WORK / run.id
         stored.clean(self.store, run.id)
         self.shown.begin(name)
         loaded = self._loaded(run.model)
@@ -317,7 +305,7 @@ class Worker:
     def _give_up(self, runs: Sequence[Run], error: UserError) -> None:
         """These cannot even be tried. Nothing is written down: the same command tries again."""
         left = self._left(runs)
-        self.failed |= {run.id: f"{name_of(run)}: {error}" for run in left}
+        self.failed |= {run.id: f"{run.name}: {error}" for run in left}
         self.causes.append(error)
         self.shown.note(f"failed: {len(left)} runs: {error}")
 
@@ -326,7 +314,7 @@ class Worker:
             was = self.finished[run.id].revision if run.id in self.finished else None
             if None not in (was, revision) and was != revision:
                 del self.finished[run.id]
-                self.shown.note(f"{name_of(run)} is run again: {run.model} was at {was}, now at {revision}")
+                self.shown.note(f"{run.name} is run again: {run.model} was at {was}, now at {revision}")
 
     def _drop_other_data(self, runs: Sequence[Run], data: TaskData) -> None:
         for run in runs:
@@ -334,7 +322,7 @@ class Worker:
                 continue
             if self.finished[run.id].fingerprints != fingerprints(run, data):
                 del self.finished[run.id]
-                self.shown.note(f"{name_of(run)} is run again: the task's examples have changed since")
+                self.shown.note(f"{run.name} is run again: the task's examples have changed since")
 
 
 def _gpus(lm: LanguageModel) -> list[int]:

@@ -118,6 +118,14 @@ class Run:
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def name(self) -> str:
+        """For people: "cldr-names · lora · seed 0"; of a search run with its learning rate."""
+        name = f"{self.task.name} · {self.label} · seed {self.seed}"
+        if self.kind == "search" and self.train is not None:
+            name += f" · searching, rate {self.train.learning_rate:g}"
+        return name
+
     def new_method(self) -> Method:
         """The method, not attached to anything yet."""
         return METHODS[self.method](self.config)

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.choose import Form, lay_out
-from crosstune.models.attention.cpu_line import Ragged
+from crosstune.models.attention.choose import Placed, for_training
+from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout
-from crosstune.models.attention.trees import chain
-from crosstune.models.fast.layers import Handed
-from crosstune.outputs.rows import Row, Rows
+from crosstune.models.fast.layers import EntryStates
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.rows import Rows, TrainingRow
+from crosstune.training.reuse import Reuse
 
 # Batches drawn together before sorting by length: enough to pair like with like, few enough that
 # an epoch's order stays random.
@@ -30,19 +32,21 @@ class Batch:
         layout: Who sees whom, when a line holds several examples.
         columns: ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
         offered: ``[answers, columns]`` which of them each answer is chosen from.
-        handed: What the frozen layers below the lowest adapted one hand to it; None to run them.
+        entry: What the frozen layers below the lowest adapted one hand to it; None to run them.
     """
 
     ids: Tensor
     rows: Tensor
     targets: Tensor
-    layout: Layout | Ragged | None = None
+    layout: Layout | PaddingFreeBatch | None = None
     columns: Tensor | None = None
     offered: Tensor | None = None
-    handed: Handed | None = None
+    entry: EntryStates | None = None
 
 
-def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = True) -> Iterator[list[Row]]:
+def order(
+    rows: Sequence[TrainingRow], batch_size: int, seed: int, by_length: bool = True
+) -> Iterator[list[TrainingRow]]:
     """Endless batches: every epoch a new seeded shuffle, with ``by_length`` rows of like length together.
 
     The last batch of an epoch may be smaller; no row is dropped or repeated within an epoch.
@@ -59,7 +63,7 @@ def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = Tru
             for i in range(0, len(shuffled[start : start + pool]), batch_size)
         ]
         shuffler.shuffle(batches)
-        sorted_pools: dict[int, list[Row]] = {}
+        sorted_pools: dict[int, list[TrainingRow]] = {}
         for start, i in batches:
             if start not in sorted_pools:
                 places = shuffled[start : start + pool]
@@ -69,9 +73,9 @@ def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = Tru
         epoch += 1
 
 
-def split(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
+def split(batch: Sequence[TrainingRow], tokens: int) -> list[list[TrainingRow]]:
     """Parts of a batch to run one after the other, each of at most ``tokens`` even if padded (or one row)."""
-    parts: list[list[Row]] = []
+    parts: list[list[TrainingRow]] = []
     for row in sorted(batch, key=lambda r: len(r.ids)):
         # Rows come shortest first, so the newest is the width of its part.
         if parts and (len(parts[-1]) + 1) * len(row.ids) <= tokens:
@@ -81,37 +85,43 @@ def split(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
     return parts
 
 
+def ready_parts(
+    lm: LanguageModel, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
+) -> Iterator[Batch]:
+    """Parts of a batch as tensors, each made when the one before it is done.
+
+    Args:
+        lm: With whatever a method left on it.
+        batch: Rows of one optimiser step.
+        passes: Limits the tokens of a part, and is told of each before it is made.
+        reuse: Knows the states of frozen layers, if they are reused.
+    """
+    for part in split(batch, passes.limit):
+        passes.begin(len(part), len(part) * len(part[-1].ids))
+        # The last token of a row predicts nothing that is scored: it is left out of the forward.
+        texts = [row.ids[:-1] for row in part]
+        below = None if reuse is None else reuse.below(texts)
+        yield collate(part, for_training(lm, texts, passes.say), below)
+
+
 def collate(
-    rows: Sequence[Row],
-    pad: int,
-    device: torch.device | str = "cpu",
-    balance: float | None = None,
-    trunk: int = 0,
-    form: Form | None = None,
-    below: tuple[int, Sequence[Tensor]] | None = None,
+    rows: Sequence[TrainingRow], placed: Placed, below: tuple[int, Sequence[Tensor]] | None = None
 ) -> Batch:
     """Rows of training examples as the tensors of one forward.
 
     Args:
         rows: At least one.
-        pad: Token id to fill up with.
-        device: Where the tensors go.
-        balance: Line length at which a token costs as much in attention as in everything else.
-        trunk: Tokens of a soft prompt that will stand in front of every line.
-        form: As chosen (`training_form`); None for several texts a line by ``balance``, if there is one.
+        placed: Their token ids, the last of each left out.
         below: The lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
     """
-    if form is None:
-        form = Form.PADDED if balance is None else Form.PACKED
-    # The last token of a row predicts nothing that is scored: it is left out of the forward.
-    placed = lay_out(form, [chain(row.ids[:-1]) for row in rows], pad, device, balance, trunk)
-    handed = None
+    device = placed.ids.device
+    entry = None
     if below is not None:
         layer, states = below
         blank = torch.zeros(placed.ids.numel(), states[0].shape[-1], dtype=states[0].dtype, device=device)
         for start, text in zip(placed.starts, states, strict=True):
             blank[start : start + len(text)] = text
-        handed = Handed(layer, blank.view(*placed.ids.shape, -1))
+        entry = EntryStates(layer, blank.view(*placed.ids.shape, -1))
     where: list[int] = []
     targets: list[int] = []
     for i in placed.order:
@@ -132,5 +142,5 @@ def collate(
         placed.layout,
         columns,
         offered,
-        handed,
+        entry,
     )

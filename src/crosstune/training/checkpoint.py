@@ -19,7 +19,7 @@ from torch import Tensor
 
 from crosstune.config import environment
 from crosstune.files import draft, put, sha256_of
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
 
 # Writing may take this share of the time at most: a checkpoint of full fine-tuning is gigabytes.
@@ -58,7 +58,7 @@ class Checkpoint:
         folder: Path,
         made_for: str,
         note: Callable[[str], None],
-        passes: Sequence[Passes] = (),
+        passes: Sequence[TokenLimit] = (),
         taken_up: Callable[[], None] | None = None,
     ) -> None:
         self._folder, self._made_for, self._note, self._passes = folder, made_for, note, passes

@@ -13,15 +13,14 @@ import torch
 
 from crosstune.errors import Diverged, UserError
 from crosstune.methods.base import Method
-from crosstune.models.attention.choose import training_form
 from crosstune.models.attention.gpu_line import KERNEL, kernel_shape
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.machine import ran_out
-from crosstune.models.memory.token_limit import Passes
-from crosstune.outputs.rows import Row
-from crosstune.training.batches import collate, order, split
+from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.rows import TrainingRow
+from crosstune.training.batches import order, ready_parts, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.objectives import answer_loss
 from crosstune.training.reuse import Reuse
@@ -63,12 +62,12 @@ def rate(settings: TrainSettings, peak: float, step: int, total: int) -> float:
 
 def train(
     method: Method,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     settings: TrainSettings,
     seed: int = 0,
     dev_score: Callable[[], float] | None = None,
     tell: Callable[[Progress], None] | None = None,
-    passes: Passes | None = None,
+    passes: TokenLimit | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Trained:
     """Train an attached method; its best (or last) weights are in place when this returns.
@@ -102,7 +101,9 @@ def train(
     optimiser = torch.optim.AdamW(weights, lr=peak, weight_decay=settings.weight_decay)
     state = LoopState(method, optimiser, Trained(learning_rate=peak), Best(method))
     passes = (
-        Passes(settings.tokens_per_pass, method.attached().device, "training") if passes is None else passes
+        TokenLimit(settings.tokens_per_pass, method.attached().device, "training")
+        if passes is None
+        else passes
     )
     with _training_mode(method, settings, seed) as blocks:
         if saved is not None:
@@ -146,7 +147,7 @@ def train(
 
 
 def _reuse(
-    method: Method, rows: Sequence[Row], settings: TrainSettings, before: dict[str, Any] | None
+    method: Method, rows: Sequence[TrainingRow], settings: TrainSettings, before: dict[str, Any] | None
 ) -> Reuse | None:
     """The states of frozen layers, if they are to be reused; counted on from ``before``."""
     if not settings.reuse_frozen_layers:
@@ -156,7 +157,7 @@ def _reuse(
 
 
 def _gradients(
-    method: Method, batch: Sequence[Row], passes: Passes, reuse: Reuse | None = None
+    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
@@ -176,24 +177,27 @@ def _gradients(
 
     def work() -> tuple[float, int, int]:
         try:
-            return _backward(method, split(batch, passes.limit), passes, reuse)
+            return _backward(method, batch, passes, reuse)
         except Exception as error:
             if ran_out(error) or not KERNEL.distrust(kernel_shape(method.attached()), error, passes.say):
                 raise
         # Once more on padded lines: what they do not mend is an error of its own.
         undo()
-        return _backward(method, split(batch, passes.limit), passes, reuse)
+        return _backward(method, batch, passes, reuse)
 
     if not passes.measured and fitting.measures(method.attached()):
         _fit(method, batch, passes, undo, reuse)
-    made = None
-    while made is None:
-        made = passes.attempt(work, undo)
-    return made
+    while (done := passes.attempt(work, undo)) is None:
+        pass
+    return done
 
 
 def _fit(
-    method: Method, batch: Sequence[Row], passes: Passes, undo: Callable[[], None], reuse: Reuse | None
+    method: Method,
+    batch: Sequence[TrainingRow],
+    passes: TokenLimit,
+    undo: Callable[[], None],
+    reuse: Reuse | None,
 ) -> None:
     """Lower the limit to what two parts of a batch tell of the memory."""
     lm = method.attached()
@@ -203,7 +207,7 @@ def _fit(
         part = split(batch, tokens)[-1]
         size = len(part) * max(len(row.ids) for row in part)
         try:
-            work = partial(_backward, method, [part], passes, reuse)
+            work = partial(_backward, method, part, passes, reuse)
             return fitting.Trial(size, fitting.peak(lm.device, work))
         finally:
             undo()
@@ -226,25 +230,19 @@ def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: f
 
 
 def _backward(
-    method: Method, parts: Sequence[list[Row]], passes: Passes, reuse: Reuse | None = None
+    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> tuple[float, int, int]:
-    """Gradients of all parts of a batch."""
+    """Gradients of a batch, part by part."""
     lm = method.attached()
-    answers = sum(row.answer for part in parts for row in part)
-    trunk, balance = lm.adaptation.front, lm.geometry.attention_balance
-    summed, tokens, padded = 0.0, 0, 0
-    for part in parts:
-        passes.begin(len(part), len(part) * max(len(row.ids) for row in part))
-        below = None if reuse is None else reuse.below(part)
-        form = training_form(lm, trunk + max(len(row.ids) for row in part) - 1, passes.say)
-        batch = collate(part, lm.pad_id, lm.device, balance, trunk, form, below)
-        loss = answer_loss(lm, batch)
+    answers = sum(row.answer for row in batch)
+    summed, padded = 0.0, 0
+    for part in ready_parts(lm, batch, passes, reuse):
+        loss = answer_loss(lm, part)
         (loss / answers).backward()
         method.after_backward()
         summed += float(loss.detach())
-        tokens += sum(len(row.ids) - 1 for row in part)
-        padded += batch.ids.numel()
-    return summed / answers, tokens, padded
+        padded += part.ids.numel()
+    return summed / answers, sum(len(row.ids) - 1 for row in batch), padded
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
 
     With ``batch.columns`` each answer is one token, and only those it is chosen from meet it.
     """
-    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, handed=batch.handed)
+    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry)
     if batch.columns is not None and batch.offered is not None:
         scores = lm.logits(hidden, batch.columns).masked_fill(~batch.offered, -torch.inf)
         return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from crosstune.methods.base import Method
 from crosstune.models.fast.frozen_states import Text, drops, may_share, states_of
-from crosstune.models.fast.layers import Handed
+from crosstune.models.fast.layers import EntryStates
 from crosstune.models.proof import FastWay
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 
 ENTERED = FastWay(
     fast="entered at the lowest adapted one",
@@ -42,9 +42,9 @@ class Reuse:
         kept: How many of these were kept from before.
     """
 
-    def __init__(self, method: Method, sample: Row, before: dict[str, Any] | None = None) -> None:
+    def __init__(self, method: Method, sample: TrainingRow, before: dict[str, Any] | None = None) -> None:
         self._lm = method.attached()
-        self._states = self._lm.kept_states
+        self._states = self._lm.activation_cache
         self._states.begin()
         self.layer, self.why_not, self._shared = method.lowest_layer, "", False
         self.read: int = 0 if before is None else before["texts_read"]
@@ -68,14 +68,13 @@ class Reuse:
         facts = {"layers": self.layer, "texts_read": self.read, "texts_kept": self.kept}
         return facts | ({"why_not": self.why_not} if self.why_not else {"bytes": self._states.held})
 
-    def below(self, rows: Sequence[Row]) -> tuple[int, list[Tensor]] | None:
-        """The layer to enter at, and what it receives of each row, ``[tokens, hidden]`` on the CPU.
+    def below(self, texts: Sequence[Text]) -> tuple[int, list[Tensor]] | None:
+        """The layer to enter at, and what it receives of each text, ``[tokens, hidden]`` on the CPU.
 
-        None where nothing is reused. The last token of a row is left out: it predicts nothing.
+        None where nothing is reused.
         """
         if not self.layer:
             return None
-        texts = [row.ids[:-1] for row in rows]
         kept = {text: self._states.get(self._key(text)) for text in texts}
         found = {text: states for text, states in kept.items() if states is not None}
         self.read += len(texts)
@@ -116,7 +115,7 @@ class Reuse:
 
         def compare() -> list[tuple[Tensor, Tensor]]:
             with torch.no_grad():
-                entered = lm.hidden(ids, handed=Handed(self.layer, lm.handed_to(self.layer, ids)))
+                entered = lm.hidden(ids, entry=EntryStates(self.layer, lm.entry_states(self.layer, ids)))
                 return [(entered, lm.hidden(ids))]
 
         why = ENTERED.fault(compare)

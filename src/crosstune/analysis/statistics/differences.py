@@ -174,8 +174,8 @@ def _possible(sample: Sample, over: Over) -> Over:
 
 
 def _difference(sample: Sample, a: str, b: str, over: Over, level: float, drawn: Floats) -> Difference:
-    found = sample.pair(a, b, over)
-    low, high = found.interval(level)
+    spread = sample.pair(a, b, over)
+    low, high = spread.interval(level)
     one, other = sample.method(a), sample.method(b)
     top, bottom = float(one.by_language.mean()), float(other.by_language.mean())
     middle = (top + bottom) / 2
@@ -184,12 +184,12 @@ def _difference(sample: Sample, a: str, b: str, over: Over, level: float, drawn:
     return Difference(
         a=a,
         b=b,
-        difference=found.difference,
+        difference=spread.difference,
         low=low,
         high=high,
         bootstrap_low=float(bottom_draw),
         bootstrap_high=float(top_draw),
-        p=found.p,
+        p=spread.p,
         languages=len(sample.languages),
         examples=len(sample.columns),
         seeds_a=one.seeds,
@@ -197,12 +197,12 @@ def _difference(sample: Sample, a: str, b: str, over: Over, level: float, drawn:
         effect=_cohen_h(top, bottom),
         effect_low=_cohen_h(middle + low / 2, middle - low / 2),
         effect_high=_cohen_h(middle + high / 2, middle - high / 2),
-        detectable=found.detectable(level),
+        detectable=spread.detectable(level),
         wins=outcomes.count("win"),
         ties=outcomes.count("tie"),
         losses=outcomes.count("loss"),
-        se=found.se,
-        df=found.df,
+        se=spread.se,
+        df=spread.df,
         over=over,
         seed_variation=sample.seed_variation(a, b),
     )

@@ -120,14 +120,14 @@ def pair_predictions(
     }
     # Numbered in the order of their names, so that columns come out the same whatever the order of rows.
     run, language, example = (
-        predictions[name].cast(pl.Enum(each)).to_physical().to_numpy().astype(np.int64)
-        for name, each in names.items()
+        predictions[name].cast(pl.Enum(entries)).to_physical().to_numpy().astype(np.int64)
+        for name, entries in names.items()
     )
     number = {name: {text: i for i, text in enumerate(names[name])} for name in ("run", "language")}
     ids = names["example"].to_numpy().astype(object)
     order = np.argsort(run, kind="stable")
     bounds = np.searchsorted(run[order], np.arange(len(names["run"]) + 1))
-    found = []
+    comparisons = []
     for key, part in wanted.sort(COMPARISON).group_by(COMPARISON, maintain_order=True):
         runs = part["run"].unique().sort().to_list()
         codes = sorted(part["language"].unique().to_list())
@@ -138,17 +138,17 @@ def pair_predictions(
         keys: dict[str, tuple[NDArray[np.int64], Counts]] = {}
         shared: NDArray[np.int64] | None = None
         for run_id in runs:
-            own = order[bounds[number["run"][run_id]] : bounds[number["run"][run_id] + 1]]
-            where = place[language[own]]
-            own, where = own[where >= 0], where[where >= 0]
-            packed = where * len(ids) + example[own]
+            rows = order[bounds[number["run"][run_id]] : bounds[number["run"][run_id] + 1]]
+            language_place = place[language[rows]]
+            rows, language_place = rows[language_place >= 0], language_place[language_place >= 0]
+            packed = language_place * len(ids) + example[rows]
             by_key = np.argsort(packed, kind="stable")
-            keys[run_id] = packed[by_key], values[own[by_key]]
+            keys[run_id] = packed[by_key], values[rows[by_key]]
             shared = packed[by_key] if shared is None else _both(shared, packed[by_key])
         if shared is None or not shared.size:
             continue
-        found.append(_paired(key, common, runs, codes, keys, shared, ids, used))
-    return found
+        comparisons.append(_paired(key, common, runs, codes, keys, shared, ids, used))
+    return comparisons
 
 
 def _both(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -180,8 +180,8 @@ def _paired(
     table: dict[str, list[Counts]] = {}
     seeds: dict[str, list[int]] = {}
     for run_id, method, seed in facts.select("run", "method", "seed").iter_rows():
-        own, values = keys[run_id]
-        row = values if len(own) == len(shared) else values[np.searchsorted(own, shared)]
+        rows, values = keys[run_id]
+        row = values if len(rows) == len(shared) else values[np.searchsorted(rows, shared)]
         table.setdefault(method, []).append(row)
         seeds.setdefault(method, []).append(seed)
     summed = {method: np.stack(values) for method, values in table.items()}
@@ -201,7 +201,7 @@ def _paired(
         offsets=offsets,
         examples=ids[example],
         scores=per_example,
-        seeds={method: tuple(each) for method, each in seeds.items()},
+        seeds={method: tuple(entries) for method, entries in seeds.items()},
         seedless=frozenset(untouched),
         statistic=statistic,
         counts={} if mean else summed,

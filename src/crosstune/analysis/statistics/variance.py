@@ -108,16 +108,16 @@ class Sample:
             For each set, how many ids it has, and of each of its languages the index and [columns], the
             numbers of its ids in the set.
         """
-        own = [self._codes[start : start + n] for start, n in zip(self.starts, self.n, strict=True)]
+        codes_of = [self._codes[start : start + n] for start, n in zip(self.starts, self.n, strict=True)]
         language = np.repeat(np.arange(len(self.n)), self.n)
         table = coo_array((np.ones(len(language)), (language, self._codes)))
         _, groups = connected_components(table @ table.T, directed=False)
-        found = []
+        sets = []
         for group in range(groups.max() + 1):
             members = np.flatnonzero(groups == group)
-            ids = np.unique(np.concatenate([own[i] for i in members]))
-            found.append((len(ids), [(int(i), np.searchsorted(ids, own[i])) for i in members]))
-        return found
+            ids = np.unique(np.concatenate([codes_of[i] for i in members]))
+            sets.append((len(ids), [(int(i), np.searchsorted(ids, codes_of[i])) for i in members]))
+        return sets
 
     def method(self, name: str) -> MethodParts:
         """A method's share, computed once."""
@@ -199,11 +199,11 @@ class Sample:
         A method with a single seed is taken to vary as the other does, if that has several.
         """
         one, other = self.method(a), self.method(b)
-        drawn = [each for each in (one, other) if each.seeds > 1]
-        if len(drawn) == 1:
-            lent = other if drawn[0] is one else one
-            return [(drawn[0], 1.0 if lent.seedless else 1.0 + drawn[0].seeds)]
-        return [(each, 1.0) for each in drawn]
+        several = [each for each in (one, other) if each.seeds > 1]
+        if len(several) == 1:
+            single = other if several[0] is one else one
+            return [(several[0], 1.0 if single.seedless else 1.0 + several[0].seeds)]
+        return [(each, 1.0) for each in several]
 
     def seed_variance_by_language(self, parts: MethodParts) -> tuple[Floats, Floats]:
         """[languages]; variance of each language's mean over seeds, and the examples' share in it."""

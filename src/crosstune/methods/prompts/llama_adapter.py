@@ -13,7 +13,7 @@ from typing import Literal
 from crosstune.methods.config import Layered, Prompted
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.methods.prompts.planted import Planted
-from crosstune.methods.prompts.start import init_ids, normal
+from crosstune.methods.prompts.start import attention_inputs, init_ids, normal
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
 
@@ -58,8 +58,8 @@ class LlamaAdapter(Planted[LlamaAdapterConfig]):
         lm.learn_calls()
         shape = (config.length, lm.geometry.hidden)
         if config.init == "text":
-            states = lm.attention_inputs(init_ids(lm, config.init_text, config.length)[None])
-            start = [states[i][0].float().clone() for i in self.layers]
+            states = attention_inputs(lm, init_ids(lm, config.init_text, config.length))
+            start = [states[i] for i in self.layers]
         else:
             start = list(normal((len(self.layers), *shape), seed).unbind())
         gates = lm.geometry.heads if config.gate == "head" else 1

@@ -23,7 +23,7 @@ from pydantic import Field
 from crosstune.methods.config import Layered, Prompted
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.methods.prompts.planted import Planted
-from crosstune.methods.prompts.start import init_ids, normal, text_keys_values
+from crosstune.methods.prompts.start import attention_inputs, init_ids, normal, text_keys_values
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
 
@@ -96,8 +96,8 @@ class Prefix(Planted[PrefixConfig]):
             return dict(zip(self.layers, draws.unbind(), strict=True))
         ids = init_ids(lm, config.init_text, n)
         if config.space == "hidden":
-            states = lm.attention_inputs(ids[None])
-            return {i: states[i][0].float().clone() for i in self.layers}
+            states = attention_inputs(lm, ids)
+            return {i: states[i] for i in self.layers}
         pairs = text_keys_values(lm, ids)
         # [kv_heads, n, head_dim] twice -> [2, n, kv_heads * head_dim]
         return {i: torch.stack([x.transpose(0, 1).flatten(1).float() for x in pairs[i]]) for i in self.layers}

@@ -7,6 +7,32 @@ from crosstune.errors import UserError
 from crosstune.methods.deferred import LanguageModel, Tensor, torch
 
 
+def attention_inputs(lm: LanguageModel, ids: Tensor) -> list[Tensor]:
+    """What every layer's attention receives of a text, behind the layer's norm.
+
+    Args:
+        lm: The model, as the methods before this one left it.
+        ids: ``[n]`` token ids; of a soft prompt in front of them nothing is returned.
+
+    Returns:
+        fp32 ``[n, hidden]`` a layer, bottom first.
+    """
+    inputs: list[Tensor] = []
+
+    def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        inputs.append(states[0, -len(ids) :].float().clone())
+
+    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in lm.attentions]
+    try:
+        with torch.no_grad():
+            lm.hidden(ids[None])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return inputs
+
+
 def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Keys (rotated, from the model's first position) and values of a text in every layer.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from crosstune.models.protocol import Model
 
 
-class Reading:
+class PrefillCache:
     """A cache that only keeps what a forward computes: ``[lines, kv_heads, width, head_dim]`` a layer."""
 
     is_sliding: ClassVar[list[bool]] = []
@@ -44,7 +44,7 @@ class Reading:
 
 
 def row_bytes(lm: Model, columns: int) -> int:
-    """Bytes of one text's keys and values in `Slots`, a prefix's among them."""
+    """Bytes of one text's keys and values in `DecodingCache`, a prefix's among them."""
     g = lm.geometry
     prompts = (lm.adaptation.prompts(i).joint() for i in range(g.layers))
     columns = sum(columns + (0 if prompt is None else prompt[0].shape[1]) for prompt in prompts)
@@ -52,7 +52,7 @@ def row_bytes(lm: Model, columns: int) -> int:
 
 
 @dataclass
-class Slots:
+class DecodingCache:
     """Keys and values of the texts being written, and the attention of their next tokens.
 
     Args:
@@ -95,7 +95,7 @@ class Slots:
 
     # --- rows -----------------------------------------------------------------------------------
 
-    def add(self, read: Reading, texts: Sequence[tuple[int, list[int]]]) -> None:
+    def add(self, read: PrefillCache, texts: Sequence[tuple[int, list[int]]]) -> None:
         """Put texts that were read into free rows: of each its line, and its tokens' places there."""
         for line, path in texts:
             at = torch.tensor(path, device=self.lm.device)

@@ -10,14 +10,14 @@ device. Texts that share a row do not see each other and keep their own position
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.cpu_line import LONGEST, Ragged
-from crosstune.models.attention.gpu_line import Packed, suits
+from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch
+from crosstune.models.attention.gpu_line import VarlenBatch, suits
 from crosstune.models.attention.layout import Layout
 from crosstune.models.attention.trees import Tree
 from crosstune.models.proof import Note
@@ -76,37 +76,39 @@ class Placed:
     """
 
     ids: Tensor
-    layout: Layout | Ragged | None
+    layout: Layout | PaddingFreeBatch | None
     starts: list[int]
     order: list[int]
 
 
 def lay_out(
     form: Form,
-    texts: Sequence[Tree],
+    texts: Sequence[Tree | Sequence[int]],
     pad: int,
     device: torch.device | str,
     balance: float | None = None,
-    trunk: int = 0,
+    shared_prefix: int = 0,
     apart: bool = False,
 ) -> Placed:
     """Texts, or trees of texts with shared beginnings, in the rows of a form.
 
     Args:
         form: As chosen.
-        texts: One at least.
+        texts: One at least: token ids, or trees.
         pad: Token id to fill up with.
         device: Where the tensors go.
         balance: Row length at which a token costs as much in attention as in everything else (``PACKED``).
-        trunk: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
+        shared_prefix: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
         apart: Each text attends by itself (``PADDING_FREE``).
     """
-    lengths = [len(text.tokens) for text in texts]
+    trees = [text if isinstance(text, Tree) else None for text in texts]
+    tokens = [text.tokens if isinstance(text, Tree) else text for text in texts]
+    lengths = [len(ids) for ids in tokens]
     rows = [[i] for i in range(len(texts))]
     if not form.fills_up:
         rows = [list(range(len(texts)))]
     elif form is Form.PACKED and balance is not None:
-        rows = bins(lengths, balance, trunk)
+        rows = bins(lengths, balance, shared_prefix)
     width = max(sum(lengths[i] for i in row) for row in rows)
     starts = [0] * len(texts)
     for number, row in enumerate(rows):
@@ -118,23 +120,44 @@ def lay_out(
         lists = [[x for i in row for x in numbers(i)] for row in rows]
         return torch.tensor([row + [fill] * (width - len(row)) for row in lists], device=device)
 
-    ids, order = block(lambda i: texts[i].tokens, pad), [i for row in rows for i in row]
-    branches = any(text.branches for text in texts)
-    layout: Layout | Ragged | None = None
+    def positions(i: int) -> Sequence[int]:
+        tree = trees[i]
+        return range(lengths[i]) if tree is None else tree.positions
+
+    def ends(i: int) -> Sequence[int]:
+        tree = trees[i]
+        return [lengths[i] - 1] * lengths[i] if tree is None else tree.ends
+
+    ids, order = block(lambda i: tokens[i], pad), [i for row in rows for i in row]
+    branches = any(tree is not None and tree.branches for tree in trees)
+    layout: Layout | PaddingFreeBatch | None = None
     if not form.fills_up:
-        kind = Packed if form is Form.VARLEN else Ragged
-        places = block(lambda i: texts[i].positions, 0)[0] if branches else None
-        ends = block(lambda i: texts[i].ends, -1)[0] if branches else None
-        layout = kind(tuple(lengths), device=device, places=places, ends=ends, apart=apart)
+        kind = VarlenBatch if form is Form.VARLEN else PaddingFreeBatch
+        layout = kind(tuple(lengths), device=device, apart=apart)
+        if branches:
+            layout = replace(layout, places=block(positions, 0)[0], ends=block(ends, -1)[0])
     elif branches or len(rows) < len(texts):
         layout = Layout(
-            block(lambda i: (starts[i] % width + end for end in texts[i].ends), -1),
-            block(lambda i: texts[i].positions, 0),
+            block(lambda i: (starts[i] % width + end for end in ends(i)), -1),
+            block(positions, 0),
         )
     return Placed(ids, layout, starts, order)
 
 
-def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[int]]:
+def for_training(model: Model, texts: Sequence[Sequence[int]], note: Note | None = None) -> Placed:
+    """A training batch in the form that suits it (`training_form`)."""
+    front = model.adaptation.front
+    form = training_form(model, front + max(map(len, texts)), note)
+    return lay_out(form, texts, model.pad_id, model.device, model.geometry.attention_balance, front)
+
+
+def for_reading(model: Model, texts: Sequence[Sequence[int]]) -> Placed:
+    """Texts that are only read, in the form that suits them; on a CPU each attends by itself."""
+    form = reading_form(model, model.adaptation.front + max(map(len, texts)))
+    return lay_out(form, texts, model.pad_id, model.device, apart=True)
+
+
+def bins(lengths: Sequence[int], balance: float, shared_prefix: int = 0) -> list[list[int]]:
     """Rows packed into lines: the cheapest of first-fit packings into a few line lengths.
 
     A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of
@@ -143,7 +166,7 @@ def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[in
     Args:
         lengths: Of the rows.
         balance: See above.
-        trunk: Tokens in front of every line that its rows share.
+        shared_prefix: Tokens in front of every line that its rows share.
 
     Returns:
         Indices of the rows of each line. One row a line unless packing saves a twentieth.
@@ -151,7 +174,7 @@ def bins(lengths: Sequence[int], balance: float, trunk: int = 0) -> list[list[in
     longest = max(lengths)
 
     def cost(lines: list[list[int]]) -> float:
-        width = trunk + max(sum(lengths[i] for i in line) for line in lines)
+        width = shared_prefix + max(sum(lengths[i] for i in line) for line in lines)
         return len(lines) * width * (1 + width / balance)
 
     alone = [[i] for i in range(len(lengths))]

@@ -31,7 +31,7 @@ class Block:
         start: Where its rows begin among those of all blocks, key heads counted in.
         texts: How many, times the heads of the keys.
         rows: Tokens of each, filled up.
-        shared: Columns that every text sees in front of its own: those in front of all, and the trunk.
+        shared: Columns that every text sees before its own: those in front of all, and the shared prefix.
         mask: ``[1 or texts, rows * group, shared + rows]``, to be added.
     """
 
@@ -55,7 +55,7 @@ class Plan:
     copy. So places and rows are those of pairs of a token and a key head.
 
     Attributes:
-        blocks: The trunk's (if there is one) first.
+        blocks: The shared prefix's (if there is one) first.
         places: ``[filled]``: the place in the line of each row of the blocks; None where both are the same.
         home: ``[line * kv_heads]``: the row of each place in the line; None where both are the same.
         filling: Rows that no place has.
@@ -115,7 +115,7 @@ def _cheapest(lengths: Sequence[int], shared: int, fill: bool) -> tuple[int, lis
 
 
 def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) -> Plan:
-    """The blocks of a `crosstune.models.attention.cpu_line.Ragged` line.
+    """The blocks of a `crosstune.models.attention.cpu_line.PaddingFreeBatch` line.
 
     Args:
         layout: Of the line, with the layer's window.
@@ -125,12 +125,14 @@ def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) ->
         dtype: Of the scores.
     """
     texts = list(layout.pieces())
-    trunk, texts = (texts[:1], texts[1:]) if layout.trunk else ([], texts)
-    runs = [trunk] if trunk else []
+    shared_prefix, texts = (texts[:1], texts[1:]) if layout.shared_prefix else ([], texts)
+    runs = [shared_prefix] if shared_prefix else []
     if layout.apart:
         runs += [[text] for text in texts]
     else:
-        runs += [[texts[i] for i in run] for run in cut([n for _, n, _ in texts], front + layout.trunk)]
+        runs += [
+            [texts[i] for i in run] for run in cut([n for _, n, _ in texts], front + layout.shared_prefix)
+        ]
     blocks: list[Block] = []
     places: list[int] = []
     home = [0] * (heads * sum(n for run in runs for _, n, _ in run))
@@ -161,21 +163,21 @@ def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) ->
 
 
 def _sees(layout: Any, run: Sequence[tuple[int, int, int]], longest: int, seen: int) -> Tensor:
-    """``[1 or texts, longest, seen + longest]``: which columns, trunk first, each row sees."""
+    """``[1 or texts, longest, seen + longest]``: which columns, shared_prefix first, each row sees."""
     own = torch.arange(longest, device=layout.device)
     follows = (own[:, None] >= own)[None]
     place = own[None]
-    # A trunk has no branches.
-    if layout.places is not None and (seen or not layout.trunk):
+    # A shared prefix has no branches.
+    if layout.places is not None and (seen or not layout.shared_prefix):
         starts, lengths = torch.tensor(run, device=layout.device)[:, :2, None].unbind(1)
-        at = starts - layout.trunk + own.minimum(lengths - 1)
+        at = starts - layout.shared_prefix + own.minimum(lengths - 1)
         place = layout.places[at]
         # What fills up is seen by what fills up behind it: no softmax is over nothing.
         ends = torch.where(own < lengths, layout.ends[at], longest)
         follows = follows & (own[:, None] <= ends[:, None])
     sees = torch.nn.functional.pad(follows, (seen, 0), value=True)
     if layout.window is not None:
-        trunk = torch.arange(seen, device=layout.device).expand(len(place), -1)
-        columns = torch.cat([trunk, place + seen], 1)
+        shared_prefix = torch.arange(seen, device=layout.device).expand(len(place), -1)
+        columns = torch.cat([shared_prefix, place + seen], 1)
         sees = sees & ((place + seen)[:, :, None] - columns[:, None] < layout.window)
     return sees

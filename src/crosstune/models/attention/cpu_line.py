@@ -18,22 +18,22 @@ from crosstune.models.attention.cpu_groups import Block, Plan, plan
 
 # Probabilities of a text this long are 8 MB a head in bf16; beyond, the fused kernel is the better one.
 LONGEST = 2048
-RIDER = "crosstune_ragged"
+RIDER = "crosstune_padding_free"
 """Attribute of a mask that holds the layout it is of."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ragged:
-    """A line of texts, of which each token sees those before it in its own text and in the trunk.
+class PaddingFreeBatch:
+    """A line of texts, of which each token sees those before it in its own text and in the shared prefix.
 
     Where `places` and `ends` are given, a text is a tree in depth-first order, as in `attention.Layout`: a
     token sees only those that it follows.
 
     Attributes:
         lengths: Of the texts, in line.
-        trunk: Tokens at the beginning of the line that all texts follow.
+        shared_prefix: Tokens at the beginning of the line that all texts follow.
         device: Where the model's input is.
-        places: ``[line, trunk left out]``: of each token in its own text; None for one behind the other.
+        places: ``[line]``, the shared prefix left out: of each token in its text; None for its order.
         ends: As long: last token of its tree that sees this one, counted from the tree's first.
         window: How many tokens each sees, itself included; None for all before it.
         apart: Each text attends by itself, so that its bits depend on no other's length.
@@ -42,42 +42,42 @@ class Ragged:
     prompts_inside: ClassVar[bool] = False
 
     lengths: tuple[int, ...]
-    trunk: int = 0
+    shared_prefix: int = 0
     device: torch.device | str = "cpu"
     places: Tensor | None = None
     ends: Tensor | None = None
     window: int | None = None
     apart: bool = False
-    # Handed on by `replace`, so that all layers of a forward find the blocks of the first.
+    # EntryStates on by `replace`, so that all layers of a forward find the blocks of the first.
     _plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict, repr=False, compare=False)
 
     def plan(self, front: int, heads: int, group: int, dtype: torch.dtype) -> Plan:
         """The blocks that attend at once (`crosstune.models.attention.cpu_groups.plan`), made once."""
-        key = (self.trunk, self.window, front, heads, group, dtype)
+        key = (self.shared_prefix, self.window, front, heads, group, dtype)
         if key not in self._plans:
             self._plans[key] = plan(self, front, heads, group, dtype)
         return self._plans[key]
 
     @property
     def positions(self) -> Tensor:
-        """``[1, line]``: place of each token in its own text, the trunk counted in."""
+        """``[1, line]``: place of each token in its own text, the shared prefix counted in."""
         if self.places is not None:
-            trunk = torch.arange(self.trunk, device=self.device)
-            return torch.cat([trunk, self.places + self.trunk])[None]
+            shared_prefix = torch.arange(self.shared_prefix, device=self.device)
+            return torch.cat([shared_prefix, self.places + self.shared_prefix])[None]
         texts = [torch.arange(seen, seen + n) for _, n, seen in self.pieces()]
         return torch.cat(texts)[None].to(self.device)
 
-    def behind(self, n: int) -> "Ragged":
+    def behind(self, n: int) -> "PaddingFreeBatch":
         """The same with ``n`` tokens in front that all texts follow."""
-        return replace(self, trunk=self.trunk + n)
+        return replace(self, shared_prefix=self.shared_prefix + n)
 
     def pieces(self) -> Iterator[tuple[int, int, int]]:
-        """Of the trunk (if there is one) and each text: first token, length, tokens of the trunk it sees."""
-        if self.trunk:
-            yield 0, self.trunk, 0
-        start = self.trunk
+        """First token, length and prefix tokens seen, of the shared prefix (if any) and each text."""
+        if self.shared_prefix:
+            yield 0, self.shared_prefix, 0
+        start = self.shared_prefix
         for n in self.lengths:
-            yield start, n, self.trunk
+            yield start, n, self.shared_prefix
             start += n
 
     def mask(self, window: int | None) -> Tensor:
@@ -86,26 +86,26 @@ class Ragged:
         A checkpointed layer runs again in the backward pass, when only its arguments are left.
         """
         mask = torch.zeros(1, 1, 1, 1, device=self.device)
-        if window is not None and window >= self.trunk + max(self.lengths, default=0):
+        if window is not None and window >= self.shared_prefix + max(self.lengths, default=0):
             window = None
         setattr(mask, RIDER, replace(self, window=window))
         return mask
 
     @staticmethod
-    def of_mask(mask: Tensor | None) -> "Ragged | None":
+    def of_mask(mask: Tensor | None) -> "PaddingFreeBatch | None":
         """The layout that a mask is of, if it is of one."""
         return getattr(mask, RIDER, None)
 
 
 def attend(
-    layout: Ragged,
+    layout: PaddingFreeBatch,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     scaling: float | None = None,
     front: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """``softmax(scaling * Q K') V`` of every text with itself, the trunk, and keys and values in front.
+    """``softmax(scaling * Q K') V`` of every text with itself, the shared prefix, and what stands in front.
 
     Args:
         layout: Of the line, with the layer's window.
@@ -127,7 +127,7 @@ def attend(
     front_k, front_v = (none, none) if front is None else (x.transpose(0, 1) for x in front)
     run: Any = _Attend.apply
     where = layout.plan(len(front_k), q.shape[1], q.shape[2], q.dtype)
-    out: Tensor = run(q, k, v, front_k, front_v, where, layout.trunk, scaling)
+    out: Tensor = run(q, k, v, front_k, front_v, where, layout.shared_prefix, scaling)
     return out.flatten(1, 2)[None]
 
 
@@ -136,7 +136,7 @@ def _columns(blocks: Tensor, common: Tensor, block: Block) -> Tensor:
 
     Args:
         blocks: Keys or values, ``[filled, d]``.
-        common: Those in front and the trunk's, ``[kv_heads, front + trunk, d]``.
+        common: Those in front and the shared prefix's, ``[kv_heads, front + shared_prefix, d]``.
         block: Of them.
     """
     own = block.of(blocks)
@@ -162,12 +162,13 @@ class _Attend(torch.autograd.Function):
         front_k: Tensor,
         front_v: Tensor,
         where: Plan,
-        trunk: int,
+        shared_prefix: int,
         scaling: float,
     ) -> Tensor:
         heads = q.shape[1]
         common_k, common_v = (
-            torch.cat([front, line[:trunk]]).transpose(0, 1) for front, line in ((front_k, k), (front_v, v))
+            torch.cat([front, line[:shared_prefix]]).transpose(0, 1)
+            for front, line in ((front_k, k), (front_v, v))
         )
         q, k, v = (where.gather(x).contiguous() for x in (q, k, v))
         mixed, kept = torch.empty_like(q), []
@@ -181,14 +182,14 @@ class _Attend(torch.autograd.Function):
             torch.bmm(probabilities, _columns(v, common_v, block), out=block.of(mixed).flatten(1, 2))
             kept.append(probabilities)
         ctx.save_for_backward(q, k, v, common_k, common_v, *kept)
-        ctx.where, ctx.trunk, ctx.scaling = where, trunk, scaling
+        ctx.where, ctx.shared_prefix, ctx.scaling = where, shared_prefix, scaling
         return where.scatter(mixed, heads)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, common_k, common_v, *kept = ctx.saved_tensors
         where: Plan = ctx.where
-        heads, n_front = len(common_k), common_k.shape[1] - ctx.trunk
+        heads, n_front = len(common_k), common_k.shape[1] - ctx.shared_prefix
         grad = where.gather(grad).contiguous()
         if len(where.filling):
             # Rows that fill up have no gradient, and so hand none on.
@@ -214,7 +215,7 @@ class _Attend(torch.autograd.Function):
                 common[:, : block.shared] += texts.sum(0, dtype=torch.float32)
         grads, fronts = [where.scatter(x, heads) for x in (of_q, of_k, of_v)], []
         for line, common in zip(grads[1:], shared, strict=True):
-            if ctx.trunk:
-                line[: ctx.trunk] += common[:, n_front:].transpose(0, 1).to(line.dtype)
+            if ctx.shared_prefix:
+                line[: ctx.shared_prefix] += common[:, n_front:].transpose(0, 1).to(line.dtype)
             fronts.append(common[:, :n_front].transpose(0, 1).to(line.dtype))
         return *grads, *fronts, None, None, None

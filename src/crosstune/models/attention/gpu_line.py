@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from crosstune.models.attention import cpu_line as ragged
-from crosstune.models.attention.cpu_line import Ragged
+from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.proof import FastWay, Note
 
 KERNEL = FastWay(
@@ -37,8 +37,8 @@ Shape = tuple[torch.device, torch.dtype, int, int, int, bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Packed(Ragged):
-    """A `Ragged` line that the flash kernel reads."""
+class VarlenBatch(PaddingFreeBatch):
+    """A `PaddingFreeBatch` line that the flash kernel reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Plan:
         columns: ``[keys]``: of each key of each text, its place among those in front and then the line's.
         home: ``[line]``: of each of the line's tokens, its place among ``columns`` in its own text.
         of_front: ``[texts, front]``: places among ``columns`` of what stands in front of all.
-        of_trunk: ``[texts, trunk]``: the same of the trunk, where other texts follow it.
+        of_shared_prefix: ``[texts, shared prefix]``: the same of the shared prefix.
         ends_q: ``[texts + 1]`` int32: where each text's queries begin, and the last one's end.
         ends_k: The same of keys.
         longest_q: Queries of the longest text.
@@ -59,7 +59,7 @@ class Plan:
     columns: Tensor
     home: Tensor
     of_front: Tensor
-    of_trunk: Tensor
+    of_shared_prefix: Tensor
     ends_q: Tensor
     ends_k: Tensor
     longest_q: int
@@ -67,20 +67,20 @@ class Plan:
 
 
 @lru_cache(maxsize=4)
-def plan(lengths: tuple[int, ...], trunk: int, front: int, device: torch.device) -> Plan:
+def plan(lengths: tuple[int, ...], shared_prefix: int, front: int, device: torch.device) -> Plan:
     """The plan of a line with ``front`` keys before every text."""
     columns: list[int] = []
     home: list[int] = []
     of_front: list[range] = []
-    of_trunk: list[range] = []
+    of_shared_prefix: list[range] = []
     ends_q, ends_k = [0], [0]
-    for start, n, seen in Ragged(lengths, trunk).pieces():
+    for start, n, seen in PaddingFreeBatch(lengths, shared_prefix).pieces():
         at = len(columns)
         columns += [*range(front + seen), *range(front + start, front + start + n)]
         home += range(at + front + seen, len(columns))
         of_front.append(range(at, at + front))
         if seen:
-            of_trunk.append(range(at + front, at + front + seen))
+            of_shared_prefix.append(range(at + front, at + front + seen))
         ends_q.append(len(home))
         ends_k.append(len(columns))
 
@@ -95,7 +95,7 @@ def plan(lengths: tuple[int, ...], trunk: int, front: int, device: torch.device)
             torch.tensor(columns, device=device),
             torch.tensor(home, device=device),
             places(of_front),
-            places(of_trunk),
+            places(of_shared_prefix),
             torch.tensor(ends_q, dtype=torch.int32, device=device),
             torch.tensor(ends_k, dtype=torch.int32, device=device),
             sizes(ends_q),
@@ -137,7 +137,7 @@ def kernel(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scaling: float, window: 
 
 
 def attend(
-    layout: Packed,
+    layout: VarlenBatch,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -156,13 +156,13 @@ def attend(
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     n = 0 if front is None else front[0].shape[1]
-    text = layout.trunk + max(layout.lengths)
+    text = layout.shared_prefix + max(layout.lengths)
     window = None if layout.window is None or layout.window >= text else layout.window
     if n and window is not None:
         return ragged.attend(layout, query, key, value, scaling, front)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    where = plan(layout.lengths, layout.trunk, n, q.device)
-    if n or layout.trunk:
+    where = plan(layout.lengths, layout.shared_prefix, n, q.device)
+    if n or layout.shared_prefix:
         gather: Any = _Gather.apply
         front_k, front_v = (x[:0] for x in (k, v)) if front is None else (x.transpose(0, 1) for x in front)
         k, v = gather(front_k, k, where), gather(front_v, v, where)
@@ -186,9 +186,9 @@ class _Gather(torch.autograd.Function):
         """To those in front, and to the line."""
         where: Plan = ctx.where
         line = grad.index_select(0, where.home)
-        if where.of_trunk.numel():
-            n = where.of_trunk.shape[1]
-            line[:n] = (line[:n].float() + grad[where.of_trunk].float().sum(0)).to(line.dtype)
+        if where.of_shared_prefix.numel():
+            n = where.of_shared_prefix.shape[1]
+            line[:n] = (line[:n].float() + grad[where.of_shared_prefix].float().sum(0)).to(line.dtype)
         return grad[where.of_front].float().sum(0).to(grad.dtype), line, None
 
 
@@ -236,9 +236,9 @@ def compared(
 
     lengths = (5, 130, 64, 1)
     cases: tuple[tuple[int, int, int | None], ...] = ((0, 0, None), (3, 0, None), (0, 10, None))
-    for trunk, n, window in (*cases, (0, 0, 7), (3, 0, 7)) if windows else cases:
-        line = Packed(lengths, trunk, device, window=window)
-        tokens = trunk + sum(lengths)
+    for shared_prefix, n, window in (*cases, (0, 0, 7), (3, 0, 7)) if windows else cases:
+        line = VarlenBatch(lengths, shared_prefix, device, window=window)
+        tokens = shared_prefix + sum(lengths)
         q, up = some(1, heads, tokens, head_dim), some(1, tokens, heads, head_dim).detach()
         k, v = some(1, kv_heads, tokens, head_dim), some(1, kv_heads, tokens, head_dim)
         front = (some(kv_heads, n, head_dim), some(kv_heads, n, head_dim)) if n else ()

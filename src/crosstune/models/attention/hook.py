@@ -43,8 +43,8 @@ from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Prompt, prompts_of
 from crosstune.models.attention import gpu_line as packed
-from crosstune.models.attention.cpu_line import Ragged, attend
-from crosstune.models.attention.gpu_line import Packed
+from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
+from crosstune.models.attention.gpu_line import VarlenBatch
 from crosstune.models.attention.layout import in_use
 from crosstune.models.attention.own_keys import Captured, capturing
 
@@ -140,7 +140,7 @@ def attention(
         return value.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[-1]), None
     given = kwargs.pop("is_causal", None)
     causal = bool(getattr(module, "is_causal", True) if given is None else given)
-    line = Ragged.of_mask(attention_mask)
+    line = PaddingFreeBatch.of_mask(attention_mask)
     _refuse(module, query, key, causal, line is not None, position_bias, kwargs)
     prompts = prompts_of(module)
     rows = query.shape[2]
@@ -182,7 +182,7 @@ def attention(
         return plain(keys, values, _with_prompt(attention_mask, n, rows, key, causal))
 
     if line is not None:
-        run = packed.attend if isinstance(line, Packed) else attend
+        run = packed.attend if isinstance(line, VarlenBatch) else attend
         out = run(line, query, key, value, scaling, prompts.joint())  # type: ignore[arg-type]
     elif causal and (use := in_use()) is not None and use.pattern.prompts_inside:
         assert attention_mask is not None

@@ -14,9 +14,8 @@ from torch import Tensor
 class Layout:
     """Lines that hold trees of text: a token sees those it follows, from its tree's root down to itself.
 
-    Tokens stand in depth-first order, so the tokens of a subtree are neighbours. A trunk with branches, a
-    passage with questions that have choices, and several texts that have nothing to do with each other
-    are all written like this.
+    Tokens stand in depth-first order, so the tokens of a subtree are neighbours. A shared prefix with
+    branches, a passage with questions that have choices, and several unrelated texts are all written so.
 
     Attributes:
         ends: ``[batch, length]``: column of the last token that sees this one; -1 for padding.
@@ -61,7 +60,7 @@ class Attended(Protocol):
     prompts_inside: ClassVar[bool]
 
     def mask(self, window: int | None) -> Tensor:
-        """Who sees whom, prompts left out: boolean ``[batch, 1, rows, columns]``, or a `Ragged.mask`."""
+        """Who sees whom, no prompts: boolean ``[batch, 1, rows, columns]``, or `PaddingFreeBatch.mask`."""
 
 
 @dataclass(slots=True)

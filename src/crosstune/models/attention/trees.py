@@ -60,12 +60,6 @@ def grow(texts: Sequence[Sequence[int]]) -> Tree:
     return Tree(tokens, positions, ends, paths)
 
 
-def chain(tokens: Sequence[int]) -> Tree:
-    """One text, as a tree without branches."""
-    n = len(tokens)
-    return Tree(list(tokens), list(range(n)), [n - 1] * n, [list(range(n))])
-
-
 def shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two texts begin with alike."""
     most = min(len(one), len(other))

@@ -18,8 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from crosstune.models.attention.choose import Form, lay_out, reading_form
-from crosstune.models.attention.trees import chain
+from crosstune.models.attention.choose import for_reading
 from crosstune.models.protocol import Model
 
 # Names of rates in configs; a classifier's is no part of a decoder.
@@ -42,18 +41,10 @@ def states_of(lm: Model, layer: int, texts: Sequence[Text], shared: bool) -> lis
         texts: Token ids.
         shared: Whether they may share lines on a CPU (`may_share`).
     """
-    if not texts:
-        return []
-    if lm.device.type != "cpu":
-        return _padded(lm, layer, texts)
-    made: dict[int, Tensor] = {}
-    short = [i for i, text in enumerate(texts) if shared and len(text) <= SIZES[-1]]
-    for line in _lines([len(texts[i]) for i in short]):
-        of = [short[place] for place in line]
-        made |= zip(of, _in_line(lm, layer, [texts[i] for i in of]), strict=True)
-    for i in set(range(len(texts))).difference(short):
-        made[i] = _alone(lm, layer, texts[i])
-    return [made[i] for i in range(len(texts))]
+    states: dict[int, Tensor] = {}
+    for line in _lines(lm, texts, shared):
+        states |= zip(line, _read(lm, layer, [texts[i] for i in line], shared), strict=True)
+    return [states[i] for i in range(len(texts))]
 
 
 def may_share(lm: Model, layer: int) -> bool:
@@ -64,7 +55,7 @@ def may_share(lm: Model, layer: int) -> bool:
         return False
     draw = torch.Generator().manual_seed(0)
     text: Text = tuple(torch.randint(lm.geometry.vocabulary, (_TRIAL,), generator=draw).tolist())
-    copies = [copy for size in SIZES for copy in _in_line(lm, layer, [text] * (size // _TRIAL))]
+    copies = [copy for size in SIZES for copy in _read(lm, layer, [text] * (size // _TRIAL), fill=True)]
     return all(torch.equal(copy, copies[0]) for copy in copies)
 
 
@@ -79,34 +70,30 @@ def drops(lm: Model, layer: int) -> bool:
     return any(isinstance(module, nn.Dropout) and module.p > 0 for module in below)
 
 
-def _lines(lengths: Sequence[int]) -> list[list[int]]:
-    """Which texts share a line, in their order."""
+def _lines(lm: Model, texts: Sequence[Text], shared: bool) -> list[list[int]]:
+    """Which texts go through the model together: on a CPU those of a line, on a GPU all."""
+    if lm.device.type != "cpu":
+        return [list(range(len(texts)))] if texts else []
     lines: list[list[int]] = []
+    alone: list[list[int]] = []
     size = SIZES[-1]
-    for i, length in enumerate(lengths):
-        size += length
+    for i, text in enumerate(texts):
+        if not shared or len(text) > SIZES[-1]:
+            alone.append([i])
+            continue
+        size += len(text)
         if size > SIZES[-1]:
             lines.append([])
-            size = length
+            size = len(text)
         lines[-1].append(i)
-    return lines
+    return lines + alone
 
 
-def _alone(lm: Model, layer: int, text: Text) -> Tensor:
-    placed = lay_out(reading_form(lm, len(text)), [chain(text)], lm.pad_id, lm.device)
-    return lm.handed_to(layer, placed.ids, placed.layout)[0]
-
-
-def _in_line(lm: Model, layer: int, texts: Sequence[Text]) -> list[Tensor]:
-    filler = next(size for size in SIZES if size >= sum(map(len, texts))) - sum(map(len, texts))
-    filled = [*texts, (lm.pad_id,) * filler] if filler else texts
-    placed = lay_out(Form.PADDING_FREE, [chain(text) for text in filled], lm.pad_id, lm.device, apart=True)
-    states = lm.handed_to(layer, placed.ids, placed.layout)[0]
+def _read(lm: Model, layer: int, texts: Sequence[Text], fill: bool) -> list[Tensor]:
+    """States of texts that go through the model together; ``fill`` up their line to the next of `SIZES`."""
+    total = sum(map(len, texts))
+    filler = next((size - total for size in SIZES if size >= total), 0) if fill else 0
+    placed = for_reading(lm, [*texts, (lm.pad_id,) * filler] if filler else texts)
+    states = lm.entry_states(layer, placed.ids, placed.layout).flatten(0, 1).cpu()
     # Copies: a view would hold the whole line in memory.
     return [states[at : at + len(text)].clone() for at, text in zip(placed.starts, texts, strict=False)]
-
-
-def _padded(lm: Model, layer: int, texts: Sequence[Text]) -> list[Tensor]:
-    placed = lay_out(Form.PADDED, [chain(text) for text in texts], lm.pad_id, lm.device)
-    states = lm.handed_to(layer, placed.ids).cpu()
-    return [of[: len(text)].clone() for of, text in zip(states, texts, strict=True)]

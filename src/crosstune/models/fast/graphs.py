@@ -21,7 +21,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.cache import Slots
+from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.proof import FastWay, Note
 from crosstune.models.protocol import Model
 
@@ -46,7 +46,7 @@ class Recorder(Protocol):
         """Record the work: what replays it, and gives the same tensor every time."""
 
 
-def stepper(lm: Model, slots: Slots, note: Note | None = None) -> Callable[[Tensor], Tensor]:
+def stepper(lm: Model, slots: DecodingCache, note: Note | None = None) -> Callable[[Tensor], Tensor]:
     """What reads one more token of each text: `LanguageModel.step`, or on one GPU its recorded form.
 
     Args:
@@ -75,7 +75,7 @@ class FixedStep:
     """
 
     def __init__(
-        self, lm: Model, slots: Slots, recorder: Recorder | None = None, note: Note | None = None
+        self, lm: Model, slots: DecodingCache, recorder: Recorder | None = None, note: Note | None = None
     ) -> None:
         self._lm, self._slots, self._recorder, self._note = lm, slots, recorder, note
         self._ids = torch.zeros(slots.rows, dtype=torch.long, device=lm.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
+class EntryStates:
     """What a layer receives from those below it.
 
     Attributes:
@@ -47,7 +47,7 @@ def in_place_of(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) 
 
 @contextmanager
 def left_at(layers: Sequence[Any], layer: int) -> Iterator[list[Tensor]]:
-    """Inside, nothing runs from ``layer`` up; what is handed to it comes into the list."""
+    """Inside, nothing runs from ``layer`` up; what would enter it comes into the list."""
     reached: list[Tensor] = []
 
     def take(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -60,12 +60,12 @@ def left_at(layers: Sequence[Any], layer: int) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def entered_at(layers: Sequence[Any], handed: Handed) -> Iterator[None]:
-    """Inside, nothing runs below ``handed.layer``, which receives ``handed.states``, whatever the input."""
-    below = layers[: handed.layer]
+def entered_at(layers: Sequence[Any], entry: EntryStates) -> Iterator[None]:
+    """Inside, nothing runs below ``entry.layer``, which receives ``entry.states``, whatever the input."""
+    below = layers[: entry.layer]
 
     def give(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        return handed.states
+        return entry.states
 
     with in_place_of(below, [*[_hand_on] * (len(below) - 1), give]):
         yield

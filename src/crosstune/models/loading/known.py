@@ -60,8 +60,6 @@ ALIASES: dict[str, str] = {
     "demo:smollm2-135m": "smollm2-135m",
 }
 
-# Raised when shapes are read otherwise, so that what was kept before is read anew.
-
 _LOWERED = {alias.lower(): name for alias, name in ALIASES.items()} | {name: name for name in KNOWN}
 
 
@@ -111,12 +109,12 @@ def geometry_in(folder: Path, name: str) -> Geometry:
         digest.update(file.read_bytes())
     kept = cache_root() / "geometry" / f"{digest.hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError):  # not there, damaged, or of another version of crosstune
-        found = json.loads(kept.read_bytes())
-        if "refused" in found:
-            raise UserError(found["refused"])
-        if found["linears"] is not None:
-            found["linears"] = tuple(tuple(map(tuple, layer)) for layer in found["linears"])
-        return Geometry(**found)
+        stored = json.loads(kept.read_bytes())
+        if "refused" in stored:
+            raise UserError(stored["refused"])
+        if stored["linears"] is not None:
+            stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
+        return Geometry(**stored)
     from crosstune.models.loading.config import read_config
     from crosstune.models.loading.probe import examine
 
@@ -169,8 +167,7 @@ def cheap_geometry(name: str) -> Geometry | None:
     config = Path(name).expanduser() / "config.json"
     if config.is_file():
         return geometry_for(str(config))
-    known = {alias.lower() for alias in (*ALIASES, *KNOWN)}
-    return geometry_for(name) if name.lower() in known else None
+    return geometry_for(name) if name.lower() in _LOWERED else None
 
 
 def cheap_revision(name: str) -> str | None:

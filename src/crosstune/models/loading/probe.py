@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Part, Prompt
-from crosstune.models.attention.cache import Reading, Slots
+from crosstune.models.attention.cache import DecodingCache, PrefillCache
 from crosstune.models.attention.choose import Form as Rows
 from crosstune.models.attention.choose import lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
@@ -366,10 +366,10 @@ def _laid(form: Rows, groups: Sequence[int], lm: LanguageModel, texts: Sequence[
 
 def _steps(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts."""
-    slots = Slots(lm, len(texts), max(map(len, texts)))
+    slots = DecodingCache(lm, len(texts), max(map(len, texts)))
     firsts = []
     for text in texts:
-        read = Reading()
+        read = PrefillCache()
         firsts.append(lm.hidden(torch.tensor([list(text[:-2])]), read=read)[0, -1])
         slots.add(read, [(0, list(range(len(text) - 2)))])
     states = [torch.stack(firsts)]

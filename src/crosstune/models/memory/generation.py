@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from crosstune.models.attention.cache import Slots, row_bytes
+from crosstune.models.attention.cache import DecodingCache, row_bytes
 from crosstune.models.attention.trees import Tree
 from crosstune.models.memory import machine
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.measure import SHARE, Trial, need
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.protocol import Model
 
 # Answers in the two decoding steps that are measured.
@@ -25,10 +25,10 @@ FEW, MORE = 4, 16
 @torch.inference_mode()
 def measure(
     lm: Model,
-    passes: Passes,
+    passes: TokenLimit,
     trees: Sequence[Tree],
     longest: int,
-    read: Callable[[Sequence[Tree], Slots], object],
+    read: Callable[[Sequence[Tree], DecodingCache], object],
 ) -> None:
     """Let passes and the cache be as large as a GPU's memory takes; nothing if the prompts are few.
 
@@ -44,7 +44,7 @@ def measure(
 
     def reading(tokens: int) -> Trial:
         some = trees[: max(1, tokens // width)]
-        slots = Slots(lm, sum(len(tree.paths) for tree in some), columns)
+        slots = DecodingCache(lm, sum(len(tree.paths) for tree in some), columns)
         size = len(some) * max(len(tree.tokens) for tree in some)
         return Trial(size, fitting.peak(lm.device, lambda: read(some, slots)))
 
@@ -52,7 +52,7 @@ def measure(
         ids = torch.zeros(rows, dtype=torch.long, device=lm.device)
 
         def step() -> None:
-            slots = Slots(lm, rows, columns, rows, [columns - 1] * rows)
+            slots = DecodingCache(lm, rows, columns, rows, [columns - 1] * rows)
             lm.best(lm.step(ids, slots))
 
         # What a step holds beside the cache is held twice: a recorded one keeps it for itself.
@@ -68,7 +68,7 @@ def measure(
         _hold(passes, answers.fits(room) * longest)
 
 
-def keep_to_memory(lm: Model, passes: Passes, longest: int, count: int) -> None:
+def keep_to_memory(lm: Model, passes: TokenLimit, longest: int, count: int) -> None:
     """On a CPU, let fewer answers be written at once where the cache of as many as set is more than there is.
 
     Args:
@@ -87,7 +87,7 @@ def keep_to_memory(lm: Model, passes: Passes, longest: int, count: int) -> None:
         _hold(passes, rows * longest)
 
 
-def _hold(passes: Passes, tokens: int) -> None:
+def _hold(passes: TokenLimit, tokens: int) -> None:
     """Let the cache hold so many tokens. Questions that are read together are written together: as many."""
     passes.lower_to(tokens)
     passes.cached = tokens / passes.limit

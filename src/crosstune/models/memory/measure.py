@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.proof import FastWay, wanted
 from crosstune.models.protocol import Model
 
@@ -68,7 +68,7 @@ def measures(lm: Model) -> bool:
 
 
 def fit(
-    passes: Passes, tokens: int, trial: Callable[[int], Trial], device: torch.device, later: int = 0
+    passes: TokenLimit, tokens: int, trial: Callable[[int], Trial], device: torch.device, later: int = 0
 ) -> Need | None:
     """Lower the limit of passes to what two parts of the first large batch tell of a GPU's memory.
 

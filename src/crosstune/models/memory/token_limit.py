@@ -16,7 +16,7 @@ T = TypeVar("T")
 CACHED = 2
 
 
-class Passes:
+class TokenLimit:
     """The passes of one kind through the model, and how large they may be.
 
     Args:
@@ -47,7 +47,7 @@ class Passes:
         self._device, self.doing, self._note = torch.device(device).type, doing, note
         self.measured = False
         self.cached: float = CACHED
-        self.watch: Callable[[Passes, int, int], None] | None = None
+        self.watch: Callable[[TokenLimit, int, int], None] | None = None
         self._rows, self._size = 1, 0
         self._cap: tuple[int, int] | None = None
 

@@ -35,12 +35,11 @@ def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 15
     legend = alt.Legend(title="method")
     rows = []
     for (task,), part in table.group_by(["task"], maintain_order=True):
-        present = [name for name in PANELS if name in part.columns and part[name].null_count() < part.height]
         panels = [
             _panel(part, name, methods, points, setting, legend, titled=True).properties(
                 width=width, height=height
             )
-            for name in present
+            for name in _present(part)
         ]
         title = alt.TitleParams(visible(str(task)), anchor="start", fontSize=14)
         rows.append(alt.hconcat(*panels, title=title))
@@ -53,19 +52,21 @@ def panels(table: pl.DataFrame, setting: str, height: int = 200) -> list[tuple[s
     lines = table.filter(pl.col("value").is_not_null())["line"].unique().sort().to_list()
     points = table["value"].drop_nulls().unique().sort().to_list()
     found = []
-    for name, words in PANELS.items():
-        if name not in table.columns or table[name].null_count() == table.height:
-            continue
+    for name in _present(table):
         legend = alt.Legend(orient="bottom", columns=2, labelLimit=200, title=None)
         chart = _panel(table, name, lines, points, setting, legend, titled=False)
         chart = chart.properties(width="container", height=height, autosize=FIT)
-        what = "Mean score over targets" if name == "score" else f"Share of answers {words}"
+        what = "Mean score over targets" if name == "score" else f"Share of answers {PANELS[name]}"
         if name in (CORRECT, SOURCE):
             what += " (of those whose language could be told)"
         if name == UNDECIDED:
             what = "Share of answers whose language cannot be told"
         found.append((f"{what}, by {setting}", chart))
     return found
+
+
+def _present(table: pl.DataFrame) -> list[str]:
+    return [name for name in PANELS if name in table.columns and table[name].null_count() < table.height]
 
 
 def _panel(

@@ -7,10 +7,12 @@ from crosstune.report.figures.style import (
     FIT,
     MUTED,
     Width,
-    family_axis,
+    by_family,
+    cells,
     language_axis,
     language_keys,
     method_axis,
+    method_rows,
 )
 from crosstune.report.sections import Section
 from crosstune.report.text import language_name, p_value, points, visible
@@ -45,13 +47,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     order = [visible(name, 60) for name in section.methods]
     chosen = alt.param(name="reference", value=0)
     base = alt.Chart(alt.InlineData(values=values)).transform_filter("datum.reference == reference")
-    y = alt.Y(
-        "method:N",
-        sort=order,
-        title=None,
-        scale=alt.Scale(domain=order),
-        axis=alt.Axis(labelLimit=240, labelPadding=8, domain=False, ticks=False, grid=True),
-    )
+    y = method_rows(order, grid=True).scale(domain=order)
     scale = alt.Scale(nice=False, padding=10)
     title = "Points above (right) or below (left) the reference"
     colour = alt.Color(
@@ -132,24 +128,8 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
             alt.Tooltip("n:Q", title="Examples"),
         ],
     )
-    cells = base.mark_rect().encode(
-        color=alt.Color(
-            "value:Q",
-            title="Points from the reference",
-            scale=alt.Scale(scheme="redblue", domain=[-reach, reach]),
-            legend=alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8),
-        )
-    )
-    numbers = base.mark_text(fontSize=10).encode(
-        y=y.axis(None),
-        text="text:N",
-        color=alt.condition(f"abs(datum.value) > {reach * 0.6}", alt.value("white"), alt.value("black")),
-        opacity=alt.condition("datum.shown", alt.value(1), alt.value(0.65)),
-    )
-    chart: alt.LayerChart = (
-        alt.layer(cells, numbers, family_axis(order))
-        .resolve_scale(y="shared")
-        .resolve_axis(y="independent")
-        .properties(width=width, height=20 * len(order), autosize=FIT)
-    )
-    return chart
+    scale = alt.Scale(scheme="redblue", domain=[-reach, reach])
+    white = f"abs(datum.value) > {reach * 0.6}"
+    colours, numbers = cells(base, "Points from the reference", scale, white, alt.Text("text:N"))
+    clear = alt.condition("datum.shown", alt.value(1), alt.value(0.65))
+    return by_family([colours, numbers.encode(y=y.axis(None), opacity=clear)], order, width)

@@ -7,7 +7,17 @@ import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
 from crosstune.analysis.groups import Grouping, group_means, language_rates
-from crosstune.report.figures.style import ACCENT, FIT, MUTED, Width, measure_title, method_axis, span
+from crosstune.report.figures.style import (
+    ACCENT,
+    FIT,
+    MUTED,
+    Width,
+    cell_scale,
+    cells,
+    measure_title,
+    method_axis,
+    method_rows,
+)
 from crosstune.report.sections import Section
 from crosstune.report.text import group_name, language_name, visible
 
@@ -25,25 +35,10 @@ def group_grid(
         column: ``score``, or one of `crosstune.analysis.groups.RATES`; drawn times 100.
         width: As `crosstune.report.figures.scores.heatmap`.
     """
-    values = [
-        {
-            "group": f"{visible(group_name(by, row['group']), 40)} ({row['languages']})",
-            "method": visible(row["method"], 60),
-            "value": round(100 * row[column], 3),
-            "languages": visible(", ".join(language_name(code) for code in row["codes"]), 400),
-        }
-        for row in _grouped(section, by, column)
-    ]
+    values = group_values(section, by, column)
     order = list(dict.fromkeys(value["group"] for value in values))
     methods = [visible(name, 60) for name in section.methods]
-    low, high = span([value["value"] for value in values])
-    rising = column == "score"
-    scale = alt.Scale(scheme="viridis" if rising else "oranges", domain=[low, high])
-    white = (
-        f"datum.value < {low + (high - low) * 0.6}"
-        if rising
-        else f"datum.value > {low + (high - low) * 0.65}"
-    )
+    scale, white = cell_scale(column, [value["value"] for value in values])
     title = measure_title(section, column)
     base = alt.Chart(alt.InlineData(values=values)).encode(
         x=method_axis(methods),
@@ -55,22 +50,25 @@ def group_grid(
             alt.Tooltip("languages:N", title="Languages"),
         ],
     )
-    legend = alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8)
-    cells = base.mark_rect().encode(color=alt.Color("value:Q", title=title, scale=scale, legend=legend))
-    numbers = base.mark_text(fontSize=10).encode(
-        text=alt.Text("value:Q", format=".1f"),
-        color=alt.condition(white, alt.value("white"), alt.value("black")),
-    )
-    chart: alt.LayerChart = alt.LayerChart(layer=[cells, numbers]).properties(
+    layers = cells(base, title, scale, white, alt.Text("value:Q", format=".1f"))
+    chart: alt.LayerChart = alt.LayerChart(layer=layers).properties(
         width=width, height=20 * len(order), autosize=FIT
     )
     return chart
 
 
-def _grouped(section: Section, by: Grouping, column: str) -> list[dict[str, Any]]:
-    if column == "score":
-        return group_means(section.scores, by).rows(named=True)
-    return language_rates(section.scores, by).filter(pl.col(column).is_not_null()).rows(named=True)
+def group_values(section: Section, by: Grouping, column: str) -> list[dict[str, Any]]:
+    """Mean of each method in each group of target languages, times 100; groups with how many languages."""
+    means = group_means(section.scores, by) if column == "score" else language_rates(section.scores, by)
+    return [
+        {
+            "group": f"{visible(group_name(by, row['group']), 40)} ({row['languages']})",
+            "method": visible(row["method"], 60),
+            "value": round(100 * row[column], 3),
+            "languages": visible(", ".join(language_name(code) for code in row["codes"]), 400),
+        }
+        for row in means.filter(pl.col(column).is_not_null()).rows(named=True)
+    ]
 
 
 def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
@@ -97,12 +95,7 @@ def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
         alt.Chart(alt.InlineData(values=values))
         .mark_bar(height={"band": 0.7})
         .encode(
-            y=alt.Y(
-                "method:N",
-                sort=order,
-                title=None,
-                axis=alt.Axis(labelLimit=240, labelPadding=8, domain=False, ticks=False),
-            ),
+            y=method_rows(order),
             x=alt.X(
                 "value:Q",
                 title="% of the answers whose language could be told",

@@ -10,7 +10,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from crosstune.analysis.groups import Grouping, group_means
+from crosstune.analysis.groups import Grouping
+from crosstune.report.figures.rates import group_values
 from crosstune.report.figures.style import (
     ACCENT,
     FIT,
@@ -18,15 +19,17 @@ from crosstune.report.figures.style import (
     Width,
     _legend,
     _method_scales,
-    family_axis,
+    by_family,
+    cell_scale,
+    cells,
     language_axis,
     language_keys,
     measure_title,
     method_axis,
-    span,
+    method_rows,
 )
 from crosstune.report.sections import Section
-from crosstune.report.text import counted, group_name, language_name, visible
+from crosstune.report.text import counted, language_name, visible
 
 CURVE_POINTS = 200
 ALL_CURVE_POINTS = 6_000
@@ -54,17 +57,8 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         for row in means.rows(named=True)
     ]
     methods = [visible(name, 60) for name in section.methods]
-    low, high = span([value["value"] for value in values])
-    # Viridis goes from dark to light and wants white text on its lower part; "oranges" runs the other way.
-    scale, white = (
-        alt.Scale(scheme="viridis", domain=[low, high]),
-        f"datum.value < {low + (high - low) * 0.6}",
-    )
-    if column != "score":
-        scale, white = (
-            alt.Scale(scheme="oranges", domain=[low, high]),
-            f"datum.value > {low + (high - low) * 0.65}",
-        )
+    title = measure_title(section, column)
+    scale, white = cell_scale(column, [value["value"] for value in values])
     order = list(keys.values())
     y = language_axis(order)
     base = alt.Chart(alt.InlineData(values=values)).encode(
@@ -73,33 +67,13 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         tooltip=[
             alt.Tooltip("name:N", title="Language"),
             alt.Tooltip("method:N", title="Method"),
-            alt.Tooltip("value:Q", title=measure_title(section, column), format=".2f"),
+            alt.Tooltip("value:Q", title=title, format=".2f"),
             alt.Tooltip("n:Q", title="Examples"),
             alt.Tooltip("seeds:Q", title="Seeds"),
         ],
     )
-    cells = base.mark_rect().encode(
-        color=alt.Color(
-            "value:Q",
-            title=measure_title(section, column),
-            scale=scale,
-            legend=alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8),
-        )
-    )
-    numbers = base.mark_text(fontSize=10).encode(
-        y=y.axis(None),
-        text=alt.Text("value:Q", format=".1f"),
-        color=alt.condition(white, alt.value("white"), alt.value("black")),
-    )
-    families = family_axis(order)
-    # Both layers name the rows, one on each side; the scale they share keeps the rows in one order.
-    chart: alt.LayerChart = (
-        alt.layer(cells, numbers, families)
-        .resolve_scale(y="shared")
-        .resolve_axis(y="independent")
-        .properties(width=width, height=20 * len(order), autosize=FIT)
-    )
-    return chart
+    colours, numbers = cells(base, title, scale, white, alt.Text("value:Q", format=".1f"))
+    return by_family([colours, numbers.encode(y=y.axis(None))], order, width)
 
 
 def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
@@ -128,12 +102,7 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
                 }
             )
     order = [visible(name, 60) for name in section.methods]
-    y = alt.Y(
-        "method:N",
-        sort=order,
-        title=None,
-        axis=alt.Axis(labelLimit=150, labelPadding=8, domain=False, ticks=False),
-    )
+    y = method_rows(order, 150)
     scale = alt.Scale(zero=False, nice=False, padding=10)
     colour = alt.Color(
         "kind:N",
@@ -174,15 +143,7 @@ def group_chart(section: Section, by: Grouping, width: Width = "container") -> a
         by: What target languages are grouped by.
         width: As `heatmap`.
     """
-    values = [
-        {
-            "group": f"{visible(group_name(by, row['group']), 40)} ({row['languages']})",
-            "method": visible(row["method"], 60),
-            "value": round(100 * row["score"], 3),
-            "languages": ", ".join(language_name(code) for code in row["codes"]),
-        }
-        for row in group_means(section.scores, by).rows(named=True)
-    ]
+    values = group_values(section, by, "score")
     order = list(dict.fromkeys(value["group"] for value in values))
     colour, shape, _ = _method_scales(section, {value["method"] for value in values})
     title = measure_title(section, "score")

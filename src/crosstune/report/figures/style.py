@@ -17,7 +17,6 @@ Width = int | Literal["container"]
 # show on white and on black.
 PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#a08c00"]
 
-
 SHAPES = [
     "circle",
     "square",
@@ -29,19 +28,10 @@ SHAPES = [
     "triangle-left",
 ]
 
-
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2]]
-
-
 ACCENT = "#0072b2"
-
-
 MUTED = "#8c8c8c"
-
-
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
-
-
 _CUT = "␟"
 
 
@@ -90,6 +80,46 @@ def family_axis(order: Sequence[str]) -> alt.Chart:
                 ),
             )
         )
+    )
+    return chart
+
+
+def method_rows(methods: Sequence[str], limit: int = 240, *, grid: bool = False) -> alt.Y:
+    """Rows, one a method, in this order."""
+    lines = True if grid else alt.Undefined
+    axis = alt.Axis(labelLimit=limit, labelPadding=8, domain=False, ticks=False, grid=lines)
+    return alt.Y("method:N", sort=methods, title=None, axis=axis)
+
+
+def cell_scale(column: str, values: Sequence[float]) -> tuple[alt.Scale, str]:
+    """Colours of cells of a column, and where text on them is white."""
+    low, high = span(values)
+    # Viridis goes from dark to light and wants white text on its lower part; "oranges" runs the other way.
+    if column == "score":
+        scale = alt.Scale(scheme="viridis", domain=[low, high])
+        return scale, f"datum.value < {low + (high - low) * 0.6}"
+    scale = alt.Scale(scheme="oranges", domain=[low, high])
+    return scale, f"datum.value > {low + (high - low) * 0.65}"
+
+
+def cells(base: alt.Chart, title: str, scale: alt.Scale, white: str, text: alt.Text) -> list[alt.Chart]:
+    """Coloured cells of ``value``, and a text on each, white where ``white`` says so."""
+    legend = alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8)
+    colour = alt.condition(white, alt.value("white"), alt.value("black"))
+    return [
+        base.mark_rect().encode(color=alt.Color("value:Q", title=title, scale=scale, legend=legend)),
+        base.mark_text(fontSize=10).encode(text=text, color=colour),
+    ]
+
+
+def by_family(layers: Sequence[alt.Chart], order: Sequence[str], width: Width) -> alt.LayerChart:
+    """Layers with languages as rows (`language_keys`), families named at the right."""
+    # Both axes name the rows, one on each side; the scale they share keeps the rows in one order.
+    chart: alt.LayerChart = (
+        alt.layer(*layers, family_axis(order))
+        .resolve_scale(y="shared")
+        .resolve_axis(y="independent")
+        .properties(width=width, height=20 * len(order), autosize=FIT)
     )
     return chart
 

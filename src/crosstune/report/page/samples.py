@@ -93,10 +93,10 @@ def _picked(runs: Sequence[str], predictions: Predictions) -> tuple[pl.DataFrame
     score = pl.col("score")
     tally: pl.DataFrame | None = None
     for run_id in runs:
-        own = predictions.scores(run_id).select(
+        scores_of_run = predictions.scores(run_id).select(
             "language", "example", lowest=score, highest=score, sum=score, squares=score**2, n=pl.lit(1)
         )
-        tally = own if tally is None else _added(tally, own)
+        tally = scores_of_run if tally is None else _added(tally, scores_of_run)
     assert tally is not None
     kinds = tally.with_columns(
         spread=(pl.col("squares") / pl.col("n") - (pl.col("sum") / pl.col("n")) ** 2).round(9),
@@ -126,20 +126,20 @@ def _picked(runs: Sequence[str], predictions: Predictions) -> tuple[pl.DataFrame
     return picked.select("language", "example"), counts
 
 
-def _added(tally: pl.DataFrame, own: pl.DataFrame) -> pl.DataFrame:
+def _added(tally: pl.DataFrame, scores_of_run: pl.DataFrame) -> pl.DataFrame:
     keys = ["language", "example"]
-    if tally.height == own.height and tally.select(keys).equals(own.select(keys)):
+    if tally.height == scores_of_run.height and tally.select(keys).equals(scores_of_run.select(keys)):
         both = tally.select(
             *keys,
-            lowest=pl.min_horizontal("lowest", own["lowest"]),
-            highest=pl.max_horizontal("highest", own["highest"]),
-            sum=pl.col("sum") + own["sum"],
-            squares=pl.col("squares") + own["squares"],
-            n=pl.col("n") + own["n"],
+            lowest=pl.min_horizontal("lowest", scores_of_run["lowest"]),
+            highest=pl.max_horizontal("highest", scores_of_run["highest"]),
+            sum=pl.col("sum") + scores_of_run["sum"],
+            squares=pl.col("squares") + scores_of_run["squares"],
+            n=pl.col("n") + scores_of_run["n"],
         )
         return both
     return (
-        pl.concat([tally, own])
+        pl.concat([tally, scores_of_run])
         .group_by(keys)
         .agg(pl.col("lowest").min(), pl.col("highest").max(), pl.col("sum", "squares", "n").sum())
     )

@@ -18,37 +18,23 @@ def settings_view(sections: Sequence[Section]) -> dict[str, Any]:
         shared (what is the same in every run: heading to name-value pairs), sections (task, model, note and
         what the runs of each share besides) and runs (a row each, with ``blocks``: what is its own).
     """
-    own = {run.id: _entries(run) for part in sections for run in part.runs}
-    shared = _common(list(own.values()))
+    entries = {run.id: _entries(run) for part in sections for run in part.runs}
+    shared = _common(list(entries.values()))
     groups, rows = [], []
     for part in sections:
-        common = _common([own[run.id] for run in part.runs])
+        common = _common([entries[run.id] for run in part.runs])
         if len(sections) > 1:
             blocks = _blocks(_without(common, shared))
             groups.append({"task": part.task, "model": part.model, "note": part.note, "blocks": blocks})
         for run in part.runs:
-            rows.append(_row(run) | {"blocks": _blocks(_without(own[run.id], common))})
+            rows.append(
+                {
+                    "record": run,
+                    "train": run.train or {},
+                    "blocks": _blocks(_without(entries[run.id], common)),
+                }
+            )
     return {"shared": _blocks(shared), "sections": groups, "runs": rows}
-
-
-def _row(run: RunRecord) -> dict[str, Any]:
-    train = run.train or {}
-    return {
-        "id": run.id,
-        "model": run.model,
-        "task": f"{run.task.name} v{run.task.version}",
-        "label": run.label,
-        "seed": run.seed,
-        "zero_shot": run.zero_shot,
-        "trained_parameters": run.trained_parameters,
-        "learning_rate": train.get("learning_rate"),
-        "steps": train.get("steps"),
-        "batch_size": train.get("batch_size"),
-        "dtype": run.dtype,
-        "device": run.device,
-        "train_seconds": run.cost.train_seconds,
-        "evaluate_seconds": run.cost.evaluate_seconds,
-    }
 
 
 def _entries(run: RunRecord) -> Entries:
@@ -94,10 +80,10 @@ def _blocks(entries: Entries) -> Blocks:
     return blocks
 
 
-def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """Entries of nested mappings, and of lists, each on a line of its own."""
     flat: dict[str, Any] = {}
-    for key, value in given.items():
+    for key, value in mapping.items():
         name = str(key).replace("_", " ")
         if isinstance(value, dict):
             flat |= {f"{name}: {inner}": entry for inner, entry in _flat(value).items()}

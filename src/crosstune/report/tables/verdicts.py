@@ -29,16 +29,16 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     table.add_column("Claim", overflow="fold", ratio=1)
     table.add_column("Difference\n95% interval", justify="right", no_wrap=True)
     table.add_column("Of", justify="right", no_wrap=True)
-    for each in verdicts:
-        said = Text(visible(each.claim, 500))
-        for line in (visible(each.reason, 500), compared(each), runs_line(each)):
+    for verdict in verdicts:
+        text = Text(visible(verdict.claim, 500))
+        for line in (visible(verdict.reason, 500), compared(verdict), runs_line(verdict)):
             if line:
-                said.append(f"\n{line}", style="dim")
+                text.append(f"\n{line}", style="dim")
         table.add_row(
-            Text(each.verdict, style=STYLES[each.verdict]),
-            said,
-            Text(interval(each.cell)),
-            Text(sample(each.cell)),
+            Text(verdict.verdict, style=STYLES[verdict.verdict]),
+            text,
+            Text(interval(verdict.cell)),
+            Text(sample(verdict.cell)),
         )
         table.add_row()
     return table
@@ -85,12 +85,12 @@ def verdicts_view(verdicts: Sequence[Verdict]) -> dict[str, Any]:
         source, reason, compared, difference, interval, sample, runs (ids) and cells (where, what is compared,
         difference with interval, p, and how each came out; empty where there is one).
     """
-    counts = Counter(each.verdict for each in verdicts)
-    found = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
-    ordered = sorted(verdicts, key=lambda each: ORDER.index(each.verdict))
-    entries = [(each.cell.difference is None, _entry(each)) for each in ordered]
+    counts = Counter(verdict.verdict for verdict in verdicts)
+    rulings = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
+    ordered = sorted(verdicts, key=lambda verdict: ORDER.index(verdict.verdict))
+    entries = [(verdict.cell.difference is None, _entry(verdict)) for verdict in ordered]
     return {
-        "summary": f"Of {counted(len(verdicts), 'claim')}: {found}.",
+        "summary": f"Of {counted(len(verdicts), 'claim')}: {rulings}.",
         "shown": [entry for empty, entry in entries if not empty],
         "silent": [entry for empty, entry in entries if empty],
     }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.token_limit import Passes
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.journal import Journal
 from crosstune.running.recording import fingerprints
 from crosstune.running.resume.attempts import attempt
@@ -45,14 +45,14 @@ class ResumeFolder:
             note(f"  {folder} cannot be written ({error.strerror or error}); if stopped, the run begins anew")
             self._folder = None
 
-    def checkpoint(self, *passes: Passes) -> Checkpoint | None:
+    def checkpoint(self, *passes: TokenLimit) -> Checkpoint | None:
         """Of the training."""
         if self._folder is None:
             return None
         return Checkpoint(self._folder, self._made_for, self._note, passes, self._count)
 
     @contextmanager
-    def attempt(self, *passes: Passes) -> Iterator[None]:
+    def attempt(self, *passes: TokenLimit) -> Iterator[None]:
         """All passes of the run; see `crosstune.running.resume.attempts`.
 
         Raises:

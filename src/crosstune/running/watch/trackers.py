@@ -7,7 +7,7 @@ left out from then on. A run that is taken up again goes on in the same tracker 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import polars as pl
 
@@ -21,21 +21,12 @@ FOLDER = "trackers"
 LOSS = "train/loss"
 
 
-class Tracker(Protocol):
-    """One library. Everything it is told belongs to the run that was opened last."""
-
-    def open(self, run: Run, title: str, settings: dict[str, Any]) -> None:
-        """A run begins, or is taken up again."""
-
-    def log(self, values: Mapping[str, float], step: int) -> None:
-        """Values at a training step."""
-
-    def end(self, scores: Mapping[str, float], step: int) -> None:
-        """The run is over, after so many training steps; no scores if it came to none."""
-
-
 class TensorBoard:
-    """Event files in ``<store>/trackers/tensorboard/<run id>``."""
+    """Event files in ``<store>/trackers/tensorboard/<run id>``.
+
+    As with every tracker, what it is told belongs to the run that was opened last; `end` has no scores for a
+    run that came to none.
+    """
 
     def __init__(self, store: Path) -> None:
         self.folder = store / FOLDER / "tensorboard"
@@ -123,6 +114,7 @@ class Trackio:
         self.module.finish()
 
 
+Tracker = TensorBoard | WandB | Trackio
 KINDS: dict[str, Callable[[Path], Tracker]] = {
     "tensorboard": TensorBoard,
     "wandb": WandB,
@@ -151,20 +143,13 @@ class Trackers:
         """A run begins, or is taken up again."""
         self._end({}, 0)
         self.run = run
+        names = ("kind", "model", "method", "seed", "device", "dtype")
+        settings = {name: getattr(run, name) for name in names}
+        settings |= {"task": run.task.name, "languages": " ".join(run.languages)}
+        for name, block in (("method", run.config), ("train", run.train), ("evaluate", run.evaluate)):
+            dumped = {} if block is None else block.model_dump(mode="json")
+            settings |= {f"{name}.{key}": value for key, value in dumped.items()}
         title = f"{run.task.name} · {run.label} · seed {run.seed}"
-        settings = {
-            "kind": run.kind,
-            "model": run.model,
-            "task": run.task.name,
-            "method": run.method,
-            **{f"method.{key}": value for key, value in run.config.model_dump(mode="json").items()},
-            **{f"train.{key}": value for key, value in _dump(run.train).items()},
-            **{f"evaluate.{key}": value for key, value in _dump(run.evaluate).items()},
-            "languages": " ".join(run.languages),
-            "seed": run.seed,
-            "device": run.device,
-            "dtype": run.dtype,
-        }
         self._tell(lambda tracker: tracker.open(run, title, settings))
 
     def trained(self, progress: Progress) -> None:
@@ -216,11 +201,6 @@ class Trackers:
                 del self.live[name]
                 first = (str(error).strip() or type(error).__name__).splitlines()[0]
                 self.note(f"{name} is left out from here on: {first}")
-
-
-def _dump(settings: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {} if settings is None else settings.model_dump(mode="json")
-    return found
 
 
 def _library(name: str, module: str | None = None) -> Any:

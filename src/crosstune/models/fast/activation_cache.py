@@ -15,7 +15,7 @@ from crosstune.models.memory.machine import at_hand, machine_memory
 _SHARE = 1 / 4
 
 
-class KeptStates:
+class ActivationCache:
     """Tensors by key, up to a number of bytes.
 
     Trainings go through their texts again and again in changing order. So what does not fit is left out: to

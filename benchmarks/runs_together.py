@@ -26,7 +26,7 @@ from crosstune.models.fast.norms import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.outputs.registry import OUTPUTS
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
 from crosstune.training.batches import Batch, collate, order
@@ -37,7 +37,7 @@ from machine import CLOCKS, now, use_clock
 NOISE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 
-def in_one_line(lm: LanguageModel, rows: list[Row]) -> Batch:
+def in_one_line(lm: LanguageModel, rows: list[TrainingRow]) -> Batch:
     """Training rows as one padding-free batch."""
     return collate(rows, lay_out(Form.PADDING_FREE, [row.ids[:-1] for row in rows], lm.pad_id, lm.device))
 
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parts = zip(result.split(lengths, 1), x.split(lengths, 1), pairs, strict=True)
             return torch.cat([update(r, part, a, b, scale) for r, part, (a, b) in parts], dim=1)
 
-        line: list[Row] = [row for run in runs for row in batches[run]]
+        line: list[TrainingRow] = [row for run in runs for row in batches[run]]
         wanted = [x for run in runs for x in adapters[run].values()]
         with patch.object(Update, "forward", forward):
             batch = in_one_line(lm, line)

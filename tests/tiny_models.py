@@ -22,7 +22,7 @@ from crosstune.models.attention.choose import Form, lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.batches import Batch, collate
 
 VOCABULARY = 200
@@ -188,7 +188,7 @@ def random_ids(length: int, seed: int = 0) -> list[int]:
 
 
 def collated(
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     device: Any = DEVICE,
     balance: float | None = None,
     form: Form | None = None,

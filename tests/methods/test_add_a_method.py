@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crosstune.methods import METHODS
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import all_logits, near, random_ids, shake
@@ -32,7 +32,7 @@ def test_the_example(tiny_lm, family, ia3):
     method.attach(lm)
     assert torch.equal(all_logits(lm, IDS), plain), "scales are 1"
     assert sum(p.numel() for p in method.parameters().values()) == ia3.count(method.config, lm.geometry)
-    rows = [Row(tuple(random_ids(9, seed=i)), 2) for i in range(4)]
+    rows = [TrainingRow(tuple(random_ids(9, seed=i)), 2) for i in range(4)]
     trained = train(method, rows, TrainSettings(steps=6, batch_size=4, warmup_steps=0, learning_rate=0.05))
     assert trained.curve[-1]["loss"] < trained.curve[0]["loss"]
     shake(method)

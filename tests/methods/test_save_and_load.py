@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from crosstune.errors import UserError
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import CASES, DEVICE, TRAINED, WINDOW, all_logits, attach, make_method, random_ids
@@ -49,7 +49,7 @@ def test_state_is_a_copy_of_its_moment_or_says_nothing_wrong(tiny_lm, case):
     fresh.attach(lm)
     fresh.load_state(state)
     before = all_logits(lm, IDS)
-    rows = [Row(tuple(random_ids(9, seed=i)), 2) for i in range(4)]
+    rows = [TrainingRow(tuple(random_ids(9, seed=i)), 2) for i in range(4)]
     train(fresh, rows, TrainSettings(steps=1, warmup_steps=0, learning_rate=0.01))
     assert not torch.equal(all_logits(lm, IDS), before)
     assert all(torch.equal(state[name], kept[name]) for name in state)

@@ -14,7 +14,7 @@ from crosstune.models.attention.choose import Form
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.gpu_line import VarlenBatch
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
@@ -85,7 +85,7 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
     monkeypatch.setattr(packed, "kernel", slow)
     draw = torch.Generator().manual_seed(3)
     lengths = [(3, 1), (21, 4), (9, 2), (5, 1), (14, 1), (2, 1), (11, 3), (6, 5)]
-    rows = [Row(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), a) for n, a in lengths]
+    rows = [TrainingRow(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), a) for n, a in lengths]
     settings = TrainSettings(steps=3, batch_size=8, gradient_checkpointing=checkpointing, warmup_steps=0)
     lm = make_lm(family)
     curves = []
@@ -102,7 +102,7 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
 
 
 def test_a_line_is_as_long_as_its_texts():
-    rows = [Row((5,) * n, 1) for n in (3000, 2, 7)]
+    rows = [TrainingRow((5,) * n, 1) for n in (3000, 2, 7)]
     batch = collated(rows, form=Form.VARLEN)
     assert batch.ids.shape == (1, 2999 + 1 + 6)
     assert isinstance(batch.layout, VarlenBatch)
@@ -285,7 +285,7 @@ def test_where_texts_are_packed(monkeypatch):
 def test_a_kernel_that_fails_later_gives_way(monkeypatch):
     """In the middle of a step, of which one part went through: its gradients must not count twice."""
     lm = make_lm("llama")
-    rows = [Row(tuple(range(3, 3 + n)), 1) for n in (4, 20, 9, 5)]
+    rows = [TrainingRow(tuple(range(3, 3 + n)), 1) for n in (4, 20, 9, 5)]
     settings = TrainSettings(steps=3, batch_size=4, tokens_per_pass=20)
     told, calls, curves = [], [], []
 
@@ -318,7 +318,7 @@ def test_answers_through_the_model_equal_one_at_a_time(monkeypatch):
     monkeypatch.setattr(packed, "kernel", slow)
     lm = make_lm("gemma3")
     shake(attach(lm, "soft-prompt"))
-    rows = [Row(tuple(range(3, 3 + n)), 2) for n in (4, 20, 9)]
+    rows = [TrainingRow(tuple(range(3, 3 + n)), 2) for n in (4, 20, 9)]
     here = torch.device(DEVICE)
     alone = sum(float(answer_loss(lm, collated([row], here)).detach()) for row in rows)
     assert float(answer_loss(lm, collated(rows, here, form=Form.VARLEN)).detach()) == pytest.approx(

@@ -14,7 +14,7 @@ from crosstune.models.memory import measure
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.proof import FastWay
 from crosstune.outputs import generation
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training import reuse
 from crosstune.training.reuse import Reuse
 from tape import TapeRecorder
@@ -153,7 +153,7 @@ def test_rows_of_the_top_layer(monkeypatch, planted, caplog):
 
 def test_cached_states_of_frozen_layers(monkeypatch, planted):
     lm = make_lm("llama")
-    method, row = attach(lm, "lora-all"), Row(tuple(random_ids(9)), 1)
+    method, row = attach(lm, "lora-all"), TrainingRow(tuple(random_ids(9)), 1)
     lm.model.eval()
     assert Reuse(method, row).layer == 1
     real = lm.entry_states

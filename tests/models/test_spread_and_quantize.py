@@ -16,7 +16,7 @@ from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.running.predict import predict
 from crosstune.running.runner import run_study
 from crosstune.store.store import read_runs
@@ -31,7 +31,7 @@ from tiny_models import CASES, CONFIGS, TRAINED, collated, make_method, random_i
 HAS_BITSANDBYTES = importlib.util.find_spec("bitsandbytes") is not None
 GPUS = torch.cuda.device_count()
 needs_bitsandbytes = pytest.mark.skipif(not HAS_BITSANDBYTES, reason="needs the extra quantize")
-ROWS = [Row(tuple(random_ids(7 + i, seed=i)), 2) for i in range(8)]
+ROWS = [TrainingRow(tuple(random_ids(7 + i, seed=i)), 2) for i in range(8)]
 
 
 # --- spread over GPUs -------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ def test_every_method_trains_on_packed_weights(bits: str, tmp_path: Path) -> Non
     ids = torch.tensor([random_ids(9)])
     with torch.no_grad():
         before = lm.hidden(ids)
-    rows = [Row(tuple(random_ids(7 + i, seed=i)), 2) for i in range(4)]
+    rows = [TrainingRow(tuple(random_ids(7 + i, seed=i)), 2) for i in range(4)]
     for case in TRAINED:
         changes = {"layers": None} if "layers" in CASES[case][1] else {}
         if case == "full":

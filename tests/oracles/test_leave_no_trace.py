@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from crosstune.models.language_model import LanguageModel
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import CASES, TRAINED, WINDOW, all_logits, make_method, near, random_ids
@@ -22,8 +22,8 @@ CHECKPOINTING = {
 }
 
 
-def rows(n: int = 6) -> list[Row]:
-    return [Row(tuple(random_ids(5 + i, seed=i)), 1 + i % 2) for i in range(n)]
+def rows(n: int = 6) -> list[TrainingRow]:
+    return [TrainingRow(tuple(random_ids(5 + i, seed=i)), 1 + i % 2) for i in range(n)]
 
 
 def traces(lm: LanguageModel) -> dict[str, Any]:

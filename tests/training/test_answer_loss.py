@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.outputs.registry import tokenize
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training import objectives as loss_module
 from crosstune.training.objectives import answer_loss
 from tiny_models import DEVICE, attach, collated, make_lm, near, random_ids, row
 
 ROWS = [
-    Row(tuple(random_ids(n, seed=n)), answer) for n, answer in [(5, 1), (12, 4), (17, 2), (2, 1), (17, 16)]
+    TrainingRow(tuple(random_ids(n, seed=n)), answer)
+    for n, answer in [(5, 1), (12, 4), (17, 2), (2, 1), (17, 16)]
 ]
 
 
@@ -84,7 +85,10 @@ LM = make_lm("qwen3")
 @given(st.lists(st.tuples(st.integers(2, 20), st.integers(1, 19)), min_size=1, max_size=5), st.integers(0, 9))
 def test_padded_batch_equals_one_row_at_a_time(shapes, seed):
     """Loss of a padded batch is the sum over its rows, each scored by a full softmax on its own."""
-    rows = [Row(tuple(random_ids(n, seed + i)), min(answer, n - 1)) for i, (n, answer) in enumerate(shapes)]
+    rows = [
+        TrainingRow(tuple(random_ids(n, seed + i)), min(answer, n - 1))
+        for i, (n, answer) in enumerate(shapes)
+    ]
     with torch.no_grad():
         ours = answer_loss(LM, collated(rows, torch.device(DEVICE)))
         alone = []
@@ -102,9 +106,9 @@ def test_rows_of_examples():
     assert len(answer) > 1
     assert LM.tokenizer.decode(answer) == " yes he is"
     choice, free = tokenize(LM, examples, "choice"), tokenize(LM, examples, "generation")
-    assert choice[0] == Row((*prompts[0], *answer), len(answer))
-    assert free[0] == Row((*prompts[0], *answer, 2), len(answer) + 1)
-    assert tokenize(LM, examples, "choice", first_token=True)[0] == Row((*prompts[0], answer[0]), 1)
+    assert choice[0] == TrainingRow((*prompts[0], *answer), len(answer))
+    assert free[0] == TrainingRow((*prompts[0], *answer, 2), len(answer) + 1)
+    assert tokenize(LM, examples, "choice", first_token=True)[0] == TrainingRow((*prompts[0], answer[0]), 1)
     # How choices are compared says nothing of written answers.
     assert tokenize(LM, examples, "generation", first_token=True)[0] == free[0]
     assert prompts[0][0] == LM.tokenizer.bos_token_id
@@ -115,7 +119,7 @@ def test_choice_loss_equals_one_row_at_a_time(tiny_lm, family):
     lm = tiny_lm(family)
     choices = [(5, 9, 70), (9, 11), (70, 5, 9), (3, 199), (150, 4, 3)]
     rows = [
-        Row((*random_ids(n, seed=n), some[1]), 1, some)
+        TrainingRow((*random_ids(n, seed=n), some[1]), 1, some)
         for n, some in zip([4, 11, 16, 1, 16], choices, strict=True)
     ]
     method = attach(lm, "prefix-hidden")

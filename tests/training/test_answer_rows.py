@@ -5,7 +5,7 @@ import torch
 
 from crosstune.methods import METHODS
 from crosstune.models.attention.choose import Form
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import _training_mode
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
@@ -20,7 +20,7 @@ CASES = [
     ("full", {}),
 ]
 # Of few answers, as in a choice task, and one of more than one token.
-ROWS = [Row(tuple(random_ids(n, seed=n)), answer) for n, answer in ((9, 1), (5, 1), (14, 3), (7, 1))]
+ROWS = [TrainingRow(tuple(random_ids(n, seed=n)), answer) for n, answer in ((9, 1), (5, 1), (14, 3), (7, 1))]
 
 
 def one_step(lm, method, batch):

@@ -6,17 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crosstune.data.example import Example
-from crosstune.outputs.rows import Row, Rows
+from crosstune.outputs.rows import Rows, TrainingRow
 from crosstune.training.batches import order, split
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=70)
 
 
-def make(lengths: list[int]) -> list[Row]:
-    return [Row((i,) + (0,) * (n - 1), 1) for i, n in enumerate(lengths)]
+def make(lengths: list[int]) -> list[TrainingRow]:
+    return [TrainingRow((i,) + (0,) * (n - 1), 1) for i, n in enumerate(lengths)]
 
 
-def epoch(rows: list[Row], batch_size: int, seed: int, number: int = 0) -> list[list[Row]]:
+def epoch(rows: list[TrainingRow], batch_size: int, seed: int, number: int = 0) -> list[list[TrainingRow]]:
     size = -(-len(rows) // batch_size)
     return list(islice(order(rows, batch_size, seed), number * size, (number + 1) * size))
 
@@ -51,7 +51,7 @@ def test_split_keeps_the_budget_and_every_row(lengths, tokens):
         assert len(part) == 1 or len(part) * max(len(r.ids) for r in part) <= tokens
 
 
-def padded(batches: list[list[Row]]) -> int:
+def padded(batches: list[list[TrainingRow]]) -> int:
     return sum(len(b) * max(len(r.ids) for r in b) for b in batches)
 
 
@@ -71,7 +71,7 @@ def test_rows_are_tokenised_when_drawn_and_once():
 
     def tokenise(some):
         asked.extend(e.id for e in some)
-        return [Row((int(e.id),) * len(e.prompt), 1) for e in some]
+        return [TrainingRow((int(e.id),) * len(e.prompt), 1) for e in some]
 
     ready = tokenise(examples)
     for by_length in (True, False):

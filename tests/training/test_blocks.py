@@ -5,7 +5,7 @@ import torch
 
 from crosstune.models.fast import weights as weight_blocks
 from crosstune.models.fast.weights import Blocks, can_pack, packed_weights
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training import loop
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
@@ -14,7 +14,7 @@ from tiny_models import DEVICE, TRAINED, attach, random_ids
 pytestmark = pytest.mark.skipif(
     DEVICE != "cpu" or not can_pack(), reason="no bf16 products over blocks on this device"
 )
-ROWS = [Row(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
+ROWS = [TrainingRow(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
 SETTINGS = TrainSettings(steps=3, batch_size=8, warmup_steps=1, learning_rate=0.01, evaluate_every=2)
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crosstune.models.attention.choose import Form
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import _training_mode
 from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
@@ -16,7 +16,7 @@ def switched_on(lm):
 
 
 def loss_and_gradients(lm, method, checkpointing):
-    rows = [Row(tuple(random_ids(2 * WINDOW + i, i)), 2) for i in range(3)]
+    rows = [TrainingRow(tuple(random_ids(2 * WINDOW + i, i)), 2) for i in range(3)]
     with _training_mode(method, TrainSettings(gradient_checkpointing=checkpointing), seed=0):
         assert switched_on(lm) == checkpointing
         loss = answer_loss(lm, collated(rows, torch.device(DEVICE), form=Form.PADDING_FREE))

@@ -9,7 +9,7 @@ from crosstune.config.environment import GPU_OFF
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.measure import SHARE, Trial, measures, need
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import attach, make_lm
@@ -39,7 +39,7 @@ def test_trials_that_tell_nothing(large):
 def trained(lm, monkeypatch, card=None):
     """Losses on a card of so many bytes, where n tokens at once take 1000 + 10 n beside AdamW's moments."""
     method = attach(lm, "lora", dropout=0.2)
-    rows = [Row(tuple(range(3, 3 + 8 + n % 3)), 1) for n in range(16)]
+    rows = [TrainingRow(tuple(range(3, 3 + 8 + n % 3)), 1) for n in range(16)]
     told, sizes, trials = [], [], []
     passes = TokenLimit(8192, "cpu", "training", told.append)
     passes.watch = lambda passes, rows, size: sizes.append(size)

@@ -7,7 +7,7 @@ import torch
 from pydantic import ValidationError
 
 from crosstune.errors import UserError
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training import batches
 from crosstune.training.batches import collate
 from crosstune.training.loop import rate, train
@@ -15,7 +15,7 @@ from crosstune.training.objectives import answer_loss
 from crosstune.training.settings import TrainSettings
 from tiny_models import DEVICE, TRAINED, collated, make_method, near, random_ids, trains_weights
 
-ROWS = [Row(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
+ROWS = [TrainingRow(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
 SHORT = TrainSettings(steps=3, batch_size=8, warmup_steps=1, learning_rate=0.01)
 
 

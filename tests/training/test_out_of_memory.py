@@ -12,13 +12,13 @@ from crosstune.errors import UserError
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.choices import ChoiceItem, score_choices
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import make_method, random_ids
 
-ROWS = [Row(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
+ROWS = [TrainingRow(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
 FOUR = TrainSettings(steps=4, batch_size=8, warmup_steps=1, learning_rate=0.01, tokens_per_pass=64)
 
 

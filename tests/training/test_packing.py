@@ -7,18 +7,21 @@ from hypothesis import strategies as st
 
 from crosstune.models.attention.choose import Form, bins, reading_form, training_form
 from crosstune.models.attention.cpu_line import LONGEST
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.objectives import answer_loss
 from tiny_models import DEVICE, FAMILIES, TRAINED, attach, collated, make_lm, shake
 
 BALANCE = 1e6  # attention costs nothing: pack whatever fits
 
 
-def some_rows() -> list[Row]:
+def some_rows() -> list[TrainingRow]:
     """Lengths on both sides of the tiny models' sliding window, answers of one token and of several."""
     draw = torch.Generator().manual_seed(3)
     lengths = [(3, 1), (21, 4), (9, 2), (5, 1), (14, 1), (2, 1), (11, 3), (6, 5)]
-    return [Row(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), answer) for n, answer in lengths]
+    return [
+        TrainingRow(tuple(torch.randint(3, 200, (n,), generator=draw).tolist()), answer)
+        for n, answer in lengths
+    ]
 
 
 @pytest.mark.parametrize("ragged", [False, True])
@@ -64,7 +67,7 @@ def test_a_line_really_holds_several_and_less_padding():
 
 
 def test_long_rows_are_not_taken_one_by_one():
-    rows = [Row((5,) * (LONGEST + 2), 1), Row((5, 6), 1)]
+    rows = [TrainingRow((5,) * (LONGEST + 2), 1), TrainingRow((5, 6), 1)]
     lm = make_lm("llama")
     for choose, other in ((training_form, Form.PACKED), (reading_form, Form.PADDED)):
         assert choose(lm, LONGEST) == (Form.PADDING_FREE if DEVICE == "cpu" else other)

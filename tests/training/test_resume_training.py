@@ -11,14 +11,14 @@ import torch
 from crosstune.config.environment import CHECKPOINT_SECONDS
 from crosstune.errors import UserError
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import Progress, train
 from crosstune.training.settings import TrainSettings
 from crosstune.training.state import Trained
 from tiny_models import TRAINED, make_method, random_ids
 
-ROWS = [Row(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
+ROWS = [TrainingRow(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
 # Three batches an epoch: the five steps go into the second one.
 FIVE = TrainSettings(steps=5, batch_size=8, warmup_steps=1, learning_rate=0.01, weight_decay=0.1)
 CASES = [*TRAINED, "lora-dropout"]

@@ -19,7 +19,7 @@ from crosstune.models.attention import choose
 from crosstune.models.attention.choose import Form
 from crosstune.models.fast.activation_cache import ActivationCache
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import _training_mode, train
 from crosstune.training.objectives import answer_loss
@@ -32,8 +32,8 @@ Weights = dict[str, torch.Tensor]
 ON_A_CPU = pytest.mark.skipif(DEVICE != "cpu", reason="bits are promised on a CPU")
 
 # Longer than the window, of like and unlike lengths, and two with the same prompt.
-ROWS = [Row(tuple(random_ids(4 + 3 * i % 19, seed=i)), 1 + i % 3) for i in range(21)]
-ROWS.append(Row((*ROWS[0].ids[:-1], 7), 1))
+ROWS = [TrainingRow(tuple(random_ids(4 + 3 * i % 19, seed=i)), 1 + i % 3) for i in range(21)]
+ROWS.append(TrainingRow((*ROWS[0].ids[:-1], 7), 1))
 # Three batches an epoch: two epochs.
 SIX = TrainSettings(
     steps=6, batch_size=8, warmup_steps=1, learning_rate=0.01, weight_decay=0.1, reuse_frozen_layers=True

@@ -9,7 +9,7 @@ from crosstune.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """One training example as token ids: prompt, then answer.
 
     Attributes:
@@ -23,7 +23,7 @@ class Row:
     choices: tuple[int, ...] = ()
 
 
-class Rows(Sequence[Row]):
+class Rows(Sequence[TrainingRow]):
     """Training examples, tokenised when they are first drawn: of most training sets a run sees a small part.
 
     Args:
@@ -32,25 +32,25 @@ class Rows(Sequence[Row]):
     """
 
     def __init__(
-        self, examples: Sequence[Example], tokenise: Callable[[Sequence[Example]], list[Row]]
+        self, examples: Sequence[Example], tokenise: Callable[[Sequence[Example]], list[TrainingRow]]
     ) -> None:
         self._examples, self._tokenise = examples, tokenise
-        self._made: dict[int, Row] = {}
+        self._made: dict[int, TrainingRow] = {}
 
     def __len__(self) -> int:
         return len(self._examples)
 
     @overload
-    def __getitem__(self, index: int) -> Row: ...
+    def __getitem__(self, index: int) -> TrainingRow: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: slice) -> list[TrainingRow]: ...
 
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+    def __getitem__(self, index: int | slice) -> TrainingRow | list[TrainingRow]:
         places = range(len(self))[index]
         return self.take([places])[0] if isinstance(places, int) else self.take(places)
 
-    def take(self, places: Sequence[int]) -> list[Row]:
+    def take(self, places: Sequence[int]) -> list[TrainingRow]:
         """The rows at some places."""
         new = [i for i in dict.fromkeys(places) if i not in self._made]
         if new:
@@ -73,11 +73,11 @@ def answer_rows(
             vocabulary).
     """
 
-    def tokenise(drawn: Sequence[Example]) -> list[Row]:
+    def tokenise(drawn: Sequence[Example]) -> list[TrainingRow]:
         rows = []
         for prompt, example in zip(lm.tokens.prompts([e.prompt for e in drawn]), drawn, strict=True):
             answer, choices = learned(example)
-            rows.append(Row((*prompt, *answer), len(answer), choices))
+            rows.append(TrainingRow((*prompt, *answer), len(answer), choices))
         return rows
 
     return Rows(examples, tokenise)

@@ -24,7 +24,7 @@ _LOOKED_AT = 5
 
 
 @dataclass(frozen=True)
-class Group:
+class PlanGroup:
     """The runs of one model, task and method, seeds and searched rates together.
 
     Attributes:
@@ -78,7 +78,7 @@ class StudyPlan:
     store: Path
     device: str
     dtype: str
-    groups: list[Group]
+    groups: list[PlanGroup]
     load_seconds: float
     hints: list[str]
     broken: list[str]
@@ -162,7 +162,7 @@ def plan_study(study: Study) -> StudyPlan:
 
 
 def _hints(study: Study) -> list[str]:
-    found: dict[str, None] = {}  # a grid may make several entries of one size
+    hints: dict[str, None] = {}  # a grid may make several entries of one size
     for model in study.models:
         for entry in study.methods:
             if (budget := entry.budget_of(study.budget)) is None:
@@ -170,8 +170,8 @@ def _hints(study: Study) -> list[str]:
             geometry = geometry_for(model)
             solved = solve(entry.name, entry.config, geometry, budget)
             if solved is not None and (text := hint(entry.name, solved, geometry)) is not None:
-                found[f"{model}, {entry.name}: {text}"] = None
-    return list(found)
+                hints[f"{model}, {entry.name}: {text}"] = None
+    return list(hints)
 
 
 def _group(
@@ -182,15 +182,18 @@ def _group(
     geometry: Geometry | None,
     measured: Measured | None,
     costs: Sequence[tuple[Kind, Cost]],
-) -> Group:
+) -> PlanGroup:
     first = runs[0]
     left = [run for run in runs if run.id not in done]
-    found = _from_finished(first, costs)
-    if found is None and measured is not None:
-        found = _from_measured(first, measured)
+    estimate = _from_finished(first, costs)
+    if estimate is None and measured is not None:
+        estimate = _from_measured(first, measured)
     # A result of the search's own seed takes the weights that the search has trained at the chosen rate.
     trained = sum(run.search is None or seeds[run.search.runs[0]] != run.seed for run in left)
-    return Group(
+    seconds = 0.0 if not left else None
+    if left and estimate is not None:
+        seconds = estimate.train_seconds * trained + estimate.evaluate_seconds * len(left)
+    return PlanGroup(
         model=first.model,
         task=first.task.name,
         method=first.label,
@@ -199,16 +202,10 @@ def _group(
         runs=len(runs),
         done=len(runs) - len(left),
         failed=sum(run.id in failed for run in left),
-        seconds=_seconds(found, trained, len(left)),
-        peak_bytes=None if found is None else found.peak_bytes,
-        basis=None if found is None else found.basis,
+        seconds=seconds,
+        peak_bytes=None if estimate is None else estimate.peak_bytes,
+        basis=None if estimate is None else estimate.basis,
     )
-
-
-def _seconds(found: "Estimate | None", trained: int, runs: int) -> float | None:
-    if not runs:
-        return 0.0
-    return None if found is None else found.train_seconds * trained + found.evaluate_seconds * runs
 
 
 @dataclass(frozen=True)

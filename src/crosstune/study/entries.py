@@ -55,7 +55,7 @@ class SearchSettings(BaseModel):
         return rates
 
 
-class Block(BaseModel):
+class StudyPart(BaseModel):
     """What a study says of everything, of one method or of one task: here are the parts they share."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -100,7 +100,7 @@ class Block(BaseModel):
             raise invalid((), str(error)) from error
 
 
-class MethodEntry(Block):
+class MethodEntry(StudyPart):
     """One method of a study.
 
     Attributes:
@@ -185,7 +185,7 @@ class MethodEntry(Block):
         return {"name": self.name, **settings, "train": self.train, **shared}
 
 
-class TaskEntry(Block):
+class TaskEntry(StudyPart):
     """One task of a study: its options, and the settings that hold for it alone.
 
     Attributes:

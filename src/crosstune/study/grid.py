@@ -23,7 +23,7 @@ Axes = dict[str, tuple[list[Any], Loc]]
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridCell:
     """One entry of the methods after grids are written out.
 
     Attributes:
@@ -44,7 +44,7 @@ class Cell:
         return ("methods", self.index, *rest)
 
 
-def sweep(methods: Sequence[Any], grid: Any) -> list[Cell]:
+def sweep(methods: Sequence[Any], grid: Any) -> list[GridCell]:
     """Write out the grids of a study and of its methods.
 
     Entries that a grid makes and that are already there are left out. A setting that a method gives itself is
@@ -62,7 +62,7 @@ def sweep(methods: Sequence[Any], grid: Any) -> list[Cell]:
     names = {_name(entry) for entry in entries}
     for key in shared:
         _check_shared(key, names)
-    cells: list[Cell] = []
+    cells: list[GridCell] = []
     for index, entry in enumerate(entries):
         cells += _cells(entry, index, shared)
         if len(cells) > MOST_RUNS:
@@ -70,11 +70,11 @@ def sweep(methods: Sequence[Any], grid: Any) -> list[Cell]:
     return _once(cells) if any(cell.origin for cell in cells) else cells
 
 
-def _cells(entry: Any, index: int, shared: Axes) -> list[Cell]:
+def _cells(entry: Any, index: int, shared: Axes) -> list[GridCell]:
     """The combinations of one method; the entry itself where nothing is swept."""
     name = _name(entry)
     if name not in METHODS:
-        return [Cell(entry, index)]  # a mistake that the entry's own reading names
+        return [GridCell(entry, index)]  # a mistake that the entry's own reading names
     plain: dict[str, Any] = {"name": entry} if isinstance(entry, str) else dict(entry)
     train = plain.get("train")
     plain_train = dict(train) if isinstance(train, Mapping) else {}
@@ -89,7 +89,7 @@ def _cells(entry: Any, index: int, shared: Axes) -> list[Cell]:
                 )
             axes[key] = axis
     if not axes:
-        return [Cell(entry, index)]
+        return [GridCell(entry, index)]
     many = math.prod(len(values) for values, _ in axes.values())
     if many > MOST_RUNS:
         raise _too_many(next(iter(axes.values()))[1], many)
@@ -101,7 +101,7 @@ def _cells(entry: Any, index: int, shared: Axes) -> list[Cell]:
         train = plain_train | {
             key.removeprefix("train."): value for key, value in swept.items() if key not in settings
         }
-        cells.append(Cell(plain | settings | ({"train": train} if train else {}), index, origin))
+        cells.append(GridCell(plain | settings | ({"train": train} if train else {}), index, origin))
     return cells
 
 
@@ -168,7 +168,7 @@ def _check_setting(name: str, key: str, at: Loc) -> None:
         raise invalid(at, f'grid: unknown key "{key}" of {what}{did_you_mean(key, [*known, *also])}')
 
 
-def _once(cells: Sequence[Cell]) -> list[Cell]:
+def _once(cells: Sequence[GridCell]) -> list[GridCell]:
     """The cells without those that a grid made and that mean the same as another."""
     read = [_read(cell) for cell in cells]
     seen = {text for cell, text in read if not cell.origin}
@@ -180,7 +180,7 @@ def _once(cells: Sequence[Cell]) -> list[Cell]:
     return kept
 
 
-def _read(cell: Cell) -> tuple[Cell, str]:
+def _read(cell: GridCell) -> tuple[GridCell, str]:
     """The cell with its entry read, and a text that is the same for entries that mean the same."""
     try:
         entry = MethodEntry.model_validate(cell.entry)

@@ -25,9 +25,9 @@ from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.study.entries import Block, Combination, MethodEntry, SearchSettings, TaskEntry, labels
+from crosstune.study.entries import Combination, MethodEntry, SearchSettings, StudyPart, TaskEntry, labels
 from crosstune.study.file import StudyFile
-from crosstune.study.grid import MOST_RUNS, Cell, sweep
+from crosstune.study.grid import MOST_RUNS, GridCell, sweep
 from crosstune.training.settings import ONE_OF, TrainSettings
 
 Codes = Literal["all"] | tuple[str, ...]
@@ -37,7 +37,7 @@ _NEEDED = {"name": "demo", "models": "demo:gemma-3-270m", "tasks": "cldr-names",
 _LISTS = ("models", "tasks", "methods", "seeds", "trackers")
 
 
-class Study(Block):
+class Study(StudyPart):
     """A grid of runs, as a study file names them. See ``studies/demo.yaml`` for the form.
 
     Attributes:
@@ -362,7 +362,7 @@ def read_study(path: str | Path) -> Study:
     return study
 
 
-def _in_file(loc: Loc, cells: Sequence[Cell]) -> Loc:
+def _in_file(loc: Loc, cells: Sequence[GridCell]) -> Loc:
     """A place in the study with its grids written out, as a place in its file."""
     if len(loc) < 2 or loc[0] != "methods" or not isinstance(loc[1], int) or loc[1] >= len(cells):
         return loc

@@ -13,7 +13,7 @@ from crosstune.models.attention.layout import Layout
 from crosstune.models.fast.layers import EntryStates
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.rows import Row, Rows
+from crosstune.outputs.rows import Rows, TrainingRow
 from crosstune.training.reuse import Reuse
 
 # Batches drawn together before sorting by length: enough to pair like with like, few enough that
@@ -44,7 +44,9 @@ class Batch:
     entry: EntryStates | None = None
 
 
-def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = True) -> Iterator[list[Row]]:
+def order(
+    rows: Sequence[TrainingRow], batch_size: int, seed: int, by_length: bool = True
+) -> Iterator[list[TrainingRow]]:
     """Endless batches: every epoch a new seeded shuffle, with ``by_length`` rows of like length together.
 
     The last batch of an epoch may be smaller; no row is dropped or repeated within an epoch.
@@ -61,7 +63,7 @@ def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = Tru
             for i in range(0, len(shuffled[start : start + pool]), batch_size)
         ]
         shuffler.shuffle(batches)
-        sorted_pools: dict[int, list[Row]] = {}
+        sorted_pools: dict[int, list[TrainingRow]] = {}
         for start, i in batches:
             if start not in sorted_pools:
                 places = shuffled[start : start + pool]
@@ -71,9 +73,9 @@ def order(rows: Sequence[Row], batch_size: int, seed: int, by_length: bool = Tru
         epoch += 1
 
 
-def split(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
+def split(batch: Sequence[TrainingRow], tokens: int) -> list[list[TrainingRow]]:
     """Parts of a batch to run one after the other, each of at most ``tokens`` even if padded (or one row)."""
-    parts: list[list[Row]] = []
+    parts: list[list[TrainingRow]] = []
     for row in sorted(batch, key=lambda r: len(r.ids)):
         # Rows come shortest first, so the newest is the width of its part.
         if parts and (len(parts[-1]) + 1) * len(row.ids) <= tokens:
@@ -84,7 +86,7 @@ def split(batch: Sequence[Row], tokens: int) -> list[list[Row]]:
 
 
 def ready_parts(
-    lm: LanguageModel, batch: Sequence[Row], passes: TokenLimit, reuse: Reuse | None = None
+    lm: LanguageModel, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> Iterator[Batch]:
     """Parts of a batch as tensors, each made when the one before it is done.
 
@@ -102,7 +104,9 @@ def ready_parts(
         yield collate(part, for_training(lm, texts, passes.say), below)
 
 
-def collate(rows: Sequence[Row], placed: Placed, below: tuple[int, Sequence[Tensor]] | None = None) -> Batch:
+def collate(
+    rows: Sequence[TrainingRow], placed: Placed, below: tuple[int, Sequence[Tensor]] | None = None
+) -> Batch:
     """Rows of training examples as the tensors of one forward.
 
     Args:

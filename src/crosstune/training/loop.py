@@ -19,7 +19,7 @@ from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 from crosstune.training.batches import order, ready_parts, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.objectives import answer_loss
@@ -62,7 +62,7 @@ def rate(settings: TrainSettings, peak: float, step: int, total: int) -> float:
 
 def train(
     method: Method,
-    rows: Sequence[Row],
+    rows: Sequence[TrainingRow],
     settings: TrainSettings,
     seed: int = 0,
     dev_score: Callable[[], float] | None = None,
@@ -143,7 +143,7 @@ def train(
 
 
 def _reuse(
-    method: Method, rows: Sequence[Row], settings: TrainSettings, before: dict[str, Any] | None
+    method: Method, rows: Sequence[TrainingRow], settings: TrainSettings, before: dict[str, Any] | None
 ) -> Reuse | None:
     """The states of frozen layers, if they are to be reused; counted on from ``before``."""
     if not settings.reuse_frozen_layers:
@@ -153,7 +153,7 @@ def _reuse(
 
 
 def _gradients(
-    method: Method, batch: Sequence[Row], passes: TokenLimit, reuse: Reuse | None = None
+    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
@@ -189,7 +189,11 @@ def _gradients(
 
 
 def _fit(
-    method: Method, batch: Sequence[Row], passes: TokenLimit, undo: Callable[[], None], reuse: Reuse | None
+    method: Method,
+    batch: Sequence[TrainingRow],
+    passes: TokenLimit,
+    undo: Callable[[], None],
+    reuse: Reuse | None,
 ) -> None:
     """Lower the limit to what two parts of a batch tell of the memory."""
     lm = method.attached()
@@ -222,7 +226,7 @@ def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: f
 
 
 def _backward(
-    method: Method, batch: Sequence[Row], passes: TokenLimit, reuse: Reuse | None = None
+    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> tuple[float, int, int]:
     """Gradients of a batch, part by part."""
     lm = method.attached()

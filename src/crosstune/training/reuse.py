@@ -26,7 +26,7 @@ from crosstune.models.attention.choose import for_reading
 from crosstune.models.fast.layers import EntryStates
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.proof import FastWay
-from crosstune.outputs.rows import Row
+from crosstune.outputs.rows import TrainingRow
 
 # Names of rates in configs; a classifier's is no part of a decoder.
 _DROPS = re.compile(r"(?!classifier|summary)\w*(?:drop(?:out)?|layerdrop|pdrop)(?:_rate|_prob)?")
@@ -61,7 +61,7 @@ class Reuse:
         kept: How many of these were kept from before.
     """
 
-    def __init__(self, method: Method, sample: Row, before: dict[str, Any] | None = None) -> None:
+    def __init__(self, method: Method, sample: TrainingRow, before: dict[str, Any] | None = None) -> None:
         self._lm = method.attached()
         self._states = self._lm.activation_cache
         self._states.begin()

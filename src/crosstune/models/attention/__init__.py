@@ -1,4 +1,4 @@
 """One hook for all attention, and who sees whom in each form of a batch.
 
-May import `adaptation`, `geometry`, `parts`, `proof`, `language_model`.
+May import `adaptation`, `proof`, `protocol`.
 """

@@ -1,4 +1,4 @@
 """Faster ways to the same numbers, each compared with the plain way before it is used.
 
-May import `attention`, `memory`, `adaptation`, `geometry`, `parts`, `proof`, `language_model`.
+May import `attention`, `memory`, `parts`, `proof`, `protocol`.
 """

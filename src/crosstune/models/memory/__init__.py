@@ -1,1 +1,1 @@
-"""How many tokens go through the model at once. May import `attention`, `proof`, `language_model`."""
+"""How many tokens go through the model at once. May import `attention`, `proof`, `protocol`."""

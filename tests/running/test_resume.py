@@ -135,7 +135,7 @@ def test_work_of_other_data_is_not_gone_on_from(
     data = read_data(run.task.make(), run.languages, 4, True, [run.train])
     execute(run, loaded, data, shown, work)
     changed = read_data(run.task.make(), run.languages, 4, True, [run.train])
-    changed.fingerprints.train["en"] = "another"
+    changed.fingerprints["train"]["en"] = "another"
     made = execute(run, loaded, changed, shown, work)
     assert made.record.cost.resumed == 0
     assert "is not used: trained from the start" in said.getvalue()

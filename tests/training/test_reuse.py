@@ -18,13 +18,12 @@ from crosstune.errors import UserError
 from crosstune.models.attention import choose
 from crosstune.models.attention.choose import Form
 from crosstune.models.fast.activation_cache import ActivationCache
-from crosstune.models.fast.frozen_states import SIZES, _read, drops, may_share, states_of
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import _training_mode, train
 from crosstune.training.objectives import answer_loss
-from crosstune.training.reuse import Reuse
+from crosstune.training.reuse import SIZES, Reuse, _read, drops, may_share, states_of
 from crosstune.training.settings import TrainSettings
 from tiny_models import DEVICE, FAMILIES, WINDOW, attach, collated, make_method, near, random_ids
 

@@ -124,7 +124,7 @@ class Checkpoint:
     def _write(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         before = list(self._folder.glob("checkpoint-*-*.safetensors"))
         with draft(self._folder / "checkpoint") as path:
-            passes = json.dumps([each.state() for each in self._passes])
+            passes = json.dumps([limit.state() for limit in self._passes])
             head = {"made_for": self._made_for, "facts": json.dumps(facts), "passes": passes}
             write_tensors(tensors, path, head)
             target = self._folder / f"checkpoint-{step:09d}-{_checksum(path)}.safetensors"

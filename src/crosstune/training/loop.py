@@ -100,11 +100,7 @@ def train(
     weights = method.parameters().values()
     optimiser = torch.optim.AdamW(weights, lr=peak, weight_decay=settings.weight_decay)
     state = LoopState(method, optimiser, Trained(learning_rate=peak), Best(method))
-    passes = (
-        TokenLimit(settings.tokens_per_pass, method.attached().device, "training")
-        if passes is None
-        else passes
-    )
+    passes = passes or TokenLimit(settings.tokens_per_pass, method.attached().device, "training")
     with _training_mode(method, settings, seed) as blocks:
         if saved is not None:
             state.take(saved)
@@ -141,8 +137,8 @@ def train(
     result.chosen_step = best.put_back() if result.dev else result.steps
     result.seconds = time.perf_counter() - began
     if checkpoint is not None:
-        found = {name: p.detach() for name, p in method.parameters().items()}
-        checkpoint.save(result.steps, found, {"finished": True, "trained": asdict(result)})
+        weights_now = {name: p.detach() for name, p in method.parameters().items()}
+        checkpoint.save(result.steps, weights_now, {"finished": True, "trained": asdict(result)})
     return result
 
 
@@ -165,7 +161,7 @@ def _gradients(
         Its loss in nats an answer token, and the tokens read, padding left out and included.
     """
     before = random_state()
-    counted = (0, 0) if reuse is None else reuse.counts
+    counted = (0, 0) if reuse is None else (reuse.read, reuse.kept)
 
     def undo() -> None:
         # Parts that went through before the failed one must not count twice.

@@ -1,23 +1,42 @@
-"""What the frozen layers below the lowest adapted one hand to it, computed once for each training text.
+"""The states of texts in front of the lowest adapted layer, computed once and reused.
 
-Epochs, and the runs that a process makes with one loaded model, read the same texts. What a text is on its
-way through layers that nothing is trained in depends on the model and the text alone, to the bit on a CPU
-(`crosstune.models.fast.frozen_states`). So it is kept; whether it was kept or had to be made again, for want
-of memory or in a process that takes up what another left, makes no difference.
+Epochs, and the runs that a process makes with one loaded model, read the same texts. What frozen layers make
+of a text depends on the model and the text alone, on a CPU to the bit. So it is kept
+(`crosstune.models.fast.activation_cache`); whether it was kept or computed again changes no result.
+
+A product's bits may depend on how many rows go through it. One text at a time is free of that, but takes a
+CPU twice the time of many in one line. So texts share lines of a few fixed sizes, filled up, and only where a
+trial shows that a text has the same bits in each size and at every place. The order of operations depends on
+sizes and places, not on the numbers: what holds for the trial's numbers holds for all. (Attention takes each
+text by itself.) It does not hold where numbers decide who is computed with whom, as among experts and 8-bit
+outliers: there, and where the trial fails, each text goes alone; as does one too long for a line. GPUs
+promise no bits, and one text at a time would leave them idle: texts go through together as they come.
 """
 
+import re
 from array import array
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from crosstune.methods.base import Method
-from crosstune.models.fast.frozen_states import Text, drops, may_share, states_of
+from crosstune.models.attention.choose import for_reading
 from crosstune.models.fast.layers import EntryStates
+from crosstune.models.language_model import LanguageModel
 from crosstune.models.proof import FastWay
 from crosstune.outputs.rows import TrainingRow
+
+# Names of rates in configs; a classifier's is no part of a decoder.
+_DROPS = re.compile(r"(?!classifier|summary)\w*(?:drop(?:out)?|layerdrop|pdrop)(?:_rate|_prob)?")
+SIZES = (64, 128, 192, 256)
+"""Tokens of a line. More sizes would fill less and try longer; at 256 a CPU is near its best rate."""
+
+# Odd, so that it comes to stand at odd and even places alike.
+_TRIAL = 13
+
+Text = tuple[int, ...]
 
 ENTERED = FastWay(
     fast="entered at the lowest adapted one",
@@ -60,7 +79,11 @@ class Reuse:
         if self.why_not:
             self.layer = 0
         else:
-            self._shared = self._lm.device.type == "cpu" and self._may_share()
+            if self._lm.device.type == "cpu":
+                verdicts, place = self._states.shared, self._place()
+                if place not in verdicts:
+                    verdicts[place] = may_share(self._lm, self.layer)
+                self._shared = verdicts[place]
             self._check(sample.ids[:-1])
 
     def facts(self) -> dict[str, Any]:
@@ -76,19 +99,14 @@ class Reuse:
         if not self.layer:
             return None
         kept = {text: self._states.get(self._key(text)) for text in texts}
-        found = {text: states for text, states in kept.items() if states is not None}
+        states_by_text = {text: states for text, states in kept.items() if states is not None}
         self.read += len(texts)
-        self.kept += sum(text in found for text in texts)
-        new = [text for text in kept if text not in found]
+        self.kept += sum(text in states_by_text for text in texts)
+        new = [text for text in kept if text not in states_by_text]
         for text, states in zip(new, states_of(self._lm, self.layer, new, self._shared), strict=True):
             self._states.put(self._key(text), states)
-            found[text] = states
-        return self.layer, [found[text] for text in texts]
-
-    @property
-    def counts(self) -> tuple[int, int]:
-        """Texts read, and kept from before."""
-        return self.read, self.kept
+            states_by_text[text] = states
+        return self.layer, [states_by_text[text] for text in texts]
 
     def give_way(self, counts: tuple[int, int]) -> None:
         """A step failed: count on from ``counts``, and on a CPU, whose memory ran out, let the states go."""
@@ -102,11 +120,6 @@ class Reuse:
 
     def _key(self, text: Text) -> tuple[int, int, int, bytes]:
         return *self._place(), array("i", text).tobytes()
-
-    def _may_share(self) -> bool:
-        if self._place() not in self._states.shared:
-            self._states.shared[self._place()] = may_share(self._lm, self.layer)
-        return self._states.shared[self._place()]
 
     def _enters(self, text: Text) -> bool:
         """Whether this model can be entered midway: a text comes out as it does all the way through."""
@@ -134,3 +147,70 @@ class Reuse:
         now = states_of(self._lm, self.layer, [text], self._shared)[0]
         if not (torch.equal(kept, now) if self._lm.device.type == "cpu" else ENTERED.same(kept, now)):
             self._states.clear()
+
+
+def states_of(lm: LanguageModel, layer: int, texts: Sequence[Text], shared: bool) -> list[Tensor]:
+    """What a layer receives of each text, ``[tokens, hidden]`` on the CPU.
+
+    Args:
+        lm: Nothing is attached below ``layer``, but the first position may be shifted.
+        layer: 1 or more.
+        texts: Token ids.
+        shared: Whether they may share lines on a CPU (`may_share`).
+    """
+    states: dict[int, Tensor] = {}
+    for line in _lines(lm, texts, shared):
+        states |= zip(line, _read(lm, layer, [texts[i] for i in line], shared), strict=True)
+    return [states[i] for i in range(len(texts))]
+
+
+def may_share(lm: LanguageModel, layer: int) -> bool:
+    """Whether a text has the same bits in every line and place, on this CPU and with this model."""
+    if lm.quantized or any(
+        "expert" in name for module in lm.layers[:layer] for name, _ in module.named_modules()
+    ):
+        return False
+    draw = torch.Generator().manual_seed(0)
+    text: Text = tuple(torch.randint(lm.geometry.vocabulary, (_TRIAL,), generator=draw).tolist())
+    copies = [copy for size in SIZES for copy in _read(lm, layer, [text] * (size // _TRIAL), fill=True)]
+    return all(torch.equal(copy, copies[0]) for copy in copies)
+
+
+def drops(lm: LanguageModel, layer: int) -> bool:
+    """Whether training drops anything below a layer, so that a text is never twice the same there."""
+    # Attention and some layers (OPT's) drop by a function and not by a module; only the config tells.
+    rates = (rate for name, rate in lm.decoder.config.to_dict().items() if _DROPS.fullmatch(name))
+    if any(isinstance(rate, int | float) and rate > 0 for rate in rates):
+        return True
+    above = {id(module) for top in lm.layers[layer:] for module in top.modules()}
+    below = (module for module in lm.decoder.modules() if id(module) not in above)
+    return any(isinstance(module, nn.Dropout) and module.p > 0 for module in below)
+
+
+def _lines(lm: LanguageModel, texts: Sequence[Text], shared: bool) -> list[list[int]]:
+    """Which texts go through the model together: on a CPU those of a line, on a GPU all."""
+    if lm.device.type != "cpu":
+        return [list(range(len(texts)))] if texts else []
+    lines: list[list[int]] = []
+    alone: list[list[int]] = []
+    size = SIZES[-1]
+    for i, text in enumerate(texts):
+        if not shared or len(text) > SIZES[-1]:
+            alone.append([i])
+            continue
+        size += len(text)
+        if size > SIZES[-1]:
+            lines.append([])
+            size = len(text)
+        lines[-1].append(i)
+    return lines + alone
+
+
+def _read(lm: LanguageModel, layer: int, texts: Sequence[Text], fill: bool) -> list[Tensor]:
+    """States of texts that go through the model together; ``fill`` up their line to the next of `SIZES`."""
+    total = sum(map(len, texts))
+    filler = next((size - total for size in SIZES if size >= total), 0) if fill else 0
+    placed = for_reading(lm, [*texts, (lm.pad_id,) * filler] if filler else texts)
+    states = lm.entry_states(layer, placed.ids, placed.layout).flatten(0, 1).cpu()
+    # Copies: a view would hold the whole line in memory.
+    return [states[at : at + len(text)].clone() for at, text in zip(placed.starts, texts, strict=False)]

@@ -66,14 +66,14 @@ class TrainSettings(BaseModel):
 
     @field_validator("limit", mode="plain")
     @classmethod
-    def _number_or_share(cls, given: Any) -> int | float | None:
-        if given is None:
+    def _number_or_share(cls, value: Any) -> int | float | None:
+        if value is None:
             return None
-        if isinstance(given, int | float) and not isinstance(given, bool):
-            if given >= 1 and given == int(given):
-                return int(given)
-            if 0 < given < 1:
-                return float(given)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if value >= 1 and value == int(value):
+                return int(value)
+            if 0 < value < 1:
+                return float(value)
         raise ValueError("should be a whole number from 1 up, or a share between 0 and 1")
 
     @model_validator(mode="after")

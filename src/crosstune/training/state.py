@@ -72,12 +72,12 @@ class LoopState:
     def tensors(self) -> dict[str, Tensor]:
         """Parameters, the optimiser's moments, the best weights, and the state of dropout's randomness."""
         parameters = self.method.parameters()
-        found = _prefixed("parameter", {name: p.detach() for name, p in parameters.items()})
-        found |= _prefixed("best", self.best.weights)
-        found |= _prefixed("random", random_state())
+        values = _prefixed("parameter", {name: p.detach() for name, p in parameters.items()})
+        values |= _prefixed("best", self.best.weights)
+        values |= _prefixed("random", random_state())
         for name, parameter in parameters.items():
-            found |= _prefixed(f"optimiser:{name}", self.optimiser.state.get(parameter, {}))
-        return found
+            values |= _prefixed(f"optimiser:{name}", self.optimiser.state.get(parameter, {}))
+        return values
 
     def facts(self) -> dict[str, Any]:
         """Numbers, as JSON knows them."""

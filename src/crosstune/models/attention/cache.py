@@ -17,6 +17,7 @@ from crosstune.models.protocol import Model
 class PrefillCache:
     """A cache that only keeps what a forward computes: ``[lines, kv_heads, width, head_dim]`` a layer."""
 
+    # What transformers asks of every cache.
     is_sliding: ClassVar[list[bool]] = []
     is_compileable: ClassVar[bool] = False
 
@@ -87,10 +88,10 @@ class DecodingCache:
             shape = (self.rows, g.kv_heads, n + self.columns, g.head_dim)
             # Zeros: what no text has written is masked, and must be finite for that.
             for store, learned in ((self.keys, 0), (self.values, 1)):
-                made = torch.zeros(shape, dtype=dtype, device=self.lm.layer_device(i))
+                block = torch.zeros(shape, dtype=dtype, device=self.lm.layer_device(i))
                 if prompt is not None:
-                    made[:, :, :n] = prompt[learned]
-                store.append(made)
+                    block[:, :, :n] = prompt[learned]
+                store.append(block)
             self._front.append(n)
 
     # --- rows -----------------------------------------------------------------------------------
@@ -101,8 +102,8 @@ class DecodingCache:
             at = torch.tensor(path, device=self.lm.device)
             for i, n in enumerate(self._front):
                 place = at.to(self.keys[i].device)
-                for mine, theirs in ((self.keys, read.keys), (self.values, read.values)):
-                    mine[i][self.live, :, n : n + len(path)] = theirs[i][line][:, place]
+                for store, computed in ((self.keys, read.keys), (self.values, read.values)):
+                    store[i][self.live, :, n : n + len(path)] = computed[i][line][:, place]
             self.lengths.append(len(path))
             self.live += 1
 

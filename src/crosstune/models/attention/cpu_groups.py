@@ -164,17 +164,17 @@ def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) ->
 
 def _sees(layout: Any, run: Sequence[tuple[int, int, int]], longest: int, seen: int) -> Tensor:
     """``[1 or texts, longest, seen + longest]``: which columns, shared_prefix first, each row sees."""
-    own = torch.arange(longest, device=layout.device)
-    follows = (own[:, None] >= own)[None]
-    place = own[None]
+    column = torch.arange(longest, device=layout.device)
+    follows = (column[:, None] >= column)[None]
+    place = column[None]
     # A shared prefix has no branches.
     if layout.places is not None and (seen or not layout.shared_prefix):
         starts, lengths = torch.tensor(run, device=layout.device)[:, :2, None].unbind(1)
-        at = starts - layout.shared_prefix + own.minimum(lengths - 1)
+        at = starts - layout.shared_prefix + column.minimum(lengths - 1)
         place = layout.places[at]
         # What fills up is seen by what fills up behind it: no softmax is over nothing.
-        ends = torch.where(own < lengths, layout.ends[at], longest)
-        follows = follows & (own[:, None] <= ends[:, None])
+        ends = torch.where(column < lengths, layout.ends[at], longest)
+        follows = follows & (column[:, None] <= ends[:, None])
     sees = torch.nn.functional.pad(follows, (seen, 0), value=True)
     if layout.window is not None:
         shared_prefix = torch.arange(seen, device=layout.device).expand(len(place), -1)

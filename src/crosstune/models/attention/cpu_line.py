@@ -139,11 +139,11 @@ def _columns(blocks: Tensor, common: Tensor, block: Block) -> Tensor:
         common: Those in front and the shared prefix's, ``[kv_heads, front + shared_prefix, d]``.
         block: Of them.
     """
-    own = block.of(blocks)
+    text = block.of(blocks)
     if not block.shared:
-        return own
+        return text
     shared = common[:, : block.shared]
-    return torch.cat([shared.repeat(block.texts // len(shared), 1, 1), own], dim=1)
+    return torch.cat([shared.repeat(block.texts // len(shared), 1, 1), text], dim=1)
 
 
 class _Attend(torch.autograd.Function):
@@ -202,15 +202,15 @@ class _Attend(torch.autograd.Function):
             grad_p = above @ _columns(v, common_v, block).transpose(1, 2)
             grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scaling)
             torch.bmm(grad_s, _columns(k, common_k, block), out=block.of(of_q).flatten(1, 2))
-            for own, common, left, right in (
+            for line, common, left, right in (
                 (of_k, shared[0], grad_s, rows),
                 (of_v, shared[1], p, above),
             ):
                 if not block.shared:
-                    torch.bmm(left.transpose(1, 2), right, out=block.of(own))
+                    torch.bmm(left.transpose(1, 2), right, out=block.of(line))
                     continue
                 columns = left.transpose(1, 2) @ right
-                block.of(own).copy_(columns[:, block.shared :])
+                block.of(line).copy_(columns[:, block.shared :])
                 texts = columns[:, : block.shared].unflatten(0, (-1, heads))
                 common[:, : block.shared] += texts.sum(0, dtype=torch.float32)
         grads, fronts = [where.scatter(x, heads) for x in (of_q, of_k, of_v)], []

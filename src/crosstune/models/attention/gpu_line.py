@@ -144,16 +144,7 @@ def attend(
     scaling: float | None = None,
     front: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """As `crosstune.models.attention.cpu_line.attend`; shapes as there.
-
-    Args:
-        layout: Of the line, with the layer's window.
-        query: ``[1, heads, line, head_dim]``.
-        key: ``[1, kv_heads, line, head_dim]``.
-        value: As ``key``.
-        scaling: Factor of the scores; None for ``head_dim ** -0.5``.
-        front: Keys and values, each ``[kv_heads, n, head_dim]``, that every token sees.
-    """
+    """As `crosstune.models.attention.cpu_line.attend`: arguments, shapes and result as there."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     n = 0 if front is None else front[0].shape[1]
     text = layout.shared_prefix + max(layout.lengths)
@@ -231,8 +222,7 @@ def compared(
     draw = torch.Generator().manual_seed(0)
 
     def some(*shape: int) -> Tensor:
-        made = torch.randn(*shape, generator=draw).to(device, dtype)
-        return made.requires_grad_()
+        return torch.randn(*shape, generator=draw).to(device, dtype).requires_grad_()
 
     lengths = (5, 130, 64, 1)
     cases: tuple[tuple[int, int, int | None], ...] = ((0, 0, None), (3, 0, None), (0, 10, None))

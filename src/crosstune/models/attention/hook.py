@@ -138,8 +138,8 @@ def attention(
         if wanted == "keys":
             raise Captured(key, value)
         return value.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[-1]), None
-    given = kwargs.pop("is_causal", None)
-    causal = bool(getattr(module, "is_causal", True) if given is None else given)
+    is_causal = kwargs.pop("is_causal", None)
+    causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     line = PaddingFreeBatch.of_mask(attention_mask)
     _refuse(module, query, key, causal, line is not None, position_bias, kwargs)
     prompts = prompts_of(module)

@@ -31,7 +31,7 @@ class ActivationCache:
     Attributes:
         held: Bytes kept now.
         limit: Most bytes; None before the first states come.
-        shared: Whether texts may share a line (`crosstune.models.fast.frozen_states.may_share`), by what was
+        shared: Whether texts may share a line (`crosstune.training.reuse.may_share`), by what was
             tried.
     """
 

@@ -32,13 +32,13 @@ def _hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 @contextmanager
 def in_place_of(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
     """Inside, modules compute something else."""
-    own = [vars(module).get("forward") for module in modules]
+    replaced = [vars(module).get("forward") for module in modules]
     for module, forward in zip(modules, forwards, strict=True):
         module.forward = forward
     try:
         yield
     finally:
-        for module, before in zip(modules, own, strict=True):
+        for module, before in zip(modules, replaced, strict=True):
             if before is None:
                 del module.forward
             else:

@@ -30,8 +30,8 @@ class VocabularyLoss(torch.autograd.Function):
             part = table[start : start + COLUMNS_AT_ONCE]
             scores = (hidden @ part.T).float()
             place = targets - start
-            own = scores.gather(1, place.clamp(0, len(part) - 1)[:, None])
-            reached = torch.where(((place >= 0) & (place < len(part)))[:, None], own, reached)
+            target_scores = scores.gather(1, place.clamp(0, len(part) - 1)[:, None])
+            reached = torch.where(((place >= 0) & (place < len(part)))[:, None], target_scores, reached)
             higher = torch.maximum(highest, scores.amax(1, keepdim=True))
             weights = scores.sub_(higher).exp_()
             shrink = (highest - higher).exp_()

@@ -36,26 +36,26 @@ BLOCKS = FastWay(
 
 def can_pack() -> bool:
     """Whether this PyTorch has oneDNN's products over blocks, and this CPU bf16 ones."""
-    found: Any = torch.ops.mkldnn
+    ops: Any = torch.ops.mkldnn
     names = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
     return (
         torch.backends.mkldnn.is_available()
-        and all(hasattr(found, name) for name in names)
-        and bool(found._is_mkldnn_bf16_supported())
+        and all(hasattr(ops, name) for name in names)
+        and bool(ops._is_mkldnn_bf16_supported())
     )
 
 
 def reorder(weight: Tensor) -> Tensor:
     """Blocks of a bf16 weight ``[out, in]``."""
-    found: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
-    return found
+    blocks: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    return blocks
 
 
 def product(x: Tensor, blocks: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x W' + b`` over the blocks of W, of ``[..., in]``."""
     run: Any = torch.ops.mkldnn._linear_pointwise
-    found: Tensor = run(x, blocks, bias, "none", [], "")
-    return found
+    out: Tensor = run(x, blocks, bias, "none", [], "")
+    return out
 
 
 def _compared() -> Iterator[tuple[Tensor, Tensor]]:
@@ -104,8 +104,8 @@ class _Layer:
         if not (torch.is_grad_enabled() and x.requires_grad):
             return product(x, self.blocks, self.module.bias)
         run: Any = _Product.apply
-        found: Tensor = run(x, self)
-        return found
+        out: Tensor = run(x, self)
+        return out
 
     def put_back(self) -> None:
         """The layer as it was."""
@@ -138,10 +138,10 @@ class Blocks:
         if not BLOCKS.trusted("this CPU", _compared):
             return []
         # Not a subclass, which may compute something else, and none that already computes in another way.
-        found = [m for m in lm.model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+        plain = [m for m in lm.model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
         frozen = [
             m
-            for m in found
+            for m in plain
             if m.weight.device.type == "cpu" and m.weight.dtype == lm.dtype and not m.weight.requires_grad
         ]
         if not self._training:

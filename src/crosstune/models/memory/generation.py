@@ -77,11 +77,10 @@ def keep_to_memory(lm: Model, passes: TokenLimit, longest: int, count: int) -> N
         longest: Tokens of the longest prompt with its answer.
         count: Answers in all.
     """
-    there = machine.at_hand() if lm.device.type == "cpu" else None
-    if there is None:
+    available = machine.at_hand() if lm.device.type == "cpu" else None
+    if available is None:
         return
-    each = row_bytes(lm, longest + lm.adaptation.front)
-    rows = max(1, int(SHARE * there / each))
+    rows = max(1, int(SHARE * available / row_bytes(lm, longest + lm.adaptation.front)))
     if rows < min(count, passes.cache // longest):
         passes.say(f"  {rows} answers at once fit in the memory of cpu in {passes.doing}")
         _hold(passes, rows * longest)

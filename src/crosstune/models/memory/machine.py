@@ -35,13 +35,13 @@ def ran_out(error: BaseException) -> bool:
 
 def machine_memory() -> int:
     """Bytes of the machine's memory, or what its control group (a container, a batch job) may have of it."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    nbytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in _LIMITS:
         try:
-            found = min(found, int(limit.read_text()))
+            nbytes = min(nbytes, int(limit.read_text()))
         except (OSError, ValueError):
             continue  # no such file, or "max"
-    return found
+    return nbytes
 
 
 def at_hand() -> int | None:
@@ -51,12 +51,12 @@ def at_hand() -> int | None:
     """
     try:
         lines = _MEMORY.read_text("ascii").splitlines()
-        found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+        available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     except (OSError, ValueError, StopIteration):
         return None
     try:
         limit, held = (int((_GROUP / name).read_text("ascii")) for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (_GROUP / "memory.stat").read_text("ascii").splitlines())
-        return min(found, limit - held + int(stat["inactive_file"]))
+        return min(available, limit - held + int(stat["inactive_file"]))
     except (OSError, ValueError, KeyError):
-        return found  # no limit
+        return available  # no limit

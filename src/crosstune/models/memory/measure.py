@@ -42,23 +42,23 @@ class Need:
     """Bytes that work of any size holds, and bytes that each token more adds."""
 
     fixed: float
-    each: float
+    per_token: float
 
     def of(self, size: int) -> float:
         """Bytes of work of some size."""
-        return self.fixed + self.each * size
+        return self.fixed + self.per_token * size
 
     def fits(self, room: float) -> int:
         """Size of the work that takes ``room`` bytes, one at least."""
-        return max(1, int((room - self.fixed) / self.each))
+        return max(1, int((room - self.fixed) / self.per_token))
 
 
 def need(small: Trial, large: Trial) -> Need | None:
     """What two trials tell; None if they do not."""
     if large.size <= small.size or large.nbytes <= small.nbytes:
         return None
-    each = (large.nbytes - small.nbytes) / (large.size - small.size)
-    return Need(max(0.0, small.nbytes - each * small.size), each)
+    per_token = (large.nbytes - small.nbytes) / (large.size - small.size)
+    return Need(max(0.0, small.nbytes - per_token * small.size), per_token)
 
 
 def measures(lm: Model) -> bool:

@@ -12,9 +12,8 @@ from crosstune.data.example import Example
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.evaluate import evaluate
-from crosstune.outputs.journal import Journal
+from crosstune.outputs.journal import Journal, Stream
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.stream import Stream
 from crosstune.tasks.base import Task
 
 LANGUAGES = ["en", "sw", "de", "th"]

@@ -12,9 +12,8 @@ import torch
 from crosstune.data.example import Example
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.evaluate import evaluate
-from crosstune.outputs.journal import Journal
+from crosstune.outputs.journal import Journal, Stream
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.stream import Stream
 from crosstune.tasks.base import Task
 from tiny_models import attach
 

@@ -11,9 +11,9 @@ from typing import Any, Unpack
 
 from crosstune.data.example import Example
 from crosstune.models.language_model import LanguageModel
+from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.stream import Stream
 from crosstune.tasks.base import Task
 
 

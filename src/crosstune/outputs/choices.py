@@ -24,9 +24,10 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers, Output
+from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.stream import Group, Stream, in_a_pass, in_batches, size_of
+from crosstune.outputs.stream import Group, in_a_pass, in_batches, size_of
 from crosstune.tasks.base import Task
 
 # fp32 scores of a 262k vocabulary: 128 rows take 134 MB.

@@ -11,10 +11,10 @@ from crosstune.data.forms import form_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers
+from crosstune.outputs.journal import Stream
 from crosstune.outputs.lengths import fitted
 from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.stream import Stream
 from crosstune.tasks.base import Task
 
 

@@ -27,9 +27,10 @@ from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import CACHED, TokenLimit
 from crosstune.outputs.base import Answers, Output
+from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.stream import Group, Stream, in_a_pass, in_batches
+from crosstune.outputs.stream import Group, in_a_pass, in_batches
 from crosstune.tasks.base import Task
 
 # Prompts are read when so many of the rows are free: a few at a time would read the weights anew for little.

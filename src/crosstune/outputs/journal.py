@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypedDict, TypeVar
 
 from crosstune.models.memory.token_limit import TokenLimit
 
@@ -130,6 +130,21 @@ class _Section(Journal[T]):
 
     def add(self, items: Sequence[int], answers: Sequence[T], passes: TokenLimit) -> None:
         self._whole.add([self._first + i for i in items], answers, passes)
+
+
+class Stream(TypedDict, total=False):
+    """What goes on while answers are computed.
+
+    Attributes:
+        tell: Called with the number of examples done since the last call.
+        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings
+            by default.
+        journal: Saves answers as they are computed, and has those computed before for the same examples.
+    """
+
+    tell: Callable[[int], None] | None
+    passes: TokenLimit | None
+    journal: Journal[Any] | None
 
 
 def _entry(line: bytes) -> dict[str, Any] | None:

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypedDict, TypeVar
+from typing import TypeVar
 
 import torch
 
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.journal import Journal
+from crosstune.outputs.journal import Stream
 
 T = TypeVar("T")
 
@@ -22,21 +22,6 @@ CPU_PASS = 2048
 def in_a_pass(tokens: int, device: torch.device) -> int:
     """How many tokens to read at once where ``tokens`` would be allowed: what is fastest."""
     return min(tokens, CPU_PASS) if device.type == "cpu" else tokens
-
-
-class Stream(TypedDict, total=False):
-    """What goes on while answers are computed.
-
-    Attributes:
-        tell: Called with the number of examples done since the last call.
-        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings
-            by default.
-        journal: Saves answers as they are computed, and has those computed before for the same examples.
-    """
-
-    tell: Callable[[int], None] | None
-    passes: TokenLimit | None
-    journal: Journal[Any] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from crosstune.models.loading.load import load
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
-from crosstune.outputs.stream import Stream
+from crosstune.outputs.journal import Stream
 from crosstune.running.prepared import attached, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import write_record

@@ -10,9 +10,9 @@ from crosstune.data.example import Example
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
 from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.journal import Stream
 from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.rows import Rows
-from crosstune.outputs.stream import Stream
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
 from crosstune.study.runs import Run

@@ -26,7 +26,7 @@ from crosstune.outputs.rows import TrainingRow as Example
 from crosstune.training.batches import Batch, collate
 from crosstune.training.loop import train
 from crosstune.training.objectives import answer_loss
-from harness import Agreement, Block, Cost, Setting, TrainingRow, Work
+from harness import Agreement, Block, Cost, Row, Setting, Work
 from machine import synchronise
 from random_model import twin
 
@@ -131,7 +131,7 @@ def nothing(setting: Setting, folder: Path) -> None:
 # --- training --------------------------------------------------------------------------------------
 
 
-def training_row(bench: Bench, name: str) -> TrainingRow:
+def training_row(bench: Bench, name: str) -> Row:
     method, config = METHODS[name]
     o = bench.options
     case = training.Case(method, config, "random tokens", "generation", o.batch, o.steps)
@@ -196,7 +196,7 @@ def training_row(bench: Bench, name: str) -> TrainingRow:
             return Agreement(True, "losses not compared: PEFT has prefixes of keys and values only")
         return training.same(setting, mine, other)
 
-    return TrainingRow(
+    return Row(
         name=f"train-{name}",
         title=title,
         peer="PEFT + HF Trainer" if method != "full" else "HF Trainer",
@@ -217,7 +217,7 @@ def in_form(form: Form, rows: list[Example], bench: Bench) -> Batch:
     return collate(rows, lay_out(form, [row.ids[:-1] for row in rows], 0, bench.device, balance))
 
 
-def mask_row(bench: Bench) -> TrainingRow:
+def mask_row(bench: Bench) -> Row:
     """Prefixes: lower-right causal order without a mask, and the mask that says the same."""
     o = bench.options
     case = training.Case("prefix", METHODS["prefix-kv"][1], "random tokens", "generation", o.batch, 1)
@@ -241,7 +241,7 @@ def mask_row(bench: Bench) -> TrainingRow:
 
     real = attention._flash
     tokens = int(batch.ids.numel())
-    return TrainingRow(
+    return Row(
         name="prefix-mask",
         title="forward and backward with a prefix: no mask (flash, where there is one) against a mask",
         peer="the same, with a mask",
@@ -253,7 +253,7 @@ def mask_row(bench: Bench) -> TrainingRow:
     )
 
 
-def packing_row(bench: Bench) -> TrainingRow:
+def packing_row(bench: Bench) -> Row:
     """Texts in one line where the flash kernel takes it, else several a line and a mask; against padding."""
     o, lm = bench.options, bench.lm
     case = training.Case("lora", {}, "random tokens", "generation", o.batch, 1)
@@ -284,7 +284,7 @@ def packing_row(bench: Bench) -> TrainingRow:
     facts = {"tokens": tokens, "kernel": kernel} | {
         f"padded_{side}": batch.ids.numel() for side, batch in batches.items()
     }
-    return TrainingRow(
+    return Row(
         name="packing",
         title=f"forward and backward with LoRA: {way}, against one text a line",
         peer="one text a line",
@@ -296,7 +296,7 @@ def packing_row(bench: Bench) -> TrainingRow:
     )
 
 
-def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> TrainingRow:
+def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> Row:
     """What stepping several runs together could save: the same tokens in one pass, and in a pass a run.
 
     One adapter stands for all: adapters of their own can only make the one pass slower.
@@ -325,7 +325,7 @@ def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> TrainingRow:
             made.detach()
 
     tokens = sum(len(row.ids) - 1 for row in rows)
-    return TrainingRow(
+    return Row(
         name="grid",
         title=f"{runs} runs of {batch} examples each in one pass, against a pass each",
         peer=f"{runs} passes",

@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         {name: each(parameter, seed) for name, parameter in method.parameters().items()}
         for seed in range(args.runs)
     ]
-    modules = {id(module): name for name, module in method._wrapped().items()}  # type: ignore[attr-defined]
+    modules = {id(module): name for name, module in method.wrapped.items()}  # type: ignore[attr-defined]
 
     def step(runs: list[int]) -> list[Tensor]:
         """Loss of some runs, summed, and each one's gradients."""

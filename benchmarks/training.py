@@ -20,6 +20,7 @@ from crosstune.methods import METHODS
 from crosstune.methods.base import Method
 from crosstune.models.loading.load import load
 from crosstune.outputs.registry import OUTPUTS
+from crosstune.outputs.rows import TrainingRow
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
 from crosstune.training import batches
@@ -82,12 +83,12 @@ def prepare(case: Case, setting: Setting, folder: Path) -> None:
     (folder / "facts.json").write_text(json.dumps(facts))
 
 
-def read_rows(folder: Path) -> list[batches.Row]:
+def read_rows(folder: Path) -> list[TrainingRow]:
     rows = json.loads((folder / "rows.json").read_text())
-    return [batches.Row(tuple(r["ids"]), r["answer"], tuple(r["choices"])) for r in rows]
+    return [TrainingRow(tuple(r["ids"]), r["answer"], tuple(r["choices"])) for r in rows]
 
 
-def drawn(case: Case, folder: Path) -> list[list[batches.Row]]:
+def drawn(case: Case, folder: Path) -> list[list[TrainingRow]]:
     """The batches of a block."""
     return list(itertools.islice(batches.order(read_rows(folder), case.batch, 0, False), case.steps))
 
@@ -113,7 +114,7 @@ def ours(case: Case, setting: Setting, folder: Path) -> Work:
     return work
 
 
-def peer_rows(read: list[list[batches.Row]]) -> list[dict[str, list[int]]]:
+def peer_rows(read: list[list[TrainingRow]]) -> list[dict[str, list[int]]]:
     """Rows of some batches, one after the other, as the Trainer takes them."""
     return [
         {

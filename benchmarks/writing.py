@@ -32,9 +32,9 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.outputs import generation
 from crosstune.outputs.registry import OUTPUTS
+from crosstune.outputs.rows import TrainingRow
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import make_task
-from crosstune.training import batches
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from harness import Agreement, Block, Cost, Row, Setting, Work
@@ -74,7 +74,7 @@ def prepare(case: Case, setting: Setting, folder: Path) -> None:
     (folder / "examples.json").write_text(json.dumps([asdict(e) for e in chosen]))
 
 
-def tune(lm: LanguageModel, rows: list[batches.Row], steps: int) -> None:
+def tune(lm: LanguageModel, rows: list[TrainingRow], steps: int) -> None:
     """Train LoRA and leave its merged weights on the plain model."""
     method = METHODS["lora"](METHODS["lora"].Config())
     method.attach(lm, seed=0)

@@ -9,11 +9,13 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from crosstune.analysis.predictions import as_predictions
 from crosstune.data.source import FileLayout, find_places
 from crosstune.data.tables import BadRow, read_json, read_rows
 from crosstune.errors import UserError
 from crosstune.models.loading import hub
 from crosstune.report.page.html import write_report
+from crosstune.report.sections import sections
 from crosstune.report.text import csv_text
 from crosstune.running.progress import display
 from crosstune.running.runner import run_study
@@ -128,10 +130,11 @@ def test_variables_are_read_before_anything_runs(
 
 def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs, rows = simulate({"lora": 0.5}, seeds=(0,), examples=3, languages=["en", "de"])
+    parts, predictions = sections(runs, rows), as_predictions(rows)
     target, victim = tmp_path / "report.html", tmp_path / "victim"
     victim.write_text("precious")
     target.symlink_to(victim)
-    write_report(runs, rows, target, "first")
+    write_report(parts, predictions, target, "first")
     assert (victim.read_text(), target.is_symlink()) == ("precious", False)
     good = target.read_bytes()
 
@@ -140,6 +143,6 @@ def test_a_report_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr("crosstune.files.os.fsync", full)
     with pytest.raises(UserError, match="cannot write the report there"):
-        write_report(runs, rows, target, "second")
+        write_report(parts, predictions, target, "second")
     assert target.read_bytes() == good
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "victim"]

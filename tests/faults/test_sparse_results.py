@@ -9,7 +9,8 @@ import pytest
 
 from crosstune import api
 from crosstune.analysis.curves import curve
-from crosstune.cli.printing import print_results
+from crosstune.cli.printing import show
+from crosstune.report.terminal import results_table
 from simulated import simulate, write_store
 
 SHOTS: dict[str, Any] = {
@@ -48,7 +49,7 @@ def test_everything_is_written(tmp_path: Path, methods: str, languages: list[str
     assert api.report(tmp_path / "s").stat().st_size > 100_000
     names = {path.name for path in found.export(tmp_path / "out", ["csv", "tex", "svg"])}
     assert "all.tex" in names
-    print_results(found)
+    show(results_table(found.sections))
     # What is drawn of answer languages is of targets, and only where some could be told.
     told_of_targets = told in ("all", "one target's") and languages != ["en"] and "de" in languages
     drawn = any("in-source-language" in name or "answer-languages" in name for name in names)

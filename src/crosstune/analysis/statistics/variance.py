@@ -169,7 +169,7 @@ class Sample:
         Args:
             a: Method.
             b: Method.
-            language_effect: "random" takes the languages for a sample of languages, "fixed" for all there are.
+            language_effect: "random" takes the languages for a sample, "fixed" for all there are.
         """
         one, other = self.method(a), self.method(b)
         languages = len(self.n)

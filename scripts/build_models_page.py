@@ -2,8 +2,8 @@
 
     python scripts/build_models_page.py
 
-Every architecture of tests/zoo is built with two layers and random weights, and every method on it is compared
-with transformers' eager attention.
+Every architecture of tests/zoo is built with two layers and random weights, and every method on it is
+compared with transformers' eager attention.
 """
 
 import sys
@@ -24,16 +24,16 @@ TOP = """# Architectures
     crosstune list models                      # models whose sizes are built in
     crosstune plan my_study.yaml               # refuses a model that crosstune would compute incorrectly
 
-For this table, every architecture was built with two layers and random weights, and every method (with weights away from
-their initial values) was compared with transformers' eager attention, which reads one text at a time without crosstune's
-hook. The comparison covers single texts, padded batches, packed texts, branches that share a prefix, decoding
-steps, and gradients in training. `scripts/build_models_page.py` wrote this page with transformers {version} and PyTorch
-{torch}; `tests/zoo` repeats it in every CI run.
+For this table, every architecture was built with two layers and random weights, and every method (with
+weights away from their initial values) was compared with transformers' eager attention, which reads one
+text at a time without crosstune's hook. The comparison covers single texts, padded batches, packed texts,
+branches that share a prefix, decoding steps, and gradients in training. `scripts/build_models_page.py`
+wrote this page with transformers {version} and PyTorch {torch}; `tests/zoo` repeats it in every CI run.
 
-Any other architecture is checked the same way when it is loaded: on a small copy built from the config, before weights
-are downloaded. If crosstune would compute something incorrectly, `plan`, `params` and `run` refuse the model with a one-line
-error. LongRoPE and dynamic NTK are supported up to the length at which their frequencies depend on the longest text of a
-batch; a longer text is refused.
+Any other architecture is checked the same way when it is loaded: on a small copy built from the config,
+before weights are downloaded. If crosstune would compute something incorrectly, `plan`, `params` and `run`
+refuse the model with a one-line error. LongRoPE and dynamic NTK are supported up to the length at which
+their frequencies depend on the longest text of a batch; a longer text is refused.
 
 "+" means correct; a number is a refusal, listed below. Nothing is wrong: {right} correct, {refused} refused.
 

@@ -114,6 +114,8 @@ def geometry_in(folder: Path, name: str) -> Geometry:
             raise UserError(stored["refused"])
         if stored["linears"] is not None:
             stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
+        if stored["cached"] is not None:
+            stored["cached"] = tuple(stored["cached"])
         return Geometry(**stored)
     from crosstune.models.loading.config import read_config
     from crosstune.models.loading.probe import examine
@@ -131,7 +133,8 @@ def geometry_in(folder: Path, name: str) -> Geometry:
 def _tried() -> list[Path]:
     """The files whose code `probe` tries."""
     models = Path(__file__).parents[1]
-    return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), models / "loading" / "probe.py"])
+    loading = [models / "loading" / name for name in ("copies.py", "probe.py")]
+    return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), *loading])
 
 
 def _keep(file: Path, content: dict[str, object]) -> None:

@@ -136,6 +136,24 @@ class Cost(_Part):
     energy_of: list[str] = []
 
 
+class MergeRecord(_Part):
+    """How an update of weights, such as LoRA's, was evaluated: added to the weights or computed beside them.
+
+    Rounding to the weights' dtype takes a share of what is added, ``|kept - update| / |update|``.
+
+    Attributes:
+        tensors: Weights that have an update.
+        merged: Of these, those it was added to; the others compute it beside the weight.
+        lost: The largest share taken of those that were merged; None where none was.
+        avoided: The largest share that merging the others would have taken; None where it was not measured.
+    """
+
+    tensors: int
+    merged: int
+    lost: float | None = None
+    avoided: float | None = None
+
+
 class LossPoint(TypedDict):
     """Training loss at a step."""
 
@@ -163,6 +181,7 @@ class RunRecord(_Part):
         train: Training settings; None where nothing is trained.
         search: None where the learning rate was given.
         evaluate: Evaluation settings.
+        merge: None for a method that changes no weights, and in older records.
         zero_shot: Nothing but source-language data was trained on.
         started: UTC, ISO 8601.
         finished: UTC, ISO 8601.
@@ -187,6 +206,7 @@ class RunRecord(_Part):
     train: Json | None = None
     search: SearchRecord | None = None
     evaluate: Json = {}
+    merge: MergeRecord | None = None
     trained_parameters: int | None
     zero_shot: bool
     fingerprints: Fingerprints

@@ -24,7 +24,18 @@ from typing import BinaryIO
 import polars as pl
 
 from crosstune.errors import UserError
-from crosstune.files import TMP, disk_errors, draft, put, sha256_of, sync, write_synced, write_text
+from crosstune.files import (
+    MOST_TEXT,
+    TMP,
+    disk_errors,
+    draft,
+    open_file,
+    put,
+    sha256_of,
+    sync,
+    write_synced,
+    write_text,
+)
 from crosstune.languages.table import add
 from crosstune.store.record import Kind, RunRecord
 
@@ -116,8 +127,14 @@ def save(
 
 
 def finished(store: Path) -> set[str]:
-    """Ids of the runs in a store."""
+    """Ids of the runs in a store.
+
+    Raises:
+        UserError: Something else than a folder has its name.
+    """
     if not store.is_dir():
+        if os.path.lexists(store):
+            raise UserError(f"{store} is no folder; name another store")
         return set()
     return {
         folder.name
@@ -138,12 +155,13 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
     """
     mend = f"run the study again, or delete {folder}"
     try:
-        sums = json.loads((folder / CHECKSUMS).read_bytes())
+        with open_file(folder / CHECKSUMS, MOST_TEXT) as stream:
+            sums = json.load(stream)
         if not isinstance(sums, dict):
             raise ValueError("not an object")
     except OSError as error:
         return f"{_missing(folder / CHECKSUMS, error)}; {mend}"
-    except ValueError:
+    except (ValueError, RecursionError):
         return f"{folder / CHECKSUMS} is damaged; {mend}"
     # A checksums.json that lost a line must not hide what it no longer names.
     for name in dict.fromkeys((RUN, PREDICTIONS, *sums)) if files is None else files:
@@ -263,7 +281,7 @@ def _predictions(store: Path, run_id: str) -> Iterator[BinaryIO]:
     """A run's predictions as an open file: polars takes a path that holds ``[`` or ``*`` for a pattern."""
     file = store / _checked(run_id) / PREDICTIONS
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             yield stream
     except OSError as error:
         raise UserError(f"{_missing(file, error)}; delete {file.parent} and run the study again") from error

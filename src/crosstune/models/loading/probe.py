@@ -35,7 +35,7 @@ from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.attention.trees import grow
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.loading.config import _first_line
+from crosstune.models.loading.config import one_line
 from crosstune.models.loading.log_noise import quiet
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def check_forms(eager: Any, lm: LanguageModel) -> None:
             raise
         except Exception as error:
             raise UserError(
-                f"{name} cannot be computed: {what} ends in {type(error).__name__} ({_first_line(error)}); "
+                f"{name} cannot be computed: {what} ends in {type(error).__name__} ({one_line(error)}); "
                 "choose another model or report it"
             ) from error
         if not all(_near(ours, theirs[-len(ours) :]) for ours, theirs in zip(found, wanted, strict=True)):
@@ -164,7 +164,7 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         finally:
             lm.adaptation.detach(part)
     except Exception as error:
-        said = _first_line(error)
+        said = one_line(error)
         return f"{type(eager).__name__} takes no learned keys and values ({type(error).__name__}: {said})"
     if set(asked) != {1}:
         return f"{type(eager).__name__} computes attention in {min(asked)} to {max(asked)} passes a layer"
@@ -226,7 +226,7 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
     else:
         raise UserError(
             f'"{text.model_type}": a small copy of the model cannot be computed '
-            f"({_first_line(error or Exception())}); choose another model or report it"
+            f"({one_line(error or Exception())}); choose another model or report it"
         ) from error
     try:
         with quiet():
@@ -237,7 +237,7 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
     except Exception as caught:
         raise UserError(
             f"{type(eager).__name__} does not take an attention function ({type(caught).__name__}: "
-            f"{_first_line(caught)}); choose another model or report it"
+            f"{one_line(caught)}); choose another model or report it"
         ) from caught
     hooked.requires_grad_(False).eval()
     return eager, LanguageModel(hooked, None, f'"{text.model_type}"', "probe", geometry_of(small))

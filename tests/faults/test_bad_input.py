@@ -1,4 +1,4 @@
-"""Whatever stands in the place of a user's file, folder or number: soon one line that names it, exit code 2."""
+"""Whatever stands in the place of a user's file or folder: soon one line that names it, and exit code 2."""
 
 import os
 import signal

@@ -34,7 +34,7 @@ from crosstune.files import (
     sha256_of,
     sync,
     write_synced,
-    write_text,
+    write_whole,
 )
 from crosstune.languages.table import add
 from crosstune.store.record import Kind, RunRecord
@@ -67,11 +67,11 @@ def open_store(store: Path, study: str) -> None:
             f"{text} is there already, but {store} is no store: the study's text would overwrite it; name "
             "another folder (--store, or store: in the study)"
         )
-    with disk_errors(store):
-        (store / CLAIMS).mkdir(parents=True, exist_ok=True)
     for link in _links(store):
         raise UserError(f"{link} is a symbolic link, and what a run writes would follow it; remove it")
-    write_text(store, STUDY, study)
+    with disk_errors(store):
+        (store / CLAIMS).mkdir(parents=True, exist_ok=True)
+        write_whole(text, study)
 
 
 def _links(store: Path) -> Iterator[Path]:

@@ -143,31 +143,34 @@ def expand(study: Study) -> list[Run]:
     """
     device, dtype = named(study.device, study.dtype)
     combinations = list(study.combinations())
+    sized = any(combination.budget is not None for combination in combinations)
     runs: dict[str, Run] = {}
     for model in study.models:
-        for each in combinations:
+        geometry = geometry_for(model) if sized else None
+        for combination in combinations:
             base = Run(
                 study=study.name,
                 model=model,
                 device=device,
                 dtype=dtype,
-                task=each.task,
-                languages=each.languages,
-                method=each.method.name,
-                config=each.method.config,
-                train=each.train,
-                evaluate=each.evaluate,
+                task=combination.task,
+                languages=combination.languages,
+                method=combination.method.name,
+                config=combination.method.config,
+                train=combination.train,
+                evaluate=combination.evaluate,
                 seed=study.seeds[0],
-                label=each.label,
+                label=combination.label,
                 quantize=study.quantize,
                 device_map=study.device_map,
             )
-            if (budget := each.method.budget_of(study.budget)) is not None:
-                solved = solve(base.method, base.config, geometry_for(model), budget)
+            if geometry is not None and combination.budget is not None:
+                solved = solve(base.method, base.config, geometry, combination.budget)
                 base = base if solved is None else replace(base, config=solved.config)
-            searches = [] if each.rates is None else [_search_run(base, rate) for rate in each.rates]
-            if each.rates is not None:
-                base = replace(base, search=Search(tuple(run.id for run in searches), each.rates))
+            rates = combination.rates or ()
+            searches = [_search_run(base, rate) for rate in rates]
+            if searches:
+                base = replace(base, search=Search(tuple(run.id for run in searches), rates))
             for run in [*searches, *(replace(base, seed=seed) for seed in study.seeds)]:
                 runs.setdefault(run.id, run)
     return list(runs.values())

@@ -81,15 +81,15 @@ def geometry_for(name: str) -> Geometry:
     path = user_path(name)
     if path.name == "config.json" and path.is_file():
         path = path.parent
-    if path.is_dir():
-        return geometry_in(path, name)
-    if path.exists():
-        raise UserError(f"{name}: give a model folder, or its config.json")
-    if is_hub_id(name):
-        return geometry_in(fetch_config(name).parent, name)
-    if os.sep in name:
-        raise UserError(f"{name}: no such folder")
-    raise UserError(f'unknown model "{name}"{did_you_mean(name, _LOWERED)}')
+    if not path.is_dir():
+        if path.exists():
+            raise UserError(f"{name}: give a model folder, or its config.json")
+        if not is_hub_id(name):
+            if os.sep in name:
+                raise UserError(f"{name}: no such folder")
+            raise UserError(f'unknown model "{name}"{did_you_mean(name, _LOWERED)}')
+        path = fetch_config(name).parent
+    return geometry_in(path, name)
 
 
 def geometry_in(folder: Path, name: str) -> Geometry:
@@ -116,31 +116,30 @@ def geometry_in(folder: Path, name: str) -> Geometry:
         if stored["linears"] is not None:
             stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
         return Geometry(**stored)
+    from crosstune.files import write_whole
     from crosstune.models.loading.config import foreseen, read_config
     from crosstune.models.loading.probe import examine
 
     described = read_config(folder, name)
+    answer: dict[str, object] = {}
     try:
         with foreseen("its config.json describes no model that can be computed", "mend it"):
             geometry = examine(described)
+        answer = asdict(geometry)
+        return geometry
     except UserError as error:
-        _keep(kept, {"refused": str(error)})
+        answer = {"refused": str(error)}
         raise
-    _keep(kept, asdict(geometry))
-    return geometry
+    finally:
+        with suppress(OSError):  # it is asked again then
+            if answer:
+                write_whole(kept, json.dumps(answer))
 
 
 def _tried() -> list[Path]:
     """The files whose code `probe` tries."""
     models = Path(__file__).parents[1]
     return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), models / "loading" / "probe.py"])
-
-
-def _keep(file: Path, content: dict[str, object]) -> None:
-    from crosstune.files import write_whole
-
-    with suppress(OSError):  # it is asked again then
-        write_whole(file, json.dumps(content))
 
 
 def check_model(name: str) -> None:

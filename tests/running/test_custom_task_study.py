@@ -107,6 +107,10 @@ def test_a_choice_task_from_every_format(
     table = store.read_predictions(study.folder, list(runs.values()))
     assert table.group_by("run", "language").len().sort("language")["len"].to_list() == [4] * 4
     assert set(table["gold"]) == set(table["prediction"]) | {"good", "bad"} == {"good", "bad"}
+    merge = runs["lora"].merge
+    assert merge is not None
+    assert 0 <= merge.merged <= merge.tensors > 0
+    assert runs["none"].merge is None
     facts = runs["lora"].task
     assert (facts.name, facts.version, facts.metrics) == ("weather", 1, ["accuracy"])
     assert facts.splits == {"train": f"train.{suffix}", "test": f"test_{{code}}.{suffix}"}

@@ -137,6 +137,24 @@ class Cost(_Part):
     energy_of: list[str] = []
 
 
+class MergeRecord(_Part):
+    """How an update of weights, such as LoRA's, was evaluated: added to the weights or computed beside them.
+
+    Rounding to the weights' dtype takes a share of what is added, ``|kept - update| / |update|``.
+
+    Attributes:
+        tensors: Weights that have an update.
+        merged: Of these, those it was added to; the others compute it beside the weight.
+        lost: The largest share taken of those that were merged; None where none was.
+        avoided: The largest share that merging the others would have taken; None where it was not measured.
+    """
+
+    tensors: int
+    merged: int
+    lost: float | None = None
+    avoided: float | None = None
+
+
 class LossPoint(TypedDict):
     """Training loss at a step."""
 
@@ -164,6 +182,7 @@ class RunRecord(_Part):
         train: Training settings; None where nothing is trained.
         search: None where the learning rate was given.
         evaluate: Evaluation settings.
+        merge: None for a method that changes no weights, and in older records.
         zero_shot: Nothing but source-language data was trained on.
         started: UTC, ISO 8601.
         finished: UTC, ISO 8601.
@@ -188,6 +207,7 @@ class RunRecord(_Part):
     train: Json | None = None
     search: SearchRecord | None = None
     evaluate: Json = {}
+    merge: MergeRecord | None = None
     trained_parameters: int | None
     zero_shot: bool
     fingerprints: Fingerprints
@@ -231,10 +251,19 @@ class RunRecord(_Part):
         """
         try:
             with open_file(file) as stream:
-                text = stream.read()
-            return cls.model_validate_json(text)
+                return cls.parse(stream.read(), file)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+    @classmethod
+    def parse(cls, text: bytes, file: Path) -> Self:
+        """The record in the text of a run.json.
+
+        Raises:
+            UserError: As `read`.
+        """
+        try:
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise UserError(f"{file}: {_mistake(error, text)}") from None
 

@@ -376,7 +376,11 @@ MISTAKES = [
     ("name: tone", "name: ../tone", '1: task: name should be letters, digits, "-" and "_"; found "../tone"'),
     ("test_{code}.csv", "/etc/{code}.csv", "8: task: test should be a path below the definition's folder"),
     ("test_{code}.csv", "a/../../x.csv", "8: task: test should be a path below the definition's folder"),
-    ("test_{code}.csv", "x_{lang}.csv", "8: task: test has the unknown place {lang}; {code} stands for"),
+    (
+        "test_{code}.csv",
+        "x_{lang}.csv",
+        "8: task: test has the unknown placeholder {lang}; {code} stands",
+    ),
     ("test_{code}.csv", "{code}/{code}.csv", "8: "),
     ("test_{code}.csv", "x/**/x.csv", "8: task: test should have {code} at most once, * within a name"),
     (CHOICE, "- name", "1: a task is a mapping of keys"),

@@ -363,6 +363,11 @@ def main() -> NoReturn:
         # The reader (head, less) has gone; leave Python nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        complain(f"error: {error.filename or 'a file'}: {error.strerror or error}", style="red")
+        sys.exit(2)
     sys.exit(0)
 
 

@@ -127,6 +127,8 @@ def plan(
         print_json(planned.as_dict())
     else:
         show(plan_table(planned, str(study)))
+    if planned.refused:
+        raise typer.Exit(2)
 
 
 @app.command()

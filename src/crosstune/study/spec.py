@@ -86,6 +86,7 @@ class Study(StudyPart):
     device_map: DeviceMap | None = None
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     _text: str | None = PrivateAttr(default=None)
+    _refused: dict[str, str] = PrivateAttr(default_factory=dict)
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -186,6 +187,8 @@ class Study(StudyPart):
             self._check_search(combination)
         for i, model in enumerate(self.models):
             self._check_model(model, i)
+        if len(self._refused) == len(self.models):
+            raise invalid(("models", 0), self._refused[self.models[0]])
         return self
 
     def _no_repetition(self) -> None:
@@ -243,11 +246,16 @@ class Study(StudyPart):
         )
 
     def _check_model(self, model: str, at: int) -> None:
+        """A name that is none is a mistake of the file; a model that is refused fails alone."""
         try:
             check_model(model)
-            geometry = cheap_geometry(model)
         except UserError as error:
             raise invalid(("models", at), str(error)) from error
+        try:
+            geometry = cheap_geometry(model)
+        except UserError as error:
+            self._refused[model] = str(error)
+            return
         if geometry is None:
             return
         for i, method in enumerate(self.methods):
@@ -257,6 +265,11 @@ class Study(StudyPart):
                 raise invalid(("methods", i), f"method {method.name} on {model}: {error}") from error
 
     # --- what holds for a run -----------------------------------------------------------------
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why, by model, for those whose config tells that they cannot be loaded: their runs fail."""
+        return self._refused
 
     def combinations(self) -> Iterator[Combination]:
         """Each task with each method, task by task: first methods that draw nothing, trained ones last.

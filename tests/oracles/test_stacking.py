@@ -23,6 +23,9 @@ PAIRS = [
     ("lora", "prefix-hidden"),
     ("llama-adapter", "lora-all"),
     ("soft-prompt", "lora"),
+    ("bottleneck", "bottleneck"),
+    ("bottleneck", "lora-all"),
+    ("prefix-hidden", "bottleneck-parallel"),
 ]
 
 

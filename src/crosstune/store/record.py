@@ -249,10 +249,19 @@ class RunRecord(_Part):
             UserError: It cannot be read, is no JSON, lacks a field, or holds a value of another type.
         """
         try:
-            text = file.read_bytes()
-            return cls.model_validate_json(text)
+            return cls.parse(file.read_bytes(), file)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+    @classmethod
+    def parse(cls, text: bytes, file: Path) -> Self:
+        """The record in the text of a run.json.
+
+        Raises:
+            UserError: As `read`.
+        """
+        try:
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise UserError(f"{file}: {_mistake(error, text)}") from None
 

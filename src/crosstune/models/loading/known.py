@@ -114,6 +114,8 @@ def geometry_in(folder: Path, name: str) -> Geometry:
             raise UserError(stored["refused"])
         if stored["linears"] is not None:
             stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
+        if stored["cached"] is not None:
+            stored["cached"] = tuple(stored["cached"])
         return Geometry(**stored)
     from crosstune.files import write_whole
     from crosstune.models.loading.config import read_config
@@ -137,7 +139,8 @@ def geometry_in(folder: Path, name: str) -> Geometry:
 def _tried() -> list[Path]:
     """The files whose code `probe` tries."""
     models = Path(__file__).parents[1]
-    return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), models / "loading" / "probe.py"])
+    loading = [models / "loading" / name for name in ("copies.py", "probe.py")]
+    return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), *loading])
 
 
 def check_model(name: str) -> None:

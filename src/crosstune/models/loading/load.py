@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from crosstune.errors import UserError, did_you_mean
-from crosstune.models.attention.hook import IMPLEMENTATION
+from crosstune.models.attention.families import implementation, through_hook
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import demo, hub
 from crosstune.models.loading.config import _first_line, read_config
@@ -129,7 +129,7 @@ def _model(
                 dtype=dtype,
                 device_map=placed,
                 quantization_config=bits,
-                attn_implementation=IMPLEMENTATION,
+                attn_implementation=implementation(text),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -170,6 +170,7 @@ def _model(
         if unused
         else []
     )
+    through_hook(model)
     if bits is not None:
         keep_gradients(model)
     model.requires_grad_(False)

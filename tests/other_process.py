@@ -1,4 +1,4 @@
-"""Studies and commands in processes of their own, forked from a clean one that has imported everything once."""
+"""Studies and commands in processes of their own, forked from one that has imported everything once."""
 
 import contextlib
 import multiprocessing
@@ -125,6 +125,10 @@ def _call(folder: Path, words: tuple[str, ...]) -> None:
     os.chdir(folder)
     os.environ["COLUMNS"] = "200"
     sys.argv = ["crosstune", *words]
-    with (folder / ".stdout").open("w") as out, (folder / ".stderr").open("w") as err:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main()
+    with (
+        (folder / ".stdout").open("w") as out,
+        (folder / ".stderr").open("w") as err,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        cli.main()

@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from rich.console import Console
 
-from crosstune import api
+from crosstune import api, files
 from crosstune.cli import main as cli
 from crosstune.errors import UserError
 from crosstune.report import export as exporting
@@ -188,6 +189,31 @@ READERS: dict[str, Callable[[Path], object]] = {
         path.read_bytes() for path in api.results(folder).export(folder / "out", ["csv", "tex"])
     ],
 }
+
+
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_run_is_replaced_or_stays(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool
+) -> None:
+    if not in_one_step:
+        monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
+    folder, problems = tmp_path / "store", []
+    put(results, folder)
+    (run,), before = store.read_runs(folder), content(folder)
+    fresh = store.read_table(folder, run.id).with_columns(prediction=pl.lit("new"))
+
+    def replace() -> None:
+        store.save(folder, run, fresh)
+
+    disks = list(failing(replace, folder))
+    after = content(folder)
+    for disk in disks:
+        put(results, folder)
+        error = outcome_of(replace, disk)
+        # An error behind the exchange itself, as of the folder's fsync, finds the new run in place.
+        if audit(folder).problems or content(folder) not in ((before, after) if error else (after,)):
+            problems.append(f"{disk}: {error}: {audit(folder)}")
+    assert problems == []
 
 
 @pytest.mark.parametrize("name", READERS)

@@ -23,7 +23,7 @@ Outcome = Callable[[str, str], None]
 
 
 def keep_dying(model: Path, folder: Path, tokens: int, batch_size: int = 8) -> tuple[int, int, str]:
-    """How many processes died where no pass of more tokens survives, how the last ended, and what was said."""
+    """How many processes died where none survives a larger pass, how the last ended, and what was said."""
     study = Study(
         **study_of(
             model, folder / f"at-{tokens}", tasks=["number-words"], methods=["lora"], languages=["de"],

@@ -249,10 +249,10 @@ def test_an_error_of_the_disk_is_one_line(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["crosstune", "results", str(results)])
-    with watched(Disk(results, 2, errno.EIO)), pytest.raises(SystemExit) as ended:
+    with watched(Disk(results, 4, errno.EIO)), pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
     assert capsys.readouterr() == ("", f"error: {results}: Input/output error\n")
     monkeypatch.setattr(sys, "argv", ["crosstune", "--debug", "results", str(results)])
-    with watched(Disk(results, 2, errno.EIO)), pytest.raises(OSError, match="Input/output error"):
+    with watched(Disk(results, 4, errno.EIO)), pytest.raises(OSError, match="Input/output error"):
         cli.main()

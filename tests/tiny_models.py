@@ -76,6 +76,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "lora",
         {"rank": 3, "alpha": 5.0, "layers": 2, "target_modules": ("q_proj", "k_proj", "o_proj", "down_proj")},
     ),
+    "bottleneck": ("bottleneck", {"width": 5, "sublayers": "both"}),
+    "bottleneck-parallel": (
+        "bottleneck",
+        {"width": 4, "placement": "parallel", "scale": "learned", "activation": "gelu", "layers": 2},
+    ),
     "full": ("full", {}),
 }
 TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learning_rate is not None)

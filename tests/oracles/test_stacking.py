@@ -23,6 +23,9 @@ PAIRS = [
     ("lora", "prefix-hidden"),
     ("llama-adapter", "lora-all"),
     ("soft-prompt", "lora"),
+    ("bottleneck", "bottleneck"),
+    ("bottleneck", "lora-all"),
+    ("prefix-hidden", "bottleneck-parallel"),
 ]
 
 
@@ -125,7 +128,7 @@ def test_a_part_made_by_hand(tiny_lm):
     """A prompt for one language whose values are zero: it takes attention away and gives nothing back."""
     lm = tiny_lm("llama")
     g = lm.geometry
-    zeros = torch.zeros(g.kv_heads, 2, g.head_dim)
+    zeros = torch.zeros(g.kv_heads, 2, g.head_dim, device=lm.device)
     part = Part("by-hand", frozenset({"th"}), prompts={1: Prompt(lambda: (zeros, zeros))}, shift=5)
     plain = all_logits(lm, IDS)
     with lm.adaptation.attaching(part):

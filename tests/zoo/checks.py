@@ -39,6 +39,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix-kv": ("prefix", {"length": PROMPT, "space": "kv"}),
     "llama-adapter": ("llama-adapter", {"length": PROMPT}),
     "lora": ("lora", {"rank": 2}),
+    "bottleneck": ("bottleneck", {"width": 5, "sublayers": "both"}),
+    "bottleneck-parallel": ("bottleneck", {"width": 5, "placement": "parallel"}),
     "full": ("full", {}),
 }
 RIGHT, REFUSED, WRONG = "right", "refused", "WRONG"
@@ -144,7 +146,9 @@ def targets(lm: LanguageModel) -> tuple[str, ...]:
 def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[independent.Logits]:
     """The logits that a case has to give, by the independent computation."""
     p = method.parameters()
+    name = method.name
     names = {id(module): name for name, module in lm.model.named_modules()}
+    stack = [eager.get_submodule(names[id(module)]) for module in lm.layers]
     attentions = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
     layers = range(len(attentions))
     if case == "none":
@@ -183,6 +187,9 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
             module = eager.get_submodule(name)
             weights[f"{name}.weight"] = module.weight + (update.T if isinstance(module, Conv1D) else update)
         yield independent.with_weights(eager, weights)
+    elif name == "bottleneck":
+        with independent.adapted(eager, stack, dict(p), case == "bottleneck-parallel") as logits:
+            yield logits
     else:
         yield independent.with_weights(eager, dict(p))
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from crosstune.methods.adapters.bottleneck import Bottleneck
 from crosstune.methods.adapters.lora import Lora
 from crosstune.methods.base import Method
 from crosstune.methods.few_shot import FewShot
@@ -18,5 +19,6 @@ METHODS: dict[str, type[Method[Any]]] = {
     "prefix": Prefix,
     "llama-adapter": LlamaAdapter,
     "lora": Lora,
+    "bottleneck": Bottleneck,
     "full": Full,
 }

@@ -24,7 +24,18 @@ from pathlib import Path
 import polars as pl
 
 from crosstune.errors import UserError
-from crosstune.files import TMP, disk_errors, draft, put, sha256_of, sync, write_synced, write_whole
+from crosstune.files import (
+    MOST_TEXT,
+    TMP,
+    disk_errors,
+    draft,
+    open_file,
+    put,
+    sha256_of,
+    sync,
+    write_synced,
+    write_whole,
+)
 from crosstune.languages.table import add
 from crosstune.store.record import Kind, RunRecord
 
@@ -116,8 +127,14 @@ def save(
 
 
 def finished(store: Path) -> set[str]:
-    """Ids of the runs in a store."""
+    """Ids of the runs in a store.
+
+    Raises:
+        UserError: Something else than a folder has its name.
+    """
     if not store.is_dir():
+        if os.path.lexists(store):
+            raise UserError(f"{store} is no folder; name another store")
         return set()
     return {
         folder.name
@@ -161,16 +178,16 @@ def _whole(file: Path) -> bytes:
         DamagedError: It is missing or damaged.
         UserError: It cannot be read.
     """
-    with _readable(file):
-        content = file.read_bytes()
+    with _readable(file), open_file(file) as stream:
+        content = stream.read()
     _compare(file, hashlib.sha256(content).hexdigest(), _sums(file.parent))
     return content
 
 
 def _sums(folder: Path) -> dict[str, str]:
     file = folder / CHECKSUMS
-    with _readable(file), suppress(ValueError):
-        sums = json.loads(file.read_bytes())
+    with _readable(file), suppress(ValueError, RecursionError), open_file(file, MOST_TEXT) as stream:
+        sums = json.load(stream)
         if isinstance(sums, dict):
             return sums
     raise DamagedError(f"{file} is damaged; {_mend(folder)}")

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods.adapters.merged import MOST_LOST, lost, merged
+from crosstune.methods.adapters.placement import swap_hooks
 from crosstune.methods.base import Merge, Method
 from crosstune.methods.config import Layered
 from crosstune.methods.deferred import LanguageModel, nn, torch
@@ -86,6 +87,7 @@ class Lora(Method[LoraConfig]):
         from crosstune.methods.adapters.lora_kernel import use_update
 
         config = self.config
+        self.wrapped: dict[str, Any] = {}
         part.undo.callback(self._unwrap, lm)
         # The layers alone: by the model's config PEFT would take an MLP's names for weights of experts.
         layers: Any = nn.ModuleList(lm.layers)
@@ -102,6 +104,8 @@ class Lora(Method[LoraConfig]):
             except ValueError as error:
                 raise UserError(f"lora: {error}".replace("\n", " ")) from error
         self.wrapped = _lora_layers(lm)
+        for module in self.wrapped.values():
+            swap_hooks(module.get_base_layer(), module)
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
         for module in self.wrapped.values():
@@ -116,6 +120,8 @@ class Lora(Method[LoraConfig]):
         """Put the plain linear layers back."""
         for name, module in _lora_layers(lm).items():
             parent, _, leaf = name.rpartition(".")
+            if name in self.wrapped:
+                swap_hooks(module.get_base_layer(), module)
             setattr(lm.model.get_submodule(parent), leaf, module.get_base_layer())
         self.wrapped = {}
 

@@ -32,7 +32,7 @@ from crosstune.models.attention.choose import BatchForm, for_writing, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.loading.config import _first_line
+from crosstune.models.loading.config import one_line
 from crosstune.models.loading.copies import VOCABULARY, copies
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def check_forms(eager: Any, lm: LanguageModel) -> None:
             raise
         except Exception as error:
             raise UserError(
-                f"{name} cannot be computed: {what} ends in {type(error).__name__} ({_first_line(error)}); "
+                f"{name} cannot be computed: {what} ends in {type(error).__name__} ({one_line(error)}); "
                 "choose another model or report it"
             ) from error
         if not all(_near(ours, theirs[-len(ours) :]) for ours, theirs in zip(found, wanted, strict=True)):
@@ -156,7 +156,7 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         finally:
             lm.adaptation.detach(part)
     except Exception as error:
-        said = _first_line(error)
+        said = one_line(error)
         return f"{type(eager).__name__} takes no learned keys and values ({type(error).__name__}: {said})"
     if set(asked) != {1}:
         return f"{type(eager).__name__} computes attention in {min(asked)} to {max(asked)} passes a layer"

@@ -18,7 +18,7 @@ from transformers import (
 
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
-from crosstune.models.attention.choose import Form, lay_out
+from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
@@ -197,12 +197,12 @@ def collated(
     rows: Sequence[TrainingRow],
     device: Any = DEVICE,
     balance: float | None = None,
-    form: Form | None = None,
+    form: BatchForm | None = None,
     shared_prefix: int = 0,
     below: Any = None,
 ) -> Batch:
     """Rows in one form: without one, several texts a line by ``balance`` if there is one, or padded."""
-    form = form or (Form.PADDED if balance is None else Form.PACKED)
+    form = form or (BatchForm.PADDED if balance is None else BatchForm.PACKED)
     return collate(
         rows, lay_out(form, [row.ids[:-1] for row in rows], 0, device, balance, shared_prefix), below
     )

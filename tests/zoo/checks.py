@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.models.attention.cache import DecodingCache
-from crosstune.models.attention.choose import Form, lay_out
+from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
@@ -263,14 +263,14 @@ def _alone(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 
 
 def _padded(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
-    placed = lay_out(Form.PADDED, [grow([text]) for text in texts], lm.pad_id, lm.device)
+    placed = lay_out(BatchForm.PADDED, [grow([text]) for text in texts], lm.pad_id, lm.device)
     hidden = lm.hidden(placed.ids, placed.layout)
     return [lm.logits(row[: len(text)]) for row, text in zip(hidden, texts, strict=True)]
 
 
 def _in_line(lm: LanguageModel, texts: list[list[int]], branched: bool = False) -> list[Tensor]:
     trees = [grow(texts[:2]), grow(texts[2:])] if branched else [grow([text]) for text in texts]
-    placed = lay_out(Form.PADDING_FREE, trees, lm.pad_id, lm.device)
+    placed = lay_out(BatchForm.PADDING_FREE, trees, lm.pad_id, lm.device)
     hidden = lm.hidden(placed.ids, placed.layout)[0]
     out, start = [], 0
     for tree in trees:
@@ -281,7 +281,7 @@ def _in_line(lm: LanguageModel, texts: list[list[int]], branched: bool = False) 
 
 def _masked(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     trees = [grow(texts[:2]), grow(texts[2:])]
-    placed = lay_out(Form.PADDED, trees, lm.pad_id, lm.device)
+    placed = lay_out(BatchForm.PADDED, trees, lm.pad_id, lm.device)
     hidden = lm.hidden(placed.ids, placed.layout)
     return [lm.logits(row[path]) for row, tree in zip(hidden, trees, strict=True) for path in tree.paths]
 
@@ -294,7 +294,7 @@ def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
     front = lm.adaptation.front
     slots = DecodingCache(lm, len(texts), front + max(map(len, texts)))
-    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=Form.PADDING_FREE)]
+    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=BatchForm.PADDING_FREE)]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
     return list(torch.stack([lm.logits(state) for state in states], dim=1))
 

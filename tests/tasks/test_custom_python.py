@@ -119,8 +119,7 @@ def test_examples_are_shuffled_alike_in_every_language(tmp_path):
     [
         (
             {'("x" * (i + 1),)': '(" a", "a\\nb")'},
-            r"18: examples: example '0' \(test, en\): its answer 'a\\nb' could never be matched: it holds the stop "
-            r"string '\\n'",
+            r"15: examples: example '0' \(test, en\): its answer 'a\\nb' could never be matched: it holds",
         ),
         (
             {
@@ -128,7 +127,7 @@ def test_examples_are_shuffled_alike_in_every_language(tmp_path):
                 '("accuracy",)': '("mcc",)',
                 '("x" * (i + 1),)': '("a",), ("a", f"b{i}")',
             },
-            r"18: examples: mcc needs the same choices in every example \(test, en\)",
+            r"15: examples: mcc needs the same choices in every example \(test, en\)",
         ),
         (
             {'("accuracy",)': '("mcc",)'},
@@ -144,5 +143,5 @@ def test_what_could_never_be_scored_is_refused(tmp_path, changes, message):
     text = WORDS
     for old, new in changes.items():
         text = text.replace(old, new)
-    with pytest.raises(UserError, match=rf"words|order\.py:{message}"):
+    with pytest.raises(UserError, match=rf"order\.py:{message}"):
         define(tmp_path, text).task().examples("test", "en")

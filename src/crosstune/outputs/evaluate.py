@@ -33,7 +33,7 @@ def evaluate(
     test examples of each language.
 
     Returns:
-        One row an example, in their order, with the columns of `Form.schema`.
+        One row an example, in their order, with the columns of `AnswerForm.schema`.
     """
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
     tell, journal = stream.get("tell"), stream.get("journal")
@@ -44,9 +44,8 @@ def evaluate(
         with lm.adaptation.for_language(languages[0]):
             flat = fitted(lm, task, flat, settings, passes)
             section = None if journal is None else journal.section(done, len(flat))
-            answers = OUTPUTS[task.kind].answers(
-                lm, task, flat, settings, tell=tell, passes=passes, journal=section
-            )
+            output = OUTPUTS[task.kind](lm, settings)
+            answers = output.answers(task, flat, tell=tell, passes=passes, journal=section)
         tables.append(_rows(task, flat, answers))
         done += len(flat)
     table = pl.concat(tables)

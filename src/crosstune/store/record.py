@@ -13,6 +13,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's own only from
 
 from crosstune.config.mistakes import reworded, shown
 from crosstune.errors import UserError
+from crosstune.files import open_file
 
 RECORD_VERSION = 1
 """Of records written today. Those without a version are read too: what they lack follows from the rest."""
@@ -251,7 +252,8 @@ class RunRecord(_Part):
             UserError: It cannot be read, is no JSON, lacks a field, or holds a value of another type.
         """
         try:
-            return cls.parse(file.read_bytes(), file)
+            with open_file(file) as stream:
+                return cls.parse(stream.read(), file)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror})") from None
 

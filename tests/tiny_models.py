@@ -79,7 +79,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bottleneck": ("bottleneck", {"width": 5, "sublayers": "both"}),
     "bottleneck-parallel": (
         "bottleneck",
-        {"width": 4, "placement": "parallel", "scale": "learned", "activation": "gelu", "layers": 2},
+        {"width": 4, "placement": "parallel", "scale": "learned", "activation": "tanh", "layers": 2},
     ),
     "compacter": ("compacter", {"width": 8, "rank": 2, "layers": 2}),
     "ia3": ("ia3", {"layers": 2}),
@@ -89,7 +89,7 @@ TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learn
 # Draws while it trains.
 DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {"lora-dropout": ("lora", {"dropout": 0.3})}
 # What evaluation is compared on: one of each way a method reaches the model.
-SCORED = ("none", "soft-prompt", "prefix-hidden", "prefix-kv", "llama-adapter", "lora")
+SCORED = ("none", "soft-prompt", "prefix-hidden", "prefix-kv", "llama-adapter", "lora", "bottleneck")
 
 differences: dict[str, float] = {}
 

@@ -8,7 +8,7 @@ from typing import Any
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.languages.table import find
-from crosstune.tasks.base import Task
+from crosstune.tasks.base import Task, TaskOptions
 
 SCORED = 20
 """Examples of a test split whose right answer is scored as soon as they are read."""
@@ -22,6 +22,8 @@ def initialised(task: Task, value: Any, *arguments: Any) -> None:
     """What `Task` itself sets up is there."""
     if not hasattr(task, "sources"):
         raise Wrong("should call super().__init__(options)")
+    if not isinstance(task.options, TaskOptions):
+        raise Wrong(f"should hand on the options it was given; found {_shown(task.options)}")
 
 
 def languages(task: Task, value: Any) -> list[str]:
@@ -41,16 +43,25 @@ def languages(task: Task, value: Any) -> list[str]:
     return list(value)
 
 
+def offers(task: Task, value: Any, language: str) -> bool:
+    """Yes or no."""
+    if not isinstance(value, bool):
+        raise Wrong(f"should return True or False; returned {_shown(value)}")
+    return value
+
+
 def examples(task: Task, value: Any, split: str, language: str) -> list[Example]:
     """Examples with ids that differ, texts, answers and choices as `Example` says."""
     if not isinstance(value, list | tuple):
         raise Wrong(f"should return a list of examples; returned {_shown(value)}")
+    if not value:
+        raise Wrong(f"returned no example ({split}, {language})")
     checked: dict[str, Example] = {}
     for place, example in enumerate(value):
         if not isinstance(example, Example):
             raise Wrong(f"should return examples; number {place + 1} is {_shown(example)}")
         name = f"example {_shown(example.id)} ({split}, {language})"
-        for problem in _problems(task, example):
+        for problem in _problems(task, example, language):
             raise Wrong(f"{name}: {problem}")
         if example.id in checked:
             raise Wrong(f"{name}: its id is there twice")
@@ -61,10 +72,12 @@ def examples(task: Task, value: Any, split: str, language: str) -> list[Example]
     return list(checked.values())
 
 
-def _problems(task: Task, example: Example) -> Iterator[str]:
+def _problems(task: Task, example: Example, language: str) -> Iterator[str]:
     for name in ("id", "language", "prompt"):
         if wrong := _no_text(getattr(example, name)):
             yield f"{name} {wrong}"
+    if example.language != language:
+        yield f"language should be {language!r}; found {_shown(example.language)}"
     for name in ("answers", "choices"):
         texts = getattr(example, name)
         if not isinstance(texts, tuple | list):
@@ -73,6 +86,9 @@ def _problems(task: Task, example: Example) -> Iterator[str]:
         for text in texts:
             if wrong := _no_text(text):
                 yield f"a text of {name} {wrong}"
+    fields = example.fields
+    if not isinstance(fields, tuple | list) or not all(map(_pair, fields)):
+        yield f'fields should be pairs of texts such as (("premise", "..."),); found {_shown(fields)}'
     if not example.answers:
         yield "it has no answer"
     elif task.kind == "choice":
@@ -80,6 +96,10 @@ def _problems(task: Task, example: Example) -> Iterator[str]:
             yield f"it should have two or more different choices; found {_shown(example.choices)}"
         elif example.answers[0] not in example.choices:
             yield f"its answer {_shown(example.answers[0])} is none of its choices {_shown(example.choices)}"
+
+
+def _pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and not any(map(_no_text, value))
 
 
 def score(task: Task, value: Any, example: Example, answer: str) -> dict[str, float]:
@@ -112,6 +132,7 @@ def template(task: Task, value: Any, language: str) -> str | None:
 CHECKS: dict[str, Callable[..., Any]] = {
     "__init__": initialised,
     "languages": languages,
+    "offers": offers,
     "examples": examples,
     "score": score,
     "template": template,

@@ -46,7 +46,7 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
         One row per run and language: run, model, task, protocol, setup, method (unique inside a comparison),
         method_name, random (whether another seed would give other answers), seed, form (of the answers),
         measure (the main metric's name), source_language, language, is_source, zero_shot, trained_parameters,
-        n (examples), score (the form's `crosstune.data.forms.Form.statistic`, in [0, 1]: the mean of the main
+        n (examples), score (`crosstune.data.forms.AnswerForm.statistic`, in [0, 1]: the mean of the main
         metric, or a score of the whole test set), se (its standard error over examples taken as independent;
         null for one example), and the mean of each ``metric.<name>``, those of
         `crosstune.analysis.answer_language` among them.

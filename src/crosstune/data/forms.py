@@ -28,7 +28,7 @@ COLUMNS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Form:
+class AnswerForm:
     """One form of answer.
 
     Attributes:
@@ -50,14 +50,14 @@ class Form:
         return {**COLUMNS, **self.columns, **{f"metric.{name}": pl.Float64 for name in metrics}}
 
 
-FORMS: dict[Kind, Form] = {
-    "choice": Form("choice", {"choice_logprobs": pl.List(pl.Float64)}, True, ("answer", "choices")),
-    "generation": Form("generation", {"answer_language": pl.String}),
+FORMS: dict[Kind, AnswerForm] = {
+    "choice": AnswerForm("choice", {"choice_logprobs": pl.List(pl.Float64)}, True, ("answer", "choices")),
+    "generation": AnswerForm("generation", {"answer_language": pl.String}),
 }
 """``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding."""
 
 
-def form_of(kind: Kind) -> Form:
+def form_of(kind: Kind) -> AnswerForm:
     """The form of that name.
 
     Raises:

@@ -31,7 +31,7 @@ def evaluate(
     test examples of each language.
 
     Returns:
-        One row an example, in their order, with the columns of `Form.schema`.
+        One row an example, in their order, with the columns of `AnswerForm.schema`.
     """
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
     tell, journal = stream.get("tell"), stream.get("journal")
@@ -42,9 +42,8 @@ def evaluate(
         with lm.adaptation.for_language(languages[0]):
             flat = fitted(lm, task, flat, settings, passes)
             section = None if journal is None else journal.section(len(table), len(flat))
-            answers = OUTPUTS[task.kind].answers(
-                lm, task, flat, settings, tell=tell, passes=passes, journal=section
-            )
+            output = OUTPUTS[task.kind](lm, settings)
+            answers = output.answers(task, flat, tell=tell, passes=passes, journal=section)
         table = pl.concat([table, _rows(task, flat, answers)])
     if len(groups) > 1:
         table = table.sort(pl.col("language").cast(pl.Enum(list(examples))), maintain_order=True)

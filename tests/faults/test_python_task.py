@@ -59,7 +59,7 @@ MISTAKES = [
     ('{"train": "made", "test"', '{"train": "\\ud800", "test"', "split_names should be a dict such as"),
     ("    def languages", "    def offers(self, language):\n        return 3\n\n    def languages",
      "8: offers: should return True or False; returned 3"),
-    ("    def languages", "    def __init__(self, options):\n        super().__init__(3)\n\n    def languages",
+    ("    def languages", "    def __init__(self, o=3):\n        super().__init__(o)\n\n    def languages",
      "8: __init__: should hand on the options it was given; found 3"),
     ("return [\n", "return {} or [1] or [\n", EXAMPLES + "should return examples; number 1 is 1"),
     ("return [\n", "return (x for x in ()) or [\n", "should return a list of examples; returned <gene"),

@@ -25,6 +25,7 @@ class Effect:
         front: ``[n, hidden]`` in front of the embeddings.
         first: Position of the first token.
         adapters: Layer and place (such as "inside mlp") -> what each adapter adds, made of what it reads.
+        scales: (IA)3's vectors, by name.
     """
 
     joint: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -32,6 +33,7 @@ class Effect:
     front: Tensor | None = None
     first: int = 0
     adapters: dict[tuple[int, str], list[Callable[[Tensor], Tensor]]] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
 
     def adapted(self, layer: int, place: str, x: Tensor, read: Tensor | None = None) -> Tensor:
         """``x`` with what the adapters of a place add, one after the other."""
@@ -109,6 +111,8 @@ def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
                 )
                 joint[layer] = (k, v)
         return Effect(joint=joint, first=config.length)
+    if method.name == "ia3":
+        return Effect(scales=state)
     if method.name == "bottleneck":
         return Effect(adapters=bottlenecks(config, state))
     assert method.name == "llama-adapter"
@@ -170,7 +174,14 @@ def stacked(first: Effect, second: Effect) -> Effect:
         for key in first.adapters.keys() | second.adapters.keys()
     }
     fronts = [effect.front for effect in (first, second) if effect.front is not None]
-    return Effect(joint, gated, torch.cat(fronts) if fronts else None, first.first + second.first, adapters)
+    return Effect(
+        joint,
+        gated,
+        torch.cat(fronts) if fronts else None,
+        first.first + second.first,
+        adapters,
+        first.scales | second.scales,
+    )
 
 
 def windows_and_thetas(config: Any) -> list[tuple[int | None, float]]:
@@ -191,6 +202,11 @@ def reference_hidden(lm: LanguageModel, ids: list[int], effect: Effect | None = 
     effect = effect or Effect()
     config, g = lm.model.config, lm.geometry
     weights = weights_of(lm)
+    for name, scale in effect.scales.items():
+        at, end = name.rsplit(".", 1)
+        ends = {"key": "self_attn.k_proj", "value": "self_attn.v_proj", "inner": "mlp.down_proj"}
+        weight = f"model.{at}.{ends[end]}.weight"
+        weights[weight] = weights[weight] * (scale if end == "inner" else scale[:, None])
     gemma = config.model_type.startswith("gemma")
     h = weights["model.embed_tokens.weight"][torch.tensor(ids)]
     if gemma:

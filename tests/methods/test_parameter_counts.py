@@ -56,6 +56,7 @@ def count(geometry: Geometry, name: str, **config: Any) -> int:
         (134_496_256, "bottleneck", {"placement": "houlsby"}),
         (537_067_520, "bottleneck", {"width": "d/2"}),
         (1_179_776, "bottleneck", {"width": 4}),
+        (524_288, "ia3", {}),
         (8_030_261_248, "full", {}),
         (0, "none", {}),
         (0, "few-shot", {"k": 8}),
@@ -74,19 +75,20 @@ def test_other_published_models():
 
 
 @pytest.mark.parametrize(
-    ("model", "pfeiffer", "houlsby", "half", "width", "near"),
+    ("model", "pfeiffer", "houlsby", "half", "ia3", "width", "near"),
     [
-        ("llama-3.1-8b", 67_248_128, 134_496_256, 537_067_520, 4, 1_179_776),
-        ("llama-3.2-1b", 8_423_424, 16_846_848, 67_158_016, 18, 1_212_704),
-        ("gemma-3-270m", 933_840, 1_867_680, 7_390_080, 53, 1_233_594),
-        ("qwen3-0.6b", 3_700_480, 7_400_960, 29_403_136, 21, 1_233_484),
+        ("llama-3.1-8b", 67_248_128, 134_496_256, 537_067_520, 524_288, 4, 1_179_776),
+        ("llama-3.2-1b", 8_423_424, 16_846_848, 67_158_016, 147_456, 18, 1_212_704),
+        ("gemma-3-270m", 933_840, 1_867_680, 7_390_080, 46_080, 53, 1_233_594),
+        ("qwen3-0.6b", 3_700_480, 7_400_960, 29_403_136, 143_360, 21, 1_233_484),
     ],
 )
-def test_adapters_of_published_sizes(model, pfeiffer, houlsby, half, width, near):
+def test_adapters_of_published_sizes(model, pfeiffer, houlsby, half, ia3, width, near):
     geometry = KNOWN[model]
     assert count(geometry, "bottleneck", placement="pfeiffer") == pfeiffer
     assert count(geometry, "bottleneck", placement="houlsby") == houlsby
     assert count(geometry, "bottleneck", placement="parallel") == half
+    assert count(geometry, "ia3") == ia3
     solved = solve("bottleneck", METHODS["bottleneck"].Config(), geometry, 1_230_000)
     assert (solved.size, solved.count) == (width, near)
 
@@ -109,6 +111,7 @@ def llama_8b() -> LanguageModel:
     [
         ("bottleneck", {"placement": "pfeiffer"}),
         ("bottleneck", {"width": 4, "sublayers": "both", "scale": "learned"}),
+        ("ia3", {}),
     ],
     ids=str,
 )
@@ -174,7 +177,7 @@ def test_counts_of_any_setting(family, layers, length, space, inner, init, gate,
         )
 
 
-@pytest.mark.parametrize("name", ["prefix", "llama-adapter", "lora", "bottleneck"])
+@pytest.mark.parametrize("name", ["prefix", "llama-adapter", "lora", "bottleneck", "ia3"])
 @pytest.mark.parametrize(
     ("layers", "words"), [(4, "has 3"), (0, "give 1 to"), ([3], "0 to 2"), ([], "empty")]
 )

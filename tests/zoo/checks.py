@@ -41,6 +41,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {"rank": 2}),
     "bottleneck": ("bottleneck", {"width": 5, "sublayers": "both"}),
     "bottleneck-parallel": ("bottleneck", {"width": 5, "placement": "parallel"}),
+    "ia3": ("ia3", {}),
     "full": ("full", {}),
 }
 RIGHT, REFUSED, WRONG = "right", "refused", "WRONG"
@@ -187,6 +188,8 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
             module = eager.get_submodule(name)
             weights[f"{name}.weight"] = module.weight + (update.T if isinstance(module, Conv1D) else update)
         yield independent.with_weights(eager, weights)
+    elif name == "ia3":
+        yield independent.with_weights(eager, independent.scaled(eager, stack, dict(p)))
     elif name == "bottleneck":
         with independent.adapted(eager, stack, dict(p), case == "bottleneck-parallel") as logits:
             yield logits

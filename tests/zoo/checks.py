@@ -41,6 +41,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("lora", {"rank": 2}),
     "bottleneck": ("bottleneck", {"width": 5, "sublayers": "both"}),
     "bottleneck-parallel": ("bottleneck", {"width": 5, "placement": "parallel"}),
+    "compacter": ("compacter", {"width": 8, "placement": "pfeiffer"}),
     "ia3": ("ia3", {}),
     "full": ("full", {}),
 }
@@ -190,8 +191,8 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
         yield independent.with_weights(eager, weights)
     elif name == "ia3":
         yield independent.with_weights(eager, independent.scaled(eager, stack, dict(p)))
-    elif name == "bottleneck":
-        with independent.adapted(eager, stack, dict(p), case == "bottleneck-parallel") as logits:
+    elif name in ("bottleneck", "compacter"):
+        with independent.adapted(eager, stack, dict(p), method.config.placement) as logits:
             yield logits
     else:
         yield independent.with_weights(eager, dict(p))

@@ -1,13 +1,16 @@
 """What the methods of a user's Python task return, checked at once: no mistake becomes a score."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from crosstune.data.example import Example
+from crosstune.data.local import fair_order
 from crosstune.errors import UserError
 from crosstune.languages.table import find
+from crosstune.metrics.corpus import CORPUS
 from crosstune.tasks.base import Task, TaskOptions
 
 SCORED = 20
@@ -51,7 +54,10 @@ def offers(task: Task, value: Any, language: str) -> bool:
 
 
 def examples(task: Task, value: Any, split: str, language: str) -> list[Example]:
-    """Examples with ids that differ, texts, answers and choices as `Example` says."""
+    """Examples with ids that differ, texts, answers and choices as `Example` says; shuffled by their ids.
+
+    As for any other task, so that ``limit`` takes a fair share and the same ids in every language.
+    """
     if not isinstance(value, list | tuple):
         raise Wrong(f"should return a list of examples; returned {_shown(value)}")
     if not value:
@@ -61,18 +67,21 @@ def examples(task: Task, value: Any, split: str, language: str) -> list[Example]
         if not isinstance(example, Example):
             raise Wrong(f"should return examples; number {place + 1} is {_shown(example)}")
         name = f"example {_shown(example.id)} ({split}, {language})"
-        for problem in _problems(task, example, language):
+        for problem in itertools.chain(_malformed(example, language), _unanswerable(task, example)):
             raise Wrong(f"{name}: {problem}")
         if example.id in checked:
             raise Wrong(f"{name}: its id is there twice")
         checked[example.id] = replace(example, answers=tuple(example.answers), choices=tuple(example.choices))
+    classes = {example.choices for example in checked.values()}
+    if len(classes) > 1 and task.metrics[0] in CORPUS:
+        raise Wrong(f"{task.metrics[0]} needs the same choices in every example ({split}, {language})")
     if split == "test":
         for example in list(checked.values())[:SCORED]:
             task.score(example, example.answers[0])
-    return list(checked.values())
+    return sorted(checked.values(), key=lambda example: fair_order(example.id))
 
 
-def _problems(task: Task, example: Example, language: str) -> Iterator[str]:
+def _malformed(example: Example, language: str) -> Iterator[str]:
     for name in ("id", "language", "prompt"):
         if wrong := _no_text(getattr(example, name)):
             yield f"{name} {wrong}"
@@ -89,6 +98,15 @@ def _problems(task: Task, example: Example, language: str) -> Iterator[str]:
     fields = example.fields
     if not isinstance(fields, tuple | list) or not all(map(_pair, fields)):
         yield f'fields should be pairs of texts such as (("premise", "..."),); found {_shown(fields)}'
+
+
+def _pair(value: Any) -> bool:
+    """Whether a field is a name and a text, which may be empty."""
+    pair = isinstance(value, tuple | list) and len(value) == 2
+    return pair and not any(_no_text(text) for text in value if text != "")
+
+
+def _unanswerable(task: Task, example: Example) -> Iterator[str]:
     if not example.answers:
         yield "it has no answer"
     elif task.kind == "choice":
@@ -96,10 +114,10 @@ def _problems(task: Task, example: Example, language: str) -> Iterator[str]:
             yield f"it should have two or more different choices; found {_shown(example.choices)}"
         elif example.answers[0] not in example.choices:
             yield f"its answer {_shown(example.answers[0])} is none of its choices {_shown(example.choices)}"
-
-
-def _pair(value: Any) -> bool:
-    return isinstance(value, tuple | list) and len(value) == 2 and not any(map(_no_text, value))
+        return
+    for answer, stop in itertools.product(example.answers, task.stop):
+        if stop in answer.strip():
+            yield f"its answer {_shown(answer)} could never be matched: it holds the stop string {stop!r}"
 
 
 def score(task: Task, value: Any, example: Example, answer: str) -> dict[str, float]:

@@ -60,7 +60,7 @@ def card(lm, monkeypatch, nbytes):
         patch.setattr(fitting, "peak", made.peak)
         patch.setattr(fitting, "free", lambda device: nbytes)
         patch.setattr(budget, "DecodingCache", made.slots)
-        patch.setattr(generation, "DecodingCache", made.slots)
+        patch.setattr(generation, "slots_of", made.slots)
         yield made
     handle.remove()
 
@@ -170,7 +170,7 @@ def at_once(lm, monkeypatch, there, tokens=200):
     passes = TokenLimit(tokens, note=said.append)
     with monkeypatch.context() as patch:
         patch.setattr(machine, "at_hand", lambda: there)
-        patch.setattr(generation, "DecodingCache", slots)
+        patch.setattr(generation, "slots_of", slots)
         return generate(lm, PROMPTS, 5, (), passes=passes), max(rows), said, passes
 
 

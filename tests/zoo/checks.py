@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
-from crosstune.models.attention.cache import DecodingCache
+from crosstune.models.attention.cache import slots_of
 from crosstune.models.attention.choose import Form, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
@@ -283,7 +283,7 @@ def _few_rows(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
     front = lm.adaptation.front
-    slots = DecodingCache(lm, len(texts), front + max(map(len, texts)))
+    slots = slots_of(lm, len(texts), front + max(map(len, texts)))
     states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=Form.PADDING_FREE)]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
     return list(torch.stack([lm.logits(state) for state in states], dim=1))

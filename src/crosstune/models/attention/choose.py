@@ -46,6 +46,8 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Form:
         longest: Tokens of the longest text, a soft prompt's among them.
         note: Told in one line where a GPU's kernel is not used.
     """
+    if model.geometry.apart:
+        return Form.PADDED
     if suits(model, longest, note):
         return Form.VARLEN
     form = reading_form(model, longest)
@@ -60,7 +62,8 @@ def reading_form(model: Model, longest: int) -> Form:
         model: With whatever methods left on it.
         longest: Tokens of the longest text or tree, a soft prompt's among them.
     """
-    return Form.PADDING_FREE if model.device.type == "cpu" and longest <= LONGEST else Form.PADDED
+    padded = model.geometry.apart or model.device.type != "cpu" or longest > LONGEST
+    return Form.PADDED if padded else Form.PADDING_FREE
 
 
 @dataclass(frozen=True, slots=True)

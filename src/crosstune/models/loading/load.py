@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from crosstune.errors import UserError, did_you_mean
+from crosstune.models.attention.apart import TOGETHER
 from crosstune.models.attention.families import implementation, through_hook
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import demo, hub
@@ -69,6 +70,8 @@ def load(
     tokenizer = _tokenizer(folder, name)
     loaded = LanguageModel(model=model, tokenizer=tokenizer, name=name, revision=pinned, geometry=geometry)
     loaded.remarks += unused
+    if geometry.apart:
+        TOGETHER.tell(geometry.apart, loaded.remarks.append)
     loaded.check()
     return loaded
 

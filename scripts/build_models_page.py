@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "zoo"))
 
 from architectures import ARCHITECTURES  # noqa: E402
-from checks import CASES, REFUSED, RIGHT, check  # noqa: E402
+from checks import CASES, REFUSED, RIGHT, SLOW, check  # noqa: E402
 
 TOP = """# Architectures
 
@@ -32,7 +32,9 @@ weights are fetched: what crosstune would compute differently is refused in one 
 `run` alike. LongRoPE and dynamic NTK are right up to the length at which their frequencies change with the
 longest text of a batch; a longer text is refused in one line.
 
-"+" is right; a number is a refusal, in the list below. Nothing is wrong: {right} right, {refused} refused.
+"+" is right; "1" is right with one text a row, which is slower: models that keep a state beside attention know
+nothing of texts that share a row, or of branches. R and a number is a refusal, in the list below. Nothing is
+wrong: {right} right, {slow} right one text a row, {refused} refused.
 
 """
 

@@ -48,7 +48,15 @@ def leak_a_neighbour(monkeypatch):
     monkeypatch.setattr(choose, "PaddingFreeBatch", one_text)
 
 
-@pytest.mark.parametrize("fault", [skip_the_hook, drop_the_mask, shift_positions, leak_a_neighbour])
+def test_a_hook_that_is_skipped_costs_all_that_needs_it(monkeypatch):
+    """One text a row is right without it; texts that share a row and learned keys are not, and not used."""
+    skip_the_hook(monkeypatch)
+    geometry = probe.examine(config_of("qwen3"))
+    assert geometry.apart == "several texts and branches in one line are not what each text is alone"
+    assert geometry.no_prompts.endswith("computes attention in 0 to 0 passes a layer")
+
+
+@pytest.mark.parametrize("fault", [drop_the_mask, shift_positions, leak_a_neighbour])
 def test_a_planted_fault_is_refused(fault, monkeypatch):
     config = config_of("qwen3")
     probe.examine(config)

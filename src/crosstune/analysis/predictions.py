@@ -12,6 +12,7 @@ import polars as pl
 import polars.selectors as cs
 
 from crosstune.data.forms import FORMS
+from crosstune.metrics.corpus import SUM
 from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
 
@@ -30,6 +31,7 @@ class Predictions:
 
     def __init__(self, source: Path | pl.DataFrame) -> None:
         self._source = source
+        self._to_pair: dict[str, pl.DataFrame] = {}
 
     def scores(self, run_id: str) -> pl.DataFrame:
         """What one run scored.
@@ -41,8 +43,7 @@ class Predictions:
             UserError: A file that is no table of predictions.
         """
         if isinstance(self._source, Path):
-            columns = [name for name in stored.prediction_columns(self._source, run_id) if _is_score(name)]
-            table = stored.read_table(self._source, run_id, columns)
+            table = stored.read_table(self._source, run_id, _is_score)
             return table.select(pl.lit(run_id).alias("run"), pl.all())
         table = self._of_table(run_id)
         return table.select(name for name in table.columns if name == "run" or _is_score(name))
@@ -50,12 +51,15 @@ class Predictions:
     def tables(self, run_ids: Iterable[str]) -> Iterator[pl.DataFrame]:
         """`scores` of many runs: tables of a few whole runs each, for one run's may be tiny.
 
+        What `to_pair` takes of each is kept until it does: a file is read once for both.
+
         Raises:
             UserError: A file that is no table of predictions.
         """
         waiting: list[pl.DataFrame] = []
         for run_id in run_ids:
             waiting.append(self.scores(run_id))
+            self._to_pair[run_id] = _small(waiting[-1])
             if sum(table.height for table in waiting) >= AT_ONCE:
                 yield pl.concat(waiting, how="diagonal_relaxed")
                 waiting = []
@@ -82,10 +86,9 @@ class Predictions:
         Raises:
             UserError: A file that is no table of predictions.
         """
-        names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
-        tables = self.tables(run.id for run in runs)
-        summed = cs.by_name(*_summed(), require_all=False).cast(pl.Float32)
-        return pl.concat([table.select(*names, summed) for table in tables], how="diagonal")
+        kept = self._to_pair
+        tables = [kept.pop(run.id) if run.id in kept else _small(self.scores(run.id)) for run in runs]
+        return pl.concat(tables, how="diagonal")
 
     def whole(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
         """Every column of some runs in one table, with a ``run`` column in front.
@@ -116,9 +119,16 @@ def as_predictions(source: pl.DataFrame | Predictions) -> Predictions:
     return source if isinstance(source, Predictions) else Predictions(source)
 
 
+def _small(scores: pl.DataFrame) -> pl.DataFrame:
+    """What pairing takes of some runs' scores."""
+    names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
+    summed = cs.by_name(*_summed(), require_all=False) | cs.starts_with(SUM)
+    return scores.select(*names, summed.cast(pl.Float32))
+
+
 def _is_score(name: str) -> bool:
     known = {"language", "example", "answer_language", *_summed()}
-    return name in known or name.startswith("metric.")
+    return name in known or name.startswith(("metric.", SUM))
 
 
 def _summed() -> set[str]:

@@ -9,6 +9,7 @@ import typer
 
 from crosstune.cli.printing import complain, print_csv, print_json, print_rows, print_sizes, say, show
 from crosstune.errors import UserError
+from crosstune.files import user_path
 
 if TYPE_CHECKING:
     from crosstune.study.spec import Study
@@ -126,6 +127,8 @@ def plan(
         print_json(planned.as_dict())
     else:
         show(plan_table(planned, str(study)))
+    if planned.refused:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -165,7 +168,7 @@ def check(store: StoreFolder) -> None:
     """
     from crosstune.store.audit import audit
 
-    state = audit(store)
+    state = audit(user_path(store))
     for text in (*state.notes, *state.problems):
         say(text)
     searches = f" and {state.searches} searches" if state.searches else ""

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from crosstune.data.example import Example
 from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import user_path
 from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
@@ -72,7 +73,7 @@ def predict(
     Raises:
         UserError: No such run, damaged weights, a model that has changed since, a text that does not fit.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     run = store.read_run(folder)
     task = _task(run, task_file)
     if task.version != run.task.version and not raw:
@@ -97,13 +98,13 @@ def predict(
             "run the study again"
         )
     # A task whose answers are written may be asked to choose all the same.
-    output = OUTPUTS[task.kind if form_of(task.kind).has_choices or not choices else "choice"]
-    settings = EvaluateSettings.model_validate(run.evaluate)
+    form = OUTPUTS[task.kind if form_of(task.kind).has_choices or not choices else "choice"]
+    output = form(lm, EvaluateSettings.model_validate(run.evaluate))
     with attached(method, lm, run.seed):
         if method.trains:
             method.load_state(_weights(folder / store.WEIGHTS, str(lm.device)))
         with method.evaluating(), lm.adaptation.for_language(code):
-            answers = output.answers(lm, task, with_exemplars([example], solved), settings)
+            answers = output.answers(task, with_exemplars([example], solved))
     (logprobs,) = answers.columns.get("choice_logprobs", [()])
     probabilities = [math.exp(logprob) for logprob in logprobs]
     ranked = sorted(zip(example.choices, probabilities, strict=True), key=lambda pair: -pair[1])
@@ -115,7 +116,7 @@ def _task(run: RunRecord, task_file: str | Path | None) -> Task:
     file = run.task.file
     if file is None:
         return make_task(run.task.name, run.task.options)
-    path = Path(file["path"] if task_file is None else task_file)
+    path = user_path(file["path"] if task_file is None else task_file)
     if task_file is None and path.suffix == ".py":
         raise UserError(
             f"run {run.id} was made with a Python task, which predict would run; if you trust it, add "

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's own only from
 
 from crosstune.config.mistakes import reworded, shown
 from crosstune.errors import UserError
+from crosstune.files import open_file
 
 RECORD_VERSION = 1
 """Of records written today. Those without a version are read too: what they lack follows from the rest."""
@@ -64,6 +65,7 @@ class TaskRecord(_Part):
     Attributes:
         kind: Form of its answers, which decides their columns and their statistic (`crosstune.data.forms`).
         metrics: Their names; the first is what ``score`` measures.
+        sums: Of a metric of the whole test set: how many columns ``sum.<i>`` it is computed from; else 0.
         options: Of the task, such as prompt_language.
         file: Path and SHA-256 of a task from a user's file.
         splits: Where each split came from.
@@ -73,6 +75,7 @@ class TaskRecord(_Part):
     version: int
     kind: str
     metrics: list[str] = Field(min_length=1)
+    sums: int = Field(default=0, ge=0)
     options: Json = {}
     file: Json | None = None
     splits: Json = {}
@@ -249,10 +252,20 @@ class RunRecord(_Part):
             UserError: It cannot be read, is no JSON, lacks a field, or holds a value of another type.
         """
         try:
-            text = file.read_bytes()
-            return cls.model_validate_json(text)
+            with open_file(file) as stream:
+                return cls.parse(stream.read(), file)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+    @classmethod
+    def parse(cls, text: bytes, file: Path) -> Self:
+        """The record in the text of a run.json.
+
+        Raises:
+            UserError: As `read`.
+        """
+        try:
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise UserError(f"{file}: {_mistake(error, text)}") from None
 

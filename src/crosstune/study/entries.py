@@ -19,6 +19,7 @@ from pydantic import (
 
 from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import user_path
 from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
@@ -338,9 +339,12 @@ def _users_task(entry: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[
         raise invalid(("name",), "give name or file, not both: a task of your own has its name in its file")
     if not isinstance(file, str | Path) or not str(file).endswith(SUFFIXES):
         raise invalid(("file",), f"file: a task's file ends in {', '.join(SUFFIXES)}")
-    path = folder / Path(file).expanduser()
-    if not path.is_file():
-        raise invalid(("file",), f"file: there is no {path}; give its path from the study file's folder")
+    try:
+        path = folder / user_path(file)
+        if not path.is_file():
+            raise UserError(f"there is no {path}; give its path from the study file's folder")
+    except (UserError, OSError) as error:
+        raise invalid(("file",), f"file: {error}") from error
     loaded = load_task(path)
     if loaded.task.name in TASKS:
         raise invalid(

@@ -19,6 +19,7 @@ from crosstune.config.mistakes import Loc, invalid, known_keys, read_levels, rew
 from crosstune.config.yaml_file import dump
 from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import user_path
 from crosstune.methods import METHODS
 from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
@@ -85,6 +86,7 @@ class Study(StudyPart):
     device_map: DeviceMap | None = None
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     _text: str | None = PrivateAttr(default=None)
+    _refused: dict[str, str] = PrivateAttr(default_factory=dict)
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -95,9 +97,9 @@ class Study(StudyPart):
             raise invalid((), 'a study is a mapping of keys: "name:", "model:", "tasks:", "methods:", ...')
         known_keys(value, cls.model_fields, "a study", also=("model", "grid"))
         read = dict(value)
-        if "model" in read and "models" in read:
-            raise invalid(("model",), "give model or models, not both")
         if "model" in read:
+            if "models" in read:
+                raise invalid(("model",), "give model or models, not both")
             read["models"] = read.pop("model")
         for key, example in _NEEDED.items():
             if read.get(key) in (None, "", [], ()):
@@ -114,11 +116,20 @@ class Study(StudyPart):
                 info.context["cells"] = cells
         if read.get("search") and "train.learning_rate" in (grid or {}):
             raise invalid(("search",), "give search or train.learning_rate in grid, not both")
-        if isinstance(read.get("store"), Path):
-            read["store"] = str(read["store"])
-        if read.get("store") == "":
-            raise invalid(("store",), "store: is empty; name a folder, or leave it out for runs/<name>")
         return read
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _store(cls, store: Any) -> Any:
+        if store == "":
+            raise invalid((), "store: is empty; name a folder, or leave it out for runs/<name>")
+        if not isinstance(store, str | Path):
+            return store
+        try:
+            user_path(store)
+        except UserError as error:
+            raise invalid((), f"store: {error}") from error
+        return str(store)
 
     @field_validator("name")
     @classmethod
@@ -176,6 +187,8 @@ class Study(StudyPart):
             self._check_search(combination)
         for i, model in enumerate(self.models):
             self._check_model(model, i)
+        if len(self._refused) == len(self.models):
+            raise invalid(("models", 0), self._refused[self.models[0]])
         return self
 
     def _no_repetition(self) -> None:
@@ -233,11 +246,16 @@ class Study(StudyPart):
         )
 
     def _check_model(self, model: str, at: int) -> None:
+        """A name that is none is a mistake of the file; a model that is refused fails alone."""
         try:
             check_model(model)
-            geometry = cheap_geometry(model)
         except UserError as error:
             raise invalid(("models", at), str(error)) from error
+        try:
+            geometry = cheap_geometry(model)
+        except UserError as error:
+            self._refused[model] = str(error)
+            return
         if geometry is None:
             return
         for i, method in enumerate(self.methods):
@@ -247,6 +265,11 @@ class Study(StudyPart):
                 raise invalid(("methods", i), f"method {method.name} on {model}: {error}") from error
 
     # --- what holds for a run -----------------------------------------------------------------
+
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why, by model, for those whose config tells that they cannot be loaded: their runs fail."""
+        return self._refused
 
     def combinations(self) -> Iterator[Combination]:
         """Each task with each method, task by task: first methods that draw nothing, trained ones last.
@@ -288,7 +311,7 @@ class Study(StudyPart):
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return Path("runs", self.name) if self.store is None else Path(self.store).expanduser()
+        return Path("runs", self.name) if self.store is None else user_path(self.store)
 
     def to_yaml(self) -> str:
         """The study as a file: the text it was read from, or one that reads as the same study.
@@ -309,8 +332,9 @@ def read_study(path: str | Path) -> Study:
     Raises:
         UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
     """
-    file = StudyFile(Path(path))
-    context: dict[str, Any] = {"folder": Path(path).parent, "cells": []}
+    path = user_path(path)
+    file = StudyFile(path)
+    context: dict[str, Any] = {"folder": path.parent, "cells": []}
     try:
         study = Study.model_validate(file.data, context=context)
     except ValidationError as error:

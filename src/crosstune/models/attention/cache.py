@@ -83,11 +83,6 @@ class OwnCaches:
         self.lengths = [length + 1 for length in self.lengths]
 
 
-def slots_of(lm: Model, rows: int, columns: int) -> "DecodingCache | OwnCaches":
-    """Where texts are kept that a model writes; arguments as `DecodingCache` has them."""
-    return OwnCaches() if lm.geometry.apart else DecodingCache(lm, rows, columns)
-
-
 def row_bytes(lm: Model, columns: int) -> int:
     """Bytes of one text's keys and values in `DecodingCache`, a prefix's among them."""
     heads, keys, values = lm.geometry.in_cache

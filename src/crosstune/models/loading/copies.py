@@ -13,7 +13,7 @@ from crosstune.errors import UserError
 from crosstune.models.attention.families import implementation, through_hook
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.loading.config import _first_line
+from crosstune.models.loading.config import one_line
 from crosstune.models.loading.log_noise import quiet
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
     else:
         raise UserError(
             f'"{text.model_type}": a small copy of the model cannot be computed '
-            f"({_first_line(error or Exception())}); choose another model or report it"
+            f"({one_line(error or Exception())}); choose another model or report it"
         ) from error
     try:
         with quiet():
@@ -88,7 +88,7 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
     except Exception as caught:
         raise UserError(
             f"{type(eager).__name__} does not take an attention function ({type(caught).__name__}: "
-            f"{_first_line(caught)}); choose another model or report it"
+            f"{one_line(caught)}); choose another model or report it"
         ) from caught
     hooked.requires_grad_(False).eval()
     return eager, LanguageModel(hooked, None, f'"{text.model_type}"', "probe", geometry_of(small))

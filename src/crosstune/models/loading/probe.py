@@ -28,20 +28,19 @@ from transformers import DynamicCache
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Part, Prompt
-from crosstune.models.attention.cache import PrefillCache, slots_of
-from crosstune.models.attention.choose import Form as Rows
-from crosstune.models.attention.choose import lay_out
+from crosstune.models.attention.cache import PrefillCache
+from crosstune.models.attention.choose import BatchForm, for_writing, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.loading.config import _first_line
+from crosstune.models.loading.config import one_line
 from crosstune.models.loading.copies import VOCABULARY, copies
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Text = Sequence[int]
-Form = Callable[[LanguageModel, Sequence[Text]], list[Tensor]]
+Forward = Callable[[LanguageModel, Sequence[Text]], list[Tensor]]
 
 NEAR = 1e-3
 """Of the largest logit. Sums in another order come to a few millionths in fp32, a real fault to a tenth."""
@@ -120,7 +119,7 @@ def check_forms(eager: Any, lm: LanguageModel) -> str:
         except UserError:
             raise
         except Exception as error:
-            return f"{what}: {type(error).__name__}: {_first_line(error)}"
+            return f"{what}: {type(error).__name__}: {one_line(error)}"
         if not all(_near(ours, theirs[-len(ours) :]) for ours, theirs in zip(found, wanted, strict=True)):
             return f"{what} are not what each text is alone"
     return ""
@@ -166,12 +165,8 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         finally:
             lm.adaptation.detach(part)
     except Exception as error:
-        why = (
-            _first_line(error)
-            if isinstance(error, UserError)
-            else f"{type(error).__name__}: {_first_line(error)}"
-        )
-        return f"{type(eager).__name__} takes no learned keys and values ({why})"
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return f"{type(eager).__name__} takes no learned keys and values ({kind}{one_line(error)})"
     if set(asked) != {1}:
         return f"{type(eager).__name__} computes attention in {min(asked)} to {max(asked)} passes a layer"
     return "" if _near(found, wanted) else f"{type(eager).__name__} makes keys in a way that is not known"
@@ -253,7 +248,7 @@ def _alone(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     return [lm.logits(lm.hidden(torch.tensor([list(text)]))[0]) for text in texts]
 
 
-def _laid(form: Rows, groups: Sequence[int], lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
+def _laid(form: BatchForm, groups: Sequence[int], lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     """Texts in rows of a form, as trees of so many in turn."""
     some = iter(texts)
     trees = [grow([next(some) for _ in range(count)]) for count in groups]
@@ -268,7 +263,7 @@ def _laid(form: Rows, groups: Sequence[int], lm: LanguageModel, texts: Sequence[
 
 def _steps(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts."""
-    slots = slots_of(lm, len(texts), max(map(len, texts)))
+    slots = for_writing(lm, len(texts), max(map(len, texts)))
     firsts = []
     for text in texts:
         read = slots.reader()
@@ -279,10 +274,10 @@ def _steps(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     return list(torch.stack([lm.logits(state) for state in states], dim=1))
 
 
-FORMS: dict[str, Form] = {
+FORMS: dict[str, Forward] = {
     "texts": _alone,
-    "padded rows": functools.partial(_laid, Rows.PADDED, (1, 1, 1)),
-    "several texts and branches in one line": functools.partial(_laid, Rows.PADDING_FREE, (2, 1)),
-    "branches by a mask": functools.partial(_laid, Rows.PADDED, (2, 1)),
+    "padded rows": functools.partial(_laid, BatchForm.PADDED, (1, 1, 1)),
+    "several texts and branches in one line": functools.partial(_laid, BatchForm.PADDING_FREE, (2, 1)),
+    "branches by a mask": functools.partial(_laid, BatchForm.PADDED, (2, 1)),
     "decoding steps": _steps,
 }

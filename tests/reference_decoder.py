@@ -48,7 +48,10 @@ def weights_of(lm: LanguageModel) -> dict[str, Tensor]:
         if ".lora_A.default" in name:
             module = name.removesuffix(".lora_A.default.weight")
             b = raw[f"{module}.lora_B.default.weight"]
-            plain[f"{module}.weight"] = plain[f"{module}.weight"] + lora_scale(lm, module) * b @ a
+            whole = plain[f"{module}.weight"] + lora_scale(lm, module) * b @ a
+            if (magnitude := raw.get(f"{module}.lora_magnitude_vector.default.weight")) is not None:  # DoRA
+                whole = magnitude[:, None] * whole / whole.norm(dim=1, keepdim=True)
+            plain[f"{module}.weight"] = whole
     return plain
 
 
@@ -90,7 +93,7 @@ def keys_values(
 
 def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
     """A method's effect from its saved tensors and its equation."""
-    if method is None or method.name in ("none", "few-shot", "lora", "full"):
+    if method is None or method.name in ("none", "few-shot", "lora", "peft", "full"):
         return Effect()
     state = {k: v.double().cpu() for k, v in method.state().items()}
     weights = weights_of(lm)

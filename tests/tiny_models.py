@@ -81,6 +81,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "bottleneck",
         {"width": 4, "placement": "parallel", "scale": "learned", "activation": "gelu", "layers": 2},
     ),
+    "peft-dora": ("peft", {"type": "DORA", "r": 3}),
     "full": ("full", {}),
 }
 TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learning_rate is not None)

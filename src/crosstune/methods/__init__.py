@@ -4,6 +4,7 @@ from typing import Any
 
 from crosstune.methods.adapters.bottleneck import Bottleneck
 from crosstune.methods.adapters.lora import Lora
+from crosstune.methods.adapters.peft_tuner import PeftTuner
 from crosstune.methods.base import Method
 from crosstune.methods.few_shot import FewShot
 from crosstune.methods.full import Full
@@ -20,5 +21,6 @@ METHODS: dict[str, type[Method[Any]]] = {
     "llama-adapter": LlamaAdapter,
     "lora": Lora,
     "bottleneck": Bottleneck,
+    "peft": PeftTuner,
     "full": Full,
 }

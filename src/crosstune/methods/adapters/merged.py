@@ -1,8 +1,10 @@
 """Trained changes merged into the weights for evaluation, and the weights' very bits put back after."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
+from crosstune.methods.base import Merge
 from crosstune.methods.deferred import Tensor, torch
 
 MOST_LOST = 0.1
@@ -35,3 +37,52 @@ def merged(weights: Sequence[Tensor], merge: Callable[[], None]) -> Iterator[Non
         with torch.no_grad():
             for weight, bits in zip(weights, kept, strict=True):
                 weight.copy_(bits)
+
+
+@contextmanager
+def merged_layers(layers: Mapping[str, Any], tensors: int) -> Iterator[Merge]:
+    """Inside, layers of PEFT are merged into their base layers, computed in fp32 and rounded once.
+
+    A layer of whose update rounding would take more than `MOST_LOST` stays beside its weight.
+
+    Args:
+        layers: Those that PEFT can merge, by name.
+        tensors: All that the method has.
+    """
+    kept: list[tuple[Tensor, Tensor]] = []
+    whole: list[Any] = []
+    taken: list[float] = []
+    avoided: list[float] = []
+    try:
+        with torch.no_grad():
+            for layer in layers.values():
+                before = [(p, p.data) for p in layer.get_base_layer().parameters()]
+                for p, bits in before:
+                    p.data = bits.float().clone()
+                try:
+                    layer.merge()
+                    after = [p.data for p, _ in before]
+                finally:
+                    for p, bits in before:
+                        p.data = bits
+                share = max(
+                    lost(bits, new - bits.float()) for (_, bits), new in zip(before, after, strict=True)
+                )
+                (avoided if share > MOST_LOST else taken).append(share)
+                if share > MOST_LOST:
+                    layer.merged_adapters = []
+                    continue
+                for (p, bits), new in zip(before, after, strict=True):
+                    kept.append((p, bits.clone()))
+                    p.copy_(new)
+                whole.append(layer.get_base_layer())
+                del whole[-1].weight_is_read
+        yield Merge(tensors, len(taken), max(taken, default=None), max(avoided, default=None))
+    finally:
+        with torch.no_grad():
+            for p, bits in kept:
+                p.copy_(bits)
+        for base in whole:
+            base.weight_is_read = True
+        for layer in layers.values():
+            layer.merged_adapters = []

@@ -25,6 +25,7 @@ class Effect:
         front: ``[n, hidden]`` in front of the embeddings.
         first: Position of the first token.
         adapters: Layer and place (such as "inside mlp") -> what each adapter adds, made of what it reads.
+        scales: (IA)3's vectors, by name.
     """
 
     joint: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -32,6 +33,7 @@ class Effect:
     front: Tensor | None = None
     first: int = 0
     adapters: dict[tuple[int, str], list[Callable[[Tensor], Tensor]]] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
 
     def adapted(self, layer: int, place: str, x: Tensor, read: Tensor | None = None) -> Tensor:
         """``x`` with what the adapters of a place add, one after the other."""
@@ -43,15 +45,22 @@ class Effect:
 def weights_of(lm: LanguageModel) -> dict[str, Tensor]:
     """fp64 weights by plain name, LoRA's ``W + (alpha / r) B A`` multiplied out."""
     raw = {k: v.detach().double().cpu() for k, v in lm.model.named_parameters()}
-    plain = {k.replace(".base_layer", ""): v for k, v in raw.items() if ".lora_" not in k}
+    plain = {
+        k.replace(".base_layer", ""): v for k, v in raw.items() if ".lora_" not in k and ".hada_" not in k
+    }
     for name, a in raw.items():
         if ".lora_A.default" in name:
             module = name.removesuffix(".lora_A.default.weight")
             b = raw[f"{module}.lora_B.default.weight"]
-            whole = plain[f"{module}.weight"] + lora_scale(lm, module) * b @ a
-            if (magnitude := raw.get(f"{module}.lora_magnitude_vector.default.weight")) is not None:  # DoRA
-                whole = magnitude[:, None] * whole / whole.norm(dim=1, keepdim=True)
-            plain[f"{module}.weight"] = whole
+            plain[f"{module}.weight"] = plain[f"{module}.weight"] + lora_scale(lm, module) * b @ a
+        if ".hada_w1_a.default" in name:  # LoHa: a product of two products, entry by entry
+            module = name.removesuffix(".hada_w1_a.default")
+            one, two = (
+                raw[f"{module}.hada_w{i}_a.default"] @ raw[f"{module}.hada_w{i}_b.default"] for i in "12"
+            )
+            layer: Any = lm.model.get_submodule(module)
+            change = layer.alpha["default"] / layer.r["default"] * one * two
+            plain[f"{module}.weight"] = plain[f"{module}.weight"] + change
     return plain
 
 
@@ -112,8 +121,10 @@ def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
                 )
                 joint[layer] = (k, v)
         return Effect(joint=joint, first=config.length)
-    if method.name == "bottleneck":
-        return Effect(adapters=bottlenecks(config, state))
+    if method.name == "ia3":
+        return Effect(scales=state)
+    if method.name in ("bottleneck", "compacter"):
+        return Effect(adapters=bottlenecks(config, multiplied_out(state)))
     assert method.name == "llama-adapter"
     gated = {}
     for name, tensor in state.items():
@@ -123,6 +134,17 @@ def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
             gate = gate.tanh() if config.squash == "tanh" else gate
             gated[layer] = [(*keys_values(lm, weights, layer, tensor), gate)]
     return Effect(gated=gated)
+
+
+def multiplied_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Compacter's projections: (sum_i A_i (x) (s_i t_i))', each product by its definition."""
+    out = dict(state)
+    for name, left in state.items():
+        if name.endswith(".left"):
+            at, right = name.removesuffix(".left"), state[name.replace(".left", ".right")]
+            terms = [torch.kron(a, s @ t) for a, s, t in zip(state["rule"], left, right, strict=True)]
+            out[f"{at}.weight"] = torch.stack(terms).sum(0).T
+    return out
 
 
 def bottlenecks(config: Any, state: dict[str, Tensor]) -> dict[tuple[int, str], list[Any]]:
@@ -139,13 +161,12 @@ def bottlenecks(config: Any, state: dict[str, Tensor]) -> dict[tuple[int, str], 
         "silu": lambda x: x / (1 + (-x).exp()),
         "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
         "tanh": torch.tanh,
-    }[config.activation or usual]
+    }[config.activation or ("gelu" if "rule" in state else usual)]
     found: dict[tuple[int, str], list[Any]] = {}
-    for name in {name.split(".down")[0] for name in state if ".down" in name}:
-        s = state.get(
-            f"{name}.scale",
-            torch.tensor(config.scale or factor).double() if config.scale != "learned" else None,
-        )
+    for name in {name.split(".down")[0] for name in state if ".down.weight" in name}:
+        s = state.get(f"{name}.scale", torch.tensor(factor).double())
+        if isinstance(fixed := getattr(config, "scale", None), float):
+            s = torch.tensor(fixed).double()
         down, b, up, c = (
             state[f"{name}.{end}"] for end in ("down.weight", "down.bias", "up.weight", "up.bias")
         )
@@ -173,7 +194,14 @@ def stacked(first: Effect, second: Effect) -> Effect:
         for key in first.adapters.keys() | second.adapters.keys()
     }
     fronts = [effect.front for effect in (first, second) if effect.front is not None]
-    return Effect(joint, gated, torch.cat(fronts) if fronts else None, first.first + second.first, adapters)
+    return Effect(
+        joint,
+        gated,
+        torch.cat(fronts) if fronts else None,
+        first.first + second.first,
+        adapters,
+        first.scales | second.scales,
+    )
 
 
 def windows_and_thetas(config: Any) -> list[tuple[int | None, float]]:
@@ -194,6 +222,11 @@ def reference_hidden(lm: LanguageModel, ids: list[int], effect: Effect | None = 
     effect = effect or Effect()
     config, g = lm.model.config, lm.geometry
     weights = weights_of(lm)
+    for name, scale in effect.scales.items():
+        at, end = name.rsplit(".", 1)
+        ends = {"key": "self_attn.k_proj", "value": "self_attn.v_proj", "inner": "mlp.down_proj"}
+        weight = f"model.{at}.{ends[end]}.weight"
+        weights[weight] = weights[weight] * (scale if end == "inner" else scale[:, None])
     gemma = config.model_type.startswith("gemma")
     h = weights["model.embed_tokens.weight"][torch.tensor(ids)]
     if gemma:

@@ -3,6 +3,8 @@
 from typing import Any
 
 from crosstune.methods.adapters.bottleneck import Bottleneck
+from crosstune.methods.adapters.compacter import Compacter
+from crosstune.methods.adapters.ia3 import Ia3
 from crosstune.methods.adapters.lora import Lora
 from crosstune.methods.adapters.peft_tuner import PeftTuner
 from crosstune.methods.base import Method
@@ -22,5 +24,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "lora": Lora,
     "bottleneck": Bottleneck,
     "peft": PeftTuner,
+    "compacter": Compacter,
+    "ia3": Ia3,
     "full": Full,
 }

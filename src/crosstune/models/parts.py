@@ -20,7 +20,7 @@ ATTENTION = ("self_attn", "self_attention", "attention", "attn.attention", "attn
 KEY, VALUE = ("k_proj",), ("v_proj",)
 OUTPUT = ("o_proj", "dense", "out_proj", "c_proj")
 MLP = ("mlp", "feed_forward")
-MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
+MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "fc_out")
 NORM_BEFORE_ATTENTION = ("input_layernorm", "ln_1", "attention_layernorm")
 NORM_BEFORE_MLP = (
     "pre_feedforward_layernorm",
@@ -39,6 +39,8 @@ FUSED: dict[str, Literal["blocks", "heads"]] = {
     "c_attn": "blocks",
     "query_key_value": "heads",
 }
+# Attentions whose fused projection has another order.
+OTHER_ORDER = ("CodeGenAttention",)
 # What scores are multiplied with before they are capped, by name in the config.
 SCALES: dict[str, Callable[[float], float]] = {
     "logit_scale": lambda value: value,
@@ -163,7 +165,7 @@ class Layer:
             return key, value
         fused = child(attention, tuple(FUSED))
         size, dim = self._output_size(), self.head_dim
-        if fused is None or size is None or dim is None:
+        if fused is None or size is None or dim is None or type(attention).__name__ in OTHER_ORDER:
             return None
         module: Any = attention.get_submodule(fused)
         whole = module.out_features if hasattr(module, "out_features") else module.weight.shape[1]

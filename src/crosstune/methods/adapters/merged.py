@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from crosstune.methods.base import Merge
 from crosstune.methods.deferred import Tensor, torch
 
+T = TypeVar("T")
 MOST_LOST = 0.1
 """Share of a change that may be lost when it is merged. bf16 rounds a weight by up to 0.4% of itself: of
 changes of a few percent little is lost, of changes below that nearly everything."""
@@ -18,6 +19,22 @@ def lost(weight: Tensor, change: Tensor) -> float:
     kept = (before + change).to(weight.dtype).float() - before
     size = change.norm()
     return float((kept - change).norm() / size) if size > 0 else 0.0
+
+
+def worth_merging(loss: Mapping[T, float], tensors: int) -> tuple[list[T], Merge]:
+    """Whose change is merged: no more than `MOST_LOST` of it is lost then.
+
+    Args:
+        loss: By what can be merged, the share that would be lost.
+        tensors: How many were changed, those that cannot be merged among them.
+    """
+    chosen = [place for place, share in loss.items() if share <= MOST_LOST]
+    return chosen, Merge(
+        tensors=tensors,
+        merged=len(chosen),
+        lost=max((share for share in loss.values() if share <= MOST_LOST), default=None),
+        avoided=max((share for share in loss.values() if share > MOST_LOST), default=None),
+    )
 
 
 @contextmanager
@@ -50,12 +67,11 @@ def merged_layers(layers: Mapping[str, Any], tensors: int) -> Iterator[Merge]:
         tensors: All that the method has.
     """
     kept: list[tuple[Tensor, Tensor]] = []
+    loss: dict[str, float] = {}
     whole: list[Any] = []
-    taken: list[float] = []
-    avoided: list[float] = []
     try:
         with torch.no_grad():
-            for layer in layers.values():
+            for name, layer in layers.items():
                 before = [(p, p.data) for p in layer.get_base_layer().parameters()]
                 for p, bits in before:
                     p.data = bits.float().clone()
@@ -65,19 +81,17 @@ def merged_layers(layers: Mapping[str, Any], tensors: int) -> Iterator[Merge]:
                 finally:
                     for p, bits in before:
                         p.data = bits
-                share = max(
-                    lost(bits, new - bits.float()) for (_, bits), new in zip(before, after, strict=True)
-                )
-                (avoided if share > MOST_LOST else taken).append(share)
-                if share > MOST_LOST:
+                pairs = list(zip(before, after, strict=True))
+                loss[name] = max(lost(bits, new - bits.float()) for (_, bits), new in pairs)
+                if loss[name] > MOST_LOST:
                     layer.merged_adapters = []
                     continue
-                for (p, bits), new in zip(before, after, strict=True):
-                    kept.append((p, bits.clone()))
+                kept += [(p, bits.clone()) for p, bits in before]
+                for (p, _), new in pairs:
                     p.copy_(new)
                 whole.append(layer.get_base_layer())
                 del whole[-1].weight_is_read
-        yield Merge(tensors, len(taken), max(taken, default=None), max(avoided, default=None))
+        yield worth_merging(loss, tensors)[1]
     finally:
         with torch.no_grad():
             for p, bits in kept:

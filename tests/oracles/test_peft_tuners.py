@@ -11,6 +11,7 @@ from peft.utils import PeftType
 from crosstune.errors import UserError
 from crosstune.methods.adapters.peft_tuner import REFUSED, TYPES, UNMERGED, PeftTuner
 from crosstune.outputs.rows import TrainingRow
+from crosstune.study.entries import MethodEntry
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
 from tiny_models import all_logits, make_lm, near, random_ids, row, tiny_model
@@ -145,3 +146,12 @@ def test_mistakes_in_settings(tiny_lm):
             with pytest.raises(UserError, match=words):
                 do()
     assert [id(m) for m in lm.model.modules()] == modules
+
+
+def test_in_a_study():
+    """What the config does not name is PEFT's to check, is part of the label, and is written as it was read."""
+    entry = MethodEntry.model_validate({"name": "peft", "type": "DORA", "r": 8})
+    assert entry.label(None) == "peft DORA r 8"
+    assert entry.as_written() == {"name": "peft", "type": "DORA", "r": 8, "train": {}}
+    with pytest.raises(ValueError, match='unknown key "r" in method lora'):
+        MethodEntry.model_validate({"name": "lora", "r": 8})

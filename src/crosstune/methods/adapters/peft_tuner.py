@@ -80,7 +80,7 @@ class PeftConfig(Targeted):
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    type: str
+    type: str = "LORA"
 
     @model_validator(mode="after")
     def _known(self) -> "PeftConfig":

@@ -38,7 +38,7 @@ def evaluate(
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
     tell, journal = stream.get("tell"), stream.get("journal")
     groups, done = lm.adaptation.groups(examples), 0
-    tables = []
+    tables = [pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))] if not groups else []
     for languages in groups:
         flat = [example for language in languages for example in examples[language]]
         with lm.adaptation.for_language(languages[0]):

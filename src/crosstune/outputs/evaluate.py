@@ -38,16 +38,22 @@ def evaluate(
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
     tell, journal = stream.get("tell"), stream.get("journal")
     groups, done = lm.adaptation.groups(examples), 0
-    tables = [pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))] if not groups else []
+    tables = []
     for languages in groups:
         flat = [example for language in languages for example in examples[language]]
         with lm.adaptation.for_language(languages[0]):
             flat = fitted(lm, task, flat, settings, passes)
+            if not flat:
+                continue
             section = None if journal is None else journal.section(done, len(flat))
             output = OUTPUTS[task.kind](lm, settings)
             answers = output.answers(task, flat, tell=tell, passes=passes, journal=section)
         tables.append(_rows(task, flat, answers))
         done += len(flat)
+    if not tables:
+        if any(examples.values()):
+            raise UserError(f"task {task.name}: every text is longer than the positions of {lm.name}")
+        return pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))
     table = pl.concat(tables)
     if len(groups) > 1:
         table = table.sort(pl.col("language").cast(pl.Enum(list(examples))), maintain_order=True)

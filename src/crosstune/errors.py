@@ -30,6 +30,11 @@ def inert(text: str) -> str:
     return ACTS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class Diverged(UserError):  # noqa: N818 - what a training did, an error only where its weights are wanted
     """A training whose loss is no number any more. The same settings would do it again."""
 

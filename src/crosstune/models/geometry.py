@@ -31,6 +31,8 @@ class Geometry:
         value_dim: Size of one head's values where it is not ``head_dim``, else 0.
         cached: Heads, and sizes of one's keys and values, of what a cache holds in their place (DeepSeek's
             latents); None where it holds them.
+        apart: Why its texts are read one a row (`crosstune.models.attention.apart`); empty where they
+            share rows.
         same_rotation: Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
         linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
             layer has those of Llama.
@@ -50,6 +52,7 @@ class Geometry:
     embedding: int = 0
     value_dim: int = 0
     cached: tuple[int, int, int] | None = None
+    apart: str = ""
     same_rotation: int = 0
     linears: tuple[tuple[Linear, ...], ...] | None = None
 

@@ -99,15 +99,21 @@ class Layer:
 
     Args:
         module: The layer.
-        attention: Name of its attention.
+        attention: Name of its attention; None where it has none (a state space, a convolution).
     """
 
-    def __init__(self, module: nn.Module, attention: str) -> None:
+    def __init__(self, module: nn.Module, attention: str | None) -> None:
         self.module, self._attention = module, attention
+
+    @property
+    def attends(self) -> bool:
+        """Whether it has attention."""
+        return self._attention is not None
 
     @property
     def attention(self) -> nn.Module:
         """Its self-attention."""
+        assert self._attention is not None
         return self.module.get_submodule(self._attention)
 
     @property
@@ -119,7 +125,7 @@ class Layer:
     @property
     def output(self) -> Projection | None:
         """The attention's output projection."""
-        return projection(self.attention, OUTPUT)
+        return None if self._attention is None else projection(self.attention, OUTPUT)
 
     @property
     def mlp_output(self) -> Projection | None:
@@ -159,6 +165,8 @@ class Layer:
 
     def key_and_value(self) -> tuple[Projection, Projection] | None:
         """What makes keys and values, also inside a fused projection; None where no name is known."""
+        if self._attention is None:
+            return None
         attention = self.attention
         key, value = projection(attention, KEY), projection(attention, VALUE)
         if key is not None and value is not None:
@@ -182,6 +190,8 @@ class Layer:
     @property
     def head_dim(self) -> int | None:
         """Size of one head."""
+        if self._attention is None:
+            return None
         size = getattr(self.attention, "head_dim", getattr(self.attention, "head_size", None))
         return size if isinstance(size, int) else None
 
@@ -220,14 +230,14 @@ class Parts:
         stack = model.get_decoder()
         layers = child(stack, LAYERS) if isinstance(stack, nn.Module) else None
         modules = [] if layers is None else list(stack.get_submodule(layers).children())
-        attention = child(modules[0], ATTENTION) if modules else None
-        if attention is None:
+        attentions = [child(module, ATTENTION) for module in modules]
+        if not any(attentions):
             raise UserError(
                 f"{type(model).__name__} is not a decoder whose layers have their attention under a known "
                 f"name ({', '.join(ATTENTION)}); choose a Llama, Mistral, Gemma, Qwen or similar causal "
                 "language model"
             )
-        self.layers = [Layer(module, attention) for module in modules]
+        self.layers = [Layer(*layer) for layer in zip(modules, attentions, strict=True)]
         config = stack.config
         self.cap: float | None = getattr(config, CAP, None)
         self.scale = 1.0

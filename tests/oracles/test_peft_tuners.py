@@ -149,7 +149,7 @@ def test_mistakes_in_settings(tiny_lm):
 
 
 def test_in_a_study():
-    """What the config does not name is PEFT's to check, is part of the label, and is written as it was read."""
+    """What the config does not name is PEFT's to check, is in the label, and is written as it was read."""
     entry = MethodEntry.model_validate({"name": "peft", "type": "DORA", "r": 8})
     assert entry.label(None) == "peft DORA r 8"
     assert entry.as_written() == {"name": "peft", "type": "DORA", "r": 8, "train": {}}

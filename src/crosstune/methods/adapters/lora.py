@@ -7,7 +7,7 @@ Trained parameters: r * (in + out) for every target in every chosen layer.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -30,7 +30,10 @@ class Targeted(Layered):
         target_modules: Which, by name; "all-linear" for all in the layers.
     """
 
-    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = (
+        "q_proj",
+        "v_proj",
+    )
 
 
 class LoraConfig(Targeted):
@@ -42,7 +45,7 @@ class LoraConfig(Targeted):
         dropout: On the adapter's input while training.
     """
 
-    rank: int = Field(default=4, ge=1)
+    rank: int = Field(default=4, ge=1, le=65_536)
     alpha: float = Field(default=8.0, gt=0)
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 

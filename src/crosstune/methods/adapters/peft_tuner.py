@@ -45,7 +45,7 @@ REFUSED = {
     "ADAPTION_PROMPT": "use llama-adapter",
     **dict.fromkeys(("POLY", "XLORA"), "it routes by task ids, of which a study has one"),
     "ADALORA": "it needs the optimiser's gradients behind each step",
-    "LN_TUNING": "it trains norms, not linear layers; use full with parts: norms",
+    "LN_TUNING": "it trains norms, not linear layers; use full with only: norms",
     "FROD": "it decomposes the weights together, and cannot be counted without them",
     "OSF": "it trains whole weights in place; use full",
     "PVERA": "it draws at random in evaluation, and differs from its own merged form",

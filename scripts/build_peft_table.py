@@ -50,7 +50,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     lines = [
         f"PEFT {peft.__version__}, transformers {transformers.__version__},",
-        f"PyTorch {torch.__version__}, fp32, `q_proj` and `v_proj` of every layer, widths reduced where a tiny model needs it.",
+        f"PyTorch {torch.__version__}, fp32, `q_proj` and `v_proj` of every layer,",
+        "widths reduced where a tiny model needs it.",
         "",
         f"| `type` | {' | '.join(f'{name}: starts as the model' for name in FAMILIES.values())} | merges |",
         f"|---|{'---|' * len(FAMILIES)}---|",

@@ -148,6 +148,11 @@ def test_mistakes_in_settings(tiny_lm):
     assert [id(m) for m in lm.model.modules()] == modules
 
 
+def test_the_default_is_counted_as_peft_counts_it(tiny_lm):
+    g = tiny_lm("llama").geometry
+    assert PeftTuner.count(PeftTuner.Config(), g) == PeftTuner.count(PeftTuner.Config(type="LORA", r=8), g)
+
+
 def test_in_a_study():
     """What the config does not name is PEFT's to check, is in the label, and is written as it was read."""
     entry = MethodEntry.model_validate({"name": "peft", "type": "DORA", "r": 8})

@@ -169,6 +169,8 @@ class PeftTuner(Method[PeftConfig]):
     def count(cls, config: PeftConfig, geometry: Geometry) -> int:
         """What PEFT makes trainable on layers of these sizes, which have no storage."""
         linears = targets(config, geometry, "peft")
+        if config.type == "LORA" and not config.model_extra:  # the default, which needs no PyTorch: r is 8
+            return 8 * sum(size for _, _, size in linears)
         names = [f"{i}.{name}" for i, name, _ in linears]
         if config.type == "SHIRA":  # chooses entries of a weight, which it cannot without storage
             return int(_settings(config, names).r) * sum(size for _, _, size in linears)

@@ -122,7 +122,7 @@ def _settings(config: PeftConfig, names: list[str]) -> Any:
         raise UserError(f"peft: {config.type}: {error}".replace("\n", " ")) from error
 
 
-def _put_on(layers: nn.ModuleList, config: PeftConfig, names: list[str]) -> Any:
+def _put_on(layers: "nn.ModuleList", config: PeftConfig, names: list[str]) -> Any:
     """PEFT's tuner over the layers, which it changes.
 
     Raises:
@@ -140,7 +140,7 @@ def _put_on(layers: nn.ModuleList, config: PeftConfig, names: list[str]) -> Any:
         raise UserError(f"peft: {config.type}: {error}".replace("\n", " ")) from error
 
 
-def _without_storage(geometry: Geometry, config: PeftConfig) -> nn.ModuleList:
+def _without_storage(geometry: Geometry, config: PeftConfig) -> "nn.ModuleList":
     """Linear layers of the model's sizes under their names, on the meta device."""
     layers = nn.ModuleList(nn.Module() for _ in range(geometry.layers))
     for i in config.chosen(geometry.layers):

@@ -5,7 +5,7 @@ and scores, found in the modules of a model, which may be on PyTorch's meta devi
 lists the names that families of transformers use; a new one is taught by adding its name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -216,6 +216,25 @@ class Layer:
         return tuple((name, *size) for name, size in sizes if size is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One parameter of a model.
+
+    Attributes:
+        name: In the model.
+        tensor: Itself.
+        layer: Number of the layer that it is in; None outside of them.
+        bias: Whether it is a bias, a norm's among them.
+        norm: Whether it is a norm's.
+    """
+
+    name: str
+    tensor: nn.Parameter
+    layer: int | None
+    bias: bool
+    norm: bool
+
+
 class Parts:
     """What a decoder is made of.
 
@@ -244,6 +263,15 @@ class Parts:
         for name, factor in SCALES.items():
             if isinstance(value := getattr(config, name, None), int | float):
                 self.scale *= factor(value)
+
+    def weights(self, model: nn.Module) -> Iterator[Weight]:
+        """Every parameter of the model, tied ones once."""
+        layers = {id(module): i for i, layer in enumerate(self.layers) for module in layer.module.modules()}
+        for name, tensor in model.named_parameters():
+            at, _, end = name.rpartition(".")
+            module = model.get_submodule(at)
+            norm = "norm" in type(module).__name__.lower()
+            yield Weight(name, tensor, layers.get(id(module)), end.endswith("bias"), norm)
 
     @property
     def plain_scores(self) -> bool:

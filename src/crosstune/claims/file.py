@@ -274,7 +274,7 @@ def _codes(raw: Any) -> tuple[str, ...]:
     kept = list(LANGUAGES)
     for by, values in raw.items():
         # Whether a script is seen depends on the runs' source language, which a file does not know.
-        known_groupings = [each for each in get_args(Grouping) if each != "seen_script"]
+        known_groupings = [name for name in get_args(Grouping) if name != "seen_script"]
         if by not in known_groupings:
             raise invalid(
                 ("languages", by), f'languages: no grouping "{by}"{did_you_mean(str(by), known_groupings)}'

@@ -47,7 +47,7 @@ def _raised(problems: Iterable[tuple[Any, ...]]) -> ValidationError:
 
 
 def known_keys(
-    given: Mapping[str, Any], fields: Collection[str], what: str, also: Collection[str] = (), at: Loc = ()
+    settings: Mapping[str, Any], fields: Collection[str], what: str, also: Collection[str] = (), at: Loc = ()
 ) -> None:
     """Refuse keys that a part of a file does not have.
 
@@ -56,7 +56,7 @@ def known_keys(
     """
     known = [*fields, *also]
     problems = []
-    for key in given:
+    for key in settings:
         if key not in known:
             hint = did_you_mean(str(key), known) if fields else "; it has no settings"
             problems.append(((*at, key), f'unknown key "{key}" in {what}{hint}'))
@@ -64,9 +64,9 @@ def known_keys(
         raise _raised(problems)
 
 
-def read_settings(model: type[M], given: Mapping[str, Any], what: str) -> M:
+def read_settings(model: type[M], settings: Mapping[str, Any], what: str) -> M:
     """Settings of one part of a file; see `read_levels`."""
-    return read_levels(model, [((), given)], what)
+    return read_levels(model, [((), settings)], what)
 
 
 def read_levels(
@@ -115,21 +115,21 @@ def read_levels(
 
 def reworded(error: ValidationError, data: Any) -> list[tuple[Loc, str]]:
     """Pydantic's errors as places in ``data`` and sentences; the branches of a union become one sentence."""
-    found: dict[Loc, list[str]] = {}
+    texts_of: dict[Loc, list[str]] = {}
     values: dict[Loc, str] = {}
-    for each in error.errors():
-        if each["type"] == _OURS:
-            found.setdefault(each["loc"], []).append(each["msg"])
+    for detail in error.errors():
+        if detail["type"] == _OURS:
+            texts_of.setdefault(detail["loc"], []).append(detail["msg"])
             continue
-        loc = _there(each["loc"], data)
+        loc = _without_branches(detail["loc"], data)
         name = ".".join(str(step) for step in loc)
-        text = each["msg"].removeprefix("Value error, ").replace("Input should", "should")
-        text = _SENTENCES.get(each["type"], text[:1].lower() + text[1:])
+        text = detail["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        text = _SENTENCES.get(detail["type"], text[:1].lower() + text[1:])
         if loc and loc not in values:
-            values[loc] = f"; found {shown(each['input'])}"
+            values[loc] = f"; found {shown(detail['input'])}"
             text = f"{name} {text}"
-        found.setdefault(loc, []).append(text)
-    return [(loc, " or ".join(texts) + values.get(loc, "")) for loc, texts in found.items()]
+        texts_of.setdefault(loc, []).append(text)
+    return [(loc, " or ".join(texts) + values.get(loc, "")) for loc, texts in texts_of.items()]
 
 
 def shown(value: Any) -> str:
@@ -142,15 +142,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _there(loc: Loc, given: Any) -> Loc:
+def _without_branches(loc: Loc, content: Any) -> Loc:
     """``loc`` without the names of union branches that pydantic puts at its end."""
-    data = given
+    data = content
     kept: list[str | int] = []
     for step in loc:
         if isinstance(data, Mapping) and not kept and step not in data:
             return (step,)  # a missing key
-        there = range(len(data)) if isinstance(data, list | tuple) else data
-        if not isinstance(data, Mapping | list | tuple) or step not in there:
+        steps = range(len(data)) if isinstance(data, list | tuple) else data
+        if not isinstance(data, Mapping | list | tuple) or step not in steps:
             break
         data = data[step]  # type: ignore[index]  # narrowed by the line above
         kept.append(step)

@@ -68,21 +68,21 @@ class Document:
 
     def first_error(self, problems: Iterable[tuple[Path_, str]]) -> UserError:
         """The error for the mistake, a place and a sentence, that stands first in the document."""
-        path, message = min(problems, key=lambda each: self.line(each[0]))
+        path, message = min(problems, key=lambda problem: self.line(problem[0]))
         return self.error(path, message)
 
     def line(self, path: Path_) -> int:
         """Line, from 1, of the deepest part of ``path`` that is in the document."""
         node, line = self._node, 1
         for step in path:
-            found: tuple[yaml.Node, yaml.Node] | None = None
+            child: tuple[yaml.Node, yaml.Node] | None = None
             if isinstance(node, yaml.MappingNode):
-                found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+                child = next(((k, v) for k, v in node.value if k.value == str(step)), None)
             elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-                found = node.value[step], node.value[step]
-            if found is None:
+                child = node.value[step], node.value[step]
+            if child is None:
                 break
-            line, node = found[0].start_mark.line + 1, found[1]
+            line, node = child[0].start_mark.line + 1, child[1]
         return int(line)
 
     def _plain(self, node: yaml.Node) -> Any:

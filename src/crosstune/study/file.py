@@ -44,35 +44,33 @@ class StudyFile:
     def first_error(self, problems: Iterable[tuple[Loc, str]]) -> UserError:
         """The error that stands first, with the file and the line of the part it is about."""
         placed = [(self._owner(loc), loc, text) for loc, text in problems]
-        at, loc, text = min(
-            placed, key=lambda each: (each[0], self._documents[each[0]].line(self._own(each[0], each[1])))
+        owner = min(at for at, _, _ in placed)
+        document = self._documents[owner]
+        return document.first_error(
+            [(_steps(loc, document.data), text) for at, loc, text in placed if at == owner]
         )
-        return self._documents[at].error(self._own(at, loc), text)
 
     def _owner(self, loc: Loc) -> int:
         """Number of the file that a place of the merged mapping comes from."""
-        there: list[tuple[int, Any]] = [(i, document.data) for i, document in enumerate(self._documents)]
+        parts: list[tuple[int, Any]] = [(i, document.data) for i, document in enumerate(self._documents)]
         for step in _steps(loc, self.data):
-            having = [(i, data[step]) for i, data in there if isinstance(data, Mapping) and step in data]
+            having = [(i, data[step]) for i, data in parts if isinstance(data, Mapping) and step in data]
             if not having:
                 break
             # A list or a plain value stands in one file whole; mappings may come from several.
-            there = [each for each in having if isinstance(each[1], Mapping)] or having
+            parts = [part for part in having if isinstance(part[1], Mapping)] or having
             if not isinstance(having[0][1], Mapping):
                 return having[0][0]
-        return there[0][0]
-
-    def _own(self, at: int, loc: Loc) -> Loc:
-        return _steps(loc, self._documents[at].data)
+        return parts[0][0]
 
 
 def presets() -> dict[str, str]:
     """Names of the presets, and the first line of each."""
-    found = {}
+    heads = {}
     for file in sorted(PRESETS.rglob("*.yaml")):
         head = file.read_text(encoding="utf-8").partition("\n")[0]
-        found[file.relative_to(PRESETS).with_suffix("").as_posix()] = head.lstrip("# ")
-    return found
+        heads[file.relative_to(PRESETS).with_suffix("").as_posix()] = head.lstrip("# ")
+    return heads
 
 
 def _with_includes(document: Document, path: Path, above: tuple[Path, ...]) -> Iterator[Document]:
@@ -106,8 +104,8 @@ def _with_includes(document: Document, path: Path, above: tuple[Path, ...]) -> I
 
 def _names(document: Document, key: str) -> list[str]:
     assert isinstance(document.data, dict)
-    given = document.data.get(key, [])
-    names: Any = [given] if isinstance(given, str) else given
+    entry = document.data.get(key, [])
+    names: Any = [entry] if isinstance(entry, str) else entry
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         what = "a file" if key == "include" else "a preset's name"
         raise document.error((key,), f"{key}: {what} or a list of them is wanted")
@@ -131,16 +129,16 @@ def _merge(high: Any, low: Any) -> Any:
     if not isinstance(high, Mapping) or not isinstance(low, Mapping):
         return high
     pairs = (*ONE_OF, ("model", "models"))
-    dropped = {other for one, two in pairs for mine, other in ((one, two), (two, one)) if mine in high}
+    dropped = {key for pair in pairs if not high.keys().isdisjoint(pair) for key in pair} - high.keys()
     kept = {key: value for key, value in low.items() if key not in dropped}
     return kept | {key: _merge(value, kept[key]) if key in kept else value for key, value in high.items()}
 
 
 def _steps(loc: Loc, data: Any) -> Loc:
     """A place in the study as a file has it: ``model`` for ``models``, a single entry without its index."""
-    given = data if isinstance(data, Mapping) else {}
-    if loc[:1] == ("models",) and "models" not in given:
+    keys = data if isinstance(data, Mapping) else {}
+    if loc[:1] == ("models",) and "models" not in keys:
         loc = ("model", *loc[1:])
-    if loc and loc[1:2] == (0,) and not isinstance(given.get(str(loc[0])), list):
+    if loc and loc[1:2] == (0,) and not isinstance(keys.get(str(loc[0])), list):
         loc = (loc[0], *loc[2:])
     return loc

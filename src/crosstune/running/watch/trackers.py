@@ -177,8 +177,8 @@ class Trackers:
         means = predictions.group_by("language").agg(pl.col("score").mean()).sort("language")
         steps = record.curve[-1]["step"] if record.curve else 0
         scores = {f"score/{language}": float(score) for language, score in means.iter_rows()}
-        if not scores and record.dev:
-            scores = {"dev/best": max(point["score"] for point in record.dev)}
+        if not scores and record.dev_score is not None:
+            scores = {"dev/best": record.dev_score}
         self._end(scores, steps)
 
     def close(self) -> None:

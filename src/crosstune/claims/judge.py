@@ -172,6 +172,6 @@ def _one_reason(claim: Claim, cell: Cell) -> str:
         return f"the interval is {'above' if cell.outcome == 'yes' else 'below'} {side}"
     assert cell.detectable is not None
     return (
-        f"the interval includes {side}; at this sample a true difference {100 * cell.detectable:.1f} points "
-        "off it is found with 80% power, a smaller one less often"
+        f"the interval includes {side}; minimum detectable difference from it: "
+        f"{100 * cell.detectable:.1f} points (80% power)"
     )

@@ -40,7 +40,7 @@ class PrefixConfig(Prompted, Layered):
 
     space: Literal["hidden", "kv"] = "hidden"
     init: Literal["text", "random"] = "text"
-    reparameterise: int | None = Field(default=None, ge=1)
+    reparameterise: int | None = Field(default=None, ge=1, le=65_536)
 
 
 class Prefix(Planted[PrefixConfig]):

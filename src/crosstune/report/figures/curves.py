@@ -13,7 +13,7 @@ PANELS = {
     "score": "score",
     CORRECT: "in the right language",
     SOURCE: "in the source language",
-    UNDECIDED: "language cannot be told",
+    UNDECIDED: "language not identified",
 }
 
 
@@ -58,9 +58,9 @@ def panels(table: pl.DataFrame, setting: str, height: int = 200) -> list[tuple[s
         chart = chart.properties(width="container", height=height, autosize=FIT)
         what = "Mean score over targets" if name == "score" else f"Share of answers {PANELS[name]}"
         if name in (CORRECT, SOURCE):
-            what += " (of those whose language could be told)"
+            what += " (of those identified)"
         if name == UNDECIDED:
-            what = "Share of answers whose language cannot be told"
+            what = "Share of answers whose language was not identified"
         found.append((f"{what}, by {setting}", chart))
     return found
 

@@ -167,10 +167,6 @@ class Trackers:
         """The run is finished: its scores on development data, and its mean score in each language.
 
         A run that only searches has the best score on development data instead.
-
-        Args:
-            record: Its run.json.
-            predictions: Its rows, with columns ``language`` and ``score``.
         """
         for point in record.dev:
             self._log({"dev/score": point["score"]}, point["step"])

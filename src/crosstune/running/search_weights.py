@@ -62,7 +62,7 @@ def take_up(
 
 def _same_training(record: RunRecord, run: Run, lm: LanguageModel, data: TaskData) -> bool:
     """Whether a search run was trained as this run would be, to the same bits."""
-    wanted, recorded = train_facts(run, data), dict(record.train or {})
+    wanted, recorded = train_facts(run, data, record.cost.train_too_long), dict(record.train or {})
     assert wanted is not None
     if recorded["evaluate_every"] == LAST_STEP and wanted["evaluate_every"] is None:
         # Scored once, after its last step: that step's weights are the ones kept, as without scoring.

@@ -117,6 +117,7 @@ class Cost(_Part):
     Attributes:
         train_from: The search run whose weights were taken instead of training again.
         too_long: Test texts longer than the model has positions for.
+        train_too_long: Training texts likewise, of those drawn for training.
         halvings: How often a pass was halved because memory ran out.
         resumed: How often the run was resumed.
         energy_of: The processors and boards that were measured.
@@ -133,6 +134,7 @@ class Cost(_Part):
     train_from: str | None = None
     test_tokens: int | None = None
     too_long: int = 0
+    train_too_long: int = 0
     halvings: int = 0
     resumed: int = 0
     energy_joules: float | None = None
@@ -243,6 +245,11 @@ class RunRecord(_Part):
                 f"should be {RECORD_VERSION} or less: a newer crosstune wrote it, read it with that one"
             )
         return data
+
+    @property
+    def dev_score(self) -> float | None:
+        """The score on development data of the weights that were kept: the best; None where it has none."""
+        return max((point["score"] for point in self.dev), default=None)
 
     @classmethod
     def read(cls, file: Path) -> Self:

@@ -117,6 +117,7 @@ class Cost(_Part):
     Attributes:
         train_from: The search run whose weights were taken instead of training again.
         too_long: Test texts longer than the model has positions for.
+        train_too_long: Training texts likewise, of those drawn for training.
         halvings: How often a pass was halved because memory ran out.
         resumed: How often the run was resumed.
         energy_of: The processors and boards that were measured.
@@ -133,6 +134,7 @@ class Cost(_Part):
     train_from: str | None = None
     test_tokens: int | None = None
     too_long: int = 0
+    train_too_long: int = 0
     halvings: int = 0
     resumed: int = 0
     energy_joules: float | None = None

@@ -186,6 +186,10 @@ class RunRecord(_Part):
         train: Training settings; None where nothing is trained.
         search: None where the learning rate was given.
         evaluate: Evaluation settings.
+        closed_by: How many tokens that the tokenizer puts behind every text were cut off prompts; None where
+            it puts none, and in older records, whose prompts kept them.
+        identifier: `crosstune.metrics.language_id.IDENTIFIER`, version of the rules that told the language of
+            written answers; None for choices, and in older records.
         merge: None for a method that changes no weights, and in older records.
         zero_shot: Nothing but source-language data was trained on.
         started: UTC, ISO 8601.
@@ -211,6 +215,8 @@ class RunRecord(_Part):
     train: Json | None = None
     search: SearchRecord | None = None
     evaluate: Json = {}
+    closed_by: int | None = None
+    identifier: int | None = None
     merge: MergeRecord | None = None
     trained_parameters: int | None
     zero_shot: bool

@@ -113,8 +113,8 @@ def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
         return Effect(joint=joint, first=config.length)
     if method.name == "ia3":
         return Effect(scales=state)
-    if method.name == "bottleneck":
-        return Effect(adapters=bottlenecks(config, state))
+    if method.name in ("bottleneck", "compacter"):
+        return Effect(adapters=bottlenecks(config, multiplied_out(state)))
     assert method.name == "llama-adapter"
     gated = {}
     for name, tensor in state.items():
@@ -124,6 +124,17 @@ def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
             gate = gate.tanh() if config.squash == "tanh" else gate
             gated[layer] = [(*keys_values(lm, weights, layer, tensor), gate)]
     return Effect(gated=gated)
+
+
+def multiplied_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Compacter's projections: (sum_i A_i (x) (s_i t_i))', each product by its definition."""
+    out = dict(state)
+    for name, left in state.items():
+        if name.endswith(".left"):
+            at, right = name.removesuffix(".left"), state[name.replace(".left", ".right")]
+            terms = [torch.kron(a, s @ t) for a, s, t in zip(state["rule"], left, right, strict=True)]
+            out[f"{at}.weight"] = torch.stack(terms).sum(0).T
+    return out
 
 
 def bottlenecks(config: Any, state: dict[str, Tensor]) -> dict[tuple[int, str], list[Any]]:
@@ -140,13 +151,12 @@ def bottlenecks(config: Any, state: dict[str, Tensor]) -> dict[tuple[int, str], 
         "silu": lambda x: x / (1 + (-x).exp()),
         "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
         "tanh": torch.tanh,
-    }[config.activation or usual]
+    }[config.activation or ("gelu" if "rule" in state else usual)]
     found: dict[tuple[int, str], list[Any]] = {}
-    for name in {name.split(".down")[0] for name in state if ".down" in name}:
-        s = state.get(
-            f"{name}.scale",
-            torch.tensor(config.scale or factor).double() if config.scale != "learned" else None,
-        )
+    for name in {name.split(".down")[0] for name in state if ".down.weight" in name}:
+        s = state.get(f"{name}.scale", torch.tensor(factor).double())
+        if isinstance(fixed := getattr(config, "scale", None), float):
+            s = torch.tensor(fixed).double()
         down, b, up, c = (
             state[f"{name}.{end}"] for end in ("down.weight", "down.bias", "up.weight", "up.bias")
         )

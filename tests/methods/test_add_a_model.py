@@ -62,7 +62,7 @@ def make(config: Any) -> LanguageModel:
 
 
 def test_unknown_names_are_refused(config):
-    with pytest.raises(UserError, match="TotoForCausalLM is not a decoder with layers"):
+    with pytest.raises(UserError, match="TotoForCausalLM is not a decoder whose layers"):
         make(config)
 
 

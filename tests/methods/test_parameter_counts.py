@@ -56,8 +56,12 @@ def count(geometry: Geometry, name: str, **config: Any) -> int:
         (134_496_256, "bottleneck", {"placement": "houlsby"}),
         (537_067_520, "bottleneck", {"width": "d/2"}),
         (1_179_776, "bottleneck", {"width": 4}),
+        (811_072, "compacter", {}),
         (524_288, "ia3", {}),
         (8_030_261_248, "full", {}),
+        (266_240, "full", {"only": "norms"}),
+        (436_224_000, "full", {"layers": 2}),
+        (16_384, "full", {"layers": [0, 5], "only": "norms"}),
         (0, "none", {}),
         (0, "few-shot", {"k": 8}),
     ],
@@ -75,19 +79,20 @@ def test_other_published_models():
 
 
 @pytest.mark.parametrize(
-    ("model", "pfeiffer", "houlsby", "half", "ia3", "width", "near"),
+    ("model", "pfeiffer", "houlsby", "half", "compacter", "ia3", "width", "near"),
     [
-        ("llama-3.1-8b", 67_248_128, 134_496_256, 537_067_520, 524_288, 4, 1_179_776),
-        ("llama-3.2-1b", 8_423_424, 16_846_848, 67_158_016, 147_456, 18, 1_212_704),
-        ("gemma-3-270m", 933_840, 1_867_680, 7_390_080, 46_080, 53, 1_233_594),
-        ("qwen3-0.6b", 3_700_480, 7_400_960, 29_403_136, 143_360, 21, 1_233_484),
+        ("llama-3.1-8b", 67_248_128, 134_496_256, 537_067_520, 811_072, 524_288, 4, 1_179_776),
+        ("llama-3.2-1b", 8_423_424, 16_846_848, 67_158_016, 202_816, 147_456, 18, 1_212_704),
+        ("gemma-3-270m", 933_840, 1_867_680, 7_390_080, 71_344, 46_080, 53, 1_233_594),
+        ("qwen3-0.6b", 3_700_480, 7_400_960, 29_403_136, 177_472, 143_360, 21, 1_233_484),
     ],
 )
-def test_adapters_of_published_sizes(model, pfeiffer, houlsby, half, ia3, width, near):
+def test_adapters_of_published_sizes(model, pfeiffer, houlsby, half, compacter, ia3, width, near):
     geometry = KNOWN[model]
     assert count(geometry, "bottleneck", placement="pfeiffer") == pfeiffer
     assert count(geometry, "bottleneck", placement="houlsby") == houlsby
     assert count(geometry, "bottleneck", placement="parallel") == half
+    assert count(geometry, "compacter") == compacter
     assert count(geometry, "ia3") == ia3
     solved = solve("bottleneck", METHODS["bottleneck"].Config(), geometry, 1_230_000)
     assert (solved.size, solved.count) == (width, near)
@@ -111,6 +116,7 @@ def llama_8b() -> LanguageModel:
     [
         ("bottleneck", {"placement": "pfeiffer"}),
         ("bottleneck", {"width": 4, "sublayers": "both", "scale": "learned"}),
+        ("compacter", {}),
         ("ia3", {}),
     ],
     ids=str,
@@ -170,6 +176,7 @@ def test_counts_of_any_setting(family, layers, length, space, inner, init, gate,
         "llama-adapter": {"length": length, "layers": layers, "gate": gate, "init": init},
         "lora": {"layers": layers, "rank": rank, "target_modules": tuple(sorted(targets))},
         "bottleneck": {"layers": layers, "width": length, **place},
+        "compacter": {"layers": layers, "width": 2 * length, "n": 2, "rank": rank},
     }
     for name, config in settings_of.items():
         assert count(lm.geometry, name, **config) == attached(
@@ -177,7 +184,9 @@ def test_counts_of_any_setting(family, layers, length, space, inner, init, gate,
         )
 
 
-@pytest.mark.parametrize("name", ["prefix", "llama-adapter", "lora", "bottleneck", "ia3"])
+@pytest.mark.parametrize(
+    "name", ["prefix", "llama-adapter", "lora", "bottleneck", "compacter", "ia3", "full"]
+)
 @pytest.mark.parametrize(
     ("layers", "words"), [(4, "has 3"), (0, "give 1 to"), ([3], "0 to 2"), ([], "empty")]
 )
@@ -195,6 +204,11 @@ def test_settings_that_make_no_sense(tiny_lm):
         count(LLAMA_8B, "lora", target_modules=("q_porj",))
     with pytest.raises(UserError, match="lora"):
         METHODS["lora"](METHODS["lora"].Config(target_modules=("q_porj",))).attach(tiny_lm("llama"))
+    with pytest.raises(UserError, match="full: this model has no biases"):
+        count(LLAMA_8B, "full", only="biases")
+    for size, config in [("width 6", {"width": 6}), ("hidden size 4096", {"n": 3})]:
+        with pytest.raises(UserError, match=f"does not divide the {size}"):
+            count(LLAMA_8B, "compacter", **config)
     for name, config in [
         ("prefix", {"length": 0}),
         ("prefix", {"init_text": ""}),

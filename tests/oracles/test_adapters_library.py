@@ -24,6 +24,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "bottleneck",
         {"placement": "parallel", "width": 4, "scale": "learned", "activation": "gelu"},
     ),
+    "compacter": ("compacter", {"placement": "houlsby", "width": "d/4"}),
+    "compacter++": ("compacter", {"placement": "pfeiffer", "width": 4}),
 }
 
 

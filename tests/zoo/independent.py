@@ -176,20 +176,26 @@ def scaled(model: Any, layers: Sequence[nn.Module], vectors: dict[str, Tensor]) 
 
 @contextlib.contextmanager
 def adapted(
-    model: Any, layers: Sequence[nn.Module], weights: dict[str, Tensor], parallel: bool
+    model: Any, layers: Sequence[nn.Module], weights: dict[str, Tensor], placement: str
 ) -> Iterator[Logits]:
-    """``x + U relu(D x + b) + c`` behind the last projections of attention and MLP, or beside the MLP.
+    """``x + U phi(D x + b) + c`` behind the last projections of attention and MLP, or the layer.
 
     Args:
         model: On eager attention.
         layers: Its layers.
-        weights: As `bottleneck` names them.
-        parallel: ``r + f + 4 A(r)`` in place of it, r what the norm before the MLP reads.
+        weights: As `bottleneck` names them, or `compacter` its factors.
+        placement: "inside", "pfeiffer", or "parallel" for ``r + f + 4 A(r)``, r what the MLP's norm reads.
     """
     handles = []
+    phi = nn.functional.gelu if "rule" in weights else torch.relu
+    factors = [name.removesuffix(".left") for name in weights if name.endswith(".left")]
+    for name in factors:
+        pairs = zip(weights["rule"], weights[f"{name}.left"], weights[f"{name}.right"], strict=True)
+        products = torch.stack([torch.kron(rule, left @ right) for rule, left, right in pairs])
+        weights = weights | {f"{name}.weight": products.sum(0).T}
 
     def added(at: str, x: Tensor) -> Tensor:
-        inner = torch.relu(x @ weights[f"{at}.down.weight"].T + weights[f"{at}.down.bias"])
+        inner = phi(x @ weights[f"{at}.down.weight"].T + weights[f"{at}.down.bias"])
         return inner @ weights[f"{at}.up.weight"].T + weights[f"{at}.up.bias"]
 
     def change(module: nn.Module, at: str, factor: float, read: list[Tensor] | None = None) -> None:
@@ -207,7 +213,9 @@ def adapted(
             next((inside[name] for name in names if name in inside), layer)
             for names in (ATTENTION_LAST, MLP_LAST, MLP_NORM)
         )
-        if parallel:
+        if placement == "pfeiffer":
+            change(layer, f"layers.{i}.mlp", 1)
+        elif placement == "parallel":
             if "post_feedforward_layernorm" in inside and norm is inside.get("post_attention_layernorm"):
                 norm = inside["mlp"]  # normed behind the MLP, and not before it
             read: list[Tensor] = []
@@ -308,6 +316,8 @@ def _gated(
         return scores.softmax(-1) @ v.repeat_interleave(times, 1)
 
     keys, values, gate = module.zoo_prompt
+    # JetMoE attends to its heads several times over, once an expert.
+    keys, values = (x.repeat(key.shape[1] // len(x), 1, 1) for x in (keys, values))
     out = mixed(key, value, attention_mask) + gate[:, None, None] * mixed(keys[None], values[None], None)
     return out.transpose(1, 2).contiguous(), None
 

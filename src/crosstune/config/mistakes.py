@@ -5,7 +5,6 @@ a validator needs to know only its own part of a file.
 """
 
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
@@ -17,6 +16,8 @@ from crosstune.errors import did_you_mean
 Loc = tuple[str | int, ...]
 """Keys and indices that lead from the top of a file to a place in it."""
 
+MOST = 10**9
+"""Of any number among settings. More is a slip of the hand, and overflows or never ends."""
 M = TypeVar("M", bound=BaseModel)
 _OURS = "mistake"
 _SENTENCES = {
@@ -24,6 +25,7 @@ _SENTENCES = {
     **dict.fromkeys(("float_parsing", "float_type"), "should be a number"),
     **dict.fromkeys(("bool_parsing", "bool_type"), "should be true or false"),
     **dict.fromkeys(("list_type", "tuple_type"), "should be a list"),
+    "int_parsing_size": f"should be {MOST:,} at most",
     "string_type": "should be text",
     "dict_type": "should be a mapping",
 }
@@ -98,16 +100,22 @@ def read_levels(
         nearest = place if settings else nearest
     problems: list[tuple[Loc, str]] = []
     for key, value in merged.items():
-        # A YAML "true" would pass for the number 1, and an infinite rate for a positive one.
+        # A YAML "true" would pass for the number 1.
         if isinstance(value, bool) and key in model.model_fields and not _takes_bool(model, key):
             problems.append(((key,), f"{what}: {key} cannot be {shown(value)}"))
-        elif isinstance(value, float) and not math.isfinite(value):
-            problems.append(((key,), f"{what}: {key} must be a finite number"))
     if not problems:
         try:
-            return model.model_validate(merged)
+            read = model.model_validate(merged)
         except ValidationError as error:
             problems = [(loc, f"{what}: {message}") for loc, message in reworded(error, merged)]
+        else:
+            problems = [
+                ((key,), f"{what}: {key} should be finite and {MOST:,} at most; found {shown(merged[key])}")
+                for key in merged
+                if not _bounded(getattr(read, key, None))
+            ]
+            if not problems:
+                return read
     raise _raised(
         [((*places.get(str(loc[0]), loc[:1]), *loc[1:]) if loc else nearest, text) for loc, text in problems]
     )
@@ -155,6 +163,13 @@ def _there(loc: Loc, given: Any) -> Loc:
         data = data[step]  # type: ignore[index]  # narrowed by the line above
         kept.append(step)
     return tuple(kept)
+
+
+def _bounded(value: Any) -> bool:
+    """Whether all numbers of a setting can be computed with: "1e400" is read as infinity."""
+    if isinstance(value, tuple | list):
+        return all(map(_bounded, value))
+    return not isinstance(value, int | float) or abs(value) <= MOST
 
 
 def _takes_bool(model: type[BaseModel], key: str) -> bool:

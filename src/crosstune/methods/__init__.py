@@ -3,6 +3,7 @@
 from typing import Any
 
 from crosstune.methods.adapters.bottleneck import Bottleneck
+from crosstune.methods.adapters.compacter import Compacter
 from crosstune.methods.adapters.ia3 import Ia3
 from crosstune.methods.adapters.lora import Lora
 from crosstune.methods.base import Method
@@ -21,6 +22,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "llama-adapter": LlamaAdapter,
     "lora": Lora,
     "bottleneck": Bottleneck,
+    "compacter": Compacter,
     "ia3": Ia3,
     "full": Full,
 }

@@ -1,4 +1,4 @@
-"""Paired differences as a report shows them: every method against a few that a reader may choose."""
+"""Paired differences for a report: every method against a few references that the reader can choose."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ MOST_REFERENCES = 8
 
 
 def references(section: Section) -> list[str]:
-    """The methods to compare with: all, or where there are many the first ones and those without tuning.
+    """The methods to compare with: all, or if there are many, the first ones and the untuned ones.
 
     The first is the best zero-shot one.
     """
@@ -29,9 +29,9 @@ def references(section: Section) -> list[str]:
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """How a stands to b: "better", "worse" or "not shown", by the p value after Holm."""
+    """Whether a is "better" or "worse" than b, or "not significant", by the p value after Holm."""
     if row["p_holm"] >= ALPHA:
-        return "not shown"
+        return "not significant"
     return "better" if row["difference"] > 0 else "worse"
 
 

@@ -45,6 +45,44 @@ class PrefillCache:
         return query_length, 0
 
 
+@dataclass
+class OwnCache:
+    """What a model that keeps more than keys and values keeps of one text, of transformers' own making."""
+
+    cache: Any = None
+
+
+@dataclass
+class OwnCaches:
+    """Texts that are being written, each with what the model itself keeps of it: the slow way.
+
+    Attributes:
+        caches: Of each text.
+        lengths: Tokens that each of them holds, a prefix left out.
+    """
+
+    reader: ClassVar[type[OwnCache]] = OwnCache
+
+    caches: list[OwnCache] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, read: Any, texts: Sequence[tuple[int, list[int]]]) -> None:
+        """As `DecodingCache.add`, of one text."""
+        self.caches.append(read)
+        self.lengths += [len(path) for _, path in texts]
+
+    def drop(self, ended: Sequence[int]) -> list[int]:
+        """As `DecodingCache.drop`."""
+        order = [row for row in range(len(self.caches)) if row not in set(ended)]
+        self.caches = [self.caches[row] for row in order]
+        self.lengths = [self.lengths[row] for row in order]
+        return order
+
+    def end(self) -> None:
+        """As `DecodingCache.end`."""
+        self.lengths = [length + 1 for length in self.lengths]
+
+
 def row_bytes(lm: Model, columns: int) -> int:
     """Bytes of one text's keys and values in `DecodingCache`, a prefix's among them."""
     heads, keys, values = lm.geometry.in_cache
@@ -78,6 +116,7 @@ class DecodingCache:
 
     is_sliding: ClassVar[list[bool]] = []
     is_compileable: ClassVar[bool] = False
+    reader: ClassVar[type[PrefillCache]] = PrefillCache
 
     lm: Model
     rows: int
@@ -105,8 +144,8 @@ class DecodingCache:
 
     # --- rows -----------------------------------------------------------------------------------
 
-    def add(self, read: PrefillCache, texts: Sequence[tuple[int, list[int]]]) -> None:
-        """Put texts that were read into free rows: of each its line, and its tokens' places there."""
+    def add(self, read: Any, texts: Sequence[tuple[int, list[int]]]) -> None:
+        """Put texts that a `reader` read into free rows: of each its line, and its tokens' places there."""
         for line, path in texts:
             at = torch.tensor(path, device=self.lm.device)
             for i, n in enumerate(self._front):

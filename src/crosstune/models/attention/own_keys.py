@@ -53,6 +53,9 @@ def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> li
         capturing.reset(reset)
         for handle in handles:
             handle.remove()
+    for module in attentions:
+        if id(module) not in calls:
+            raise UserError(f"{type(module).__name__} is called by nothing")
     return [calls[id(module)] for module in attentions]
 
 

@@ -22,7 +22,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.cache import DecodingCache
+from crosstune.models.attention.cache import DecodingCache, OwnCaches
 from crosstune.models.proof import FastWay, Note
 from crosstune.models.protocol import Model
 
@@ -47,7 +47,9 @@ class Recorder(Protocol):
         """Record the work: what replays it, and gives the same tensor every time."""
 
 
-def stepper(lm: Model, slots: DecodingCache, note: Note | None = None) -> Callable[[Tensor], Tensor]:
+def stepper(
+    lm: Model, slots: DecodingCache | OwnCaches, note: Note | None = None
+) -> Callable[[Tensor], Tensor]:
     """What reads one more token of each text: `LanguageModel.step`, or on one GPU its recorded form.
 
     Args:
@@ -55,7 +57,7 @@ def stepper(lm: Model, slots: DecodingCache, note: Note | None = None) -> Callab
         slots: The texts being written.
         note: Told in one line when steps cannot be recorded.
     """
-    if lm.device.type == "cuda" and not lm.quantized and _usable(lm):
+    if not isinstance(slots, OwnCaches) and lm.device.type == "cuda" and not lm.quantized and _usable(lm):
         places = {lm.layer_device(i) for i in range(lm.geometry.layers)} | {lm.device}
         if len(places) == 1:
             return FixedStep(lm, slots, CudaRecorder(lm.device), note)

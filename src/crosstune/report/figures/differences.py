@@ -17,15 +17,15 @@ from crosstune.report.figures.style import (
 from crosstune.report.sections import Section
 from crosstune.report.text import language_name, p_value, points, visible
 
-OUTCOMES = {"better": "#0072b2", "worse": "#d55e00", "not shown": MUTED}
-SIGNS = {"better": "triangle-up", "worse": "triangle-down", "not shown": "circle"}
+OUTCOMES = {"better": "#0072b2", "worse": "#d55e00", "not significant": MUTED}
+SIGNS = {"better": "triangle-up", "worse": "triangle-down", "not significant": "circle"}
 
 
 def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     """Difference of every method from a reference, with its interval.
 
-    The grey band is what could not have been seen: a true difference inside it is found less than 4 times in
-    5. The parameter ``reference`` (an index into `crosstune.report.comparison.references`) says which.
+    The grey band marks differences too small to detect with 80% power. The parameter ``reference`` is an
+    index into `crosstune.report.comparison.references`.
     """
     values = []
     for place, reference in enumerate(references(section)):
@@ -39,7 +39,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
                     "high": round(100 * row["high"], 3),
                     "least": -round(100 * row["detectable"], 3),
                     "most": round(100 * row["detectable"], 3),
-                    "said": outcome(row),
+                    "outcome": outcome(row),
                     "p": p_value(row["p_holm"]),
                     "interval": f"{points(row['low'])} to {points(row['high'])}",
                 }
@@ -51,7 +51,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     scale = alt.Scale(nice=False, padding=10)
     title = "Points above (right) or below (left) the reference"
     colour = alt.Color(
-        "said:N",
+        "outcome:N",
         title=None,
         scale=alt.Scale(domain=list(OUTCOMES), range=list(OUTCOMES.values())),
         legend=alt.Legend(orient="top"),
@@ -68,7 +68,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
         x=alt.X("value:Q", scale=scale, title=title),
         color=colour,
         shape=alt.Shape(
-            "said:N", title=None, scale=alt.Scale(domain=list(SIGNS), range=list(SIGNS.values()))
+            "outcome:N", title=None, scale=alt.Scale(domain=list(SIGNS), range=list(SIGNS.values()))
         ),
         tooltip=[
             alt.Tooltip("method:N", title="Method"),
@@ -90,7 +90,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
 
 
 def by_language(section: Section, reference: str, width: Width = "container") -> alt.LayerChart:
-    """Difference of every other method from one in each target language; a star where a test shows it.
+    """Difference of every other method from one in each target language; a star if it is significant.
 
     Tests are corrected (Holm) over the languages of each pair of methods.
     """

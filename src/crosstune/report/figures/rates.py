@@ -72,12 +72,12 @@ def group_values(section: Section, by: Grouping, column: str) -> list[dict[str, 
 
 
 def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
-    """What languages a method's answers are in: of those that could be told, mean over target languages."""
+    """Languages of each method's answers, of those identified, as means over target languages."""
     kinds = ["the prompt's language", section.source, "another language, or several"]
     values = []
     for row in section.table.filter(pl.col(CORRECT).is_not_null()).rows(named=True):
         right, source = row[CORRECT], row[SOURCE] or 0.0
-        told = round(100 * (1 - row[UNDECIDED]), 1)
+        identified = round(100 * (1 - row[UNDECIDED]), 1)
         for place, (kind, share) in enumerate(
             zip(kinds, (right, source, max(0.0, 1 - right - source)), strict=True)
         ):
@@ -87,7 +87,7 @@ def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
                     "kind": kind,
                     "place": place,
                     "value": round(100 * share, 3),
-                    "told": told,
+                    "identified": identified,
                 }
             )
     order = [visible(name, 60) for name in section.methods]
@@ -98,7 +98,7 @@ def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
             y=method_rows(order),
             x=alt.X(
                 "value:Q",
-                title="% of the answers whose language could be told",
+                title="% of the answers with an identified language",
                 stack="zero",
                 scale=alt.Scale(domain=[0, 100]),
             ),
@@ -112,8 +112,8 @@ def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
             tooltip=[
                 alt.Tooltip("method:N", title="Method"),
                 alt.Tooltip("kind:N", title="In"),
-                alt.Tooltip("value:Q", title="% of those told", format=".1f"),
-                alt.Tooltip("told:Q", title="Could be told, % of all", format=".1f"),
+                alt.Tooltip("value:Q", title="% of those identified", format=".1f"),
+                alt.Tooltip("identified:Q", title="Identified, % of all", format=".1f"),
             ],
         )
         .properties(width=width, height=24 * len(order), autosize=FIT)

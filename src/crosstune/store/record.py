@@ -210,7 +210,7 @@ class RunRecord(_Part):
     task: TaskRecord
     source_language: str
     languages: list[str]
-    added_languages: dict[str, dict[str, str]] = {}
+    added_languages: dict[str, dict[str, Any]] = {}
     seed: int
     train: Json | None = None
     search: SearchRecord | None = None

@@ -37,7 +37,7 @@ def test_the_nearest_size(model: str, name: str, settings: dict[str, Any], budge
     assert solved.off == solved.count / budget - 1
     tried = {}
     for size in range(1, 4 * solved.size + 10):
-        tried[size] = method.count(method.Config.model_validate(settings | {solved.setting: size}), geometry)
+        tried[size] = method.count(config.model_copy(update={solved.setting: size}), geometry)
     best = min(tried, key=lambda size: (abs(tried[size] - budget), size))
     assert (solved.size, solved.count) == (best, tried[best])
     assert tried[max(tried)] > budget  # so nothing beyond was nearer

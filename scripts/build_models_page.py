@@ -55,7 +55,7 @@ def main() -> None:
             counts[kind] += 1  # a third outcome is a KeyError: the page is not written
             if reason and reason not in reasons:
                 reasons.append(reason)
-            cells.append(str(reasons.index(reason) + 1) if reason else "+")
+            cells.append(str(reasons.index(reason) + 1) if reason else {RIGHT: "+", SLOW: "one a row"}[kind])
         rows.append(f"| {name} | `{ARCHITECTURES[name][0]}` | {' | '.join(cells)} |")
     page = TOP.format(
         version=transformers.__version__,

@@ -165,6 +165,8 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         finally:
             lm.adaptation.detach(part)
     except Exception as error:
+        if lm.geometry.apart:
+            return f"{type(eager).__name__} keeps more than keys and values of a text"
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         return f"{type(eager).__name__} takes no learned keys and values ({kind}{one_line(error)})"
     if set(asked) != {1}:

@@ -60,7 +60,7 @@ def _figure(name: str, *arguments: Any) -> "Callable[[Width], Any]":
     """Draws a figure by its function's name, when asked: loading the drawing library takes half a second."""
 
     def draw(width: "Width") -> Any:
-        from crosstune.report.figures.registry import FIGURES
+        from crosstune.report.figures import FIGURES
 
         return FIGURES[name](*arguments, width)
 

@@ -10,9 +10,8 @@ import polars as pl
 
 from crosstune.analysis.groups import family_order, language_or_none
 from crosstune.analysis.predictions import Predictions
-from crosstune.report.page.embed import embedded_json
 from crosstune.report.sections import Section
-from crosstune.report.text import language_name, visible
+from crosstune.report.text import embedded_json, language_name, visible
 
 PER_LANGUAGE = 12
 KINDS = ("differ", "wrong", "right")

@@ -46,22 +46,18 @@ def value_of(run: RunRecord, setting: str) -> float | None:
     method, train = run.method.settings, run.train or {}
     result: Any
     if setting == MODEL_SIZE:
-        result = run.model_parameters or _size_in_name(run.model)
+        named = _SIZE.search(run.model.lower())
+        result = run.model_parameters or (named and float(named[1]) * {"m": 1e6, "b": 1e9}[named[2]])
     elif setting == DATA_SIZE:
         result = run.data.train_examples if train else None
     elif setting == "layers" and "layers" in method:
-        named = method["layers"]
-        result = run.model_layers if named is None else len(named) if isinstance(named, list) else named
+        layers = method["layers"]
+        result = run.model_layers if layers is None else len(layers) if isinstance(layers, list) else layers
     elif setting == "learning_rate" and run.search:
         result = None
     else:
         result = method[setting] if setting in method else train.get(setting)
     return float(result) if isinstance(result, int | float) and not isinstance(result, bool) else None
-
-
-def _size_in_name(model: str) -> float | None:
-    result = _SIZE.search(model.lower())
-    return None if result is None else float(result[1]) * {"m": 1e6, "b": 1e9}[result[2]]
 
 
 def swept(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[str]:
@@ -128,27 +124,12 @@ def curve(runs: Sequence[RunRecord], scores: pl.DataFrame, setting: str) -> pl.D
         model=pl.col("model") if "model" in inside else pl.lit(None, pl.String),
     )
     keys = ["model", "task", "protocol", "method_name", "line", "value"]
-    per_run = drawn.group_by([*keys, "run"]).agg(
-        pl.col("measure").first(),
-        pl.col("n").sum(),
-        pl.col("language").n_unique().alias("targets"),
-        pl.col("score").mean(),
-        *[pl.col(name).mean() for name in metrics],
-    )
-    return (
-        per_run.sort("run")
-        .group_by(keys)
-        .agg(
-            pl.len().alias("seeds"),
-            pl.col("measure").first(),
-            pl.col("targets").first(),
-            pl.col("n").sum(),
-            pl.col("score").std().alias("sd"),
-            pl.col("score").mean(),
-            *[pl.col(name).mean() for name in metrics],
-        )
-        .sort(keys, nulls_last=False)
-    )
+    totals = [pl.col("n").sum(), pl.col("score", *metrics).mean()]
+    targets_of_run = pl.col("language").n_unique().alias("targets")
+    per_run = drawn.group_by([*keys, "run"]).agg(pl.col("measure").first(), targets_of_run, *totals)
+    shared, spread = pl.col("measure", "targets").first(), pl.col("score").std().alias("sd")
+    points = per_run.sort("run").group_by(keys).agg(pl.len().alias("seeds"), shared, spread, *totals)
+    return points.sort(keys, nulls_last=False)
 
 
 def _inside(setting: str) -> list[str]:

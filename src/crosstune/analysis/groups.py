@@ -81,18 +81,8 @@ def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
     Raises:
         UserError: ``by`` names no grouping.
     """
-    grouped = (
-        _grouped(scores, by)
-        .group_by(*ROW, "method", "group")
-        .agg(
-            languages=pl.len(),
-            codes=pl.col("language").sort(),
-            lowest=pl.col("score").min(),
-            highest=pl.col("score").max(),
-            score=pl.col("score").mean(),
-        )
-    )
-    return _in_order(grouped, by)
+    score = pl.col("score")
+    return _summed(_grouped(scores, by), by, lowest=score.min(), highest=score.max(), score=score.mean())
 
 
 def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataFrame:
@@ -116,19 +106,9 @@ def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataF
     """
     missing = [name for name in RATES if name not in scores.columns]
     complete = scores.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
-    grouped = (
-        _grouped(complete, by)
-        .filter(pl.col(UNDECIDED).is_not_null())
-        .group_by(*ROW, "method", "group")
-        .agg(
-            languages=pl.len(),
-            codes=pl.col("language").sort(),
-            told=pl.col(CORRECT).is_not_null().sum(),
-            examples=pl.col("n").sum(),
-            **{name: pl.col(name).mean() for name in RATES},
-        )
-    )
-    return _in_order(grouped, by)
+    grouped = _grouped(complete, by).filter(pl.col(UNDECIDED).is_not_null())
+    told, rates = pl.col(CORRECT).is_not_null().sum(), {name: pl.col(name).mean() for name in RATES}
+    return _summed(grouped, by, told=told, examples=pl.col("n").sum(), **rates)
 
 
 def _grouped(scores: pl.DataFrame, by: Grouping | None) -> pl.DataFrame:
@@ -142,6 +122,10 @@ def _grouped(scores: pl.DataFrame, by: Grouping | None) -> pl.DataFrame:
     return means.join(places, on=["language", "source_language"], maintain_order="left")
 
 
-def _in_order(grouped: pl.DataFrame, by: Grouping | None) -> pl.DataFrame:
+def _summed(grouped: pl.DataFrame, by: Grouping | None, **sums: pl.Expr) -> pl.DataFrame:
+    """A row a method and group, with its languages and some sums over them, in order."""
+    table = grouped.group_by(*ROW, "method", "group").agg(
+        languages=pl.len(), codes=pl.col("language").sort(), **sums
+    )
     size = [] if by == "resource" else [-pl.col("languages").cast(pl.Int64)]
-    return grouped.sort(*COMPARISON, pl.col("group") == UNKNOWN, *size, "group", "method")
+    return table.sort(*COMPARISON, pl.col("group") == UNKNOWN, *size, "group", "method")

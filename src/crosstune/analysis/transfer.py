@@ -118,11 +118,10 @@ def seed_means(scores: pl.DataFrame) -> pl.DataFrame:
     return (
         scores.group_by(*ROW, "language", maintain_order=True)
         .agg(
-            *[pl.col(name).first() for name in kept],
+            pl.col(kept).first(),
             pl.col("trained_parameters").max(),
             pl.col("score").std().alias("sd"),
-            pl.col("score").mean(),
-            *[pl.col(name).mean() for name in metrics],
+            pl.col("score", *metrics).mean(),
             pl.len().alias("seeds"),
         )
         .sort(*COMPARISON, "method", "language")
@@ -150,26 +149,21 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
     targets = shared.filter(~pl.col("is_source"))
     metrics = [name for name in scores.columns if name.startswith("metric.")]
     run = [*ROW, "run"]
+    means = targets.group_by(run).agg(pl.col(metrics).mean(), target_mean=pl.col("score").mean())
     per_run = (
         scores.select(run)
         .unique()
         .join(shared.filter("is_source").select(*run, source="score"), on=run, how="left")
-        .join(
-            targets.group_by(run).agg(
-                *[pl.col(m).mean() for m in metrics], target_mean=pl.col("score").mean()
-            ),
-            on=run,
-            how="left",
-        )
+        .join(means, on=run, how="left")
         .with_columns(gap=pl.col("source") - pl.col("target_mean"))
         .sort("run")
     )
     rows = per_run.group_by(ROW).agg(
         pl.len().alias("seeds"),
-        *[pl.col(name).mean() for name in ("source", "target_mean", "gap", *metrics)],
-        pl.col("source").std().alias("source_sd"),
-        pl.col("target_mean").std().alias("target_sd"),
-        pl.col("gap").std().alias("gap_sd"),
+        pl.col("source", "target_mean", "gap", *metrics).mean(),
+        source_sd=pl.col("source").std(),
+        target_sd=pl.col("target_mean").std(),
+        gap_sd=pl.col("gap").std(),
     )
     ranked = seed_means(targets).sort("score", "language", descending=[True, False])
     extremes = ranked.group_by(ROW, maintain_order=True).agg(
@@ -183,9 +177,7 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
         targets_seen=pl.col("language").filter(~pl.col("is_source")).n_unique()
     )
     names = ["method", "method_name", "measure", "source_language", "zero_shot"]
-    described = scores.group_by(ROW).agg(
-        *[pl.col(name).first() for name in names], pl.col("trained_parameters").max()
-    )
+    described = scores.group_by(ROW).agg(pl.col(names).first(), pl.col("trained_parameters").max())
     return (
         described.join(rows, on=ROW)
         .join(extremes, on=ROW, how="left")

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Adaptation
-from crosstune.models.attention.cache import DecodingCache, PrefillCache
+from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout, laid_out
 from crosstune.models.attention.own_keys import calls_of, keys_values
@@ -135,7 +135,7 @@ class LanguageModel:
         self,
         ids: Tensor,
         layout: Layout | PaddingFreeBatch | None = None,
-        read: PrefillCache | None = None,
+        read: DynamicCache | None = None,
         rows: Tensor | None = None,
         entry: EntryStates | None = None,
     ) -> Tensor:
@@ -223,15 +223,7 @@ class LanguageModel:
         return reached[0]
 
     def step(self, ids: Tensor, slots: DecodingCache) -> Tensor:
-        """Read one more token of each text that is being written.
-
-        Args:
-            ids: ``[live]`` token ids.
-            slots: Holds the texts so far.
-
-        Returns:
-            ``[live, hidden]``, after the final norm.
-        """
+        """Read one more token, ``[live]``, of each text: ``[live, hidden]``, after the final norm."""
         hidden = self.read_next(ids, slots.begin(), slots)
         slots.end()
         return hidden
@@ -290,7 +282,12 @@ class LanguageModel:
         with torch.inference_mode():
             logits = self.logits(self.hidden(ids)[0])
             expected = self.model(input_ids=ids, use_cache=False).logits[0].float().to(logits.device)
-            self.skips_unread_rows = self.skips_unread_rows and self._narrowed_alike(ids)
+            some = torch.tensor([1, 4], device=self.device)
+            if self.skips_unread_rows and (
+                why := TOP_ROWS.fault(lambda: [(self.hidden(ids, rows=some), self.hidden(ids)[0, some])])
+            ):
+                TOP_ROWS.tell(f"{self.name}: {why}")
+                self.skips_unread_rows = False
         if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
             raise UserError(
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
@@ -304,11 +301,7 @@ class LanguageModel:
             self._calls = calls_of(self.decoder, self.attentions, token)
 
     def keys_values(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, not rotated, and values that a layer's attention makes of hidden vectors.
-
-        Args:
-            layer: Its number.
-            states: ``[n, hidden]``.
+        """Keys, not rotated, and values that a layer's attention makes of hidden vectors ``[n, hidden]``.
 
         Returns:
             Two ``[kv_heads, n, size]``.
@@ -317,11 +310,3 @@ class LanguageModel:
             UserError: The architecture makes them in a way that crosstune does not know.
         """
         return keys_values(self.attentions[layer], states, self._calls[layer])
-
-    def _narrowed_alike(self, ids: Tensor) -> bool:
-        """Whether the top layer gives the same states for some rows alone as for all."""
-        rows = torch.tensor([1, 4], device=self.device)
-        why = TOP_ROWS.fault(lambda: [(self.hidden(ids, rows=rows), self.hidden(ids)[0, rows])])
-        if why:
-            TOP_ROWS.tell(f"{self.name}: {why}")
-        return not why

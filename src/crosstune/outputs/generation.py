@@ -12,11 +12,12 @@ from typing import Unpack
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.metrics.language_id import identify
-from crosstune.models.attention.cache import DecodingCache, PrefillCache
+from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.choose import Form, lay_out, reading_form
 from crosstune.models.attention.trees import Shared, Tree, grow
 from crosstune.models.fast.graphs import stepper
@@ -191,7 +192,7 @@ def _next(waiting: deque[Tree], room: int, tokens: int, form: Form) -> list[Tree
 def _read(lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache, form: Form) -> Tensor:
     """Read prompts into free rows of the slots; hidden state of each last token, ``[prompts, hidden]``."""
     placed = lay_out(form, trees, lm.pad_id, lm.device)
-    read, width = PrefillCache(), placed.ids.shape[1]
+    read, width = DynamicCache(), placed.ids.shape[1]
     paths = [
         (start // width, [start % width + at for at in path])
         for start, tree in zip(placed.starts, trees, strict=True)

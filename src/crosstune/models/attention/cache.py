@@ -10,38 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from crosstune.models.protocol import Model
-
-
-class PrefillCache:
-    """A cache that only keeps what a forward computes: ``[lines, kv_heads, width, head_dim]`` a layer."""
-
-    # What transformers asks of every cache.
-    is_sliding: ClassVar[list[bool]] = []
-    is_compileable: ClassVar[bool] = False
-
-    def __init__(self) -> None:
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-
-    def update(
-        self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Called by the model's attention."""
-        self.keys.append(keys)
-        self.values.append(values)
-        return keys, values
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Nothing was read before."""
-        return 0
-
-    get_query_offset = get_seq_length
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """Columns of the mask, and where they start."""
-        return query_length, 0
 
 
 def row_bytes(lm: Model, columns: int) -> int:
@@ -67,6 +38,7 @@ class DecodingCache:
     """
 
     prompts_inside: ClassVar[bool] = True
+    # What transformers asks of every cache.
     is_sliding: ClassVar[list[bool]] = []
     is_compileable: ClassVar[bool] = False
 
@@ -96,14 +68,15 @@ class DecodingCache:
 
     # --- rows -----------------------------------------------------------------------------------
 
-    def add(self, read: PrefillCache, texts: Sequence[tuple[int, list[int]]]) -> None:
+    def add(self, read: DynamicCache, texts: Sequence[tuple[int, list[int]]]) -> None:
         """Put texts that were read into free rows: of each its line, and its tokens' places there."""
+        layers: list[Any] = read.layers
         for line, path in texts:
             at = torch.tensor(path, device=self.lm.device)
-            for i, n in enumerate(self._front):
+            for i, (n, layer) in enumerate(zip(self._front, layers, strict=True)):
                 place = at.to(self.keys[i].device)
-                for store, computed in ((self.keys, read.keys), (self.values, read.values)):
-                    store[i][self.live, :, n : n + len(path)] = computed[i][line][:, place]
+                self.keys[i][self.live, :, n : n + len(path)] = layer.keys[line][:, place]
+                self.values[i][self.live, :, n : n + len(path)] = layer.values[line][:, place]
             self.lengths.append(len(path))
             self.live += 1
 

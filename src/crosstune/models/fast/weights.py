@@ -139,11 +139,8 @@ class Blocks:
             return []
         # Not a subclass, which may compute something else, and none that already computes in another way.
         plain = [m for m in lm.model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
-        frozen = [
-            m
-            for m in plain
-            if m.weight.device.type == "cpu" and m.weight.dtype == lm.dtype and not m.weight.requires_grad
-        ]
+        like = (torch.device("cpu"), lm.dtype, False)
+        frozen = [m for m in plain if (m.weight.device, m.weight.dtype, m.weight.requires_grad) == like]
         if not self._training:
             return frozen
         frozen = [m for m in frozen if id(m.weight) not in self._tables()]

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Part, Prompt
-from crosstune.models.attention.cache import DecodingCache, PrefillCache
+from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.choose import Form as Rows
 from crosstune.models.attention.choose import lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
@@ -369,7 +369,7 @@ def _steps(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     slots = DecodingCache(lm, len(texts), max(map(len, texts)))
     firsts = []
     for text in texts:
-        read = PrefillCache()
+        read = DynamicCache()
         firsts.append(lm.hidden(torch.tensor([list(text[:-2])]), read=read)[0, -1])
         slots.add(read, [(0, list(range(len(text) - 2)))])
     states = [torch.stack(firsts)]

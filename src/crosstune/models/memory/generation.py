@@ -71,11 +71,7 @@ def measure(
 def keep_to_memory(lm: Model, passes: TokenLimit, longest: int, count: int) -> None:
     """On a CPU, let fewer answers be written at once where the cache of as many as set is more than there is.
 
-    Args:
-        lm: The model.
-        passes: As set.
-        longest: Tokens of the longest prompt with its answer.
-        count: Answers in all.
+    The longest prompt with its answer has so many tokens, and there are ``count`` answers in all.
     """
     available = machine.at_hand() if lm.device.type == "cpu" else None
     if available is None:

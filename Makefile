@@ -2,8 +2,9 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 PY := $(VENV)/bin/python
+GPU_TESTS := tests/oracles tests/methods tests/models tests/outputs tests/training tests/benchmarks/test_gpu.py
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test test-gpu lint lock clean
 
 # Everything but torch is pinned by hash in requirements.lock. torch is pinned by version: its builds
 # (CPU, CUDA, Mac) differ by machine, and so do their hashes and what they bring along.
@@ -21,6 +22,10 @@ demo: $(VENV)/ready
 # Files side by side, each in one process, which has one thread.
 test: $(VENV)/ready
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# What a GPU can run of them: tiny models, each method and each fast way against its plain one.
+test-gpu: $(VENV)/ready
+	CROSSTUNE_TEST_DEVICE=cuda $(PY) -m pytest $(GPU_TESTS)
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

@@ -9,7 +9,7 @@ seed s, gets example e of language l right is a sum of independent normal effect
 `EFFECTS`, in logits): how hard the example is in all languages, how hard the language is, example x language,
 method x language, method x example, method x example x language, seed (shared by all languages), seed x
 language and seed x example. Scores are right (1) with the logistic of that sum, or graded: that logistic.
-Seeds, examples and (where the interval speaks of languages like these) languages are drawn anew every time.
+Seeds, examples and, for a random language effect, languages are drawn anew every time.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from scipy import stats
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
 from crosstune.analysis.statistics.differences import by_language, mcnemar
 from crosstune.analysis.statistics.pairing import PairedPredictions
-from crosstune.analysis.statistics.variance import Over, Sample
+from crosstune.analysis.statistics.variance import LanguageEffect, Sample
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "statistics.json"
@@ -75,7 +75,7 @@ class Drawn:
     """One simulated study, and the true difference of the mean over exactly its languages."""
 
     paired: PairedPredictions
-    these: float
+    fixed: float
 
 
 def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0) -> Drawn:
@@ -145,27 +145,27 @@ def share(hits: int, of: int) -> dict[str, float]:
     return {"share": hits / of, "low": float(low), "high": float(high)}
 
 
-def check(shape: Shape, over: Over, times: int, seed: int = 0) -> dict[str, Any]:
+def check(shape: Shape, effect: LanguageEffect, times: int, seed: int = 0) -> dict[str, Any]:
     """False positives, coverage, and power at the detectable difference, of what `difference` reports."""
     rng = np.random.default_rng([seed, times])
-    # Over these languages alone, "no difference" is that their own mean shows none.
+    # With a fixed language effect, "no difference" means none in the mean over exactly these languages.
     null = shape
-    if over == "these":
+    if effect == "fixed":
         null = replace(shape, changed=(*shape.changed, ("method x language", 0.0), ("method x family", 0.0)))
-    quiet = [Sample(simulate(null, rng).paired).pair("a", "b", over) for _ in range(times)]
+    quiet = [Sample(simulate(null, rng).paired).pair("a", "b", effect) for _ in range(times)]
     size = float(np.mean([each.detectable() for each in quiet]))
     shift = shift_for(shape, size)
     shown = covered = 0
     for _ in range(times):
         drawn = simulate(shape, rng, shift)
-        found = Sample(drawn.paired).pair("a", "b", over)
+        found = Sample(drawn.paired).pair("a", "b", effect)
         low, high = found.interval()
-        covered += low <= (drawn.these if over == "these" else size) <= high
+        covered += low <= (drawn.fixed if effect == "fixed" else size) <= high
         # What these languages differ by is not quite the size asked for: moved to it, the rest is the same.
-        shown += low > (drawn.these - size if over == "these" else 0)
+        shown += low > (drawn.fixed - size if effect == "fixed" else 0)
     return {
         "shape": shape.named(),
-        "over": over,
+        "language_effect": effect,
         "times": times,
         "seed_variation": Sample(drawn.paired).seed_variation("a", "b"),
         "false_positives": share(sum(each.p < 0.05 for each in quiet), times),
@@ -226,10 +226,8 @@ NAIVE: dict[str, Callable[[PairedPredictions, int], bool]] = {
         paired, ("languages", "seeds", "examples"), seed
     ),
     "t test over languages": _t_over_languages,
-    "crosstune, these languages": lambda paired, seed: Sample(paired).pair("a", "b", "these").p < 0.05,
-    "crosstune, languages like these": lambda paired, seed: (
-        Sample(paired).pair("a", "b", "languages").p < 0.05
-    ),
+    "crosstune, fixed languages": lambda paired, seed: Sample(paired).pair("a", "b", "fixed").p < 0.05,
+    "crosstune, random languages": lambda paired, seed: Sample(paired).pair("a", "b", "random").p < 0.05,
 }
 
 
@@ -238,7 +236,7 @@ def check_naive(shape: Shape, times: int, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng([seed, times, 2])
     same = replace(shape, changed=(*shape.changed, ("method x language", 0.0)))
     out: dict[str, Any] = {"shape": shape.named(), "times": times}
-    for name, null in (("these", same), ("languages", shape)):
+    for name, null in (("fixed", same), ("random", shape)):
         hits = dict.fromkeys(NAIVE, 0)
         for i in range(times):
             paired = simulate(null, rng).paired
@@ -289,7 +287,7 @@ def jobs(times: int) -> list[Job]:
     found: list[Job] = []
     for shape in SHAPES:
         count = times // 2 if shape.languages > 20 else times
-        found += [("differences", check, (shape, over, count)) for over in ("languages", "these")]
+        found += [("differences", check, (shape, effect, count)) for effect in ("random", "fixed")]
     found += [("languages", check_languages, (shape, times // 2)) for shape in LANGUAGE_SHAPES]
     return found + [("usual", check_naive, (shape, times // 2)) for shape in NAIVE_SHAPES]
 
@@ -336,15 +334,14 @@ def describe(shape: dict[str, Any]) -> str:
 def tables(found: dict[str, Any]) -> dict[str, str]:
     """Markdown tables by the name that docs/statistics.md has for them."""
     rows = [
-        "| seeds, languages x examples, scores | interval of | false positives | coverage | power | at |",
+        "| seeds, languages x examples, scores | language effect | false positives | coverage | power | at |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for row in found["differences"]:
         outside = row["coverage"]["share"] < 0.93 or row["coverage"]["share"] > 0.97
         mark = "**" if outside else ""
-        of = "languages like these" if row["over"] == "languages" else "these languages"
         rows.append(
-            f"| {describe(row['shape'])} | {of} | {_percent(row['false_positives'])} "
+            f"| {describe(row['shape'])} | {row['language_effect']} | {_percent(row['false_positives'])} "
             f"| {mark}{_percent(row['coverage'])}{mark} | {_percent(row['power'])} "
             f"| {100 * row['detectable']:.1f} |"
         )
@@ -363,7 +360,7 @@ def tables(found: dict[str, Any]) -> dict[str, str]:
     usual = ["| test | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
     for test in NAIVE:
         cells = [
-            f"{_percent(row['these'][test])} / {_percent(row['languages'][test])}" for row in found["usual"]
+            f"{_percent(row['fixed'][test])} / {_percent(row['random'][test])}" for row in found["usual"]
         ]
         usual.append(f"| {test} | " + " | ".join(cells) + " |")
     return {"differences": "\n".join(rows), "languages": "\n".join(single), "usual": "\n".join(usual)}

@@ -1,9 +1,9 @@
-"""Write docs/models.md: which architectures are right with which method, and which are refused, and why.
+"""Write docs/models.md: which architectures work with which method, which are refused, and why.
 
     python scripts/build_models_page.py
 
-Every architecture of tests/zoo is made with two layers and random weights, and every method on it is held
-against transformers' own eager attention.
+Every architecture of tests/zoo is built with two layers and random weights, and every method on it is
+compared with transformers' eager attention.
 """
 
 import sys
@@ -21,36 +21,39 @@ from checks import CASES, REFUSED, RIGHT, check  # noqa: E402
 
 TOP = """# Architectures
 
-Every architecture below was made with two layers and random weights, and every method on it (weights away
-from their start) was held against transformers' own eager attention, which read one text at a time, without
-crosstune's hook: texts alone, in padded rows, behind one another in one line, as branches, and as decoding
-steps; in training the gradients too. Made by `scripts/build_models_page.py` with transformers {version} and
-PyTorch {torch}; `tests/zoo` holds it in every CI run.
+    crosstune list models                      # models whose sizes are built in
+    crosstune plan my_study.yaml               # refuses a model that crosstune would compute incorrectly
 
-Loading any other model tries its architecture in the same way, on a small copy made from the config, before
-weights are fetched: what crosstune would compute differently is refused in one line, by `plan`, `params` and
-`run` alike. LongRoPE and dynamic NTK are right up to the length at which their frequencies change with the
-longest text of a batch; a longer text is refused in one line.
+For this table, every architecture was built with two layers and random weights, and every method (with
+weights away from their initial values) was compared with transformers' eager attention, which reads one
+text at a time without crosstune's hook. The comparison covers single texts, padded batches, packed texts,
+branches that share a prefix, decoding steps, and gradients in training. `scripts/build_models_page.py`
+wrote this page with transformers {version} and PyTorch {torch}; `tests/zoo` repeats it in every CI run.
 
-"+" is right; a number is a refusal, in the list below. Nothing is wrong: {right} right, {refused} refused.
+Any other architecture is checked the same way when it is loaded: on a small copy built from the config,
+before weights are downloaded. If crosstune would compute something incorrectly, `plan`, `params` and `run`
+refuse the model with a one-line error. LongRoPE and dynamic NTK are supported up to the length at which
+their frequencies depend on the longest text of a batch; a longer text is refused.
+
+"+" means correct; a number is a refusal, listed below. Nothing is wrong: {right} correct, {refused} refused.
 
 """
 
 
 def main() -> None:
-    """Try all, write the page."""
+    """Check every architecture and write the page."""
     torch.set_num_threads(1)
-    rows, why, counts = [], [], {RIGHT: 0, REFUSED: 0}
+    rows, reasons, counts = [], [], {RIGHT: 0, REFUSED: 0}
     for name in sorted(ARCHITECTURES):
         with tempfile.TemporaryDirectory() as folder:
-            found = check(name, Path(folder) / "model")
+            outcomes = check(name, Path(folder) / "model")
         cells = []
-        for said in found.values():
-            kind, _, reason = said.partition(": ")
+        for outcome in outcomes.values():
+            kind, _, reason = outcome.partition(": ")
             counts[kind] += 1  # a third outcome is a KeyError: the page is not written
-            if reason and reason not in why:
-                why.append(reason)
-            cells.append(str(why.index(reason) + 1) if reason else "+")
+            if reason and reason not in reasons:
+                reasons.append(reason)
+            cells.append(str(reasons.index(reason) + 1) if reason else "+")
         rows.append(f"| {name} | `{ARCHITECTURES[name][0]}` | {' | '.join(cells)} |")
     page = TOP.format(
         version=transformers.__version__,
@@ -60,7 +63,7 @@ def main() -> None:
     )
     page += f"| architecture | model type | {' | '.join(CASES)} |\n|---|---|{'---|' * len(CASES)}\n"
     page += "\n".join(rows) + "\n\n## Refusals\n\n"
-    page += "\n".join(f"{i}. {reason}" for i, reason in enumerate(why, 1)) + "\n"
+    page += "\n".join(f"{i}. {reason}" for i, reason in enumerate(reasons, 1)) + "\n"
     (ROOT / "docs" / "models.md").write_text(page, encoding="utf-8")
 
 

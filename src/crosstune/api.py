@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crosstune.files import user_path
+
 if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
@@ -125,7 +127,7 @@ class Results:
         from crosstune.report.export import FORMATS, export
 
         parts, verdicts = self.sections, self.verdicts()
-        return export(parts, self.runs, self.scores, verdicts, Path(folder), formats or FORMATS)
+        return export(parts, self.runs, self.scores, verdicts, user_path(folder), formats or FORMATS)
 
     def verdicts(self, claims: "Claims | None" = None) -> "list[Verdict]":
         """Hold the results against claims; see docs/claims.md.
@@ -193,7 +195,7 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     from crosstune.analysis.predictions import Predictions
     from crosstune.store import store as stored
 
-    folder = Path(store)
+    folder = user_path(store)
     every = stored.read_runs(folder, kind=None)
     runs = [run for run in every if run.kind == "result" and (only is None or run.id in only)]
     wanted = {run_id for run in runs if run.search is not None for run_id in run.search.runs}
@@ -226,6 +228,6 @@ def report(
 
     found = results(store)
     names = sorted({run.study for run in found.runs})
-    path = Path(store) / "report.html" if out is None else Path(out)
+    path = user_path(store) / "report.html" if out is None else user_path(out)
     heading = title or ", ".join(names)
     return write_report(found.sections, found.source, path, heading, found.verdicts(claims))

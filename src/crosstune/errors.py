@@ -4,8 +4,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# C0 and C1 controls, and what Python takes for the end of a line.
-_ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# C0 and C1 controls, what Python takes for the end of a line, and halves of characters.
+_ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(Exception):
@@ -13,7 +13,7 @@ class UserError(Exception):
 
     Its text is one line that names the file and line where there is one, what was found,
     and what to do. The command line prints it without a traceback and exits with code 2.
-    Characters in it that would end the line or act on a terminal are shown as escapes.
+    Characters in it that would end the line, act on a terminal or have no UTF-8 are shown as escapes.
     """
 
     def __init__(self, text: str) -> None:

@@ -1,12 +1,14 @@
-"""Files written whole or not at all, with a full disk reported as the error it is."""
+"""The door to users' files: only regular ones are read, and they are written whole or not at all."""
 
 import errno
 import hashlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 
 from crosstune.errors import UserError
@@ -14,7 +16,101 @@ from crosstune.errors import UserError
 TMP = ".tmp-"
 """What the names of files and folders begin with while they are being written."""
 
+MOST_BYTES = 2**32
+"""Of one file that is read whole."""
+MOST_TEXT = 2**20
+"""Of one that a person writes: a study, a task, claims."""
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def user_path(name: str | Path) -> Path:
+    """A path as a user wrote it, with ``~`` written out.
+
+    Raises:
+        UserError: No file can have it: too long, a zero byte, half a character, a home that nobody has.
+    """
+    try:
+        os.fspath(name).encode()
+        path = Path(name).expanduser()
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:
+        shown = os.fspath(name)
+        shown = shown if len(shown) <= 80 else f"{shown[:60]}... ({len(shown):,} letters)"
+        why = "half a character in it" if isinstance(error, UnicodeError) else _why(error)
+        raise UserError(f"{shown}: no file can be called that: {why}") from error
+    return path
+
+
+def open_file(file: Path, most: int | None = MOST_BYTES) -> BufferedReader:
+    """Open a regular file to read. A pipe would be waited for and a device may never end.
+
+    Args:
+        file: Its path; links are followed.
+        most: Bytes; None for any size.
+
+    Raises:
+        OSError: There is none, it cannot be read, is no regular file, or is larger than that.
+    """
+    stream = open(file, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller's to close
+    found = os.fstat(stream.fileno())
+    why = None
+    if not stat.S_ISREG(found.st_mode):
+        why = "it is a pipe or a device; give a file"
+    elif most is not None and found.st_size > most:
+        why = f"{found.st_size:,} bytes, where {most:,} is the most"
+    if why is not None:
+        stream.close()
+        raise OSError(errno.EINVAL, why, str(file))
+    return stream
+
+
+def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
+    """All of a user's file.
+
+    Raises:
+        UserError: As `open_file` refuses it.
+    """
+    try:
+        with open_file(file, most) as stream:
+            return stream.read()
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be read ({_why(error)})") from error
+
+
+def as_text(content: bytes, file: Path) -> str:
+    """A file's content as UTF-8 text, without a byte order mark.
+
+    Raises:
+        UserError: It is not UTF-8; the line is named.
+    """
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{file}:{line}: not UTF-8 text (byte {error.start + 1} of the file)") from error
+
+
+def read_text(file: Path, most: int = MOST_BYTES) -> str:
+    """All of a user's file as text.
+
+    Raises:
+        UserError: As `read_bytes` and `as_text`.
+    """
+    return as_text(read_bytes(file, most), file)
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    """What `open` opens a file with: a pipe that nobody writes to opens at once."""
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _why(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
 
 
 @contextmanager
@@ -93,5 +189,5 @@ def sync(path: Path) -> None:
 
 def sha256_of(file: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
-    with file.open("rb") as stream:
+    with open_file(file, None) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

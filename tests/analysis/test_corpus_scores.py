@@ -100,7 +100,7 @@ def test_a_language_is_scored_by_its_sums(
 def test_a_difference_and_its_interval(
     paired: PairedPredictions, counts: dict[tuple[str, str], np.ndarray]
 ) -> None:
-    found = difference(paired, "ma", "mb", over="these", draws=4000)
+    found = difference(paired, "ma", "mb", language_effect="fixed", draws=4000)
 
     def plain(kept: np.ndarray) -> float:
         """Sentences are parallel: the same are kept in every language."""

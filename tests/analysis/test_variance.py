@@ -165,17 +165,17 @@ def test_both_agree_where_languages_share_some_ids() -> None:
     drawn = bootstrap_means(sample, ["a", "b"], ("examples",), draws=4000)
     assert (drawn[:, 0] - drawn[:, 1]).var() == pytest.approx(closed, rel=0.12)
     apart = [[f"{i} {each}" for each in codes] for i, codes in enumerate(ids)]
-    alone = Sample(made(scores, apart)).pair("a", "b", "these").se
-    assert sample.pair("a", "b", "these").se > 2 * alone  # taking them for independent would be wrong
+    alone = Sample(made(scores, apart)).pair("a", "b", "fixed").se
+    assert sample.pair("a", "b", "fixed").se > 2 * alone  # taking them for independent would be wrong
 
 
-@pytest.mark.parametrize("over", ["languages", "these"])
-def test_the_variance_is_right_on_average(over: str) -> None:
+@pytest.mark.parametrize("effect", ["random", "fixed"])
+def test_the_variance_is_right_on_average(effect: str) -> None:
     """Normal scores of the crossed design, where the variance of the difference is known."""
     rng = np.random.default_rng(0)
     shape = (3, 6, 20)
     sd = {"s": 0.2, "l": 0.3, "e": 0.5, "sl": 0.2, "se": 0.4, "le": 0.4, "sle": 0.5}
-    if over == "these":
+    if effect == "fixed":
         sd["l"] = 0.0
     found, difference = [], []
     for _ in range(1000):
@@ -188,7 +188,7 @@ def test_the_variance_is_right_on_average(over: str) -> None:
                 )
             scores[name] = y.reshape(3, -1)
         sample = Sample(made(scores, [[str(i) for i in range(20)]] * 6))
-        pair = sample.pair("a", "b", over)  # type: ignore[arg-type]
+        pair = sample.pair("a", "b", effect)  # type: ignore[arg-type]
         found.append(pair.se**2)
         difference.append(pair.difference)
     cells = {"s": 3, "l": 6, "e": 20}

@@ -4,6 +4,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import statistics_check as check
 from crosstune.analysis.statistics.differences import difference
-from crosstune.analysis.statistics.variance import Sample
+from crosstune.analysis.statistics.variance import LanguageEffect, Sample
 from statistics_check import Shape
 
 
@@ -25,20 +26,20 @@ def likely(found: dict[str, float], times: int, truth: float) -> bool:
 @pytest.mark.parametrize("scores", ["binary", "graded"])
 def test_the_simulated_truth_is_the_mean_of_many_predictions(scores: str) -> None:
     shape = Shape((40, 40), 60, 400, scores)
-    means, these = [], []
+    means, fixed = [], []
     for seed in range(6):
         drawn = check.simulate(shape, np.random.default_rng(seed), shift=1.5)
         found = {name: values.mean() for name, values in drawn.paired.scores.items()}
         means.append(found["a"] - found["b"])
-        these.append(drawn.these)
-    assert np.mean(means) == pytest.approx(np.mean(these), abs=0.015)
-    assert np.mean(these) == pytest.approx(check.true_difference(shape, 1.5), abs=0.015)
+        fixed.append(drawn.fixed)
+    assert np.mean(means) == pytest.approx(np.mean(fixed), abs=0.015)
+    assert np.mean(fixed) == pytest.approx(check.true_difference(shape, 1.5), abs=0.015)
     assert check.true_difference(shape, check.shift_for(shape, 0.1)) == pytest.approx(0.1, abs=1e-3)
 
 
-@pytest.mark.parametrize("over", ["languages", "these"])
-def test_false_positives_coverage_and_power(over: str) -> None:
-    found = check.check(Shape((4, 4), 8, 40), over, 300)  # type: ignore[arg-type]
+@pytest.mark.parametrize("effect", ["random", "fixed"])
+def test_false_positives_coverage_and_power(effect: str) -> None:
+    found = check.check(Shape((4, 4), 8, 40), effect, 300)  # type: ignore[arg-type]
     assert found["seed_variation"] == "measured"
     assert likely(found["false_positives"], 300, 0.05)
     assert likely(found["coverage"], 300, 0.95)
@@ -46,7 +47,7 @@ def test_false_positives_coverage_and_power(over: str) -> None:
 
 
 def test_with_one_seed_the_library_says_what_is_missing() -> None:
-    found = check.check(Shape((1, 1), 20, 100), "languages", 150)
+    found = check.check(Shape((1, 1), 20, 100), "random", 150)
     assert found["seed_variation"] == "absent"
     assert not likely(found["false_positives"], 150, 0.05)
 
@@ -60,8 +61,9 @@ def test_holm_keeps_false_wins_rare() -> None:
 
 def test_what_is_checked_is_what_is_reported() -> None:
     paired = check.simulate(Shape((3, 2), 6, 30), np.random.default_rng(0), shift=1.0).paired
-    for over in ("languages", "these"):
-        found, pair = difference(paired, "a", "b", over=over, draws=2), Sample(paired).pair("a", "b", over)  # type: ignore[arg-type]
+    for effect in get_args(LanguageEffect):
+        found = difference(paired, "a", "b", language_effect=effect, draws=2)
+        pair = Sample(paired).pair("a", "b", effect)
         assert (found.low, found.high) == pair.interval()
         assert (found.p, found.detectable) == (pair.p, pair.detectable())
 

@@ -57,7 +57,7 @@ def test_any_bytes_give_rows_or_a_user_error(tmp_path_factory, body):
 
 def test_a_folder_is_not_a_table(tmp_path):
     (tmp_path / "t.tsv").mkdir()
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="cannot be read"):
         read_rows(tmp_path / "t.tsv", ("a",))
 
 

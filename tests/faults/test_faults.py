@@ -107,8 +107,8 @@ def test_killed_at_random_moments(model: Path, tmp_path: Path, outcome: Outcome)
     outcome(
         f"SIGKILL at {KILLS} random moments",
         f"{len(told['stores'])} studies of {len(store.finished(tmp_path / 'whole'))} runs finished; "
-        f"runs taken up in their middle {resumed} times; weights and predictions the same bytes as "
-        "without a kill",
+        f"{resumed} runs resumed from a checkpoint or journal; weights and predictions byte-identical to an "
+        "undisturbed study",
     )
 
 
@@ -140,8 +140,8 @@ def test_a_full_disk(model: Path, whole: Study, small_disk: Path, outcome: Outco
     assert differences(files(study.folder), files(whole.folder)) == []
     outcome(
         "a full disk (tmpfs of 6 MiB)",
-        f"stopped with one line after {len({name[:16] for name in kept})} runs, all whole; with room "
-        "again the same command ended with the same bytes",
+        f"stopped with a one-line error after {len({name[:16] for name in kept})} complete runs; with free "
+        "space, the same command finished, byte-identical",
     )
 
 
@@ -165,5 +165,5 @@ def test_harmed_files(
     assert done == [run], "that run, and no other"
     assert differences(files(study.folder), files(whole.folder)) == []
     assert audit(study.folder).problems == ()
-    aside = " and set aside" if "set aside as" in said else ""
-    outcome(f"{name} {harm}", f"named{aside}; that run alone made again, the same bytes")
+    aside = " and moved aside" if "set aside as" in said else ""
+    outcome(f"{name} {harm}", f"reported{aside}; only that run repeated, byte-identical")

@@ -65,8 +65,8 @@ def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outco
     assert (found.problems, found.notes) == ((), ())
     outcome(
         "processes killed for memory",
-        f"{told['deaths']} processes died in passes of more tokens than memory held; halved after {DEATHS} "
-        "deaths in the same pass; the study ended by itself with the same steps",
+        f"{told['deaths']} processes died in batches larger than memory; tokens per pass halved after "
+        f"{DEATHS} deaths in the same pass; the study then finished with the same steps",
     )
 
 

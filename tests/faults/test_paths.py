@@ -22,7 +22,7 @@ def test_a_store_reads_its_own_predictions(tmp_path: Path, name: str, sibling: s
     write_store(tmp_path / name, runs, rows.with_columns(score=pl.lit(0.0)))
     assert set(api.results(tmp_path / name).scores["score"]) == {0.0}
     assert set(api.results(tmp_path / sibling).scores["score"]) == {1.0}
-    assert store.prediction_columns(tmp_path / name, runs[0].id)[0] == "language"
+    assert store.read_table(tmp_path / name, runs[0].id).columns[0] == "language"
     assert audit(tmp_path / name).problems == ()
 
 

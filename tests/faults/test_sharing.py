@@ -50,7 +50,7 @@ def test_two_processes_share_a_study_out(model: Path, tmp_path: Path, outcome: O
             assert not one.is_file() or one.read_bytes() == other.read_bytes(), (run_id, name)
     for folder in (".work", ".failed", ".damaged"):
         assert not list((shared.folder / folder).glob("*"))
-    outcome("two processes on one store", f"{len(ids)} runs made once each; the same bytes as by one process")
+    outcome("two processes on one store", f"{len(ids)} runs, each executed once; same bytes as one process")
 
 
 def test_a_claim_is_one_process_alone(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from crosstune.models.attention.cpu_groups import COPY, MOST, START, cut
 from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
+from crosstune.models.attention.layout import pattern_of
 
 # Alone, equal, near each other, far apart, and not in order.
 LENGTHS = (9, 1, 23, 8, 9, 120, 7, 22, 1)
@@ -222,7 +223,7 @@ def test_the_same_bits_again_and_a_plan_made_once():
     out, again = (attend(layout, *inputs[:3], SCALE, inputs[3]) for _ in range(2))
     assert torch.equal(out, again)
     # In a model all layers ask, each by the mask of its window.
-    whole, wide, narrow = (PaddingFreeBatch.of_mask(layout.mask(window)) for window in (None, 500, 7))
+    whole, wide, narrow = (pattern_of(layout.mask(window)) for window in (None, 500, 7))
     made = [one.plan(5, 2, 2, torch.bfloat16) for one in (layout, whole, wide, narrow)]
     assert made[0] is made[1] is made[2]
     assert made[3] is not made[0]

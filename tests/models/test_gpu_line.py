@@ -13,6 +13,7 @@ from crosstune.models.attention import gpu_line as packed
 from crosstune.models.attention.choose import Form
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.gpu_line import VarlenBatch
+from crosstune.models.attention.layout import pattern_of
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
@@ -56,7 +57,7 @@ def test_equals_text_by_text(monkeypatch, shared_prefix, front, window):
     inputs = (q, k, v, *(stood or ()))
     up = numbers(1, tokens, 4, 8, seed=9).detach()
     wanted = ragged.attend(PaddingFreeBatch(LENGTHS, shared_prefix, window=window), q, k, v, 0.3, stood)
-    line = PaddingFreeBatch.of_mask(VarlenBatch(LENGTHS).behind(shared_prefix).mask(window))
+    line = pattern_of(VarlenBatch(LENGTHS).behind(shared_prefix).mask(window))
     assert isinstance(line, VarlenBatch)
     found = packed.attend(line, q, k, v, 0.3, stood)
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)

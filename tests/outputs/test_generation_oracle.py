@@ -133,6 +133,7 @@ class Script:
     """
 
     dtype = torch.float32
+    quantized = True  # so that a GPU takes plain steps: there is no model to record
 
     def __init__(self, lm, texts: list[list[int]]):
         self.tokenizer, self.stop_ids, self.pad_id, self.device = lm.tokenizer, lm.stop_ids, 0, lm.device
@@ -140,18 +141,22 @@ class Script:
         self.texts, self.steps = texts, 0
 
     def hidden(self, ids, layout, read, rows):
-        places = torch.arange(ids.shape[1]).expand(len(ids), -1) if layout is None else layout.positions
+        places = (
+            torch.arange(ids.shape[1], device=ids.device).expand(len(ids), -1)
+            if layout is None
+            else layout.positions
+        )
         return (places + 1.0).flatten()[rows][:, None]
 
     def best(self, hidden):
         places = [divmod(int(length) - 1, 100) for length in hidden[:, 0]]
-        return torch.tensor([(self.texts[i] + [EOS] * 99)[n] for i, n in places])
+        return torch.tensor([(self.texts[i] + [EOS] * 99)[n] for i, n in places], device=self.device)
 
     def step(self, ids, slots):
         self.steps += 1
         slots.begin()
         slots.end()
-        return torch.tensor(slots.lengths, dtype=torch.float32)[:, None]
+        return torch.tensor(slots.lengths, dtype=torch.float32, device=self.device)[:, None]
 
 
 def written(lm, texts: list[str], max_tokens: int = 50, stop=("\n",), end: bool = True, rows: int = 9):

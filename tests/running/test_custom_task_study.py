@@ -107,6 +107,10 @@ def test_a_choice_task_from_every_format(
     table = store.read_predictions(study.folder, list(runs.values()))
     assert table.group_by("run", "language").len().sort("language")["len"].to_list() == [4] * 4
     assert set(table["gold"]) == set(table["prediction"]) | {"good", "bad"} == {"good", "bad"}
+    merge = runs["lora"].merge
+    assert merge is not None
+    assert 0 <= merge.merged <= merge.tensors > 0
+    assert runs["none"].merge is None
     facts = runs["lora"].task
     assert (facts.name, facts.version, facts.metrics) == ("weather", 1, ["accuracy"])
     assert facts.splits == {"train": f"train.{suffix}", "test": f"test_{{code}}.{suffix}"}
@@ -160,7 +164,7 @@ def test_a_changed_definition_is_another_task(model: Path, tmp_path: Path) -> No
     file.write_text(text)
     assert go(study_with(tmp_path, model, ["weather.yaml"], methods=["none"])) == []
     file.unlink()
-    with pytest.raises(UserError, match=r"cannot read .*weather\.yaml"):
+    with pytest.raises(UserError, match=r"weather\.yaml: no such file"):
         predict(study.folder / first, "The sea is calm.")
 
 

@@ -63,4 +63,4 @@ def test_a_study_sets_the_prompt_language_where_a_task_has_one(tmp_path: Path) -
 def test_a_set_without_the_source_language_is_evaluated_in_what_it_has(tmp_path: Path) -> None:
     write_xcopa(tmp_path, "et", "vi")
     made = study(tasks=[{"name": "xcopa", "data": str(tmp_path)}], languages=["vi"])
-    assert made.languages_for(made.tasks[0]) == ("vi",)
+    assert next(made.combinations()).languages == ("vi",)

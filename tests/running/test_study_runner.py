@@ -40,7 +40,7 @@ KEYS = {
     "seed", "train", "evaluate", "trained_parameters", "zero_shot", "fingerprints", "overlap", "data",
     "versions", "hardware", "git", "cost", "device", "dtype", "kind", "search", "curve",
     "quantize", "device_map",
-    "dev", "chosen_step", "started", "finished", "record_version", "method_facts",
+    "dev", "chosen_step", "started", "finished", "record_version", "method_facts", "merge",
 }  # fmt: skip
 
 

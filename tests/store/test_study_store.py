@@ -63,7 +63,7 @@ def test_damage_is_named(tmp_path: Path, name: str, harm: str) -> None:
     else:
         file.write_bytes(content if harm == "flip" else content[:-3])
     with pytest.raises(UserError) as error:
-        store.read_runs(tmp_path)
+        store.read_predictions(tmp_path, store.read_runs(tmp_path))
     what = "is missing" if harm == "remove" else "is damaged (its checksum differs)"
     assert str(error.value) == f"{file} {what}; run the study again, or delete {tmp_path / ID}"
 

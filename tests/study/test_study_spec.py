@@ -108,33 +108,42 @@ def read(text: str) -> Study:
     return Study.model_validate(Document(text, "x.yaml").data)
 
 
+def languages_of(study: Study) -> list[tuple[str, ...]]:
+    """Of each task."""
+    return list(
+        {combination.task.name: combination.languages for combination in study.combinations()}.values()
+    )
+
+
 def test_norwegian_is_a_language() -> None:
-    study = read(GOOD)
-    assert study.languages_for(study.tasks[0]) == ("en", "de", "nb")
+    assert languages_of(read(GOOD))[0] == ("en", "de", "nb")
 
 
 def test_the_source_language_is_always_there() -> None:
     study = read(GOOD.replace("[en, de, no]", "{cldr-names: [sw, German, swh_Latn], number-words: all}"))
-    assert study.languages_for(study.tasks[0]) == ("en", "sw", "de")
-    assert len(study.languages_for(study.tasks[1])) == 42
+    names, words = languages_of(study)
+    assert names == ("en", "sw", "de")
+    assert len(words) == 42
 
 
 def test_the_nearest_setting_holds() -> None:
     study = read(GOOD.replace("train: {learning_rate: 3e-2}", "train: {learning_rate: 3e-2, epochs: 2}"))
-    names, words = study.tasks
-    none, _, prefix, lora = study.methods
-    assert study.train_for(names, lora).steps == 60
-    assert study.train_for(words, lora).steps == 5
-    assert study.train_for(words, lora).batch_size == 16
+    train = {(one.task.name, one.method.name): one.train for one in study.combinations()}
+    assert train["cldr-names", "none"] is None
+    steps = {key: settings.steps for key, settings in train.items() if settings is not None}
+    assert (steps["cldr-names", "lora"], steps["number-words", "lora"]) == (60, 5)
+    words, names = train["number-words", "prefix"], train["cldr-names", "prefix"]
+    assert words is not None
+    assert names is not None
     # Epochs said nearer than steps take their place.
-    assert (study.train_for(words, prefix).steps, study.train_for(words, prefix).epochs) == (None, 2)
-    assert study.train_for(names, prefix).learning_rate == 0.03
-    assert study.train_for(names, none).learning_rate is None
+    assert (words.steps, words.epochs, words.batch_size) == (None, 2, 16)
+    assert names.learning_rate == 0.03
 
 
 def test_a_task_may_be_evaluated_in_its_own_way() -> None:
     study = read(GOOD.replace("train: {steps: 5}", "evaluate: {limit: 7}"))
-    assert [study.evaluate_for(task).limit for task in study.tasks] == [50, 7]
+    limits = {combination.task.name: combination.evaluate.limit for combination in study.combinations()}
+    assert list(limits.values()) == [50, 7]
 
 
 def test_a_study_written_out_reads_as_the_same() -> None:

@@ -70,7 +70,7 @@ def test_split_batches_give_the_same_weights(tiny_lm, case, monkeypatch):
     assert result.tokens == full_result.tokens
     for name, weight in weights(parts).items():
         # Adam divides by the gradient's own size, so an entry near zero moves by rounding; never far.
-        near("weights after split batches", weight, one[name], 2e-4)
+        near("weights after split batches", weight, one[name], 2e-4 if DEVICE == "cpu" else 1e-3)
     assert [c["loss"] for c in result.curve] == pytest.approx(
         [c["loss"] for c in full_result.curve], rel=1e-5
     )

@@ -276,7 +276,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "vaultgemma": ("vaultgemma", SLIDING),
     "xglm": ("xglm", {}),
     "xlm-roberta": ("xlm-roberta", DECODER),
-    "youtu": ("youtu", {"num_key_value_heads": 4}),
+    "youtu": ("youtu", {"num_key_value_heads": 4, "tie_word_embeddings": False}),
 }
 
 

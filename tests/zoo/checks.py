@@ -167,7 +167,13 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
     elif case == "llama-adapter":
         pairs = independent.keys_of(eager, attentions, [p[f"layers.{i}.prompt"] for i in layers])
         prompts = [(*pairs[i], torch.tanh(p[f"layers.{i}.gate"])) for i in layers]
-        with independent.gated(eager, attentions, prompts) as logits:
+        if eager.config.model_type in independent.OWN:
+            projections = [layer.output.module for layer in lm.parts.layers]
+            outputs = [eager.get_submodule(names[id(module)]) for module in projections]
+            gated = independent.gated_by_hand(eager, attentions, outputs, prompts)
+        else:
+            gated = independent.gated(eager, attentions, prompts)
+        with gated as logits:
             yield logits
     elif case == "lora":
         scale = method.config.alpha / method.config.rank

@@ -7,6 +7,7 @@ soft prompt as input embeddings, and LLaMA-Adapter as an eager attention written
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from transformers.masking_utils import eager_mask
 Logits = Callable[[Sequence[int]], Tensor]
 """Of one text: ``[length, vocabulary]``."""
 Pair = tuple[Tensor, Tensor]
+# Attention that asks for no attention function, or caches something else than its keys and values.
+OWN = {"bloom", "codegen", "falcon", "gpt_neo", "gpt_neox_japanese", "gptj", "xglm"}
+OWN |= {"deepseek_v2", "deepseek_v3", "minicpm3", "youtu"}
 GATED = "zoo-gated"
 
 
@@ -113,6 +117,68 @@ def gated(
         model.config._attn_implementation = "eager"
         for module in attentions:
             del module.zoo_prompt
+
+
+@contextlib.contextmanager
+def gated_by_hand(
+    model: Any,
+    attentions: Sequence[Any],
+    outputs: Sequence[nn.Module],
+    prompts: Sequence[tuple[Tensor, Tensor, Tensor]],
+) -> Iterator[Logits]:
+    """The same of a module whose attention cannot be exchanged: it attends twice.
+
+    Once as it is, and once with a mask that leaves of everything only the prompt, which stands in its cache.
+    What comes out of each is what enters the output projection.
+    """
+
+    def twice(module: Any, output: nn.Module, prompt: tuple[Tensor, Tensor, Tensor]) -> Callable[..., Any]:
+        forward, caches = module.forward, ("layer_past", "past_key_values")
+        keys, values, gate = prompt
+
+        def entering(change: Callable[[Tensor], Tensor], args: Any, kwargs: Any) -> tuple[Tensor, Any]:
+            seen: list[Tensor] = []
+
+            def enter(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+                seen.append(inputs[0])
+                return (change(inputs[0]),)
+
+            handle = output.register_forward_pre_hook(enter)
+            try:
+                out = forward(*args, **kwargs)
+            finally:
+                handle.remove()
+            return seen[0], out
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+            n, length = keys.shape[1], states.shape[1]
+            cache, layer = DynamicCache(), attentions.index(module)
+            cache.update(keys[None], values[None], layer)
+            mask = torch.zeros(1, 1, length, n + length)
+            mask[..., n:] = torch.finfo(torch.float32).min
+            known = inspect.signature(forward).parameters
+            more = {"attention_mask": mask, next(name for name in caches if name in known): cache}
+            if kwargs.get("alibi") is not None:
+                more["alibi"] = torch.zeros(gate.numel(), 1, n + length)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, Tensor) and bias.dtype == torch.bool:
+                module.bias = torch.ones_like(bias)  # GPT-Neo's window
+            second, _ = entering(lambda x: x, args, kwargs | more)
+            if bias is not None:
+                module.bias = bias
+            extra = (second.unflatten(-1, (gate.numel(), -1)) * gate[:, None]).flatten(-2)
+            return entering(lambda x: x + extra, args, kwargs)[1]
+
+        return run
+
+    for module, output, prompt in zip(attentions, outputs, prompts, strict=True):
+        module.forward = twice(module, output, prompt)
+    try:
+        yield plain(model)
+    finally:
+        for module in attentions:
+            del module.forward
 
 
 def _gated(

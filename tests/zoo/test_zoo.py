@@ -5,7 +5,7 @@ from architectures import ARCHITECTURES
 from checks import WRONG, check
 
 # In every run, also of `-m "not zoo"`: the families that studies are mostly made with.
-ALWAYS = ("llama", "mistral", "gemma3", "qwen3", "phi3", "xglm")
+ALWAYS = ("llama", "mistral", "gemma2", "gemma3", "qwen3", "phi3", "xglm", "bloom")
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class Predictions:
 
     def __init__(self, source: Path | pl.DataFrame) -> None:
         self._source = source
+        self._to_pair: dict[str, pl.DataFrame] = {}
 
     def scores(self, run_id: str) -> pl.DataFrame:
         """What one run scored.
@@ -41,17 +42,20 @@ class Predictions:
             run, language, example, score, and ``answer_language`` and each ``metric.<name>`` where there.
         """
         if isinstance(self._source, Path):
-            columns = [name for name in stored.prediction_columns(self._source, run_id) if _is_score(name)]
-            table = stored.read_table(self._source, run_id, columns)
+            table = stored.read_table(self._source, run_id, _is_score)
             return table.select(pl.lit(run_id).alias("run"), pl.all())
         table = self._of_table(run_id)
         return table.select(name for name in table.columns if name == "run" or _is_score(name))
 
     def tables(self, run_ids: Iterable[str]) -> Iterator[pl.DataFrame]:
-        """`scores` of many runs: tables of a few whole runs each, for one run's may be tiny."""
+        """`scores` of many runs: tables of a few whole runs each, for one run's may be tiny.
+
+        What `to_pair` takes of each is kept until it does: a file is read once for both.
+        """
         waiting: list[pl.DataFrame] = []
         for run_id in run_ids:
             waiting.append(self.scores(run_id))
+            self._to_pair[run_id] = _small(waiting[-1])
             if sum(table.height for table in waiting) >= AT_ONCE:
                 yield pl.concat(waiting, how="diagonal_relaxed")
                 waiting = []
@@ -71,10 +75,9 @@ class Predictions:
             run, language, example (categorical), score and what a corpus score is made of (float32): 16
             bytes a row where the score is a mean.
         """
-        names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
-        tables = self.tables(run.id for run in runs)
-        summed = cs.by_name(*_summed(), require_all=False).cast(pl.Float32)
-        return pl.concat([table.select(*names, summed) for table in tables], how="diagonal")
+        kept = self._to_pair
+        tables = [kept.pop(run.id) if run.id in kept else _small(self.scores(run.id)) for run in runs]
+        return pl.concat(tables, how="diagonal")
 
     def whole(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
         """Every column of some runs in one table, with a ``run`` column in front."""
@@ -95,6 +98,12 @@ class Predictions:
 def as_predictions(source: pl.DataFrame | Predictions) -> Predictions:
     """A table as `Predictions`; what is such already comes back as it is."""
     return source if isinstance(source, Predictions) else Predictions(source)
+
+
+def _small(scores: pl.DataFrame) -> pl.DataFrame:
+    """What pairing takes of some runs' scores."""
+    names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
+    return scores.select(*names, cs.by_name(*_summed(), require_all=False).cast(pl.Float32))
 
 
 def _is_score(name: str) -> bool:

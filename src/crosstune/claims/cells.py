@@ -241,7 +241,7 @@ def _compared(
     return [
         _cell(
             replace(base, where=_joined(where, name)),
-            _tested(paired, first.label, second.label, large[name], over="these"),
+            _tested(paired, first.label, second.label, large[name], language_effect="fixed"),
             claim.threshold,
             short,
         )

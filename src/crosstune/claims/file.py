@@ -12,6 +12,7 @@ from crosstune.analysis.groups import Grouping, group_of
 from crosstune.config.mistakes import invalid, known_keys, reworded, shown
 from crosstune.config.yaml_file import read_document
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import user_path
 from crosstune.languages import LANGUAGES, find
 
 SHIPPED = Path(__file__).parent
@@ -214,7 +215,7 @@ def read_claims(path: str | Path) -> list[PlacedClaim]:
     Raises:
         UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
     """
-    file = Path(path)
+    file = user_path(path)
     if str(path) in shipped():
         file = SHIPPED / f"{path}.yaml"
     elif not file.exists() and not file.suffix:

@@ -9,6 +9,7 @@ import typer
 
 from crosstune.cli.printing import complain, print_csv, print_json, print_rows, print_sizes, say, show
 from crosstune.errors import UserError
+from crosstune.files import user_path
 
 if TYPE_CHECKING:
     from crosstune.study.spec import Study
@@ -126,6 +127,8 @@ def plan(
         print_json(planned.as_dict())
     else:
         show(plan_table(planned, str(study)))
+    if planned.refused:
+        raise typer.Exit(2)
 
 
 @app.command()
@@ -165,7 +168,7 @@ def check(store: StoreFolder) -> None:
     """
     from crosstune.store.audit import audit
 
-    state = audit(store)
+    state = audit(user_path(store))
     for text in (*state.notes, *state.problems):
         say(text)
     searches = f" and {state.searches} searches" if state.searches else ""
@@ -361,6 +364,11 @@ def main() -> NoReturn:
         # The reader (head, less) has gone; leave Python nothing to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:
+        if "--debug" in sys.argv:
+            raise
+        complain(f"error: {error.filename or 'a file'}: {error.strerror or error}", style="red")
+        sys.exit(2)
     sys.exit(0)
 
 

@@ -1,4 +1,4 @@
 """Settings from outside: YAML with its lines, mistakes as `file:line: what is wrong`, environment variables.
 
-Imports nothing of its neighbours.
+May import `files`.
 """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import user_path
 
 CACHE = "CROSSTUNE_CACHE"
 """Folder for what is kept between runs: demo models, shapes of models, timings."""
@@ -30,6 +31,8 @@ def check() -> None:
     Raises:
         UserError: A variable's value cannot be used; the line names it.
     """
+    cache_root()
+    user_path(os.environ.get(DATA, ""))
     checkpoint_seconds()
     states_gigabytes()
     gpu_off()
@@ -38,7 +41,7 @@ def check() -> None:
 def cache_root() -> Path:
     """Folder for what crosstune keeps between runs: `CACHE`, else the platform's cache folder."""
     if folder := os.environ.get(CACHE):
-        return Path(folder).expanduser()
+        return user_path(folder)
     if sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -55,7 +58,7 @@ def data_root(option: str | None) -> Path:
         UserError: The option or the variable names no folder.
     """
     chosen = option or os.environ.get(DATA)
-    root = Path(chosen or _DEFAULT_DATA).expanduser()
+    root = user_path(chosen or _DEFAULT_DATA)
     if chosen and not root.is_dir():
         raise UserError(
             f"no data folder {root}: set {DATA}, or the task's option data, to the folder of the "

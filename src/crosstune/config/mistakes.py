@@ -6,7 +6,7 @@ a validator needs to know only its own part of a file.
 
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -64,27 +64,40 @@ def known_keys(
         raise _raised(problems)
 
 
-def read_settings(
+def read_settings(model: type[M], given: Mapping[str, Any], what: str) -> M:
+    """Settings of one part of a file; see `read_levels`."""
+    return read_levels(model, [((), given)], what)
+
+
+def read_levels(
     model: type[M],
-    given: Mapping[str, Any],
+    levels: Sequence[tuple[Loc, Mapping[str, Any]]],
     what: str,
-    origin: Mapping[str, Loc] | None = None,
-    whole: Loc = (),
+    one_of: Iterable[tuple[str, str]] = (),
 ) -> M:
-    """Settings of one part of a file.
+    """Settings that several parts of a file give.
 
     Args:
         model: Their pydantic model.
-        given: Their values.
-        what: The part's name in messages.
-        origin: Place of each key, where that is not the key itself.
-        whole: Place to name for a mistake that no single key makes.
+        levels: Place and values of each part; a later one comes before an earlier one.
+        what: What the settings are called in messages.
+        one_of: Pairs of settings that say the same thing: the nearer of the two holds.
 
     Raises:
-        ValidationError: One problem for each mistake, its place as ``origin`` says.
+        ValidationError: One problem for each mistake, at the place of the value that holds.
     """
+    merged: dict[str, Any] = {}
+    places: dict[str, Loc] = {}
+    nearest = levels[0][0]
+    for place, settings in levels:
+        for pair in one_of:
+            if not settings.keys().isdisjoint(pair):
+                merged = {key: value for key, value in merged.items() if key not in pair}
+        merged |= settings
+        places |= {key: (*place, key) for key in settings}
+        nearest = place if settings else nearest
     problems: list[tuple[Loc, str]] = []
-    for key, value in given.items():
+    for key, value in merged.items():
         # A YAML "true" would pass for the number 1, and an infinite rate for a positive one.
         if isinstance(value, bool) and key in model.model_fields and not _takes_bool(model, key):
             problems.append(((key,), f"{what}: {key} cannot be {shown(value)}"))
@@ -92,11 +105,12 @@ def read_settings(
             problems.append(((key,), f"{what}: {key} must be a finite number"))
     if not problems:
         try:
-            return model.model_validate(dict(given))
+            return model.model_validate(merged)
         except ValidationError as error:
-            problems = [(loc, f"{what}: {message}") for loc, message in reworded(error, given)]
-    places = origin or {}
-    raise _raised([(places.get(str(loc[0]), loc) if loc else whole, message) for loc, message in problems])
+            problems = [(loc, f"{what}: {message}") for loc, message in reworded(error, merged)]
+    raise _raised(
+        [((*places.get(str(loc[0]), loc[:1]), *loc[1:]) if loc else nearest, text) for loc, text in problems]
+    )
 
 
 def reworded(error: ValidationError, data: Any) -> list[tuple[Loc, str]]:

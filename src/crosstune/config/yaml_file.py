@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from crosstune.errors import UserError
+from crosstune.files import MOST_TEXT, read_text
 
 Path_ = Sequence[str | int]
 """Keys and indices that lead from the top of a document to a place in it."""
@@ -110,20 +111,9 @@ def read_document(path: Path) -> Document:
     """Read a YAML file.
 
     Raises:
-        UserError: Not readable, not UTF-8, not YAML, a key given twice, an alias or a tag (line named).
+        UserError: Not readable, too large, not UTF-8, not YAML, a key twice, an alias or a tag (line named).
     """
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8 text") from error
-    return Document(text, str(path))
+    return Document(read_text(path, MOST_TEXT), str(path))
 
 
 def parse_value(text: str) -> Any:

@@ -24,6 +24,7 @@ from crosstune.data.example import Split
 from crosstune.data.local import fair_order
 from crosstune.data.tables import BadRow, Row, Rows, read_json, read_lines, read_rows
 from crosstune.errors import UserError
+from crosstune.files import read_bytes, read_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +115,7 @@ def _letter(row: Row) -> int:
 
 def _read_assembled(path: Path) -> Rows:
     """Tab-separated and quoted as CSV is; passages run over several lines."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    text = re.sub(r"\r(?!\n)", " ", text)  # written unquoted by the csv module, which cannot read it back
+    text = re.sub(r"\r(?!\n)", " ", read_text(path))  # as the csv module writes it
     reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True)
     names: list[str] | None = None
     while True:
@@ -284,9 +281,7 @@ def _read_mcscript(path: Path) -> Rows:
     parser.CharacterDataHandler = texts.append
     parser.EntityDeclHandler = refuse
     try:
-        parser.Parse(path.read_bytes(), True)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+        parser.Parse(read_bytes(path), True)
     except expat.ExpatError as error:
         raise UserError(f"{path}:{error.lineno}: not XML: {expat.ErrorString(error.code)}") from error
     return rows
@@ -339,7 +334,7 @@ def _items(path: Path, key: str | None = None) -> Iterator[tuple[int, Any]]:
         document = document.get(key) if isinstance(document, dict) else None
     if not isinstance(document, list):
         raise UserError(f"{path}:1: no list{f' {key}' if key else ''}; is it the published file?")
-    text = path.read_text(encoding="utf-8-sig")
+    text = read_text(path)
     at = text.index("[", text.index(f'"{key}"') if key else 0)
     line, done = 1, 0
     for item in document:

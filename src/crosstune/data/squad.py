@@ -12,6 +12,7 @@ from typing import Any
 
 from crosstune.data.tables import BadRow, Row, read_json
 from crosstune.errors import UserError
+from crosstune.files import read_text
 
 # Inside a text every quotation mark is escaped, so this finds keys alone.
 _ID = re.compile(r'"id"\s*:\s*("(?:[^"\\]|\\.)*")')
@@ -99,7 +100,7 @@ def _unanswered(row: Row) -> bool:
 def _lines_of_ids(path: Path) -> defaultdict[str, deque[int]]:
     """The lines on which each id stands, in order. A JSON reader does not tell."""
     # Line ends as they are: those of old Macs and Unicode's own are no new line to an editor.
-    text = path.read_bytes().decode("utf-8-sig")
+    text = read_text(path)
     lines: defaultdict[str, deque[int]] = defaultdict(deque)
     line, at = 1, 0
     for match in _ID.finditer(text):

@@ -14,6 +14,7 @@ from typing import Any
 import polars as pl
 
 from crosstune.errors import UserError
+from crosstune.files import open_file, read_bytes, read_text
 
 LARGEST_ROW = 1_000_000
 """Bytes. No benchmark has a row near it; a file that lost its line breaks does."""
@@ -101,14 +102,9 @@ def read_json(path: Path) -> Any:
         UserError: It cannot be read or is not JSON; the line is named.
     """
     # No line can be left out; it may be one long line.
+    text = read_text(path)
     try:
-        text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode("utf-8")
         return json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_number)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(f"{path}:{line}: not UTF-8 (byte {error.start + 1} of the file)") from error
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON: {error.msg} (column {error.colno})") from error
     except RecursionError as error:
@@ -123,11 +119,7 @@ def read_lines(path: Path) -> list[str | BadRow]:
     Raises:
         UserError: No such file, or it cannot be read.
     """
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    split = raw.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    split = read_bytes(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
     lines = [_decoded(path, number, line) for number, line in enumerate(split, start=1)]
     if lines[-1] == "":
         lines.pop()
@@ -233,7 +225,7 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
 
 def _parquet(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
     try:
-        with path.open("rb") as stream:  # polars would take a path that holds "[" or "*" for a pattern
+        with open_file(path) as stream:  # polars would take a path that holds "[" or "*" for a pattern
             table = pl.read_parquet(stream)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, cast
 
 from typing_extensions import TypeVar
@@ -14,6 +15,16 @@ from crosstune.models.adaptation import Part, Stacking
 from crosstune.models.geometry import Geometry
 
 Settings = TypeVar("Settings", bound=MethodConfig, default=Any)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How an update of weights was evaluated; in run.json (`crosstune.store.record.MergeRecord`)."""
+
+    tensors: int
+    merged: int
+    lost: float | None
+    avoided: float | None
 
 
 class Method(ABC, Generic[Settings]):
@@ -29,6 +40,7 @@ class Method(ABC, Generic[Settings]):
         Config: Its settings, the same class as in ``Method[...]``.
         shots: English exemplars that stand in every prompt (only `few-shot` has some).
         part: What it left on the model, while it is attached.
+        merge: How its update was evaluated the last time; None for a method that has none.
     """
 
     name: ClassVar[str]
@@ -44,6 +56,7 @@ class Method(ABC, Generic[Settings]):
         self.config = cast(Settings, self.Config()) if config is None else config
         self.lm: LanguageModel | None = None
         self.part: Part | None = None
+        self.merge: Merge | None = None
 
     @property
     def default_rate(self) -> float | None:

@@ -20,7 +20,7 @@ class Geometry:
         hidden: Width of the residual stream.
         heads: Query heads.
         kv_heads: Key/value heads (grouped-query attention when fewer than ``heads``).
-        head_dim: Size of one head; not always ``hidden / heads``.
+        head_dim: Size of one head's keys; not always ``hidden / heads``.
         intermediate: Width of the MLP.
         vocabulary: Rows of the embedding.
         tied: Whether the output embedding is the input embedding.
@@ -28,6 +28,9 @@ class Geometry:
         no_prompts: Why methods that plant keys and values cannot be used on it; empty where they can.
         no_soft_prompt: Why it takes no embeddings but its own tokens'; empty where it does.
         embedding: Width of the embedding where it is not ``hidden``, else 0.
+        value_dim: Size of one head's values where it is not ``head_dim``, else 0.
+        cached: Heads, and sizes of one's keys and values, of what a cache holds in their place (DeepSeek's
+            latents); None where it holds them.
         same_rotation: Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
         linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
             layer has those of Llama.
@@ -45,6 +48,8 @@ class Geometry:
     no_prompts: str = ""
     no_soft_prompt: str = ""
     embedding: int = 0
+    value_dim: int = 0
+    cached: tuple[int, int, int] | None = None
     same_rotation: int = 0
     linears: tuple[tuple[Linear, ...], ...] | None = None
 
@@ -78,8 +83,13 @@ class Geometry:
 
     @property
     def kv_size(self) -> int:
-        """Width of one token's keys (or values) in one layer."""
+        """Width of one token's keys in one layer."""
         return self.kv_heads * self.head_dim
+
+    @property
+    def in_cache(self) -> tuple[int, int, int]:
+        """Heads, and sizes of one's keys and values, of what a cache holds of a token."""
+        return self.cached or (self.kv_heads, self.head_dim, self.value_dim or self.head_dim)
 
     @property
     def attention_balance(self) -> float:

@@ -6,6 +6,7 @@ lists the names that families of transformers use; a new one is taught by adding
 """
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from crosstune.errors import UserError
 
 LAYERS = ("layers", "h")
-ATTENTION = ("self_attn", "attention", "attn")
+ATTENTION = ("self_attn", "self_attention", "attention", "attn.attention", "attn")
 KEY, VALUE = ("k_proj",), ("v_proj",)
 OUTPUT = ("o_proj", "dense", "out_proj", "c_proj")
 MLP = ("mlp", "feed_forward")
@@ -37,9 +38,12 @@ CAP = "final_logit_softcapping"
 
 
 def child(parent: nn.Module, names: tuple[str, ...]) -> str | None:
-    """The first of some names under which a module has a child."""
-    children = dict(parent.named_children())
-    return next((name for name in names if name in children), None)
+    """The first of some names, dotted or not, under which a module holds another."""
+    for name in names:
+        with suppress(AttributeError):
+            parent.get_submodule(name)
+            return name
+    return None
 
 
 def linear_size(module: nn.Module) -> tuple[int, int] | None:
@@ -175,15 +179,11 @@ class Parts:
         layers = child(stack, LAYERS) if isinstance(stack, nn.Module) else None
         modules = [] if layers is None else list(stack.get_submodule(layers).children())
         attention = child(modules[0], ATTENTION) if modules else None
-        # Which modules are attentions is asked of modules: those that follow transformers' interface, through
-        # which crosstune hooks in, say whether they are causal.
-        if attention is None or not (
-            attention == "self_attn" or hasattr(modules[0].get_submodule(attention), "is_causal")
-        ):
+        if attention is None:
             raise UserError(
-                f"{type(model).__name__} is not a decoder with layers[i].self_attn, or one of "
-                f"{', '.join(ATTENTION[1:])} that follows transformers' attention interface; "
-                "choose a Llama, Mistral, Gemma, Qwen or similar causal language model"
+                f"{type(model).__name__} is not a decoder whose layers have their attention under a known "
+                f"name ({', '.join(ATTENTION)}); choose a Llama, Mistral, Gemma, Qwen or similar causal "
+                "language model"
             )
         self.layers = [Layer(module, attention) for module in modules]
         config = stack.config

@@ -34,8 +34,8 @@ def calibrate(study: Study, tell: Callable[[str], None]) -> None:
     Raises:
         UserError: A model cannot be loaded, a task's files are missing, or the cache cannot be written.
     """
-    runs = expand(study)
-    for model in study.models:
+    runs = [run for run in expand(study) if run.refused is None]
+    for model in dict.fromkeys(run.model for run in runs):
         of_model = [run for run in runs if run.model == model]
         tell(f"loading {model}")
         loaded = load_for(study, model)

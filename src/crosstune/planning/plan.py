@@ -39,6 +39,7 @@ class PlanGroup:
         seconds: Estimated for the runs that are not done; None without anything to estimate from.
         peak_bytes: Estimated memory; None likewise.
         basis: "finished runs", "calibration", or None.
+        refused: Whether the model is refused, so that none of what is left can be made.
     """
 
     model: str
@@ -52,11 +53,12 @@ class PlanGroup:
     seconds: float | None
     peak_bytes: int | None
     basis: str | None
+    refused: bool = False
 
     @property
     def to_do(self) -> int:
         """Runs that the next ``crosstune run`` would make, those that failed included."""
-        return self.runs - self.done
+        return 0 if self.refused else self.runs - self.done
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class StudyPlan:
         load_seconds: Estimated for loading the models that runs still need.
         hints: One line for each method whose nearest size is not near its budget.
         broken: One line for each finished run whose record cannot be read; ``crosstune run`` makes it again.
+        refused: Why, by model, for those whose runs fail.
     """
 
     study: str
@@ -82,6 +85,7 @@ class StudyPlan:
     load_seconds: float
     hints: list[str]
     broken: list[str]
+    refused: dict[str, str]
 
     @property
     def runs(self) -> int:
@@ -124,6 +128,7 @@ class StudyPlan:
             **{name: getattr(self, name) for name in names},
             "hints": self.hints,
             "broken": self.broken,
+            "refused": self.refused,
             "groups": [asdict(group) | {"to_do": group.to_do} for group in self.groups],
         }
 
@@ -149,7 +154,8 @@ def plan_study(study: Study) -> StudyPlan:
     for (model, task, label, _), members in grouped.items():
         made = [records[run.id] for run in members if run.id in done][:_LOOKED_AT]
         related.setdefault((model, task, label), []).extend((record.kind, record.cost) for record in made)
-    shapes = {model: cheap_geometry(model) for model in study.models}
+    refused = {run.model: run.refused for run in runs if run.refused is not None}
+    shapes = {model: None if model in refused else cheap_geometry(model) for model in study.models}
     groups = [
         _group(members, done, failed, seeds, shapes[key[0]], measured[key[0]], related[key[:3]])
         for key, members in grouped.items()
@@ -158,12 +164,13 @@ def plan_study(study: Study) -> StudyPlan:
     loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
     first = runs[0]
     facts = (study.name, study.folder, first.device, first.dtype)
-    return StudyPlan(*facts, groups, sum(loads), _hints(study), broken)
+    hints = _hints(study, [model for model in study.models if model not in refused])
+    return StudyPlan(*facts, groups, sum(loads), hints, broken, refused)
 
 
-def _hints(study: Study) -> list[str]:
+def _hints(study: Study, models: Sequence[str]) -> list[str]:
     hints: dict[str, None] = {}  # a grid may make several entries of one size
-    for model in study.models:
+    for model in models:
         for entry in study.methods:
             if (budget := entry.budget_of(study.budget)) is None:
                 continue
@@ -205,6 +212,7 @@ def _group(
         seconds=seconds,
         peak_bytes=None if estimate is None else estimate.peak_bytes,
         basis=None if estimate is None else estimate.basis,
+        refused=first.refused is not None,
     )
 
 

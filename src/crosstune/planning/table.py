@@ -31,13 +31,14 @@ def plan_table(plan: StudyPlan, study_file: str) -> Group:
             "?" if group.parameters is None else f"{group.parameters:,}",
             str(group.runs),
             str(group.done),
-            str(group.failed or ""),
+            "refused" if group.refused else str(group.failed or ""),
             str(group.to_do or ""),
             "" if not group.to_do else "?" if group.seconds is None else duration(group.seconds),
             "" if not group.to_do else "?" if group.peak_bytes is None else gibibytes(group.peak_bytes),
         )
         above = (model, task)
     shown: list[RenderableType] = [table, Text(visible(totals(plan), 1000))]
+    shown += [Text(visible(f"refused: {text}", 1000), style="red") for text in plan.refused.values()]
     shown += [Text(visible(text, 1000), style="yellow") for text in plan.broken]
     if plan.hints:
         shown.append(Text("sizes that are off their budget:", style="yellow"))
@@ -53,8 +54,10 @@ def plan_table(plan: StudyPlan, study_file: str) -> Group:
 
 def totals(plan: StudyPlan) -> str:
     """Such as "40 runs on cpu in bfloat16: 10 finished, 30 to do (2 failed before); about 2 h 10 min"."""
-    left = plan.runs - plan.done
+    left = sum(group.to_do for group in plan.groups)
     text = f"{plan.runs} runs on {plan.device} in {plan.dtype}: {plan.done} finished, {left} to do"
+    if plan.refused:
+        text += f", {plan.runs - plan.done - left} of refused models"
     if plan.failed:
         text += f" ({plan.failed} failed before)"
     if left and plan.unknown < left:

@@ -148,7 +148,7 @@ def execute(
         halvings=learning.halvings + answering.halvings,
         resumed=resume.resumed,
     )
-    record = write_record(run, lm, data, trained, count, cost, started)
+    record = write_record(run, method, lm, data, trained, count, cost, started)
     return RunResult(record, table, weights)
 
 

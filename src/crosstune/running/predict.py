@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from crosstune.data.example import Example
 from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import user_path
 from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
@@ -72,7 +73,7 @@ def predict(
     Raises:
         UserError: No such run, damaged weights, a model that has changed since, a text that does not fit.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     run = store.read_run(folder)
     task = _task(run, task_file)
     if task.version != run.task.version and not raw:
@@ -115,7 +116,7 @@ def _task(run: RunRecord, task_file: str | Path | None) -> Task:
     file = run.task.file
     if file is None:
         return make_task(run.task.name, run.task.options)
-    path = Path(file["path"] if task_file is None else task_file)
+    path = user_path(file["path"] if task_file is None else task_file)
     if task_file is None and path.suffix == ".py":
         raise UserError(
             f"run {run.id} was made with a Python task, which predict would run; if you trust it, add "

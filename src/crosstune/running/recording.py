@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from crosstune.languages.table import ADDED
+from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
@@ -20,12 +21,20 @@ def fingerprints(run: Run, data: TaskData) -> Fingerprints:
 
 
 def write_record(
-    run: Run, lm: LanguageModel, data: TaskData, trained: Trained | None, count: int, cost: Cost, started: str
+    run: Run,
+    method: Method,
+    lm: LanguageModel,
+    data: TaskData,
+    trained: Trained | None,
+    count: int,
+    cost: Cost,
+    started: str,
 ) -> RunRecord:
     """The record of a run that is finished now.
 
     Args:
         run: What was asked.
+        method: As it was evaluated.
         lm: The model.
         data: Examples of the run's task.
         trained: What training left; None where nothing is trained.
@@ -33,7 +42,7 @@ def write_record(
         cost: What the run took, but for its training and memory, which are filled in here.
         started: When.
     """
-    task, file, method = data.task, run.task.file, run.new_method()
+    task, file = data.task, run.task.file
     facts = asdict(trained) if trained is not None else {}
     training = {
         "train_seconds": facts.get("seconds"),
@@ -76,6 +85,7 @@ def write_record(
         "train": train_facts(run, data),
         "search": _search(run),
         "evaluate": run.evaluate.model_dump(mode="json"),
+        "merge": None if method.merge is None else asdict(method.merge),
         "trained_parameters": count,
         "zero_shot": data.zero_shot(run.train),
         "fingerprints": fingerprints(run, data).entries(),

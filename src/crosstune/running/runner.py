@@ -9,7 +9,6 @@ from rich.console import Console
 
 from crosstune.config import environment
 from crosstune.errors import UserError, inert
-from crosstune.files import disk_errors
 from crosstune.running.interrupts import Interrupts, Stopped
 from crosstune.running.progress import display
 from crosstune.running.worker import Worker
@@ -59,8 +58,7 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
     say = _saying(console)
     with Interrupts() as interrupts:
         open_store(study.folder, study.to_yaml())
-        with disk_errors(study.folder):
-            worker = Worker(study, runs)
+        worker = Worker(study, runs)
         worker.read_store(retry_failed, say)
         before = len(worker.failed)
         with display(console, len(runs), len(worker.finished), interrupts.check) as shown:

@@ -128,6 +128,9 @@ class Worker:
 
     def _run_all(self) -> None:
         waiting = False
+        for model in self.study.models:
+            if (refused := self._of(model)[0].refused) is not None:
+                self._give_up(self._of(model), UserError(refused))
         self._follow_searches(self.runs)
         for entry in self.study.tasks:
             of_task = [run for run in self.runs if run.task == entry]
@@ -138,7 +141,10 @@ class Worker:
                     self._give_up(of_task, error)
         for model in self.study.models:
             if len(self._left(self._of(model))) < len(self._of(model)):
-                self._drop_other_revisions(self._of(model), cheap_revision(model))
+                try:
+                    self._drop_other_revisions(self._of(model), cheap_revision(model))
+                except UserError as error:
+                    self._give_up(self._of(model), error)
         while self._left(self.runs):
             if self._run_free():
                 waiting = False
@@ -161,7 +167,7 @@ class Worker:
                 continue
             try:
                 self._load(model)
-            except UserError as error:
+            except Exception as error:  # a fault nobody foresaw must not take the other models' runs along
                 self._give_up(of_model, error)
                 continue
             self._drop_other_revisions(of_model, self._loaded(model).lm.revision)
@@ -302,9 +308,11 @@ class Worker:
             self._data = (entry, data)
         return self._data[1]
 
-    def _give_up(self, runs: Sequence[Run], error: UserError) -> None:
+    def _give_up(self, runs: Sequence[Run], error: Exception) -> None:
         """These cannot even be tried. Nothing is written down: the same command tries again."""
         left = self._left(runs)
+        if not isinstance(error, UserError):
+            error = UserError(f"{runs[0].model} cannot be loaded: {type(error).__name__}: {error}")
         self.failed |= {run.id: f"{run.name}: {error}" for run in left}
         self.causes.append(error)
         self.shown.note(f"failed: {len(left)} runs: {error}")

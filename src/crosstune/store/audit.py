@@ -9,6 +9,7 @@ import polars as pl
 from safetensors import SafetensorError, safe_open
 
 from crosstune.errors import UserError
+from crosstune.files import TMP
 from crosstune.store import failures
 from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
@@ -103,5 +104,7 @@ def _beside(store: Path) -> Iterator[str]:
         yield f"unfinished: {folder.name} goes on where it was when the study is run again"
     for folder in sorted((store / stored.DAMAGED).glob("*")):
         yield f"set aside: {folder}, whose files are damaged; delete it when you have looked at it"
-    for leftover in sorted(store.glob(".tmp-*")):
-        yield f"left half-written by a process that was killed: {leftover}; goes when its run is made"
+    for leftover in sorted(store.glob(f"{TMP}*")):
+        of_run = stored.RUN_ID.match(leftover.name.removeprefix(TMP))
+        mend = "goes when its run is made" if of_run else "delete it"
+        yield f"left half-written by a process that was killed: {leftover}; {mend}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crosstune.errors import Diverged, UserError
-from crosstune.files import write_text
+from crosstune.files import open_file, write_text
 from crosstune.store import provenance
 from crosstune.store.store import RUN_ID
 
@@ -59,10 +59,11 @@ def read(store: Path) -> dict[str, Failure]:
     found = {}
     for file in sorted((store / FOLDER).glob("*.json")):
         try:
-            content = json.loads(file.read_bytes())
+            with open_file(file) as stream:
+                content = json.load(stream)
             name, error, when = (str(content[key]) for key in ("name", "error", "when"))
             failure = Failure(file.stem, name, error, when, content.get("diverged") is True)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue
         if RUN_ID.fullmatch(file.stem):
             found[file.stem] = failure

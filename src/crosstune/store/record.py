@@ -13,6 +13,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's own only from
 
 from crosstune.config.mistakes import reworded, shown
 from crosstune.errors import UserError
+from crosstune.files import open_file
 
 RECORD_VERSION = 1
 """Of records written today. Those without a version are read too: what they lack follows from the rest."""
@@ -136,6 +137,24 @@ class Cost(_Part):
     energy_of: list[str] = []
 
 
+class MergeRecord(_Part):
+    """How an update of weights, such as LoRA's, was evaluated: added to the weights or computed beside them.
+
+    Rounding to the weights' dtype takes a share of what is added, ``|kept - update| / |update|``.
+
+    Attributes:
+        tensors: Weights that have an update.
+        merged: Of these, those it was added to; the others compute it beside the weight.
+        lost: The largest share taken of those that were merged; None where none was.
+        avoided: The largest share that merging the others would have taken; None where it was not measured.
+    """
+
+    tensors: int
+    merged: int
+    lost: float | None = None
+    avoided: float | None = None
+
+
 class LossPoint(TypedDict):
     """Training loss at a step."""
 
@@ -163,6 +182,7 @@ class RunRecord(_Part):
         train: Training settings; None where nothing is trained.
         search: None where the learning rate was given.
         evaluate: Evaluation settings.
+        merge: None for a method that changes no weights, and in older records.
         zero_shot: Nothing but source-language data was trained on.
         started: UTC, ISO 8601.
         finished: UTC, ISO 8601.
@@ -187,6 +207,7 @@ class RunRecord(_Part):
     train: Json | None = None
     search: SearchRecord | None = None
     evaluate: Json = {}
+    merge: MergeRecord | None = None
     trained_parameters: int | None
     zero_shot: bool
     fingerprints: Fingerprints
@@ -229,10 +250,20 @@ class RunRecord(_Part):
             UserError: It cannot be read, is no JSON, lacks a field, or holds a value of another type.
         """
         try:
-            text = file.read_bytes()
-            return cls.model_validate_json(text)
+            with open_file(file) as stream:
+                return cls.parse(stream.read(), file)
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+    @classmethod
+    def parse(cls, text: bytes, file: Path) -> Self:
+        """The record in the text of a run.json.
+
+        Raises:
+            UserError: As `read`.
+        """
+        try:
+            return cls.model_validate_json(text)
         except ValidationError as error:
             raise UserError(f"{file}: {_mistake(error, text)}") from None
 

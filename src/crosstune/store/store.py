@@ -10,21 +10,32 @@ Beside the runs: ``study.yaml``, ``.claims`` (who makes which run), ``.work`` (w
 from), ``.failed`` (runs that failed, and why) and ``.damaged`` (runs whose files were found harmed).
 """
 
+import hashlib
 import io
 import json
 import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
 import polars as pl
 
 from crosstune.errors import UserError
-from crosstune.files import TMP, disk_errors, draft, put, sha256_of, sync, write_synced, write_text
+from crosstune.files import (
+    MOST_TEXT,
+    TMP,
+    disk_errors,
+    draft,
+    open_file,
+    put,
+    sha256_of,
+    sync,
+    write_synced,
+    write_whole,
+)
 from crosstune.languages.table import add
 from crosstune.store.record import Kind, RunRecord
 
@@ -56,11 +67,11 @@ def open_store(store: Path, study: str) -> None:
             f"{text} is there already, but {store} is no store: the study's text would overwrite it; name "
             "another folder (--store, or store: in the study)"
         )
-    with disk_errors(store):
-        (store / CLAIMS).mkdir(parents=True, exist_ok=True)
     for link in _links(store):
         raise UserError(f"{link} is a symbolic link, and what a run writes would follow it; remove it")
-    write_text(store, STUDY, study)
+    with disk_errors(store):
+        (store / CLAIMS).mkdir(parents=True, exist_ok=True)
+        write_whole(text, study)
 
 
 def _links(store: Path) -> Iterator[Path]:
@@ -116,14 +127,24 @@ def save(
 
 
 def finished(store: Path) -> set[str]:
-    """Ids of the runs in a store."""
+    """Ids of the runs in a store.
+
+    Raises:
+        UserError: Something else than a folder has its name.
+    """
     if not store.is_dir():
+        if os.path.lexists(store):
+            raise UserError(f"{store} is no folder; name another store")
         return set()
     return {
         folder.name
         for folder in store.iterdir()
         if RUN_ID.fullmatch(folder.name) and (folder / CHECKSUMS).is_file()
     }
+
+
+class DamagedError(UserError):
+    """A file of a run that is missing or is not what its checksum says; the text says what to do."""
 
 
 def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> str | None:
@@ -136,33 +157,62 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
     Raises:
         UserError: A file is there and cannot be read, which says nothing of what it holds.
     """
-    mend = f"run the study again, or delete {folder}"
     try:
-        sums = json.loads((folder / CHECKSUMS).read_bytes())
-        if not isinstance(sums, dict):
-            raise ValueError("not an object")
-    except OSError as error:
-        return f"{_missing(folder / CHECKSUMS, error)}; {mend}"
-    except ValueError:
-        return f"{folder / CHECKSUMS} is damaged; {mend}"
-    # A checksums.json that lost a line must not hide what it no longer names.
-    for name in dict.fromkeys((RUN, PREDICTIONS, *sums)) if files is None else files:
-        if Path(name).name != name:
-            return f"{folder / CHECKSUMS} is damaged; {mend}"
-        try:
-            found = sha256_of(folder / name)
-        except OSError as error:
-            return f"{_missing(folder / name, error)}; {mend}"
-        if found != sums.get(name):
-            return f"{folder / name} is damaged (its checksum differs); {mend}"
+        sums = _sums(folder)
+        # A checksums.json that lost a line must not hide what it no longer names.
+        for name in dict.fromkeys((RUN, PREDICTIONS, *sums)) if files is None else files:
+            if Path(name).name != name:
+                raise DamagedError(f"{folder / CHECKSUMS} is damaged; {_mend(folder)}")
+            with _readable(folder / name):
+                digest = sha256_of(folder / name)
+            _compare(folder / name, digest, sums)
+    except DamagedError as error:
+        return str(error)
     return None
 
 
-def _missing(file: Path, error: OSError) -> str:
-    """That a file is missing, where that is why it cannot be read."""
-    if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
-        return f"{file} is missing"
-    raise UserError(f"{file} cannot be read ({error.strerror or error}); see that it can be, then try again")
+def _whole(file: Path) -> bytes:
+    """A file of a run, its checksum verified.
+
+    Raises:
+        DamagedError: It is missing or damaged.
+        UserError: It cannot be read.
+    """
+    with _readable(file), open_file(file) as stream:
+        content = stream.read()
+    _compare(file, hashlib.sha256(content).hexdigest(), _sums(file.parent))
+    return content
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    file = folder / CHECKSUMS
+    with _readable(file), suppress(ValueError, RecursionError), open_file(file, MOST_TEXT) as stream:
+        sums = json.load(stream)
+        if isinstance(sums, dict):
+            return sums
+    raise DamagedError(f"{file} is damaged; {_mend(folder)}")
+
+
+def _compare(file: Path, digest: str, sums: Mapping[str, str]) -> None:
+    if digest != sums.get(file.name):
+        raise DamagedError(f"{file} is damaged (its checksum differs); {_mend(file.parent)}")
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Tell a file that is missing from one that cannot be read."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DamagedError(f"{file} is missing; {_mend(file.parent)}") from error
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({error.strerror or error}); see that it can be, then try again"
+        ) from error
+
+
+def _mend(folder: Path) -> str:
+    return f"run the study again, or delete {folder}"
 
 
 def set_aside(folder: Path) -> Path:
@@ -182,19 +232,17 @@ def set_aside(folder: Path) -> Path:
 
 
 def read_run(folder: Path) -> RunRecord:
-    """The record of one run, the checksums of its run.json and predictions verified.
+    """The record of one run, its checksum verified.
 
     Raises:
-        UserError: No such run, a damaged file, or a record that is none (each named).
+        UserError: No such run, a damaged run.json, or a record that is none (each named).
     """
     if not (folder / CHECKSUMS).is_file():
         hint = "give a run's folder, such as runs/demo/<id>"
         if finished(folder):
             hint = f"it is a store; give one of its runs, such as {folder / min(finished(folder))}"
         raise UserError(f"{folder} is not a finished run: {hint}")
-    if wrong := damage(folder):
-        raise UserError(wrong)
-    run = RunRecord.read(folder / RUN)
+    run = RunRecord.parse(_whole(folder / RUN), folder / RUN)
     if run.id != folder.resolve().name:
         raise UserError(f"{folder / RUN}: its id is not its folder's name; give the folder its own name back")
     for code, language in run.added_languages.items():
@@ -238,35 +286,25 @@ def read_predictions(store: Path, runs: Sequence[RunRecord]) -> pl.DataFrame:
     return pl.concat(tables, how="diagonal_relaxed")
 
 
-def prediction_columns(store: Path, run_id: str) -> list[str]:
-    """Names of the columns of one run's predictions.
+def read_table(
+    store: Path, run_id: str, columns: list[str] | Callable[[str], bool] | None = None
+) -> pl.DataFrame:
+    """Predictions of one run, their checksum verified.
+
+    Args:
+        store: Folder of all runs.
+        run_id: Of the run.
+        columns: Which, or what says of a name whether it is one; None for all.
 
     Raises:
-        UserError: A file that is no table of predictions.
+        UserError: The file is missing or damaged, is no table of predictions, or lacks a column.
     """
-    with _predictions(store, run_id) as stream:
-        return list(pl.read_parquet_schema(stream))
-
-
-def read_table(store: Path, run_id: str, columns: list[str] | None = None) -> pl.DataFrame:
-    """Predictions of one run: some columns, or all.
-
-    Raises:
-        UserError: A file that is no table of predictions, or lacks a column.
-    """
-    with _predictions(store, run_id) as stream:
-        return pl.read_parquet(stream, columns=columns)
-
-
-@contextmanager
-def _predictions(store: Path, run_id: str) -> Iterator[BinaryIO]:
-    """A run's predictions as an open file: polars takes a path that holds ``[`` or ``*`` for a pattern."""
     file = store / _checked(run_id) / PREDICTIONS
+    content = io.BytesIO(_whole(file))
     try:
-        with file.open("rb") as stream:
-            yield stream
-    except OSError as error:
-        raise UserError(f"{_missing(file, error)}; delete {file.parent} and run the study again") from error
+        if callable(columns):
+            columns = [name for name in pl.read_parquet_schema(content) if columns(name)]
+        return pl.read_parquet(content, columns=columns)
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
 

@@ -17,8 +17,10 @@ from pydantic import (
     model_validator,
 )
 
-from crosstune.config.mistakes import invalid, known_keys, read_settings
+from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import user_path
+from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
 from crosstune.methods.budget import parse_budget, written
@@ -28,6 +30,8 @@ from crosstune.tasks import TASKS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.load import SUFFIXES, TaskFile, load_task
 from crosstune.training.settings import TrainSettings
+
+Codes = Literal["all"] | tuple[str, ...]
 
 _METHOD_KEYS = ("name", "train", "search", "budget", "grid")
 _SETTINGS: dict[str, type[BaseModel]] = {"train": TrainSettings, "evaluate": EvaluateSettings}
@@ -237,6 +241,44 @@ class TaskEntry(StudyPart):
         """The task itself."""
         return self.task_class(self.options)
 
+    def chosen_languages(self, chosen: Codes | Mapping[str, Codes], index: int) -> tuple[str, ...]:
+        """Canonical codes of the languages the task is evaluated in, its source language first.
+
+        Args:
+            chosen: By the study: for all its tasks, or by task.
+            index: Of the task in the study.
+
+        Raises:
+            ValidationError: A language that the task has not, or its files cannot be read.
+        """
+        task = self.make()
+        where: Loc = ("languages",)
+        if isinstance(chosen, Mapping):
+            if task.name not in chosen:
+                raise invalid(where, f'languages: task "{task.name}" is missing; add "{task.name}: all"')
+            where, chosen = (*where, task.name), chosen[task.name]
+        try:
+            if chosen == "all":
+                return tuple(task.languages())
+            # A set of published files may lack the source language; then there is no gap to report.
+            codes = {code: None for code in (task.source_language,) if task.offers(code)}
+        except UserError as error:
+            raise invalid(("tasks", index), f"task {task.name}: {error}") from error
+        for i, name in enumerate(chosen):
+            try:
+                code = find(name).code
+            except UserError as error:
+                raise invalid((*where, i), f"languages: {error}") from error
+            if not task.offers(code):
+                offered = task.languages()
+                raise invalid(
+                    (*where, i),
+                    f'task {task.name} has no language "{name}"; it has {len(offered)}'
+                    f"{did_you_mean(code, offered)}",
+                )
+            codes[code] = None
+        return tuple(codes)
+
     def as_written(self) -> dict[str, Any]:
         """The entry as a study file anywhere on this machine has it."""
         named = {"name": self.name} if self.file is None else {"file": str(self.file.path)}
@@ -252,6 +294,7 @@ class Combination:
         task: The task.
         method: The method.
         label: Short name of the method, unique in the study.
+        budget: Trained parameters that the method's size is solved for; None where its size is given.
         languages: Canonical codes of the languages the task is evaluated in, its source language first.
         evaluate: Evaluation settings.
         train: Training settings, with a learning rate where none is searched; None where nothing is trained.
@@ -261,6 +304,7 @@ class Combination:
     task: TaskEntry
     method: MethodEntry
     label: str
+    budget: int | None
     languages: tuple[str, ...]
     evaluate: EvaluateSettings
     train: TrainSettings | None
@@ -295,9 +339,12 @@ def _users_task(entry: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[
         raise invalid(("name",), "give name or file, not both: a task of your own has its name in its file")
     if not isinstance(file, str | Path) or not str(file).endswith(SUFFIXES):
         raise invalid(("file",), f"file: a task's file ends in {', '.join(SUFFIXES)}")
-    path = folder / Path(file).expanduser()
-    if not path.is_file():
-        raise invalid(("file",), f"file: there is no {path}; give its path from the study file's folder")
+    try:
+        path = folder / user_path(file)
+        if not path.is_file():
+            raise UserError(f"there is no {path}; give its path from the study file's folder")
+    except (UserError, OSError) as error:
+        raise invalid(("file",), f"file: {error}") from error
     loaded = load_task(path)
     if loaded.task.name in TASKS:
         raise invalid(

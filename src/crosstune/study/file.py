@@ -11,6 +11,7 @@ from typing import Any
 from crosstune.config.mistakes import Loc
 from crosstune.config.yaml_file import Document, dump, read_document
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import user_path
 from crosstune.tasks.custom.load import SUFFIXES
 from crosstune.training.settings import ONE_OF
 
@@ -27,7 +28,13 @@ class StudyFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self._documents = list(_with_includes(read_document(path), path, ()))
+        self._documents = []
+        for document in _with_includes(read_document(path), path, ()):
+            self._documents.append(document)
+            if len(self._documents) > _MOST_FILES:
+                raise self._documents[0].error(
+                    ("include",), f"more than {_MOST_FILES} files are included, one within another or again"
+                )
         first = self._documents[0]
         self.data = first.data
         for other in self._documents[1:]:
@@ -77,18 +84,17 @@ def _with_includes(document: Document, path: Path, above: tuple[Path, ...]) -> I
             raise document.error((), "an included file is a mapping of a study's keys")
         return
     above = (*above, path.resolve())
-    if len(above) > _MOST_FILES:
-        raise document.error((), f"more than {_MOST_FILES} files include one another")
     for key in ("include", "preset"):
         for i, name in reversed(list(enumerate(_names(document, key)))):
             at = (key, i) if isinstance(data[key], list) else (key,)
-            file = path.parent / Path(name).expanduser() if key == "include" else PRESETS / f"{name}.yaml"
             if key == "preset" and name not in presets():
                 raise document.error(at, f'unknown preset "{name}"{did_you_mean(name, presets())}')
-            if not file.is_file():
-                raise document.error(
-                    at, f"include: there is no {file}; give its path from this file's folder"
-                )
+            try:
+                file = path.parent / user_path(name) if key == "include" else PRESETS / f"{name}.yaml"
+                if not file.is_file():
+                    raise UserError(f"there is no {file}; give its path from this file's folder")
+            except (UserError, OSError) as error:
+                raise document.error(at, f"{key}: {error}") from error
             if file.resolve() in above:
                 raise document.error(at, f"{key}: {name} includes this file again; take one of them out")
             inner = read_document(file)

@@ -64,6 +64,8 @@ class Run:
         quantize: "4bit" or "8bit" for the frozen weights; in the id when set.
         device_map: How the model is spread over GPUs; not in the id.
         known_as: The id from before it was resolved, which it keeps.
+        refused: Why it cannot be made: its model's shape cannot be read, or is not one that crosstune loads.
+        unsolved: Of a refused run: the budget that its method's size could not be solved for.
     """
 
     study: str
@@ -84,6 +86,8 @@ class Run:
     quantize: str | None = None
     device_map: str | None = None
     known_as: str | None = None
+    refused: str | None = None
+    unsolved: int | None = None
 
     @cached_property
     def id(self) -> str:
@@ -111,6 +115,8 @@ class Run:
             content["task_file"] = self.task.file.sha256
         if self.quantize is not None:
             content["quantize"] = self.quantize
+        if self.unsolved is not None:
+            content["budget"] = self.unsolved
         if self.kind != "result":
             content["kind"] = self.kind
         if self.search is not None:
@@ -135,41 +141,54 @@ def expand(study: Study) -> list[Run]:
     """All runs of a study in the order they are done: model by model, task by task, untrained methods first.
 
     A method that neither trains nor draws anything is one run whatever the seeds. The search runs that decide
-    a learning rate stand just before the runs that wait for it.
+    a learning rate stand just before the runs that wait for it. Runs of a model that the study refused, or
+    whose shape a budget needs and cannot be read, are `Run.refused`.
 
     Raises:
-        UserError: The device is not on this machine, or the shape of a model, which a budget needs, cannot be
-            read.
+        UserError: The device is not on this machine, or every model is refused.
     """
     device, dtype = named(study.device, study.dtype)
     combinations = list(study.combinations())
+    sized = any(combination.budget is not None for combination in combinations)
+    refused = dict(study.refused)
     runs: dict[str, Run] = {}
     for model in study.models:
-        for each in combinations:
+        geometry = None
+        if sized and model not in refused:
+            try:
+                geometry = geometry_for(model)
+            except UserError as error:
+                refused[model] = str(error)
+        for combination in combinations:
             base = Run(
                 study=study.name,
                 model=model,
                 device=device,
                 dtype=dtype,
-                task=each.task,
-                languages=each.languages,
-                method=each.method.name,
-                config=each.method.config,
-                train=each.train,
-                evaluate=each.evaluate,
+                task=combination.task,
+                languages=combination.languages,
+                method=combination.method.name,
+                config=combination.method.config,
+                train=combination.train,
+                evaluate=combination.evaluate,
                 seed=study.seeds[0],
-                label=each.label,
+                label=combination.label,
                 quantize=study.quantize,
                 device_map=study.device_map,
+                refused=refused.get(model),
+                unsolved=None if geometry is not None else combination.budget,
             )
-            if (budget := each.method.budget_of(study.budget)) is not None:
-                solved = solve(base.method, base.config, geometry_for(model), budget)
+            if geometry is not None and combination.budget is not None:
+                solved = solve(base.method, base.config, geometry, combination.budget)
                 base = base if solved is None else replace(base, config=solved.config)
-            searches = [] if each.rates is None else [_search_run(base, rate) for rate in each.rates]
-            if each.rates is not None:
-                base = replace(base, search=Search(tuple(run.id for run in searches), each.rates))
+            rates = combination.rates or ()
+            searches = [_search_run(base, rate) for rate in rates]
+            if searches:
+                base = replace(base, search=Search(tuple(run.id for run in searches), rates))
             for run in [*searches, *(replace(base, seed=seed) for seed in study.seeds)]:
                 runs.setdefault(run.id, run)
+    if len(refused) == len(study.models):
+        raise UserError(next(iter(refused.values())))
     return list(runs.values())
 
 

@@ -15,23 +15,28 @@ from pydantic import (
     model_validator,
 )
 
-from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings, reworded
+from crosstune.config.mistakes import Loc, invalid, known_keys, read_levels, reworded
 from crosstune.config.yaml_file import dump
 from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
-from crosstune.languages import find
+from crosstune.files import user_path
 from crosstune.methods import METHODS
 from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.study.entries import Combination, MethodEntry, SearchSettings, StudyPart, TaskEntry, labels
+from crosstune.study.entries import (
+    Codes,
+    Combination,
+    MethodEntry,
+    SearchSettings,
+    StudyPart,
+    TaskEntry,
+    labels,
+)
 from crosstune.study.file import StudyFile
 from crosstune.study.grid import MOST_RUNS, GridCell, sweep
 from crosstune.training.settings import ONE_OF, TrainSettings
-
-Codes = Literal["all"] | tuple[str, ...]
-
 
 _NEEDED = {"name": "demo", "models": "demo:gemma-3-270m", "tasks": "cldr-names", "methods": "lora"}
 _LISTS = ("models", "tasks", "methods", "seeds", "trackers")
@@ -81,6 +86,7 @@ class Study(StudyPart):
     device_map: DeviceMap | None = None
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     _text: str | None = PrivateAttr(default=None)
+    _refused: dict[str, str] = PrivateAttr(default_factory=dict)
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -91,9 +97,9 @@ class Study(StudyPart):
             raise invalid((), 'a study is a mapping of keys: "name:", "model:", "tasks:", "methods:", ...')
         known_keys(value, cls.model_fields, "a study", also=("model", "grid"))
         read = dict(value)
-        if "model" in read and "models" in read:
-            raise invalid(("model",), "give model or models, not both")
         if "model" in read:
+            if "models" in read:
+                raise invalid(("model",), "give model or models, not both")
             read["models"] = read.pop("model")
         for key, example in _NEEDED.items():
             if read.get(key) in (None, "", [], ()):
@@ -110,11 +116,20 @@ class Study(StudyPart):
                 info.context["cells"] = cells
         if read.get("search") and "train.learning_rate" in (grid or {}):
             raise invalid(("search",), "give search or train.learning_rate in grid, not both")
-        if isinstance(read.get("store"), Path):
-            read["store"] = str(read["store"])
-        if read.get("store") == "":
-            raise invalid(("store",), "store: is empty; name a folder, or leave it out for runs/<name>")
         return read
+
+    @field_validator("store", mode="before")
+    @classmethod
+    def _store(cls, store: Any) -> Any:
+        if store == "":
+            raise invalid((), "store: is empty; name a folder, or leave it out for runs/<name>")
+        if not isinstance(store, str | Path):
+            return store
+        try:
+            user_path(store)
+        except UserError as error:
+            raise invalid((), f"store: {error}") from error
+        return str(store)
 
     @field_validator("name")
     @classmethod
@@ -172,6 +187,8 @@ class Study(StudyPart):
             self._check_search(combination)
         for i, model in enumerate(self.models):
             self._check_model(model, i)
+        if len(self._refused) == len(self.models):
+            raise invalid(("models", 0), self._refused[self.models[0]])
         return self
 
     def _no_repetition(self) -> None:
@@ -229,11 +246,16 @@ class Study(StudyPart):
         )
 
     def _check_model(self, model: str, at: int) -> None:
+        """A name that is none is a mistake of the file; a model that is refused fails alone."""
         try:
             check_model(model)
-            geometry = cheap_geometry(model)
         except UserError as error:
             raise invalid(("models", at), str(error)) from error
+        try:
+            geometry = cheap_geometry(model)
+        except UserError as error:
+            self._refused[model] = str(error)
+            return
         if geometry is None:
             return
         for i, method in enumerate(self.methods):
@@ -244,93 +266,52 @@ class Study(StudyPart):
 
     # --- what holds for a run -----------------------------------------------------------------
 
+    @property
+    def refused(self) -> Mapping[str, str]:
+        """Why, by model, for those whose config tells that they cannot be loaded: their runs fail."""
+        return self._refused
+
     def combinations(self) -> Iterator[Combination]:
-        """Each task with each method, task by task: first methods that draw nothing, trained ones last."""
-        named = zip(self.methods, labels(self.methods, self.budget), strict=True)
-        methods = [(entry.make(), entry, label) for entry, label in named]
-        methods.sort(key=lambda triple: (triple[0].trains, triple[0].shots > 0))
-        for task in self.tasks:
-            evaluate, languages = self.evaluate_for(task), self.languages_for(task)
-            for method, entry, label in methods:
-                train, rates = self.train_for(task, entry), self.search_for(task, entry)
+        """Each task with each method, task by task: first methods that draw nothing, trained ones last.
+
+        Of settings given twice the nearer holds: of the method, then of the task, then of the study.
+        """
+        methods = [(entry.make(), i, entry.budget_of(self.budget)) for i, entry in enumerate(self.methods)]
+        methods.sort(key=lambda method: (method[0].trains, method[0].shots > 0))
+        names = labels(self.methods, self.budget)
+        for t, task in enumerate(self.tasks):
+            languages = task.chosen_languages(self.languages, t)
+            levels = [(("evaluate",), self.evaluate), (("tasks", t, "evaluate"), task.evaluate)]
+            evaluate = read_levels(EvaluateSettings, levels, "evaluate")
+            levels = [(("train",), self.train), (("tasks", t, "train"), task.train)]
+            for method, m, budget in methods:
+                entry = self.methods[m]
+                every = [*levels, (("methods", m, "train"), entry.train)]
+                train = read_levels(TrainSettings, every, "train", ONE_OF)
+                # A rate given nearer than a search is the rate; a method's own entry never has both.
+                search, nearer = entry.search, entry.train
+                if search is None:
+                    search, nearer = self.search, task.train | entry.train
+                rates = None
+                if search and method.trains and "learning_rate" not in nearer:
+                    rates = search.learning_rates
                 rate = method.default_rate if train.learning_rate is None else train.learning_rate
                 train = train.model_copy(update={"learning_rate": None if rates else rate})
-                settings = train if method.trains else None
-                yield Combination(task, entry, label, languages, evaluate, settings, rates)
-
-    def train_for(self, task: TaskEntry, method: MethodEntry) -> TrainSettings:
-        """Training settings of a run: the method's own before the task's own before the study's."""
-        levels: list[tuple[Loc, dict[str, Any]]] = [
-            (("train",), self.train),
-            (("tasks", self.tasks.index(task), "train"), task.train),
-            (("methods", self.methods.index(method), "train"), method.train),
-        ]
-        merged: dict[str, Any] = {}
-        origin: dict[str, Loc] = {}
-        for where, settings in levels:
-            # They say the same thing: the nearer of the two holds.
-            for one, other in ONE_OF:
-                if one in settings:
-                    merged.pop(other, None)
-                elif other in settings:
-                    merged.pop(one, None)
-            merged |= settings
-            origin |= {key: (*where, key) for key in settings}
-        nearest = next((where for where, settings in reversed(levels) if settings), ("train",))
-        return read_settings(TrainSettings, merged, "train", origin=origin, whole=nearest)
-
-    def search_for(self, task: TaskEntry, method: MethodEntry) -> tuple[float, ...] | None:
-        """Learning rates that are searched for a run; None where its rate is given, or is the default.
-
-        What is said nearer holds: of the method, then of the task, then of the study.
-        """
-        if not method.make().trains or "learning_rate" in method.train:
-            return None
-        if method.search is not None:
-            return method.search.learning_rates if method.search else None
-        return self.search.learning_rates if self.search and "learning_rate" not in task.train else None
-
-    def evaluate_for(self, task: TaskEntry) -> EvaluateSettings:
-        """Evaluation settings of a task's runs: the task's own before the study's."""
-        origin: dict[str, Loc] = {key: ("evaluate", key) for key in self.evaluate}
-        origin |= {key: ("tasks", self.tasks.index(task), "evaluate", key) for key in task.evaluate}
-        return read_settings(EvaluateSettings, self.evaluate | task.evaluate, "evaluate", origin=origin)
-
-    def languages_for(self, entry: TaskEntry) -> tuple[str, ...]:
-        """Canonical codes of the languages a task is evaluated in, its source language first."""
-        task = entry.make()
-        where: Loc = ("languages",)
-        chosen = self.languages
-        if isinstance(chosen, dict):
-            if task.name not in chosen:
-                raise invalid(where, f'languages: task "{task.name}" is missing; add "{task.name}: all"')
-            where, chosen = (*where, task.name), chosen[task.name]
-        try:
-            if chosen == "all":
-                return tuple(task.languages())
-            # A set of published files may lack the source language; then there is no gap to report.
-            codes = {code: None for code in (task.source_language,) if task.offers(code)}
-        except UserError as error:
-            raise invalid(("tasks", self.tasks.index(entry)), f"task {task.name}: {error}") from error
-        for i, name in enumerate(chosen):
-            try:
-                code = find(name).code
-            except UserError as error:
-                raise invalid((*where, i), f"languages: {error}") from error
-            if not task.offers(code):
-                offered = task.languages()
-                raise invalid(
-                    (*where, i),
-                    f'task {task.name} has no language "{name}"; it has {len(offered)}'
-                    f"{did_you_mean(code, offered)}",
+                yield Combination(
+                    task=task,
+                    method=entry,
+                    label=names[m],
+                    budget=budget,
+                    languages=languages,
+                    evaluate=evaluate,
+                    train=train if method.trains else None,
+                    rates=rates,
                 )
-            codes[code] = None
-        return tuple(codes)
 
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return Path("runs", self.name) if self.store is None else Path(self.store).expanduser()
+        return Path("runs", self.name) if self.store is None else user_path(self.store)
 
     def to_yaml(self) -> str:
         """The study as a file: the text it was read from, or one that reads as the same study.
@@ -351,8 +332,9 @@ def read_study(path: str | Path) -> Study:
     Raises:
         UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
     """
-    file = StudyFile(Path(path))
-    context: dict[str, Any] = {"folder": Path(path).parent, "cells": []}
+    path = user_path(path)
+    file = StudyFile(path)
+    context: dict[str, Any] = {"folder": path.parent, "cells": []}
     try:
         study = Study.model_validate(file.data, context=context)
     except ValidationError as error:

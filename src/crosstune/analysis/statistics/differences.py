@@ -16,7 +16,7 @@ from scipy import special
 from crosstune.analysis.statistics.bootstrap import DRAWS, Factor, bootstrap_means
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import critical, detectable, two_sided
-from crosstune.analysis.statistics.variance import Floats, Over, Sample, SeedVariation
+from crosstune.analysis.statistics.variance import Floats, LanguageEffect, Sample, SeedVariation
 from crosstune.metrics.statistic import MEAN
 
 
@@ -49,7 +49,8 @@ class Difference:
         losses: Languages where b is better.
         se: Standard error of the difference.
         df: Its degrees of freedom.
-        over: What the interval speaks of: "languages" like these, or the mean over exactly "these".
+        language_effect: "random" if the interval is for other languages like these, "fixed" if it is for the
+            mean over exactly these languages.
         seed_variation: "measured"; "borrowed" where one method has a single seed and is taken to vary as the
             other does; "absent" where neither has several seeds, so that the interval does not cover what
             another seed would have given.
@@ -76,7 +77,7 @@ class Difference:
     losses: int
     se: float
     df: float
-    over: Over
+    language_effect: LanguageEffect
     seed_variation: SeedVariation
 
 
@@ -86,7 +87,7 @@ def difference(
     b: str,
     languages: Sequence[str] | None = None,
     *,
-    over: Over = "languages",
+    language_effect: LanguageEffect = "random",
     draws: int = DRAWS,
     seed: int = 0,
     level: float = 0.95,
@@ -98,8 +99,8 @@ def difference(
         a: Method.
         b: Method.
         languages: Codes; all targets by default.
-        over: "languages": would it hold in other languages like these? "these": is the mean over exactly
-            these languages different? One language alone is always "these".
+        language_effect: "random": would it hold in other languages like these? "fixed": is the mean over
+            exactly these languages different? A single language is always "fixed".
         draws: Of the bootstrap.
         seed: Of its draws.
         level: Of the intervals.
@@ -108,9 +109,9 @@ def difference(
         UserError: The comparison lacks a method or a language.
     """
     sample = Sample(paired, languages)
-    over = _possible(sample, over)
-    means = bootstrap_means(sample, [a, b], _FACTORS[over], draws=draws, seed=seed)
-    return _difference(sample, a, b, over, level, means[:, 0] - means[:, 1])
+    language_effect = _possible(sample, language_effect)
+    means = bootstrap_means(sample, [a, b], _FACTORS[language_effect], draws=draws, seed=seed)
+    return _difference(sample, a, b, language_effect, level, means[:, 0] - means[:, 1])
 
 
 def differences(
@@ -118,7 +119,7 @@ def differences(
     against: str | None = None,
     languages: Sequence[str] | None = None,
     *,
-    over: Over = "languages",
+    language_effect: LanguageEffect = "random",
     draws: int = DRAWS,
     seed: int = 0,
     level: float = 0.95,
@@ -135,17 +136,17 @@ def differences(
         pairs = list(itertools.combinations(paired.methods, 2))
     else:
         pairs = [(name, paired.known(against)) for name in paired.methods if name != against]
-    over = _possible(sample, over)
-    means = bootstrap_means(sample, paired.methods, _FACTORS[over], draws=draws, seed=seed)
+    language_effect = _possible(sample, language_effect)
+    means = bootstrap_means(sample, paired.methods, _FACTORS[language_effect], draws=draws, seed=seed)
     drawn = dict(zip(paired.methods, means.T, strict=True))
-    rows = [asdict(_difference(sample, a, b, over, level, drawn[a] - drawn[b])) for a, b in pairs]
+    rows = [asdict(_difference(sample, a, b, language_effect, level, drawn[a] - drawn[b])) for a, b in pairs]
     table = pl.DataFrame(rows, schema=_SCHEMA)
     return table.with_columns(p_holm=pl.Series(holm(table["p"].to_list()), dtype=pl.Float64))
 
 
 _SCHEMA: dict[str, Any] = {
     name: pl.String
-    if name in ("a", "b", "over", "seed_variation")
+    if name in ("a", "b", "language_effect", "seed_variation")
     else pl.Int64
     if name in ("languages", "examples", "seeds_a", "seeds_b", "wins", "ties", "losses")
     else pl.Float64
@@ -153,18 +154,20 @@ _SCHEMA: dict[str, Any] = {
 }
 
 
-_FACTORS: dict[Over, tuple[Factor, ...]] = {
-    "languages": ("languages", "seeds", "examples"),
-    "these": ("seeds", "examples"),
+_FACTORS: dict[LanguageEffect, tuple[Factor, ...]] = {
+    "random": ("languages", "seeds", "examples"),
+    "fixed": ("seeds", "examples"),
 }
 
 
-def _possible(sample: Sample, over: Over) -> Over:
-    return "these" if len(sample.languages) == 1 else over
+def _possible(sample: Sample, language_effect: LanguageEffect) -> LanguageEffect:
+    return "fixed" if len(sample.languages) == 1 else language_effect
 
 
-def _difference(sample: Sample, a: str, b: str, over: Over, level: float, drawn: Floats) -> Difference:
-    spread = sample.pair(a, b, over)
+def _difference(
+    sample: Sample, a: str, b: str, language_effect: LanguageEffect, level: float, drawn: Floats
+) -> Difference:
+    spread = sample.pair(a, b, language_effect)
     low, high = spread.interval(level)
     one, other = sample.method(a), sample.method(b)
     top, bottom = float(one.by_language.mean()), float(other.by_language.mean())
@@ -193,7 +196,7 @@ def _difference(sample: Sample, a: str, b: str, over: Over, level: float, drawn:
         losses=outcomes.count("loss"),
         se=spread.se,
         df=spread.df,
-        over=over,
+        language_effect=language_effect,
         seed_variation=sample.seed_variation(a, b),
     )
 

@@ -25,7 +25,8 @@ from scipy.sparse.csgraph import connected_components
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import critical, detectable, two_sided
 
-Over = Literal["languages", "these"]
+LanguageEffect = Literal["random", "fixed"]
+"""How languages enter the model: a random sample of languages, or exactly those measured."""
 SeedVariation = Literal["measured", "borrowed", "absent"]
 
 Floats = NDArray[np.float64]
@@ -162,13 +163,13 @@ class Sample:
         left = (squares - totals**2 / self._sizes) * self._sizes / np.maximum(self._sizes - 1, 1)
         return float((totals**2).sum()), float(np.where(shared, left, squares).sum())
 
-    def pair(self, a: str, b: str, over: Over) -> Spread:
+    def pair(self, a: str, b: str, language_effect: LanguageEffect) -> Spread:
         """Mean over languages of a - b, with its standard error.
 
         Args:
             a: Method.
             b: Method.
-            over: "languages" takes the languages for a sample of languages, "these" for all there are.
+            language_effect: "random" takes the languages for a sample, "fixed" for all there are.
         """
         one, other = self.method(a), self.method(b)
         languages = len(self.n)
@@ -179,7 +180,7 @@ class Sample:
         v_example += 2 / len(self.columns) ** 2
         terms = [(v_example, len(self._sizes) - 1)]
         variance = v_example
-        random = over == "languages"
+        random = language_effect == "random"
         if random:
             v_language = float(by_language.var(ddof=1)) / languages
             variance = v_language + max(v_example - v_language_example, 0.0)

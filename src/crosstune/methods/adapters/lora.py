@@ -12,8 +12,8 @@ from typing import Any, Literal
 from pydantic import Field
 
 from crosstune.errors import UserError, did_you_mean
-from crosstune.methods.adapters.merged import merged
-from crosstune.methods.base import Method
+from crosstune.methods.adapters.merged import MOST_LOST, lost, merged
+from crosstune.methods.base import Merge, Method
 from crosstune.methods.config import Layered
 from crosstune.methods.deferred import LanguageModel, nn, torch
 from crosstune.models.adaptation import Part
@@ -131,23 +131,34 @@ class Lora(Method[LoraConfig]):
     def evaluating(self) -> Iterator[None]:
         """Merge into the weights, and put the very bits of the weights back after.
 
-        Quantised weights stay as they are: merged, they would be rounded to their few bits once more.
+        Where rounding would take more than `MOST_LOST` of a weight's update, it stays beside the weight.
+        Quantised weights stay as they are: merged, they would be rounded to their few bits once more. So do
+        those of a part for some languages, which is switched off for the others.
         """
-        wrapped = list(self.wrapped.values())
-        # What is not for all languages is switched off for some, which a merged change cannot be.
-        if self.attached().quantized or (self.part is not None and self.part.languages is not None):
-            yield
-            return
+        loss: dict[str, float] = {}
+        if not self.attached().quantized and (self.part is None or self.part.languages is None):
+            with torch.no_grad():
+                loss = {
+                    name: lost(module.get_base_layer().weight, module.get_delta_weight(_ADAPTER))
+                    for name, module in self.wrapped.items()
+                }
+        chosen = [self.wrapped[name] for name, share in loss.items() if share <= MOST_LOST]
+        self.merge = Merge(
+            tensors=len(self.wrapped),
+            merged=len(chosen),
+            lost=max((share for share in loss.values() if share <= MOST_LOST), default=None),
+            avoided=max((share for share in loss.values() if share > MOST_LOST), default=None),
+        )
 
         def merge() -> None:
-            for module in wrapped:
+            for module in chosen:
                 module.merge()
 
         try:
-            with merged([module.get_base_layer().weight for module in wrapped], merge):
+            with merged([module.get_base_layer().weight for module in chosen], merge):
                 yield
         finally:
-            for module in wrapped:
+            for module in chosen:
                 module.merged_adapters = []
 
 

@@ -20,6 +20,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from crosstune.errors import UserError
 from crosstune.methods.config import Layered, Prompted
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.methods.prompts.planted import Planted
@@ -59,6 +60,8 @@ class Prefix(Planted[PrefixConfig]):
     def count(cls, config: PrefixConfig, geometry: Geometry) -> int:
         """N * layers * width, width = hidden or 2 * kv_heads * head_dim; with an MLP, its size as well."""
         geometry.usable(cls.name, geometry.no_prompts)
+        if config.space == "kv" and geometry.value_dim:
+            raise UserError(f"{cls.name}: keys and values of this model differ in size; use space: hidden")
         layers = len(config.chosen(geometry.layers))
         width = geometry.hidden if config.space == "hidden" else 2 * geometry.kv_size
         h = config.reparameterise

@@ -12,15 +12,25 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from crosstune.models.attention.layout import ridden
 from crosstune.models.protocol import Model
 
 
 def row_bytes(lm: Model, columns: int) -> int:
     """Bytes of one text's keys and values in `DecodingCache`, a prefix's among them."""
-    g = lm.geometry
-    prompts = (lm.adaptation.prompts(i).joint() for i in range(g.layers))
-    columns = sum(columns + (0 if prompt is None else prompt[0].shape[1]) for prompt in prompts)
-    return 2 * columns * g.kv_size * lm.dtype.itemsize
+    heads, keys, values = lm.geometry.in_cache
+    columns = sum(columns + _width(prompt) for prompt in _fronts(lm))
+    return columns * heads * (keys + values) * lm.dtype.itemsize
+
+
+def _fronts(lm: Model) -> "list[tuple[Tensor, Tensor] | None]":
+    """What a cache holds in front of every text, layer by layer: prompts, unless it holds no keys."""
+    layers = range(lm.geometry.layers)
+    return [None if lm.geometry.cached else lm.adaptation.prompts(i).joint() for i in layers]
+
+
+def _width(prompt: tuple[Tensor, Tensor] | None) -> int:
+    return 0 if prompt is None else prompt[0].shape[1]
 
 
 @dataclass
@@ -37,7 +47,6 @@ class DecodingCache:
         lengths: ``[live]`` tokens that each of them holds, a prefix left out.
     """
 
-    prompts_inside: ClassVar[bool] = True
     # What transformers asks of every cache.
     is_sliding: ClassVar[list[bool]] = []
     is_compileable: ClassVar[bool] = False
@@ -49,18 +58,18 @@ class DecodingCache:
     lengths: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        g, dtype = self.lm.geometry, self.lm.dtype
+        heads, *sizes = self.lm.geometry.in_cache
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self._front: list[int] = []
         self._at: dict[torch.device, tuple[Tensor, Tensor]] = {}
-        for i in range(g.layers):
-            prompt = self.lm.adaptation.prompts(i).joint()
-            n = 0 if prompt is None else prompt[0].shape[1]
-            shape = (self.rows, g.kv_heads, n + self.columns, g.head_dim)
+        self.prompts_inside = self.lm.geometry.cached is None
+        for i, prompt in enumerate(_fronts(self.lm)):
+            n = _width(prompt)
             # Zeros: what no text has written is masked, and must be finite for that.
-            for store, learned in ((self.keys, 0), (self.values, 1)):
-                block = torch.zeros(shape, dtype=dtype, device=self.lm.layer_device(i))
+            for store, learned, size in zip((self.keys, self.values), (0, 1), sizes, strict=True):
+                shape = (self.rows, heads, n + self.columns, size)
+                block = torch.zeros(shape, dtype=self.lm.dtype, device=self.lm.layer_device(i))
                 if prompt is not None:
                     block[:, :, :n] = prompt[learned]
                 store.append(block)
@@ -129,7 +138,12 @@ class DecodingCache:
         seen = column <= lengths[:, None]
         if window is not None:
             seen &= lengths[:, None] - column < window
-        return seen[:, None, None]
+        return ridden(seen[:, None, None], self)
+
+    @property
+    def positions(self) -> Tensor:
+        """``[1, columns]``: a text's first token is in its first column."""
+        return torch.arange(self._longest, device=self.lm.device)[None]
 
     def update(
         self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any

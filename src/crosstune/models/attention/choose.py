@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch
-from crosstune.models.attention.gpu_line import VarlenBatch, suits
+from crosstune.models.attention.gpu_line import VarlenBatch, drops_attention, suits
 from crosstune.models.attention.layout import Layout
 from crosstune.models.attention.trees import Tree, grow
 from crosstune.models.proof import Note
@@ -45,10 +45,9 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Form:
     """
     if suits(model, longest, note):
         return Form.VARLEN
-    # The groups of a padding-free batch drop no attention in training.
-    dropout = getattr(model.decoder.config, "attention_dropout", 0.0)
     form = reading_form(model, longest)
-    return Form.PACKED if dropout or form is Form.PADDED else form
+    # The groups of a padding-free batch drop no attention in training.
+    return Form.PACKED if drops_attention(model) or form is Form.PADDED else form
 
 
 def reading_form(model: Model, longest: int) -> Form:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from crosstune.models.attention.cpu_groups import Block, Plan, plan
+from crosstune.models.attention.layout import ridden
 
 # Probabilities of a text this long are 8 MB a head in bf16; beyond, the fused kernel is the better one.
 LONGEST = 2048
-RIDER = "crosstune_padding_free"
-"""Attribute of a mask that holds the layout it is of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,20 +80,11 @@ class PaddingFreeBatch:
             start += n
 
     def mask(self, window: int | None) -> Tensor:
-        """A number that the layout rides on, with the layer's window, for `of_mask`: no mask is made here.
-
-        A checkpointed layer runs again in the backward pass, when only its arguments are left.
-        """
+        """A number that the layout rides on, with the layer's window (`layout.ridden`): no mask is made."""
         mask = torch.zeros(1, 1, 1, 1, device=self.device)
         if window is not None and window >= self.shared_prefix + max(self.lengths, default=0):
             window = None
-        setattr(mask, RIDER, replace(self, window=window))
-        return mask
-
-    @staticmethod
-    def of_mask(mask: Tensor | None) -> "PaddingFreeBatch | None":
-        """The layout that a mask is of, if it is of one."""
-        return getattr(mask, RIDER, None)
+        return ridden(mask, replace(self, window=window))
 
 
 def attend(
@@ -104,6 +94,7 @@ def attend(
     value: Tensor,
     scaling: float | None = None,
     front: tuple[Tensor, Tensor] | None = None,
+    cap: float | None = None,
 ) -> Tensor:
     """``softmax(scaling * Q K') V`` of every text with itself, the shared prefix, and what stands in front.
 
@@ -111,23 +102,24 @@ def attend(
         layout: Of the line, with the layer's window.
         query: ``[1, heads, line, head_dim]``.
         key: ``[1, kv_heads, line, head_dim]``.
-        value: As ``key``.
+        value: As ``key``, of any size.
         scaling: Factor of the scores; None for ``head_dim ** -0.5``.
         front: Keys and values, each ``[kv_heads, n, head_dim]``, that every token sees.
+        cap: Scores become ``cap * tanh(score / cap)``; None leaves them.
 
     Returns:
-        ``[1, line, heads, head_dim]``.
+        ``[1, line, heads, head_dim]``, of the values' size.
     """
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     # [line, heads, d] as [line, kv_heads, group, d]: the heads that share keys stand side by side.
     q = q.unflatten(1, (k.shape[1], -1))
     # New, as a piece of `k` would have a gradient of its size.
-    none = k.new_empty(0, *k.shape[1:])
-    front_k, front_v = (none, none) if front is None else (x.transpose(0, 1) for x in front)
+    nothing = [x.new_empty(0, *x.shape[1:]) for x in (k, v)]
+    front_k, front_v = nothing if front is None else (x.transpose(0, 1) for x in front)
     run: Any = _Attend.apply
     where = layout.plan(len(front_k), q.shape[1], q.shape[2], q.dtype)
-    out: Tensor = run(q, k, v, front_k, front_v, where, layout.shared_prefix, scaling)
+    out: Tensor = run(q, k, v, front_k, front_v, where, layout.shared_prefix, scaling, cap)
     return out.flatten(1, 2)[None]
 
 
@@ -144,6 +136,11 @@ def _columns(blocks: Tensor, common: Tensor, block: Block) -> Tensor:
         return text
     shared = common[:, : block.shared]
     return torch.cat([shared.repeat(block.texts // len(shared), 1, 1), text], dim=1)
+
+
+def _tanh(rows: Tensor, columns: Tensor, factor: float) -> Tensor:
+    """Scores that are capped, as shares of the cap."""
+    return torch.tanh((rows @ columns.transpose(1, 2)).mul_(factor))
 
 
 class _Attend(torch.autograd.Function):
@@ -164,6 +161,7 @@ class _Attend(torch.autograd.Function):
         where: Plan,
         shared_prefix: int,
         scaling: float,
+        cap: float | None,
     ) -> Tensor:
         heads = q.shape[1]
         common_k, common_v = (
@@ -171,18 +169,20 @@ class _Attend(torch.autograd.Function):
             for front, line in ((front_k, k), (front_v, v))
         )
         q, k, v = (where.gather(x).contiguous() for x in (q, k, v))
-        mixed, kept = torch.empty_like(q), []
+        mixed, kept = q.new_empty(*q.shape[:-1], v.shape[-1]), []
         for block in where.blocks:
             rows = block.of(q).flatten(1, 2)
-            scores = torch.baddbmm(
-                block.mask, rows, _columns(k, common_k, block).transpose(1, 2), alpha=scaling
-            )
+            columns = _columns(k, common_k, block)
+            if cap is None:
+                scores = torch.baddbmm(block.mask, rows, columns.transpose(1, 2), alpha=scaling)
+            else:
+                scores = _tanh(rows, columns, scaling / cap).mul_(cap) + block.mask
             # In bf16 too: the kernel computes in fp32 and rounds once.
             probabilities = torch.softmax(scores, dim=-1)
             torch.bmm(probabilities, _columns(v, common_v, block), out=block.of(mixed).flatten(1, 2))
             kept.append(probabilities)
         ctx.save_for_backward(q, k, v, common_k, common_v, *kept)
-        ctx.where, ctx.shared_prefix, ctx.scaling = where, shared_prefix, scaling
+        ctx.where, ctx.shared_prefix, ctx.scaling, ctx.cap = where, shared_prefix, scaling, cap
         return where.scatter(mixed, heads)
 
     @staticmethod
@@ -201,7 +201,10 @@ class _Attend(torch.autograd.Function):
             rows, above = block.of(q).flatten(1, 2), block.of(grad).flatten(1, 2)
             grad_p = above @ _columns(v, common_v, block).transpose(1, 2)
             grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scaling)
-            torch.bmm(grad_s, _columns(k, common_k, block), out=block.of(of_q).flatten(1, 2))
+            columns_k = _columns(k, common_k, block)
+            if ctx.cap is not None:
+                grad_s *= 1 - _tanh(rows, columns_k, ctx.scaling / ctx.cap).square_()
+            torch.bmm(grad_s, columns_k, out=block.of(of_q).flatten(1, 2))
             for line, common, left, right in (
                 (of_k, shared[0], grad_s, rows),
                 (of_v, shared[1], p, above),
@@ -218,4 +221,4 @@ class _Attend(torch.autograd.Function):
             if ctx.shared_prefix:
                 line[: ctx.shared_prefix] += common[:, n_front:].transpose(0, 1).to(line.dtype)
             fronts.append(common[:, :n_front].transpose(0, 1).to(line.dtype))
-        return *grads, *fronts, None, None, None
+        return *grads, *fronts, None, None, None, None

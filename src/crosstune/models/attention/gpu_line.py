@@ -193,7 +193,7 @@ def suits(lm: Any, longest: int, note: Note | None = None) -> bool:
     config = lm.decoder.config
     if lm.device.type != "cuda" or lm.dtype not in (torch.float16, torch.bfloat16):
         return False
-    if getattr(config, "attention_dropout", 0.0):
+    if drops_attention(lm):
         return False
     if {lm.layer_device(i) for i in range(lm.geometry.layers)} != {lm.device}:
         return False
@@ -203,6 +203,12 @@ def suits(lm: Any, longest: int, note: Note | None = None) -> bool:
         return False
     shape = kernel_shape(lm)
     return KERNEL.trusted(shape, lambda: compared(*shape), note)
+
+
+def drops_attention(lm: Any) -> bool:
+    """Whether training drops attention probabilities, by the names that families have for the rate."""
+    config = lm.decoder.config
+    return any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop"))
 
 
 def kernel_shape(lm: Any) -> Shape:

@@ -21,7 +21,9 @@ them; those of another (an encoder's self-attention, cross-attention) see everyt
 the same forward keeps its own mask, whose keys are another text's, one row of them for each line. What
 is causal only is refused elsewhere in one line: attention patterns, and padding-free batches, in an encoder's
 self-attention; both with position biases too, which are computed for columns and not for the patterns'
-positions.
+positions. ALiBi (`crosstune.models.attention.alibi`) goes by positions, and so with every pattern.
+
+Scores that are capped (Gemma 2) are written out, prompts' scores like the text's: no kernel knows them.
 
 Which kernel computes it never changes what is computed. A prompt in front of plain causal text is causal
 order aligned at the lower right: on a GPU flash attention knows that order by itself, so no mask is made and
@@ -43,14 +45,15 @@ from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Prompt, prompts_of
 from crosstune.models.attention import gpu_line as packed
+from crosstune.models.attention.alibi import with_alibi
 from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
 from crosstune.models.attention.gpu_line import VarlenBatch
-from crosstune.models.attention.layout import in_use
+from crosstune.models.attention.layout import in_use, pattern_of
 from crosstune.models.attention.own_keys import Captured, capturing
 
 IMPLEMENTATION = "crosstune"
 # What some architectures pass on that changes the scores and that scaled dot-product attention leaves out.
-_UNKNOWN = {"softcap": "capped attention scores", "s_aux": "attention sinks"}
+_UNKNOWN = {"s_aux": "attention sinks"}
 
 
 def _lower_right(rows: int, columns: int, device: torch.device) -> Tensor:
@@ -93,6 +96,34 @@ def _with_bias(mask: Tensor | None, bias: Tensor, causal: bool) -> Tensor:
     return bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
 
 
+def _capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scaling: float,
+    cap: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """``softmax(cap * tanh(scaling * Q K' / cap) + mask) V``, ``[batch, rows, heads, size]``.
+
+    Args:
+        query: ``[batch, heads, rows, head_dim]``.
+        key: ``[batch, kv_heads, columns, head_dim]``.
+        value: ``[batch, kv_heads, columns, size]``.
+        mask: As in `_with_bias`.
+        causal: As in `_with_bias`.
+        scaling: Factor of the scores.
+        cap: What they stay below.
+        dropout: Of the probabilities.
+    """
+    key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+    scores = cap * torch.tanh(query @ key.transpose(2, 3) * (scaling / cap))
+    weights = torch.softmax(_with_bias(mask, scores, causal), -1, dtype=torch.float32).to(value.dtype)
+    return (torch.dropout(weights, dropout, True) @ value).transpose(1, 2)
+
+
 def _flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
     """Whether a flash kernel takes these: on a GPU, in 16 bits, heads not too large."""
     if query.device.type != "cuda":
@@ -111,6 +142,8 @@ def attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     position_bias: Tensor | None = None,
+    softcap: float | None = None,
+    alibi: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one layer with the prompts that methods left on it.
@@ -119,12 +152,14 @@ def attention(
         module: The attention module.
         query: ``[batch, heads, rows, head_dim]``, rotated.
         key: ``[batch, kv_heads, columns, head_dim]``, rotated; of another text in cross-attention.
-        value: As ``key``.
+        value: As ``key``, of any size.
         attention_mask: ``[batch, 1, rows, columns]``, boolean or to be added; None for plain causal order,
             or for no mask at all where the module is not causal.
         dropout: Of attention probabilities.
         scaling: Factor of the scores before the softmax.
         position_bias: ``[1 or batch, heads, rows, columns]``, added to the scores of the text's columns.
+        softcap: Scores become ``softcap * tanh(score / softcap)``; None leaves them.
+        alibi: ``[heads]``: how much scores fall with each token of distance; None for not at all.
         **kwargs: Whatever else the architecture passes on.
 
     Returns:
@@ -140,10 +175,16 @@ def attention(
         return value.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[-1]), None
     is_causal = kwargs.pop("is_causal", None)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    line = PaddingFreeBatch.of_mask(attention_mask)
+    pattern = pattern_of(attention_mask)
+    line = pattern if isinstance(pattern, PaddingFreeBatch) else None
     _refuse(module, query, key, causal, line is not None, position_bias, kwargs)
     prompts = prompts_of(module)
-    rows = query.shape[2]
+    inside = causal and (use := in_use()) is not None and use.pattern.prompts_inside
+    joint, rows, own_query = None if inside else prompts.joint(), query.shape[2], query
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if alibi is not None:
+        scaling = scale  # of the query as it was
+        query, key, joint = with_alibi(alibi, query, key, joint, pattern, scale)
 
     def grouped(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         out = scaled_dot_product_attention(
@@ -152,6 +193,8 @@ def attention(
         return out.transpose(1, 2).contiguous()
 
     def plain(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        if softcap is not None:
+            return _capped(query, k, v, mask, causal, scale, softcap, dropout)
         if position_bias is not None:
             bias = pad(position_bias, (k.shape[2] - position_bias.shape[-1], 0)).to(query.dtype)
             return grouped(k, v, _with_bias(mask, bias, causal))
@@ -165,9 +208,12 @@ def attention(
     def gated(prompt: Prompt) -> Tensor:
         assert prompt.gate is not None
         keys, values = (x.expand(query.shape[0], -1, -1, -1) for x in prompt.keys_values())
-        extra = scaled_dot_product_attention(
-            query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
-        ).transpose(1, 2)
+        if softcap is not None:
+            extra = _capped(own_query, keys, values, None, False, scale, softcap)
+        else:
+            extra = scaled_dot_product_attention(
+                own_query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
+            ).transpose(1, 2)
         return prompt.gate().to(extra.dtype)[:, None] * extra
 
     def text(front: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -176,21 +222,22 @@ def attention(
         keys, values = (x.expand(key.shape[0], -1, -1, -1) for x in front)
         n = keys.shape[2]
         keys, values = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
-        bare = attention_mask is None and position_bias is None
+        bare = attention_mask is None and position_bias is None and softcap is None
         if causal and bare and rows > 1 and _flash(query, keys, values, dropout):
             return grouped(keys, values, causal_lower_right(rows, keys.shape[2]))
         return plain(keys, values, _with_prompt(attention_mask, n, rows, key, causal))
 
-    if line is not None:
-        run = packed.attend if isinstance(line, VarlenBatch) else attend
-        out = run(line, query, key, value, scaling, prompts.joint())  # type: ignore[arg-type]
-    elif causal and (use := in_use()) is not None and use.pattern.prompts_inside:
+    if isinstance(line, VarlenBatch) and softcap is None and query.shape[-1] == value.shape[-1]:
+        out = packed.attend(line, query, key, value, scaling, joint)
+    elif line is not None:
+        out = attend(line, query, key, value, scaling, joint, softcap)
+    elif inside:
         assert attention_mask is not None
         n = key.shape[2] - attention_mask.shape[-1]
         mask = _with_prompt(attention_mask, n, rows, key, causal) if n else attention_mask
         out = plain(key, value, mask)
     else:
-        out = text(prompts.joint())
+        out = text(joint)
     for prompt in prompts.gated():
         out = out + gated(prompt)
     return out, None

@@ -9,6 +9,12 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+RIDER = "crosstune_pattern"
+"""Attribute of a mask that holds the attention pattern it is of.
+
+A checkpointed layer runs again in the backward pass, when only its arguments are left.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -35,7 +41,8 @@ class Layout:
         if window is not None:
             seen &= self.positions[:, :, None] - self.positions[:, None, :] < window
         # A padding row attends to itself, so that no softmax is over nothing.
-        return (seen | torch.eye(length, dtype=torch.bool, device=seen.device))[:, None]
+        mask = (seen | torch.eye(length, dtype=torch.bool, device=seen.device))[:, None]
+        return ridden(mask, self)
 
     def behind(self, n: int) -> "Layout":
         """The same with ``n`` tokens in front that all texts of a line follow."""
@@ -57,10 +64,27 @@ class Attended(Protocol):
         prompts_inside: Whether the keys and values that the model hands over hold joint prompts already.
     """
 
-    prompts_inside: ClassVar[bool]
+    @property
+    def prompts_inside(self) -> bool:
+        """See above."""
+
+    @property
+    def positions(self) -> Tensor:
+        """``[1 or batch, columns]``: of each token in its own text."""
 
     def mask(self, window: int | None) -> Tensor:
         """Who sees whom, no prompts: boolean ``[batch, 1, rows, columns]``, or `PaddingFreeBatch.mask`."""
+
+
+def ridden(mask: Tensor, pattern: Attended) -> Tensor:
+    """The mask, with the pattern it is of (`pattern_of`)."""
+    setattr(mask, RIDER, pattern)
+    return mask
+
+
+def pattern_of(mask: Tensor | None) -> Attended | None:
+    """The pattern that a mask is of, if it is of one."""
+    return getattr(mask, RIDER, None)
 
 
 @dataclass(slots=True)

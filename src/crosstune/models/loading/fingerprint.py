@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from crosstune.errors import UserError
+from crosstune.files import open_file, read_bytes, read_text
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -20,6 +22,8 @@ _SMALL = (
     "vocab.json",
     "merges.txt",
 )
+SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
+"""Of these transformers takes one that it cannot read for one that is not there."""
 _WINDOW = 4096
 _MAX_HEADER = 100_000_000  # what the safetensors format itself allows
 
@@ -59,13 +63,13 @@ def read_json(file: Path) -> dict[str, Any]:
         UserError: Not JSON (line named) or not an object.
     """
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(read_text(file))
     except json.JSONDecodeError as error:
         raise UserError(
             f"{file}:{error.lineno}: not valid JSON ({error.msg}); mend or fetch it again"
         ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not UTF-8 text; fetch it again") from error
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{file}: not valid JSON ({error}); fetch it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected a JSON object, found {type(content).__name__}")
     return content
@@ -85,8 +89,8 @@ def fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in _SMALL:
         file = folder / name
-        if file.is_file():
-            content = file.read_bytes()
+        if os.path.lexists(file):
+            content = read_bytes(file)
             digest.update(f"{name} {len(content)}\n".encode())
             digest.update(content)
     for file in weight_files(folder):
@@ -98,7 +102,7 @@ def fingerprint(folder: Path) -> str:
 def _add_weights(digest: Any, file: Path) -> None:
     """Feed a safetensors file's header and the ends of its tensors to the digest."""
     size = file.stat().st_size
-    with file.open("rb") as stream:
+    with open_file(file, None) as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or not 2 <= length <= min(_MAX_HEADER, size - 8):
             raise UserError(f"{file}: not a safetensors file, or cut short; fetch it again")

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import read_bytes, user_path
 from crosstune.models.geometry import Geometry
 from crosstune.models.loading.demo import DEMOS, PREFIX
 
@@ -77,18 +78,18 @@ def geometry_for(name: str) -> Geometry:
         return KNOWN[_LOWERED[name.lower()]]
     from crosstune.models.loading.hub import fetch_config, is_hub_id
 
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.name == "config.json" and path.is_file():
         path = path.parent
-    if path.is_dir():
-        return geometry_in(path, name)
-    if path.exists():
-        raise UserError(f"{name}: give a model folder, or its config.json")
-    if is_hub_id(name):
-        return geometry_in(fetch_config(name).parent, name)
-    if os.sep in name:
-        raise UserError(f"{name}: no such folder")
-    raise UserError(f'unknown model "{name}"{did_you_mean(name, _LOWERED)}')
+    if not path.is_dir():
+        if path.exists():
+            raise UserError(f"{name}: give a model folder, or its config.json")
+        if not is_hub_id(name):
+            if os.sep in name:
+                raise UserError(f"{name}: no such folder")
+            raise UserError(f'unknown model "{name}"{did_you_mean(name, _LOWERED)}')
+        path = fetch_config(name).parent
+    return geometry_in(path, name)
 
 
 def geometry_in(folder: Path, name: str) -> Geometry:
@@ -103,7 +104,7 @@ def geometry_in(folder: Path, name: str) -> Geometry:
     from crosstune.config.environment import cache_root
 
     config = folder / "config.json"
-    content = config.read_bytes() if config.is_file() else b""
+    content = read_bytes(config) if config.is_file() else b""
     digest = hashlib.sha256(f"{importlib.metadata.version('transformers')}\n".encode() + content)
     for file in _tried():
         digest.update(file.read_bytes())
@@ -114,31 +115,34 @@ def geometry_in(folder: Path, name: str) -> Geometry:
             raise UserError(stored["refused"])
         if stored["linears"] is not None:
             stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
+        if stored["cached"] is not None:
+            stored["cached"] = tuple(stored["cached"])
         return Geometry(**stored)
-    from crosstune.models.loading.config import read_config
+    from crosstune.files import write_whole
+    from crosstune.models.loading.config import foreseen, read_config
     from crosstune.models.loading.probe import examine
 
     described = read_config(folder, name)
+    answer: dict[str, object] = {}
     try:
-        geometry = examine(described)
+        with foreseen("its config.json describes no model that can be computed", "mend it"):
+            geometry = examine(described)
+        answer = asdict(geometry)
+        return geometry
     except UserError as error:
-        _keep(kept, {"refused": str(error)})
+        answer = {"refused": str(error)}
         raise
-    _keep(kept, asdict(geometry))
-    return geometry
+    finally:
+        with suppress(OSError):  # it is asked again then
+            if answer:
+                write_whole(kept, json.dumps(answer))
 
 
 def _tried() -> list[Path]:
     """The files whose code `probe` tries."""
     models = Path(__file__).parents[1]
-    return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), models / "loading" / "probe.py"])
-
-
-def _keep(file: Path, content: dict[str, object]) -> None:
-    from crosstune.files import write_whole
-
-    with suppress(OSError):  # it is asked again then
-        write_whole(file, json.dumps(content))
+    loading = [models / "loading" / name for name in ("copies.py", "probe.py")]
+    return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), *loading])
 
 
 def check_model(name: str) -> None:
@@ -147,7 +151,7 @@ def check_model(name: str) -> None:
     Raises:
         UserError: What to give instead.
     """
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if name.startswith(PREFIX):
         if name not in DEMOS:
             raise UserError(f'unknown demo model "{name}"{did_you_mean(name, DEMOS)}')
@@ -164,7 +168,7 @@ def check_model(name: str) -> None:
 
 def cheap_geometry(name: str) -> Geometry | None:
     """A model's shape, if a folder's config or the table of known models tells it; None otherwise."""
-    config = Path(name).expanduser() / "config.json"
+    config = user_path(name) / "config.json"
     if config.is_file():
         return geometry_for(str(config))
     return geometry_for(name) if name.lower() in _LOWERED else None
@@ -178,5 +182,5 @@ def cheap_revision(name: str) -> str | None:
     """
     from crosstune.models.loading.fingerprint import fingerprint
 
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     return fingerprint(folder) if folder.is_dir() else None

@@ -1,18 +1,22 @@
 """Load a causal language model by hub id, folder or ``demo:`` name: frozen, hooked, and pinned."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from crosstune.errors import UserError, did_you_mean
-from crosstune.models.attention.hook import IMPLEMENTATION
+from crosstune.files import user_path
+from crosstune.models.attention.families import implementation, through_hook
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import demo, hub
-from crosstune.models.loading.config import _first_line, read_config
+from crosstune.models.loading.config import foreseen, one_line, read_config
 from crosstune.models.loading.device import DeviceMap, choose_device, choose_dtype
-from crosstune.models.loading.fingerprint import fingerprint, weight_files
+from crosstune.models.loading.fingerprint import SETTINGS, fingerprint, read_json, weight_files
 from crosstune.models.loading.known import ALIASES, KNOWN, geometry_in
 from crosstune.models.loading.log_noise import quiet
 from crosstune.models.loading.quantize import keep_gradients, needs_package, quantization
@@ -61,21 +65,54 @@ def load(
     bits = None if quantize is None else quantization(quantize, number)
     folder, pinned = _locate(name, revision)
     config = read_config(folder, name)
-    weight_files(folder)
+    for file in SETTINGS:
+        if os.path.lexists(folder / file):
+            read_json(folder / file)
+    with foreseen(f"{name}: its weights cannot be read", "fetch them again"):
+        _check_kinds(weight_files(folder), config)
     geometry = geometry_in(folder, name)
     model, unused = _model(
         folder, name, config, size=geometry.parameters, device=where, dtype=number, bits=bits, placed=placed
     )
-    tokenizer = _tokenizer(folder, name)
-    loaded = LanguageModel(model=model, tokenizer=tokenizer, name=name, revision=pinned, geometry=geometry)
-    loaded.remarks += unused
-    loaded.check()
+    with foreseen(f"{name}: no usable tokenizer in {folder}", "fetch it again"), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with foreseen(f"{name}: cannot be used as it was loaded from {folder}", "fetch it again or report it"):
+        _check_finite(model, name)
+        loaded = LanguageModel(
+            model=model, tokenizer=tokenizer, name=name, revision=pinned, geometry=geometry
+        )
+        loaded.remarks += unused
+        loaded.check()
     return loaded
+
+
+def _check_kinds(files: Sequence[Path], config: PretrainedConfig) -> None:
+    """Refuse weights kept in 8 bits that nothing says the scale of: they would be taken as they stand."""
+    if getattr(config, "quantization_config", None) is not None:
+        return
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 - it is no mapping
+                kind = tensors.get_slice(key).get_dtype()
+                if key.endswith(".weight") and kind not in ("F64", "F32", "F16", "BF16"):
+                    raise UserError(
+                        f"{file}: {key} is kept as {kind}, and config.json has no quantization_config that "
+                        "says what its numbers stand for; save the model in bfloat16"
+                    )
+
+
+def _check_finite(model: Any, name: str) -> None:
+    """Refuse weights that are no numbers: one NaN makes every answer that meets it none."""
+    for key, weight in model.named_parameters():
+        if weight.is_meta or not weight.is_floating_point() or not weight.numel():
+            continue
+        if not all(bound.isfinite() for bound in weight.aminmax()):
+            raise UserError(f"{name}: {key} holds NaN or infinite numbers; fetch the model again")
 
 
 def _locate(name: str, revision: str | None) -> tuple[Path, str]:
     """Folder of a model, and what pins its content."""
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if revision is not None and (folder.is_dir() or not hub.is_hub_id(name)):
         raise UserError(f"{name}: a revision can be given for hub ids only; remove it")
     if name.startswith(demo.PREFIX):
@@ -129,7 +166,7 @@ def _model(
                 dtype=dtype,
                 device_map=placed,
                 quantization_config=bits,
-                attn_implementation=IMPLEMENTATION,
+                attn_implementation=implementation(text),
                 use_safetensors=True,
                 trust_remote_code=False,
                 local_files_only=True,
@@ -145,7 +182,7 @@ def _model(
             "device, a smaller model, or dtype bfloat16"
         ) from error
     except Exception as error:  # transformers and what it calls have classes of their own
-        raise UserError(f"{name}: cannot be loaded from {folder}: {_first_line(error)}") from error
+        raise UserError(f"{name}: cannot be loaded from {folder}: {one_line(error)}") from error
     if (
         not whole
         and device.type == "cuda"
@@ -170,6 +207,7 @@ def _model(
         if unused
         else []
     )
+    through_hook(model)
     if bits is not None:
         keep_gradients(model)
     model.requires_grad_(False)
@@ -191,12 +229,3 @@ def _places(where: torch.device, wish: str, device_map: Any) -> Any:
         if ":" in wish:
             raise UserError(f"device_map: {device_map} uses all GPUs; write device: cuda in place of {wish}")
     return device_map
-
-
-def _tokenizer(folder: Path, name: str) -> Any:
-    """The tokenizer beside the weights."""
-    try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # tokenizers raises bare Exception for a damaged tokenizer.json
-        raise UserError(f"{name}: no usable tokenizer in {folder}: {_first_line(error)}") from error

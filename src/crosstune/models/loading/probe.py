@@ -16,7 +16,6 @@ config (`crosstune.models.loading.known`).
 
 from __future__ import annotations
 
-import copy
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,19 +23,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.choose import Form as Rows
 from crosstune.models.attention.choose import lay_out
-from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.attention.trees import grow
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.loading.config import _first_line
-from crosstune.models.loading.log_noise import quiet
+from crosstune.models.loading.config import one_line
+from crosstune.models.loading.copies import VOCABULARY, copies
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -46,33 +44,7 @@ Form = Callable[[LanguageModel, Sequence[Text]], list[Tensor]]
 
 NEAR = 1e-3
 """Of the largest logit. Sums in another order come to a few millionths in fp32, a real fault to a tenth."""
-MOST = 300_000_000
-"""Parameters of a copy, beyond which it is not made."""
-VOCABULARY = 64
 PROMPT = 2
-_WIDTHS = (
-    "intermediate_size",
-    "moe_intermediate_size",
-    "shared_expert_intermediate_size",
-    "shared_intermediate_size",
-    "expert_ffn_hidden_size",
-    "ffn_dim",
-    "n_inner",
-    "decoder_ffn_dim",
-    "encoder_ffn_dim",
-)
-_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-# Sizes that decide how long the copy takes and not how it computes: at most so much of each.
-_SMALL: dict[str, int] = {
-    "sliding_window": 8,
-    "vocab_size_per_layer_input": VOCABULARY,
-    "encoder_layers": 1,
-    "num_experts_per_tok": 2,
-    "n_group": 1,
-    "topk_group": 1,
-    **dict.fromkeys(_EXPERTS, 8),
-    **dict.fromkeys(_WIDTHS, 64),
-}
 
 
 def examine(config: PretrainedConfig) -> Geometry:
@@ -84,9 +56,31 @@ def examine(config: PretrainedConfig) -> Geometry:
     shape = geometry_of(config)
     eager, lm = copies(config)
     with torch.no_grad():
+        sizes = kept_sizes(lm)
+        shape, lm.geometry = replace(shape, **sizes), replace(lm.geometry, **sizes)
         check_forms(eager, lm)
         faults = check_prompts(eager, lm), check_soft_prompt(eager, lm)
         return replace(shape, no_prompts=faults[0], no_soft_prompt=faults[1])
+
+
+def kept_sizes(lm: LanguageModel) -> dict[str, Any]:
+    """Heads and sizes of the keys and values that are attended to, and of what is cached, for `Geometry`."""
+    read, states = DynamicCache(), torch.zeros(1, lm.geometry.hidden)
+    try:
+        lm.hidden(torch.ones(1, 2, dtype=torch.long), read=read)
+        lm.learn_calls()
+        pairs = [lm.keys_values(i, states) for i in range(len(lm.attentions))]
+    except Exception:  # `check_forms` and `check_prompts` meet it again, and say it
+        return {}
+    attended = {(len(x), x.shape[2], y.shape[2]) for x, y in pairs}
+    layers: list[Any] = [layer for layer in read.layers if getattr(layer, "keys", None) is not None]
+    cached = {(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers}
+    if len(attended) != 1 or len(cached) != 1:
+        return {}
+    heads, size, values = attended.pop()
+    kept = cached.pop()
+    sizes = {"kv_heads": heads, "head_dim": size, "value_dim": 0 if values == size else values}
+    return sizes | {"cached": None if kept == (heads, size, values) else kept}
 
 
 def check_forms(eager: Any, lm: LanguageModel) -> None:
@@ -116,7 +110,7 @@ def check_forms(eager: Any, lm: LanguageModel) -> None:
             raise
         except Exception as error:
             raise UserError(
-                f"{name} cannot be computed: {what} ends in {type(error).__name__} ({_first_line(error)}); "
+                f"{name} cannot be computed: {what} ends in {type(error).__name__} ({one_line(error)}); "
                 "choose another model or report it"
             ) from error
         if not all(_near(ours, theirs[-len(ours) :]) for ours, theirs in zip(found, wanted, strict=True)):
@@ -164,7 +158,7 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         finally:
             lm.adaptation.detach(part)
     except Exception as error:
-        said = _first_line(error)
+        said = one_line(error)
         return f"{type(eager).__name__} takes no learned keys and values ({type(error).__name__}: {said})"
     if set(asked) != {1}:
         return f"{type(eager).__name__} computes attention in {min(asked)} to {max(asked)} passes a layer"
@@ -193,110 +187,6 @@ def check_soft_prompt(eager: Any, lm: LanguageModel) -> str:
     except Exception as error:
         return f"{type(eager).__name__} takes no embeddings but those of tokens ({type(error).__name__})"
     return "" if _near(found, wanted) else f"{type(eager).__name__} reads embeddings in a way not known"
-
-
-# --- copies -----------------------------------------------------------------------------------------
-
-
-def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
-    """A small model on transformers' eager attention, and one of the same weights through the hook.
-
-    Raises:
-        UserError: None can be made.
-    """
-    text: Any = config.get_text_config(decoder=True)
-    auto: Any = AutoModelForCausalLM
-    error: Exception | None = None
-    for sizes in (_SMALL, {}):
-        try:
-            small = _shrunk(text, sizes)
-            with torch.device("meta"):
-                made = auto.from_config(small, trust_remote_code=False)
-            if sum(p.numel() for p in made.parameters()) > MOST:
-                raise UserError(f'"{text.model_type}" is too large to be tried on a small copy')
-            with quiet():
-                eager = auto.from_config(
-                    copy.deepcopy(small), attn_implementation="eager", dtype=torch.float32
-                )
-                _randomise(eager.eval().requires_grad_(False))
-                _eager(eager, (1, 2, 3))
-            break
-        except Exception as caught:
-            error = error or caught
-    else:
-        raise UserError(
-            f'"{text.model_type}": a small copy of the model cannot be computed '
-            f"({_first_line(error or Exception())}); choose another model or report it"
-        ) from error
-    try:
-        with quiet():
-            hooked = auto.from_config(
-                copy.deepcopy(small), attn_implementation=IMPLEMENTATION, dtype=torch.float32
-            )
-        hooked.load_state_dict(eager.state_dict(), assign=True)
-    except Exception as caught:
-        raise UserError(
-            f"{type(eager).__name__} does not take an attention function ({type(caught).__name__}: "
-            f"{_first_line(caught)}); choose another model or report it"
-        ) from caught
-    hooked.requires_grad_(False).eval()
-    return eager, LanguageModel(hooked, None, f'"{text.model_type}"', "probe", geometry_of(small))
-
-
-def _shrunk(text: Any, sizes: dict[str, int]) -> Any:
-    """A config of the first layers, one of each kind among them, and of a small vocabulary."""
-    small = copy.deepcopy(text)
-    layers = small.num_hidden_layers
-    few = min(layers, max(2, _kinds(small)))
-    small.num_hidden_layers = few
-    for name, value in vars(text).items():
-        if isinstance(value, list | tuple) and len(value) == layers and layers > few:
-            setattr(small, name, value[:few])
-    for name, most in sizes.items():
-        value = getattr(small, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > most:
-            setattr(small, name, most)
-    small.vocab_size = VOCABULARY
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(small, name, 0)
-    return small
-
-
-def _kinds(text: Any) -> int:
-    """How many of the first layers it takes until every kind of layer is among them."""
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(copy.deepcopy(text), trust_remote_code=False)
-    layers = getattr(model.get_decoder(), "layers", ())
-    seen: dict[Any, int] = {}
-    for i, layer in enumerate(layers):
-        kind = tuple(
-            (
-                name,
-                type(module).__name__,
-                *(tuple(p.shape) for p in module.parameters(recurse=False)),
-                *(
-                    (key, value)
-                    for key, value in sorted(vars(module).items())
-                    if isinstance(value, int | float | str | None) and key not in ("layer_idx", "layer_id")
-                ),
-            )
-            for name, module in layer.named_modules()
-        )
-        seen.setdefault(kind, i)
-    return max(seen.values(), default=1) + 1
-
-
-def _randomise(model: nn.Module) -> None:
-    """Weights large enough for attention to be far from uniform, and for every norm and bias to matter."""
-    generator = torch.Generator().manual_seed(0)
-    for name, parameter in model.named_parameters():
-        noise = torch.randn(parameter.shape, generator=generator)
-        if parameter.dim() < 2 or "norm" in name:
-            parameter.data.add_(0.2 * noise)
-        elif parameter.shape[0] == VOCABULARY:
-            parameter.data.copy_(0.3 * noise)
-        else:
-            parameter.data.copy_(1.3 * noise * parameter.shape[-1] ** -0.5)
 
 
 # --- the independent side ---------------------------------------------------------------------------

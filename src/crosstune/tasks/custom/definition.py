@@ -17,12 +17,12 @@ from crosstune.errors import UserError
 from crosstune.languages.table import add, find
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-PLACE = re.compile(r"\{(\w+)\}")
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
 """``{column}`` in a template, ``{code}`` in a file pattern."""
 _NEEDED = {
     "name": "what results call it",
     "kind": " or ".join(FORMS),
-    "prompt": "a text with {column} places",
+    "prompt": "a text with {column} placeholders",
     "answer": "the column of the right answer",
     "train": "the files of the training examples",
     "test": "the files of the test examples",
@@ -118,7 +118,7 @@ class Definition(BaseModel):
     def _templates(cls, prompts: dict[str, str]) -> dict[str, str]:
         codes = {}
         for language, text in prompts.items():
-            if not PLACE.search(text):
+            if not PLACEHOLDER.search(text):
                 raise invalid(
                     (language,), "prompt: no {column} in it; write {text} for what column text holds"
                 )
@@ -154,8 +154,10 @@ class Definition(BaseModel):
                 "should be a path below the definition's folder, without '..'; for data elsewhere set the "
                 "task's option data in the study"
             )
-        if unknown := [place for place in PLACE.findall(pattern) if place != "code"]:
-            raise ValueError(f"has the unknown place {{{unknown[0]}}}; {{code}} stands for the language")
+        if unknown := [name for name in PLACEHOLDER.findall(pattern) if name != "code"]:
+            raise ValueError(
+                f"has the unknown placeholder {{{unknown[0]}}}; {{code}} stands for the language"
+            )
         if pattern.count("{code}") > 1 or "**" in pattern or re.search(r"[][?]", pattern) or not path.parts:
             raise ValueError("should have {code} at most once, * within a name, and none of [ ] ? **")
         return path.as_posix()
@@ -183,8 +185,8 @@ class Definition(BaseModel):
         """Columns that every file must have."""
         texts = [*self.prompt.values(), *(() if isinstance(self.choices, str) else self.choices)]
         named = (self.choices if isinstance(self.choices, str) else None, self.answer, self.id)
-        places = (place for text in texts for place in PLACE.findall(text))
-        return tuple(dict.fromkeys([*places, *(column for column in named if column)]))
+        columns = (name for text in texts for name in PLACEHOLDER.findall(text))
+        return tuple(dict.fromkeys([*columns, *(column for column in named if column)]))
 
 
 def read_definition(document: Document) -> Definition:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
+from crosstune.files import MOST_TEXT, as_text, read_bytes, user_path
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.definition import NAME
 from crosstune.tasks.custom.returned import CHECKS, Wrong
@@ -45,13 +46,10 @@ def load_task(path: str | Path, sha256: str | None = None, of: str = "") -> Task
     Raises:
         UserError: ``<file>:<line>: <what is wrong>``; a Python task's later errors are told so too.
     """
-    path = Path(path).expanduser().absolute()
+    path = user_path(path).absolute()
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: a task's file ends in {', '.join(SUFFIXES)}")
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    raw = read_bytes(path, MOST_TEXT)
     if sha256 is not None and hashlib.sha256(raw).hexdigest() != sha256:
         raise UserError(
             f"{path} has changed since {of} was made with it; run the study again, or give the file its old "
@@ -65,12 +63,7 @@ def _load(path: Path, raw: bytes) -> TaskFile:
     sha256 = hashlib.sha256(raw).hexdigest()
     if path.suffix == ".py":
         return TaskFile(path, sha256, _from_python(path, raw))
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8 text") from error
-    return TaskFile(path, sha256, make_class(text, path))
+    return TaskFile(path, sha256, make_class(as_text(raw, path), path))
 
 
 def _from_python(path: Path, raw: bytes) -> type[Task]:

@@ -21,7 +21,7 @@ from crosstune.errors import UserError
 from crosstune.languages.table import find
 from crosstune.metrics import mlqa, squad
 from crosstune.metrics.numbers import find_number, number_match
-from crosstune.tasks.custom.definition import PLACE, Definition, read_definition
+from crosstune.tasks.custom.definition import PLACEHOLDER, Definition, read_definition
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
@@ -85,7 +85,7 @@ class DefinedTask(PublishedTask):
     def example(self, row: Row, split: Split, language: str) -> Example:
         """One row: its prompt, and its answer among the choices or in its own words."""
         template = self.wording(language)["prompt"]
-        prompt, fields = _filled(template, row).rstrip(), dict.fromkeys(PLACE.findall(template))
+        prompt, fields = _filled(template, row).rstrip(), dict.fromkeys(PLACEHOLDER.findall(template))
         choices = self._choices(row)
         answers = (self._chosen(row, choices),) if choices else self._written(row, language)
         return Example(
@@ -222,7 +222,7 @@ def _of_many_languages(definition: Definition, path: Path) -> Iterator[Row | Bad
 
 def _filled(template: str, row: Row) -> str:
     """The template with each column's text in its place, in one pass: a text is never a template."""
-    return PLACE.sub(lambda place: _text(row, place[1]), template)
+    return PLACEHOLDER.sub(lambda match: _text(row, match[1]), template)
 
 
 def _composed(text: str) -> str:

@@ -1,0 +1,110 @@
+"""A study from its file to its page on a GPU: all eight methods, two tasks, a random Llama, no download.
+
+    python benchmarks/gpu_study.py                         # 1.2 billion parameters on the first GPU
+    python benchmarks/gpu_study.py --shape tiny --device cpu --dtype float32 --limit 5
+
+The model (random weights, a tokenizer of bytes) and the study's file are written to ``--folder``; then
+they are run and reported as ``crosstune run`` and ``crosstune report`` do. What each run took is printed
+from its record, and the exit code is 1 if a run failed. Random weights answer at random: this shows that all
+of it runs and what it costs, not which method is best.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+
+import crosstune
+from crosstune.errors import UserError
+from random_model import SHAPES
+
+METHODS = [
+    "none",
+    "few-shot",
+    "soft-prompt",
+    "prefix",
+    {"name": "prefix", "space": "kv"},
+    "llama-adapter",
+    "lora",
+    "full",
+]
+
+
+def save(shape: str, folder: Path, device: str, dtype: str) -> None:
+    """A Llama of that shape with bytes for tokens, so that any text can be read and written."""
+    alphabet = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    byte_level = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(alphabet)}, merges=[]))
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    byte_level.decoder = decoders.ByteLevel()
+    byte_level.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=byte_level, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    size = SHAPES[shape]
+    config = LlamaConfig(
+        vocab_size=size.vocabulary,
+        hidden_size=size.hidden,
+        intermediate_size=size.intermediate,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.heads,
+        num_key_value_heads=size.kv_heads,
+        head_dim=size.head_dim,
+        tie_word_embeddings=size.tied,
+        max_position_embeddings=8192,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.save_pretrained(folder)
+
+
+def main() -> int:
+    """Write the model and the study, run it, write the page, print what each part took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--shape", default="1b", choices=sorted(SHAPES))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--limit", type=int, default=200, help="examples a language")
+    parser.add_argument("--folder", type=Path, default=Path("runs/gpu-study"))
+    chosen = parser.parse_args()
+    model, store, file = (chosen.folder / name for name in ("model", "store", "study.yaml"))
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    save(chosen.shape, model, chosen.device, chosen.dtype)
+    study = {
+        "name": "gpu-study",
+        "model": str(model.resolve()),
+        "device": chosen.device,
+        "dtype": chosen.dtype,
+        "tasks": ["cldr-names", {"name": "number-words", "evaluate": {"max_answer_tokens": 24}}],
+        "methods": METHODS,
+        "languages": ["de", "fr", "ru", "vi", "ar", "ja"],
+        "train": {"steps": 20, "batch_size": 16},
+        "evaluate": {"limit": chosen.limit},
+        "store": str(store.resolve()),
+    }
+    file.write_text(yaml.safe_dump(study, sort_keys=False), encoding="utf-8")
+    began = time.perf_counter()
+    try:
+        results = crosstune.run(crosstune.read_study(file))
+    except UserError as error:
+        print(error)
+        return 1
+    ran = time.perf_counter()
+    page = crosstune.report(store, chosen.folder / "report.html")
+    for run in results.runs:
+        seconds = f"{run.cost.train_seconds or 0:6.1f} {run.cost.evaluate_seconds or 0:6.1f}"
+        print(f"{run.task.name:14} {run.label:24} {seconds}")
+    print(f"study {ran - began:.1f} s, page {time.perf_counter() - ran:.1f} s: {page}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Whatever stands in the place of a user's file or folder: soon one line that names it, and exit code 2."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from crosstune.cli import main as cli
+from crosstune.errors import UserError
+from crosstune.tasks.custom.load import load_task
+from simulated import simulate, write_store
+
+SECONDS = 30
+"""What takes longer hangs: all of these are refused in milliseconds."""
+
+Call = Callable[..., tuple[int, str]]
+Door = Callable[[Path, str], list[str]]
+
+
+@pytest.fixture(autouse=True)
+def _no_hang() -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise AssertionError(f"still at work after {SECONDS} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def crosstune(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Call:
+    """The command in this process: exit code and standard error."""
+
+    def call(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["crosstune", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of finished runs."""
+    runs, rows = simulate({"lora": 0.5, "none": 0.4}, seeds=(0,), examples=3, languages=["en", "de"])
+    return write_store(tmp_path_factory.mktemp("store"), runs, rows)
+
+
+def refused(end: tuple[int, str], name: str = "") -> None:
+    """One line and exit code 2; the line names the file and acts on no terminal."""
+    code, text = end
+    *before, last = text.splitlines() or [""]
+    assert code == 2, text
+    assert last.startswith("error: "), text
+    assert before == [], text
+    assert last.isprintable()
+    assert name in last
+
+
+def study(home: Path, **changes: Any) -> list[str]:
+    """The command that reads a study with these settings."""
+    content = {
+        "name": "bad",
+        "model": "meta-llama/Llama-3.1-8B",
+        "device": "cpu",
+        "dtype": "float32",
+        "tasks": ["cldr-names"],
+        "methods": ["none"],
+        "languages": ["de"],
+    }
+    file = home / "x.yaml"
+    file.write_text(yaml.safe_dump(content | changes), encoding="utf-8")
+    return ["plan", str(file)]
+
+
+FILES: dict[str, Door] = {
+    "study": lambda home, path: ["plan", path],
+    "include": lambda home, path: study(home, include=path),
+    "task": lambda home, path: study(home, tasks=[f"{path}.yaml"]),
+    "Python task": lambda home, path: study(home, tasks=[f"{path}.py"]),
+    "claims": lambda home, path: ["verdict", str(home / "store"), "--claims", path],
+}
+FOLDERS: dict[str, Door] = {
+    "results": lambda home, path: ["results", path],
+    "check": lambda home, path: ["check", path],
+    "report": lambda home, path: ["report", path],
+    "verdict": lambda home, path: ["verdict", path],
+    "export": lambda home, path: ["export", path, str(home / "out")],
+    "predict": lambda home, path: ["predict", path, "--text", "x"],
+    "params": lambda home, path: ["params", "--model", path],
+    "model": lambda home, path: study(home, model=path),
+}
+"""Doors that lead to a file or a folder, in words for the command line."""
+STORES: dict[str, Door] = {
+    "store": lambda home, path: study(home, store=path),
+    "--store": lambda home, path: [*study(home), "--store", path],
+    "--out": lambda home, path: ["report", str(home / "store"), "--out", path],
+    "export to": lambda home, path: ["export", str(home / "store"), path],
+}
+"""Doors to what need not be there yet."""
+
+
+def _sparse(path: Path) -> None:
+    with path.open("wb") as stream:
+        stream.truncate(2**40)
+
+
+HARMS: dict[str, Callable[[Path], object]] = {
+    "nothing": lambda path: None,
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a link to nothing": lambda path: path.symlink_to("nowhere"),
+    "a loop of links": lambda path: path.symlink_to(path),
+    "Latin-1": lambda path: path.write_bytes("name: café\n".encode("latin-1")),
+    "too much": _sparse,
+    "an empty file": Path.touch,
+    "noise": lambda path: path.write_bytes(bytes(range(256))),
+    "a deep nest": lambda path: path.write_bytes(b"[" * 3_000),
+}
+NAMES = {
+    "a long name": "n" * 300,
+    "a long path": "/".join(["n" * 200] * 30),
+    "nobody's home": "~nouser",
+    "half a character": "h\udc80",
+}
+
+
+@pytest.fixture
+def home(tmp_path: Path, finished: Path) -> Path:
+    (tmp_path / "store").symlink_to(finished)
+    return tmp_path
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("door", [*FILES, *FOLDERS])
+def test_in_place_of_a_file(door: str, harm: str, home: Path, crosstune: Call) -> None:
+    path = home / "victim"
+    HARMS[harm](path.with_suffix({"task": ".yaml", "Python task": ".py"}.get(door, "")))
+    refused(crosstune(*(FILES | FOLDERS)[door](home, str(path))), "victim")
+
+
+@pytest.mark.parametrize("harm", sorted({*HARMS} - {"nothing", "a folder"}))
+@pytest.mark.parametrize("door", ["store", "--store"])
+def test_in_place_of_a_store(door: str, harm: str, home: Path, crosstune: Call) -> None:
+    HARMS[harm](home / "victim")
+    refused(crosstune(*STORES[door](home, str(home / "victim"))), "victim")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("door", [*FILES, *FOLDERS, *STORES])
+def test_a_name_that_no_file_has(door: str, name: str, home: Path, crosstune: Call) -> None:
+    refused(crosstune(*(FILES | FOLDERS | STORES)[door](home, NAMES[name])))
+
+
+@pytest.mark.parametrize("door", ["include", "task", "Python task", "model", "store"])
+def test_a_zero_byte_in_a_path_of_a_study(door: str, home: Path, crosstune: Call) -> None:
+    refused(crosstune(*(FILES | FOLDERS | STORES)[door](home, "a\0b")), "a\\x00b")
+
+
+@pytest.mark.parametrize("variable", ["CROSSTUNE_CACHE", "CROSSTUNE_DATA"])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_in_a_variable(
+    variable: str, name: str, home: Path, crosstune: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, NAMES[name])
+    refused(crosstune("run", *study(home)[1:], "--store", str(home / "new")))
+
+
+TASK = """\
+name: own
+kind: choice
+prompt: "{text}:"
+choices: [a, b]
+answer: label
+train: train.csv
+test: test_{code}.SUFFIX
+"""
+
+
+@pytest.mark.parametrize("harm", sorted({*HARMS} - {"nothing"}))
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl", "parquet"])
+def test_in_place_of_a_table(suffix: str, harm: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(TASK.replace("SUFFIX", suffix))
+    (tmp_path / f"test_en.{suffix}").write_text("text,label\nx,a\n")
+    HARMS[harm](tmp_path / f"test_de.{suffix}")
+    task = load_task(tmp_path / "own.yaml").task()
+    with pytest.raises(UserError, match=rf"test_de\.{suffix}"):
+        task.examples("test", task.languages()[1])

@@ -1,0 +1,87 @@
+"""A refused model fails alone: the other models run, and plan, run and exit codes say so."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from crosstune.cli import main as cli
+from crosstune.errors import UserError
+from crosstune.planning.plan import plan_study
+from crosstune.planning.table import totals
+from crosstune.running.runner import run_study
+from crosstune.store import store
+from crosstune.study.runs import expand
+from crosstune.study.spec import Study
+from saved_model import study_of
+
+
+@pytest.fixture
+def models(model: Path, tmp_path: Path) -> list[str]:
+    """One whose config is refused, one whose weights are not its config's, and one that is right."""
+    for name in ("strange", "torn"):
+        shutil.copytree(model, tmp_path / name)
+    (tmp_path / "strange" / "config.json").write_text('{"model_type": "abacus"}')
+    config = json.loads((model / "config.json").read_text())
+    (tmp_path / "torn" / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    return [str(tmp_path / "strange"), str(tmp_path / "torn"), str(model)]
+
+
+def study(models: list[str], tmp_path: Path, **changes: Any) -> Study:
+    facts = {"methods": ["none", "lora"], "tasks": ["cldr-names"], "train": {"steps": 1}} | changes
+    made = study_of(Path(models[0]), tmp_path / "store", **facts)
+    made.pop("model", None)
+    return Study(**made | {"models": models})
+
+
+@pytest.mark.parametrize("budget", [None, 900])
+def test_the_others_go_on(models: list[str], tmp_path: Path, budget: int | None) -> None:
+    made = study(models, tmp_path, budget=budget)
+    plan = plan_study(made)
+    assert list(plan.refused) == models[:1]
+    assert "model_type" in plan.refused[models[0]]
+    assert [group.to_do for group in plan.groups] == [0, 0, 1, 1, 1, 1]
+    assert ": 0 finished, 4 to do, 2 of refused models" in totals(plan)
+    said = io.StringIO()
+    with pytest.raises(UserError, match="4 of 6 runs failed, the others are kept in") as failed:
+        run_study(made, console=Console(file=said, width=400))
+    assert "abacus" in str(failed.value)
+    assert {run.model for run in store.read_runs(made.folder)} == {models[2]}
+    assert len(store.read_runs(made.folder)) == 2
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("failed: 2 runs: ")]
+    assert "abacus" in lines[0]
+    assert "torn" in lines[1]
+    assert len(lines) == 2
+    assert plan_study(made).done == 2
+
+
+def test_a_size_that_could_not_be_solved_has_an_id_of_its_own(models: list[str], tmp_path: Path) -> None:
+    budgeted = {run.id for run in expand(study(models, tmp_path, budget=900)) if run.method == "lora"}
+    plain = {run.id for run in expand(study(models, tmp_path)) if run.method == "lora"}
+    assert len(budgeted) == len(plain) == 3
+    assert not budgeted & plain
+
+
+def test_nothing_goes_on_where_all_are_refused(models: list[str], tmp_path: Path) -> None:
+    with pytest.raises(Exception, match="abacus"):
+        study(models[:1], tmp_path)
+
+
+def test_exit_codes_say_that_a_part_failed(
+    models: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "study.yaml"
+    file.write_text(study([models[0], models[2]], tmp_path, methods=["none"]).to_yaml())
+    codes = []
+    for verb in ("plan", "run", "plan"):
+        monkeypatch.setattr("sys.argv", ["crosstune", verb, str(file)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        codes.append(stopped.value.code)
+        told = capsys.readouterr()
+        assert "abacus" in told.out + told.err
+    assert codes == [2, 2, 2]

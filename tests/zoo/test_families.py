@@ -1,0 +1,58 @@
+"""XGLM, BLOOM and the others with attention of their own: what the zoo's short texts do not show."""
+
+import pytest
+import torch
+from architectures import eager_model
+from checks import apart, save
+
+from crosstune.methods import METHODS
+from crosstune.models.attention.choose import Form, training_form
+from crosstune.models.attention.trees import grow
+from crosstune.models.loading.load import load
+from crosstune.outputs import generation
+
+PROMPTS = [[1, *range(5, 5 + n)] for n in (3, 17, 40, 41)] + [[1, *range(5, 20), 99, 100]]
+ANSWER = 12
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["xglm", "bloom", "falcon", "gptj", "gpt-neo", "codegen"])
+def test_written_answers_are_those_of_transformers(name, dtype, tmp_path, monkeypatch):
+    """Prompts of many lengths, two with a shared beginning, read in one line or in padded rows.
+
+    In 16 bits two tokens can be level: there transformers' own logits say that none was better by more.
+    """
+    eager = eager_model(name).to(dtype)
+    lm = load(str(save(eager, tmp_path / "model")), device="cpu", dtype=str(dtype).removeprefix("torch."))
+    monkeypatch.setattr(type(lm), "stop_ids", frozenset())
+    kept = {"max_new_tokens": ANSWER, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    trees = [grow([prompt]) for prompt in PROMPTS[:3]] + [grow(PROMPTS[3:])]
+    for form in (Form.PADDING_FREE, Form.PADDED):
+        monkeypatch.setattr(generation, "reading_form", lambda *_, form=form: form)
+        for prompt, answer in zip(PROMPTS, generation._generate(lm, trees, ANSWER, (), 8192), strict=True):
+            ids = torch.tensor([prompt])
+            if dtype == torch.float32:
+                assert answer == eager.generate(ids, **kept)[0, len(prompt) :].tolist()
+                continue
+            logits = eager(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1].float()
+            chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
+            assert bool((chosen >= logits.amax(1) - 0.03 * logits.abs().amax()).all())
+
+
+def test_xglm_goes_on_beyond_its_table_of_positions(tmp_path):
+    """128 positions here: a text ends behind them, and one only behind its prefix."""
+    eager = eager_model("xglm")
+    lm = load(str(save(eager, tmp_path / "model")), device="cpu", dtype="float32")
+    ids = torch.arange(140)[None] % 250
+    with torch.no_grad():
+        assert not apart(lm.logits(lm.hidden(ids)[0]), eager(ids, use_cache=False).logits[0])
+        method = METHODS["prefix"](METHODS["prefix"].Config(length=20))
+        method.attach(lm, seed=0)
+        assert lm.hidden(ids[:, :120]).isfinite().all()
+        method.detach()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "xglm"])
+def test_attention_that_drops_is_trained_where_it_can_drop(name, tmp_path):
+    lm = load(str(save(eager_model(name), tmp_path / "model")), device="cpu", dtype="float32")
+    assert training_form(lm, 100) is Form.PACKED

@@ -52,10 +52,7 @@ def family_order(codes: Iterable[str]) -> list[str]:
 def group_of(code: str, by: Grouping, source: str = "en") -> str:
     """The group a language belongs to; "unknown" where the language table does not say.
 
-    Args:
-        code: Of the language.
-        by: What to group by.
-        source: Source language, which decides what script is seen.
+    The source language decides what script is seen.
     """
     language = language_or_none(code)
     if by == "seen_script":

@@ -21,20 +21,17 @@ def overlap(train: Sequence[Example], tested: Iterable[Example]) -> dict[str, An
         forms aside).
     """
     prompts = {example.prompt for example in train}
-    exact, folded = defaultdict(set), defaultdict(set)
-    for example in train:
-        for name, text in example.fields:
-            exact[name].add(text)
-            folded[name].add(normalised(text))
-    found: dict[str, Counter[str]] = {"exact": Counter(), "normalised": Counter()}
+    exact = {field for example in train for field in example.fields}
+    folded = {(name, normalised(text)) for name, text in exact}
+    same_exact, same_folded = Counter[str](), Counter[str]()
     same_prompt = 0
     for example in tested:
         same_prompt += example.prompt in prompts
         for name, text in example.fields:
             # Zeros are counted as well: a field that was looked at and shares nothing is a finding.
-            found["exact"][name] += text in exact[name]
-            found["normalised"][name] += normalised(text) in folded[name]
-    return {"prompts": same_prompt, **{how: dict(counts) for how, counts in found.items()}}
+            same_exact[name] += (name, text) in exact
+            same_folded[name] += (name, normalised(text)) in folded
+    return {"prompts": same_prompt, "exact": dict(same_exact), "normalised": dict(same_folded)}
 
 
 def repeats(examples: Iterable[Example]) -> dict[str, int]:
@@ -46,12 +43,11 @@ def repeats(examples: Iterable[Example]) -> dict[str, int]:
     """
     answers: dict[tuple[object, ...], list[tuple[str, ...]]] = defaultdict(list)
     for example in examples:
-        asked = example.fields or (("prompt", example.prompt),)
-        answers[asked, example.choices].append(example.answers)
-    groups = [given for given in answers.values() if len(given) > 1]
+        question = example.fields or (("prompt", example.prompt),)
+        answers[question, example.choices].append(example.answers)
     return {
-        "repeated": sum(len(given) - 1 for given in groups),
-        "conflicting": sum(len(set(given)) > 1 for given in groups),
+        "repeated": sum(len(some) - 1 for some in answers.values()),
+        "conflicting": sum(len(set(some)) > 1 for some in answers.values()),
     }
 
 

@@ -71,6 +71,11 @@ class Row:
 Rows = Iterable[Row | BadRow]
 
 
+def changed(rows: Rows, change: Callable[[Row], Row]) -> Iterator[Row | BadRow]:
+    """The same rows, those that can be read as ``change`` makes them."""
+    return (change(row) if isinstance(row, Row) else row for row in rows)
+
+
 def read_rows(path: Path, columns: Sequence[str], *, header: bool = True) -> list[Row | BadRow]:
     """Rows of a table in the format its name ends in: .tsv, .txt (tabs), .csv, .jsonl or .parquet.
 

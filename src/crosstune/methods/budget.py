@@ -1,6 +1,7 @@
 """Methods at equal trained parameters: a budget such as 1.23M, and the size that comes nearest to it."""
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,15 +25,7 @@ NEAR = 0.02
 
 @dataclass(frozen=True)
 class Solved:
-    """A method's settings for a budget.
-
-    Attributes:
-        config: With the size filled in.
-        setting: Name of the setting that was solved.
-        size: Its value.
-        count: Trained parameters, exactly.
-        budget: What was asked for.
-    """
+    """A method's settings for a budget, which setting was solved, its value and the exact count."""
 
     config: MethodConfig
     setting: str
@@ -83,13 +76,7 @@ def written(budget: int) -> str:
 def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> Solved | None:
     """The size whose count is nearest to a budget, the smaller of two as near; None for a method without.
 
-    All other settings, the layers among them, stay as they are.
-
-    Args:
-        name: Of the method.
-        config: Its settings; the size in them does not matter.
-        geometry: The model's shape.
-        budget: Trained parameters, at least 1.
+    All other settings, the layers among them, stay as they are. A budget is 1 at least.
 
     Raises:
         UserError: The settings do not fit the model.
@@ -109,24 +96,13 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
     high = 1
     while count(high) < budget:
         high *= 2
-    low = 1
-    while low < high:
-        middle = (low + high) // 2
-        if count(middle) < budget:
-            low = middle + 1
-        else:
-            high = middle
-    size = min(range(max(1, low - 1), low + 1), key=lambda size: abs(count(size) - budget))
+    beyond = 1 + bisect_left(range(1, high), budget, key=count)
+    size = min(range(max(1, beyond - 1), beyond + 1), key=lambda size: abs(count(size) - budget))
     return Solved(sized(size), setting, size, count(size), budget)
 
 
 def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
     """What else there is, of a method whose nearest size is more than `NEAR` off its budget.
-
-    Args:
-        name: Of the method.
-        solved: From `solve`.
-        geometry: The model's shape.
 
     Returns:
         The nearest sizes on both sides, and the number of layers, nearest to that asked for, with which some

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import polars as pl
 import vl_convert
 
@@ -13,6 +12,7 @@ from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import draft, put
 from crosstune.report.contents import across_models, contents
+from crosstune.report.figures.style import vegalite_version
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
 from crosstune.report.tables.tables import settings_table, verdicts_table
@@ -98,8 +98,7 @@ def save(chart: Any, file: Path, form: str) -> None:
     """
     spec = chart.to_dict()
     spec["config"] = {**spec.get("config", {}), "background": "white", "font": "Liberation Sans"}
-    wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    version = wanted if wanted in vl_convert.get_vegalite_versions() else None
+    version = vegalite_version()
     if form == "svg":
         file.write_text(vl_convert.vegalite_to_svg(spec, vl_version=version), encoding="utf-8")
     elif form == "pdf":

@@ -1,5 +1,6 @@
 """Batches of tokenised examples: seeded order, little padding, a limit on tokens at once."""
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,7 @@ def order(
 
     The last batch of an epoch may be smaller; no row is dropped or repeated within an epoch.
     """
-    epoch = 0
-    while True:
+    for epoch in itertools.count():
         shuffler = random.Random(f"{seed}:{epoch}")
         shuffled = list(range(len(rows)))
         shuffler.shuffle(shuffled)
@@ -70,7 +70,6 @@ def order(
                 part = rows.take(places) if isinstance(rows, Rows) else [rows[place] for place in places]
                 sorted_pools[start] = sorted(part, key=lambda row: len(row.ids))
             yield sorted_pools[start][i : i + batch_size]
-        epoch += 1
 
 
 def split(batch: Sequence[TrainingRow], tokens: int) -> list[list[TrainingRow]]:

@@ -5,7 +5,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -144,14 +144,8 @@ def differences(
     return table.with_columns(p_holm=pl.Series(holm(table["p"].to_list()), dtype=pl.Float64))
 
 
-_SCHEMA: dict[str, Any] = {
-    name: pl.String
-    if name in ("a", "b", "language_effect", "seed_variation")
-    else pl.Int64
-    if name in ("languages", "examples", "seeds_a", "seeds_b", "wins", "ties", "losses")
-    else pl.Float64
-    for name in Difference.__dataclass_fields__
-}
+_TYPES: dict[Any, Any] = {float: pl.Float64, int: pl.Int64}
+_SCHEMA = {field.name: _TYPES.get(field.type, pl.String) for field in fields(Difference)}
 
 
 _FACTORS: dict[LanguageEffect, tuple[Factor, ...]] = {
@@ -278,9 +272,7 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
 def mcnemar(only_a: NDArray[np.int64], only_b: NDArray[np.int64]) -> Floats:
     """Exact McNemar test (McNemar 1947): two-sided p values from the binomial distribution.
 
-    Args:
-        only_a: Examples that a alone has right.
-        only_b: Examples that b alone has right.
+    Counted are the examples that a alone, and that b alone, has right.
     """
     both = only_a + only_b
     tail = special.bdtr(np.minimum(only_a, only_b).astype(np.float64), both, 0.5)

@@ -1,6 +1,6 @@
 """Charts, each a function from a section's numbers to an Altair chart.
 
-May import `sections`, `comparison`, `text`.
+May import `sections`, `text`.
 """
 
 from collections.abc import Callable

@@ -2,21 +2,9 @@
 
 import altair as alt
 
-from crosstune.report.comparison import ALPHA, languages_against, outcome, references
-from crosstune.report.figures.style import (
-    MUTED,
-    Width,
-    by_family,
-    cells,
-    language_axis,
-    language_keys,
-    mapped,
-    method_axis,
-    method_rows,
-    sized,
-    tooltip,
-)
-from crosstune.report.sections import Section
+from crosstune.report.figures import style
+from crosstune.report.figures.style import MUTED, Width
+from crosstune.report.sections import ALPHA, Section, outcome
 from crosstune.report.text import language_name, p_value, points, visible
 
 OUTCOMES = {"better": "#0072b2", "worse": "#d55e00", "not shown": MUTED}
@@ -27,7 +15,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     """Difference of every method from a reference, with its interval.
 
     The grey band is what could not have been seen: a true difference inside it is found less than 4 times in
-    5. The parameter ``reference`` (an index into `crosstune.report.comparison.references`) says which.
+    5. The parameter ``reference`` (an index into `Section.references`) says which.
     """
     values = [
         {
@@ -42,17 +30,17 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
             "p": p_value(row["p_holm"]),
             "interval": f"{points(row['low'])} to {points(row['high'])}",
         }
-        for place, reference in enumerate(references(section))
+        for place, reference in enumerate(section.references)
         for row in section.against(reference).rows(named=True)
     ]
     order = [visible(name, 60) for name in section.methods]
     chosen = alt.param(name="reference", value=0)
-    y = method_rows(order, grid=True).scale(domain=order)
+    y = style.method_rows(order, grid=True).scale(domain=order)
     base = alt.Chart(alt.InlineData(values=values)).transform_filter("datum.reference == reference")
     base = base.encode(y=y)
     scale = alt.Scale(nice=False, padding=10)
     title = "Points above (right) or below (left) the reference"
-    colour = alt.Color("said:N", title=None, scale=mapped(OUTCOMES), legend=alt.Legend(orient="top"))
+    colour = alt.Color("said:N", title=None, scale=style.mapped(OUTCOMES), legend=alt.Legend(orient="top"))
     band = base.mark_rule(strokeWidth=11, opacity=0.22, color=MUTED).encode(
         x=alt.X("least:Q", scale=scale, title=title, axis=alt.Axis(tickCount=10)), x2="most:Q"
     )
@@ -70,15 +58,15 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
         x=alt.X("value:Q", scale=scale, title=title),
         color=colour,
-        shape=alt.Shape("said:N", title=None, scale=mapped(SIGNS)),
-        tooltip=tooltip(shown),
+        shape=alt.Shape("said:N", title=None, scale=style.mapped(SIGNS)),
+        tooltip=style.tooltip(shown),
     )
     layers = alt.LayerChart(layer=[band, zero, interval, dots]).add_params(chosen)
-    chart = sized(layers, width, 24 * len(order))
+    chart = style.sized(layers, width, 24 * len(order))
     if width == "container":
         return chart
     # A file has no menu of references, so the chart says which it is.
-    return chart.properties(title=f"Difference from {visible(references(section)[0], 60)}, with 95% interval")
+    return chart.properties(title=f"Difference from {visible(section.references[0], 60)}, with 95% interval")
 
 
 def by_language(section: Section, reference: str, width: Width = "container") -> alt.LayerChart:
@@ -86,8 +74,8 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
 
     Tests are corrected (Holm) over the languages of each pair of methods.
     """
-    table = languages_against(section, reference)
-    keys = language_keys(table["language"].unique().to_list())
+    table = section.against_by_language(reference)
+    keys = style.language_keys(table["language"].unique().to_list())
     order = list(keys.values())
     values = [
         {
@@ -106,7 +94,7 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
     ]
     methods = [visible(name, 60) for name in section.methods if name != reference]
     reach = max(1.0, *(abs(float(value["value"])) for value in values))
-    y = language_axis(order)
+    y = style.language_axis(order)
     shown = {
         "name:N": "Language",
         "method:N": "Method",
@@ -117,10 +105,10 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
         "n:Q": "Examples",
     }
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=method_axis(methods), y=y, tooltip=tooltip(shown)
+        x=style.method_axis(methods), y=y, tooltip=style.tooltip(shown)
     )
     scale = alt.Scale(scheme="redblue", domain=[-reach, reach])
     white = f"abs(datum.value) > {reach * 0.6}"
-    colours, numbers = cells(base, "Points from the reference", scale, white, alt.Text("text:N"))
+    colours, numbers = style.cells(base, "Points from the reference", scale, white, alt.Text("text:N"))
     clear = alt.condition("datum.shown", alt.value(1), alt.value(0.65))
-    return by_family([colours, numbers.encode(y=y.axis(None), opacity=clear)], order, width)
+    return style.by_family([colours, numbers.encode(y=y.axis(None), opacity=clear)], order, width)

@@ -7,21 +7,8 @@ import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
 from crosstune.analysis.groups import Grouping, group_means, language_rates
-from crosstune.report.figures.style import (
-    ACCENT,
-    MUTED,
-    Width,
-    cell_scale,
-    cells,
-    legend_below,
-    mapped,
-    measure_title,
-    method_axis,
-    method_rows,
-    method_scales,
-    sized,
-    tooltip,
-)
+from crosstune.report.figures import style
+from crosstune.report.figures.style import ACCENT, MUTED, Width
 from crosstune.report.sections import Section
 from crosstune.report.text import group_name, language_name, visible
 
@@ -40,21 +27,23 @@ def group_grid(
         width: As `crosstune.report.figures.scores.heatmap`.
     """
     values, order, tips = _by_group(section, by, column)
-    scale, white = cell_scale(column, [value["value"] for value in values])
+    scale, white = style.cell_scale(column, [value["value"] for value in values])
     axis = alt.Axis(domain=False, ticks=False, labelLimit=170)
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=method_axis([visible(name, 60) for name in section.methods]),
+        x=style.method_axis([visible(name, 60) for name in section.methods]),
         y=alt.Y("group:N", sort=order, title=None, axis=axis),
         tooltip=tips,
     )
-    layers = cells(base, measure_title(section, column), scale, white, alt.Text("value:Q", format=".1f"))
-    return sized(alt.LayerChart(layer=layers), width, 20 * len(order))
+    layers = style.cells(
+        base, style.measure_title(section, column), scale, white, alt.Text("value:Q", format=".1f")
+    )
+    return style.sized(alt.LayerChart(layer=layers), width, 20 * len(order))
 
 
 def group_chart(section: Section, by: Grouping, width: Width = "container") -> alt.Chart:
     """Mean score of each method in each group of target languages, as dots; arguments as `group_grid`."""
     values, order, tips = _by_group(section, by, "score")
-    colour, shape, _ = method_scales(section, {value["method"] for value in values})
+    colour, shape, _ = style.method_scales(section, {value["method"] for value in values})
     axis, scale = (
         alt.Axis(labelLimit=170, grid=True, ticks=False),
         alt.Scale(zero=False, nice=False, padding=10),
@@ -64,13 +53,13 @@ def group_chart(section: Section, by: Grouping, width: Width = "container") -> a
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
             y=alt.Y("group:N", sort=order, title=None, axis=axis),
-            x=alt.X("value:Q", title=measure_title(section, "score"), scale=scale),
-            color=alt.Color("method:N", title=None, scale=colour, legend=legend_below()),
+            x=alt.X("value:Q", title=style.measure_title(section, "score"), scale=scale),
+            color=alt.Color("method:N", title=None, scale=colour, legend=style.legend_below()),
             shape=alt.Shape("method:N", title=None, scale=shape),
             tooltip=tips,
         )
     )
-    return sized(dots, width, 22 * len(order))
+    return style.sized(dots, width, 22 * len(order))
 
 
 def _by_group(
@@ -87,9 +76,13 @@ def _by_group(
         }
         for row in means.filter(pl.col(column).is_not_null()).rows(named=True)
     ]
-    shown = {"group:N": "Group", "method:N": "Method", "value:Q": (measure_title(section, column), ".2f")}
+    shown = {
+        "group:N": "Group",
+        "method:N": "Method",
+        "value:Q": (style.measure_title(section, column), ".2f"),
+    }
     order = list(dict.fromkeys(value["group"] for value in values))
-    return values, order, tooltip({**shown, "languages:N": "Languages"})
+    return values, order, style.tooltip({**shown, "languages:N": "Languages"})
 
 
 def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
@@ -122,11 +115,11 @@ def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
         alt.Chart(alt.InlineData(values=values))
         .mark_bar(height={"band": 0.7})
         .encode(
-            y=method_rows(order),
+            y=style.method_rows(order),
             x=alt.X("value:Q", title=title, stack="zero", scale=scale),
-            color=alt.Color("kind:N", title=None, scale=mapped(colours), legend=legend),
+            color=alt.Color("kind:N", title=None, scale=style.mapped(colours), legend=legend),
             order=alt.Order("place:Q"),
-            tooltip=tooltip(shown),
+            tooltip=style.tooltip(shown),
         )
     )
-    return sized(bars, width, 24 * len(order))
+    return style.sized(bars, width, 24 * len(order))

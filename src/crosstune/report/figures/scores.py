@@ -10,24 +10,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from crosstune.report.figures.style import (
-    ACCENT,
-    MUTED,
-    Width,
-    by_family,
-    cell_scale,
-    cells,
-    language_axis,
-    language_keys,
-    legend_below,
-    mapped,
-    measure_title,
-    method_axis,
-    method_rows,
-    method_scales,
-    sized,
-    tooltip,
-)
+from crosstune.report.figures import style
+from crosstune.report.figures.style import ACCENT, MUTED, Width
 from crosstune.report.sections import Section
 from crosstune.report.text import counted, language_name, visible
 
@@ -44,7 +28,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         width: Pixels, or "container" to fill the page's element.
     """
     means = section.languages.filter(pl.col(column).is_not_null())
-    keys = language_keys(means["language"].unique().to_list())
+    keys = style.language_keys(means["language"].unique().to_list())
     values = [
         {
             "language": keys[row["language"]],
@@ -56,17 +40,17 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         }
         for row in means.rows(named=True)
     ]
-    title, order = measure_title(section, column), list(keys.values())
-    scale, white = cell_scale(column, [value["value"] for value in values])
-    y = language_axis(order)
+    title, order = style.measure_title(section, column), list(keys.values())
+    scale, white = style.cell_scale(column, [value["value"] for value in values])
+    y = style.language_axis(order)
     shown = {"name:N": "Language", "method:N": "Method", "value:Q": (title, ".2f"), "n:Q": "Examples"}
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=method_axis([visible(name, 60) for name in section.methods]),
+        x=style.method_axis([visible(name, 60) for name in section.methods]),
         y=y,
-        tooltip=tooltip({**shown, "seeds:Q": "Seeds"}),
+        tooltip=style.tooltip({**shown, "seeds:Q": "Seeds"}),
     )
-    colours, numbers = cells(base, title, scale, white, alt.Text("value:Q", format=".1f"))
-    return by_family([colours, numbers.encode(y=y.axis(None))], order, width)
+    colours, numbers = style.cells(base, title, scale, white, alt.Text("value:Q", format=".1f"))
+    return style.by_family([colours, numbers.encode(y=y.axis(None))], order, width)
 
 
 def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
@@ -88,10 +72,10 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
                 ends = {"from": round(100 * (mean - sd), 3), "to": round(100 * (mean + sd), 3)}
                 points.append({"method": method, "kind": kind, "value": round(100 * mean, 3), **ends})
     order = [visible(name, 60) for name in section.methods]
-    y = method_rows(order, 150)
-    scale, title = alt.Scale(zero=False, nice=False, padding=10), measure_title(section, "score")
+    y = style.method_rows(order, 150)
+    scale, title = alt.Scale(zero=False, nice=False, padding=10), style.measure_title(section, "score")
     colours, shapes = {source: MUTED, targets: ACCENT}, {source: "square", targets: "circle"}
-    colour = alt.Color("kind:N", title=None, scale=mapped(colours), legend=alt.Legend(orient="top"))
+    colour = alt.Color("kind:N", title=None, scale=style.mapped(colours), legend=alt.Legend(orient="top"))
     lines: alt.Chart = (
         alt.Chart(alt.InlineData(values=spans))
         .mark_rule(color=MUTED, strokeWidth=6, opacity=0.25)
@@ -101,10 +85,10 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
     spread = base.mark_rule(strokeWidth=2).encode(x=alt.X("from:Q", scale=scale, title=title), x2="to:Q")
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=alt.X("value:Q", scale=scale, title=title),
-        shape=alt.Shape("kind:N", title=None, scale=mapped(shapes)),
-        tooltip=tooltip({"method:N": "Method", "kind:N": "Of", "value:Q": (title, ".2f")}),
+        shape=alt.Shape("kind:N", title=None, scale=style.mapped(shapes)),
+        tooltip=style.tooltip({"method:N": "Method", "kind:N": "Of", "value:Q": (title, ".2f")}),
     )
-    return sized(alt.LayerChart(layer=[lines, spread, dots]), width, 26 * len(order))
+    return style.sized(alt.LayerChart(layer=[lines, spread, dots]), width, 26 * len(order))
 
 
 def loss_curves(section: Section, width: Width = "container") -> alt.Chart:
@@ -119,7 +103,7 @@ def loss_curves(section: Section, width: Width = "container") -> alt.Chart:
             for point in run.curve[::stride]
             if (loss := point.get("loss")) is not None and math.isfinite(loss)
         ]
-    colour, _, dash = method_scales(section, {value["method"] for value in values})
+    colour, _, dash = style.method_scales(section, {value["method"] for value in values})
     shown = {"method:N": "Method", "seed:N": "Seed", "step:Q": "Step", "loss:Q": ("Loss", ".4f")}
     lines: alt.Chart = (
         alt.Chart(alt.InlineData(values=values))
@@ -128,9 +112,9 @@ def loss_curves(section: Section, width: Width = "container") -> alt.Chart:
             x=alt.X("step:Q", title="Step"),
             y=alt.Y("loss:Q", title="Training loss", scale=alt.Scale(zero=False)),
             detail="run:N",
-            color=alt.Color("method:N", title=None, scale=colour, legend=legend_below()),
-            strokeDash=alt.StrokeDash("method:N", title=None, scale=dash, legend=legend_below()),
-            tooltip=tooltip(shown),
+            color=alt.Color("method:N", title=None, scale=colour, legend=style.legend_below()),
+            strokeDash=alt.StrokeDash("method:N", title=None, scale=dash, legend=style.legend_below()),
+            tooltip=style.tooltip(shown),
         )
     )
-    return sized(lines, width, 220)
+    return style.sized(lines, width, 220)

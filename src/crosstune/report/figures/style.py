@@ -36,6 +36,14 @@ FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 _CUT = "␟"
 
 
+def vegalite_version() -> str | None:
+    """The version that Altair writes for; None where vl-convert does not have it, and takes its newest."""
+    import vl_convert
+
+    wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    return wanted if wanted in vl_convert.get_vegalite_versions() else None
+
+
 def language_keys(codes: Sequence[str]) -> dict[str, str]:
     """Code to a row key that carries what both axes show: name, and the family where one starts."""
     keys, last = {}, None

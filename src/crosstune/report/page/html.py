@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import altair as alt
 import jinja2
 import polars as pl
 import vl_convert
@@ -21,6 +20,7 @@ from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError
 from crosstune.files import write_whole
 from crosstune.report.contents import across_models
+from crosstune.report.figures.style import vegalite_version
 from crosstune.report.findings import overall_finding
 from crosstune.report.page.settings import settings_view
 from crosstune.report.page.views import drawn, view
@@ -97,11 +97,8 @@ def render(
 @functools.cache
 def vega_bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, in the version Altair writes for."""
-    wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    known = wanted in vl_convert.get_vegalite_versions()
-    bundle: str = vl_convert.javascript_bundle(
-        "window.vegaEmbed = vegaEmbed;", vl_version=wanted if known else None
-    )
+    code, version = "window.vegaEmbed = vegaEmbed;", vegalite_version()
+    bundle: str = vl_convert.javascript_bundle(code, vl_version=version)
     # Inside a string or a pattern a slash may be escaped; as it stands it would end the script element.
     return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 

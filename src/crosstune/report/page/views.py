@@ -3,7 +3,6 @@
 from typing import Any
 
 from crosstune.analysis.predictions import Predictions
-from crosstune.report.comparison import references
 from crosstune.report.contents import Item, contents
 from crosstune.report.findings import finding
 from crosstune.report.page.samples import samples
@@ -24,7 +23,7 @@ def view(number: int, section: Section, predictions: Predictions, samples_bytes:
     figures: dict[str, list[dict[str, Any]]] = {}
     for item in items:
         figures.setdefault(item.place, []).extend(drawn(item))
-    names = references(section) if len(section.methods) > 1 else []
+    names = section.references if len(section.methods) > 1 else []
     return {
         "id": f"s{number}",
         "section": section,

@@ -10,14 +10,8 @@ LONG = 40
 """Rows from which a table may break over pages (``longtable``)."""
 
 _SPECIAL = {
+    **{char: rf"\{char}" for char in "{}$&#_%"},
     "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",

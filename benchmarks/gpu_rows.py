@@ -19,7 +19,7 @@ from torch import Tensor
 import peers
 import training
 from crosstune.models.attention import hook as attention
-from crosstune.models.attention.choose import Form, lay_out
+from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.attention.gpu_line import suits
 from crosstune.models.language_model import LanguageModel
 from crosstune.outputs.rows import TrainingRow as Example
@@ -211,7 +211,7 @@ def training_row(bench: Bench, name: str) -> Row:
 # --- parts of our own, one way and the other -------------------------------------------------------
 
 
-def in_form(form: Form, rows: list[Example], bench: Bench) -> Batch:
+def in_form(form: BatchForm, rows: list[Example], bench: Bench) -> Batch:
     """Training rows as one batch of a form."""
     balance = bench.lm.geometry.attention_balance
     return collate(rows, lay_out(form, [row.ids[:-1] for row in rows], 0, bench.device, balance))
@@ -221,7 +221,9 @@ def mask_row(bench: Bench) -> Row:
     """Prefixes: lower-right causal order without a mask, and the mask that says the same."""
     o = bench.options
     case = training.Case("prefix", METHODS["prefix-kv"][1], "random tokens", "generation", o.batch, 1)
-    batch = in_form(Form.PADDED, [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=5)], bench)
+    batch = in_form(
+        BatchForm.PADDED, [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=5)], bench
+    )
 
     def side(flash: Callable[..., bool]) -> Block:
         made = case.make()
@@ -259,10 +261,10 @@ def packing_row(bench: Bench) -> Row:
     case = training.Case("lora", {}, "random tokens", "generation", o.batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(o.batch, seed=7)]
     kernel = suits(lm, o.length, print)
-    form = Form.VARLEN if kernel else Form.PACKED
+    form = BatchForm.VARLEN if kernel else BatchForm.PACKED
     batches = {
         "ours": in_form(form, rows, bench),
-        "theirs": in_form(Form.PADDED, rows, bench),
+        "theirs": in_form(BatchForm.PADDED, rows, bench),
     }
 
     def side(name: str) -> Block:
@@ -305,7 +307,9 @@ def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> Row:
     case = training.Case("lora", {}, "random tokens", "generation", batch, 1)
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(runs * batch, seed=6)]
     passes = {"ours": [rows], "theirs": [rows[i * batch : (i + 1) * batch] for i in range(runs)]}
-    batches = {side: [in_form(Form.PADDED, part, bench) for part in parts] for side, parts in passes.items()}
+    batches = {
+        side: [in_form(BatchForm.PADDED, part, bench) for part in parts] for side, parts in passes.items()
+    }
 
     def side(name: str) -> Block:
         made = case.make()

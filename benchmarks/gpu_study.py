@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--shape", default="1b", choices=sorted(SHAPES))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--limit", type=int, default=200, help="examples a language")
+    parser.add_argument("--limit", type=int, default=100, help="examples a language")
     parser.add_argument("--folder", type=Path, default=Path("runs/gpu-study"))
     chosen = parser.parse_args()
     model, store, file = (chosen.folder / name for name in ("model", "store", "study.yaml"))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from crosstune.methods import METHODS
 from crosstune.methods.adapters.lora_kernel import Update, _Update
-from crosstune.models.attention.choose import Form, lay_out
+from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
@@ -39,7 +39,9 @@ NOISE = {torch.float32: 1e-3, torch.bfloat16: 0.1}
 
 def in_one_line(lm: LanguageModel, rows: list[TrainingRow]) -> Batch:
     """Training rows as one padding-free batch."""
-    return collate(rows, lay_out(Form.PADDING_FREE, [row.ids[:-1] for row in rows], lm.pad_id, lm.device))
+    return collate(
+        rows, lay_out(BatchForm.PADDING_FREE, [row.ids[:-1] for row in rows], lm.pad_id, lm.device)
+    )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(args.threads)
     lm = load(args.model, device="cpu", dtype=args.dtype)
     examples = make_task(args.task).examples("train", "en")
-    rows = OUTPUTS["choice"].rows(lm, examples, EvaluateSettings(choices="first-token"))
+    rows = OUTPUTS["choice"](lm, EvaluateSettings(choices="first-token")).rows(examples)
     batches = [next(order(rows, args.examples, seed, True)) for seed in range(args.runs)]
     method = METHODS["lora"](METHODS["lora"].Config())
     method.attach(lm, seed=0)

@@ -72,7 +72,7 @@ def prepare(case: Case, setting: Setting, folder: Path) -> None:
     lm.model.save_pretrained(folder / "model")
     lm.tokenizer.save_pretrained(folder / "model")
     examples = make_task(case.task).examples("train", "en")[: case.examples]
-    rows = OUTPUTS[case.kind].rows(lm, examples, EvaluateSettings(choices="first-token"))
+    rows = OUTPUTS[case.kind](lm, EvaluateSettings(choices="first-token")).rows(examples)
     (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
     method = case.make()
     method.attach(lm, seed=0)

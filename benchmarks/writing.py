@@ -66,7 +66,7 @@ def prepare(case: Case, setting: Setting, folder: Path) -> None:
     lm = load(setting.model, device=setting.device, dtype=setting.dtype)
     task = make_task(case.task, case.options)
     if case.steps:
-        rows = OUTPUTS["generation"].rows(lm, task.examples("train", "en")[:2000], EvaluateSettings())
+        rows = OUTPUTS["generation"](lm, EvaluateSettings()).rows(task.examples("train", "en")[:2000])
         tune(lm, [row for row in rows if len(row.ids) < 160], case.steps)
     lm.model.save_pretrained(folder / "model")
     lm.tokenizer.save_pretrained(folder / "model")

@@ -28,6 +28,7 @@ class Disk:
         folder: Whose files count.
         fails_at: Number of the operation that fails, from 1; None for none.
         error: The error's number.
+        before_any: Called before each operation.
         before_change: Called before each operation that changes the disk, and in the middle of each write.
         done: The operations so far: name and path.
         quiet: Operations do not count at the moment.
@@ -37,6 +38,7 @@ class Disk:
     folder: Path
     fails_at: int | None = None
     error: int = errno.EIO
+    before_any: Callable[[], None] | None = None
     before_change: Callable[[], None] | None = None
     done: list[tuple[str, str]] = field(default_factory=list)
     quiet: bool = False
@@ -67,6 +69,8 @@ class Disk:
             if not path.startswith(str(self.folder)):
                 return
             self.done.append((name, path))
+            if self.before_any is not None:
+                self.before_any()
             if self.before_change is not None and name not in LOOKS:
                 self.before_change()
         if len(self.done) == self.fails_at:

@@ -4,6 +4,7 @@ One sequence at a time, one head at a time, masks by the definition. It shares n
 weights are read from the model's tensors, a method's effect from its trained tensors and its equation.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,12 +24,22 @@ class Effect:
         gated: Layer -> keys, values and a gate a head, one a method.
         front: ``[n, hidden]`` in front of the embeddings.
         first: Position of the first token.
+        adapters: Layer and place (such as "inside mlp") -> what each adapter adds, made of what it reads.
+        scales: (IA)3's vectors, by name.
     """
 
     joint: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     gated: dict[int, list[tuple[Tensor, Tensor, Tensor]]] = field(default_factory=dict)
     front: Tensor | None = None
     first: int = 0
+    adapters: dict[tuple[int, str], list[Callable[[Tensor], Tensor]]] = field(default_factory=dict)
+    scales: dict[str, Tensor] = field(default_factory=dict)
+
+    def adapted(self, layer: int, place: str, x: Tensor, read: Tensor | None = None) -> Tensor:
+        """``x`` with what the adapters of a place add, one after the other."""
+        for adapter in self.adapters.get((layer, place), []):
+            x = x + adapter(x if read is None else read)
+        return x
 
 
 def weights_of(lm: LanguageModel) -> dict[str, Tensor]:
@@ -100,6 +111,10 @@ def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
                 )
                 joint[layer] = (k, v)
         return Effect(joint=joint, first=config.length)
+    if method.name == "ia3":
+        return Effect(scales=state)
+    if method.name in ("bottleneck", "compacter"):
+        return Effect(adapters=bottlenecks(config, multiplied_out(state)))
     assert method.name == "llama-adapter"
     gated = {}
     for name, tensor in state.items():
@@ -109,6 +124,49 @@ def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
             gate = gate.tanh() if config.squash == "tanh" else gate
             gated[layer] = [(*keys_values(lm, weights, layer, tensor), gate)]
     return Effect(gated=gated)
+
+
+def multiplied_out(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Compacter's projections: (sum_i A_i (x) (s_i t_i))', each product by its definition."""
+    out = dict(state)
+    for name, left in state.items():
+        if name.endswith(".left"):
+            at, right = name.removesuffix(".left"), state[name.replace(".left", ".right")]
+            terms = [torch.kron(a, s @ t) for a, s, t in zip(state["rule"], left, right, strict=True)]
+            out[f"{at}.weight"] = torch.stack(terms).sum(0).T
+    return out
+
+
+def bottlenecks(config: Any, state: dict[str, Tensor]) -> dict[tuple[int, str], list[Any]]:
+    """s (U phi(D x + b) + c), one token at a time."""
+    published = {
+        "inside": ("relu", 1),
+        "houlsby": ("silu", 1),
+        "pfeiffer": ("relu", 1),
+        "parallel": ("relu", 4),
+    }
+    usual, factor = published[config.placement]
+    phi = {
+        "relu": lambda x: x.clamp(min=0),
+        "silu": lambda x: x / (1 + (-x).exp()),
+        "gelu": lambda x: x * (1 + torch.erf(x / 2**0.5)) / 2,
+        "tanh": torch.tanh,
+    }[config.activation or ("gelu" if "rule" in state else usual)]
+    found: dict[tuple[int, str], list[Any]] = {}
+    for name in {name.split(".down")[0] for name in state if ".down.weight" in name}:
+        s = state.get(f"{name}.scale", torch.tensor(factor).double())
+        if isinstance(fixed := getattr(config, "scale", None), float):
+            s = torch.tensor(fixed).double()
+        down, b, up, c = (
+            state[f"{name}.{end}"] for end in ("down.weight", "down.bias", "up.weight", "up.bias")
+        )
+
+        def adapter(x: Tensor, s=s, down=down, b=b, up=up, c=c) -> Tensor:
+            return torch.stack([s * (up @ phi(down @ row + b) + c) for row in x])
+
+        layer, place = name.removeprefix("layers.").split(".")
+        found[int(layer), f"{config.placement} {place}"] = [adapter]
+    return found
 
 
 def stacked(first: Effect, second: Effect) -> Effect:
@@ -121,8 +179,19 @@ def stacked(first: Effect, second: Effect) -> Effect:
         layer: first.gated.get(layer, []) + second.gated.get(layer, [])
         for layer in first.gated.keys() | second.gated.keys()
     }
+    adapters = {
+        key: first.adapters.get(key, []) + second.adapters.get(key, [])
+        for key in first.adapters.keys() | second.adapters.keys()
+    }
     fronts = [effect.front for effect in (first, second) if effect.front is not None]
-    return Effect(joint, gated, torch.cat(fronts) if fronts else None, first.first + second.first)
+    return Effect(
+        joint,
+        gated,
+        torch.cat(fronts) if fronts else None,
+        first.first + second.first,
+        adapters,
+        first.scales | second.scales,
+    )
 
 
 def windows_and_thetas(config: Any) -> list[tuple[int | None, float]]:
@@ -143,6 +212,11 @@ def reference_hidden(lm: LanguageModel, ids: list[int], effect: Effect | None = 
     effect = effect or Effect()
     config, g = lm.model.config, lm.geometry
     weights = weights_of(lm)
+    for name, scale in effect.scales.items():
+        at, end = name.rsplit(".", 1)
+        ends = {"key": "self_attn.k_proj", "value": "self_attn.v_proj", "inner": "mlp.down_proj"}
+        weight = f"model.{at}.{ends[end]}.weight"
+        weights[weight] = weights[weight] * (scale if end == "inner" else scale[:, None])
     gemma = config.model_type.startswith("gemma")
     h = weights["model.embed_tokens.weight"][torch.tensor(ids)]
     if gemma:
@@ -177,9 +251,10 @@ def reference_hidden(lm: LanguageModel, ids: list[int], effect: Effect | None = 
                 out = out + gate[head] * ((q[head] @ pk[group].T * scale).softmax(-1) @ pv[group])
             outputs.append(out)
         out = torch.cat(outputs, dim=-1) @ weights[f"{at}.self_attn.o_proj.weight"].T
+        out = effect.adapted(layer, "inside attention", out)
         if gemma:
             out = norm(out, weights[f"{at}.post_attention_layernorm.weight"], config)
-        h = h + out
+        h = stream = h + effect.adapted(layer, "houlsby attention", out)
         before = "pre_feedforward_layernorm" if gemma else "post_attention_layernorm"
         x = norm(h, weights[f"{at}.{before}.weight"], config)
         gate_in = x @ weights[f"{at}.mlp.gate_proj.weight"].T
@@ -189,9 +264,12 @@ def reference_hidden(lm: LanguageModel, ids: list[int], effect: Effect | None = 
             else torch.nn.functional.silu(gate_in)
         )
         x = (act * (x @ weights[f"{at}.mlp.up_proj.weight"].T)) @ weights[f"{at}.mlp.down_proj.weight"].T
+        x = effect.adapted(layer, "inside mlp", x)
         if gemma:
             x = norm(x, weights[f"{at}.post_feedforward_layernorm.weight"], config)
-        h = h + x
+        h = h + effect.adapted(layer, "houlsby mlp", x)
+        h = effect.adapted(layer, "pfeiffer mlp", h)
+        h = effect.adapted(layer, "parallel mlp", h, stream)
     return norm(h, weights["model.norm.weight"], config)[n:]
 
 

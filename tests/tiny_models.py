@@ -18,7 +18,7 @@ from transformers import (
 
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
-from crosstune.models.attention.choose import Form, lay_out
+from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
@@ -76,6 +76,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "lora",
         {"rank": 3, "alpha": 5.0, "layers": 2, "target_modules": ("q_proj", "k_proj", "o_proj", "down_proj")},
     ),
+    "bottleneck": ("bottleneck", {"width": 5, "sublayers": "both"}),
+    "bottleneck-parallel": (
+        "bottleneck",
+        {"width": 4, "placement": "parallel", "scale": "learned", "activation": "gelu", "layers": 2},
+    ),
+    "compacter": ("compacter", {"width": 8, "rank": 2, "layers": 2}),
+    "ia3": ("ia3", {"layers": 2}),
     "full": ("full", {}),
 }
 TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learning_rate is not None)
@@ -191,12 +198,12 @@ def collated(
     rows: Sequence[TrainingRow],
     device: Any = DEVICE,
     balance: float | None = None,
-    form: Form | None = None,
+    form: BatchForm | None = None,
     shared_prefix: int = 0,
     below: Any = None,
 ) -> Batch:
     """Rows in one form: without one, several texts a line by ``balance`` if there is one, or padded."""
-    form = form or (Form.PADDED if balance is None else Form.PACKED)
+    form = form or (BatchForm.PADDED if balance is None else BatchForm.PACKED)
     return collate(
         rows, lay_out(form, [row.ids[:-1] for row in rows], 0, device, balance, shared_prefix), below
     )

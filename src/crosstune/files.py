@@ -1,5 +1,6 @@
 """The door to users' files: only regular ones are read, and they are written whole or not at all."""
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -130,10 +131,29 @@ def draft(target: Path) -> Iterator[Path]:
 
 
 def put(path: Path, target: Path) -> None:
-    """Rename a written file or folder to its final name, once the disk has it; a file there is replaced."""
+    """Rename a written file or folder to its final name, once the disk has it; what is there is replaced."""
     sync(path)
-    path.replace(target)
+    if not target.is_dir():
+        path.replace(target)
+    elif not _exchanged(path, target):
+        with draft(target) as replaced:
+            target.rename(replaced)
+            try:
+                path.rename(target)
+            except OSError:
+                replaced.rename(target)
+                raise
     sync(target.parent)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchange two folders in one step, so that no reader finds neither; False where the system cannot."""
+    try:
+        rename = ctypes.CDLL(None).renameat2  # of Linux
+    except (AttributeError, OSError, TypeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def write_whole(file: Path, content: str | bytes) -> None:

@@ -11,13 +11,13 @@ from crosstune.analysis.statistics.differences import by_language, difference
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.statistics.variance import Sample
 from crosstune.analysis.transfer import language_scores, transfer
-from crosstune.data.forms import FORMS, Form
+from crosstune.data.forms import FORMS, AnswerForm
 from crosstune.metrics.statistic import MEAN, Statistic
 from crosstune.store.record import RunRecord
 from records import as_record
 
 COUNTS = ("correct_spans", "predicted_spans", "gold_spans")
-TAGS = Form(
+TAGS = AnswerForm(
     "tags",
     dict.fromkeys(COUNTS, pl.Int64),
     statistic=Statistic(COUNTS, lambda sums, _: 2 * sums[..., 0] / (sums[..., 1] + sums[..., 2])),

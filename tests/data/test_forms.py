@@ -7,14 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from crosstune.data.forms import COLUMNS, FORMS, Form, form_of
+from crosstune.data.forms import COLUMNS, FORMS, AnswerForm, form_of
 from crosstune.errors import UserError
 from crosstune.metrics.statistic import MEAN, Statistic
 
 # Token tags: what a form whose score is no mean over examples would say of itself.
 COUNTS = ("correct_spans", "predicted_spans", "gold_spans")
 MICRO_F1 = Statistic(COUNTS, lambda sums, _: 2 * sums[..., 0] / (sums[..., 1] + sums[..., 2]))
-TAGS = Form("tags", dict.fromkeys(COUNTS, pl.Int64), statistic=MICRO_F1)
+TAGS = AnswerForm("tags", dict.fromkeys(COUNTS, pl.Int64), statistic=MICRO_F1)
 
 
 def tagged(sentences: int) -> list[tuple[set[int], set[int]]]:

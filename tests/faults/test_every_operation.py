@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from rich.console import Console
 
-from crosstune import api
+from crosstune import api, files
 from crosstune.cli import main as cli
 from crosstune.errors import UserError
 from crosstune.report import export as exporting
@@ -190,6 +191,31 @@ READERS: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.parametrize("in_one_step", [True, False])
+def test_a_run_is_replaced_or_stays(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_one_step: bool
+) -> None:
+    if not in_one_step:
+        monkeypatch.setattr(files, "_exchanged", lambda one, other: False)
+    folder, problems = tmp_path / "store", []
+    put(results, folder)
+    (run,), before = store.read_runs(folder), content(folder)
+    fresh = store.read_table(folder, run.id).with_columns(prediction=pl.lit("new"))
+
+    def replace() -> None:
+        store.save(folder, run, fresh)
+
+    disks = list(failing(replace, folder))
+    after = content(folder)
+    for disk in disks:
+        put(results, folder)
+        error = outcome_of(replace, disk)
+        # An error behind the exchange itself, as of the folder's fsync, finds the new run in place.
+        if audit(folder).problems or content(folder) not in ((before, after) if error else (after,)):
+            problems.append(f"{disk}: {error}: {audit(folder)}")
+    assert problems == []
+
+
 @pytest.mark.parametrize("name", READERS)
 def test_a_command_whose_disk_fails(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -223,10 +249,10 @@ def test_an_error_of_the_disk_is_one_line(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["crosstune", "results", str(results)])
-    with watched(Disk(results, 2, errno.EIO)), pytest.raises(SystemExit) as ended:
+    with watched(Disk(results, 4, errno.EIO)), pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 2
     assert capsys.readouterr() == ("", f"error: {results}: Input/output error\n")
     monkeypatch.setattr(sys, "argv", ["crosstune", "--debug", "results", str(results)])
-    with watched(Disk(results, 2, errno.EIO)), pytest.raises(OSError, match="Input/output error"):
+    with watched(Disk(results, 4, errno.EIO)), pytest.raises(OSError, match="Input/output error"):
         cli.main()

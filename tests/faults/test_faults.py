@@ -1,11 +1,11 @@
 """Faults: nothing is lost, nothing is done twice, and the finished study has the same bits."""
 
 import io
-import json
-import os
+import random
+import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ from crosstune.running.runner import run_study
 from crosstune.store import store
 from crosstune.store.audit import audit
 from crosstune.study.spec import Study
-from saved_model import study_of, write_study
+from other_process import ended, killed_at, log_of, start
+from saved_model import study_of
 
 KILLS = 25
-HERE = Path(__file__).parent
+MOST_CHANGES = 300
+"""Operations that change the disk before a kill, at most; the study takes about three times as many."""
 Outcome = Callable[[str, str], None]
 
 
@@ -30,7 +32,7 @@ def settings(model: Path, folder: Path) -> dict[str, Any]:
     """Searched rates, three methods and two seeds: 3 searches' worth of everything a run can be doing."""
     return study_of(
         model, folder, tasks=["number-words"], methods=["none", "lora", "prefix", "full"], seeds=[0, 1],
-        train={"steps": 12, "batch_size": 4, "evaluate_every": 4, "dev_limit": 4},
+        train={"steps": 6, "batch_size": 4, "evaluate_every": 3, "dev_limit": 4},
         search={"learning_rates": [1e-3, 1e-2]},
     )  # fmt: skip
 
@@ -71,6 +73,11 @@ def differences(found: dict[str, bytes], expected: dict[str, bytes]) -> list[str
     return told
 
 
+def stamps(folder: Path) -> dict[str, int]:
+    """When each finished run was written."""
+    return {run: (folder / run / store.CHECKSUMS).stat().st_mtime_ns for run in store.finished(folder)}
+
+
 @pytest.fixture(scope="module")
 def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     """The study, never stopped."""
@@ -79,36 +86,44 @@ def whole(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
     return study
 
 
-def test_killed_at_random_moments(model: Path, tmp_path: Path, outcome: Outcome) -> None:
-    file = write_study(tmp_path / "x.yaml", settings(model, tmp_path / "unused"))
-    command = [sys.executable, str(HERE / "killing.py"), str(file), str(tmp_path), str(KILLS), "7"]
-    environment = os.environ | {"CROSSTUNE_CHECKPOINT_SECONDS": "0", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=500)
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert len(told["kills"]) == KILLS
-    expected, resumed = files(tmp_path / "whole"), 0
-    for name in told["stores"]:
-        folder = tmp_path / name
-        log = (tmp_path / f"{name}.log").read_text(encoding="utf-8")
+def test_killed_at_random_moments(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: Outcome
+) -> None:
+    monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
+    whole, *studies = [Study(**settings(model, tmp_path / name)) for name in ("whole", "store-1")]
+    assert ended(start(whole)) == 0
+    moments, killed = random.Random(7), []
+    while len(killed) < KILLS:
+        folder = studies[-1].folder
+        code = ended(start(studies[-1], partial(killed_at, moments.randrange(1, MOST_CHANGES), folder)))
+        if code == 0:
+            studies.append(Study(**settings(model, tmp_path / f"store-{len(studies) + 1}")))
+        else:
+            assert code == -signal.SIGKILL, log_of(folder).read_text(encoding="utf-8")
+            killed.append((folder, stamps(folder)))
+    assert ended(start(studies[-1])) == 0
+    expected, resumed = files(whole.folder), 0
+    for study in studies:
+        folder = study.folder
+        log = log_of(folder).read_text(encoding="utf-8")
         assert differences(files(folder), expected) == [], (
-            f"{name} differs from the study never stopped: {log}"
+            f"{folder} differs from the study never stopped: {log}"
         )
         found = audit(folder)
-        assert (found.problems, found.notes) == ((), ())
+        assert found.problems == ()
+        assert [note for note in found.notes if "/.tmp-study.yaml-" not in note] == []
         resumed += sum(
             run.cost.resumed for kind in ("result", "search") for run in store.read_runs(folder, kind)
         )
         # What was finished at a kill was never written again.
-        last = {run: (folder / run / "checksums.json").stat().st_mtime_ns for run in store.finished(folder)}
-        for kill in told["kills"]:
-            if kill["store"] == name:
-                assert kill["finished"].items() <= last.items()
+        last = stamps(folder)
+        assert all(stamped.items() <= last.items() for at, stamped in killed if at == folder)
     assert resumed > 0, "no run was ever taken up in its middle: the kills came too early or too late"
     outcome(
         f"SIGKILL at {KILLS} random moments",
-        f"{len(told['stores'])} studies of {len(store.finished(tmp_path / 'whole'))} runs finished; "
-        f"{resumed} runs resumed from a checkpoint or journal; weights and predictions byte-identical to an "
-        "undisturbed study",
+        f"{len(studies)} studies of {len(store.finished(whole.folder))} runs finished; "
+        f"runs taken up in their middle {resumed} times; weights and predictions the same bytes as "
+        "without a kill",
     )
 
 

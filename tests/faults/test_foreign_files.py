@@ -12,8 +12,8 @@ from crosstune.running.predict import predict
 from crosstune.running.runner import run_study
 from crosstune.store import store as stored
 from crosstune.study.spec import Study, read_study
+from other_process import call
 from saved_model import study_of, write_study
-from test_cli import call
 
 SPY = """\
 from pathlib import Path
@@ -58,16 +58,16 @@ def test_predict_runs_no_file_that_only_the_store_names(model: Path, tmp_path: P
     task.write_text(SPY.format(mark=str(mark)))
     # The same content in the same place, but only the store says so. A new process: it knows no task yet.
     command = ["predict", str(study.folder / run.id), "--raw", "--text", "train 0:"]
-    refused = call(*command)
-    assert refused.returncode == 2
-    assert refused.stderr == (
+    code, _, err = call(tmp_path, *command)
+    assert code == 2
+    assert err == (
         f"error: run {run.id} was made with a Python task, which predict would run; if you trust it, add "
         f"--task {task}\n"
     )
     assert not mark.exists()
     moved = tmp_path / "moved.py"
     shutil.move(task, moved)
-    assert call(*command, "--task", str(moved)).returncode == 0
+    assert call(tmp_path, *command, "--task", str(moved))[0] == 0
     assert mark.exists()
 
 
@@ -100,9 +100,9 @@ def test_a_store_is_gone_on_with(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("words", [("run", "--store", ""), ("plan", "--store", ""), ("run", "--device", "")])
 def test_an_empty_option_is_refused(model: Path, tmp_path: Path, words: tuple[str, ...]) -> None:
     file = write_study(tmp_path / "x.yaml", study_of(model, tmp_path / "s"))
-    done = call(words[0], str(file), *words[1:], cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr == f"error: {words[1]} is empty; give it a value, or leave it out\n"
+    code, _, err = call(tmp_path, words[0], str(file), *words[1:])
+    assert code == 2
+    assert err == f"error: {words[1]} is empty; give it a value, or leave it out\n"
     assert [path.name for path in tmp_path.iterdir()] == ["x.yaml"]
 
 

@@ -1,13 +1,10 @@
 """A process that is killed for its memory leaves no error: its run goes on with fewer tokens at once."""
 
-import json
-import os
 import shutil
-import subprocess
-import sys
+import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,40 +15,37 @@ from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.running.resume.attempts import DEATHS, attempt
 from crosstune.store import failures, store
 from crosstune.store.audit import audit
-from saved_model import study_of, write_study
+from crosstune.study.spec import Study
+from other_process import ended, killed_beyond, log_of, start
+from saved_model import study_of
 
 Outcome = Callable[[str, str], None]
-HERE = Path(__file__).parent
 
 
-def settings(model: Path, folder: Path, batch_size: int = 8) -> dict[str, Any]:
-    return study_of(
-        model, folder, tasks=["number-words"], methods=["lora"], languages=["de"],
-        train={"steps": 4, "batch_size": batch_size, "evaluate_every": 2, "dev_limit": 4},
-        evaluate={"limit": 16, "max_answer_tokens": 4},
+def keep_dying(model: Path, folder: Path, tokens: int, batch_size: int = 8) -> tuple[int, int, str]:
+    """How many processes died where none survives a larger pass, how the last ended, and what was said."""
+    study = Study(
+        **study_of(
+            model, folder / f"at-{tokens}", tasks=["number-words"], methods=["lora"], languages=["de"],
+            train={"steps": 4, "batch_size": batch_size, "evaluate_every": 2, "dev_limit": 4},
+            evaluate={"limit": 16, "max_answer_tokens": 4},
+        )
     )  # fmt: skip
-
-
-def keep_dying(model: Path, folder: Path, tokens: int, batch_size: int = 8) -> tuple[dict[str, int], str]:
-    """What became of the study where no pass of more tokens survives, and what was said."""
-    file = write_study(folder / "x.yaml", settings(model, folder / "unused", batch_size))
-    command = [sys.executable, str(HERE / "dying.py"), str(file), str(folder / f"at-{tokens}"), str(tokens)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True, timeout=300)
-    told: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return told, (folder / f"at-{tokens}.log").read_text(encoding="utf-8")
+    deaths = 0
+    while (code := ended(start(study, partial(killed_beyond, tokens)))) == -signal.SIGKILL and deaths < 60:
+        deaths += 1
+    return deaths, code, log_of(study.folder).read_text(encoding="utf-8")
 
 
 def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outcome) -> None:
-    whole, _ = keep_dying(model, tmp_path, 1_000_000)
-    assert whole == {"deaths": 0, "code": 0}
-    told, said = keep_dying(model, tmp_path, 520)
-    assert told["code"] == 0
+    assert keep_dying(model, tmp_path, 1_000_000)[:2] == (0, 0)
+    died, code, said = keep_dying(model, tmp_path, 520)
+    assert code == 0
     lines = [line for line in said.splitlines() if f"killed {DEATHS} times in" in line]
     assert [line.partition(", as when")[0].rpartition(" ")[2] for line in lines] == ["training", "evaluation"]
     assert all("512 tokens at once from here on" in line for line in lines)
     # The first death in evaluation came behind a training that the others did not have to repeat.
-    assert told["deaths"] == 2 * DEATHS + 1
+    assert died == 2 * DEATHS + 1
     ours, theirs = (store.read_runs(tmp_path / name) for name in ("at-520", "at-1000000"))
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.cost.halvings > other.cost.halvings == 0
@@ -65,15 +59,14 @@ def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outco
     assert (found.problems, found.notes) == ((), ())
     outcome(
         "processes killed for memory",
-        f"{told['deaths']} processes died in batches larger than memory; tokens per pass halved after "
+        f"{died} processes died in batches larger than memory; tokens per pass halved after "
         f"{DEATHS} deaths in the same pass; the study then finished with the same steps",
     )
 
 
 def test_one_example_that_kills_fails_its_run_alone(model: Path, tmp_path: Path) -> None:
-    told, said = keep_dying(model, tmp_path, 3, batch_size=1)
-    assert told["code"] == 2
-    assert told["deaths"] == DEATHS
+    died, code, said = keep_dying(model, tmp_path, 3, batch_size=1)
+    assert (died, code) == (DEATHS, 2)
     (failure,) = failures.read(tmp_path / "at-3").values()
     assert "process was killed 3 times in training on one example of" in failure.error
     assert "1 of 1 runs failed" in said

@@ -15,6 +15,7 @@ from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from tiny_models import (
     CASES,
+    DEVICE,
     SIZES,
     all_logits,
     make_method,
@@ -55,13 +56,13 @@ def taught(blocks, monkeypatch) -> None:
 
 
 def make(config: Any) -> LanguageModel:
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION).eval()
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION).eval().to(DEVICE)
     randomise(model, False, 0)
     return LanguageModel(model.requires_grad_(False), tokenizer(), "toto", "0", geometry_of(config))
 
 
 def test_unknown_names_are_refused(config):
-    with pytest.raises(UserError, match="TotoForCausalLM is not a decoder with layers"):
+    with pytest.raises(UserError, match="TotoForCausalLM is not a decoder whose layers"):
         make(config)
 
 

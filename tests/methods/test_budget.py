@@ -10,7 +10,7 @@ from crosstune.methods import METHODS
 from crosstune.methods.budget import hint, parse_budget, solve, written
 from crosstune.models.loading.known import KNOWN
 
-SIZE = re.compile(r"(?:length|rank) (\d+) is ([\d,]+)")
+SIZE = re.compile(r"(?:length|rank|width) (\d+) is ([\d,]+)")
 MODELS = ("llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.3", "mistral-small-24b", "gemma-3-270m")
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     *((name, {}) for name, method in METHODS.items() if method.size is not None),

@@ -29,9 +29,9 @@ def test_a_small_update_is_not_rounded_away(tiny_lm, b, dtype, merges):
                 parameter.copy_(b * torch.randn(parameter.shape, generator=draw))
     losses = []
     for name, module in method.wrapped.items():
-        p = {key: x.detach().numpy() for key, x in method.parameters().items() if key.startswith(name)}
+        p = {key: x.detach().cpu().numpy() for key, x in method.parameters().items() if key.startswith(name)}
         change = method.config.alpha / method.config.rank * p[f"{name}.B"] @ p[f"{name}.A"]
-        weight = module.get_base_layer().weight.float().numpy()
+        weight = module.get_base_layer().weight.float().cpu().numpy()
         total = weight + change
         kept = (rounded(total) if dtype == "bfloat16" else total) - weight
         losses.append(float(np.linalg.norm(kept - change) / np.linalg.norm(change)))

@@ -4,8 +4,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from crosstune.models.attention import choose
 from crosstune.models.attention.cache import DecodingCache, row_bytes
-from crosstune.models.memory import generation as budget
 from crosstune.models.memory import machine
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.measure import SHARE
@@ -35,10 +35,10 @@ class Card:
     def forward(self, module, args, kwargs):
         self.most = max(self.most, self.cache + FIXED + EACH * kwargs["inputs_embeds"].shape[:2].numel())
 
-    def slots(self, lm, rows, columns, *more):
+    def slots(self, lm, rows, columns):
         self.cache = rows * row_bytes(lm, columns)
         self.rows.append(rows)
-        return DecodingCache(lm, rows, columns, *more)
+        return DecodingCache(lm, rows, columns)
 
     def peak(self, device, work):
         # The cache of a trial that was made before it is not counted.
@@ -59,8 +59,7 @@ def card(lm, monkeypatch, nbytes):
         patch.setattr(fitting, "WORTH", 50)
         patch.setattr(fitting, "peak", made.peak)
         patch.setattr(fitting, "free", lambda device: nbytes)
-        patch.setattr(budget, "DecodingCache", made.slots)
-        patch.setattr(generation, "DecodingCache", made.slots)
+        patch.setattr(choose, "DecodingCache", made.slots)
         yield made
     handle.remove()
 
@@ -163,14 +162,14 @@ def at_once(lm, monkeypatch, there, tokens=200):
     """Answers, how many are written at once, what was said, and the passes, with so much memory at hand."""
     rows, said = [], []
 
-    def slots(lm, count, columns, *more):
+    def slots(lm, count, columns):
         rows.append(count)
-        return DecodingCache(lm, count, columns, *more)
+        return DecodingCache(lm, count, columns)
 
     passes = TokenLimit(tokens, note=said.append)
     with monkeypatch.context() as patch:
         patch.setattr(machine, "at_hand", lambda: there)
-        patch.setattr(generation, "DecodingCache", slots)
+        patch.setattr(choose, "DecodingCache", slots)
         return generate(lm, PROMPTS, 5, (), passes=passes), max(rows), said, passes
 
 

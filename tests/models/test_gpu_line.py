@@ -10,7 +10,7 @@ from crosstune.config.environment import GPU_OFF
 from crosstune.models.adaptation import Part
 from crosstune.models.attention import cpu_line as ragged
 from crosstune.models.attention import gpu_line as packed
-from crosstune.models.attention.choose import Form
+from crosstune.models.attention.choose import BatchForm
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.gpu_line import VarlenBatch
 from crosstune.models.attention.layout import pattern_of
@@ -94,7 +94,7 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
         method = attach(lm, case)
         shake(method)
         with monkeypatch.context() as patch:
-            form = Form.VARLEN if way else Form.PACKED
+            form = BatchForm.VARLEN if way else BatchForm.PACKED
             patch.setattr("crosstune.models.attention.choose.training_form", lambda *args, form=form: form)
             curves.append([point["loss"] for point in train(method, rows, settings).curve])
         method.detach()
@@ -104,7 +104,7 @@ def test_training_on_packed_lines(monkeypatch, family, case, checkpointing):
 
 def test_a_line_is_as_long_as_its_texts():
     rows = [TrainingRow((5,) * n, 1) for n in (3000, 2, 7)]
-    batch = collated(rows, form=Form.VARLEN)
+    batch = collated(rows, form=BatchForm.VARLEN)
     assert batch.ids.shape == (1, 2999 + 1 + 6)
     assert isinstance(batch.layout, VarlenBatch)
     assert batch.layout.mask(None).numel() == 1
@@ -322,6 +322,6 @@ def test_answers_through_the_model_equal_one_at_a_time(monkeypatch):
     rows = [TrainingRow(tuple(range(3, 3 + n)), 2) for n in (4, 20, 9)]
     here = torch.device(DEVICE)
     alone = sum(float(answer_loss(lm, collated([row], here)).detach()) for row in rows)
-    assert float(answer_loss(lm, collated(rows, here, form=Form.VARLEN)).detach()) == pytest.approx(
+    assert float(answer_loss(lm, collated(rows, here, form=BatchForm.VARLEN)).detach()) == pytest.approx(
         alone, rel=1e-5
     )

@@ -106,9 +106,7 @@ def test_a_prompt_on_the_wrong_gpu_is_noticed() -> None:
         method: Any = make_method("prefix-kv", init="random")
         method.attach(lm, seed=3)
         method.prompts[2] = torch.nn.Parameter(method.prompts[2].to("cpu"))
-        with pytest.raises(
-            Exception, match=r"same device|not on the expected device|found at least two devices"
-        ):
+        with pytest.raises(Exception, match=r"same device|found two different devices"):
             lm.hidden(torch.ones(2, 5, dtype=torch.long, device=lm.device))
 
 

@@ -67,6 +67,36 @@ def test_lora(tiny_lm, family, case):
         near("LoRA gradients = PEFT", grad, named(name).grad, 1e-5)
 
 
+def test_ia3(tiny_lm, family):
+    """On the paper's places, which PEFT is told: on Gemma 3 and Qwen its defaults are others."""
+    lm, ids = tiny_lm(family), batch(2 * WINDOW)
+    method = attach(lm, "ia3", layers=None)
+    logits, grads = ours(lm, method, ids)
+    ends = {"key": "self_attn.k_proj", "value": "self_attn.v_proj", "inner": "mlp.down_proj"}
+    config = peft.IA3Config(
+        task_type="CAUSAL_LM",
+        target_modules=["k_proj", "v_proj", "down_proj"],
+        feedforward_modules=["down_proj"],
+    )
+    theirs = peft.get_peft_model(stock(family), config)
+    found = dict(theirs.named_parameters())
+    at = {
+        name: found[
+            f"base_model.model.model.{name.rpartition('.')[0]}.{ends[name.rpartition('.')[2]]}.ia3_l.default"
+        ]
+        for name in grads
+    }
+    with torch.no_grad():
+        for name, parameter in method.parameters().items():
+            at[name].copy_(parameter.view_as(at[name]))
+    out = theirs(input_ids=ids).logits
+    loss_of(out).backward()
+    near("(IA)3 logits = PEFT", logits, out, 1e-5)
+    assert sum(p.requires_grad for p in found.values()) == len(grads)
+    for name, grad in grads.items():
+        near("(IA)3 gradients = PEFT", grad, at[name].grad.flatten(), 1e-5)
+
+
 def test_soft_prompt(tiny_lm, family):
     lm, ids = tiny_lm(family), batch(2 * WINDOW)
     method = attach(lm, "soft-prompt")

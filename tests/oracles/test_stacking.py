@@ -8,7 +8,7 @@ from crosstune.methods import METHODS
 from crosstune.methods.prompts.start import init_ids
 from crosstune.models.adaptation import Part, Prompt
 from reference_decoder import effect_of, reference_logits, stacked
-from tiny_models import CASES, WINDOW, all_logits, attach, make_method, near, random_ids
+from tiny_models import CASES, WINDOW, all_logits, attach, make_method, near, random_ids, shake
 
 IDS = random_ids(3 * WINDOW + 1)
 PAIRS = [
@@ -23,6 +23,12 @@ PAIRS = [
     ("lora", "prefix-hidden"),
     ("llama-adapter", "lora-all"),
     ("soft-prompt", "lora"),
+    ("bottleneck", "bottleneck"),
+    ("bottleneck", "lora-all"),
+    ("prefix-hidden", "bottleneck-parallel"),
+    ("prefix-kv", "ia3"),
+    ("ia3", "bottleneck"),
+    ("ia3", "lora-all"),
 ]
 
 
@@ -91,7 +97,7 @@ def test_nothing_stays_of_a_method_that_fails_while_it_is_attached(tiny_lm, monk
     assert torch.equal(all_logits(lm, IDS), before)
 
 
-@pytest.mark.parametrize("case", ["prefix-kv", "soft-prompt", "llama-adapter", "lora"])
+@pytest.mark.parametrize("case", ["prefix-kv", "soft-prompt", "llama-adapter", "lora", "bottleneck", "ia3"])
 def test_parts_for_some_languages(tiny_lm, case):
     """A method for Swahili under one for all: in German the first is as if it were not there."""
     lm = tiny_lm("gemma3")
@@ -99,9 +105,7 @@ def test_parts_for_some_languages(tiny_lm, case):
     without = all_logits(lm, IDS)
     lower = make_method(case)
     lower.attach(lm, seed=3, languages=["sw"])
-    with torch.no_grad():
-        for parameter in lower.parameters().values():
-            parameter.add_(0.3)
+    shake(lower)
     assert lm.adaptation.groups(["en", "sw", "de"]) == [["en", "de"], ["sw"]]
     with pytest.raises(RuntimeError, match="for_language"):
         all_logits(lm, IDS)
@@ -125,7 +129,7 @@ def test_a_part_made_by_hand(tiny_lm):
     """A prompt for one language whose values are zero: it takes attention away and gives nothing back."""
     lm = tiny_lm("llama")
     g = lm.geometry
-    zeros = torch.zeros(g.kv_heads, 2, g.head_dim)
+    zeros = torch.zeros(g.kv_heads, 2, g.head_dim, device=lm.device)
     part = Part("by-hand", frozenset({"th"}), prompts={1: Prompt(lambda: (zeros, zeros))}, shift=5)
     plain = all_logits(lm, IDS)
     with lm.adaptation.attaching(part):

@@ -8,7 +8,7 @@ import torch
 
 from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.cache import DecodingCache
-from crosstune.models.attention.choose import Form
+from crosstune.models.attention.choose import BatchForm
 from crosstune.models.attention.trees import grow
 from crosstune.models.fast import graphs
 from crosstune.outputs import generation
@@ -61,7 +61,7 @@ def test_equals_slow_decoder(tiny_lm, family, case):
     assert batched(lm, PROMPTS[1::2], 8) == wanted
 
 
-@pytest.mark.parametrize("form", [Form.PADDING_FREE, Form.PADDED])
+@pytest.mark.parametrize("form", [BatchForm.PADDING_FREE, BatchForm.PADDED])
 @pytest.mark.parametrize("case", SCORED)
 def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, form):
     """Not only the chosen token: hidden states of each step, past the window, while rows come and go."""

@@ -50,9 +50,9 @@ class Killed(Exception):  # noqa: N818 - nothing went wrong
 def add_part(lm: Any, languages: set[str]) -> Part:
     """Keys and values planted in two layers and a soft prompt, for some languages."""
     g, generator = lm.geometry, torch.Generator().manual_seed(7)
-    keys, values = torch.randn(2, g.kv_heads, 3, g.head_dim, generator=generator)
+    keys, values = torch.randn(2, g.kv_heads, 3, g.head_dim, generator=generator).to(lm.device)
     planted = Prompt(lambda: (keys, 2 * values))
-    soft = torch.randn(2, g.hidden, generator=generator)
+    soft = torch.randn(2, g.hidden, generator=generator).to(lm.device)
     part = Part("by-hand", frozenset(languages), soft_prompt=soft, prompts={0: planted, 2: planted}, shift=3)
     with lm.adaptation.attaching(part):
         pass

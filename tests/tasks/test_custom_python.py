@@ -85,3 +85,63 @@ def test_a_mistake_found_when_the_task_is_used(tmp_path):
     )
     with pytest.raises(UserError, match=r"^no b$"):
         define(tmp_path, own).task().examples("test", "en")
+
+
+WORDS = """\
+from crosstune.tasks.base import Example, Task
+
+
+class Words(Task):
+    name = "words"
+    version = 1
+    kind = "generation"
+    metrics = ("accuracy",)
+    summary = "a test's own"
+    split_names = {"train": "made", "test": "made"}
+
+    def languages(self):
+        return ["en", "de"]
+
+    def examples(self, split, language):
+        return [Example(str(i), language, f"{i}?", ("x" * (i + 1),)) for i in range(9)]
+"""
+
+
+def test_examples_are_shuffled_alike_in_every_language(tmp_path):
+    task = define(tmp_path, WORDS).task()
+    ids = [example.id for example in task.examples("test", "en")]
+    assert sorted(ids) == [str(i) for i in range(9)] != ids
+    assert ids == [example.id for example in task.examples("test", "de")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {'("x" * (i + 1),)': '(" a", "a\\nb")'},
+            r"15: examples: example '0' \(test, en\): its answer 'a\\nb' could never be matched: it holds",
+        ),
+        (
+            {
+                '"generation"': '"choice"',
+                '("accuracy",)': '("mcc",)',
+                '("x" * (i + 1),)': '("a",), ("a", f"b{i}")',
+            },
+            r"15: examples: mcc needs the same choices in every example \(test, en\)",
+        ),
+        (
+            {'("accuracy",)': '("mcc",)'},
+            "4: class Words: metrics: mcc is of a whole test set of choices, and comes",
+        ),
+        (
+            {'("accuracy",)': '("own", "chrf")'},
+            "4: class Words: metrics: chrf is of a whole test set of written",
+        ),
+    ],
+)
+def test_what_could_never_be_scored_is_refused(tmp_path, changes, message):
+    text = WORDS
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    with pytest.raises(UserError, match=rf"order\.py:{message}"):
+        define(tmp_path, text).task().examples("test", "en")

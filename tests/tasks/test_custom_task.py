@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from crosstune.analysis.groups import group_of, language_or_none
 from crosstune.errors import UserError
 from crosstune.languages import table
+from crosstune.metrics.corpus import CORPUS
 from crosstune.metrics.language_id import measurable
 from crosstune.tasks.custom.definition import Definition
 from crosstune.tasks.custom.load import load_task
@@ -358,7 +359,12 @@ MISTAKES = [
     (
         "kind: choice",
         "kind: choice\nmetric: exact",
-        "3: task: metric has no meaning for a task of kind choice",
+        '3: task: metric of a choice task should be accuracy or macro_f1 or mcc; found "exact"',
+    ),
+    (
+        "choices: [calm, angry]",
+        'choices: ["{key}", angry]\nmetric: mcc',
+        "5: task: metric mcc needs choices that are the same in every row",
     ),
     ("kind: choice", "kind: generation", "4: task: choices has no meaning for a task of kind generation"),
     ("choices: [calm, angry]\n", "", '2: task: a task of kind choice needs "choices:"'),
@@ -457,4 +463,4 @@ def test_the_documentation_shows_what_there_is(tmp_path):
         key for row in table.splitlines()[4:] for key in re.findall(r"`(\w+)`", (row + "||").split("|")[1])
     }
     assert keys == set(Definition.model_fields)
-    assert all(f"| `{metric}` |" in text for metric in METRICS)
+    assert all(f"| `{metric}` |" in text for metric in (*METRICS, *CORPUS))

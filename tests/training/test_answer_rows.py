@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crosstune.methods import METHODS
-from crosstune.models.attention.choose import Form
+from crosstune.models.attention.choose import BatchForm
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import _training_mode
 from crosstune.training.objectives import answer_loss
@@ -52,7 +52,9 @@ def test_losses_and_gradients_are_those_of_all_rows(family, name, config, ragged
             p.add_(torch.randn(p.shape, generator=draw).to(p.device) * 0.05)
     method.after_step()
     shared_prefix = lm.adaptation.front
-    batch = collated(ROWS, DEVICE, shared_prefix=shared_prefix, form=Form.PADDING_FREE if ragged else None)
+    batch = collated(
+        ROWS, DEVICE, shared_prefix=shared_prefix, form=BatchForm.PADDING_FREE if ragged else None
+    )
     fast, fast_grads, read = one_step(lm, method, batch)
     lm.skips_unread_rows = False
     loss, grads, all_read = one_step(lm, method, batch)
@@ -70,7 +72,7 @@ def test_a_checkpointed_layer_computes_all_rows(family):
     lm = make_lm(family)
     method = METHODS["lora"]()
     method.attach(lm, seed=0)
-    batch = collated(ROWS, DEVICE, form=Form.PADDING_FREE)
+    batch = collated(ROWS, DEVICE, form=BatchForm.PADDING_FREE)
     found = []
     for checkpointing in (False, True):
         with _training_mode(method, TrainSettings(gradient_checkpointing=checkpointing), seed=0):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from crosstune.models.attention.choose import Form
+from crosstune.models.attention.choose import BatchForm
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import _training_mode
 from crosstune.training.objectives import answer_loss
@@ -19,7 +19,7 @@ def loss_and_gradients(lm, method, checkpointing):
     rows = [TrainingRow(tuple(random_ids(2 * WINDOW + i, i)), 2) for i in range(3)]
     with _training_mode(method, TrainSettings(gradient_checkpointing=checkpointing), seed=0):
         assert switched_on(lm) == checkpointing
-        loss = answer_loss(lm, collated(rows, torch.device(DEVICE), form=Form.PADDING_FREE))
+        loss = answer_loss(lm, collated(rows, torch.device(DEVICE), form=BatchForm.PADDING_FREE))
         loss.backward()
         method.after_backward()
     assert not switched_on(lm)

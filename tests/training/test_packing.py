@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crosstune.models.attention.choose import Form, bins, reading_form, training_form
+from crosstune.models.attention.choose import BatchForm, bins, reading_form, training_form
 from crosstune.models.attention.cpu_line import LONGEST
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.objectives import answer_loss
@@ -37,7 +37,7 @@ def test_packed_equals_one_a_line(family, case, ragged):
             some_rows(),
             torch.device(DEVICE),
             balance,
-            form=Form.PADDING_FREE if ragged and balance is not None else None,
+            form=BatchForm.PADDING_FREE if ragged and balance is not None else None,
         )
         assert (batch.layout is not None) == (balance is not None)
         loss = answer_loss(lm, batch)
@@ -63,24 +63,24 @@ def test_a_line_really_holds_several_and_less_padding():
     tokens = sum(len(r.ids) - 1 for r in rows)
     assert batch.ids.shape[0] < len(rows)
     assert batch.ids.numel() < 1.1 * tokens < collated(rows).ids.numel()
-    assert collated(rows, "cpu", form=Form.PADDING_FREE).ids.shape == (1, tokens)
+    assert collated(rows, "cpu", form=BatchForm.PADDING_FREE).ids.shape == (1, tokens)
 
 
 def test_long_rows_are_not_taken_one_by_one():
     rows = [TrainingRow((5,) * (LONGEST + 2), 1), TrainingRow((5, 6), 1)]
     lm = make_lm("llama")
-    for choose, other in ((training_form, Form.PACKED), (reading_form, Form.PADDED)):
-        assert choose(lm, LONGEST) == (Form.PADDING_FREE if DEVICE == "cpu" else other)
+    for choose, other in ((training_form, BatchForm.PACKED), (reading_form, BatchForm.PADDED)):
+        assert choose(lm, LONGEST) == (BatchForm.PADDING_FREE if DEVICE == "cpu" else other)
         assert choose(lm, LONGEST + 1) == other
     assert collated(rows).ids.shape == (2, LONGEST + 1)
     dropping = make_lm("llama", attention_dropout=0.1)
-    assert training_form(dropping, 9) == Form.PACKED
+    assert training_form(dropping, 9) == BatchForm.PACKED
 
 
 def test_every_answer_token_is_a_target_once():
     rows = some_rows()
     for balance, ragged in ((None, False), (BALANCE, False), (None, True)):
-        batch = collated(rows, "cpu", balance, form=Form.PADDING_FREE if ragged else None)
+        batch = collated(rows, "cpu", balance, form=BatchForm.PADDING_FREE if ragged else None)
         wanted = sorted(t for r in rows for t in r.ids[-r.answer :])
         assert sorted(batch.targets.tolist()) == wanted
         assert len(set(batch.rows.tolist())) == len(wanted)

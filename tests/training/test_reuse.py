@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, OPTConfig
 from crosstune.config.environment import CHECKPOINT_SECONDS, STATES_GB
 from crosstune.errors import UserError
 from crosstune.models.attention import choose
-from crosstune.models.attention.choose import Form
+from crosstune.models.attention.choose import BatchForm
 from crosstune.models.fast.activation_cache import ActivationCache
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
@@ -107,7 +107,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model(
     balance, ragged = (50.0 if layout == "lines" else None), layout in ("ragged", "checkpointed")
     found = []
     for given in (None, below):
-        batch = collated(ROWS, DEVICE, balance, form=Form.PADDING_FREE if ragged else None, below=given)
+        batch = collated(ROWS, DEVICE, balance, form=BatchForm.PADDING_FREE if ragged else None, below=given)
         if layout == "lines":
             assert 1 < len(batch.ids) < len(ROWS)
         with _training_mode(method, settings, seed=0), calls_of(lm.decoder.layers[0]) as calls:
@@ -143,7 +143,7 @@ def test_on_a_gpu_texts_go_through_together(
     tiny_lm: Callable[..., Any], family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lm, texts = tiny_lm(family), [row.ids for row in ROWS]
-    monkeypatch.setattr(choose, "reading_form", lambda *args: Form.PADDED)
+    monkeypatch.setattr(choose, "reading_form", lambda *args: BatchForm.PADDED)
     together = _read(lm, 2, texts, fill=False)
     for text, states in zip(texts, together, strict=True):
         assert states.shape == (len(text), lm.geometry.hidden)

@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.models.attention.cache import DecodingCache
-from crosstune.models.attention.choose import Form, lay_out
+from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
@@ -39,6 +39,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix-kv": ("prefix", {"length": PROMPT, "space": "kv"}),
     "llama-adapter": ("llama-adapter", {"length": PROMPT}),
     "lora": ("lora", {"rank": 2}),
+    "bottleneck": ("bottleneck", {"width": 5, "sublayers": "both"}),
+    "bottleneck-parallel": ("bottleneck", {"width": 5, "placement": "parallel"}),
+    "compacter": ("compacter", {"width": 8, "placement": "pfeiffer"}),
+    "ia3": ("ia3", {}),
     "full": ("full", {}),
 }
 RIGHT, REFUSED, WRONG = "right", "refused", "WRONG"
@@ -144,7 +148,9 @@ def targets(lm: LanguageModel) -> tuple[str, ...]:
 def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[independent.Logits]:
     """The logits that a case has to give, by the independent computation."""
     p = method.parameters()
+    name = method.name
     names = {id(module): name for name, module in lm.model.named_modules()}
+    stack = [eager.get_submodule(names[id(module)]) for module in lm.layers]
     attentions = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
     layers = range(len(attentions))
     if case == "none":
@@ -183,6 +189,11 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
             module = eager.get_submodule(name)
             weights[f"{name}.weight"] = module.weight + (update.T if isinstance(module, Conv1D) else update)
         yield independent.with_weights(eager, weights)
+    elif name == "ia3":
+        yield independent.with_weights(eager, independent.scaled(eager, stack, dict(p)))
+    elif name in ("bottleneck", "compacter"):
+        with independent.adapted(eager, stack, dict(p), method.config.placement) as logits:
+            yield logits
     else:
         yield independent.with_weights(eager, dict(p))
 
@@ -253,14 +264,14 @@ def _alone(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 
 
 def _padded(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
-    placed = lay_out(Form.PADDED, [grow([text]) for text in texts], lm.pad_id, lm.device)
+    placed = lay_out(BatchForm.PADDED, [grow([text]) for text in texts], lm.pad_id, lm.device)
     hidden = lm.hidden(placed.ids, placed.layout)
     return [lm.logits(row[: len(text)]) for row, text in zip(hidden, texts, strict=True)]
 
 
 def _in_line(lm: LanguageModel, texts: list[list[int]], branched: bool = False) -> list[Tensor]:
     trees = [grow(texts[:2]), grow(texts[2:])] if branched else [grow([text]) for text in texts]
-    placed = lay_out(Form.PADDING_FREE, trees, lm.pad_id, lm.device)
+    placed = lay_out(BatchForm.PADDING_FREE, trees, lm.pad_id, lm.device)
     hidden = lm.hidden(placed.ids, placed.layout)[0]
     out, start = [], 0
     for tree in trees:
@@ -271,7 +282,7 @@ def _in_line(lm: LanguageModel, texts: list[list[int]], branched: bool = False) 
 
 def _masked(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     trees = [grow(texts[:2]), grow(texts[2:])]
-    placed = lay_out(Form.PADDED, trees, lm.pad_id, lm.device)
+    placed = lay_out(BatchForm.PADDED, trees, lm.pad_id, lm.device)
     hidden = lm.hidden(placed.ids, placed.layout)
     return [lm.logits(row[path]) for row, tree in zip(hidden, trees, strict=True) for path in tree.paths]
 
@@ -284,7 +295,7 @@ def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
     front = lm.adaptation.front
     slots = DecodingCache(lm, len(texts), front + max(map(len, texts)))
-    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=Form.PADDING_FREE)]
+    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=BatchForm.PADDING_FREE)]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
     return list(torch.stack([lm.logits(state) for state in states], dim=1))
 

@@ -7,6 +7,7 @@ soft prompt as input embeddings, and LLaMA-Adapter as an eager attention written
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -117,6 +118,118 @@ def gated(
         model.config._attn_implementation = "eager"
         for module in attentions:
             del module.zoo_prompt
+
+
+# Where families keep what: the first name that a layer has.
+ATTENTION_LAST = [
+    f"{attention}.{last}"
+    for attention in ("self_attn", "self_attention", "attention", "attn.attention", "attn")
+    for last in ("o_proj", "dense", "out_proj", "c_proj")
+]
+MLP_LAST = [
+    *(f"{mlp}.{last}" for mlp in ("mlp", "feed_forward") for last in ("down_proj", "fc2", "c_proj")),
+    *("mlp.dense_4h_to_h", "mlp.fc_out", "fc2", "mlp", "feed_forward"),
+]
+MLP_NORM = ("pre_feedforward_layernorm", "pre_mlp_layernorm", "pre_ff_layernorm", "feedforward_layernorm")
+MLP_NORM += ("ln_2", "final_layer_norm", "post_attention_layernorm")
+
+
+def scaled(model: Any, layers: Sequence[nn.Module], vectors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights and biases with their outputs (keys, values) or inputs (of the MLP's last layer) scaled.
+
+    Args:
+        model: On eager attention.
+        layers: Its layers.
+        vectors: As `ia3` names them.
+    """
+    changed: dict[str, Tensor] = {}
+    names = {id(module): name for name, module in model.named_modules()}
+
+    def scale(module: nn.Module, by: Tensor, inputs: bool = False) -> None:
+        at, transposed = names[id(module)], type(module).__name__ == "Conv1D"
+        for end in ("weight",) if inputs or module.bias is None else ("weight", "bias"):
+            tensor = changed.get(f"{at}.{end}", getattr(module, end))
+            rows = end == "weight" and inputs == transposed
+            changed[f"{at}.{end}"] = tensor * (by[:, None] if rows else by)
+
+    for i, layer in enumerate(layers):
+        inside = dict(layer.named_modules())
+        mlp = next(inside[name] for name in MLP_LAST if name in inside)
+        key, value, inner = (vectors[f"layers.{i}.{end}"] for end in ("key", "value", "inner"))
+        scale(mlp, inner, inputs=True)
+        found = {name.rpartition(".")[2]: module for name, module in inside.items()}
+        if "k_proj" in found:
+            scale(found["k_proj"], key)
+            scale(found["v_proj"], value)
+            continue
+        fused = next(found[name] for name in ("query_key_value", "qkv_proj", "c_attn") if name in found)
+        if fused is found.get("query_key_value"):  # the three of each head together
+            heads = (model.config.num_attention_heads, -1)
+            thirds = [torch.ones_like(key).view(heads), key.view(heads), value.view(heads)]
+            both = torch.stack(thirds, dim=1).flatten()
+        else:
+            whole = fused.weight.shape[-1 if type(fused).__name__ == "Conv1D" else 0]
+            both = torch.cat([torch.ones(whole - 2 * len(key)), key, value])
+        scale(fused, both)
+    return changed
+
+
+@contextlib.contextmanager
+def adapted(
+    model: Any, layers: Sequence[nn.Module], weights: dict[str, Tensor], placement: str
+) -> Iterator[Logits]:
+    """``x + U phi(D x + b) + c`` behind the last projections of attention and MLP, or the layer.
+
+    Args:
+        model: On eager attention.
+        layers: Its layers.
+        weights: As `bottleneck` names them, or `compacter` its factors.
+        placement: "inside", "pfeiffer", or "parallel" for ``r + f + 4 A(r)``, r what the MLP's norm reads.
+    """
+    handles = []
+    phi = nn.functional.gelu if "rule" in weights else torch.relu
+    factors = [name.removesuffix(".left") for name in weights if name.endswith(".left")]
+    for name in factors:
+        pairs = zip(weights["rule"], weights[f"{name}.left"], weights[f"{name}.right"], strict=True)
+        products = torch.stack([torch.kron(rule, left @ right) for rule, left, right in pairs])
+        weights = weights | {f"{name}.weight": products.sum(0).T}
+
+    def added(at: str, x: Tensor) -> Tensor:
+        inner = phi(x @ weights[f"{at}.down.weight"].T + weights[f"{at}.down.bias"])
+        return inner @ weights[f"{at}.up.weight"].T + weights[f"{at}.up.bias"]
+
+    def change(module: nn.Module, at: str, factor: float, read: list[Tensor] | None = None) -> None:
+        def hook(module: nn.Module, args: Any, out: Any) -> Any:
+            first = out[0] if isinstance(out, tuple) else out
+            x = first if read is None else read.pop().view(first.shape)
+            first = first + factor * added(at, x)
+            return (first, *out[1:]) if isinstance(out, tuple) else first
+
+        handles.append(module.register_forward_hook(hook))
+
+    for i, layer in enumerate(layers):
+        inside = dict(layer.named_modules())
+        attention, mlp, norm = (
+            next((inside[name] for name in names if name in inside), layer)
+            for names in (ATTENTION_LAST, MLP_LAST, MLP_NORM)
+        )
+        if placement == "pfeiffer":
+            change(layer, f"layers.{i}.mlp", 1)
+        elif placement == "parallel":
+            if "post_feedforward_layernorm" in inside and norm is inside.get("post_attention_layernorm"):
+                norm = inside["mlp"]  # normed behind the MLP, and not before it
+            read: list[Tensor] = []
+            keep = functools.partial(lambda read, module, args: read.append(args[0]), read)
+            handles.append(norm.register_forward_pre_hook(keep))
+            change(layer, f"layers.{i}.mlp", 4, read)
+        else:
+            change(attention, f"layers.{i}.attention", 1)
+            change(mlp, f"layers.{i}.mlp", 1)
+    try:
+        yield plain(model)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from architectures import eager_model
 from checks import apart, save
 
 from crosstune.methods import METHODS
-from crosstune.models.attention.choose import Form, training_form
+from crosstune.models.attention.choose import BatchForm, training_form
 from crosstune.models.attention.trees import grow
 from crosstune.models.loading.load import load
 from crosstune.outputs import generation
@@ -27,7 +27,7 @@ def test_written_answers_are_those_of_transformers(name, dtype, tmp_path, monkey
     monkeypatch.setattr(type(lm), "stop_ids", frozenset())
     kept = {"max_new_tokens": ANSWER, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     trees = [grow([prompt]) for prompt in PROMPTS[:3]] + [grow(PROMPTS[3:])]
-    for form in (Form.PADDING_FREE, Form.PADDED):
+    for form in (BatchForm.PADDING_FREE, BatchForm.PADDED):
         monkeypatch.setattr(generation, "reading_form", lambda *_, form=form: form)
         for prompt, answer in zip(PROMPTS, generation._generate(lm, trees, ANSWER, (), 8192), strict=True):
             ids = torch.tensor([prompt])
@@ -55,4 +55,4 @@ def test_xglm_goes_on_beyond_its_table_of_positions(tmp_path):
 @pytest.mark.parametrize("name", ["gpt2", "xglm"])
 def test_attention_that_drops_is_trained_where_it_can_drop(name, tmp_path):
     lm = load(str(save(eager_model(name), tmp_path / "model")), device="cpu", dtype="float32")
-    assert training_form(lm, 100) is Form.PACKED
+    assert training_form(lm, 100) is BatchForm.PACKED

@@ -2,7 +2,9 @@
 
 import pytest
 from architectures import ARCHITECTURES
-from checks import WRONG, check
+from checks import CASES, WRONG, check
+
+from crosstune.methods import METHODS
 
 # In every run, also of `-m "not zoo"`: the families that studies are mostly made with.
 ALWAYS = ("llama", "mistral", "gemma2", "gemma3", "qwen3", "phi3", "xglm", "bloom")
@@ -20,3 +22,7 @@ def test_right_or_refused(name, tmp_path):
 
 def test_enough_architectures():
     assert len({model_type for model_type, _ in ARCHITECTURES.values()}) >= 100
+
+
+def test_every_method_has_a_case():
+    assert {name for name, _ in CASES.values()} == set(METHODS) - {"few-shot"}, "exemplars are text"

@@ -12,6 +12,7 @@ import polars as pl
 import polars.selectors as cs
 
 from crosstune.data.forms import FORMS
+from crosstune.metrics.corpus import SUM
 from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
 
@@ -103,12 +104,13 @@ def as_predictions(source: pl.DataFrame | Predictions) -> Predictions:
 def _small(scores: pl.DataFrame) -> pl.DataFrame:
     """What pairing takes of some runs' scores."""
     names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
-    return scores.select(*names, cs.by_name(*_summed(), require_all=False).cast(pl.Float32))
+    summed = cs.by_name(*_summed(), require_all=False) | cs.starts_with(SUM)
+    return scores.select(*names, summed.cast(pl.Float32))
 
 
 def _is_score(name: str) -> bool:
     known = {"language", "example", "answer_language", *_summed()}
-    return name in known or name.startswith("metric.")
+    return name in known or name.startswith(("metric.", SUM))
 
 
 def _summed() -> set[str]:

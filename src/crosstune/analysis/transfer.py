@@ -18,7 +18,7 @@ import polars as pl
 
 from crosstune.analysis.answer_language import with_answer_language
 from crosstune.analysis.predictions import Predictions, as_predictions
-from crosstune.data.forms import form_of
+from crosstune.data.forms import statistic_of
 from crosstune.errors import UserError
 from crosstune.metrics.statistic import MEAN, Statistic
 from crosstune.store.record import RunRecord
@@ -44,9 +44,10 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
 
     Returns:
         One row per run and language: run, model, task, protocol, setup, method (unique inside a comparison),
-        method_name, random (whether another seed would give other answers), seed, form (of the answers),
+        method_name, random (whether another seed would give other answers), seed, form (of the answers), sums
+        (`crosstune.store.record.TaskRecord.sums`),
         measure (the main metric's name), source_language, language, is_source, zero_shot, trained_parameters,
-        n (examples), score (the form's `crosstune.data.forms.Form.statistic`, in [0, 1]: the mean of the main
+        n (examples), score (`crosstune.data.forms.AnswerForm.statistic`, in [0, 1]: the mean of the main
         metric, or a score of the whole test set), se (its standard error over examples taken as independent;
         null for one example), and the mean of each ``metric.<name>``, those of
         `crosstune.analysis.answer_language` among them.
@@ -58,7 +59,7 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
     if not unique:
         raise UserError("no finished runs to analyse: run the study first")
     source = {run.id: run.source_language for run in unique}
-    statistics = {run.id: form_of(run.task.kind).statistic for run in unique}
+    statistics = {run.id: statistic_of(run.task.kind, run.task.metrics[0], run.task.sums) for run in unique}
     reader = as_predictions(predictions)
     means = pl.concat(
         [_mean_scores(with_answer_language(table, source), statistics) for table in reader.tables(source)],
@@ -85,6 +86,7 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
             "seed": run.seed,
             "form": run.task.kind,
             "measure": run.task.metrics[0],
+            "sums": run.task.sums,
             "source_language": run.source_language,
             "zero_shot": run.zero_shot,
             "trained_parameters": run.trained_parameters,
@@ -245,7 +247,8 @@ def _protocols(runs: Sequence[RunRecord], counts: Mapping[str, Mapping[str, int]
     for run in sorted(runs, key=lambda run: (-len(counts[run.id]), run.id)):
         task, known = run.task, run.fingerprints.test
         scoring = {key: value for key, value in run.evaluate.items() if key in SCORING}
-        kind = canonical([task.name, task.version, task.options, run.source_language, scoring])
+        corpus = [task.metrics[0], task.sums] if task.sums else []
+        kind = canonical([task.name, task.version, task.options, run.source_language, scoring, *corpus])
         # The count is part of the data's identity: a half-written language must not pass for the whole.
         data = {lang: f"{known.get(lang, 'unknown')}/{n}" for lang, n in counts[run.id].items()}
         for pool in pools[kind]:

@@ -103,8 +103,11 @@ class Evidence:
         )
         if key not in self._paired:
             ids = [run.id for each in setups for run in each.runs]
-            rows = pl.concat([self._metric(run, metric) for run in ids], how="diagonal_relaxed")
             scores = self.scores.filter(pl.col("run").is_in(ids))
+            # The score of a test set may have no value of an example.
+            if scores.filter(pl.col("sums") > 0)["measure"].unique().to_list() == [metric]:
+                metric = "score"
+            rows = pl.concat([self._metric(run, metric) for run in ids], how="diagonal_relaxed")
             result = pair_predictions(scores, rows, None if metric == "score" else MEAN)
             if not result or not result[0].targets:
                 raise NoRunsError("their runs have no example of a target language in common")

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from crosstune.errors import UserError, did_you_mean
+from crosstune.metrics.corpus import CORPUS, SUM, corpus_statistic
 from crosstune.metrics.statistic import MEAN, Statistic
 
 Kind = str
@@ -28,7 +29,7 @@ COLUMNS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Form:
+class AnswerForm:
     """One form of answer.
 
     Attributes:
@@ -45,19 +46,23 @@ class Form:
     losses: tuple[str, ...] = ("answer",)
     statistic: Statistic = MEAN
 
-    def schema(self, metrics: Iterable[str] = ()) -> dict[str, Any]:
-        """All columns of a table of predictions, in order; those of the metrics are ``metric.<name>``."""
-        return {**COLUMNS, **self.columns, **{f"metric.{name}": pl.Float64 for name in metrics}}
+    def schema(self, metrics: Iterable[str] = (), sums: int = 0) -> dict[str, Any]:
+        """All columns of a table of predictions, in order.
+
+        Those of the metrics are ``metric.<name>``; those that a corpus metric sums are ``sum.<i>``.
+        """
+        numbers = [*(f"metric.{name}" for name in metrics), *(f"{SUM}{i}" for i in range(sums))]
+        return {**COLUMNS, **self.columns, **dict.fromkeys(numbers, pl.Float64)}
 
 
-FORMS: dict[Kind, Form] = {
-    "choice": Form("choice", {"choice_logprobs": pl.List(pl.Float64)}, True, ("answer", "choices")),
-    "generation": Form("generation", {"answer_language": pl.String}),
+FORMS: dict[Kind, AnswerForm] = {
+    "choice": AnswerForm("choice", {"choice_logprobs": pl.List(pl.Float64)}, True, ("answer", "choices")),
+    "generation": AnswerForm("generation", {"answer_language": pl.String}),
 }
 """``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding."""
 
 
-def form_of(kind: Kind) -> Form:
+def form_of(kind: Kind) -> AnswerForm:
     """The form of that name.
 
     Raises:
@@ -66,3 +71,21 @@ def form_of(kind: Kind) -> Form:
     if kind not in FORMS:
         raise UserError(f'unknown form of answer "{kind}"{did_you_mean(kind, FORMS)}')
     return FORMS[kind]
+
+
+def statistic_of(kind: Kind, metric: str, sums: int) -> Statistic:
+    """What the score of many predictions is.
+
+    Args:
+        kind: Form of the answers.
+        metric: The task's main one.
+        sums: How many columns ``sum.<i>`` the predictions have; 0 where the metric is none of a corpus.
+
+    Raises:
+        UserError: There is no such form or corpus metric, as in a record of a later version.
+    """
+    if not sums:
+        return form_of(kind).statistic
+    if metric not in CORPUS:
+        raise UserError(f'unknown corpus metric "{metric}"{did_you_mean(metric, CORPUS)}')
+    return corpus_statistic(metric, sums)

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from crosstune.methods.adapters.bottleneck import Bottleneck
+from crosstune.methods.adapters.compacter import Compacter
+from crosstune.methods.adapters.ia3 import Ia3
 from crosstune.methods.adapters.lora import Lora
 from crosstune.methods.base import Method
 from crosstune.methods.few_shot import FewShot
@@ -18,5 +21,8 @@ METHODS: dict[str, type[Method[Any]]] = {
     "prefix": Prefix,
     "llama-adapter": LlamaAdapter,
     "lora": Lora,
+    "bottleneck": Bottleneck,
+    "compacter": Compacter,
+    "ia3": Ia3,
     "full": Full,
 }

@@ -20,8 +20,18 @@ ATTENTION = ("self_attn", "self_attention", "attention", "attn.attention", "attn
 KEY, VALUE = ("k_proj",), ("v_proj",)
 OUTPUT = ("o_proj", "dense", "out_proj", "c_proj")
 MLP = ("mlp", "feed_forward")
-MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h")
+MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "fc_out")
 NORM_BEFORE_ATTENTION = ("input_layernorm", "ln_1", "attention_layernorm")
+NORM_BEFORE_MLP = (
+    "pre_feedforward_layernorm",
+    "pre_mlp_layernorm",
+    "pre_ff_layernorm",
+    "feedforward_layernorm",
+    "ln_2",
+    "post_attention_layernorm",  # in the layers that have none of the others; in those it follows attention
+)
+NORM_AFTER_ATTENTION = ("post_self_attn_layernorm", "post_norm1", "post_attention_layernorm")
+NORM_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_norm2")
 
 # Queries, keys and values in one projection: one block after the other, or the three of each head together.
 FUSED: dict[str, Literal["blocks", "heads"]] = {
@@ -29,6 +39,8 @@ FUSED: dict[str, Literal["blocks", "heads"]] = {
     "c_attn": "blocks",
     "query_key_value": "heads",
 }
+# Attentions whose fused projection has another order.
+OTHER_ORDER = ("CodeGenAttention",)
 # What scores are multiplied with before they are capped, by name in the config.
 SCALES: dict[str, Callable[[float], float]] = {
     "logit_scale": lambda value: value,
@@ -115,6 +127,36 @@ class Layer:
         name = child(self.module, MLP)
         return projection(self.module if name is None else self.module.get_submodule(name), MLP_OUTPUT)
 
+    @property
+    def mlp(self) -> nn.Module | None:
+        """What computes the MLP's output: its outer projection, or the whole MLP where that has none."""
+        name = child(self.module, MLP)
+        whole = None if name is None else self.module.get_submodule(name)
+        return whole if self.mlp_output is None else self.mlp_output.module
+
+    @property
+    def before_mlp(self) -> nn.Module | None:
+        """The first module behind attention that reads the residual stream; None in layers of other builds.
+
+        In all layers in which there is one, the layer's output is the stream plus what comes of it.
+        """
+        names = dict(self.module.named_children())
+        if getattr(self.module, "do_layer_norm_before", False):
+            return names.get("final_layer_norm")  # OPT
+        if "post_feedforward_layernorm" in names and "pre_feedforward_layernorm" not in names:
+            return names.get("mlp")  # OLMo 2: normed behind it alone
+        return names.get(child(self.module, NORM_BEFORE_MLP) or "")
+
+    @property
+    def norms_behind(self) -> tuple[nn.Module | None, nn.Module | None]:
+        """What the outputs of attention and of the MLP go through before they are added to the stream."""
+        names = dict(self.module.named_children())
+        attention = names.get(child(self.module, NORM_AFTER_ATTENTION) or "")
+        return (
+            None if attention is self.before_mlp else attention,
+            names.get(child(self.module, NORM_AFTER_MLP) or ""),
+        )
+
     def key_and_value(self) -> tuple[Projection, Projection] | None:
         """What makes keys and values, also inside a fused projection; None where no name is known."""
         attention = self.attention
@@ -123,7 +165,7 @@ class Layer:
             return key, value
         fused = child(attention, tuple(FUSED))
         size, dim = self._output_size(), self.head_dim
-        if fused is None or size is None or dim is None:
+        if fused is None or size is None or dim is None or type(attention).__name__ in OTHER_ORDER:
             return None
         module: Any = attention.get_submodule(fused)
         whole = module.out_features if hasattr(module, "out_features") else module.weight.shape[1]

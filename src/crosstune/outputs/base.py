@@ -23,38 +23,37 @@ class Answers:
 
     Attributes:
         texts: What each is as text: column ``prediction``, and what `Task.score` is given.
-        columns: The form's own columns (`Form.columns`), one value an example.
+        columns: The form's own columns (`AnswerForm.columns`), one value an example.
     """
 
     texts: list[str]
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Output(ABC):
-    """One form of answer. Subclasses hold no state."""
+    """One form of answer, of one model.
+
+    Attributes:
+        lm: The model.
+        settings: How it is evaluated; training learns no more than what they compare.
+    """
+
+    lm: LanguageModel
+    settings: EvaluateSettings
 
     @abstractmethod
-    def rows(
-        self, lm: LanguageModel, examples: Sequence[Example], settings: EvaluateSettings, loss: str = "answer"
-    ) -> Rows:
+    def rows(self, examples: Sequence[Example], loss: str = "answer") -> Rows:
         """Training rows, tokenised when they are drawn: which ids are learned, and what the loss compares.
 
-        Training learns no more than what ``settings`` will compare. The loss is one of the form's
-        `Form.losses`.
+        The loss is one of the form's `AnswerForm.losses`.
 
         Raises:
             UserError: The examples do not suit the loss.
         """
 
     @abstractmethod
-    def answers(
-        self,
-        lm: LanguageModel,
-        task: Task,
-        examples: Sequence[Example],
-        settings: EvaluateSettings,
-        **stream: Unpack[Stream],
-    ) -> Answers:
+    def answers(self, task: Task, examples: Sequence[Example], **stream: Unpack[Stream]) -> Answers:
         """The model's answers to examples of any languages, all in one call, so that they share batches.
 
         Raises:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
-from crosstune.models.attention.choose import Form, lay_out, reading_form
+from crosstune.models.attention.choose import BatchForm, lay_out, reading_form
 from crosstune.models.attention.trees import Shared, grow
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.language_model import LanguageModel
@@ -37,9 +37,7 @@ ROWS_AT_ONCE = 128
 class Choice(Output):
     """The most probable of an example's choices."""
 
-    def rows(
-        self, lm: LanguageModel, examples: Sequence[Example], settings: EvaluateSettings, loss: str = "answer"
-    ) -> Rows:
+    def rows(self, examples: Sequence[Example], loss: str = "answer") -> Rows:
         """Rows of the right choice, without an end; its first token alone where evaluation compares no more.
 
         With ``loss: choices`` that token is compared with the other choices' first tokens only.
@@ -49,7 +47,7 @@ class Choice(Output):
         """
 
         def starts(choices: Sequence[str]) -> tuple[int, ...]:
-            return tuple(lm.tokens.answer(choice)[0] for choice in choices)
+            return tuple(self.lm.tokens.answer(choice)[0] for choice in choices)
 
         among_choices = loss == "choices"
         for choices in {example.choices for example in examples} if among_choices else ():
@@ -57,28 +55,21 @@ class Choice(Output):
                 raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
 
         def learned(example: Example) -> tuple[list[int], tuple[int, ...]]:
-            answer = lm.tokens.answer(example.answers[0])
-            if settings.choices == "first-token":
+            answer = self.lm.tokens.answer(example.answers[0])
+            if self.settings.choices == "first-token":
                 answer = answer[:1]
             return answer, starts(example.choices) if among_choices else ()
 
-        return answer_rows(lm, examples, learned)
+        return answer_rows(self.lm, examples, learned)
 
-    def answers(
-        self,
-        lm: LanguageModel,
-        task: Task,
-        examples: Sequence[Example],
-        settings: EvaluateSettings,
-        **stream: Unpack[Stream],
-    ) -> Answers:
+    def answers(self, task: Task, examples: Sequence[Example], **stream: Unpack[Stream]) -> Answers:
         """The choices picked, and the log-probabilities of all."""
-        prompts = lm.tokens.prompts([example.prompt for example in examples])
+        prompts = self.lm.tokens.prompts([example.prompt for example in examples])
         items = [
-            ChoiceItem(ids, tuple(tuple(lm.tokens.answer(choice)) for choice in example.choices))
+            ChoiceItem(ids, tuple(tuple(self.lm.tokens.answer(choice)) for choice in example.choices))
             for ids, example in zip(prompts, examples, strict=True)
         ]
-        logprobs = score_choices(lm, items, settings, **stream)
+        logprobs = score_choices(self.lm, items, self.settings, **stream)
         picked = [
             example.choices[scores.index(max(scores))]
             for example, scores in zip(examples, logprobs, strict=True)
@@ -164,7 +155,7 @@ def score_choices(
 
 @torch.inference_mode()
 def _score_batch(
-    lm: LanguageModel, groups: Sequence[Sequence[ChoiceItem]], per_token: bool, form: Form
+    lm: LanguageModel, groups: Sequence[Sequence[ChoiceItem]], per_token: bool, form: BatchForm
 ) -> list[Tensor]:
     """One ``[choices]`` fp64 vector an item, comparable within it, group by group."""
     trees = [grow([text for item in group for text in item.texts]) for group in groups]

@@ -8,6 +8,8 @@ import polars as pl
 
 from crosstune.data.example import Example
 from crosstune.data.forms import form_of
+from crosstune.errors import UserError
+from crosstune.metrics.corpus import CORPUS, SUM
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers
@@ -31,36 +33,45 @@ def evaluate(
     test examples of each language.
 
     Returns:
-        One row an example, in their order, with the columns of `Form.schema`.
+        One row an example, in their order, with the columns of `AnswerForm.schema`.
     """
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
     tell, journal = stream.get("tell"), stream.get("journal")
-    groups = lm.adaptation.groups(examples)
-    table = pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))
+    groups, done = lm.adaptation.groups(examples), 0
+    tables = []
     for languages in groups:
         flat = [example for language in languages for example in examples[language]]
         with lm.adaptation.for_language(languages[0]):
             flat = fitted(lm, task, flat, settings, passes)
-            section = None if journal is None else journal.section(len(table), len(flat))
-            answers = OUTPUTS[task.kind].answers(
-                lm, task, flat, settings, tell=tell, passes=passes, journal=section
-            )
-        table = pl.concat([table, _rows(task, flat, answers)])
+            section = None if journal is None else journal.section(done, len(flat))
+            output = OUTPUTS[task.kind](lm, settings)
+            answers = output.answers(task, flat, tell=tell, passes=passes, journal=section)
+        tables.append(_rows(task, flat, answers))
+        done += len(flat)
+    table = pl.concat(tables)
     if len(groups) > 1:
         table = table.sort(pl.col("language").cast(pl.Enum(list(examples))), maintain_order=True)
     return table
 
 
 def _rows(task: Task, examples: Sequence[Example], answers: Answers) -> pl.DataFrame:
-    scores = [task.score(example, text) for example, text in zip(examples, answers.texts, strict=True)]
+    main, *others = task.metrics
+    answered = list(zip(examples, answers.texts, strict=True))
+    scores = [task.score(example, text) for example, text in answered]
+    sums = [task.sums(example, text) for example, text in answered]
+    if len({len(numbers) for numbers in sums}) > 1:
+        raise UserError(f"task {task.name}: {main} needs as many choices in every example")
+    if main not in CORPUS:
+        others = [main, *others]
     columns: dict[str, Sequence[Any]] = {
         "language": [example.language for example in examples],
         "example": [example.id for example in examples],
         "prompt_hash": [hashlib.sha256(example.prompt.encode()).hexdigest()[:16] for example in examples],
         "prediction": answers.texts,
         "gold": [example.answers[0] for example in examples],
-        "score": [score[task.metrics[0]] for score in scores],
+        "score": [score[main] for score in scores],
         **answers.columns,
-        **{f"metric.{name}": [score[name] for score in scores] for name in task.metrics},
+        **{f"metric.{name}": [score[name] for score in scores] for name in others},
+        **{f"{SUM}{i}": numbers for i, numbers in enumerate(zip(*sums, strict=True))},
     }
-    return pl.DataFrame(columns, schema=form_of(task.kind).schema(task.metrics))
+    return pl.DataFrame(columns, schema=form_of(task.kind).schema(others, len(sums[0]) if sums else 0))

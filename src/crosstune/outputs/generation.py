@@ -8,6 +8,7 @@ the last whole one.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Unpack
 
 import torch
@@ -18,7 +19,7 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.metrics.language_id import identify
 from crosstune.models.attention.cache import DecodingCache
-from crosstune.models.attention.choose import Form, lay_out, reading_form
+from crosstune.models.attention.choose import BatchForm, for_writing, lay_out, reading_form
 from crosstune.models.attention.trees import Shared, Tree, grow
 from crosstune.models.fast.graphs import stepper
 from crosstune.models.fast.norms import fused_parts
@@ -30,7 +31,6 @@ from crosstune.models.memory.token_limit import CACHED, TokenLimit
 from crosstune.outputs.base import Answers, Output
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows, answer_rows
-from crosstune.outputs.settings import EvaluateSettings
 from crosstune.outputs.stream import Group, in_a_pass, in_batches
 from crosstune.tasks.base import Task
 
@@ -43,25 +43,17 @@ PORTION = 4
 class Generation(Output):
     """A written answer."""
 
-    def rows(
-        self, lm: LanguageModel, examples: Sequence[Example], settings: EvaluateSettings, loss: str = "answer"
-    ) -> Rows:
+    def rows(self, examples: Sequence[Example], loss: str = "answer") -> Rows:
         """Rows of answers that end in the end-of-text token, so that the model learns to stop."""
-        end = [] if lm.tokenizer.eos_token_id is None else [lm.tokenizer.eos_token_id]
-        return answer_rows(lm, examples, lambda example: (lm.tokens.answer(example.answers[0]) + end, ()))
+        tokens, last = self.lm.tokens, self.lm.tokenizer.eos_token_id
+        end = [] if last is None else [last]
+        return answer_rows(self.lm, examples, lambda example: (tokens.answer(example.answers[0]) + end, ()))
 
-    def answers(
-        self,
-        lm: LanguageModel,
-        task: Task,
-        examples: Sequence[Example],
-        settings: EvaluateSettings,
-        **stream: Unpack[Stream],
-    ) -> Answers:
+    def answers(self, task: Task, examples: Sequence[Example], **stream: Unpack[Stream]) -> Answers:
         """The texts written, and the language that each was identified as (`identify`)."""
-        prompts = lm.tokens.prompts([example.prompt for example in examples])
-        longest = settings.max_answer_tokens or task.max_answer_tokens
-        texts = generate(lm, prompts, longest, task.stop, settings.tokens_per_pass, **stream)
+        prompts = self.lm.tokens.prompts([example.prompt for example in examples])
+        longest = self.settings.max_answer_tokens or task.max_answer_tokens
+        texts = generate(self.lm, prompts, longest, task.stop, self.settings.tokens_per_pass, **stream)
         languages = [
             identify(text, example.language, task.source_language)
             for example, text in zip(examples, texts, strict=True)
@@ -112,7 +104,7 @@ def generate(
 
     def fit(batch: list[Group]) -> None:
         trees = [grow([prompts[i] for i in group.items]) for group in batch]
-        budget.measure(lm, passes, trees, longest, lambda some, slots: _read(lm, some, slots, Form.PADDED))
+        budget.measure(lm, passes, trees, longest, partial(_read, lm, form=BatchForm.PADDED))
 
     with fused_parts(lm.model), packed_weights(lm):
         budget.keep_to_memory(lm, passes, longest, len(prompts))
@@ -142,10 +134,8 @@ def _generate(
     longest = max(len(path) for tree in trees for path in tree.paths) + max_tokens
     cache = CACHED * tokens if cache is None else cache
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
-    front = lm.adaptation.front
-    slots = DecodingCache(lm, room, front + longest)
-    widest = front + max(len(tree.tokens) for tree in trees)
-    form = reading_form(lm, widest)
+    slots = for_writing(lm, room, longest)
+    form = reading_form(lm, lm.adaptation.front + max(len(tree.tokens) for tree in trees))
     step = stepper(lm, slots, note)
     waiting = deque(trees)
     begun = 0
@@ -175,7 +165,7 @@ def _generate(
     return answers
 
 
-def _next(waiting: deque[Tree], room: int, tokens: int, form: Form) -> list[Tree]:
+def _next(waiting: deque[Tree], room: int, tokens: int, form: BatchForm) -> list[Tree]:
     """The next trees that there is room for and that go through the model at once; one at least."""
     some: list[Tree] = []
     width = count = total = 0
@@ -189,7 +179,7 @@ def _next(waiting: deque[Tree], room: int, tokens: int, form: Form) -> list[Tree
     return some
 
 
-def _read(lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache, form: Form) -> Tensor:
+def _read(lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache, form: BatchForm) -> Tensor:
     """Read prompts into free rows of the slots; hidden state of each last token, ``[prompts, hidden]``."""
     placed = lay_out(form, trees, lm.pad_id, lm.device)
     read, width = DynamicCache(), placed.ids.shape[1]

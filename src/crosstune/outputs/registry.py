@@ -11,9 +11,9 @@ from crosstune.outputs.generation import Generation
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
 
-OUTPUTS: dict[Kind, Output] = {
-    "choice": Choice(),
-    "generation": Generation(),
+OUTPUTS: dict[Kind, type[Output]] = {
+    "choice": Choice,
+    "generation": Generation,
 }
 
 
@@ -33,4 +33,4 @@ def tokenize(
         UserError: ``among_choices`` with choices that start alike.
     """
     settings = EvaluateSettings(choices="first-token" if first_token else "label")
-    return OUTPUTS[kind].rows(lm, examples, settings, "choices" if among_choices else "answer")
+    return OUTPUTS[kind](lm, settings).rows(examples, "choices" if among_choices else "answer")

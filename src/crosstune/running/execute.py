@@ -8,9 +8,10 @@ from pathlib import Path
 import polars as pl
 from torch import Tensor
 
-from crosstune.data.forms import form_of
+from crosstune.data.forms import form_of, statistic_of
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
+from crosstune.metrics.corpus import sums_in
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.models.memory.machine import ran_out
@@ -78,7 +79,8 @@ class RunResult:
         seconds = f"{trained + (cost.evaluate_seconds or 0):.0f} s"
         if self.record.kind == "search":
             return f"dev {100 * max(point['score'] for point in self.record.dev):.1f}, {seconds}"
-        statistic = form_of(self.record.task.kind).statistic
+        task = self.record.task
+        statistic = statistic_of(task.kind, task.metrics[0], task.sums)
         parts_of = self.predictions.partition_by("language", as_dict=True)
         means = {language: statistic.of(part) for (language,), part in parts_of.items()}
         source = self.record.source_language
@@ -148,7 +150,7 @@ def execute(
         halvings=learning.halvings + answering.halvings,
         resumed=resume.resumed,
     )
-    record = write_record(run, method, lm, data, trained, count, cost, started)
+    record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
     return RunResult(record, table, weights)
 
 
@@ -200,7 +202,8 @@ def _train(
     dev = {data.task.source_language: data.dev[: settings.dev_limit]}
 
     def dev_score() -> float:
-        return form_of(data.task.kind).statistic.of(predictions(run, method, data, dev, passes=answering))
+        table, task = predictions(run, method, data, dev, passes=answering), data.task
+        return statistic_of(task.kind, task.metrics[0], sums_in(table.columns)).of(table)
 
     wanted = dev_score if settings.evaluate_every is not None else None
     checkpoint = resume.checkpoint(learning, answering)

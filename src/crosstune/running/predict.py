@@ -98,13 +98,13 @@ def predict(
             "run the study again"
         )
     # A task whose answers are written may be asked to choose all the same.
-    output = OUTPUTS[task.kind if form_of(task.kind).has_choices or not choices else "choice"]
-    settings = EvaluateSettings.model_validate(run.evaluate)
+    form = OUTPUTS[task.kind if form_of(task.kind).has_choices or not choices else "choice"]
+    output = form(lm, EvaluateSettings.model_validate(run.evaluate))
     with attached(method, lm, run.seed):
         if method.trains:
             method.load_state(_weights(folder / store.WEIGHTS, str(lm.device)))
         with method.evaluating(), lm.adaptation.for_language(code):
-            answers = output.answers(lm, task, with_exemplars([example], solved), settings)
+            answers = output.answers(task, with_exemplars([example], solved))
     (logprobs,) = answers.columns.get("choice_logprobs", [()])
     probabilities = [math.exp(logprob) for logprob in logprobs]
     ranked = sorted(zip(example.choices, probabilities, strict=True), key=lambda pair: -pair[1])

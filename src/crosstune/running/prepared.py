@@ -33,7 +33,7 @@ def training_rows(run: Run, lm: LanguageModel, data: TaskData) -> Rows:
     """What a run trains on, as its task's form of answer makes it."""
     assert run.train is not None
     examples = draw(data.train_for(run.train), run.train, run.seed)
-    return OUTPUTS[data.task.kind].rows(lm, examples, run.evaluate, run.train.loss)
+    return OUTPUTS[data.task.kind](lm, run.evaluate).rows(examples, run.train.loss)
 
 
 def solved_examples(method: Method, train: Callable[[], list[Example]], seed: int) -> list[Example]:

@@ -25,6 +25,7 @@ def write_record(
     method: Method,
     lm: LanguageModel,
     data: TaskData,
+    sums: int,
     trained: Trained | None,
     count: int,
     cost: Cost,
@@ -37,6 +38,7 @@ def write_record(
         method: As it was evaluated.
         lm: The model.
         data: Examples of the run's task.
+        sums: How many columns of its predictions a corpus metric sums.
         trained: What training left; None where nothing is trained.
         count: Trained parameters.
         cost: What the run took, but for its training and memory, which are filled in here.
@@ -73,6 +75,7 @@ def write_record(
             "version": task.version,
             "kind": task.kind,
             "metrics": list(task.metrics),
+            "sums": sums,
             "options": run.task.options.model_dump(mode="json"),
             "file": None if file is None else {"path": str(file.path), "sha256": file.sha256},
             "splits": dict(task.split_names),

@@ -65,6 +65,7 @@ class TaskRecord(_Part):
     Attributes:
         kind: Form of its answers, which decides their columns and their statistic (`crosstune.data.forms`).
         metrics: Their names; the first is what ``score`` measures.
+        sums: Of a metric of the whole test set: how many columns ``sum.<i>`` it is computed from; else 0.
         options: Of the task, such as prompt_language.
         file: Path and SHA-256 of a task from a user's file.
         splits: Where each split came from.
@@ -74,6 +75,7 @@ class TaskRecord(_Part):
     version: int
     kind: str
     metrics: list[str] = Field(min_length=1)
+    sums: int = Field(default=0, ge=0)
     options: Json = {}
     file: Json | None = None
     splits: Json = {}

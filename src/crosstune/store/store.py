@@ -20,6 +20,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
@@ -48,6 +49,8 @@ DAMAGED = ".damaged"
 WORK = ".work"
 CLAIMS = ".claims"
 STUDY = "study.yaml"
+
+T = TypeVar("T")
 
 
 def open_store(store: Path, study: str) -> None:
@@ -104,7 +107,7 @@ def save(
     """
     run_id = _checked(run.id)
     target = store / run_id
-    with disk_errors(store), draft(target) as work, draft(target) as replaced:
+    with disk_errors(store), draft(target) as work:
         work.mkdir(parents=True)
         content = run.model_dump(mode="json")
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
@@ -120,8 +123,6 @@ def save(
             sync(work / WEIGHTS)
         sums = {file.name: sha256_of(file) for file in sorted(work.iterdir())}
         write_synced(work / CHECKSUMS, json.dumps(sums, indent=1).encode())
-        if target.exists():
-            target.rename(replaced)  # a folder cannot be replaced in one step
         put(work, target)
     return target
 
@@ -157,8 +158,8 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
     Raises:
         UserError: A file is there and cannot be read, which says nothing of what it holds.
     """
-    try:
-        sums = _sums(folder)
+
+    def compare(sums: Mapping[str, str]) -> None:
         # A checksums.json that lost a line must not hide what it no longer names.
         for name in dict.fromkeys((RUN, PREDICTIONS, *sums)) if files is None else files:
             if Path(name).name != name:
@@ -166,9 +167,23 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
             with _readable(folder / name):
                 digest = sha256_of(folder / name)
             _compare(folder / name, digest, sums)
+
+    try:
+        _against_sums(folder, compare)
     except DamagedError as error:
         return str(error)
     return None
+
+
+def _against_sums(folder: Path, check: Callable[[dict[str, str]], T]) -> T:
+    """Check a run by its checksums; again where another process has put a fresh run there meanwhile."""
+    while True:
+        sums = _sums(folder)
+        try:
+            return check(sums)
+        except DamagedError:
+            if _sums(folder) == sums:
+                raise
 
 
 def _whole(file: Path) -> bytes:
@@ -178,10 +193,14 @@ def _whole(file: Path) -> bytes:
         DamagedError: It is missing or damaged.
         UserError: It cannot be read.
     """
-    with _readable(file), open_file(file) as stream:
-        content = stream.read()
-    _compare(file, hashlib.sha256(content).hexdigest(), _sums(file.parent))
-    return content
+
+    def read(sums: Mapping[str, str]) -> bytes:
+        with _readable(file), open_file(file) as stream:
+            content = stream.read()
+        _compare(file, hashlib.sha256(content).hexdigest(), sums)
+        return content
+
+    return _against_sums(file.parent, read)
 
 
 def _sums(folder: Path) -> dict[str, str]:

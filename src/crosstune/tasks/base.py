@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from crosstune.data.example import Example, Split, fingerprint
 from crosstune.data.forms import Kind
 from crosstune.errors import UserError, did_you_mean
+from crosstune.metrics.corpus import CORPUS
 
 __all__ = ["Example", "Kind", "Split", "Task", "TaskOptions", "fingerprint"]
 
@@ -27,7 +28,8 @@ class Task(ABC):
         version: Raised whenever prompts, examples or scoring change; part of a run's id.
         kind: Name of the form of its answers: "choice" (log-probabilities of the choices are compared),
             "generation" (greedy decoding), or another of `crosstune.data.forms.FORMS`.
-        metrics: Names that `score` returns; the first is the task's main one. All in [0, 1].
+        metrics: Names that `score` returns; the first is the task's main one. All in [0, 1]. The first may be
+            one of `crosstune.metrics.corpus.CORPUS`, whose score of many examples is no mean.
         split_names: What the source calls the splits used, e.g. {"test": "test.tsv"}; reported with results.
         max_answer_tokens: Longest written answer.
         stop: Texts that end one.
@@ -78,4 +80,12 @@ class Task(ABC):
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Metrics of one answer. For a choice task ``answer`` is the text of the choice picked."""
-        return {self.metrics[0]: float(answer in example.answers)}
+        main = self.metrics[0]
+        if main in CORPUS:
+            return {main: CORPUS[main].alone(answer, example.answers, example.choices)}
+        return {main: float(answer in example.answers)}
+
+    def sums(self, example: Example, answer: str) -> list[float]:
+        """What one answer adds to the sums of a corpus metric; nothing for a metric that is a mean."""
+        main = self.metrics[0]
+        return CORPUS[main].sums(answer, example.answers, example.choices) if main in CORPUS else []

@@ -13,7 +13,7 @@ class TrainSettings(BaseModel):
 
     Attributes:
         steps: Optimiser steps; or give ``epochs``.
-        epochs: TokenLimit over the training examples; None when ``steps`` is given.
+        epochs: Passes over the training examples; None when ``steps`` is given.
         batch_size: Examples an optimiser step (the effective batch).
         tokens_per_pass: Most tokens, padding included, that go through the model at once; a batch
             over it is split, with the same gradient.

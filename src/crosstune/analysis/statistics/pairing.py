@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from crosstune.analysis.transfer import COMPARISON, comparable
-from crosstune.data.forms import form_of
+from crosstune.data.forms import statistic_of
 from crosstune.errors import UserError, did_you_mean
 from crosstune.metrics.statistic import MEAN, Statistic
 
@@ -133,7 +133,8 @@ def pair_predictions(
         codes = sorted(part["language"].unique().to_list())
         place = np.full(len(names["language"]), -1, dtype=np.int64)
         place[[number["language"][code] for code in codes]] = np.arange(len(codes))
-        used = form_of(common.filter(run=runs[0])["form"][0]).statistic if statistic is None else statistic
+        form, measure, sums = common.filter(run=runs[0]).select("form", "measure", "sums").row(0)
+        used = statistic_of(form, measure, sums) if statistic is None else statistic
         values = predictions.select(pl.col(used.columns).cast(pl.Float32)).to_numpy()
         keys: dict[str, tuple[NDArray[np.int64], Counts]] = {}
         shared: NDArray[np.int64] | None = None

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from crosstune.errors import UserError, did_you_mean
-from crosstune.methods.adapters.merged import MOST_LOST, lost, merged
-from crosstune.methods.base import Merge, Method
+from crosstune.methods.adapters.merged import lost, merged, worth_merging
+from crosstune.methods.adapters.placement import swap_hooks
+from crosstune.methods.base import Method
 from crosstune.methods.config import Layered
 from crosstune.methods.deferred import LanguageModel, nn, torch
 from crosstune.models.adaptation import Part
@@ -86,6 +87,7 @@ class Lora(Method[LoraConfig]):
         from crosstune.methods.adapters.lora_kernel import use_update
 
         config = self.config
+        self.wrapped: dict[str, Any] = {}
         part.undo.callback(self._unwrap, lm)
         # The layers alone: by the model's config PEFT would take an MLP's names for weights of experts.
         layers: Any = nn.ModuleList(lm.layers)
@@ -102,6 +104,8 @@ class Lora(Method[LoraConfig]):
             except ValueError as error:
                 raise UserError(f"lora: {error}".replace("\n", " ")) from error
         self.wrapped = _lora_layers(lm)
+        for module in self.wrapped.values():
+            swap_hooks(module.get_base_layer(), module)
         for parameter in self.parameters().values():
             parameter.data = parameter.data.float()
         for module in self.wrapped.values():
@@ -116,6 +120,8 @@ class Lora(Method[LoraConfig]):
         """Put the plain linear layers back."""
         for name, module in _lora_layers(lm).items():
             parent, _, leaf = name.rpartition(".")
+            if name in self.wrapped:
+                swap_hooks(module.get_base_layer(), module)
             setattr(lm.model.get_submodule(parent), leaf, module.get_base_layer())
         self.wrapped = {}
 
@@ -131,7 +137,7 @@ class Lora(Method[LoraConfig]):
     def evaluating(self) -> Iterator[None]:
         """Merge into the weights, and put the very bits of the weights back after.
 
-        Where rounding would take more than `MOST_LOST` of a weight's update, it stays beside the weight.
+        Where rounding would take too much of a weight's update (`worth_merging`), it stays beside the weight.
         Quantised weights stay as they are: merged, they would be rounded to their few bits once more. So do
         those of a part for some languages, which is switched off for the others.
         """
@@ -142,13 +148,8 @@ class Lora(Method[LoraConfig]):
                     name: lost(module.get_base_layer().weight, module.get_delta_weight(_ADAPTER))
                     for name, module in self.wrapped.items()
                 }
-        chosen = [self.wrapped[name] for name, share in loss.items() if share <= MOST_LOST]
-        self.merge = Merge(
-            tensors=len(self.wrapped),
-            merged=len(chosen),
-            lost=max((share for share in loss.values() if share <= MOST_LOST), default=None),
-            avoided=max((share for share in loss.values() if share > MOST_LOST), default=None),
-        )
+        names, self.merge = worth_merging(loss, len(self.wrapped))
+        chosen = [self.wrapped[name] for name in names]
 
         def merge() -> None:
             for module in chosen:

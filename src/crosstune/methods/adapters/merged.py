@@ -1,10 +1,13 @@
 """Trained changes merged into the weights for evaluation, and the weights' very bits put back after."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
+from crosstune.methods.base import Merge
 from crosstune.methods.deferred import Tensor, torch
 
+T = TypeVar("T")
 MOST_LOST = 0.1
 """Share of a change that may be lost when it is merged. bf16 rounds a weight by up to 0.4% of itself: of
 changes of a few percent little is lost, of changes below that nearly everything."""
@@ -16,6 +19,22 @@ def lost(weight: Tensor, change: Tensor) -> float:
     kept = (before + change).to(weight.dtype).float() - before
     size = change.norm()
     return float((kept - change).norm() / size) if size > 0 else 0.0
+
+
+def worth_merging(loss: Mapping[T, float], tensors: int) -> tuple[list[T], Merge]:
+    """Whose change is merged: no more than `MOST_LOST` of it is lost then.
+
+    Args:
+        loss: By what can be merged, the share that would be lost.
+        tensors: How many were changed, those that cannot be merged among them.
+    """
+    chosen = [place for place, share in loss.items() if share <= MOST_LOST]
+    return chosen, Merge(
+        tensors=tensors,
+        merged=len(chosen),
+        lost=max((share for share in loss.values() if share <= MOST_LOST), default=None),
+        avoided=max((share for share in loss.values() if share > MOST_LOST), default=None),
+    )
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch
 from crosstune.models.attention.gpu_line import VarlenBatch, drops_attention, suits
 from crosstune.models.attention.layout import Layout
@@ -24,7 +25,7 @@ from crosstune.models.proof import Note
 from crosstune.models.protocol import Model
 
 
-class Form(Enum):
+class BatchForm(Enum):
     """How the texts of a batch stand in its rows; see above."""
 
     PADDED = "padded"
@@ -35,24 +36,24 @@ class Form(Enum):
     @property
     def fills_up(self) -> bool:
         """Whether rows are filled up to the longest."""
-        return self in (Form.PADDED, Form.PACKED)
+        return self in (BatchForm.PADDED, BatchForm.PACKED)
 
 
-def training_form(model: Model, longest: int, note: Note | None = None) -> Form:
+def training_form(model: Model, longest: int, note: Note | None = None) -> BatchForm:
     """The form of a training batch whose longest text, a soft prompt counted in, has so many tokens.
 
     ``note`` is told in one line where a GPU's kernel is not used.
     """
     if suits(model, longest, note):
-        return Form.VARLEN
+        return BatchForm.VARLEN
     form = reading_form(model, longest)
     # The groups of a padding-free batch drop no attention in training.
-    return Form.PACKED if drops_attention(model) or form is Form.PADDED else form
+    return BatchForm.PACKED if drops_attention(model) or form is BatchForm.PADDED else form
 
 
-def reading_form(model: Model, longest: int) -> Form:
+def reading_form(model: Model, longest: int) -> BatchForm:
     """The form of a batch that is only read: a GPU's fused kernels do better on padded rows."""
-    return Form.PADDING_FREE if model.device.type == "cpu" and longest <= LONGEST else Form.PADDED
+    return BatchForm.PADDING_FREE if model.device.type == "cpu" and longest <= LONGEST else BatchForm.PADDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +74,7 @@ class Placed:
 
 
 def lay_out(
-    form: Form,
+    form: BatchForm,
     texts: Sequence[Tree | Sequence[int]],
     pad: int,
     device: torch.device | str,
@@ -97,7 +98,7 @@ def lay_out(
     rows = [[i] for i in range(len(texts))]
     if not form.fills_up:
         rows = [list(range(len(texts)))]
-    elif form is Form.PACKED and balance is not None:
+    elif form is BatchForm.PACKED and balance is not None:
         rows = bins(lengths, balance, shared_prefix)
     width = max(sum(lengths[i] for i in row) for row in rows)
     starts = [0] * len(texts)
@@ -114,7 +115,7 @@ def lay_out(
     branches = any(tree.branches for tree in trees)
     layout: Layout | PaddingFreeBatch | None = None
     if not form.fills_up:
-        kind = VarlenBatch if form is Form.VARLEN else PaddingFreeBatch
+        kind = VarlenBatch if form is BatchForm.VARLEN else PaddingFreeBatch
         layout = kind(tuple(lengths), device=device, apart=apart)
         if branches:
             ends = block(lambda i: trees[i].ends, -1)[0]
@@ -136,6 +137,11 @@ def for_reading(model: Model, texts: Sequence[Sequence[int]]) -> Placed:
     """Texts that are only read, in the form that suits them; on a CPU each attends by itself."""
     form = reading_form(model, model.adaptation.front + max(map(len, texts)))
     return lay_out(form, texts, model.pad_id, model.device, apart=True)
+
+
+def for_writing(model: Model, rows: int, longest: int) -> DecodingCache:
+    """Slots for so many texts being written, of so many tokens at most; a soft prompt stands in front."""
+    return DecodingCache(model, rows, model.adaptation.front + longest)
 
 
 def bins(lengths: Sequence[int], balance: float, shared_prefix: int = 0) -> list[list[int]]:

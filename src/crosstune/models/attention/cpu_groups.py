@@ -48,7 +48,7 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class GroupPlan:
     """All blocks of a line, and where which token is.
 
     In a block the rows of a text stand behind one another for each key head: what a product takes, without a
@@ -112,7 +112,7 @@ def _cheapest(lengths: Sequence[int], shared: int, fill: bool) -> tuple[int, lis
     return least[-1], runs[::-1]
 
 
-def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) -> Plan:
+def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) -> GroupPlan:
     """The blocks of a `crosstune.models.attention.cpu_line.PaddingFreeBatch` line.
 
     Args:
@@ -157,7 +157,7 @@ def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) ->
         return None if same else torch.tensor(of, device=layout.device)
 
     filling_rows = torch.tensor(filling, dtype=torch.long, device=layout.device)
-    return Plan(tuple(blocks), index(places), index(home), filling_rows, len(places))
+    return GroupPlan(tuple(blocks), index(places), index(home), filling_rows, len(places))
 
 
 def _sees(layout: Any, run: Sequence[tuple[int, int, int]], longest: int, seen: int) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.cpu_groups import Block, Plan, plan
+from crosstune.models.attention.cpu_groups import Block, GroupPlan, plan
 from crosstune.models.attention.layout import ridden
 
 # Probabilities of a text this long are 8 MB a head in bf16; beyond, the fused kernel is the better one.
@@ -48,9 +48,9 @@ class PaddingFreeBatch:
     window: int | None = None
     apart: bool = False
     # EntryStates on by `replace`, so that all layers of a forward find the blocks of the first.
-    _plans: dict[tuple[Any, ...], Plan] = field(default_factory=dict, repr=False, compare=False)
+    _plans: dict[tuple[Any, ...], GroupPlan] = field(default_factory=dict, repr=False, compare=False)
 
-    def plan(self, front: int, heads: int, group: int, dtype: torch.dtype) -> Plan:
+    def plan(self, front: int, heads: int, group: int, dtype: torch.dtype) -> GroupPlan:
         """The blocks that attend at once (`crosstune.models.attention.cpu_groups.plan`), made once."""
         key = (self.shared_prefix, self.window, front, heads, group, dtype)
         if key not in self._plans:
@@ -158,7 +158,7 @@ class _Attend(torch.autograd.Function):
         v: Tensor,
         front_k: Tensor,
         front_v: Tensor,
-        where: Plan,
+        where: GroupPlan,
         shared_prefix: int,
         scaling: float,
         cap: float | None,
@@ -188,7 +188,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, common_k, common_v, *kept = ctx.saved_tensors
-        where: Plan = ctx.where
+        where: GroupPlan = ctx.where
         heads, n_front = len(common_k), common_k.shape[1] - ctx.shared_prefix
         grad = where.gather(grad).contiguous()
         if len(where.filling):

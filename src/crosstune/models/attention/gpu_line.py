@@ -42,7 +42,7 @@ class VarlenBatch(PaddingFreeBatch):
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class KernelPlan:
     """Where the kernel finds what, made once for all layers.
 
     Attributes:
@@ -67,7 +67,7 @@ class Plan:
 
 
 @lru_cache(maxsize=4)
-def plan(lengths: tuple[int, ...], shared_prefix: int, front: int, device: torch.device) -> Plan:
+def plan(lengths: tuple[int, ...], shared_prefix: int, front: int, device: torch.device) -> KernelPlan:
     """The plan of a line with ``front`` keys before every text."""
     columns: list[int] = []
     home: list[int] = []
@@ -88,7 +88,7 @@ def plan(lengths: tuple[int, ...], shared_prefix: int, front: int, device: torch
         return torch.tensor([list(row) for row in rows], dtype=torch.long, device=device)
 
     with torch.inference_mode(False):
-        return Plan(
+        return KernelPlan(
             torch.tensor(columns, device=device),
             torch.tensor(home, device=device),
             places(of_front),
@@ -99,7 +99,7 @@ def plan(lengths: tuple[int, ...], shared_prefix: int, front: int, device: torch
         )
 
 
-def kernel(q: Tensor, k: Tensor, v: Tensor, plan: Plan, scaling: float, window: int | None) -> Tensor:
+def kernel(q: Tensor, k: Tensor, v: Tensor, plan: KernelPlan, scaling: float, window: int | None) -> Tensor:
     """PyTorch's flash kernel over ``[tokens, heads, head_dim]``; 16 bits, on a GPU.
 
     It is called by the signature that this PyTorch has. From 2.12 on it groups heads by itself; in 2.10 and
@@ -163,7 +163,7 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, front: Tensor, line: Tensor, where: Plan) -> Tensor:
+    def forward(ctx: Any, front: Tensor, line: Tensor, where: KernelPlan) -> Tensor:
         """``[front, kv_heads, d]`` and ``[line, kv_heads, d]`` to ``[keys, kv_heads, d]``."""
         ctx.where = where
         return torch.cat([front, line]).index_select(0, where.columns)
@@ -171,7 +171,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """To those in front, and to the line."""
-        where: Plan = ctx.where
+        where: KernelPlan = ctx.where
         line = grad.index_select(0, where.home)
         if where.of_shared_prefix.numel():
             n = where.of_shared_prefix.shape[1]

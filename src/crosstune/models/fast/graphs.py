@@ -13,6 +13,7 @@ that it has not seen: one that repeats a number of its own recording is caught t
 steps of this model are plain from then on, and it is said in one line.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -159,7 +160,9 @@ class CudaRecorder:
         before = torch.cuda.get_sync_debug_mode()
         with torch.cuda.device(self._device):
             self._aside.wait_stream(torch.cuda.current_stream())
-            torch.cuda.set_sync_debug_mode("error")
+            with warnings.catch_warnings():  # PyTorch says that this mode is a prototype, once
+                warnings.simplefilter("ignore", UserWarning)
+                torch.cuda.set_sync_debug_mode("error")
             try:
                 with torch.cuda.stream(self._aside):
                     done = work()

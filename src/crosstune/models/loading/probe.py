@@ -27,9 +27,7 @@ from transformers import DynamicCache
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Part, Prompt
-from crosstune.models.attention.cache import DecodingCache
-from crosstune.models.attention.choose import Form as Rows
-from crosstune.models.attention.choose import lay_out
+from crosstune.models.attention.choose import BatchForm, for_writing, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Text = Sequence[int]
-Form = Callable[[LanguageModel, Sequence[Text]], list[Tensor]]
+Forward = Callable[[LanguageModel, Sequence[Text]], list[Tensor]]
 
 NEAR = 1e-3
 """Of the largest logit. Sums in another order come to a few millionths in fp32, a real fault to a tenth."""
@@ -241,7 +239,7 @@ def _alone(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     return [lm.logits(lm.hidden(torch.tensor([list(text)]))[0]) for text in texts]
 
 
-def _laid(form: Rows, groups: Sequence[int], lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
+def _laid(form: BatchForm, groups: Sequence[int], lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     """Texts in rows of a form, as trees of so many in turn."""
     some = iter(texts)
     trees = [grow([next(some) for _ in range(count)]) for count in groups]
@@ -256,7 +254,7 @@ def _laid(form: Rows, groups: Sequence[int], lm: LanguageModel, texts: Sequence[
 
 def _steps(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts."""
-    slots = DecodingCache(lm, len(texts), max(map(len, texts)))
+    slots = for_writing(lm, len(texts), max(map(len, texts)))
     firsts = []
     for text in texts:
         read = DynamicCache()
@@ -267,10 +265,10 @@ def _steps(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     return list(torch.stack([lm.logits(state) for state in states], dim=1))
 
 
-FORMS: dict[str, Form] = {
+FORMS: dict[str, Forward] = {
     "texts": _alone,
-    "padded rows": functools.partial(_laid, Rows.PADDED, (1, 1, 1)),
-    "several texts and branches in one line": functools.partial(_laid, Rows.PADDING_FREE, (2, 1)),
-    "branches by a mask": functools.partial(_laid, Rows.PADDED, (2, 1)),
+    "padded rows": functools.partial(_laid, BatchForm.PADDED, (1, 1, 1)),
+    "several texts and branches in one line": functools.partial(_laid, BatchForm.PADDING_FREE, (2, 1)),
+    "branches by a mask": functools.partial(_laid, BatchForm.PADDED, (2, 1)),
     "decoding steps": _steps,
 }

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from crosstune.models.attention.cache import DecodingCache, row_bytes
+from crosstune.models.attention.choose import for_writing
 from crosstune.models.attention.trees import Tree
 from crosstune.models.memory import machine
 from crosstune.models.memory import measure as fitting
@@ -44,7 +45,7 @@ def measure(
 
     def reading(tokens: int) -> Trial:
         some = trees[: max(1, tokens // width)]
-        slots = DecodingCache(lm, sum(len(tree.paths) for tree in some), columns)
+        slots = for_writing(lm, sum(len(tree.paths) for tree in some), longest)
         size = len(some) * max(len(tree.tokens) for tree in some)
         return Trial(size, fitting.peak(lm.device, lambda: read(some, slots)))
 
@@ -52,7 +53,8 @@ def measure(
         ids = torch.zeros(rows, dtype=torch.long, device=lm.device)
 
         def step() -> None:
-            slots = DecodingCache(lm, rows, columns, rows, [columns - 1] * rows)
+            slots = for_writing(lm, rows, longest)
+            slots.live, slots.lengths = rows, [columns - 1] * rows
             lm.best(lm.step(ids, slots))
 
         # What a step holds beside the cache is held twice: a recorded one keeps it for itself.

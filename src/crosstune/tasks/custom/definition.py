@@ -29,9 +29,14 @@ _NEEDED = {
 }
 _KEYS_OF: dict[Kind, tuple[str, ...]] = {
     "choice": ("choices", "answer_is"),
-    "generation": ("metric", "normalise", "max_answer_tokens", "stop"),
+    "generation": ("normalise", "max_answer_tokens", "stop"),
 }
 """Keys that only tasks of one kind have."""
+METRICS_OF: dict[Kind, tuple[str, ...]] = {
+    "choice": ("accuracy", "macro_f1", "mcc"),
+    "generation": ("exact", "squad_f1", "mlqa_f1", "number_match", "entity_f1", "chrf"),
+}
+"""Metrics of each kind, the default first."""
 
 
 class NewLanguage(BaseModel):
@@ -67,7 +72,7 @@ class Definition(BaseModel):
     train: str
     dev: str | None = None
     test: str
-    metric: Literal["exact", "squad_f1", "mlqa_f1", "number_match"] = "exact"
+    metric: str = ""
     normalise: Literal["NFC"] | None = None
     max_answer_tokens: int = Field(default=32, ge=1)
     stop: tuple[str, ...] = ("\n",)
@@ -171,14 +176,22 @@ class Definition(BaseModel):
             raise invalid(
                 ("kind",), f'a task of kind {self.kind} needs "choices:", such as [positive, negative]'
             )
+        if self.metric and self.metric not in (known := METRICS_OF[self.kind]):
+            raise invalid(
+                ("metric",),
+                f'metric of a {self.kind} task should be {" or ".join(known)}; found "{self.metric}"',
+            )
+        shared = not isinstance(self.choices, str) and not any(map(PLACEHOLDER.search, self.choices))
+        if self.scored_by in ("macro_f1", "mcc") and not shared:
+            raise invalid(("metric",), f"metric {self.metric} needs choices that are the same in every row")
         if self.source_language not in self.prompt:
             raise invalid(("prompt",), f"prompt: none in {self.source_language}, the source language")
         return self
 
     @property
     def scored_by(self) -> str:
-        """The metric, a choice's accuracy included."""
-        return self.metric if "metric" in _KEYS_OF[self.kind] else "accuracy"
+        """The metric."""
+        return self.metric or METRICS_OF[self.kind][0]
 
     @property
     def columns(self) -> tuple[str, ...]:

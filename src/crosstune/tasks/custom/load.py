@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
 from crosstune.files import MOST_TEXT, as_text, read_bytes, user_path
+from crosstune.metrics.corpus import CORPUS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.definition import NAME
 from crosstune.tasks.custom.returned import CHECKS, Wrong
@@ -141,6 +142,10 @@ def _lacks(task: type[Task]) -> str | None:
         if first["type"] == "missing":
             return f"{name} is missing; give {what}"
         return f"{name} should be {what}; found {facts[name]!r}"[:200]
+    for place, metric in enumerate(task.metrics):
+        if metric in CORPUS and (place or CORPUS[metric].of_choices != FORMS[task.kind].has_choices):
+            kind = "choices" if CORPUS[metric].of_choices else "written answers"
+            return f"metrics: {metric} is of a whole test set of {kind}, and comes first"
     return None
 
 

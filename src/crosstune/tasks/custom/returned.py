@@ -1,13 +1,15 @@
 """What the methods of a user's Python task return, checked at once: no mistake becomes a score."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from crosstune.data.example import Example
+from crosstune.data.example import Example, fair_order
 from crosstune.errors import UserError
 from crosstune.languages.table import find
+from crosstune.metrics.corpus import CORPUS
 from crosstune.tasks.base import Task
 
 SCORED = 20
@@ -42,7 +44,10 @@ def languages(task: Task, value: Any) -> list[str]:
 
 
 def examples(task: Task, value: Any, split: str, language: str) -> list[Example]:
-    """Examples with ids that differ, texts, answers and choices as `Example` says."""
+    """Examples with ids that differ, texts, answers and choices as `Example` says; shuffled by their ids.
+
+    As for any other task, so that ``limit`` takes a fair share and the same ids in every language.
+    """
     if not isinstance(value, list | tuple):
         raise Wrong(f"should return a list of examples; returned {_shown(value)}")
     checked: dict[str, Example] = {}
@@ -55,10 +60,13 @@ def examples(task: Task, value: Any, split: str, language: str) -> list[Example]
         if example.id in checked:
             raise Wrong(f"{name}: its id is there twice")
         checked[example.id] = replace(example, answers=tuple(example.answers), choices=tuple(example.choices))
+    classes = {example.choices for example in checked.values()}
+    if len(classes) > 1 and task.metrics[0] in CORPUS:
+        raise Wrong(f"{task.metrics[0]} needs the same choices in every example ({split}, {language})")
     if split == "test":
         for example in list(checked.values())[:SCORED]:
             task.score(example, example.answers[0])
-    return list(checked.values())
+    return sorted(checked.values(), key=lambda example: fair_order(example.id))
 
 
 def _problems(task: Task, example: Example) -> Iterator[str]:
@@ -80,6 +88,14 @@ def _problems(task: Task, example: Example) -> Iterator[str]:
             yield f"it should have two or more different choices; found {_shown(example.choices)}"
         elif example.answers[0] not in example.choices:
             yield f"its answer {_shown(example.answers[0])} is none of its choices {_shown(example.choices)}"
+    else:
+        yield from _never_matched(task, example)
+
+
+def _never_matched(task: Task, example: Example) -> Iterator[str]:
+    for answer, stop in itertools.product(example.answers, task.stop):
+        if stop in answer.strip():
+            yield f"its answer {_shown(answer)} could never be matched: it holds the stop string {stop!r}"
 
 
 def score(task: Task, value: Any, example: Example, answer: str) -> dict[str, float]:

@@ -8,6 +8,7 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
@@ -33,7 +34,7 @@ METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
         number_match(answer, gold, language) for gold in golds
     ),
 }
-"""How an answer is scored, from the answer, its golds and their language."""
+"""How one answer is scored, from the answer, its golds and their language; beside those of `CORPUS`."""
 
 
 class DefinedOptions(PublishedOptions):
@@ -98,12 +99,20 @@ class DefinedTask(PublishedTask):
         )
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
-        """Accuracy of a choice, or the definition's metric of a written answer."""
-        metric = self.definition.scored_by
-        golds = example.answers
-        if self.definition.normalise == "NFC":
-            answer, golds = _composed(answer), tuple(map(_composed, golds))
-        return {metric: METRICS[metric](answer, golds, example.language)}
+        """The definition's metric, and beside one of the whole test set a choice's accuracy."""
+        example, answer = self._normalised(example, answer)
+        others = [metric for metric in self.metrics if metric in METRICS]
+        own = {metric: METRICS[metric](answer, example.answers, example.language) for metric in others}
+        return own if self.metrics[0] in METRICS else super().score(example, answer) | own
+
+    def sums(self, example: Example, answer: str) -> list[float]:
+        """As of `Task`, of texts normalised as the definition says."""
+        return super().sums(*self._normalised(example, answer))
+
+    def _normalised(self, example: Example, answer: str) -> tuple[Example, str]:
+        if self.definition.normalise != "NFC":
+            return example, answer
+        return replace(example, answers=tuple(map(_composed, example.answers))), _composed(answer)
 
     def missing_split(self, split: Split) -> UserError:
         """The error for a split without rows, in the words of the definition."""
@@ -147,7 +156,7 @@ class DefinedTask(PublishedTask):
 
     def _written(self, row: Row, language: str) -> tuple[str, ...]:
         answers = _texts(row, self.definition.answer)
-        if self.definition.metric == "number_match":
+        if self.definition.scored_by == "number_match":
             for answer in answers:
                 if find_number(answer, language) is None:
                     raise row.error(f"{self.definition.answer} {answer[:60]!r} has no number in digits")
@@ -180,7 +189,9 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
         name = definition.name
         version = definition.version
         kind = definition.kind
-        metrics = (definition.scored_by,)
+        metrics = tuple(
+            dict.fromkeys((definition.scored_by, *(("accuracy",) if definition.kind == "choice" else ())))
+        )
         summary = f"from {path.name}"
         source_language = definition.source_language
         max_answer_tokens = definition.max_answer_tokens

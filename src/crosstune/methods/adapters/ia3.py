@@ -1,0 +1,174 @@
+"""(IA)³: keys, values and the MLP's inner activations scaled by trained vectors.
+
+    k = l_k * (W_k x)        v = l_v * (W_v x)        mlp(x) = W_down (l_ff * inner(x))
+
+Liu et al. 2022 (arXiv 2205.05638), on the paper's three places in every architecture (PEFT's default scales
+queries in place of keys in some). The vectors are fp32 and 1 at the start; for evaluation they are multiplied
+into the weights. Trained parameters: layers * (2 * kv_heads * head_dim + intermediate).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from crosstune.errors import UserError
+from crosstune.methods.adapters.merged import lost, merged, worth_merging
+from crosstune.methods.base import Method
+from crosstune.methods.config import Layered
+from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
+from crosstune.models.adaptation import Part
+from crosstune.models.geometry import Geometry
+
+if TYPE_CHECKING:
+    from crosstune.models.parts import Projection
+
+
+@dataclass(eq=False)
+class Scaled:
+    """A linear layer that is scaled.
+
+    Attributes:
+        projection: Where it is.
+        input: Whether its input is scaled; else its output.
+        vectors: Each with the columns of the output that it scales, None for all.
+        folded: Whether the vectors are in its weight now.
+    """
+
+    projection: "Projection"
+    input: bool
+    vectors: "list[tuple[nn.Parameter, Tensor | None]]"
+    folded: bool = False
+
+    def scale(self, width: int) -> Tensor:
+        """Fp32 ``[width]`` of the input or output."""
+        whole: Tensor | None = None
+        for vector, columns in self.vectors:
+            if columns is None:
+                return vector
+            whole = torch.ones(width, device=vector.device) if whole is None else whole
+            whole = whole.index_put((columns,), vector)
+        assert whole is not None
+        return whole
+
+    @property
+    def foldable(self) -> bool:
+        """Whether it is a plain linear layer (GPT-2's among them), whose weight can hold the scale."""
+        module = self.projection.module
+        return type(module) is nn.Linear or type(module).__name__ == "Conv1D"
+
+    def held(self) -> list[Tensor]:
+        """The weight ``[out, in]``, and the bias where it is scaled too."""
+        module: Any = self.projection.module
+        weight = module.weight if type(module) is nn.Linear else module.weight.T
+        return [weight] if self.input or module.bias is None else [weight, module.bias]
+
+    def folds(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What holds the scale, each with what is added to it."""
+        for tensor in self.held():
+            more = self.scale(tensor.shape[-1] if self.input else len(tensor)).detach() - 1
+            yield tensor, tensor * (more if self.input or tensor.dim() == 1 else more[:, None])
+
+
+class Ia3(Method[Layered]):
+    """Scaled keys, values and inner activations.
+
+    Attributes:
+        scales: The vectors, by name.
+        places: What they scale.
+        active: Whether they do now.
+    """
+
+    name = "ia3"
+    summary = "keys, values and inner activations scaled (Liu et al. 2022)"
+    learning_rate = 1e-2
+    learning_rate_from = "not searched"
+    Config = Layered
+
+    @classmethod
+    def count(cls, config: Layered, geometry: Geometry) -> int:
+        """Layers * (2 * kv_heads * head_dim + intermediate)."""
+        return len(config.chosen(geometry.layers)) * (2 * geometry.kv_size + geometry.intermediate)
+
+    def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
+        """Hooks that scale."""
+        self.scales: dict[str, nn.Parameter] = {}
+        self.places: list[Scaled] = []
+        self.active, part.switch = True, self._switch
+        for i in self.config.chosen(lm.geometry.layers):
+            self._scale_in(lm, i)
+        for place in self.places:
+            module = place.projection.module
+            if place.input:
+                handle = module.register_forward_pre_hook(partial(self._before, place))
+            else:
+                handle = module.register_forward_hook(partial(self._after, place))
+            part.undo.callback(handle.remove)
+
+    def _scale_in(self, lm: LanguageModel, i: int) -> None:
+        """Vectors for a layer, and where they belong."""
+        layer, g, device = lm.parts.layers[i], lm.geometry, lm.layer_device(i)
+        pair, outer = layer.key_and_value(), layer.mlp_output
+        if pair is None or outer is None:
+            what = "projections of keys and values" if pair is None else "last projection of its MLP"
+            raise UserError(
+                f"ia3: {type(layer.module).__name__} has the {what} under no known name; "
+                "choose lora or bottleneck on this model"
+            )
+        sizes = {"key": g.kv_size, "value": g.kv_size, "inner": g.intermediate}
+        vectors = {end: nn.Parameter(torch.ones(size, device=device)) for end, size in sizes.items()}
+        self.scales |= {f"layers.{i}.{end}": vector for end, vector in vectors.items()}
+        columns = [None if p.columns is None else p.columns.to(device) for p in pair]
+        keys, values = zip((vectors["key"], vectors["value"]), columns, strict=True)
+        if pair[0].name == pair[1].name:
+            self.places.append(Scaled(pair[0], False, [keys, values]))
+        else:
+            self.places += [Scaled(pair[0], False, [keys]), Scaled(pair[1], False, [values])]
+        self.places.append(Scaled(outer, True, [(vectors["inner"], None)]))
+
+    def _switch(self, on: bool) -> None:
+        self.active = on
+
+    def _times(self, place: Scaled, x: Tensor) -> Tensor:
+        if place.folded or not self.active:
+            return x
+        # In fp32: steps of a scale are smaller than 16 bits tell apart.
+        return (x * place.scale(x.shape[-1])).to(x.dtype)
+
+    def _before(self, place: Scaled, module: object, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (self._times(place, args[0]), *args[1:])
+
+    def _after(self, place: Scaled, module: object, args: object, out: Tensor) -> Tensor:
+        return self._times(place, out)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Multiply into the weights where rounding allows it, and put the weights' bits back after."""
+        loss: dict[Scaled, float] = {}
+        if not self.attached().quantized and (self.part is None or self.part.languages is None):
+            with torch.no_grad():
+                loss = {
+                    place: max(lost(weight, change) for weight, change in place.folds())
+                    for place in self.places
+                    if place.foldable
+                }
+        chosen, self.merge = worth_merging(loss, len(self.places))
+
+        def fold() -> None:
+            for place in chosen:
+                for weight, change in place.folds():
+                    weight.add_(change)
+
+        with merged([weight for place in chosen for weight in place.held()], fold):
+            for place in chosen:
+                place.folded = True
+            try:
+                yield
+            finally:
+                for place in chosen:
+                    place.folded = False
+
+    def parameters(self) -> "dict[str, nn.Parameter]":
+        """``layers.<i>.key``, ``.value`` and ``.inner``."""
+        return self.scales

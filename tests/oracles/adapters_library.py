@@ -1,0 +1,83 @@
+"""Write adapters_library.safetensors: what the `adapters` library computes, for tests that run without it.
+
+    python tests/oracles/adapters_library.py        # with adapters 1.3.0, transformers 4.57 and PyTorch
+
+A tiny random Llama; on it, one after the other, adapters of each of the library's own configs with random
+weights. Stored are the model's weights, the adapters' under crosstune's names, and the logits of one text.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import adapters
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 24,
+    "hidden_size": 16,
+    "intermediate_size": 20,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+CONFIGS = {
+    "houlsby": adapters.DoubleSeqBnConfig(reduction_factor=4),
+    "pfeiffer": adapters.SeqBnConfig(reduction_factor=4),
+    "parallel": adapters.ParBnConfig(reduction_factor=2),
+    "learned": adapters.ParBnConfig(reduction_factor=4, scaling="learned", non_linearity="gelu"),
+    "compacter": adapters.CompacterConfig(reduction_factor=4),
+    "compacter++": adapters.CompacterPlusPlusConfig(reduction_factor=4),
+}
+NAMES = {
+    r"^model\.|\.adapters\.it": "",
+    "attention_adapters": "attention",
+    "output_adapters": "mlp",
+    r"adapter_down\.0": "down",
+    "adapter_up": "up",
+    "scaling": "scale",
+    r"\.b$": ".bias",
+    r"\.W_left$": ".left",
+    r"\.W_right$": ".right",
+    ".*phm_rule$": "rule",
+}
+
+
+def renamed(name: str) -> str:
+    """As crosstune names it."""
+    for library, here in NAMES.items():
+        name = re.sub(library, here, name)
+    return name
+
+
+def main() -> None:
+    """Compute and write."""
+    torch.manual_seed(0)
+    model: Any = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(torch.randn_like(weight) * (0.3 if "norm" not in name else 0.1) + ("norm" in name))
+    stored = {f"model.{name}": weight.clone() for name, weight in model.state_dict().items()}
+    ids = torch.randint(SIZES["vocab_size"], (1, 9))
+    adapters.init(model)
+    for config, settings in CONFIGS.items():
+        model.add_adapter("it", config=settings)
+        model.set_active_adapters("it")
+        own = {name: p for name, p in model.named_parameters() if ".it" in name or "phm" in name}
+        with torch.no_grad():
+            for name, weight in own.items():
+                weight.copy_(torch.randn_like(weight) * 0.5)
+                stored[f"{config}.{renamed(name)}"] = weight.clone()
+            stored[f"{config}.logits"] = model(input_ids=ids).logits[0].clone()
+        model.delete_adapter("it")
+    about = {"ids": json.dumps(ids[0].tolist()), "sizes": json.dumps(SIZES)}
+    file = Path(__file__).with_suffix(".safetensors")
+    save_file({name: tensor.contiguous() for name, tensor in stored.items()}, file, metadata=about)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""Same logits as the `adapters` library's own modules, given the same weights: what it computed is stored."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from crosstune.methods import METHODS
+from crosstune.models.attention.hook import IMPLEMENTATION
+from crosstune.models.geometry import geometry_of
+from crosstune.models.language_model import LanguageModel
+from tiny_models import DEVICE, all_logits, near
+
+# Made by adapters_library.py, beside it.
+FILE = Path(__file__).parent / "adapters_library.safetensors"
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "houlsby": ("bottleneck", {"placement": "houlsby", "width": "d/4"}),
+    "pfeiffer": ("bottleneck", {"placement": "pfeiffer", "width": 4}),
+    "parallel": ("bottleneck", {"placement": "parallel"}),
+    "learned": (
+        "bottleneck",
+        {"placement": "parallel", "width": 4, "scale": "learned", "activation": "gelu"},
+    ),
+    "compacter": ("compacter", {"placement": "houlsby", "width": "d/4"}),
+    "compacter++": ("compacter", {"placement": "pfeiffer", "width": 4}),
+}
+
+
+@pytest.fixture(scope="module")
+def stored() -> tuple[dict[str, Any], dict[str, str]]:
+    """Tensors and facts."""
+    with safe_open(FILE, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_library_s_modules(stored, case):
+    tensors, about = stored
+
+    def under(start: str) -> dict[str, Any]:
+        return {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
+
+    config = LlamaConfig(**json.loads(about["sizes"]))
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION).eval()
+    model.load_state_dict(under("model."))
+    model.requires_grad_(False).to(DEVICE)
+    lm = LanguageModel(model, None, "tiny", "0", geometry_of(config))
+    name, settings = CASES[case]
+    method = METHODS[name](METHODS[name].Config(**settings))
+    method.attach(lm)
+    state = under(f"{case}.")
+    wanted, ids = state.pop("logits"), json.loads(about["ids"])
+    assert (all_logits(lm, ids).cpu() - wanted).abs().max() > 0.1
+    method.load_state(state)
+    near("bottleneck = adapters library", all_logits(lm, ids), wanted)

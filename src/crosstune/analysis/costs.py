@@ -24,10 +24,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 def costs(runs: Sequence[RunRecord]) -> pl.DataFrame:
-    """Sum what runs cost.
-
-    Args:
-        runs: Records of results and of the runs that searched a setting for them.
+    """Sum what results, and the runs that searched a setting for them, cost.
 
     Returns:
         One row per model, task, method and kind ("result" or "search"), in the order of the runs: runs,

@@ -63,10 +63,6 @@ def value_of(run: RunRecord, setting: str) -> float | None:
 def swept(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[str]:
     """Settings that have several values while all other settings stay the same: those with a curve to draw.
 
-    Args:
-        runs: Records of finished runs.
-        scores: Of these, from `crosstune.analysis.transfer.language_scores`.
-
     Returns:
         Names for `curve`, those of `FIRST` first.
     """
@@ -95,10 +91,8 @@ def curve(runs: Sequence[RunRecord], scores: pl.DataFrame, setting: str) -> pl.D
     ``value`` null; trained runs without a number for the setting are left out. Of "model_parameters" the
     curve goes through models, and the languages are those that all of them share.
 
-    Args:
-        runs: Records of finished runs.
-        scores: Of these, from `crosstune.analysis.transfer.language_scores`.
-        setting: Such as "learning_rate"; `swept` names those that vary, `value_of` says what there is.
+    Scores are those of `crosstune.analysis.transfer.language_scores`; `swept` names the settings that
+    vary, such as "learning_rate", and `value_of` says what there is.
 
     Returns:
         One row per model, task, protocol, line and value: method_name, line (a method with its other settings

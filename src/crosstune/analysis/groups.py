@@ -65,10 +65,7 @@ def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
     """Mean score of each method in each group of target languages, unweighted over languages.
 
     Seeds are averaged first; only languages common to every run of a comparison count, and never the source.
-
-    Args:
-        scores: From `crosstune.analysis.transfer.language_scores`.
-        by: What to group by.
+    Scores are those of `crosstune.analysis.transfer.language_scores`.
 
     Returns:
         One row per model, task, protocol, method and group: group (text), languages (how many), codes
@@ -87,10 +84,7 @@ def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataF
 
     Seeds are averaged first, then languages, each with the same weight. The rates are those of
     `crosstune.analysis.answer_language`; all but `UNDECIDED` are over answers whose language could be told.
-
-    Args:
-        scores: From `crosstune.analysis.transfer.language_scores`.
-        by: What to group by; None for all targets together (group "all").
+    Grouped by nothing, all targets are together (group "all").
 
     Returns:
         One row per model, task, protocol, method and group that has written answers: group, languages (how

@@ -102,9 +102,7 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
 def comparable(scores: pl.DataFrame, inside: Sequence[str] = COMPARISON) -> pl.DataFrame:
     """The rows of `language_scores` in languages that every run of a comparison was scored on.
 
-    Args:
-        scores: From `language_scores`.
-        inside: Columns that make a comparison; fewer where one goes through several models.
+    The columns ``inside`` make a comparison: fewer where one goes through several models.
     """
     runs = pl.col("run").n_unique().over(inside)
     return scores.filter(pl.col("run").n_unique().over([*inside, "language"]) == runs)
@@ -135,9 +133,6 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
 
     The mean is unweighted over the ``targets`` languages common to every run of that model, task and
     protocol (``targets_seen`` counts those that any run covers); it is taken for each seed, then averaged.
-
-    Args:
-        scores: From `language_scores`.
 
     Returns:
         One row per model, task, protocol and method, best mean first: method, method_name, measure, seeds,

@@ -66,10 +66,7 @@ class Place:
 def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str) -> dict[str, Place]:
     """Local files of one split by language; the first layout that has a language wins.
 
-    Args:
-        root: Data folder.
-        layouts: Published forms of the split.
-        source_language: Language of files whose layout names none.
+    Files whose layout names no language are in the source language.
     """
     places: dict[str, Place] = {}
     for layout in layouts:

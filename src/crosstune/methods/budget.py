@@ -130,12 +130,9 @@ def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
 def count_parameters(
     geometry: Geometry, method: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Trained parameters by method.
+    """Trained parameters of one method, or of all with their default settings.
 
-    Args:
-        geometry: The model's shape.
-        method: One method's name, or None for all with their default settings.
-        settings: Of the one method, each ``key=value`` with the value as a study file has it.
+    Settings are those of the one method, each ``key=value`` with the value as a study file has it.
 
     Raises:
         UserError: Unknown method or setting, or a value that does not fit.
@@ -147,13 +144,9 @@ def count_parameters(
 def solve_budget(
     geometry: Geometry, budget: str, method: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, Solved | None]:
-    """The size of each method that comes nearest to a budget; None for methods without a size.
+    """The size that comes nearest to a budget such as "1.23M", of the methods that `count_parameters` counts.
 
-    Args:
-        geometry: The model's shape.
-        budget: Trained parameters, such as "1.23M".
-        method: One method's name, or None for all with their default settings.
-        settings: Of the one method.
+    It is None for methods without a size.
 
     Raises:
         UserError: Unknown method or setting, a value that does not fit, or no budget.

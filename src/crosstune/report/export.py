@@ -32,15 +32,9 @@ def export(
     folder: Path,
     formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
-    """Write every figure and table of some results.
+    """Write every figure and table of some results, and of verdicts on claims if there are any.
 
-    Args:
-        parts: Sections of the results.
-        runs: Their ``run.json``.
-        scores: Their `crosstune.analysis.transfer.language_scores`.
-        verdicts: On claims; no table of them where there are none.
-        folder: Gets ``figures`` and ``tables``; files of the same names are replaced.
-        formats: Of `FORMATS`.
+    The folder gets ``figures`` and ``tables``; files of the same names are replaced. Formats: `FORMATS`.
 
     Returns:
         The files, in the order they were written.
@@ -89,13 +83,7 @@ def export(
 
 
 def save(chart: Any, file: Path, form: str) -> None:
-    """Draw a chart into a file, dark on white, without a request to the network.
-
-    Args:
-        chart: Of Altair.
-        file: To write.
-        form: "svg", "pdf" or "png" (at twice the size).
-    """
+    """Draw a chart of Altair into a file ("svg", "pdf", or "png" at twice the size), dark on white."""
     spec = chart.to_dict()
     spec["config"] = {**spec.get("config", {}), "background": "white", "font": "Liberation Sans"}
     version = vegalite_version()

@@ -170,12 +170,7 @@ def outcome(row: Mapping[str, Any]) -> str:
 def sections(
     runs: Sequence[RunRecord], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame | None = None
 ) -> list[Section]:
-    """Split runs into sets that may be compared.
-
-    Args:
-        runs: Records of finished runs.
-        predictions: Of these.
-        scores: Their `crosstune.analysis.transfer.language_scores`, where they are at hand.
+    """Split runs into sets that may be compared; their `language_scores` are given where they are at hand.
 
     Raises:
         UserError: As `crosstune.analysis.transfer.language_scores`.

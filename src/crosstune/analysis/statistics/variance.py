@@ -71,12 +71,7 @@ class MethodParts:
 
 
 class Sample:
-    """The examples of some languages of a comparison, each language with the same weight.
-
-    Args:
-        paired: The comparison.
-        languages: Codes; None for all targets.
-    """
+    """The examples of some languages of a comparison (by default all targets), each with the same weight."""
 
     def __init__(self, paired: PairedPredictions, languages: Sequence[str] | None = None) -> None:
         self.paired = paired

@@ -51,13 +51,7 @@ def stepper(lm: Model, slots: DecodingCache, note: Note | None = None) -> Callab
 
 
 class FixedStep:
-    """`LanguageModel.step` over fixed shapes, recorded by ``recorder``.
-
-    Args:
-        lm: The model, on one device.
-        slots: The texts being written.
-        recorder: None computes every step.
-        note: Told in one line when a step cannot be recorded.
+    """`LanguageModel.step` over fixed shapes of a model on one device, recorded if there is a recorder.
 
     Attributes:
         recorded: Shapes (rows, columns) that are replayed, and whether they have proved right twice.
@@ -140,11 +134,7 @@ class FixedStep:
 
 
 class CudaRecorder:
-    """Records CUDA graphs.
-
-    Args:
-        device: A GPU, with all that is computed on it.
-    """
+    """Records CUDA graphs on one GPU, with all that is computed on it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

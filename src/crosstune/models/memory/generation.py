@@ -33,12 +33,8 @@ def measure(
 ) -> None:
     """Let passes and the cache be as large as a GPU's memory takes; nothing if the prompts are few.
 
-    Args:
-        lm: The model.
-        passes: Lowered where what is set does not fit.
-        trees: Of prompts, those of a first batch.
-        longest: Tokens of the longest prompt with its answer.
-        read: Reads trees into free rows, a line each.
+    The trees are those of a first batch of prompts, and ``read`` puts some into free rows, a line each. The
+    longest prompt with its answer has ``longest`` tokens.
     """
     columns = longest + lm.adaptation.front
     width = max(len(tree.tokens) for tree in trees)

@@ -22,13 +22,8 @@ def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 15
 
     Lines are methods, with their other settings where these differ, over the setting (on a logarithmic
     axis where it spreads far); the dashed line is the model without tuning.
-    Everything is a mean over target languages, times 100.
-
-    Args:
-        table: From `crosstune.analysis.curves.curve`.
-        setting: Name of the axis.
-        width: Of a panel, in pixels.
-        height: Of a panel, in pixels.
+    Everything is a mean over target languages (`crosstune.analysis.curves.curve`), times 100. A panel's width
+    and height are in pixels.
     """
     legend = alt.Legend(title="method")
     rows = []

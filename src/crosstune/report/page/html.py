@@ -39,17 +39,10 @@ def write_report(
     title: str,
     verdicts: Sequence[Verdict] = (),
 ) -> Path:
-    """Write the report of some finished runs.
+    """Write the report of some finished runs to a file, and return its path; missing folders are made.
 
-    Args:
-        parts: Sections of the runs (`crosstune.report.sections.sections`).
-        predictions: Of the runs; examples to show are read from them.
-        path: The file to write; missing folders are made. The same input gives the same bytes.
-        title: The page's heading.
-        verdicts: On claims (`crosstune.claims.judge.judge`); they come first.
-
-    Returns:
-        ``path``.
+    Examples to show are read from the predictions; verdicts on claims come first. The same input gives
+    the same bytes.
 
     Raises:
         UserError: Damaged predictions, or a path that cannot be written.

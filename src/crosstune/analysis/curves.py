@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.analysis.transfer import COMPARISON, canonical, comparable, differing, settings_of
+from crosstune.analysis.transfer import COMPARISON, canonical, comparable, settings_of, told_apart
 from crosstune.errors import UserError
 from crosstune.store.record import RunRecord
 
@@ -151,9 +151,6 @@ def _lines(
         same_method[*place[run.id], run.method.name].append(run.id)
     result = {}
     for (*where, name), ids in same_method.items():
-        apart = differing([held[key] for key in ids])
-        for key in ids:
-            parts = [f"{entry} {held[key].get(entry, '-')}" for entry in apart]
-            line = ", ".join([name, *parts])
+        for key, line in told_apart(name, {key: held[key] for key in ids}).items():
             result[key] = ((*map(str, where), name, canonical(held[key])), line)
     return result

@@ -8,7 +8,7 @@ base model will have read most of the unseen scripts. A method that was also tra
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import polars as pl
@@ -23,14 +23,6 @@ Grouping = Literal["family", "branch", "script", "resource", "seen_script", "mac
 UNKNOWN = "unknown"
 ALL = "all"
 SEEN, UNSEEN = "seen script", "unseen script"
-
-_NAME: dict[str, Callable[[Language], str | None]] = {
-    "family": lambda language: language.family,
-    "branch": lambda language: language.branch,
-    "script": lambda language: language.script,
-    "resource": lambda language: None if language.resource is None else f"class {language.resource}",
-    "macroarea": lambda language: language.macroarea,
-}
 
 
 @functools.cache
@@ -54,11 +46,13 @@ def group_of(code: str, by: Grouping, source: str = "en") -> str:
 
     The source language decides what script is seen.
     """
-    language = language_or_none(code)
     if by == "seen_script":
         own, other = group_of(code, "script"), group_of(source, "script")
         return UNKNOWN if UNKNOWN in (own, other) else SEEN if own == other else UNSEEN
-    return (_NAME[by](language) if language is not None else None) or UNKNOWN
+    value = getattr(language_or_none(code), by, None)
+    if value is None or value == "":
+        return UNKNOWN
+    return f"class {value}" if by == "resource" else str(value)
 
 
 def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -278,10 +278,7 @@ def _setups(runs: Sequence[RunRecord], protocol: Mapping[str, str]) -> tuple[dic
         same_label[model, key, label].append(run.id)
     labels: dict[str, str] = {}
     for (_, _, label), ids in same_label.items():
-        apart = differing([settings[run_id] for run_id in ids])
-        for run_id in ids:
-            parts = [f"{key} {settings[run_id].get(key, '-')}" for key in apart]
-            labels[run_id] = ", ".join([label, *parts])
+        labels |= told_apart(label, {run_id: settings[run_id] for run_id in ids})
     return setup, labels
 
 
@@ -299,13 +296,15 @@ def settings_of(run: RunRecord) -> dict[str, Any]:
     return flat
 
 
-def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of settings that are not the same everywhere, sorted."""
-    values: dict[str, set[str]] = defaultdict(set)
-    entries = list(settings)
-    for key in {key for entry in entries for key in entry}:
-        values[key] = {canonical(entry.get(key, "-")) for entry in entries}
-    return sorted(key for key, texts in values.items() if len(texts) > 1)
+def told_apart(name: str, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Of runs of one name: run id to the name with those settings that are not the same for all of them."""
+    keys = {key for values in settings.values() for key in values}
+    seen = {key: {canonical(values.get(key, "-")) for values in settings.values()} for key in keys}
+    apart = sorted(key for key, texts in seen.items() if len(texts) > 1)
+    return {
+        run_id: ", ".join([name, *(f"{key} {values.get(key, '-')}" for key in apart)])
+        for run_id, values in settings.items()
+    }
 
 
 def canonical(value: Any) -> str:

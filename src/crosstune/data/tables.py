@@ -220,7 +220,8 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
         if not isinstance(value, dict):
             rows.append(BadRow(f"{path}:{number}: {_shown(value)} where an object was expected"))
         elif missing := [column for column in columns if column not in value]:
-            rows.append(BadRow(f"{path}:{number}: no column {', '.join(missing)}; it has {_names(value)}"))
+            names = ", ".join(list(value)[:12])[:120] or "none"
+            rows.append(BadRow(f"{path}:{number}: no column {', '.join(missing)}; it has {names}"))
         else:
             rows.append(Row(path, number, value))
     if not rows:
@@ -265,10 +266,6 @@ def _no_number(name: str) -> Any:
 def _require(path: Path, columns: Sequence[str], there: Sequence[str], hint: str) -> None:
     if missing := [column for column in columns if column not in there]:
         raise UserError(f"{path}:1: no column {', '.join(missing)}; {hint}")
-
-
-def _names(value: dict[str, Any]) -> str:
-    return ", ".join(list(value)[:12])[:120] or "none"
 
 
 def _shown(value: object) -> str:

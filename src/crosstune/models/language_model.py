@@ -116,10 +116,8 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """A token id to fill batches with; what it is never matters, as nothing attends to it."""
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0
+        tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(int(token) for token in tokens if token is not None)
 
     @property
     def stop_ids(self) -> frozenset[int]:

@@ -133,7 +133,7 @@ def _chosen(split: Split, language: str) -> list[str]:
         if item in english
         and split_of(item) == split
         and name.casefold() not in seen
-        and (latin or not _is_latin(name))
+        and (latin or any(c.isalpha() and not unicodedata.name(c, "").startswith("LATIN") for c in name))
     ]
     usable.sort(key=lambda item: fair_order(f"order:{item}"))
     wanted = _PER_KIND[split]
@@ -181,10 +181,6 @@ def _own_localedata() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _is_latin(name: str) -> bool:
-    return not any(c.isalpha() and not unicodedata.name(c, "").startswith("LATIN") for c in name)
 
 
 def _locale(language: str) -> str:

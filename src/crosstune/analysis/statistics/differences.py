@@ -146,8 +146,6 @@ def differences(
 
 _TYPES: dict[Any, Any] = {float: pl.Float64, int: pl.Int64}
 _SCHEMA = {field.name: _TYPES.get(field.type, pl.String) for field in fields(Difference)}
-
-
 _FACTORS: dict[LanguageEffect, tuple[Factor, ...]] = {
     "random": ("languages", "seeds", "examples"),
     "fixed": ("seeds", "examples"),

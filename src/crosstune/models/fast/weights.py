@@ -24,8 +24,6 @@ ROWS = 32
 # Blocks of the transposes take at most this share of the machine's memory, so that what was trained before
 # still fits. Of all its memory, not of what is free: a run must not depend on what else is running.
 SHARE = 1 / 8
-
-
 BLOCKS = FastWay(
     fast="products over weights in blocks",
     plain="products are PyTorch's own",

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "zoo"))
 
 from architectures import ARCHITECTURES  # noqa: E402
-from checks import CASES, REFUSED, RIGHT, check  # noqa: E402
+from checks import CASES, REFUSED, RIGHT, SLOW, check  # noqa: E402
 
 TOP = """# Architectures
 
@@ -35,7 +35,9 @@ before weights are downloaded. If crosstune would compute something incorrectly,
 refuse the model with a one-line error. LongRoPE and dynamic NTK are supported up to the length at which
 their frequencies depend on the longest text of a batch; a longer text is refused.
 
-"+" means correct; a number is a refusal, listed below. Nothing is wrong: {right} correct, {refused} refused.
+"+" means correct. "one a row" means correct with one text a row, which is slower: a model that keeps a state
+beside attention cannot read packed texts or branches. A number is a refusal, listed below. Nothing is wrong:
+{right} correct, {slow} correct with one text a row, {refused} refused.
 
 """
 
@@ -43,7 +45,7 @@ their frequencies depend on the longest text of a batch; a longer text is refuse
 def main() -> None:
     """Check every architecture and write the page."""
     torch.set_num_threads(1)
-    rows, reasons, counts = [], [], {RIGHT: 0, REFUSED: 0}
+    rows, reasons, counts = [], [], {RIGHT: 0, SLOW: 0, REFUSED: 0}
     for name in sorted(ARCHITECTURES):
         with tempfile.TemporaryDirectory() as folder:
             outcomes = check(name, Path(folder) / "model")
@@ -59,6 +61,7 @@ def main() -> None:
         version=transformers.__version__,
         torch=torch.__version__,
         right=counts[RIGHT],
+        slow=counts[SLOW],
         refused=counts[REFUSED],
     )
     page += f"| architecture | model type | {' | '.join(CASES)} |\n|---|---|{'---|' * len(CASES)}\n"

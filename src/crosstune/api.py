@@ -7,12 +7,13 @@
 >>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
 
 if TYPE_CHECKING:
@@ -161,7 +162,30 @@ def placed_claims(claims: "Claims | None") -> "list[PlacedClaim]":
     found = []
     for each in [claims] if isinstance(claims, str | Path | Claim) else claims:
         found += [PlacedClaim(each, "")] if isinstance(each, Claim) else read_claims(each)
+    for placed in found:
+        _check_settings(placed)
     return found
+
+
+def _check_settings(placed: "PlacedClaim") -> None:
+    """Refuse settings that nothing has: no run could ever be as the claim says."""
+    from crosstune.methods import METHODS
+    from crosstune.outputs.settings import EvaluateSettings
+    from crosstune.training.settings import TrainSettings
+
+    claim = placed.claim
+    train, evaluate = TrainSettings.model_fields, EvaluateSettings.model_fields
+    named: list[tuple[Iterable[str], Iterable[str], str]] = [(claim.evaluate, evaluate, "evaluate")]
+    for pick in (*claim.method, *((claim.against,) if claim.against else ())):
+        if pick.name in METHODS:
+            own = METHODS[pick.name].Config.model_fields
+            named += [(pick.settings, own, pick.name), (pick.train, train, "train")]
+            if claim.varies_with is not None:
+                named.append(([claim.varies_with], {*own, *train}, pick.name))
+    for keys, known, what in named:
+        for key in set(keys) - set(known):
+            place = f"{placed.place}: " if placed.place else ""
+            raise UserError(f'{place}{what} has no setting "{key}"{did_you_mean(key, known)}')
 
 
 def run(study: "Study", *, console: "Console | None" = None, retry_failed: bool = False) -> Results:

@@ -71,7 +71,7 @@ def test_the_chart_draws_every_rate(table: pl.DataFrame) -> None:
     (row,) = spec["vconcat"]
     titles = [panel["layer"][0]["title"]["text"] for panel in row["hconcat"]]
     assert titles == [
-        "exact match", "in the right language", "in the source language", "language cannot be told"
+        "exact match", "in the right language", "in the source language", "language not identified"
     ]  # fmt: skip
     values = spec["datasets"][row["hconcat"][0]["layer"][0]["data"]["name"]]
     assert {(each["method"], each["value"], each["percent"]) for each in values} == {

@@ -48,6 +48,19 @@ MISTAKES = [
     ('f"{split} {i}:"', "None", "prompt should be a text; found None"),
     ('f"{split} {i}:"', '"\\ud800"', "prompt holds half a character (U+D800)"),
     ("return [\n", "return None and [\n", EXAMPLES + "should return a list of examples; returned None"),
+    ("return [\n", "return () if split == 'test' else [\n", EXAMPLES + "returned no example (test, en)"),
+    ('f"{i}", language', 'f"{i}", "de"', "language should be 'en'; found 'de'"),
+    ('("yes", "no"))', '("yes", "no"), fields=None)', "fields should be pairs of texts"),
+    ('("yes", "no"))', '("yes", "no"), fields=(("x", 3),))', "fields should be pairs of texts"),
+    ("    split_names", "    stop = ('',)\n    split_names", "class Own: stop should be a tuple of texts"),
+    ("    split_names", "    stop = '.'\n    split_names", "class Own: stop should be a tuple of texts"),
+    ("    split_names", "    max_answer_tokens = 10**6\n    split_names", "max_answer_tokens should be a"),
+    ("    split_names", "    source_language = 'xx'\n    split_names", "source_language should be a code of"),
+    ('{"train": "made", "test"', '{"train": "\\ud800", "test"', "split_names should be a dict such as"),
+    ("    def languages", "    def offers(self, language):\n        return 3\n\n    def languages",
+     "8: offers: should return True or False; returned 3"),
+    ("    def languages", "    def __init__(self, o=3):\n        super().__init__(o)\n\n    def languages",
+     "8: __init__: should hand on the options it was given; found 3"),
     ("return [\n", "return {} or [1] or [\n", EXAMPLES + "should return examples; number 1 is 1"),
     ("return [\n", "return (x for x in ()) or [\n", "should return a list of examples; returned <gene"),
     ('return ["en", "de"]', 'return "en"', LANGUAGES + "should return a list of codes"),
@@ -76,6 +89,7 @@ def everything(path: Path) -> None:
     task.languages()
     task.examples("test", "en")
     task.template("en")
+    task.offers("de")
 
 
 @pytest.mark.parametrize(("right", "wrong", "says"), MISTAKES)

@@ -203,6 +203,6 @@ def test_a_sweep_without_an_untuned_model_draws_without_a_message(browser: Any, 
     draw_all(page)
     captions = page.locator("figcaption").all_inner_texts()
     assert any("by learning rate" in text for text in captions)
-    assert "Language of the answers, of those whose language could be told" in captions
+    assert "Language of the answers, where it could be identified" in captions
     assert said == []
     page.close()

@@ -131,9 +131,7 @@ def test_differences_are_in_the_tables(
                 assert f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}".replace("-", "−") in flat
                 assert f"{row['wins']} / {row['ties']} / {row['losses']}" in flat
                 if row["p_holm"] >= 0.05:
-                    assert (
-                        f"smallest detectable difference here: {100 * row['detectable']:.1f} points" in flat
-                    )
+                    assert f"minimum detectable difference: {100 * row['detectable']:.1f} points" in flat
 
 
 def test_numbers_are_in_the_tables(page: Page, runs: list[dict[str, Any]], predictions: pl.DataFrame) -> None:
@@ -192,7 +190,7 @@ def test_finding_says_what_it_rests_on(runs: list[dict[str, Any]], predictions: 
     assert said.startswith(f"{best['method']} ")
     assert "mean of 23 target languages" in said
     assert f"{100 * best['target_mean']:.1f}, {100 * best['gap']:.1f} points under English" in said
-    assert "2 seeds a method, 20 examples a language, 5 methods compared." in said
+    assert "2 seeds per method, 20 examples per language, 5 methods compared." in said
     tests = part.against(best["method"])
     second = tests.row(0, named=True)
     assert second["a"] == part.methods[1]
@@ -201,8 +199,8 @@ def test_finding_says_what_it_rests_on(runs: list[dict[str, Any]], predictions: 
     )
     level = tests.filter(pl.col("p_holm") >= 0.05)["a"].to_list()
     assert len(level) == 4
-    assert "no method is distinguishable from it" in said
-    assert ("carries furthest" in said) == (not level)
+    assert "no method is significantly different from it" in said
+    assert ("transfers best" in said) == (not level)
     assert "3 comparisons" in overall_finding(parts)
     assert overall_finding([part]) == said
 
@@ -214,15 +212,17 @@ def test_a_clear_leader_is_named_and_a_close_one_is_not() -> None:
     for place, row in enumerate(rows):
         row["score"] = float(place % 10 < (9 if row["run"] in better else 3))
     said = finding(sections(runs, frame(rows))[0])
-    assert said.startswith("lora r4 q,v carries furthest: mean of 23 target languages 90.0")
+    assert said.startswith("lora r4 q,v transfers best: mean of 23 target languages 90.0")
     assert "The difference from prefix hidden 10 is 60.0 points (95% interval +" in said
     for place, row in enumerate(rows):
         row["score"] = float(place % 10 < (6 if row["run"] in better and place % 97 == 0 else 5))
     part = sections(runs, frame(rows))[0]
     said = finding(part)
     least = part.against("lora r4 q,v")["detectable"][0]
-    assert said.startswith("lora r4 q,v has the highest mean, but prefix hidden 10 cannot be told from it")
-    assert f"not distinguishable; smallest detectable difference here: {100 * least:.1f} points" in said
+    assert said.startswith(
+        "lora r4 q,v has the highest mean, but is not significantly different from prefix hidden 10"
+    )
+    assert f"not significant; minimum detectable difference: {100 * least:.1f} points" in said
     assert leader(part) is None
 
 
@@ -230,8 +230,8 @@ def test_level_methods_have_no_leader() -> None:
     runs = [make_run(TASKS[0], method, 0) for method in (2, 4)]
     rows = [row | {"score": 0.5} for run in runs for row in make_predictions(run)]
     said = finding(sections(runs, frame(rows))[0])
-    assert "cannot be told from it" in said
-    assert "With one seed a method, what another seed would give is not in that interval." in said
+    assert "is not significantly different from" in said
+    assert "With one seed per method, this interval does not include the variation between seeds." in said
 
 
 def test_one_method_or_no_target_is_said_plainly() -> None:
@@ -279,7 +279,7 @@ def test_verdicts_come_first_and_link_to_their_runs(
     assert f"Of 2 claims: {counts} not enough data." in flat
     assert verdicts[0].cell.difference is not None
     assert points(verdicts[0].cell.difference) in flat
-    assert "1 claim that these runs say nothing about Nothing here can say." in flat
+    assert "1 claim without results Nothing here can say." in flat
     links = {attrs["href"] for tag, attrs in page.tags if tag == "a"}
     assert {f"#run-{run}" for run in verdicts[0].runs} <= links
 

@@ -46,7 +46,7 @@ def test_a_run_that_is_not_zero_shot_is_marked_and_never_leads(
     changed = [run.model_copy(update={"zero_shot": run.label != best["method"]}) for run in task]
     text = show(changed, predictions)
     assert f"{best['method']} †" in text
-    assert f"{best['method']} carries furthest" not in text
+    assert f"{best['method']} transfers best" not in text
 
 
 def test_an_answer_is_harmless_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -218,7 +218,7 @@ def test_one_diverging_run_does_not_cost_the_others(small: Study) -> None:
     with pytest.raises(UserError, match="1 of 3 runs failed"):
         run_study(study, console=Console(file=said, width=200), retry_failed=True)
     assert "[3/3] number-words · full" in said.getvalue()
-    assert failures.read(small.folder)[failure.run].when > failure.when
+    assert failures.read(small.folder)[failure.id].when > failure.when
 
 
 def test_an_unforeseen_fault_is_written_down_with_its_traceback(

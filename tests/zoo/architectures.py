@@ -211,6 +211,16 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "llama4": ("llama4_text", {"intermediate_size_mlp": 48, "attention_chunk_size": 8}),
+    "longcat": (
+        "longcat_flash",
+        {
+            "num_key_value_heads": 4,
+            "num_layers": 2,
+            "zero_expert_num": 1,
+            "head_dim": 8,
+            "expert_ffn_hidden_size": 24,
+        },
+    ),
     "mamba": ("mamba", {"state_size": 4}),
     "mamba2": ("mamba2", {"num_heads": 4, "state_size": 8, "n_groups": 1}),
     "mbart": ("mbart", NO_ENCODER),

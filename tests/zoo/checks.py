@@ -18,8 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
-from crosstune.models.attention.cache import DecodingCache
-from crosstune.models.attention.choose import BatchForm, lay_out
+from crosstune.models.attention.choose import BatchForm, for_writing, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
@@ -44,8 +43,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "compacter": ("compacter", {"width": 8, "placement": "pfeiffer"}),
     "ia3": ("ia3", {}),
     "full": ("full", {}),
+    "full-biases": ("full", {"only": "biases"}),
+    "full-norms": ("full", {"only": "norms", "layers": 1}),
 }
-RIGHT, REFUSED, WRONG = "right", "refused", "WRONG"
+RIGHT, SLOW, REFUSED, WRONG = "right", "right one text a row", "refused", "WRONG"
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -68,7 +69,7 @@ def save(model: Any, folder: Path) -> Path:
 
 
 def check(name: str, folder: Path, cases: Sequence[str] = tuple(CASES)) -> dict[str, str]:
-    """What becomes of an architecture, by case: "right", or "refused: ..." or "WRONG: ...".
+    """What becomes of an architecture, by case: `RIGHT` or `SLOW`, or "refused: ..." or "WRONG: ...".
 
     Args:
         name: Of `architectures.ARCHITECTURES`.
@@ -84,7 +85,9 @@ def check(name: str, folder: Path, cases: Sequence[str] = tuple(CASES)) -> dict[
         return dict.fromkeys(cases, said)
     except Exception as error:
         return dict.fromkeys(cases, f"{WRONG}: load ends in {type(error).__name__}: {error}"[:200])
-    return {case: _outcome(case, lm, eager) for case in cases}
+    outcomes = {case: _outcome(case, lm, eager) for case in cases}
+    slow = {RIGHT: SLOW} if lm.geometry.apart else {}
+    return {case: slow.get(said, said) for case, said in outcomes.items()}
 
 
 def one_line(error: UserError) -> str:
@@ -293,8 +296,7 @@ def _few_rows(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 
 def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
-    front = lm.adaptation.front
-    slots = DecodingCache(lm, len(texts), front + max(map(len, texts)))
+    slots = for_writing(lm, len(texts), max(map(len, texts)))
     states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=BatchForm.PADDING_FREE)]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
     return list(torch.stack([lm.logits(state) for state in states], dim=1))

@@ -316,6 +316,8 @@ def _gated(
         return scores.softmax(-1) @ v.repeat_interleave(times, 1)
 
     keys, values, gate = module.zoo_prompt
+    # JetMoE attends to its heads several times over, once an expert.
+    keys, values = (x.repeat(key.shape[1] // len(x), 1, 1) for x in (keys, values))
     out = mixed(key, value, attention_mask) + gate[:, None, None] * mixed(keys[None], values[None], None)
     return out.transpose(1, 2).contiguous(), None
 

@@ -1,4 +1,4 @@
-"""XGLM, BLOOM and the others with attention of their own: what the zoo's short texts do not show."""
+"""Families with attention of their own, or more than attention: what the zoo's short texts do not show."""
 
 import pytest
 import torch
@@ -10,13 +10,17 @@ from crosstune.models.attention.choose import BatchForm, training_form
 from crosstune.models.attention.trees import grow
 from crosstune.models.loading.load import load
 from crosstune.outputs import generation
+from crosstune.outputs.choices import ChoiceItem, score_choices
+from crosstune.outputs.settings import EvaluateSettings
 
 PROMPTS = [[1, *range(5, 5 + n)] for n in (3, 17, 40, 41)] + [[1, *range(5, 20), 99, 100]]
 ANSWER = 12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["xglm", "bloom", "falcon", "gptj", "gpt-neo", "codegen"])
+@pytest.mark.parametrize(
+    "name", ["xglm", "bloom", "falcon", "gptj", "gpt-neo", "codegen", "lfm2", "falcon-h1"]
+)
 def test_written_answers_are_those_of_transformers(name, dtype, tmp_path, monkeypatch):
     """Prompts of many lengths, two with a shared beginning, read in one line or in padded rows.
 
@@ -56,3 +60,18 @@ def test_xglm_goes_on_beyond_its_table_of_positions(tmp_path):
 def test_attention_that_drops_is_trained_where_it_can_drop(name, tmp_path):
     lm = load(str(save(eager_model(name), tmp_path / "model")), device="cpu", dtype="float32")
     assert training_form(lm, 100) is BatchForm.PACKED
+
+
+def test_models_with_a_state_read_texts_one_a_row_and_say_so(tmp_path):
+    """Choices of one and of several tokens behind prompts with a shared beginning."""
+    eager = eager_model("lfm2")
+    lm = load(str(save(eager, tmp_path / "model")), device="cpu", dtype="float32")
+    assert [line for line in lm.remarks if "texts are read one a row" in line]
+    labels = ((30,), (30, 31), (40, 41, 42), (40, 50))
+    items = [ChoiceItem(prompt, labels) for prompt in PROMPTS]
+    for item, scores in zip(items, score_choices(lm, items, EvaluateSettings(choices="label")), strict=True):
+        wanted = []
+        for label in labels:
+            logits = eager(torch.tensor([[*item.prompt, *label]])).logits[0, len(item.prompt) - 1 : -1]
+            wanted.append(logits.log_softmax(-1).gather(1, torch.tensor(label)[:, None]).sum())
+        assert not apart(torch.tensor(scores), torch.stack(wanted).log_softmax(0).detach())

@@ -48,7 +48,15 @@ def leak_a_neighbour(monkeypatch):
     monkeypatch.setattr(choose, "PaddingFreeBatch", one_text)
 
 
-@pytest.mark.parametrize("fault", [skip_the_hook, drop_the_mask, shift_positions, leak_a_neighbour])
+def test_a_hook_that_is_skipped_costs_all_that_needs_it(monkeypatch):
+    """One text a row is right without it; texts that share a row and learned keys are not, and not used."""
+    skip_the_hook(monkeypatch)
+    geometry = probe.examine(config_of("qwen3"))
+    assert geometry.apart == "several texts and branches in one line are not what each text is alone"
+    assert geometry.no_prompts.endswith("computes attention in 0 to 0 passes a layer")
+
+
+@pytest.mark.parametrize("fault", [drop_the_mask, shift_positions, leak_a_neighbour])
 def test_a_planted_fault_is_refused(fault, monkeypatch):
     config = config_of("qwen3")
     probe.examine(config)
@@ -74,10 +82,10 @@ def test_a_dropped_key_norm_is_refused(monkeypatch):
 
 
 def test_plan_and_load_refuse_alike(tmp_path):
-    folder = save(eager_model("falcon-h1"), tmp_path / "model")
+    folder = save(eager_model("bart"), tmp_path / "model")
     said = set()
     for ask in (lambda: geometry_for(str(folder)), lambda: load(str(folder), device="cpu")):
-        with pytest.raises(UserError, match="FalconH1ForCausalLM computes in a way") as caught:
+        with pytest.raises(UserError, match="BartForCausalLM computes in a way") as caught:
             ask()
         said.add(str(caught.value))
     assert len(said) == 1

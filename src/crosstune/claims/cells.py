@@ -26,6 +26,7 @@ _tested = functools.partial(difference, draws=1)
 
 Outcome = Literal["yes", "no", "open"]
 ALPHA = 0.05
+_OF_DIFFERENCE = ("difference", "low", "high", "detectable", "languages", "examples")
 
 
 @dataclass(frozen=True)
@@ -170,20 +171,12 @@ def _places(claim: Claim, setups: Sequence[Setup]) -> list[tuple[str, str, Pick]
         models += known or [wanted]
     places = []
     for pick in claim.method:
-        sides = [claim_runs.matching(each, setups) for each in (pick, claim.against) if each is not None]
-        ran = set.intersection(*({(each.model, each.task) for each in side} for side in sides))
-        named = list(itertools.product(models or [""], claim.task or [""]))
-        wanted_places = {
-            each
-            for each in ran
-            if any(model in ("", each[0]) and task in ("", each[1]) for model, task in named)
-        }
-        missing = {
-            (model, task)
-            for model, task in named
-            if not any(model in ("", each[0]) and task in ("", each[1]) for each in ran)
-        }
-        places += [(model, task, pick) for model, task in sorted(wanted_places | missing)]
+        sides = [claim_runs.matching(side, setups) for side in (pick, claim.against) if side is not None]
+        ran = set.intersection(*({(setup.model, setup.task) for setup in side} for side in sides))
+        named: set[tuple[str, str]] = set()
+        for model, task in itertools.product(models or [""], claim.task or [""]):
+            named |= {run for run in ran if model in ("", run[0]) and task in ("", run[1])} or {(model, task)}
+        places += [(model, task, pick) for model, task in sorted(named)]
     return places
 
 
@@ -278,18 +271,14 @@ def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evi
 
 
 def _cell(base: Cell, tested: Difference, threshold: float, why: str, p: float | None = None) -> Cell:
+    seeds = (tested.seeds_a, tested.seeds_b) if tested.a == base.a else (tested.seeds_b, tested.seeds_a)
     return replace(
         base,
         why=why,
-        difference=tested.difference,
-        low=tested.low,
-        high=tested.high,
         p=_p(tested, threshold) if p is None else p,
-        detectable=tested.detectable,
-        languages=tested.languages,
-        examples=tested.examples,
-        seeds_a=tested.seeds_a if tested.a == base.a else tested.seeds_b,
-        seeds_b=tested.seeds_b if tested.a == base.a else tested.seeds_a,
+        seeds_a=seeds[0],
+        seeds_b=seeds[1],
+        **{name: getattr(tested, name) for name in _OF_DIFFERENCE},
     )
 
 
@@ -308,11 +297,10 @@ def _corrected(cells: list[Cell], threshold: float) -> list[Cell]:
         if cell.p is None or cell.difference is None:
             result.append(cell)
             continue
-        p_holm = next(adjusted)
-        shown: Outcome = "open"
+        p_holm, outcome = next(adjusted), cell.outcome
         if not cell.why and p_holm < ALPHA:
-            shown = "yes" if cell.difference > threshold else "no"
-        result.append(replace(cell, p_holm=p_holm, outcome=shown))
+            outcome = "yes" if cell.difference > threshold else "no"
+        result.append(replace(cell, p_holm=p_holm, outcome=outcome))
     return result
 
 

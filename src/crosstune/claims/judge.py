@@ -7,7 +7,7 @@ the quantifier (every, most, some) then makes one verdict of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import polars as pl
@@ -95,27 +95,19 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pl.DataFrame:
     then runs (ids, of all cells).
     """
     rows = []
-    for entry in verdicts:
-        cell = asdict(entry.cell)
-        row = {
-            key: getattr(entry, key) for key in ("verdict", "claim", "source", "place", "reason", "metric")
-        }
-        row |= {"threshold": entry.threshold, "cells": len(entry.cells)}
-        row |= {key: cell[key] for key in _CELL_COLUMNS}
-        rows.append(row | {"runs": list(entry.runs)})
+    for verdict in verdicts:
+        row = vars(verdict.cell) | vars(verdict) | {"cells": len(verdict.cells)}
+        rows.append({name: row[name] for name in _SCHEMA})
     return pl.DataFrame(rows, schema=_SCHEMA)
 
 
-_FLOATS = ("difference", "low", "high", "p", "p_holm", "detectable")
-_COUNTS = ("languages", "examples", "seeds_a", "seeds_b")
-_CELL_COLUMNS = ("where", "a", "b", *_FLOATS, *_COUNTS)
 _SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("verdict", "claim", "source", "place", "reason", "metric"), pl.String),
     "threshold": pl.Float64,
     "cells": pl.Int64,
     **dict.fromkeys(("where", "a", "b"), pl.String),
-    **dict.fromkeys(_FLOATS, pl.Float64),
-    **dict.fromkeys(_COUNTS, pl.Int64),
+    **dict.fromkeys(("difference", "low", "high", "p", "p_holm", "detectable"), pl.Float64),
+    **dict.fromkeys(("languages", "examples", "seeds_a", "seeds_b"), pl.Int64),
     "runs": pl.List(pl.String),
 }
 
@@ -139,11 +131,10 @@ def _verdict(placed: PlacedClaim, evidence: Evidence) -> Verdict:
 
 
 def _deciding(claim: Claim, cells: Sequence[Cell]) -> Cell:
-    known = sorted(
-        (cell for cell in cells if cell.difference is not None), key=lambda cell: cell.difference or 0.0
-    )
+    known = [cell for cell in cells if cell.difference is not None]
     if not known:
         return cells[0]
+    known.sort(key=lambda cell: cell.difference or 0.0)
     return known[{"every": 0, "some": -1, "most": (len(known) - 1) // 2}[claim.quantifier]]
 
 
@@ -153,9 +144,8 @@ def _ruling(claim: Claim, cells: Sequence[Cell]) -> tuple[Ruling, str]:
     total = len(cells)
     holds = {"every": yes == total, "some": yes > 0, "most": 2 * yes > total}[claim.quantifier]
     fails = {"every": no > 0, "some": no == total, "most": 2 * no >= total}[claim.quantifier]
-    if holds or fails:
-        return ("supported" if holds else "contradicted"), _count(claim, cells, yes, no)
-    return "not enough data", _count(claim, cells, yes, no)
+    ruling: Ruling = "supported" if holds else "contradicted" if fails else "not enough data"
+    return ruling, _count(claim, cells, yes, no)
 
 
 def _count(claim: Claim, cells: Sequence[Cell], yes: int, no: int) -> str:
@@ -182,6 +172,6 @@ def _one_reason(claim: Claim, cell: Cell) -> str:
         return f"the interval is {'above' if cell.outcome == 'yes' else 'below'} {side}"
     assert cell.detectable is not None
     return (
-        f"the interval includes {side}; at this sample a true difference {100 * cell.detectable:.1f} points "
-        "off it is found with 80% power, a smaller one less often"
+        f"the interval includes {side}; minimum detectable difference from it: "
+        f"{100 * cell.detectable:.1f} points (80% power)"
     )

@@ -7,6 +7,9 @@ from typing import Literal
 
 Split = Literal["train", "dev", "test"]
 
+MOST_ANSWER_TOKENS = 100_000
+"""Of a written answer: more is a slip of the hand, and takes days."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

@@ -13,7 +13,7 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.errors import UserError
+from crosstune.errors import UserError, first_line
 from crosstune.files import open_file, read_bytes, read_text
 
 LARGEST_ROW = 1_000_000
@@ -234,7 +234,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
         with open_file(path) as stream:  # polars would take a path that holds "[" or "*" for a pattern
             table = pl.read_parquet(stream)
     except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = first_line(error)[:200]
         raise UserError(f"{path}: not a readable parquet file: {reason}") from error
     _require(path, columns, table.columns, f"it has {', '.join(table.columns)}")
     if table.is_empty():

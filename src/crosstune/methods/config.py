@@ -57,5 +57,5 @@ class Prompted(MethodConfig):
         init_text: Text that ``init: text`` starts from, repeated when it is shorter than ``length``.
     """
 
-    length: int = Field(default=10, ge=1)
+    length: int = Field(default=10, ge=1, le=10_000)
     init_text: str = Field(default=INIT_TEXT, min_length=1)

@@ -17,7 +17,7 @@ class FewShotConfig(MethodConfig):
         k: Exemplars in the prompt.
     """
 
-    k: int = Field(default=4, ge=1)
+    k: int = Field(default=4, ge=1, le=1_000)
 
 
 class FewShot(NoTuning[FewShotConfig]):

@@ -12,7 +12,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Adaptation
-from crosstune.models.attention.cache import DecodingCache
+from crosstune.models.attention.apart import one_a_row
+from crosstune.models.attention.cache import DecodingCache, OwnCache, OwnCaches
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout, laid_out
 from crosstune.models.attention.own_keys import calls_of, keys_values
@@ -80,8 +81,8 @@ class LanguageModel:
 
     @property
     def attentions(self) -> list[nn.Module]:
-        """Self-attention of each layer, bottom first."""
-        return [layer.attention for layer in self.parts.layers]
+        """Self-attention of each layer that has one, bottom first."""
+        return [layer.attention for layer in self.parts.layers if layer.attends]
 
     @property
     def layers(self) -> list[Any]:
@@ -111,7 +112,7 @@ class LanguageModel:
 
     def layer_device(self, i: int) -> torch.device:
         """Where layer ``i`` computes; one and the same for all unless the model is spread over GPUs."""
-        return next(self.attentions[i].parameters()).device
+        return cast(torch.device, next(self.layers[i].parameters()).device)
 
     @property
     def pad_id(self) -> int:
@@ -133,7 +134,7 @@ class LanguageModel:
         self,
         ids: Tensor,
         layout: Layout | PaddingFreeBatch | None = None,
-        read: DynamicCache | None = None,
+        read: DynamicCache | OwnCache | None = None,
         rows: Tensor | None = None,
         entry: EntryStates | None = None,
     ) -> Tensor:
@@ -161,13 +162,16 @@ class LanguageModel:
             front = prompt.to(embeds.dtype).expand(ids.shape[0], -1, -1)
             embeds = torch.cat([front, embeds], dim=1)
         layout = None if layout is None else layout.behind(n)
+        home = None  # where a token's states will be
+        if layout is not None and self.geometry.apart:
+            (embeds, home), layout = one_a_row(embeds, layout), None
         positions = self._positions(embeds.shape[1], layout)
         if rows is not None:
             length = ids.shape[1]
             rows = rows + n * (rows // length + 1)  # as counted with the soft prompts in front
         # A checkpointed layer runs again in the backward pass, when this no longer leaves rows out.
         skips_unread_rows = self.skips_unread_rows and not (
-            self.decoder.training and self.layers[-1].gradient_checkpointing
+            home is not None or (self.decoder.training and self.layers[-1].gradient_checkpointing)
         )
         narrow = top_rows(self.parts, rows) if rows is not None and skips_unread_rows else None
         entered = nullcontext() if entry is None else entered_at(self.layers, entry)
@@ -176,9 +180,13 @@ class LanguageModel:
                 inputs_embeds=embeds,
                 position_ids=positions,
                 use_cache=read is not None,
-                **{self.cache_argument: read},
+                **({} if isinstance(read, OwnCache) else {self.cache_argument: read}),
             )
         states: Tensor = out.last_hidden_state
+        if isinstance(read, OwnCache):
+            read.cache = getattr(out, self.cache_argument)
+        if home is not None:
+            states = states[home]
         if rows is None:
             return states[:, n:].to(ids.device)
         return (take(states, rows) if narrow is None else states)[0].to(ids.device)
@@ -220,21 +228,28 @@ class LanguageModel:
             )
         return reached[0]
 
-    def step(self, ids: Tensor, slots: DecodingCache) -> Tensor:
+    def step(self, ids: Tensor, slots: DecodingCache | OwnCaches) -> Tensor:
         """Read one more token, ``[live]``, of each text: ``[live, hidden]``, after the final norm."""
-        hidden = self.read_next(ids, slots.begin(), slots)
+        if isinstance(slots, OwnCaches):
+            lengths = torch.tensor(slots.lengths, device=ids.device)
+            texts = zip(ids.split(1), lengths.split(1), slots.caches, strict=True)
+            hidden = torch.cat([self.read_next(*text) for text in texts])
+        else:
+            hidden = self.read_next(ids, slots.begin(), slots)
         slots.end()
         return hidden
 
-    def read_next(self, ids: Tensor, lengths: Tensor, slots: DecodingCache) -> Tensor:
+    def read_next(self, ids: Tensor, lengths: Tensor, slots: DecodingCache | OwnCache) -> Tensor:
         """A step's arithmetic alone: ``ids`` behind texts of ``lengths``; ``slots`` was made ready for it."""
-        with laid_out(slots):
+        with laid_out(None if isinstance(slots, OwnCache) else slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
                 position_ids=self._rotated_alike(lengths[:, None] + self.adaptation.first_position),
                 use_cache=True,
-                **{self.cache_argument: slots},
+                **{self.cache_argument: slots.cache if isinstance(slots, OwnCache) else slots},
             )
+        if isinstance(slots, OwnCache):
+            slots.cache = getattr(out, self.cache_argument)
         return cast(Tensor, out.last_hidden_state[:, -1].to(ids.device))
 
     def logits(self, rows: Tensor, columns: Tensor | None = None) -> Tensor:

@@ -5,7 +5,7 @@ and scores, found in the modules of a model, which may be on PyTorch's meta devi
 lists the names that families of transformers use; a new one is taught by adding its name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -99,15 +99,21 @@ class Layer:
 
     Args:
         module: The layer.
-        attention: Name of its attention.
+        attention: Name of its attention; None where it has none (a state space, a convolution).
     """
 
-    def __init__(self, module: nn.Module, attention: str) -> None:
+    def __init__(self, module: nn.Module, attention: str | None) -> None:
         self.module, self._attention = module, attention
+
+    @property
+    def attends(self) -> bool:
+        """Whether it has attention."""
+        return self._attention is not None
 
     @property
     def attention(self) -> nn.Module:
         """Its self-attention."""
+        assert self._attention is not None
         return self.module.get_submodule(self._attention)
 
     @property
@@ -119,7 +125,7 @@ class Layer:
     @property
     def output(self) -> Projection | None:
         """The attention's output projection."""
-        return projection(self.attention, OUTPUT)
+        return None if self._attention is None else projection(self.attention, OUTPUT)
 
     @property
     def mlp_output(self) -> Projection | None:
@@ -159,6 +165,8 @@ class Layer:
 
     def key_and_value(self) -> tuple[Projection, Projection] | None:
         """What makes keys and values, also inside a fused projection; None where no name is known."""
+        if self._attention is None:
+            return None
         attention = self.attention
         key, value = projection(attention, KEY), projection(attention, VALUE)
         if key is not None and value is not None:
@@ -182,6 +190,8 @@ class Layer:
     @property
     def head_dim(self) -> int | None:
         """Size of one head."""
+        if self._attention is None:
+            return None
         size = getattr(self.attention, "head_dim", getattr(self.attention, "head_size", None))
         return size if isinstance(size, int) else None
 
@@ -206,6 +216,25 @@ class Layer:
         return tuple((name, *size) for name, size in sizes if size is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One parameter of a model.
+
+    Attributes:
+        name: In the model.
+        tensor: Itself.
+        layer: Number of the layer that it is in; None outside of them.
+        bias: Whether it is a bias, a norm's among them.
+        norm: Whether it is a norm's.
+    """
+
+    name: str
+    tensor: nn.Parameter
+    layer: int | None
+    bias: bool
+    norm: bool
+
+
 class Parts:
     """What a decoder is made of.
 
@@ -220,20 +249,29 @@ class Parts:
         stack = model.get_decoder()
         layers = child(stack, LAYERS) if isinstance(stack, nn.Module) else None
         modules = [] if layers is None else list(stack.get_submodule(layers).children())
-        attention = child(modules[0], ATTENTION) if modules else None
-        if attention is None:
+        attentions = [child(module, ATTENTION) for module in modules]
+        if not any(attentions):
             raise UserError(
                 f"{type(model).__name__} is not a decoder whose layers have their attention under a known "
                 f"name ({', '.join(ATTENTION)}); choose a Llama, Mistral, Gemma, Qwen or similar causal "
                 "language model"
             )
-        self.layers = [Layer(module, attention) for module in modules]
+        self.layers = [Layer(*layer) for layer in zip(modules, attentions, strict=True)]
         config = stack.config
         self.cap: float | None = getattr(config, CAP, None)
         self.scale = 1.0
         for name, factor in SCALES.items():
             if isinstance(value := getattr(config, name, None), int | float):
                 self.scale *= factor(value)
+
+    def weights(self, model: nn.Module) -> Iterator[Weight]:
+        """Every parameter of the model, tied ones once."""
+        layers = {id(module): i for i, layer in enumerate(self.layers) for module in layer.module.modules()}
+        for name, tensor in model.named_parameters():
+            at, _, end = name.rpartition(".")
+            module = model.get_submodule(at)
+            norm = "norm" in type(module).__name__.lower()
+            yield Weight(name, tensor, layers.get(id(module)), end.endswith("bias"), norm)
 
     @property
     def plain_scores(self) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from crosstune.config.environment import GPU_OFF, gpu_off
+from crosstune.errors import first_line
 
 T = TypeVar("T")
 Note = Callable[[str], None]
@@ -73,7 +74,7 @@ class FastWay:
         try:
             right = all(self.same(fast, plain) for fast, plain in compare())
         except Exception as error:  # of any class: what fails is not used, the plain way still is
-            return _first_line(error)
+            return first_line(error)
         return "" if right else "it gives other numbers"
 
     def trusted(
@@ -97,7 +98,7 @@ class FastWay:
     def distrust(self, key: Hashable, why: str | BaseException, note: Note | None = None) -> bool:
         """Use it no more for ``key``; whether it was in use, and so may be what went wrong."""
         used = self.verdicts.get(key) == ""
-        self.verdicts[key] = why if isinstance(why, str) else _first_line(why)
+        self.verdicts[key] = why if isinstance(why, str) else first_line(why)
         if used:
             self.tell(self.verdicts[key], note)
         return used
@@ -107,7 +108,7 @@ class FastWay:
         try:
             return work()
         except Exception as error:  # as in `fault`
-            self.tell(_first_line(error), note)
+            self.tell(first_line(error), note)
             return None
 
     def tell(self, why: str, note: Note | None = None) -> None:
@@ -119,7 +120,3 @@ class FastWay:
         elif line not in self._said:
             self._said.add(line)
             _log.info(line)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

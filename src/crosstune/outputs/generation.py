@@ -13,12 +13,11 @@ from typing import Unpack
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.metrics.language_id import identify
-from crosstune.models.attention.cache import DecodingCache
+from crosstune.models.attention.cache import DecodingCache, OwnCaches
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out, reading_form
 from crosstune.models.attention.trees import Shared, Tree, grow
 from crosstune.models.fast.graphs import stepper
@@ -108,7 +107,7 @@ def generate(
 
     with fused_parts(lm.model), packed_weights(lm):
         budget.keep_to_memory(lm, passes, longest, len(prompts))
-        fitted = fit if fitting.measures(lm) else None
+        fitted = fit if fitting.measures(lm) and not lm.geometry.apart else None
         return in_batches(together.groups, measure, answer, passes, stream, fill, fit=fitted)
 
 
@@ -179,10 +178,20 @@ def _next(waiting: deque[Tree], room: int, tokens: int, form: BatchForm) -> list
     return some
 
 
-def _read(lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache, form: BatchForm) -> Tensor:
+def _read(
+    lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache | OwnCaches, form: BatchForm
+) -> Tensor:
     """Read prompts into free rows of the slots; hidden state of each last token, ``[prompts, hidden]``."""
+    front = lm.adaptation.front
+    if isinstance(slots, OwnCaches):
+        states = []
+        for text in ([tree.tokens[at] for at in path] for tree in trees for path in tree.paths):
+            alone = slots.reader()
+            states.append(lm.hidden(torch.tensor([text], device=lm.device), read=alone)[:, -1])
+            slots.add(alone, [(0, list(range(front + len(text))))])
+        return torch.cat(states)
     placed = lay_out(form, trees, lm.pad_id, lm.device)
-    read, width = DynamicCache(), placed.ids.shape[1]
+    read, width = slots.reader(), placed.ids.shape[1]
     paths = [
         (start // width, [start % width + at for at in path])
         for start, tree in zip(placed.starts, trees, strict=True)
@@ -190,7 +199,6 @@ def _read(lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache, form: 
     ]
     lasts = torch.tensor([line * width + path[-1] for line, path in paths], device=lm.device)
     hidden = lm.hidden(placed.ids, placed.layout, read, lasts)
-    front = lm.adaptation.front
     slots.add(read, [(line, [*range(front), *(front + at for at in path)]) for line, path in paths])
     return hidden
 

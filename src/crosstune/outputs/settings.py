@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
+from crosstune.data.example import MOST_ANSWER_TOKENS
+
 
 class EvaluateSettings(BaseModel):
     """Settings of evaluation, the same for every run that is compared.
@@ -27,7 +29,7 @@ class EvaluateSettings(BaseModel):
     limit: int | None = Field(default=None, ge=1)
     choices: Literal["label", "label-per-token", "first-token"] = "label"
     tokens_per_pass: int = Field(default=8192, ge=1)
-    max_answer_tokens: int | None = Field(default=None, ge=1)
+    max_answer_tokens: int | None = Field(default=None, ge=1, le=MOST_ANSWER_TOKENS)
     on_too_long: Literal["error", "truncate-left", "skip"] | None = None
 
     @model_serializer(mode="wrap")

@@ -1,4 +1,4 @@
-"""The one list of figures and tables: page, export, notebook and terminal show what stands here."""
+"""The list of figures and tables that page, export, notebook and terminal show."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _RATES_BY: tuple[Grouping, ...] = ("family", "script")
 
 MANY_METHODS = 8
-"""From here on dots of one line can no longer be told apart, and cells take their place."""
+"""With more methods than this, dots on a line cannot be distinguished, so cells are drawn instead."""
 
 WIDTH = 420
 """Of a figure in a file or a notebook, in pixels; one with a column for each method grows with them."""
@@ -73,7 +73,7 @@ def contents(section: Section) -> list[Item]:
     compared = first is not None and methods > 1
     targets = bool(section.table["targets"][0])
     identified = section.has_answer_language
-    many, counted = methods > MANY_METHODS, "(in brackets: how many target languages)"
+    many, counted = methods > MANY_METHODS, "(in brackets: number of target languages)"
     grid: dict[str, Any] = {"width": 240 + 56 * methods, "least": 210 + 32 * methods}
     wrong: dict[str, Any] = {**grid, "numbers": True}
     items = [
@@ -81,17 +81,16 @@ def contents(section: Section) -> list[Item]:
         (True, Item("gap", "transfer", f"{source} and the mean of targets, by method",
                     _figure("gap", section))),
         (compared, Item("differences", "differences",
-                        "Difference from the reference, with 95% interval; in grey what could not have "
-                        "been seen",
+                        "Difference from the reference, with 95% interval; in grey differences too small "
+                        "to detect",
                         _figure("forest", section), partial(tables.all_differences, section))),
         (section.languages.height > 0, Item("heatmap", "languages", "Score by language and method",
                                             _figure("heatmap", section, "score"), **grid)),
         (compared, Item("differences-by-language", "languages",
-                        f"Difference from {first} by language; * where a test shows it (5%, Holm over "
-                        "languages)",
+                        f"Difference from {first} by language; * significant (5%, Holm over languages)",
                         _figure("differences-by-language", section, first),
                         **grid | {"least": 210 + 44 * methods})),
-        (True, Item("languages", "languages", "Every score", table=partial(tables.languages, section))),
+        (True, Item("languages", "languages", "All scores", table=partial(tables.languages, section))),
         *[(targets, _curves(setting, partial(curve, section.runs, section.scores, setting), "curves"))
           for setting in swept(section.runs, section.scores) if setting != MODEL_SIZE],
         *[(targets, Item(slug(by), "groups", f"Mean by {name.lower()} {counted}",
@@ -100,10 +99,10 @@ def contents(section: Section) -> list[Item]:
                          partial(tables.groups, section, by), **(grid if many else {})))
           for by, name in GROUPINGS.items()],
         (identified and targets, Item("answer-languages", "wrong",
-                                "Language of the answers, of those whose language could be told",
+                                "Language of the answers, where it could be identified",
                                 _figure("answer-languages", section), numbers=True)),
         (section.has_in_english, Item("in-english", "wrong",
-                                      "Share of answers that are right, but written in English",
+                                      "Share of answers that are correct but in English",
                                       _figure("heatmap", section, IN_ENGLISH), **wrong)),
         *[(identified and targets, Item(f"in-source-language-by-{by}", "wrong",
                                   f"Share of answers in {source} instead, by {by} {counted}",
@@ -112,7 +111,7 @@ def contents(section: Section) -> list[Item]:
         (identified, Item("in-source-language", "wrong",
                     f"Share of answers in {source} instead of the prompt's language",
                     _figure("heatmap", section, SOURCE), **wrong)),
-        (section.has_losses, Item("losses", "training", "Training loss, one line a run",
+        (section.has_losses, Item("losses", "training", "Training loss, one line per run",
                                    _figure("losses", section))),
     ]  # fmt: skip
     return [item for needed, item in items if needed]
@@ -133,7 +132,7 @@ def across_models(runs: Sequence[RunRecord], scored: pl.DataFrame) -> list[Item]
 def _curves(
     setting: str, table: Callable[[], pl.DataFrame], place: str, about: str = "", end: str = ""
 ) -> Item:
-    name = setting.replace("_", " ")
+    name = visible(setting.replace("_", " "), 60)
 
     def chart(_: "Width") -> Any:
         from crosstune.report.figures.curves import curves

@@ -1,4 +1,4 @@
-"""What a report's numbers say, in sentences that stand on their tests."""
+"""The findings of a report in sentences, each based on a test."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from crosstune.report.text import counted, p_value, percent, points
 
 
 def finding(section: Section) -> str:
-    """What the section's numbers say: who leads, whether beyond chance, and how much it rests on."""
+    """Which method is best in a section, whether significantly so, and the size of the sample."""
     rows = section.ranked
     if not rows:
         return "No zero-shot run shares a target language with all others: there is no transfer to report."
@@ -26,20 +26,24 @@ def finding(section: Section) -> str:
     second = rows[1]
     if not undecided:
         sentence = (
-            f"{best['method']} carries furthest: {score}; next is {second['method']} with "
+            f"{best['method']} transfers best: {score}; next is {second['method']} with "
             f"{percent(second['target_mean'])}"
         )
     elif len(undecided) == len(rows) - 1 and len(undecided) > 1:
-        sentence = f"{best['method']} has the highest mean, but no method is distinguishable from it: {score}"
+        sentence = (
+            f"{best['method']} has the highest mean, but no method is significantly different from it: "
+            f"{score}"
+        )
     else:
         sentence = (
-            f"{best['method']} has the highest mean, but {_names(undecided)} cannot be told from it: {score}"
+            f"{best['method']} has the highest mean, but is not significantly different from "
+            f"{_names(undecided)}: {score}"
         )
     return f"{sentence}. {tested}{_weight(section, rows)}"
 
 
 def overall_finding(parts: Sequence[Section]) -> str:
-    """The finding where there is one section, else who leads how many of them."""
+    """The finding of a single section, or how many sections each method leads."""
     if len(parts) == 1:
         return finding(parts[0])
     compared = [part for part in parts if len(part.ranked) > 1]
@@ -51,33 +55,35 @@ def overall_finding(parts: Sequence[Section]) -> str:
         name = ranked[0][0]
         if name == "no single leader":
             sentence = (
-                f"In none of {len(compared)} comparisons is one method ahead of all others beyond chance"
+                f"In none of {len(compared)} comparisons is one method significantly better than all others"
             )
         else:
-            sentence = f"{name} is ahead of every other method in all {len(compared)} comparisons"
+            sentence = (
+                f"{name} is significantly better than every other method in all {len(compared)} comparisons"
+            )
     else:
         counts = ", ".join(f"{name} in {count}" for name, count in ranked)
-        sentence = f"Ahead of every other method in {len(compared)} comparisons: {counts}"
-    return f"{sentence} (mean over target languages, 5% after Holm). The tests stand in each section below."
+        sentence = f"Significantly better than every other method, in {len(compared)} comparisons: {counts}"
+    return f"{sentence} (mean over target languages, 5% after Holm). Each section below has its tests."
 
 
 def leader(section: Section) -> str | None:
-    """The method that is ahead of every other zero-shot one, by test after Holm; None where none is."""
+    """The method that is significantly better than every other zero-shot one (Holm), or None."""
     rows = section.ranked
     return None if not rows or _against_best(section)[0] else str(rows[0]["method"])
 
 
 def not_shown(row: Mapping[str, Any]) -> str:
-    """What is to be said of a difference that no test shows."""
-    return f"not distinguishable; smallest detectable difference here: {percent(row['detectable'])} points"
+    """The text for a difference that is not significant."""
+    return f"not significant; minimum detectable difference: {percent(row['detectable'])} points"
 
 
 def _against_best(section: Section) -> tuple[list[str], str]:
-    """The methods that the best cannot be told from, and a sentence on the test against the second."""
+    """Methods not significantly different from the best, and a sentence on the test against the second."""
     best, *others = (row["method"] for row in section.ranked)
     tests = {row["a"]: row for row in section.against(best).rows(named=True)}
     if not tests:
-        return list(others), "No example was scored by all: nothing is tested. "
+        return list(others), "No example was scored with all methods, so nothing is tested. "
     undecided = [name for name in others if tests[name]["p_holm"] >= ALPHA]
     row = tests[others[0]]
     sentence = (
@@ -86,7 +92,7 @@ def _against_best(section: Section) -> tuple[list[str], str]:
     )
     sentence += f"; {not_shown(row)}). " if others[0] in undecided else "). "
     if row["seed_variation"] == "absent":
-        sentence += "With one seed a method, what another seed would give is not in that interval. "
+        sentence += "With one seed per method, this interval does not include the variation between seeds. "
     return undecided, sentence
 
 
@@ -100,7 +106,7 @@ def _weight(section: Section, rows: Sequence[Mapping[str, Any]]) -> str:
     seeds, sizes = [row["seeds"] for row in rows], section.scores["n"].to_list()
     times = "One seed" if max(seeds) == 1 else f"{_range(seeds)} seeds"
     compared = "" if len(rows) == 1 else f", {len(rows)} methods compared"
-    return f"{times} a method, {_range(sizes)} examples a language{compared}."
+    return f"{times} per method, {_range(sizes)} examples per language{compared}."
 
 
 def _range(counts: Sequence[int]) -> str:

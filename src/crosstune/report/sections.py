@@ -77,7 +77,7 @@ class Section:
 
     @property
     def references(self) -> list[str]:
-        """The methods to compare with: all, or where there are many the first ones and those without tuning.
+        """The methods to compare with: all, or if there are many, the first ones and the untuned ones.
 
         The first is the best zero-shot one.
         """
@@ -161,9 +161,9 @@ class Section:
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """How a stands to b in a row of differences: "better", "worse" or "not shown", by p after Holm."""
+    """Whether a is "better" or "worse" than b, or "not significant", by the p value after Holm."""
     if row["p_holm"] >= ALPHA:
-        return "not shown"
+        return "not significant"
     return "better" if row["difference"] > 0 else "worse"
 
 

@@ -20,7 +20,7 @@ import yaml
 from rich.console import Console
 
 from crosstune.config import environment
-from crosstune.errors import UserError
+from crosstune.errors import UserError, first_line
 from crosstune.running.interrupts import Interrupts, Stopped
 from crosstune.running.progress import Display, display
 from crosstune.running.runner import Summary, run_study
@@ -226,8 +226,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         where = f"no Ray cluster at {address}" if address else "Ray cannot be started on this machine"
-        said = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{where}: {said}; see docs/cluster.md") from error
+        raise UserError(f"{where}: {first_line(error)}; see docs/cluster.md") from error
     try:
         yield
     finally:

@@ -5,11 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from crosstune.data.example import Example
 from crosstune.data.forms import form_of
@@ -20,6 +17,7 @@ from crosstune.methods import METHODS
 from crosstune.methods.base import Method
 from crosstune.models.loading.device import choose_device
 from crosstune.models.loading.load import load
+from crosstune.models.tensor_file import read_tensors
 from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.prepared import attached, solved_examples
@@ -102,7 +100,7 @@ def predict(
     output = form(lm, EvaluateSettings.model_validate(run.evaluate))
     with attached(method, lm, run.seed):
         if method.trains:
-            method.load_state(_weights(folder / store.WEIGHTS, str(lm.device)))
+            method.load_state(read_tensors(folder / store.WEIGHTS, lm.device))
         with method.evaluating(), lm.adaptation.for_language(code):
             answers = output.answers(task, with_exemplars([example], solved))
     (logprobs,) = answers.columns.get("choice_logprobs", [()])
@@ -139,13 +137,6 @@ def _method(run: RunRecord) -> Method:
         raise UserError(
             f'run {run.id}: this crosstune does not take the setting "{at}" of {name}; run the study again'
         ) from error
-
-
-def _weights(file: Path, device: str) -> dict[str, Any]:
-    try:
-        return load_file(file, device=device)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{file} cannot be read: {error}") from error
 
 
 def _prompt(task: Task, text: str, language: str) -> str:

@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
+from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.tensor_file import read_tensors
 from crosstune.running.progress import Display
 from crosstune.running.recording import train_facts
 from crosstune.running.task_data import TaskData
@@ -40,9 +39,9 @@ def take_up(
     if not _same_training(record, run, lm, data):
         return None
     try:
-        weights = load_file(folder / store.WEIGHTS, device=str(lm.device))
-    except (SafetensorError, OSError) as error:
-        shown.note(f"trained again: {folder / store.WEIGHTS} cannot be read: {error}")
+        weights = read_tensors(folder / store.WEIGHTS, lm.device)
+    except UserError as error:
+        shown.note(f"trained again: {error}")
         return None
     method.load_state(weights)
     cost, settings = record.cost, record.train

@@ -77,9 +77,9 @@ class Worker:
                 self._fail(failure)
 
     def _fail(self, failure: failures.Failure) -> None:
-        self.failed[failure.run] = f"{failure.name}: {failure.error}"
+        self.failed[failure.id] = f"{failure.name}: {failure.error}"
         if failure.diverged:
-            self.diverged.add(failure.run)
+            self.diverged.add(failure.id)
 
     def _read(self, run: Run, say: Callable[[str], None]) -> None:
         """Read a run's record if all its files are whole."""

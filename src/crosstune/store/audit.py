@@ -99,7 +99,7 @@ def _whole(folder: Path) -> RunRecord:
 
 def _beside(store: Path) -> Iterator[str]:
     for failure in failures.read(store).values():
-        yield f"failed: {failure.run} {failure.name}: {failure.error}"
+        yield f"failed: {failure.id} {failure.name}: {failure.error}"
     for folder in sorted((store / stored.WORK).glob("*")):
         yield f"unfinished: {folder.name} goes on where it was when the study is run again"
     for folder in sorted((store / stored.DAMAGED).glob("*")):

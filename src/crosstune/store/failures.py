@@ -2,11 +2,14 @@
 
 import json
 import traceback
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from crosstune.errors import Diverged, UserError
-from crosstune.files import open_file, write_text
+from crosstune.files import write_text
 from crosstune.store import provenance
 from crosstune.store.store import RUN_ID
 
@@ -18,18 +21,21 @@ class Failure:
     """One failed run.
 
     Attributes:
-        run: Its id.
+        id: Of the run.
         name: Task, method and seed.
         error: What went wrong, in one line.
         when: UTC, ISO 8601.
         diverged: Whether training diverged, as it would again; any other failure may have been the moment's.
     """
 
-    run: str
+    id: str
     name: str
     error: str
     when: str
     diverged: bool = False
+
+
+_NOTE = TypeAdapter(Failure)
 
 
 def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
@@ -41,12 +47,7 @@ def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
     known = isinstance(error, UserError)
     text = str(error) if known else f"{type(error).__name__}: {error}"
     failure = Failure(run_id, name, " ".join(text.split()), provenance.now(), isinstance(error, Diverged))
-    content = {
-        "id": run_id,
-        "name": name,
-        "error": failure.error,
-        "when": failure.when,
-        "diverged": failure.diverged,
+    content = asdict(failure) | {
         "traceback": None if known else "".join(traceback.format_exception(error)),
         "versions": provenance.versions(),
     }
@@ -56,18 +57,13 @@ def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
 
 def read(store: Path) -> dict[str, Failure]:
     """The failures of a store by run id. A note that cannot be read counts as none: its run is made again."""
-    found = {}
+    failures = {}
     for file in sorted((store / FOLDER).glob("*.json")):
-        try:
-            with open_file(file) as stream:
-                content = json.load(stream)
-            name, error, when = (str(content[key]) for key in ("name", "error", "when"))
-            failure = Failure(file.stem, name, error, when, content.get("diverged") is True)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            continue
-        if RUN_ID.fullmatch(file.stem):
-            found[file.stem] = failure
-    return found
+        with suppress(OSError, ValueError):
+            failure = _NOTE.validate_json(file.read_bytes())
+            if RUN_ID.fullmatch(file.stem) and failure.id == file.stem:
+                failures[failure.id] = failure
+    return failures
 
 
 def forget(store: Path, run_id: str) -> None:

@@ -142,6 +142,8 @@ class MethodEntry(StudyPart):
             raise invalid(("search",), f"method {name}: give search or train.learning_rate, not both")
         if self.search and not self.make().trains:
             raise invalid(("search",), f"method {name} is not trained: there is no learning rate to search")
+        if self.train and not self.make().trains:
+            raise invalid(("train",), f"method {name} is not trained: it has no training settings")
         if self.budget and size is None:
             raise invalid(("budget",), f"method {name} has no size that a budget could decide")
         if self.budget and size in self.config.model_fields_set:

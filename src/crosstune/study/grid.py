@@ -15,7 +15,7 @@ from crosstune.methods import METHODS
 from crosstune.study.entries import MethodEntry
 from crosstune.training.settings import ONE_OF, TrainSettings
 
-MOST_RUNS = 100_000
+MOST_RUNS = 20_000
 """More than this in one study is a slip of the hand."""
 
 Axes = dict[str, tuple[list[Any], Loc]]

@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from crosstune.config.mistakes import Loc, invalid, known_keys, read_levels, reworded
+from crosstune.config.mistakes import Loc, invalid, known_keys, read_levels, reworded, shown
 from crosstune.config.yaml_file import dump
 from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
@@ -141,8 +141,13 @@ class Study(StudyPart):
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple) and any(isinstance(seed, bool) for seed in value):
-            raise invalid((), "seeds: true and false are no seeds; give whole numbers")
+        for i, seed in enumerate(value if isinstance(value, list | tuple) else ()):
+            if isinstance(seed, bool):
+                raise invalid((), "seeds: true and false are no seeds; give whole numbers")
+            if isinstance(seed, int) and not 0 <= seed < 2**63:
+                raise invalid(
+                    (i,), f"seeds: {shown(seed)} is no seed; give a whole number from 0 to 2^63 - 1"
+                )
         return value
 
     @field_validator("dtype")
@@ -184,7 +189,7 @@ class Study(StudyPart):
                 raise invalid(("methods", i), "full cannot train quantised weights; take it or quantize out")
         for combination in self.combinations():
             self._check_loss(combination)
-            self._check_search(combination)
+            self._check_dev(combination)
         for i, model in enumerate(self.models):
             self._check_model(model, i)
         if len(self._refused) == len(self.models):
@@ -194,11 +199,14 @@ class Study(StudyPart):
     def _no_repetition(self) -> None:
         for what in _LISTS:
             values: Sequence[Any] = getattr(self, what)
+            seen = set()
             for i, value in enumerate(values):
-                if value in values[:i]:
+                same = _same(value)
+                if same in seen:
                     again = getattr(value, "name", value)
-                    same = " with the same settings" if isinstance(value, BaseModel) else ""
-                    raise invalid((what, i), f"{what}: {again} is listed twice{same}")
+                    settings = " with the same settings" if isinstance(value, BaseModel) else ""
+                    raise invalid((what, i), f"{what}: {again} is listed twice{settings}")
+                seen.add(same)
         files: dict[str, Any] = {}
         for i, task in enumerate(self.tasks):
             if files.setdefault(task.name, task.file) != task.file:
@@ -233,10 +241,20 @@ class Study(StudyPart):
             (*where, "train", "loss"), f"loss: choices on task {task.name} needs {needs}; use loss: answer"
         )
 
-    def _check_search(self, combination: Combination) -> None:
-        """A search needs development data in the source language."""
+    def _check_dev(self, combination: Combination) -> None:
+        """A search, and scores during training, need development data in the source language."""
         task, method = combination.task, combination.method
-        if combination.rates is None or "dev" in task.task_class.split_names:
+        if "dev" in task.task_class.split_names:
+            return
+        if combination.train is not None and combination.train.evaluate_every is not None:
+            parts = (("methods", self.methods, method), ("tasks", self.tasks, task))
+            near = [(key, every.index(part)) for key, every, part in parts if "evaluate_every" in part.train]
+            raise invalid(
+                (*(near[0] if near else ()), "train", "evaluate_every"),
+                f"evaluate_every: task {task.name} has no development data to score on; give it a dev split, "
+                "or take evaluate_every out",
+            )
+        if combination.rates is None:
             return
         where: Loc = ("methods", self.methods.index(method)) if method.search else ()
         raise invalid(
@@ -349,6 +367,15 @@ def _in_file(loc: Loc, cells: Sequence[GridCell]) -> Loc:
     if len(loc) < 2 or loc[0] != "methods" or not isinstance(loc[1], int) or loc[1] >= len(cells):
         return loc
     return cells[loc[1]].place(loc[2:])
+
+
+def _same(value: Any) -> Any:
+    """Something that can be hashed and is equal for equal values: a study may list thousands."""
+    if isinstance(value, BaseModel):
+        return _same(dict(value))
+    if isinstance(value, Mapping):
+        return frozenset((key, _same(inner)) for key, inner in value.items())
+    return tuple(map(_same, value)) if isinstance(value, list | tuple) else value
 
 
 def _codes(value: Any, at: Loc) -> Codes:

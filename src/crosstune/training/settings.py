@@ -44,8 +44,8 @@ class TrainSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int | None = Field(default=None, ge=1)
-    epochs: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, ge=1, le=10_000_000)
+    epochs: float | None = Field(default=None, gt=0, le=100_000)
     batch_size: int = Field(default=16, ge=1)
     tokens_per_pass: int = Field(default=8192, ge=1)
     by_length: bool = True

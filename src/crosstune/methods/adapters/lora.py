@@ -7,7 +7,7 @@ Trained parameters: r * (in + out) for every target in every chosen layer.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -33,9 +33,12 @@ class LoraConfig(Layered):
         dropout: On the adapter's input while training.
     """
 
-    rank: int = Field(default=4, ge=1)
+    rank: int = Field(default=4, ge=1, le=65_536)
     alpha: float = Field(default=8.0, gt=0)
-    target_modules: tuple[str, ...] | Literal["all-linear"] = ("q_proj", "v_proj")
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = (
+        "q_proj",
+        "v_proj",
+    )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 

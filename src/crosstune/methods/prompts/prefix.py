@@ -40,7 +40,7 @@ class PrefixConfig(Prompted, Layered):
 
     space: Literal["hidden", "kv"] = "hidden"
     init: Literal["text", "random"] = "text"
-    reparameterise: int | None = Field(default=None, ge=1)
+    reparameterise: int | None = Field(default=None, ge=1, le=65_536)
 
 
 class Prefix(Planted[PrefixConfig]):
@@ -60,8 +60,11 @@ class Prefix(Planted[PrefixConfig]):
     def count(cls, config: PrefixConfig, geometry: Geometry) -> int:
         """N * layers * width, width = hidden or 2 * kv_heads * head_dim; with an MLP, its size as well."""
         geometry.usable(cls.name, geometry.no_prompts)
-        if config.space == "kv" and geometry.value_dim:
-            raise UserError(f"{cls.name}: keys and values of this model differ in size; use space: hidden")
+        if config.space == "kv" and (geometry.value_dim or geometry.cached):
+            raise UserError(
+                f"{cls.name}: this model caches other keys than it attends to, or values of another "
+                "size; use space: hidden"
+            )
         layers = len(config.chosen(geometry.layers))
         width = geometry.hidden if config.space == "hidden" else 2 * geometry.kv_size
         h = config.reparameterise

@@ -16,6 +16,44 @@ from crosstune.models.attention.layout import ridden
 from crosstune.models.protocol import Model
 
 
+@dataclass
+class OwnCache:
+    """What a model that keeps more than keys and values keeps of one text, of transformers' own making."""
+
+    cache: Any = None
+
+
+@dataclass
+class OwnCaches:
+    """Texts that are being written, each with what the model itself keeps of it: the slow way.
+
+    Attributes:
+        caches: Of each text.
+        lengths: Tokens that each of them holds, a prefix left out.
+    """
+
+    reader: ClassVar[type[OwnCache]] = OwnCache
+
+    caches: list[OwnCache] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+
+    def add(self, read: Any, texts: Sequence[tuple[int, list[int]]]) -> None:
+        """As `DecodingCache.add`, of one text."""
+        self.caches.append(read)
+        self.lengths += [len(path) for _, path in texts]
+
+    def drop(self, ended: Sequence[int]) -> list[int]:
+        """As `DecodingCache.drop`."""
+        order = [row for row in range(len(self.caches)) if row not in set(ended)]
+        self.caches = [self.caches[row] for row in order]
+        self.lengths = [self.lengths[row] for row in order]
+        return order
+
+    def end(self) -> None:
+        """As `DecodingCache.end`."""
+        self.lengths = [length + 1 for length in self.lengths]
+
+
 def row_bytes(lm: Model, columns: int) -> int:
     """Bytes of one text's keys and values in `DecodingCache`, a prefix's among them."""
     heads, keys, values = lm.geometry.in_cache
@@ -50,6 +88,8 @@ class DecodingCache:
     # What transformers asks of every cache.
     is_sliding: ClassVar[list[bool]] = []
     is_compileable: ClassVar[bool] = False
+    # What a forward that only reads keeps its keys and values in.
+    reader: ClassVar[type[DynamicCache]] = DynamicCache
 
     lm: Model
     rows: int
@@ -77,8 +117,8 @@ class DecodingCache:
 
     # --- rows -----------------------------------------------------------------------------------
 
-    def add(self, read: DynamicCache, texts: Sequence[tuple[int, list[int]]]) -> None:
-        """Put texts that were read into free rows: of each its line, and its tokens' places there."""
+    def add(self, read: Any, texts: Sequence[tuple[int, list[int]]]) -> None:
+        """Put texts that a `reader` read into free rows: of each its line, and its tokens' places there."""
         layers: list[Any] = read.layers
         for line, path in texts:
             at = torch.tensor(path, device=self.lm.device)

@@ -16,7 +16,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.cache import DecodingCache
+from crosstune.models.attention.cache import DecodingCache, OwnCaches
 from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch
 from crosstune.models.attention.gpu_line import VarlenBatch, drops_attention, suits
 from crosstune.models.attention.layout import Layout
@@ -44,6 +44,8 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
 
     ``note`` is told in one line where a GPU's kernel is not used.
     """
+    if model.geometry.apart:
+        return BatchForm.PADDED
     if suits(model, longest, note):
         return BatchForm.VARLEN
     form = reading_form(model, longest)
@@ -53,7 +55,8 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
 
 def reading_form(model: Model, longest: int) -> BatchForm:
     """The form of a batch that is only read: a GPU's fused kernels do better on padded rows."""
-    return BatchForm.PADDING_FREE if model.device.type == "cpu" and longest <= LONGEST else BatchForm.PADDED
+    padded = model.geometry.apart or model.device.type != "cpu" or longest > LONGEST
+    return BatchForm.PADDED if padded else BatchForm.PADDING_FREE
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +142,10 @@ def for_reading(model: Model, texts: Sequence[Sequence[int]]) -> Placed:
     return lay_out(form, texts, model.pad_id, model.device, apart=True)
 
 
-def for_writing(model: Model, rows: int, longest: int) -> DecodingCache:
+def for_writing(model: Model, rows: int, longest: int) -> DecodingCache | OwnCaches:
     """Slots for so many texts being written, of so many tokens at most; a soft prompt stands in front."""
+    if model.geometry.apart:
+        return OwnCaches()
     return DecodingCache(model, rows, model.adaptation.front + longest)
 
 

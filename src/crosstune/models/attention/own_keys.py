@@ -47,6 +47,9 @@ def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> li
             hooks.enter_context(module.register_forward_pre_hook(keep, with_kwargs=True))
         hooks.callback(capturing.reset, capturing.set("calls"))  # nothing attends, no prompt is asked for
         decoder(input_ids=token, position_ids=torch.zeros_like(token), use_cache=False)
+    for module in attentions:
+        if id(module) not in calls:
+            raise UserError(f"{type(module).__name__} is called by nothing")
     return [calls[id(module)] for module in attentions]
 
 

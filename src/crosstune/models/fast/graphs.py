@@ -22,7 +22,7 @@ from weakref import ref
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.cache import DecodingCache
+from crosstune.models.attention.cache import DecodingCache, OwnCaches
 from crosstune.models.proof import FastWay, Note
 from crosstune.models.protocol import Model
 
@@ -37,13 +37,16 @@ RECORDED = FastWay(
 )
 
 
-def stepper(lm: Model, slots: DecodingCache, note: Note | None = None) -> Callable[[Tensor], Tensor]:
+def stepper(
+    lm: Model, slots: DecodingCache | OwnCaches, note: Note | None = None
+) -> Callable[[Tensor], Tensor]:
     """What reads one more token of each text: `LanguageModel.step`, or on one GPU its recorded form.
 
     ``note`` is told in one line when steps cannot be recorded.
     """
     # Left on, and not failed with this model before.
-    if lm.device.type == "cuda" and not lm.quantized and RECORDED.trusted(ref(lm.model), lambda: ()):
+    usable = lm.device.type == "cuda" and not lm.quantized and RECORDED.trusted(ref(lm.model), lambda: ())
+    if usable and not isinstance(slots, OwnCaches):
         places = {lm.layer_device(i) for i in range(lm.geometry.layers)} | {lm.device}
         if len(places) == 1:
             return FixedStep(lm, slots, CudaRecorder(lm.device), note)

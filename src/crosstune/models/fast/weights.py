@@ -134,8 +134,14 @@ class Blocks:
             return []
         # Not a subclass, which may compute something else, and none that already computes in another way.
         plain = [m for m in lm.model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
-        like = (torch.device("cpu"), lm.dtype, False)
-        frozen = [m for m in plain if (m.weight.device, m.weight.dtype, m.weight.requires_grad) == like]
+        frozen = [
+            m
+            for m in plain
+            if m.weight.device.type == "cpu"
+            and m.weight.dtype == lm.dtype
+            # A bias that is trained needs the product's own gradient.
+            and not any(parameter.requires_grad for parameter in m.parameters())
+        ]
         if not self._training:
             return frozen
         frozen = [m for m in frozen if id(m.weight) not in self._tables()]

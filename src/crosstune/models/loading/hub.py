@@ -10,7 +10,7 @@ from typing import Literal
 import huggingface_hub
 from huggingface_hub import constants, errors
 
-from crosstune.errors import UserError
+from crosstune.errors import UserError, first_line
 from crosstune.models.loading.fingerprint import INDEX, SINGLE, read_json
 
 # What a tokenizer and a config are made of; code (*.py) and pickles are never fetched.
@@ -116,5 +116,6 @@ def explained(name: str, revision: str | None, kind: Literal["model", "dataset"]
             raise UserError(
                 f"{name}: no room left in {constants.HF_HUB_CACHE}; free some, or set HF_HOME to another disk"
             ) from error
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{name}: fetching from {constants.ENDPOINT} failed: {reason}; try again") from error
+        raise UserError(
+            f"{name}: fetching from {constants.ENDPOINT} failed: {first_line(error)}; try again"
+        ) from error

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
+from crosstune.models.attention.apart import TOGETHER
 from crosstune.models.attention.families import implementation, through_hook
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import demo, hub
@@ -82,6 +83,8 @@ def load(
             model=model, tokenizer=tokenizer, name=name, revision=pinned, geometry=geometry
         )
         loaded.remarks += unused
+        if geometry.apart:
+            TOGETHER.tell(geometry.apart, loaded.remarks.append)
         loaded.check()
     return loaded
 

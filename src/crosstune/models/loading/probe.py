@@ -10,8 +10,9 @@ in which crosstune reads texts. Nothing is trusted because of a module's name:
 * keys and values planted on every attention module are asked for exactly once in a forward, and do what the
   same keys and values do in a cache; hidden vectors become the keys and values that the module makes of them.
 
-What fails is refused in one line: the model, or the methods that need what failed. The answer is kept for a
-config (`crosstune.models.loading.known`).
+Where texts that share a row are wrong and texts one a row are right, those are taken (`attention.apart`).
+What else fails is refused in one line: the model, or the methods that need what failed. The answer is kept
+for a config (`crosstune.models.loading.known`).
 """
 
 from __future__ import annotations
@@ -56,7 +57,14 @@ def examine(config: PretrainedConfig) -> Geometry:
     with torch.no_grad():
         sizes = kept_sizes(lm)
         shape, lm.geometry = replace(shape, **sizes), replace(lm.geometry, **sizes)
-        check_forms(eager, lm)
+        if fault := check_forms(eager, lm):
+            # One a row, and the model's own cache: right for many that keep a state beside attention.
+            shape, lm.geometry = (replace(x, apart=fault) for x in (shape, lm.geometry))
+            if check_forms(eager, lm):
+                raise UserError(
+                    f"{type(eager).__name__} computes in a way that crosstune does not know ({fault}); "
+                    "choose another model or report it"
+                )
         faults = check_prompts(eager, lm), check_soft_prompt(eager, lm)
         return replace(shape, no_prompts=faults[0], no_soft_prompt=faults[1])
 
@@ -81,17 +89,19 @@ def kept_sizes(lm: LanguageModel) -> dict[str, Any]:
     return sizes | {"cached": None if kept == (heads, size, values) else kept}
 
 
-def check_forms(eager: Any, lm: LanguageModel) -> None:
+def check_forms(eager: Any, lm: LanguageModel) -> str:
     """Hold every form in which texts are read against the texts by themselves.
 
     Args:
         eager: A model on transformers' eager attention.
         lm: The same weights through the hook.
 
+    Returns:
+        Which gives something else, or fails; empty if none does.
+
     Raises:
-        UserError: One of them gives something else.
+        UserError: It is not causal, or asks for what the hook would leave out.
     """
-    name = type(eager).__name__
     # Longer than the window, shorter, and a branch behind the first one's beginning.
     one, other = (
         tuple((7 * i * i + 5 * i + seed) % VOCABULARY for i in range(n)) for seed, n in ((3, 19), (8, 6))
@@ -100,22 +110,19 @@ def check_forms(eager: Any, lm: LanguageModel) -> None:
     wanted = [_eager(eager, text) for text in texts]
     changed = _eager(eager, (*one[:-1], (one[-1] + 1) % VOCABULARY))
     if not _near(changed[:-1], wanted[0][:-1]):
-        raise UserError(f"{name}: a token sees those behind it; choose a causal language model")
+        raise UserError(
+            f"{type(eager).__name__}: a token sees those behind it; choose a causal language model"
+        )
     for what, form in FORMS.items():
         try:
             found = form(lm, texts)
         except UserError:
             raise
         except Exception as error:
-            raise UserError(
-                f"{name} cannot be computed: {what} ends in {type(error).__name__} ({one_line(error)}); "
-                "choose another model or report it"
-            ) from error
+            return f"{what}: {type(error).__name__}: {one_line(error)}"
         if not all(_near(ours, theirs[-len(ours) :]) for ours, theirs in zip(found, wanted, strict=True)):
-            raise UserError(
-                f"{name} computes in a way that crosstune does not know ({what} are not what each text is "
-                "alone); choose another model or report it"
-            )
+            return f"{what} are not what each text is alone"
+    return ""
 
 
 def check_prompts(eager: Any, lm: LanguageModel) -> str:
@@ -124,6 +131,8 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
     Returns:
         Why methods that plant some cannot be used; empty where they can.
     """
+    if len(lm.attentions) < lm.geometry.layers:
+        return f"{type(eager).__name__} has layers without attention"
     names = {id(module): name for name, module in lm.model.named_modules()}
     attentions = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
     text = (5, 9, 12, 33, 7)  # all of it in the window, with the prompt in front
@@ -156,8 +165,8 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         finally:
             lm.adaptation.detach(part)
     except Exception as error:
-        said = one_line(error)
-        return f"{type(eager).__name__} takes no learned keys and values ({type(error).__name__}: {said})"
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return f"{type(eager).__name__} takes no learned keys and values ({kind}{one_line(error)})"
     if set(asked) != {1}:
         return f"{type(eager).__name__} computes attention in {min(asked)} to {max(asked)} passes a layer"
     return "" if _near(found, wanted) else f"{type(eager).__name__} makes keys in a way that is not known"
@@ -257,7 +266,7 @@ def _steps(lm: LanguageModel, texts: Sequence[Text]) -> list[Tensor]:
     slots = for_writing(lm, len(texts), max(map(len, texts)))
     firsts = []
     for text in texts:
-        read = DynamicCache()
+        read = slots.reader()
         firsts.append(lm.hidden(torch.tensor([list(text[:-2])]), read=read)[0, -1])
         slots.add(read, [(0, list(range(len(text) - 2)))])
     states = [torch.stack(firsts)]

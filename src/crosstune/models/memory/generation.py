@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from crosstune.models.attention.cache import DecodingCache, row_bytes
+from crosstune.models.attention.cache import DecodingCache, OwnCaches, row_bytes
 from crosstune.models.attention.choose import for_writing
 from crosstune.models.attention.trees import Tree
 from crosstune.models.memory import machine
@@ -29,7 +29,7 @@ def measure(
     passes: TokenLimit,
     trees: Sequence[Tree],
     longest: int,
-    read: Callable[[Sequence[Tree], DecodingCache], object],
+    read: Callable[[Sequence[Tree], DecodingCache | OwnCaches], object],
 ) -> None:
     """Let passes and the cache be as large as a GPU's memory takes; nothing if the prompts are few.
 
@@ -50,6 +50,7 @@ def measure(
 
         def step() -> None:
             slots = for_writing(lm, rows, longest)
+            assert isinstance(slots, DecodingCache)
             slots.live, slots.lengths = rows, [columns - 1] * rows
             lm.best(lm.step(ids, slots))
 

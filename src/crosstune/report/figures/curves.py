@@ -6,14 +6,14 @@ import altair as alt
 import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
-from crosstune.report.figures.style import FIT, MUTED, PALETTE, SHAPES, tooltip
+from crosstune.report.figures.style import FIT, MUTED, PALETTE, SHAPES, title_text, tooltip
 from crosstune.report.text import visible
 
 PANELS = {
     "score": "score",
     CORRECT: "in the right language",
     SOURCE: "in the source language",
-    UNDECIDED: "language cannot be told",
+    UNDECIDED: "language not identified",
 }
 
 
@@ -25,6 +25,7 @@ def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 15
     Everything is a mean over target languages (`crosstune.analysis.curves.curve`), times 100. A panel's width
     and height are in pixels.
     """
+    table, setting = _shown(table), title_text(setting)
     legend = alt.Legend(title="method")
     rows = []
     for (task,), part in table.group_by(["task"], maintain_order=True):
@@ -40,18 +41,25 @@ def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 15
 
 def panels(table: pl.DataFrame, setting: str, height: int = 200) -> list[tuple[str, alt.LayerChart]]:
     """The same panels one by one, each as wide as its place in a page, with what it shows in words."""
+    table, setting = _shown(table), title_text(setting)
     shown = []
     for name in _present(table):
         legend = alt.Legend(orient="bottom", columns=2, labelLimit=200, title=None)
         chart = _panel(table, name, table, setting, legend, titled=False)
         what = "Mean score over targets" if name == "score" else f"Share of answers {PANELS[name]}"
         if name in (CORRECT, SOURCE):
-            what += " (of those whose language could be told)"
+            what += " (of those identified)"
         if name == UNDECIDED:
-            what = "Share of answers whose language cannot be told"
+            what = "Share of answers whose language was not identified"
         sized = chart.properties(width="container", height=height, autosize=FIT)
         shown.append((f"{what}, by {setting}", sized))
     return shown
+
+
+def _shown(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with its lines' names as they are shown."""
+    names = pl.col("line").map_elements(lambda name: visible(name, 100), return_dtype=pl.String)
+    return table.with_columns(line=names)
 
 
 def _present(table: pl.DataFrame) -> list[str]:
@@ -66,7 +74,7 @@ def _panel(
     points = table["value"].drop_nulls().unique().sort().to_list()
     values = [
         {
-            "method": visible(row["line"], 60),
+            "method": row["line"],
             "value": row["value"],
             "percent": round(100 * row[column], 3),
             "examples": row["n"],
@@ -78,7 +86,7 @@ def _panel(
     still = alt.InlineData(values=[value for value in values if value["value"] is None])
     name = PANELS[column]
     if column == "score":
-        name = visible(str(part["measure"][0]).replace("_", " "), 40)
+        name = title_text(str(part["measure"][0]).replace("_", " "))
     y = alt.Y("percent:Q", title=None, scale=alt.Scale(domain=[0, 100]) if column != "score" else alt.Scale())
     # Logarithmic where values spread over more than a few times the least.
     spread: Literal["log", "linear"] = "log" if points[0] > 0 and points[-1] >= 4 * points[0] else "linear"

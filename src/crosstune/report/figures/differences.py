@@ -7,15 +7,15 @@ from crosstune.report.figures.style import MUTED, Width
 from crosstune.report.sections import ALPHA, Section, outcome
 from crosstune.report.text import language_name, p_value, points, visible
 
-OUTCOMES = {"better": "#0072b2", "worse": "#d55e00", "not shown": MUTED}
-SIGNS = {"better": "triangle-up", "worse": "triangle-down", "not shown": "circle"}
+OUTCOMES = {"better": "#0072b2", "worse": "#d55e00", "not significant": MUTED}
+SIGNS = {"better": "triangle-up", "worse": "triangle-down", "not significant": "circle"}
 
 
 def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     """Difference of every method from a reference, with its interval.
 
-    The grey band is what could not have been seen: a true difference inside it is found less than 4 times in
-    5. The parameter ``reference`` (an index into `Section.references`) says which.
+    The grey band marks differences too small to detect with 80% power. The parameter ``reference`` is an
+    index into `Section.references`.
     """
     values = [
         {
@@ -26,7 +26,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
             "high": round(100 * row["high"], 3),
             "least": -round(100 * row["detectable"], 3),
             "most": round(100 * row["detectable"], 3),
-            "said": outcome(row),
+            "outcome": outcome(row),
             "p": p_value(row["p_holm"]),
             "interval": f"{points(row['low'])} to {points(row['high'])}",
         }
@@ -40,7 +40,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     base = base.encode(y=y)
     scale = alt.Scale(nice=False, padding=10)
     title = "Points above (right) or below (left) the reference"
-    colour = alt.Color("said:N", title=None, scale=style.mapped(OUTCOMES), legend=alt.Legend(orient="top"))
+    colour = alt.Color("outcome:N", title=None, scale=style.mapped(OUTCOMES), legend=alt.Legend(orient="top"))
     band = base.mark_rule(strokeWidth=11, opacity=0.22, color=MUTED).encode(
         x=alt.X("least:Q", scale=scale, title=title, axis=alt.Axis(tickCount=10)), x2="most:Q"
     )
@@ -58,7 +58,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
         x=alt.X("value:Q", scale=scale, title=title),
         color=colour,
-        shape=alt.Shape("said:N", title=None, scale=style.mapped(SIGNS)),
+        shape=alt.Shape("outcome:N", title=None, scale=style.mapped(SIGNS)),
         tooltip=style.tooltip(shown),
     )
     layers = alt.LayerChart(layer=[band, zero, interval, dots]).add_params(chosen)
@@ -70,7 +70,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
 
 
 def by_language(section: Section, reference: str, width: Width = "container") -> alt.LayerChart:
-    """Difference of every other method from one in each target language; a star where a test shows it.
+    """Difference of every other method from one in each target language; a star if it is significant.
 
     Tests are corrected (Holm) over the languages of each pair of methods.
     """

@@ -86,7 +86,7 @@ def _by_group(
 
 
 def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
-    """What languages a method's answers are in: of those that could be told, mean over target languages."""
+    """Languages of each method's answers, of those identified, as means over target languages."""
     colours = {"the prompt's language": ACCENT, section.source: OTHER, "another language, or several": MUTED}
     values = []
     for row in section.table.filter(pl.col(CORRECT).is_not_null()).rows(named=True):
@@ -98,18 +98,18 @@ def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
                 "kind": kind,
                 "place": place,
                 "value": round(100 * share, 3),
-                "told": round(100 * (1 - row[UNDECIDED]), 1),
+                "identified": round(100 * (1 - row[UNDECIDED]), 1),
             }
             for place, (kind, share) in enumerate(zip(colours, shares, strict=True))
         ]
     order = [visible(name, 60) for name in section.methods]
-    title, scale = "% of the answers whose language could be told", alt.Scale(domain=[0, 100])
+    title, scale = "% of the answers with an identified language", alt.Scale(domain=[0, 100])
     legend = alt.Legend(orient="top", labelLimit=220, columns=2)
     shown = {
         "method:N": "Method",
         "kind:N": "In",
-        "value:Q": ("% of those told", ".1f"),
-        "told:Q": ("Could be told, % of all", ".1f"),
+        "value:Q": ("% of those identified", ".1f"),
+        "identified:Q": ("Identified, % of all", ".1f"),
     }
     bars: alt.Chart = (
         alt.Chart(alt.InlineData(values=values))

@@ -26,7 +26,7 @@ from crosstune.report.text import (
 
 Medium = Literal["terminal", "page", "file"]
 
-MARKS = {"better": "▲", "worse": "▼", "not shown": "≈"}
+MARKS = {"better": "▲", "worse": "▼", "not significant": "≈"}
 
 
 @dataclass(frozen=True)
@@ -147,12 +147,14 @@ def transfer(section: Section) -> Table:
     if not zero_shot:
         notes.append("† not zero-shot")
     if section.has_in_english:
-        notes.append("In English = right, but written in English (targets)")
+        notes.append("In English = correct, but written in English (targets)")
     if section.has_answer_language:
         identified = [1 - float(value) for value in data[UNDECIDED].drop_nulls().to_list()]
         low, high = percent(min(identified), 0), percent(max(identified), 0)
         part = f"{low}%" if low == high else f"{low} to {high}%"
-        notes.append(f"Right language = of the answers whose language could be told, {part} of all (targets)")
+        notes.append(
+            f"Right language = share of the answers with an identified language, {part} of all (targets)"
+        )
     return Table(caption, columns, data, notes)
 
 
@@ -174,12 +176,12 @@ def _compact(count: int | None) -> str:
 
 
 def _marked(test: Mapping[str, Any] | None) -> str:
-    """A difference with the sign of its test's result; where not significant, what it could detect."""
+    """A difference with its mark; if it is not significant, with the minimum detectable difference."""
     if test is None:
         return "–"
     result = outcome(test)
     text = f"{MARKS[result]} {points(test['difference'])}"
-    return text if result != "not shown" else f"{text} ({percent(test['detectable'])})"
+    return text if result != "not significant" else f"{text} ({percent(test['detectable'])})"
 
 
 def languages(section: Section) -> Table:
@@ -207,7 +209,7 @@ def languages(section: Section) -> Table:
     measure = visible(section.table["measure"][0])
     notes = [
         f"{measure}, out of 100, mean over seeds",
-        "○ marks a language that not every run was scored in: it is outside the means above",
+        "○ marks a language that some runs lack; it is not part of the means above",
     ]
     return Table(f"Scores by language, {_about(section)}, out of 100", columns, scores, notes)
 
@@ -243,7 +245,7 @@ def all_differences(section: Section) -> Table:
     tests = differences(section.paired)
     caption = (
         f"Paired differences, {_about(section)}: points out of 100 as a mean over {tests['languages'][0]} "
-        "target languages; h is Cohen's; detectable is the smallest true difference found with 80% power; "
+        "target languages; h is Cohen's; detectable is the minimum detectable difference at 80% power; "
         "wins, ties and losses are languages"
     )
     return Table(caption, _tested(tests), tests)
@@ -258,7 +260,9 @@ def differences_from(section: Section, reference: str) -> Table:
 def _tested(tests: pl.DataFrame) -> list[Column]:
     rows = tests.rows(named=True)
     results = [(row, outcome(row)) for row in rows]
-    words = [f"{MARKS[name]} {not_shown(row) if name == 'not shown' else name}" for row, name in results]
+    words = [
+        f"{MARKS[name]} {not_shown(row) if name == 'not significant' else name}" for row, name in results
+    ]
     file: tuple[Medium, ...] = ("file",)
     return [
         Column("Method", [visible(row["a"], 60) for row in rows], right=False),
@@ -276,7 +280,7 @@ def _tested(tests: pl.DataFrame) -> list[Column]:
 
 
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
-    """What was found of every claim."""
+    """The verdict on every claim."""
     cells = [verdict.cell for verdict in verdicts]
 
     def known(texts: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.errors import UserError
+from crosstune.errors import UserError, first_line
 from crosstune.store.record import RunRecord
 from crosstune.study.runs import Run
 from crosstune.training.loop import Progress, rate
@@ -199,8 +199,7 @@ class Trackers:
                 what(tracker)
             except Exception as error:  # no network, no account, a full disk: each library has its own
                 del self.live[name]
-                first = (str(error).strip() or type(error).__name__).splitlines()[0]
-                self.note(f"{name} is left out from here on: {first}")
+                self.note(f"{name} is left out from here on: {first_line(error)}")
 
 
 def _library(name: str, module: str | None = None) -> Any:

@@ -6,12 +6,13 @@ The keys are explained in docs/custom-tasks.md.
 import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from crosstune.config.mistakes import invalid, known_keys, read_settings, reworded
 from crosstune.config.yaml_file import Document
+from crosstune.data.example import MOST_ANSWER_TOKENS
 from crosstune.data.forms import FORMS, Kind
 from crosstune.errors import UserError
 from crosstune.languages.table import add, find
@@ -74,8 +75,8 @@ class Definition(BaseModel):
     test: str
     metric: str = ""
     normalise: Literal["NFC"] | None = None
-    max_answer_tokens: int = Field(default=32, ge=1)
-    stop: tuple[str, ...] = ("\n",)
+    max_answer_tokens: int = Field(default=32, ge=1, le=MOST_ANSWER_TOKENS)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ("\n",)
     on_bad_rows: Literal["error", "skip"] = "error"
 
     @field_validator("languages", mode="before")

@@ -12,11 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from crosstune.data.example import MOST_ANSWER_TOKENS, Split
 from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
 from crosstune.files import MOST_TEXT, as_text, read_bytes, user_path
+from crosstune.languages import LANGUAGES
 from crosstune.metrics.corpus import CORPUS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.definition import NAME
@@ -114,25 +116,48 @@ def _is_own_task(value: object, module: ModuleType) -> bool:
     return isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
 
 
+def _whole(text: str) -> str:
+    text.encode()  # half a character is a ValueError
+    return text
+
+
+def _canonical(code: str) -> str:
+    if code not in LANGUAGES:
+        raise ValueError("unknown language")
+    return code
+
+
 class _Facts(BaseModel):
     """What a task's class says about itself; each description is told where it does not."""
 
     model_config = ConfigDict(strict=True)
 
     name: Name = Field(description='letters, digits, "-" and "_"')
-    version: int = Field(ge=1, description="a whole number from 1")
+    version: int = Field(ge=1, le=10**9, description="a whole number from 1")
     kind: str = Field(
         pattern=f"^(?:{'|'.join(FORMS)})$", description=" or ".join(f'"{name}"' for name in FORMS)
     )
     metrics: tuple[Name, ...] = Field(min_length=1, description='a tuple of names such as ("accuracy",)')
-    summary: str = Field(description="a line about the task")
-    split_names: dict[Any, Any] = Field(description='a dict such as {"test": "test.csv"}')
+    summary: Annotated[str, AfterValidator(_whole)] = Field(description="a line about the task")
+    split_names: dict[Split, Annotated[str, AfterValidator(_whole)]] = Field(
+        description='a dict such as {"test": "test.csv"}'
+    )
     Options: type[TaskOptions] = Field(description="a subclass of TaskOptions")
+    source_language: Annotated[str, AfterValidator(_canonical)] = Field(
+        default="en", description="a code of crosstune list languages"
+    )
+    max_answer_tokens: int = Field(
+        default=1, ge=1, le=MOST_ANSWER_TOKENS, description=f"a whole number from 1 to {MOST_ANSWER_TOKENS:,}"
+    )
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description='a tuple of texts such as ("\\n",), with a comma for one'
+    )
 
 
 def _lacks(task: type[Task]) -> str | None:
     """What a task's class should say about itself and does not."""
-    facts = {name: getattr(task, name) for name in _Facts.model_fields if hasattr(task, name)}
+    given = {name: getattr(task, name) for name in _Facts.model_fields if hasattr(task, name)}
+    facts = {name: value for name, value in given.items() if not isinstance(value, property)}
     try:
         _Facts.model_validate(facts)
     except ValidationError as error:

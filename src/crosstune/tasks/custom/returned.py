@@ -10,7 +10,7 @@ from crosstune.data.example import Example, fair_order
 from crosstune.errors import UserError
 from crosstune.languages.table import find
 from crosstune.metrics.corpus import CORPUS
-from crosstune.tasks.base import Task
+from crosstune.tasks.base import Task, TaskOptions
 
 SCORED = 20
 """Examples of a test split whose right answer is scored as soon as they are read."""
@@ -24,6 +24,8 @@ def initialised(task: Task, value: Any, *arguments: Any) -> None:
     """What `Task` itself sets up is there."""
     if not hasattr(task, "sources"):
         raise Wrong("should call super().__init__(options)")
+    if not isinstance(task.options, TaskOptions):
+        raise Wrong(f"should hand on the options it was given; found {_shown(task.options)}")
 
 
 def languages(task: Task, value: Any) -> list[str]:
@@ -43,6 +45,13 @@ def languages(task: Task, value: Any) -> list[str]:
     return list(value)
 
 
+def offers(task: Task, value: Any, language: str) -> bool:
+    """Yes or no."""
+    if not isinstance(value, bool):
+        raise Wrong(f"should return True or False; returned {_shown(value)}")
+    return value
+
+
 def examples(task: Task, value: Any, split: str, language: str) -> list[Example]:
     """Examples with ids that differ, texts, answers and choices as `Example` says; shuffled by their ids.
 
@@ -50,12 +59,14 @@ def examples(task: Task, value: Any, split: str, language: str) -> list[Example]
     """
     if not isinstance(value, list | tuple):
         raise Wrong(f"should return a list of examples; returned {_shown(value)}")
+    if not value:
+        raise Wrong(f"returned no example ({split}, {language})")
     checked: dict[str, Example] = {}
     for place, example in enumerate(value):
         if not isinstance(example, Example):
             raise Wrong(f"should return examples; number {place + 1} is {_shown(example)}")
         name = f"example {_shown(example.id)} ({split}, {language})"
-        for problem in _problems(task, example):
+        for problem in itertools.chain(_malformed(example, language), _unanswerable(task, example)):
             raise Wrong(f"{name}: {problem}")
         if example.id in checked:
             raise Wrong(f"{name}: its id is there twice")
@@ -69,10 +80,12 @@ def examples(task: Task, value: Any, split: str, language: str) -> list[Example]
     return sorted(checked.values(), key=lambda example: fair_order(example.id))
 
 
-def _problems(task: Task, example: Example) -> Iterator[str]:
+def _malformed(example: Example, language: str) -> Iterator[str]:
     for name in ("id", "language", "prompt"):
         if wrong := _no_text(getattr(example, name)):
             yield f"{name} {wrong}"
+    if example.language != language:
+        yield f"language should be {language!r}; found {_shown(example.language)}"
     for name in ("answers", "choices"):
         texts = getattr(example, name)
         if not isinstance(texts, tuple | list):
@@ -81,6 +94,18 @@ def _problems(task: Task, example: Example) -> Iterator[str]:
         for text in texts:
             if wrong := _no_text(text):
                 yield f"a text of {name} {wrong}"
+    fields = example.fields
+    if not isinstance(fields, tuple | list) or not all(map(_pair, fields)):
+        yield f'fields should be pairs of texts such as (("premise", "..."),); found {_shown(fields)}'
+
+
+def _pair(value: Any) -> bool:
+    """Whether a field is a name and a text, which may be empty."""
+    pair = isinstance(value, tuple | list) and len(value) == 2
+    return pair and not any(_no_text(text) for text in value if text != "")
+
+
+def _unanswerable(task: Task, example: Example) -> Iterator[str]:
     if not example.answers:
         yield "it has no answer"
     elif task.kind == "choice":
@@ -88,11 +113,7 @@ def _problems(task: Task, example: Example) -> Iterator[str]:
             yield f"it should have two or more different choices; found {_shown(example.choices)}"
         elif example.answers[0] not in example.choices:
             yield f"its answer {_shown(example.answers[0])} is none of its choices {_shown(example.choices)}"
-    else:
-        yield from _never_matched(task, example)
-
-
-def _never_matched(task: Task, example: Example) -> Iterator[str]:
+        return
     for answer, stop in itertools.product(example.answers, task.stop):
         if stop in answer.strip():
             yield f"its answer {_shown(answer)} could never be matched: it holds the stop string {stop!r}"
@@ -128,6 +149,7 @@ def template(task: Task, value: Any, language: str) -> str | None:
 CHECKS: dict[str, Callable[..., Any]] = {
     "__init__": initialised,
     "languages": languages,
+    "offers": offers,
     "examples": examples,
     "score": score,
     "template": template,

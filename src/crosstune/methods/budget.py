@@ -1,23 +1,18 @@
 """Methods at equal trained parameters: a budget such as 1.23M, and the size that comes nearest to it."""
 
-import re
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydantic import ValidationError
 
+from crosstune.config.counts import parse_count
 from crosstune.config.mistakes import known_keys, read_settings, reworded
 from crosstune.config.yaml_file import parse_value
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods import METHODS
 from crosstune.methods.config import Layered, MethodConfig
 from crosstune.models.geometry import Geometry
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-_WRITTEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMB]?)", re.IGNORECASE)
-_MOST = 10**12
 
 NEAR = 0.02
 """Share of a budget that a size may be off before it is said what would come nearer."""
@@ -46,31 +41,6 @@ class Solved:
     def __str__(self) -> str:
         """Such as "length 9 is 1,179,648 (-4.1%)"."""
         return f"{self.setting} {self.size} is {self.count:,} ({self.share_off})"
-
-
-def parse_budget(budget: Any) -> int:
-    """A number of parameters: 1230000, "1.23M", "500K".
-
-    Raises:
-        UserError: It is none.
-    """
-    number = -1.0
-    if isinstance(budget, int | float) and not isinstance(budget, bool):
-        number = budget
-    elif isinstance(budget, str) and (match := _WRITTEN.fullmatch(budget.strip())):
-        number = round(float(match[1]) * _UNITS[match[2].upper()], 6)
-    if not 1 <= number <= _MOST or number != int(number):
-        raise UserError(
-            f"budget: give a number of parameters, such as 1.23M, 500K or 1230000; found {budget!r}"
-        )
-    return int(number)
-
-
-def written(budget: int) -> str:
-    """As a person would write it: "1.23M", "500K", "1,228,800"."""
-    unit = next((unit for unit in ("B", "M", "K") if budget >= _UNITS[unit]), "")
-    text = f"{budget / _UNITS[unit]:.2f}".rstrip("0").rstrip(".") + unit
-    return text if parse_budget(text) == budget else f"{budget:,}"
 
 
 def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> Solved | None:
@@ -151,7 +121,7 @@ def solve_budget(
     Raises:
         UserError: Unknown method or setting, a value that does not fit, or no budget.
     """
-    parameters = parse_budget(budget)
+    parameters = parse_count(budget, "budget")
     configs = _configs(method, settings)
     return {name: solve(name, config, geometry, parameters) for name, config in configs.items()}
 
@@ -170,7 +140,8 @@ def _configs(method: str | None, settings: Sequence[str]) -> dict[str, MethodCon
         values[key.strip()] = parse_value(value)
     config = METHODS[method].Config
     try:
-        known_keys(values, config.model_fields, f"method {method}")
+        if not config.open_ended():
+            known_keys(values, config.model_fields, f"method {method}")
         return {method: read_settings(config, values, f"method {method}")}
     except ValidationError as error:
         raise UserError(f"--set: {reworded(error, values)[0][1]}") from None

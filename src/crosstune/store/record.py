@@ -117,6 +117,7 @@ class Cost(_Part):
     Attributes:
         train_from: The search run whose weights were taken instead of training again.
         too_long: Test texts longer than the model has positions for.
+        train_too_long: Training texts likewise, of those drawn for training.
         halvings: How often a pass was halved because memory ran out.
         resumed: How often the run was resumed.
         energy_of: The processors and boards that were measured.
@@ -133,6 +134,7 @@ class Cost(_Part):
     train_from: str | None = None
     test_tokens: int | None = None
     too_long: int = 0
+    train_too_long: int = 0
     halvings: int = 0
     resumed: int = 0
     energy_joules: float | None = None
@@ -184,6 +186,10 @@ class RunRecord(_Part):
         train: Training settings; None where nothing is trained.
         search: None where the learning rate was given.
         evaluate: Evaluation settings.
+        closed_by: How many tokens that the tokenizer puts behind every text were cut off prompts; None where
+            it puts none, and in older records, whose prompts kept them.
+        identifier: `crosstune.metrics.language_id.IDENTIFIER`, version of the rules that told the language of
+            written answers; None for choices, and in older records.
         merge: None for a method that changes no weights, and in older records.
         zero_shot: Nothing but source-language data was trained on.
         started: UTC, ISO 8601.
@@ -204,11 +210,13 @@ class RunRecord(_Part):
     task: TaskRecord
     source_language: str
     languages: list[str]
-    added_languages: dict[str, dict[str, str]] = {}
+    added_languages: dict[str, dict[str, Any]] = {}
     seed: int
     train: Json | None = None
     search: SearchRecord | None = None
     evaluate: Json = {}
+    closed_by: int | None = None
+    identifier: int | None = None
     merge: MergeRecord | None = None
     trained_parameters: int | None
     zero_shot: bool
@@ -243,6 +251,11 @@ class RunRecord(_Part):
                 f"should be {RECORD_VERSION} or less: a newer crosstune wrote it, read it with that one"
             )
         return data
+
+    @property
+    def dev_score(self) -> float | None:
+        """The score on development data of the weights that were kept: the best; None where it has none."""
+        return max((point["score"] for point in self.dev), default=None)
 
     @classmethod
     def read(cls, file: Path) -> Self:

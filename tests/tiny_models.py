@@ -79,17 +79,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "bottleneck": ("bottleneck", {"width": 5, "sublayers": "both"}),
     "bottleneck-parallel": (
         "bottleneck",
-        {"width": 4, "placement": "parallel", "scale": "learned", "activation": "gelu", "layers": 2},
+        {"width": 4, "placement": "parallel", "scale": "learned", "activation": "tanh", "layers": 2},
     ),
     "compacter": ("compacter", {"width": 8, "rank": 2, "layers": 2}),
     "ia3": ("ia3", {"layers": 2}),
     "full": ("full", {}),
+    "full-norms": ("full", {"only": "norms", "layers": 2}),
 }
 TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learning_rate is not None)
 # Draws while it trains.
 DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {"lora-dropout": ("lora", {"dropout": 0.3})}
 # What evaluation is compared on: one of each way a method reaches the model.
-SCORED = ("none", "soft-prompt", "prefix-hidden", "prefix-kv", "llama-adapter", "lora")
+SCORED = ("none", "soft-prompt", "prefix-hidden", "prefix-kv", "llama-adapter", "lora", "bottleneck")
 
 differences: dict[str, float] = {}
 
@@ -166,7 +167,7 @@ def make_method(case: str, **changes: Any) -> Method:
 
 def trains_weights(method: Method) -> bool:
     """Whether the model's own weights are what is trained."""
-    return method.count(method.config, method.attached().geometry) == method.attached().geometry.parameters
+    return method.name == "full"
 
 
 def shake(method: Method, seed: int = 1, scale: float = 0.3) -> None:

@@ -4,8 +4,13 @@ import difflib
 import re
 from collections.abc import Iterable
 
-# C0 and C1 controls, what Python takes for the end of a line, and halves of characters.
-_ACTS = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+ACTS = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
+"""Characters that act on a terminal, end a line, reorder or hide what follows, or are only half of one.
+
+Zero-width joiners are none of them: Persian and Indic scripts need them.
+"""
 
 
 class UserError(Exception):
@@ -21,8 +26,8 @@ class UserError(Exception):
 
 
 def inert(text: str) -> str:
-    """The text with escapes for the characters that would end its line or act on a terminal."""
-    return _ACTS.sub(lambda found: ascii(found[0])[1:-1], text)
+    """The text with escapes for the characters in it that act instead of show."""
+    return ACTS.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:

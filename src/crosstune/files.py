@@ -133,7 +133,7 @@ def draft(target: Path) -> Iterator[Path]:
 def put(path: Path, target: Path) -> None:
     """Rename a written file or folder to its final name, once the disk has it; what is there is replaced."""
     sync(path)
-    if not target.is_dir():
+    if not (path.is_dir() and target.is_dir()):
         path.replace(target)
     elif not _exchanged(path, target):
         with draft(target) as replaced:

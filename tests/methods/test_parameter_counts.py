@@ -59,6 +59,9 @@ def count(geometry: Geometry, name: str, **config: Any) -> int:
         (811_072, "compacter", {}),
         (524_288, "ia3", {}),
         (8_030_261_248, "full", {}),
+        (266_240, "full", {"only": "norms"}),
+        (436_224_000, "full", {"layers": 2}),
+        (16_384, "full", {"layers": [0, 5], "only": "norms"}),
         (0, "none", {}),
         (0, "few-shot", {"k": 8}),
     ],
@@ -181,7 +184,9 @@ def test_counts_of_any_setting(family, layers, length, space, inner, init, gate,
         )
 
 
-@pytest.mark.parametrize("name", ["prefix", "llama-adapter", "lora", "bottleneck", "compacter", "ia3"])
+@pytest.mark.parametrize(
+    "name", ["prefix", "llama-adapter", "lora", "bottleneck", "compacter", "ia3", "full"]
+)
 @pytest.mark.parametrize(
     ("layers", "words"), [(4, "has 3"), (0, "give 1 to"), ([3], "0 to 2"), ([], "empty")]
 )
@@ -199,6 +204,8 @@ def test_settings_that_make_no_sense(tiny_lm):
         count(LLAMA_8B, "lora", target_modules=("q_porj",))
     with pytest.raises(UserError, match="lora"):
         METHODS["lora"](METHODS["lora"].Config(target_modules=("q_porj",))).attach(tiny_lm("llama"))
+    with pytest.raises(UserError, match="full: this model has no biases"):
+        count(LLAMA_8B, "full", only="biases")
     for size, config in [("width 6", {"width": 6}), ("hidden size 4096", {"n": 3})]:
         with pytest.raises(UserError, match=f"does not divide the {size}"):
             count(LLAMA_8B, "compacter", **config)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,10 @@ def test_any_llama_shape(layers, per_head, kv, group, head_dim, tied, bias):
         attention_bias=bias,
     )
     expected = Geometry(layers, hidden, kv * group, kv, head_dim, 30, 50, tied, closed_form(config))
+    if bias:
+        biases = (kv * group + 2 * kv) * head_dim + hidden
+        ((every, _, norms), *_, outside) = expected.counts_with(2 * hidden + biases)
+        expected = replace(expected, by_layer=(*[(every, biases, norms - biases)] * layers, outside))
     assert geometry_of(config) == expected
 
 

@@ -1,7 +1,5 @@
 """`LanguageModel.check` and the hook refuse models they would compute differently."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from pydantic import ValidationError
@@ -18,7 +16,7 @@ from transformers import (
 from crosstune.errors import UserError
 from crosstune.methods.prompts.start import attention_inputs
 from crosstune.models.attention.cache import PrefillCache
-from crosstune.models.attention.hook import IMPLEMENTATION, attention
+from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.known import geometry_for
@@ -107,9 +105,3 @@ def test_decoder_of_another_shape_is_refused_alike_by_plan_and_run(tmp_path):
     (message,) = messages
     assert "\n" not in message
     assert message in str(refused.value)
-
-
-def test_attention_sinks_are_refused():
-    x = torch.zeros(1, 4, 3, 8)
-    with pytest.raises(UserError, match="s_aux"):
-        attention(SimpleNamespace(is_causal=True), x, x, x, None, s_aux=torch.zeros(4))

@@ -210,10 +210,22 @@ def test_parameters_stay_fp32_over_bf16(tiny_lm, case):
     assert all(p.dtype == torch.float32 for p in method.parameters().values())
     assert lm.dtype == torch.bfloat16
     if trains_weights(method):
-        for name, weight in lm.model.named_parameters():
-            assert torch.equal(weight, method.parameters()[name].bfloat16())
+        weights = dict(lm.model.named_parameters())
+        for name, master in method.parameters().items():
+            assert torch.equal(weights[name], master.bfloat16())
     with method.evaluating(), torch.no_grad():
         assert lm.hidden(torch.tensor([ROWS[0].ids], device=DEVICE)).dtype == torch.bfloat16
+
+
+def test_every_bias_moves(tiny_lm):
+    """Those of frozen weights among them, whose products are computed in another way where that is faster."""
+    lm = tiny_lm("llama", torch.bfloat16, attention_bias=True, mlp_bias=True)
+    before = {name: p.detach().clone() for name, p in lm.model.named_parameters()}
+    method = make_method("full", only="biases")
+    method.attach(lm)
+    train(method, ROWS, SHORT)
+    moved = {name for name, p in lm.model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == set(method.parameters()) == {name for name in before if name.endswith("bias")}
 
 
 def test_small_steps_are_not_lost_in_bf16(tiny_lm):

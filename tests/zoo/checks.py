@@ -43,6 +43,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "compacter": ("compacter", {"width": 8, "placement": "pfeiffer"}),
     "ia3": ("ia3", {}),
     "full": ("full", {}),
+    "full-biases": ("full", {"only": "biases"}),
+    "full-norms": ("full", {"only": "norms", "layers": 1}),
 }
 RIGHT, SLOW, REFUSED, WRONG = "right", "right one text a row", "refused", "WRONG"
 

@@ -8,21 +8,18 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from crosstune.errors import ACTS, inert
+
 
 def say(text: str) -> None:
     """One line on standard output."""
-    sys.stdout.write(printable(text) + "\n")
+    sys.stdout.write(inert(text) + "\n")
 
 
 def complain(text: str, style: str) -> None:
     """One line on standard error, whatever the text holds."""
     console = Console(stderr=True, highlight=False)
-    console.print(Text(printable(text), style=style), soft_wrap=True)
-
-
-def printable(text: str) -> str:
-    """Text from files without control characters, which could act on a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    console.print(Text(inert(text), style=style), soft_wrap=True)
 
 
 def print_csv(table: Any) -> None:
@@ -33,8 +30,11 @@ def print_csv(table: Any) -> None:
 
 
 def print_json(content: Any) -> None:
-    """Rows for other programs."""
-    sys.stdout.write(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    """Rows for other programs; characters that act stand as JSON's escapes."""
+    text = json.dumps(content, ensure_ascii=False, indent=1)
+    for char in {*ACTS.findall(text)} - {"\n"}:
+        text = text.replace(char, json.dumps(char)[1:-1])
+    sys.stdout.write(text + "\n")
 
 
 def show(table: RenderableType) -> None:
@@ -50,7 +50,7 @@ def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tu
     for i, name in enumerate(head):
         table.add_column(name, justify="right" if i in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(cell)) for cell in row))
+        table.add_row(*(Text(inert(cell)) for cell in row))
     show(table)
 
 

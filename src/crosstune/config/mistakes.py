@@ -1,7 +1,7 @@
-"""Mistakes in a user's YAML as places and plain sentences, carried by pydantic's own error type.
+"""Errors in a user's YAML, as locations and messages inside pydantic's ValidationError.
 
-pydantic puts the place of an outer validator in front of the places of the errors an inner one raises, so
-a validator needs to know only its own part of a file.
+pydantic prepends the location of an outer validator to those of the errors an inner one raises, so a
+validator only needs to know its own part of a file.
 """
 
 import json
@@ -14,12 +14,12 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from crosstune.errors import did_you_mean
 
 Loc = tuple[str | int, ...]
-"""Keys and indices that lead from the top of a file to a place in it."""
+"""Keys and indices from the top of a file to a location in it."""
 
 MOST = 10**9
-"""Of any number among settings. More is a slip of the hand, and overflows or never ends."""
+"""Largest number allowed in settings. More is a typing error, and overflows or never ends."""
 M = TypeVar("M", bound=BaseModel)
-_OURS = "mistake"
+_TYPE = "mistake"
 _SENTENCES = {
     **dict.fromkeys(("int_parsing", "int_type", "int_from_float"), "should be a whole number"),
     **dict.fromkeys(("float_parsing", "float_type"), "should be a number"),
@@ -32,16 +32,16 @@ _SENTENCES = {
 
 
 def invalid(*problem: Any) -> ValidationError:
-    """A validation error with one problem: a place and a sentence."""
+    """A validation error with one problem: a location and a message."""
     return _raised([problem])
 
 
 def _raised(problems: Iterable[tuple[Any, ...]]) -> ValidationError:
     return ValidationError.from_exception_data(
-        _OURS,
+        _TYPE,
         [
             InitErrorDetails(
-                type=PydanticCustomError(_OURS, "{message}", {"message": message}), loc=loc, input=None
+                type=PydanticCustomError(_TYPE, "{message}", {"message": message}), loc=loc, input=None
             )
             for loc, message in problems
         ],
@@ -49,16 +49,16 @@ def _raised(problems: Iterable[tuple[Any, ...]]) -> ValidationError:
 
 
 def known_keys(
-    given: Mapping[str, Any], fields: Collection[str], what: str, also: Collection[str] = (), at: Loc = ()
+    settings: Mapping[str, Any], fields: Collection[str], what: str, also: Collection[str] = (), at: Loc = ()
 ) -> None:
-    """Refuse keys that a part of a file does not have.
+    """Reject unknown keys in a part of a file.
 
     Raises:
         ValidationError: One problem for each.
     """
     known = [*fields, *also]
     problems = []
-    for key in given:
+    for key in settings:
         if key not in known:
             hint = did_you_mean(str(key), known) if fields else "; it has no settings"
             problems.append(((*at, key), f'unknown key "{key}" in {what}{hint}'))
@@ -66,9 +66,9 @@ def known_keys(
         raise _raised(problems)
 
 
-def read_settings(model: type[M], given: Mapping[str, Any], what: str) -> M:
+def read_settings(model: type[M], settings: Mapping[str, Any], what: str) -> M:
     """Settings of one part of a file; see `read_levels`."""
-    return read_levels(model, [((), given)], what)
+    return read_levels(model, [((), settings)], what)
 
 
 def read_levels(
@@ -77,16 +77,16 @@ def read_levels(
     what: str,
     one_of: Iterable[tuple[str, str]] = (),
 ) -> M:
-    """Settings that several parts of a file give.
+    """Merge the settings of several parts of a file.
 
     Args:
         model: Their pydantic model.
-        levels: Place and values of each part; a later one comes before an earlier one.
-        what: What the settings are called in messages.
-        one_of: Pairs of settings that say the same thing: the nearer of the two holds.
+        levels: Location and values of each part; later ones override earlier ones.
+        what: Name of the settings in messages.
+        one_of: Pairs of settings that exclude each other: the later one wins.
 
     Raises:
-        ValidationError: One problem for each mistake, at the place of the value that holds.
+        ValidationError: One problem per mistake, at the location of the value in effect.
     """
     merged: dict[str, Any] = {}
     places: dict[str, Loc] = {}
@@ -122,26 +122,26 @@ def read_levels(
 
 
 def reworded(error: ValidationError, data: Any) -> list[tuple[Loc, str]]:
-    """Pydantic's errors as places in ``data`` and sentences; the branches of a union become one sentence."""
-    found: dict[Loc, list[str]] = {}
+    """Pydantic's errors as locations in ``data`` and messages; the branches of a union become one message."""
+    messages: dict[Loc, list[str]] = {}
     values: dict[Loc, str] = {}
-    for each in error.errors():
-        if each["type"] == _OURS:
-            found.setdefault(each["loc"], []).append(each["msg"])
+    for problem in error.errors():
+        if problem["type"] == _TYPE:
+            messages.setdefault(problem["loc"], []).append(problem["msg"])
             continue
-        loc = _there(each["loc"], data)
+        loc = _existing(problem["loc"], data)
         name = ".".join(str(step) for step in loc)
-        text = each["msg"].removeprefix("Value error, ").replace("Input should", "should")
-        text = _SENTENCES.get(each["type"], text[:1].lower() + text[1:])
+        text = problem["msg"].removeprefix("Value error, ").replace("Input should", "should")
+        text = _SENTENCES.get(problem["type"], text[:1].lower() + text[1:])
         if loc and loc not in values:
-            values[loc] = f"; found {shown(each['input'])}"
+            values[loc] = f"; found {shown(problem['input'])}"
             text = f"{name} {text}"
-        found.setdefault(loc, []).append(text)
-    return [(loc, " or ".join(texts) + values.get(loc, "")) for loc, texts in found.items()]
+        messages.setdefault(loc, []).append(text)
+    return [(loc, " or ".join(texts) + values.get(loc, "")) for loc, texts in messages.items()]
 
 
 def shown(value: Any) -> str:
-    """A value for a message: as YAML would have it, short."""
+    """A value for a message, in YAML style, shortened."""
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):
@@ -150,23 +150,22 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
-def _there(loc: Loc, given: Any) -> Loc:
-    """``loc`` without the names of union branches that pydantic puts at its end."""
-    data = given
-    kept: list[str | int] = []
+def _existing(loc: Loc, data: Any) -> Loc:
+    """``loc`` without the names of union branches that pydantic appends."""
+    steps: list[str | int] = []
     for step in loc:
-        if isinstance(data, Mapping) and not kept and step not in data:
+        if isinstance(data, Mapping) and not steps and step not in data:
             return (step,)  # a missing key
-        there = range(len(data)) if isinstance(data, list | tuple) else data
-        if not isinstance(data, Mapping | list | tuple) or step not in there:
+        keys = range(len(data)) if isinstance(data, list | tuple) else data
+        if not isinstance(data, Mapping | list | tuple) or step not in keys:
             break
         data = data[step]  # type: ignore[index]  # narrowed by the line above
-        kept.append(step)
-    return tuple(kept)
+        steps.append(step)
+    return tuple(steps)
 
 
 def _bounded(value: Any) -> bool:
-    """Whether all numbers of a setting can be computed with: "1e400" is read as infinity."""
+    """Whether all numbers of a setting are within `MOST`: "1e400" is read as infinity."""
     if isinstance(value, tuple | list):
         return all(map(_bounded, value))
     return not isinstance(value, int | float) or abs(value) <= MOST

@@ -1,8 +1,8 @@
-"""YAML that knows its lines: plain data, and the line in the file of every key and value.
+"""YAML with line numbers: plain data, and the line of every key and value.
 
-Scalars are read by YAML 1.2's core schema, not 1.1's: ``no`` is the string "no" (a language), ``1e-3`` is a
-number, and dates stay text. Aliases and tags are refused: no file of ours needs either, and both are ways to
-make a small file large or strange.
+Scalars follow YAML 1.2's core schema, not 1.1's: ``no`` is the string "no" (a language), ``1e-3`` is a
+number, and dates are strings. Aliases and tags are rejected: crosstune's files need neither, and both allow a
+small file to expand into a large one.
 """
 
 import math
@@ -17,7 +17,7 @@ from crosstune.errors import UserError
 from crosstune.files import MOST_TEXT, read_text
 
 Path_ = Sequence[str | int]
-"""Keys and indices that lead from the top of a document to a place in it."""
+"""Keys and indices from the top of a document to a location in it."""
 
 _INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[-+]?((\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)")
@@ -34,11 +34,11 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Document:
-    """A YAML file's content and where each part of it stands.
+    """The content of a YAML file, with the line of each part.
 
     Attributes:
-        name: What the file is called in messages.
-        text: As it was read.
+        name: Name of the file in messages.
+        text: The source text.
         data: Plain dicts, lists, strings, numbers, booleans and None.
     """
 
@@ -63,32 +63,32 @@ class Document:
         self.data = None if node is None else self._plain(node)
 
     def error(self, path: Path_, message: str) -> UserError:
-        """A `UserError` that names the file and the line of a place."""
+        """A `UserError` with the file and line of a location."""
         return UserError(f"{self.name}:{self.line(path)}: {message}")
 
     def first_error(self, problems: Iterable[tuple[Path_, str]]) -> UserError:
-        """The error for the mistake, a place and a sentence, that stands first in the document."""
-        path, message = min(problems, key=lambda each: self.line(each[0]))
+        """The error for the first mistake (a location and a message) in the document."""
+        path, message = min(problems, key=lambda problem: self.line(problem[0]))
         return self.error(path, message)
 
     def line(self, path: Path_) -> int:
         """Line, from 1, of the deepest part of ``path`` that is in the document."""
         node, line = self._node, 1
         for step in path:
-            found: tuple[yaml.Node, yaml.Node] | None = None
+            entry: tuple[yaml.Node, yaml.Node] | None = None
             if isinstance(node, yaml.MappingNode):
-                found = next(((k, v) for k, v in node.value if k.value == str(step)), None)
+                entry = next(((k, v) for k, v in node.value if k.value == str(step)), None)
             elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-                found = node.value[step], node.value[step]
-            if found is None:
+                entry = node.value[step], node.value[step]
+            if entry is None:
                 break
-            line, node = found[0].start_mark.line + 1, found[1]
+            line, node = entry[0].start_mark.line + 1, entry[1]
         return int(line)
 
     def _plain(self, node: yaml.Node) -> Any:
         line = node.start_mark.line + 1
         if isinstance(node, yaml.ScalarNode) and node.tag == _STR:
-            # A quoted or block scalar is text whatever it looks like.
+            # A quoted or block scalar is always a string.
             return _scalar(node.value) if node.style is None else node.value
         if isinstance(node, yaml.SequenceNode) and node.tag == _SEQ:
             return [self._plain(item) for item in node.value]
@@ -117,21 +117,21 @@ def read_document(path: Path) -> Document:
 
 
 def parse_value(text: str) -> Any:
-    """A value written on the command line, as a study file would read it: ``10``, ``kv``, ``[0, 1]``."""
+    """A value from the command line, parsed as in a study file: ``10``, ``kv``, ``[0, 1]``."""
     return Document(text, "value").data
 
 
 def dump(data: Any) -> str:
-    """YAML that `Document` reads as the same data."""
+    """YAML that `Document` parses to the same data."""
     text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
     return text
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text: what is a number differs between versions of YAML."""
+    """Quotes every string: YAML versions differ in what counts as a number."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write values out each time."""
+        """Write repeated values out in full."""
         return True
 
 
@@ -139,12 +139,12 @@ _Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar(_STR, 
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only; every plain scalar stays text here and is typed by `_scalar`."""
+    """Composes nodes only; plain scalars stay strings and are converted by `_scalar`."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way to say it
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's interface
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse ``*alias``, and halves of characters, which no other program could be given."""
+        """Reject ``*alias``, and unpaired surrogates, which cannot be encoded."""
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         why = None
         if isinstance(event, yaml.AliasEvent):

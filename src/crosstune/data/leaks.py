@@ -1,7 +1,7 @@
-"""What training and test data share, and what a set repeats: counted over the datasets' own texts.
+"""Overlap between training and test data, and duplicates within a split, counted over the datasets' texts.
 
-Prompts alone do not tell: the same paragraph under another question is a leak too. So every field of an
-example (premise, context, question, ...) is looked up on its own, as it stands and normalised.
+Comparing prompts is not enough: the same paragraph with another question is a leak too. So every field of an
+example (premise, context, question, ...) is compared separately, unchanged and normalised.
 """
 
 import unicodedata
@@ -13,12 +13,12 @@ from crosstune.data.example import Example
 
 
 def overlap(train: Sequence[Example], tested: Iterable[Example]) -> dict[str, Any]:
-    """Test examples that share a text with training data.
+    """Count test examples that share a text with the training data.
 
     Returns:
-        ``prompts``: how many have a prompt of the training data; ``exact`` and ``normalised``: by field, how
-        many have its text in the same field there (normalised: case, punctuation, spaces and compatibility
-        forms aside).
+        ``prompts``: number with a prompt of the training data; ``exact`` and ``normalised``: by field, number
+        whose text is in the same field there (normalised: without case, punctuation, spaces and
+        compatibility forms).
     """
     prompts = {example.prompt for example in train}
     exact, folded = defaultdict(set), defaultdict(set)
@@ -26,38 +26,38 @@ def overlap(train: Sequence[Example], tested: Iterable[Example]) -> dict[str, An
         for name, text in example.fields:
             exact[name].add(text)
             folded[name].add(normalised(text))
-    found: dict[str, Counter[str]] = {"exact": Counter(), "normalised": Counter()}
+    shared: dict[str, Counter[str]] = {"exact": Counter(), "normalised": Counter()}
     same_prompt = 0
     for example in tested:
         same_prompt += example.prompt in prompts
         for name, text in example.fields:
-            # Zeros are counted as well: a field that was looked at and shares nothing is a finding.
-            found["exact"][name] += text in exact[name]
-            found["normalised"][name] += normalised(text) in folded[name]
-    return {"prompts": same_prompt, **{how: dict(counts) for how, counts in found.items()}}
+            # Fields without overlap are listed too, with a zero.
+            shared["exact"][name] += text in exact[name]
+            shared["normalised"][name] += normalised(text) in folded[name]
+    return {"prompts": same_prompt, **{how: dict(counts) for how, counts in shared.items()}}
 
 
 def repeats(examples: Iterable[Example]) -> dict[str, int]:
-    """Examples that ask what another one has asked already.
+    """Count duplicate questions.
 
     Returns:
-        ``repeated``: examples beyond the first with the same texts and choices; ``conflicting``: questions
-        that are asked more than once with different right answers.
+        ``repeated``: examples after the first with the same texts and choices; ``conflicting``: questions
+        that occur more than once with different correct answers.
     """
     answers: dict[tuple[object, ...], list[tuple[str, ...]]] = defaultdict(list)
     for example in examples:
-        asked = example.fields or (("prompt", example.prompt),)
-        answers[asked, example.choices].append(example.answers)
-    groups = [given for given in answers.values() if len(given) > 1]
+        question = example.fields or (("prompt", example.prompt),)
+        answers[question, example.choices].append(example.answers)
+    groups = [golds for golds in answers.values() if len(golds) > 1]
     return {
-        "repeated": sum(len(given) - 1 for given in groups),
-        "conflicting": sum(len(set(given)) > 1 for given in groups),
+        "repeated": sum(len(golds) - 1 for golds in groups),
+        "conflicting": sum(len(set(golds)) > 1 for golds in groups),
     }
 
 
 def normalised(text: str) -> str:
-    """Letters and digits only, in folded case, words parted by one space."""
+    """Letters and digits only, case-folded, words separated by one space."""
     plain = unicodedata.normalize("NFKC", text).casefold()
-    # Marks are kept: in many scripts they are the vowels.
-    kept = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in plain)
-    return " ".join(kept.split())
+    # Marks stay: in many scripts they are the vowels.
+    letters = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in plain)
+    return " ".join(letters.split())

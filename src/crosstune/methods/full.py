@@ -1,38 +1,80 @@
-"""Full fine-tuning: every weight of the decoder is trained.
+"""Full fine-tuning: every weight of the decoder is trained, or those of one kind or of some layers alone.
 
-The model stays in its dtype; the optimiser steps fp32 master copies, and their rounded values are
-put into the model after each step. Trained parameters: all of them (tied embeddings once).
+``only: biases`` is BitFit (Ben Zaken et al. 2021, 2106.10199), ``only: norms`` trains weights and biases of
+norms, ``layers: 2`` the last two layers. The model stays in its dtype; the optimiser steps fp32 master
+copies, and their rounded values are put into the model after each step. Trained parameters: all that are
+chosen (tied embeddings once).
 """
+
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
-from crosstune.methods.config import MethodConfig
+from crosstune.methods.config import Layered
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
 
 
-class Full(Method[MethodConfig]):
-    """All weights move."""
+class FullConfig(Layered):
+    """Settings of `full`.
+
+    Attributes:
+        only: One kind of weights; None for all.
+    """
+
+    only: Literal["biases", "norms"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is not set is not said: the ids of runs are older than the settings.
+        return {name: value for name, value in handler(self).items() if value is not None}
+
+
+class Full(Method[FullConfig]):
+    """Weights move."""
 
     name = "full"
-    summary = "full fine-tuning of every weight, fp32 master copies"
+    summary = "fine-tuning of every weight, or of biases (BitFit), norms or the last layers alone"
     learning_rate = 2e-5
     learning_rate_from = "the usual value for full fine-tuning of decoders of 0.1B to 10B"
     stacking = "alone"
+    Config = FullConfig
+
+    @property
+    def default_rate(self) -> float:
+        """Biases and norms are few, and take larger steps."""
+        return 1e-3 if self.config.only else 2e-5
 
     @classmethod
-    def count(cls, config: MethodConfig, geometry: Geometry) -> int:
-        """All parameters of the model."""
-        return geometry.parameters
+    def count(cls, config: FullConfig, geometry: Geometry) -> int:
+        """All parameters of the chosen kind and layers; without layers, those outside of them too."""
+        rows, chosen = geometry.counts, config.chosen(geometry.layers)
+        if config.layers is None:
+            chosen = [*range(len(rows))]
+        column = {None: 0, "biases": 1, "norms": 2}[config.only]
+        count = sum(rows[i][column] for i in chosen)
+        if not count:
+            raise UserError(f"full: this model has no {config.only}; take only out, or choose lora")
+        return count
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
-        """Keep the weights' bits, make fp32 masters, let gradients reach every weight."""
+        """Keep the weights' bits, make fp32 masters, let gradients reach the chosen weights."""
         if lm.quantized:
             raise UserError("full: quantised weights cannot be trained; use lora, or take quantize out")
+        config = self.config
+        self.count(config, lm.geometry)
         part.undo.callback(self._put_back)
         self.kept, self.masters = {}, {}  # read by `_put_back`, however far this comes
-        self.weights = dict(lm.model.named_parameters())
+        layers = None if config.layers is None else config.chosen(lm.geometry.layers)
+        self.weights = {
+            weight.name: weight.tensor
+            for weight in lm.parts.weights(lm.model)
+            if (layers is None or weight.layer in layers)
+            and {None: True, "biases": weight.bias, "norms": weight.norm}[config.only]
+        }
         self.kept = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}
         self.masters = {name: nn.Parameter(w.detach().float().clone()) for name, w in self.weights.items()}
         for weight in self.weights.values():

@@ -8,7 +8,11 @@ from crosstune.errors import UserError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
+    from crosstune.models.parts import Parts
+
 Linear = tuple[str, int, int]
+Counts = tuple[int, int, int]
+"""Parameters: all, those that are biases, and those of norms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class Geometry:
         apart: Why its texts are read one a row (`crosstune.models.attention.apart`); empty where they
             share rows.
         same_rotation: Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
+        by_layer: Parameters of each layer, and last of all outside of them; None where they are Llama's.
         linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
             layer has those of Llama.
     """
@@ -54,6 +59,7 @@ class Geometry:
     cached: tuple[int, int, int] | None = None
     apart: str = ""
     same_rotation: int = 0
+    by_layer: tuple[Counts, ...] | None = None
     linears: tuple[tuple[Linear, ...], ...] | None = None
 
     def usable(self, method: str, fault: str) -> None:
@@ -83,6 +89,17 @@ class Geometry:
             ("mlp.up_proj", hidden, inner),
             ("mlp.down_proj", inner, hidden),
         )
+
+    @property
+    def counts(self) -> tuple[Counts, ...]:
+        """Parameters of each layer, and last of all that is outside of them."""
+        return self.by_layer or self.counts_with(2 * self.hidden)
+
+    def counts_with(self, norms: int) -> tuple[Counts, ...]:
+        """The same of a model without biases that has so many parameters in the norms of a layer."""
+        layer = sum(rows * columns for _, rows, columns in self.linears_of(0)) + norms
+        outside = (self.parameters - self.layers * layer, 0, self.hidden)
+        return (*[(layer, 0, norms)] * self.layers, outside)
 
     @property
     def kv_size(self) -> int:
@@ -156,8 +173,20 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         same_rotation=_same_rotation(text),
     )
     linears = tuple(layer.linears() for layer in parts.layers)
-    as_llama = all(set(names) == set(shape.linears_of(i)) for i, names in enumerate(linears))
-    return shape if as_llama else replace(shape, linears=linears)
+    if any(set(names) != set(shape.linears_of(i)) for i, names in enumerate(linears)):
+        shape = replace(shape, linears=linears)
+    counts = _counts(model, parts)
+    return shape if counts == shape.counts else replace(shape, by_layer=counts)
+
+
+def _counts(model: Any, parts: "Parts") -> tuple[Counts, ...]:
+    """Parameters of each layer, and of all else."""
+    counts = [[0, 0, 0] for _ in range(len(parts.layers) + 1)]
+    for weight in parts.weights(model):
+        row = counts[-1 if weight.layer is None else weight.layer]
+        for at, counted in enumerate((True, weight.bias, weight.norm)):
+            row[at] += counted * weight.tensor.numel()
+    return tuple((every, biases, norms) for every, biases, norms in counts)
 
 
 def _same_rotation(config: Any) -> int:

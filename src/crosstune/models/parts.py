@@ -5,7 +5,7 @@ and scores, found in the modules of a model, which may be on PyTorch's meta devi
 lists the names that families of transformers use; a new one is taught by adding its name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -50,11 +50,11 @@ CAP = "final_logit_softcapping"
 
 
 def child(parent: nn.Module, names: tuple[str, ...]) -> str | None:
-    """The first of some names, dotted or not, under which a module holds another."""
+    """The first of some names, dotted or not, under which a module holds one other, no list of several."""
     for name in names:
         with suppress(AttributeError):
-            parent.get_submodule(name)
-            return name
+            if not isinstance(parent.get_submodule(name), nn.ModuleList):
+                return name
     return None
 
 
@@ -216,6 +216,25 @@ class Layer:
         return tuple((name, *size) for name, size in sizes if size is not None)
 
 
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """One parameter of a model.
+
+    Attributes:
+        name: In the model.
+        tensor: Itself.
+        layer: Number of the layer that it is in; None outside of them.
+        bias: Whether it is a bias, a norm's among them.
+        norm: Whether it is a norm's.
+    """
+
+    name: str
+    tensor: nn.Parameter
+    layer: int | None
+    bias: bool
+    norm: bool
+
+
 class Parts:
     """What a decoder is made of.
 
@@ -228,8 +247,8 @@ class Parts:
 
     def __init__(self, model: Any) -> None:
         stack = model.get_decoder()
-        layers = child(stack, LAYERS) if isinstance(stack, nn.Module) else None
-        modules = [] if layers is None else list(stack.get_submodule(layers).children())
+        lists = (getattr(stack, name, None) for name in LAYERS)
+        modules = next((list(layers) for layers in lists if isinstance(layers, nn.ModuleList)), [])
         attentions = [child(module, ATTENTION) for module in modules]
         if not any(attentions):
             raise UserError(
@@ -244,6 +263,15 @@ class Parts:
         for name, factor in SCALES.items():
             if isinstance(value := getattr(config, name, None), int | float):
                 self.scale *= factor(value)
+
+    def weights(self, model: nn.Module) -> Iterator[Weight]:
+        """Every parameter of the model, tied ones once."""
+        layers = {id(module): i for i, layer in enumerate(self.layers) for module in layer.module.modules()}
+        for name, tensor in model.named_parameters():
+            at, _, end = name.rpartition(".")
+            module = model.get_submodule(at)
+            norm = "norm" in type(module).__name__.lower()
+            yield Weight(name, tensor, layers.get(id(module)), end.endswith("bias"), norm)
 
     @property
     def plain_scores(self) -> bool:

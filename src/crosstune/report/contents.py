@@ -133,7 +133,7 @@ def across_models(runs: Sequence[RunRecord], scored: pl.DataFrame) -> list[Item]
 def _curves(
     setting: str, table: Callable[[], pl.DataFrame], place: str, about: str = "", end: str = ""
 ) -> Item:
-    name = setting.replace("_", " ")
+    name = visible(setting.replace("_", " "), 60)
 
     def chart(_: "Width") -> Any:
         from crosstune.report.figures.curves import curves

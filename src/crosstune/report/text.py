@@ -1,7 +1,6 @@
 """Text from datasets and models is hostile: it is made visible, short and inert before anyone sees it."""
 
 import re
-import unicodedata
 from collections.abc import Mapping
 
 import polars as pl
@@ -9,13 +8,8 @@ import polars.selectors
 from babel import Locale
 
 from crosstune.analysis.groups import Grouping, language_or_none
+from crosstune.errors import ACTS
 
-# Controls that reorder or hide what follows. Zero-width joiners stay: Persian and Indic scripts need them.
-_HIDDEN = frozenset("\u061c\u200b\u200e\u200f\u2028\u2029\u2060\ufeff") | {
-    chr(code)
-    for start, end in ((0x202A, 0x202E), (0x2066, 0x206F), (0xE0000, 0xE007F))
-    for code in range(start, end + 1)
-}
 _NAMES = {"\n": "⏎", "\r": "⏎", "\t": "⇥"}
 
 
@@ -26,16 +20,10 @@ def visible(text: object, limit: int = 200) -> str:
     code point in angle brackets; text that is cut says how long it was.
     """
     whole = str(text)
-    shown = "".join(
-        _NAMES.get(char) or (f"⟨U+{ord(char):04X}⟩" if _acts(char) else char) for char in whole[:limit]
-    )
+    shown = ACTS.sub(lambda found: _NAMES.get(found[0], f"⟨U+{ord(found[0]):04X}⟩"), whole[:limit])
     if len(whole) > limit:
         shown += f"… ({len(whole):,} characters)"
     return shown
-
-
-def _acts(char: str) -> bool:
-    return char in _HIDDEN or unicodedata.category(char) in ("Cc", "Cs")
 
 
 def counted(count: int, thing: str) -> str:
@@ -87,9 +75,9 @@ def slug(*parts: object) -> str:
 
 
 def language_name(code: str) -> str:
-    """The language's English name, or its code where the language table lacks it."""
+    """The language's English name, or its code where the language table lacks it, as `visible` shows it."""
     language = language_or_none(code)
-    return code if language is None else language.name
+    return visible(code if language is None else language.name, 60)
 
 
 def group_name(by: Grouping, group: str) -> str:
@@ -102,7 +90,7 @@ def group_name(by: Grouping, group: str) -> str:
     )
 
 
-_FORMULA = re.compile(r"[=+\-@](?![0-9.,]*$)")
+_FORMULA = re.compile(r"[=+\-@＝＋－＠](?![0-9.,]*$)")
 
 
 def csv_text(table: pl.DataFrame) -> str:
@@ -117,4 +105,4 @@ def csv_text(table: pl.DataFrame) -> str:
         return f"'{shown}" if _FORMULA.match(shown) else shown
 
     texts = polars.selectors.string().map_elements(inert, return_dtype=pl.String)
-    return table.with_columns(texts).write_csv()
+    return table.with_columns(texts).rename(inert).write_csv()

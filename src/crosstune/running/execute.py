@@ -18,6 +18,7 @@ from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
 from crosstune.outputs.journal import Stream
+from crosstune.outputs.rows import Rows
 from crosstune.running.prepared import attached, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import write_record
@@ -125,11 +126,12 @@ def execute(
         with resume.attempt(learning, answering), attached(method, lm, run.seed):
             count = _count(run, method, lm)
             if run.train is not None:
+                rows = training_rows(run, lm, data, learning)
                 taken = None if searched is None else take_up(searched, run, method, lm, data, shown)
                 if taken is not None:
                     trained, train_from = taken
                 else:
-                    trained = _train(run, run.train, method, data, shown, resume, learning, answering)
+                    trained = _train(run, run.train, rows, method, data, shown, resume, learning, answering)
             answering.tokens = answering.too_long = 0  # from here on those of test examples
             if run.kind == "result":
                 table, seconds = _evaluate(run, method, data, shown, resume, answering)
@@ -147,6 +149,7 @@ def execute(
         train_from=train_from,
         test_tokens=answering.tokens,
         too_long=answering.too_long,
+        train_too_long=learning.too_long,
         halvings=learning.halvings + answering.halvings,
         resumed=resume.resumed,
     )
@@ -191,6 +194,7 @@ def _count(run: Run, method: Method, lm: LanguageModel) -> int:
 def _train(
     run: Run,
     settings: TrainSettings,
+    rows: Rows,
     method: Method,
     data: TaskData,
     shown: Display,
@@ -198,7 +202,6 @@ def _train(
     learning: TokenLimit,
     answering: TokenLimit,
 ) -> Trained:
-    rows = training_rows(run, method.attached(), data)
     dev = {data.task.source_language: data.dev[: settings.dev_limit]}
 
     def dev_score() -> float:

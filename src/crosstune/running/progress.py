@@ -116,7 +116,7 @@ class BarDisplay(Display):
 
     def begin(self, name: str) -> None:
         """A run begins."""
-        self.bars.update(self.runs, says=name)
+        self.bars.update(self.runs, says=inert(name))
         self.bars.reset(self.training, visible=False)
 
     def trained(self, progress: Progress) -> None:

@@ -62,7 +62,7 @@ def take_up(
 
 def _same_training(record: RunRecord, run: Run, lm: LanguageModel, data: TaskData) -> bool:
     """Whether a search run was trained as this run would be, to the same bits."""
-    mine, its = train_facts(run, data), dict(record.train or {})
+    mine, its = train_facts(run, data, record.cost.train_too_long), dict(record.train or {})
     assert mine is not None
     if its["evaluate_every"] == LAST_STEP and mine["evaluate_every"] is None:
         # Scored once, after its last step: that step's weights are the ones kept, as without scoring.

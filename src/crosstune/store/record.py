@@ -121,6 +121,7 @@ class Cost(_Part):
     Attributes:
         train_from: The search run whose weights were taken instead of training again.
         too_long: Test texts longer than the model has positions for.
+        train_too_long: Training texts likewise, of those drawn for training.
         halvings: How often a pass was halved because memory ran out.
         resumed: How often the run was resumed.
         energy_of: The processors and boards that were measured.
@@ -137,6 +138,7 @@ class Cost(_Part):
     train_from: str | None = None
     test_tokens: Whole | None = None
     too_long: Whole = 0
+    train_too_long: Whole = 0
     halvings: Whole = 0
     resumed: Whole = 0
     energy_joules: float | None = None

@@ -1,7 +1,7 @@
-"""A study's file with the files and presets it includes, merged into one mapping that knows its lines.
+"""A study file merged with its includes and presets into one mapping with line numbers.
 
-Keys of the including file win; mappings merge key by key; lists are replaced whole. Of several includes a
-later one wins over an earlier one, and any of them over a preset.
+The including file overrides what it includes; mappings are merged key by key, lists are replaced. Later
+includes override earlier ones, and any of them overrides a preset.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,11 +20,11 @@ _MOST_FILES = 100
 
 
 class StudyFile:
-    """What a study's file says, with all it includes.
+    """The content of a study file, with all its includes.
 
     Attributes:
-        data: The merged mapping, without ``include`` and ``preset``; whatever the file holds if that is none.
-        text: A file of its own that says the same: the file's own text where it includes nothing.
+        data: The merged mapping, without ``include`` and ``preset``; other content unchanged.
+        text: One file with the same content: the original text if the file includes nothing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,41 +42,40 @@ class StudyFile:
         self.text = first.text if len(self._documents) == 1 else dump(self.data)
 
     def first_error(self, problems: Iterable[tuple[Loc, str]]) -> UserError:
-        """The error that stands first, with the file and the line of the part it is about."""
-        placed = [(self._owner(loc), loc, text) for loc, text in problems]
-        at, loc, text = min(
-            placed, key=lambda each: (each[0], self._documents[each[0]].line(self._own(each[0], each[1])))
-        )
-        return self._documents[at].error(self._own(at, loc), text)
+        """The error for the first problem, with its file and line."""
+        errors = []
+        for loc, message in problems:
+            number = self._source(loc)
+            document = self._documents[number]
+            path = _steps(loc, document.data)
+            errors.append((number, document.line(path), document.error(path, message)))
+        return min(errors, key=lambda error: error[:2])[2]
 
-    def _owner(self, loc: Loc) -> int:
-        """Number of the file that a place of the merged mapping comes from."""
-        there: list[tuple[int, Any]] = [(i, document.data) for i, document in enumerate(self._documents)]
+    def _source(self, loc: Loc) -> int:
+        """Index of the file that a location of the merged mapping comes from."""
+        candidates: list[tuple[int, Any]] = [(i, document.data) for i, document in enumerate(self._documents)]
         for step in _steps(loc, self.data):
-            having = [(i, data[step]) for i, data in there if isinstance(data, Mapping) and step in data]
-            if not having:
+            values = [(i, data[step]) for i, data in candidates if isinstance(data, Mapping) and step in data]
+            if not values:
                 break
-            # A list or a plain value stands in one file whole; mappings may come from several.
-            there = [each for each in having if isinstance(each[1], Mapping)] or having
-            if not isinstance(having[0][1], Mapping):
-                return having[0][0]
-        return there[0][0]
-
-    def _own(self, at: int, loc: Loc) -> Loc:
-        return _steps(loc, self._documents[at].data)
+            # A list or a scalar comes from one file; mappings may come from several.
+            candidates = [(i, value) for i, value in values if isinstance(value, Mapping)] or values
+            if not isinstance(values[0][1], Mapping):
+                return values[0][0]
+        return candidates[0][0]
 
 
 def presets() -> dict[str, str]:
-    """Names of the presets, and the first line of each."""
-    found = {}
+    """The presets: name and first line of each."""
+    first_lines = {}
     for file in sorted(PRESETS.rglob("*.yaml")):
         head = file.read_text(encoding="utf-8").partition("\n")[0]
-        found[file.relative_to(PRESETS).with_suffix("").as_posix()] = head.lstrip("# ")
-    return found
+        first_lines[file.relative_to(PRESETS).with_suffix("").as_posix()] = head.lstrip("# ")
+    return first_lines
 
 
 def _with_includes(document: Document, path: Path, above: tuple[Path, ...]) -> Iterator[Document]:
-    """The file, then what it includes, the winning ones first."""
+    """The file, then its includes, those with higher precedence first."""
     yield document
     data = document.data
     if not isinstance(data, dict):
@@ -106,8 +105,8 @@ def _with_includes(document: Document, path: Path, above: tuple[Path, ...]) -> I
 
 def _names(document: Document, key: str) -> list[str]:
     assert isinstance(document.data, dict)
-    given = document.data.get(key, [])
-    names: Any = [given] if isinstance(given, str) else given
+    value = document.data.get(key, [])
+    names: Any = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         what = "a file" if key == "include" else "a preset's name"
         raise document.error((key,), f"{key}: {what} or a list of them is wanted")
@@ -115,7 +114,7 @@ def _names(document: Document, key: str) -> list[str]:
 
 
 def _rebase(data: Any, folder: Path) -> None:
-    """Tasks' files are named from the folder of the file that names them."""
+    """Make paths of task files, relative to the file that names them, absolute."""
     tasks = data.get("tasks") if isinstance(data, dict) else None
     if not isinstance(tasks, list):
         return
@@ -127,20 +126,20 @@ def _rebase(data: Any, folder: Path) -> None:
 
 
 def _merge(high: Any, low: Any) -> Any:
-    """One mapping of two; where both say something else, what ``high`` says."""
+    """Merge two mappings; ``high`` overrides ``low``."""
     if not isinstance(high, Mapping) or not isinstance(low, Mapping):
         return high
     pairs = (*ONE_OF, ("model", "models"))
-    dropped = {other for one, two in pairs for mine, other in ((one, two), (two, one)) if mine in high}
-    kept = {key: value for key, value in low.items() if key not in dropped}
-    return kept | {key: _merge(value, kept[key]) if key in kept else value for key, value in high.items()}
+    overridden = {key for pair in pairs if not high.keys().isdisjoint(pair) for key in pair} - high.keys()
+    rest = {key: value for key, value in low.items() if key not in overridden}
+    return rest | {key: _merge(value, rest[key]) if key in rest else value for key, value in high.items()}
 
 
 def _steps(loc: Loc, data: Any) -> Loc:
-    """A place in the study as a file has it: ``model`` for ``models``, a single entry without its index."""
-    given = data if isinstance(data, Mapping) else {}
-    if loc[:1] == ("models",) and "models" not in given:
+    """A location in the study as in the file: ``model`` for ``models``, a single entry without its index."""
+    mapping = data if isinstance(data, Mapping) else {}
+    if loc[:1] == ("models",) and "models" not in mapping:
         loc = ("model", *loc[1:])
-    if loc and loc[1:2] == (0,) and not isinstance(given.get(str(loc[0])), list):
+    if loc and loc[1:2] == (0,) and not isinstance(mapping.get(str(loc[0])), list):
         loc = (loc[0], *loc[2:])
     return loc

@@ -142,7 +142,10 @@ class Blocks:
         frozen = [
             m
             for m in plain
-            if m.weight.device.type == "cpu" and m.weight.dtype == lm.dtype and not m.weight.requires_grad
+            if m.weight.device.type == "cpu"
+            and m.weight.dtype == lm.dtype
+            # A bias that is trained needs the product's own gradient.
+            and not any(parameter.requires_grad for parameter in m.parameters())
         ]
         if not self._training:
             return frozen

@@ -30,6 +30,14 @@ KNOWN: dict[str, Geometry] = {
     "qwen3-8b": Geometry(36, 4096, 32, 8, 128, 12288, 151_936, tied=False, parameters=8_190_735_360),
     "smollm2-135m": Geometry(30, 576, 9, 3, 64, 1536, 49_152, tied=True, parameters=134_515_008),
 }
+# Norms that Llama lacks: of queries and keys, and Gemma's behind attention and MLP.
+KNOWN |= {
+    name: replace(
+        g, by_layer=g.counts_with((4 if name.startswith("gemma") else 2) * g.hidden + 2 * g.head_dim)
+    )
+    for name, g in KNOWN.items()
+    if name.startswith(("gemma", "qwen"))
+}
 
 # The first hub id of each is the one suggested to someone who wants to load it.
 ALIASES: dict[str, str] = {
@@ -115,6 +123,8 @@ def geometry_in(folder: Path, name: str) -> Geometry:
             raise UserError(stored["refused"])
         if stored["linears"] is not None:
             stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
+        if stored["by_layer"] is not None:
+            stored["by_layer"] = tuple(map(tuple, stored["by_layer"]))
         if stored["cached"] is not None:
             stored["cached"] = tuple(stored["cached"])
         return Geometry(**stored)

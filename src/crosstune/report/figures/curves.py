@@ -6,7 +6,7 @@ import altair as alt
 import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
-from crosstune.report.figures.style import FIT, MUTED, PALETTE, SHAPES
+from crosstune.report.figures.style import FIT, MUTED, PALETTE, SHAPES, title_text
 from crosstune.report.text import visible
 
 PANELS = {
@@ -30,6 +30,7 @@ def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 15
         width: Of a panel, in pixels.
         height: Of a panel, in pixels.
     """
+    table, setting = _shown(table), title_text(setting)
     methods = table.filter(pl.col("value").is_not_null())["line"].unique().sort().to_list()
     points = table["value"].drop_nulls().unique().sort().to_list()
     legend = alt.Legend(title="method")
@@ -49,6 +50,7 @@ def curves(table: pl.DataFrame, setting: str, width: int = 190, height: int = 15
 
 def panels(table: pl.DataFrame, setting: str, height: int = 200) -> list[tuple[str, alt.LayerChart]]:
     """The same panels one by one, each as wide as its place in a page, with what it shows in words."""
+    table, setting = _shown(table), title_text(setting)
     lines = table.filter(pl.col("value").is_not_null())["line"].unique().sort().to_list()
     points = table["value"].drop_nulls().unique().sort().to_list()
     found = []
@@ -63,6 +65,12 @@ def panels(table: pl.DataFrame, setting: str, height: int = 200) -> list[tuple[s
             what = "Share of answers whose language was not identified"
         found.append((f"{what}, by {setting}", chart))
     return found
+
+
+def _shown(table: pl.DataFrame) -> pl.DataFrame:
+    """The table with its lines' names as they are shown."""
+    names = pl.col("line").map_elements(lambda name: visible(name, 100), return_dtype=pl.String)
+    return table.with_columns(line=names)
 
 
 def _present(table: pl.DataFrame) -> list[str]:
@@ -81,7 +89,7 @@ def _panel(
 ) -> alt.LayerChart:
     values = [
         {
-            "method": visible(row["line"], 60),
+            "method": row["line"],
             "value": row["value"],
             "percent": round(100 * row[column], 3),
             "examples": row["n"],
@@ -93,7 +101,7 @@ def _panel(
     still = alt.InlineData(values=[each for each in values if each["value"] is None])
     name = PANELS[column]
     if column == "score":
-        name = visible(str(part["measure"][0]).replace("_", " "), 40)
+        name = title_text(str(part["measure"][0]).replace("_", " "))
     y = alt.Y("percent:Q", title=None, scale=alt.Scale(domain=[0, 100]) if column != "score" else alt.Scale())
     lines = (
         alt.Chart(swept, title=alt.TitleParams(name if titled else "", fontWeight="normal"))

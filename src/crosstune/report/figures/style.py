@@ -129,9 +129,14 @@ def measure_title(section: Section, column: str) -> str:
     if column == IN_ENGLISH:
         return "Right but in English, %"
     if column == SOURCE:
-        return f"In {section.source} instead, %"
+        return title_text(f"In {section.source} instead, %", 60)
     name = section.table["measure"][0] if column == "score" else column.removeprefix("metric.")
-    return f"{visible(name, 40)}, out of 100"
+    return f"{title_text(name)}, out of 100"
+
+
+def title_text(text: str, limit: int = 40) -> str:
+    """A text for a title, without backslashes: Vega-Lite puts titles into expressions."""
+    return visible(text, limit).replace("\\", "⧵")
 
 
 def span(values: Sequence[float]) -> tuple[float, float]:

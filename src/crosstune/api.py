@@ -142,8 +142,8 @@ class Results:
         """
         from crosstune.claims.judge import about, judge
 
-        found = placed_claims(claims)
-        wanted = about(found, self.runs) if claims is None else found
+        placed = placed_claims(claims)
+        wanted = about(placed, self.runs) if claims is None else placed
         return judge(wanted, self.runs, self.source, self.scores)
 
     def verdict(self, claims: "Claims | None" = None) -> "pl.DataFrame":
@@ -159,12 +159,12 @@ def placed_claims(claims: "Claims | None") -> "list[PlacedClaim]":
 
     if claims is None:
         claims = list(shipped())
-    found = []
-    for each in [claims] if isinstance(claims, str | Path | Claim) else claims:
-        found += [PlacedClaim(each, "")] if isinstance(each, Claim) else read_claims(each)
-    for placed in found:
+    listed = []
+    for claim in [claims] if isinstance(claims, str | Path | Claim) else claims:
+        listed += [PlacedClaim(claim, "")] if isinstance(claim, Claim) else read_claims(claim)
+    for placed in listed:
         _check_settings(placed)
-    return found
+    return listed
 
 
 def _check_settings(placed: "PlacedClaim") -> None:
@@ -250,8 +250,8 @@ def report(
     """
     from crosstune.report.page.html import write_report
 
-    found = results(store)
-    names = sorted({run.study for run in found.runs})
+    read = results(store)
+    names = sorted({run.study for run in read.runs})
     path = user_path(store) / "report.html" if out is None else user_path(out)
     heading = title or ", ".join(names)
-    return write_report(found.sections, found.source, path, heading, found.verdicts(claims))
+    return write_report(read.sections, read.source, path, heading, read.verdicts(claims))

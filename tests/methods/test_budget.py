@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from crosstune.config.counts import parse_count, written
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
-from crosstune.methods.budget import hint, parse_budget, solve, written
+from crosstune.methods.budget import hint, solve
 from crosstune.models.loading.known import KNOWN
 
 SIZE = re.compile(r"(?:length|rank|width) (\d+) is ([\d,]+)")
@@ -168,7 +169,7 @@ def test_settings_that_do_not_fit_the_model() -> None:
     ],
 )
 def test_budgets_as_people_write_them(given: object, budget: int, text: str) -> None:
-    assert parse_budget(given) == budget
+    assert parse_count(given, "budget") == budget
     assert written(budget) == text
 
 
@@ -177,4 +178,4 @@ def test_budgets_as_people_write_them(given: object, budget: int, text: str) -> 
 )
 def test_what_is_no_budget(given: object) -> None:
     with pytest.raises(UserError, match=r"budget: give a number of parameters, such as 1\.23M"):
-        parse_budget(given)
+        parse_count(given, "budget")

@@ -98,12 +98,12 @@ class Evidence:
         """
         key = (
             metric,
-            *sorted((each.protocol, each.setup) for each in setups),
+            *sorted((setup.protocol, setup.setup) for setup in setups),
             setups[0].model,
             setups[0].task,
         )
         if key not in self._paired:
-            ids = [run.id for each in setups for run in each.runs]
+            ids = [run.id for setup in setups for run in setup.runs]
             scores = self.scores.filter(pl.col("run").is_in(ids))
             # The score of a test set may have no value of an example.
             if scores.filter(pl.col("sums") > 0)["measure"].unique().to_list() == [metric]:
@@ -147,7 +147,7 @@ def cells_of(claim: Claim, evidence: Evidence) -> list[Cell]:
     for model, task, pick in places:
         parts = (model, task, str(pick))
         where = ", ".join(part for part, shown in zip(parts, several, strict=True) if shown and part)
-        candidates = [each for each in setups if model in ("", each.model) and task in ("", each.task)]
+        candidates = [setup for setup in setups if model in ("", setup.model) and task in ("", setup.task)]
         try:
             _need_runs(claim, pick, candidates, model, task)
             if claim.against is None:
@@ -167,7 +167,7 @@ def _places(claim: Claim, setups: Sequence[Setup]) -> list[tuple[str, str, Pick]
     """
     models: list[str] = []
     for wanted in claim.model or ():
-        known = sorted({each.model for each in setups if claim_runs.same_model(wanted, each.model)})
+        known = sorted({setup.model for setup in setups if claim_runs.same_model(wanted, setup.model)})
         models += known or [wanted]
     places = []
     for pick in claim.method:
@@ -186,11 +186,11 @@ def _need_runs(claim: Claim, pick: Pick, candidates: Sequence[Setup], model: str
     kind = "" if not claim.zero_shot else "zero-shot "
     if not candidates:
         raise NoRunsError(f"no {kind}runs{place}")
-    for each in (pick, claim.against):
-        if each is not None and not claim_runs.matching(each, candidates):
+    for side in (pick, claim.against):
+        if side is not None and not claim_runs.matching(side, candidates):
             names = {setup.first.method.name for setup in candidates}
-            hint = "" if each.name in names else did_you_mean(each.name, names)
-            raise NoRunsError(f"no {kind}runs of {each}{place}{hint}")
+            hint = "" if side.name in names else did_you_mean(side.name, names)
+            raise NoRunsError(f"no {kind}runs of {side}{place}{hint}")
     if not (model and task):
         raise NoRunsError("the two methods never ran on the same model and task")
 
@@ -203,7 +203,7 @@ def _compared(
     paired = evidence.paired((a, b), claim.metric)
     codes = _target_codes(claim, paired)
     short = _short_of_seeds(claim, paired, (a, b))
-    base = Cell(where, a=a.label, b=b.label, runs=tuple(run.id for each in (a, b) for run in each.runs))
+    base = Cell(where, a=a.label, b=b.label, runs=tuple(run.id for run in (*a.runs, *b.runs)))
     # "beats" on a rate of failures means fewer of them.
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
@@ -248,7 +248,7 @@ def _compared(
 def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence, where: str) -> Cell:
     """Whether any two values of a setting differ by more than the threshold."""
     assert claim.varies_with is not None
-    setups = [each for _, each in claim_runs.variants(pick, claim.varies_with, candidates)]
+    setups = [setup for _, setup in claim_runs.variants(pick, claim.varies_with, candidates)]
     paired = evidence.paired(setups, claim.metric)
     codes = _target_codes(claim, paired)
     why = _short_of_seeds(claim, paired, setups)
@@ -260,11 +260,11 @@ def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evi
         if tested.difference < 0:
             tested = _tested(paired, other.label, one.label, codes)
         pairs.append(tested)
-    widest = max(pairs, key=lambda each: each.difference)
-    runs = tuple(run.id for each in setups for run in each.runs)
+    widest = max(pairs, key=lambda tested: tested.difference)
+    runs = tuple(run.id for setup in setups for run in setup.runs)
     base = Cell(where, a=widest.a, b=widest.b, runs=runs)
-    above = [_p(each, claim.threshold) if each.difference > claim.threshold else 1.0 for each in pairs]
-    below = [_p(each, claim.threshold) if each.difference < claim.threshold else 1.0 for each in pairs]
+    above = [_p(test, claim.threshold) if test.difference > claim.threshold else 1.0 for test in pairs]
+    below = [_p(test, claim.threshold) if test.difference < claim.threshold else 1.0 for test in pairs]
     # One pair is enough to say that it varies (Bonferroni); that it does not, all pairs have to say.
     p = min(1.0, len(pairs) * min(above)) if widest.difference > claim.threshold else max(below)
     return _cell(base, widest, claim.threshold, why, p=p)
@@ -313,10 +313,10 @@ def _target_codes(claim: Claim, paired: PairedPredictions) -> list[str]:
 
 def _short_of_seeds(claim: Claim, paired: PairedPredictions, setups: Iterable[Setup]) -> str:
     """What to say where a method that draws anything has fewer seeds than the claim wants."""
-    for each in setups:
-        seeds = len(paired.seeds[each.label])
-        if each.label not in paired.seedless and seeds < claim.seeds:
-            return f"{counted(seeds, 'seed')} of {each.label}, fewer than {claim.seeds}"
+    for setup in setups:
+        seeds = len(paired.seeds[setup.label])
+        if setup.label not in paired.seedless and seeds < claim.seeds:
+            return f"{counted(seeds, 'seed')} of {setup.label}, fewer than {claim.seeds}"
     return ""
 
 

@@ -83,7 +83,7 @@ def about(claims: Sequence[PlacedClaim], runs: Sequence[RunRecord]) -> list[Plac
         entry
         for entry in claims
         if entry.claim.model is None
-        or any(same_model(asked, model) for asked in entry.claim.model for model in models)
+        or any(same_model(wanted, model) for wanted in entry.claim.model for model in models)
     ]
 
 

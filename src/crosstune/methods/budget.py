@@ -1,22 +1,17 @@
 """Methods at equal trained parameters: a budget such as 1.23M, and the size that comes nearest to it."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydantic import ValidationError
 
+from crosstune.config.counts import parse_count
 from crosstune.config.mistakes import known_keys, read_settings, reworded
 from crosstune.config.yaml_file import parse_value
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods import METHODS
 from crosstune.methods.config import Layered, MethodConfig
 from crosstune.models.geometry import Geometry
-
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-_WRITTEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMB]?)", re.IGNORECASE)
-_MOST = 10**12
 
 NEAR = 0.02
 """Share of a budget that a size may be off before it is said what would come nearer."""
@@ -53,31 +48,6 @@ class Solved:
     def __str__(self) -> str:
         """Such as "length 9 is 1,179,648 (-4.1%)"."""
         return f"{self.setting} {self.size} is {self.count:,} ({self.share_off})"
-
-
-def parse_budget(budget: Any) -> int:
-    """A number of parameters: 1230000, "1.23M", "500K".
-
-    Raises:
-        UserError: It is none.
-    """
-    number = -1.0
-    if isinstance(budget, int | float) and not isinstance(budget, bool):
-        number = budget
-    elif isinstance(budget, str) and (match := _WRITTEN.fullmatch(budget.strip())):
-        number = round(float(match[1]) * _UNITS[match[2].upper()], 6)
-    if not 1 <= number <= _MOST or number != int(number):
-        raise UserError(
-            f"budget: give a number of parameters, such as 1.23M, 500K or 1230000; found {budget!r}"
-        )
-    return int(number)
-
-
-def written(budget: int) -> str:
-    """As a person would write it: "1.23M", "500K", "1,228,800"."""
-    unit = next((unit for unit in ("B", "M", "K") if budget >= _UNITS[unit]), "")
-    text = f"{budget / _UNITS[unit]:.2f}".rstrip("0").rstrip(".") + unit
-    return text if parse_budget(text) == budget else f"{budget:,}"
 
 
 def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> Solved | None:
@@ -182,7 +152,7 @@ def solve_budget(
     Raises:
         UserError: Unknown method or setting, a value that does not fit, or no budget.
     """
-    parameters = parse_budget(budget)
+    parameters = parse_count(budget, "budget")
     configs = _configs(method, settings)
     return {name: solve(name, config, geometry, parameters) for name, config in configs.items()}
 

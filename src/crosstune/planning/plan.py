@@ -119,18 +119,10 @@ class StudyPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the totals, and one entry a group."""
-        names = ("runs", "done", "failed", "unknown", "seconds", "peak_bytes", "load_seconds")
-        return {
-            "study": self.study,
-            "store": str(self.store),
-            "device": self.device,
-            "dtype": self.dtype,
-            **{name: getattr(self, name) for name in names},
-            "hints": self.hints,
-            "broken": self.broken,
-            "refused": self.refused,
-            "groups": [asdict(group) | {"to_do": group.to_do} for group in self.groups],
-        }
+        names = ("runs", "done", "failed", "unknown", "seconds", "peak_bytes")
+        totals = {name: getattr(self, name) for name in names}
+        groups = [asdict(group) | {"to_do": group.to_do} for group in self.groups]
+        return vars(self) | totals | {"store": str(self.store), "groups": groups}
 
 
 def plan_study(study: Study) -> StudyPlan:
@@ -152,8 +144,8 @@ def plan_study(study: Study) -> StudyPlan:
         grouped.setdefault((run.model, task, run.label, run.kind), []).append(run)
     related: dict[tuple[Any, ...], list[tuple[Kind, Cost]]] = {}
     for (model, task, label, _), members in grouped.items():
-        made = [records[run.id] for run in members if run.id in done][:_LOOKED_AT]
-        related.setdefault((model, task, label), []).extend((record.kind, record.cost) for record in made)
+        finished = [records[run.id] for run in members if run.id in done][:_LOOKED_AT]
+        related.setdefault((model, task, label), []).extend((record.kind, record.cost) for record in finished)
     refused = {run.model: run.refused for run in runs if run.refused is not None}
     shapes = {model: None if model in refused else cheap_geometry(model) for model in study.models}
     groups = [

@@ -69,9 +69,9 @@ def read(run: Run, revision: str | None = None) -> Measured | None:
     of_model = _text(_loading(run))[:-1]
     kept = {place: figures for place, figures in _all().items() if place.startswith(f"{of_model},")}
     # Only PyTorch knows the whole place, and takes seconds to import.
-    found = kept.get(_place(run)) if kept else None
+    figures_here = kept.get(_place(run)) if kept else None
     try:
-        measured = Measured(**found) if isinstance(found, dict) else None
+        measured = Measured(**figures_here) if isinstance(figures_here, dict) else None
     except TypeError:  # of another version of crosstune
         return None
     if measured is not None and revision is not None and measured.revision != revision:

@@ -79,7 +79,7 @@ class RunResult:
         trained = 0 if cost.train_from else cost.train_seconds or 0
         seconds = f"{trained + (cost.evaluate_seconds or 0):.0f} s"
         if self.record.kind == "search":
-            return f"dev {100 * max(point['score'] for point in self.record.dev):.1f}, {seconds}"
+            return f"dev {100 * (self.record.dev_score or 0):.1f}, {seconds}"
         task = self.record.task
         statistic = statistic_of(task.kind, task.metrics[0], task.sums)
         parts_of = self.predictions.partition_by("language", as_dict=True)
@@ -121,7 +121,10 @@ def execute(
     trained, train_from, seconds = None, None, 0.0
     table = pl.DataFrame(schema=form_of(data.task.kind).schema())
     resume = ResumeFolder(work, made_for(run, lm, data), shown.note)
-    learning, answering = _passes(run, lm, shown)
+    tokens = (run.evaluate if run.train is None else run.train).tokens_per_pass
+    learning = TokenLimit(tokens, lm.device, "training", shown.note)
+    # On development data and on test data alike.
+    answering = TokenLimit(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note)
     try:
         with resume.attempt(learning, answering), attached(method, lm, run.seed):
             count = _count(run, method, lm)
@@ -155,15 +158,6 @@ def execute(
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
     return RunResult(record, table, weights)
-
-
-def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[TokenLimit, TokenLimit]:
-    """Of training, and of evaluation: on development data and on test data alike."""
-    tokens = run.evaluate.tokens_per_pass if run.train is None else run.train.tokens_per_pass
-    return (
-        TokenLimit(tokens, lm.device, "training", shown.note),
-        TokenLimit(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note),
-    )
 
 
 def _evaluate(

@@ -135,8 +135,9 @@ def run_on_ray(
         before = _stamps(study.folder, by_id)
         tasks: list[Any] = []
         with display(console, len(runs), len(before), interrupts.check) as shown:
-            each = f"{needs.cpus} cores" + (f" and {needs.gpus:g} GPUs" if needs.gpus else "")
-            shown.note(f"{needs.workers} workers with {each} each; what they say is in {study.folder / LOGS}")
+            share = f"{needs.cpus} cores" + (f" and {needs.gpus:g} GPUs" if needs.gpus else "")
+            logs = study.folder / LOGS
+            shown.note(f"{needs.workers} workers with {share} each; what they say is in {logs}")
             try:
                 work = ray.remote(_work).options(**options, scheduling_strategy="SPREAD")
                 tasks += [work.remote(order, number) for number in range(1, needs.workers + 1)]
@@ -287,12 +288,12 @@ def _watch(
     errors = []
     for number, task in enumerate(tasks, start=1):
         try:
-            said = ray.get(task)
+            message = ray.get(task)
         except ray.exceptions.RayError as error:
-            said = " ".join((str(error).strip() or type(error).__name__).split())
-        if said is not None:
-            shown.note(f"worker {number}: {said}")
-            errors.append(f"worker {number}: {said}")
+            message = " ".join((str(error).strip() or type(error).__name__).split())
+        if message is not None:
+            shown.note(f"worker {number}: {message}")
+            errors.append(f"worker {number}: {message}")
     return errors
 
 
@@ -307,5 +308,5 @@ def _stop(ray: Any, tasks: Sequence[Any]) -> None:
 
 def _stamps(store: Path, runs: dict[str, PlannedRun]) -> dict[str, int]:
     """When each finished run of the study was kept, by id."""
-    there = {run_id for run_id in stored.finished(store) if run_id in runs}
-    return {run_id: (store / run_id / stored.CHECKSUMS).stat().st_mtime_ns for run_id in sorted(there)}
+    ids = {run_id for run_id in stored.finished(store) if run_id in runs}
+    return {run_id: (store / run_id / stored.CHECKSUMS).stat().st_mtime_ns for run_id in sorted(ids)}

@@ -261,6 +261,11 @@ class RunRecord(_Part):
                 raise ValueError(f"has a {key} that is no number")
         return train
 
+    @property
+    def dev_score(self) -> float | None:
+        """The score on development data of the weights that were kept: the best; None where it has none."""
+        return max((point["score"] for point in self.dev), default=None)
+
     @classmethod
     def read(cls, file: Path) -> Self:
         """The record in a run.json.

@@ -179,13 +179,15 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
 
 def _against_sums(folder: Path, check: Callable[[dict[str, str]], T]) -> T:
     """Check a run by its checksums; again where another process has put a fresh run there meanwhile."""
+    before = None
     while True:
         sums = _sums(folder)
         try:
             return check(sums)
         except DamagedError:
-            if _sums(folder) == sums:
+            if sums == before:
                 raise
+        before = sums
 
 
 def _whole(file: Path) -> bytes:
@@ -285,11 +287,9 @@ def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
     if not store.is_dir():
         raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
     for folder in store.iterdir():
-        lost = (
-            RUN_ID.fullmatch(folder.name) and (folder / RUN).is_file() and not (folder / CHECKSUMS).is_file()
-        )
-        if lost and (wrong := damage(folder)):
-            raise UserError(wrong)
+        named = RUN_ID.fullmatch(folder.name) and (folder / RUN).is_file()
+        if named and not (folder / CHECKSUMS).is_file():
+            _sums(folder)  # a run that lost them is not passed over in silence
     runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
     runs = [run for run in runs if kind in (None, run.kind)]
     if kind != "search" and all(run.kind == "search" for run in runs):

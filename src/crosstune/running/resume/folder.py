@@ -61,10 +61,10 @@ class ResumeFolder:
         if self._folder is None:
             yield
             return
-        there = sorted(file.name for file in self._folder.glob("checkpoint-*-*.safetensors"))
+        checkpoints = sorted(file.name for file in self._folder.glob("checkpoint-*-*.safetensors"))
         journal = self._folder / _JOURNAL
         lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
-        position = json.dumps([there, max(0, lines - 1)])  # the first line holds no answers
+        position = json.dumps([checkpoints, max(0, lines - 1)])  # the first line holds no answers
         with attempt(self._folder, self._made_for, position, passes, self._note):
             yield
 
@@ -105,11 +105,11 @@ def made_for(run: Run, lm: LanguageModel, data: TaskData) -> str:
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
     """Of the weights' very bits: on a GPU the same training may end in others."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(weights):
-        found.update(name.encode())
-        found.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _number(file: Path) -> int:

@@ -61,21 +61,20 @@ class Meter:
     @property
     def joules(self) -> dict[str, float] | None:
         """By "cpu" and "gpu", each only where it is told; None where nothing is."""
-        told = {name: sum(each.joules for each in counters) for name, counters in self.counters.items()}
-        return told or None
+        return {name: sum(one.joules for one in some) for name, some in self.counters.items()} or None
 
     def look(self) -> None:
         """Read every counter now. One that cannot be read any more is dropped: half a sum misleads."""
         for name, counters in list(self.counters.items()):
             try:
-                for each in counters:
-                    each.look()
+                for counter in counters:
+                    counter.look()
             except Exception:  # NVML's errors are classes of its own
                 del self.counters[name]
 
     def __enter__(self) -> Self:
-        found = {"cpu": rapl(self.powercap), "gpu": nvml(self.gpus)}
-        self.counters = {name: counters for name, counters in found.items() if counters}
+        meters = {"cpu": rapl(self.powercap), "gpu": nvml(self.gpus)}
+        self.counters = {name: counters for name, counters in meters.items() if counters}
         if self.counters:
             self._stop.clear()
             self._watch = threading.Thread(target=self._looking, daemon=True)
@@ -98,15 +97,15 @@ class Meter:
 
 def rapl(powercap: Path = POWERCAP) -> list[Counter]:
     """Counters of the processors' packages and memory; none where they are missing or may not be read."""
-    found = []
+    counters = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
         try:
             if (zone / "name").read_text().startswith(_ZONES):
                 limit = int((zone / "max_energy_range_uj").read_text()) / 1e6
-                found.append(Counter(_reader(zone / "energy_uj"), limit))
+                counters.append(Counter(_reader(zone / "energy_uj"), limit))
         except (OSError, ValueError):
             return []
-    return found
+    return counters
 
 
 def _reader(file: Path) -> Callable[[], float]:

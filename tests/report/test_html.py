@@ -179,6 +179,7 @@ def test_write_report(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     with pytest.raises(UserError, match="cannot write"):
         write_report(parts, read, tmp_path, "A folder")
+    assert path.is_file(), "the folder stays as it was"
     with pytest.raises(UserError, match="no finished runs"):
         sections([], predictions)
 

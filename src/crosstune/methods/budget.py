@@ -171,7 +171,8 @@ def _configs(method: str | None, settings: Sequence[str]) -> dict[str, MethodCon
         values[key.strip()] = parse_value(value)
     config = METHODS[method].Config
     try:
-        known_keys(values, config.model_fields, f"method {method}")
+        if not config.open_ended():
+            known_keys(values, config.model_fields, f"method {method}")
         return {method: read_settings(config, values, f"method {method}")}
     except ValidationError as error:
         raise UserError(f"--set: {reworded(error, values)[0][1]}") from None

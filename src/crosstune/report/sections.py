@@ -103,6 +103,16 @@ class Section:
                 f"{prompts:,} test examples have a prompt that is also in the training data: their "
                 "scores may be remembered, not transferred",
             )
+        if len({run.closed_by for run in self.runs}) > 1:
+            result.append(
+                "in some runs, made by an older crosstune, prompts end in the end-of-text token that the "
+                "tokenizer adds: their scores are not comparable; crosstune run makes them again"
+            )
+        if len({run.identifier for run in self.runs}) > 1:
+            result.append(
+                "the languages of answers were identified by different rules, in older runs by earlier ones: "
+                "their rates are not comparable; see docs/language-identification.md for `relabel`"
+            )
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")
         return result

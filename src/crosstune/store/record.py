@@ -190,6 +190,10 @@ class RunRecord(_Part):
         train: Training settings; None where nothing is trained.
         search: None where the learning rate was given.
         evaluate: Evaluation settings.
+        closed_by: How many tokens that the tokenizer puts behind every text were cut off prompts; None where
+            it puts none, and in older records, whose prompts kept them.
+        identifier: `crosstune.metrics.language_id.IDENTIFIER`, version of the rules that told the language of
+            written answers; None for choices, and in older records.
         merge: None for a method that changes no weights, and in older records.
         zero_shot: Nothing but source-language data was trained on.
         started: UTC, ISO 8601.
@@ -210,11 +214,13 @@ class RunRecord(_Part):
     task: TaskRecord
     source_language: str
     languages: list[str]
-    added_languages: dict[str, dict[str, str]] = {}
-    seed: Whole
+    added_languages: dict[str, dict[str, Any]] = {}
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     train: Json | None = None
     search: SearchRecord | None = None
     evaluate: Json = {}
+    closed_by: Whole | None = None
+    identifier: Whole | None = None
     merge: MergeRecord | None = None
     trained_parameters: Whole | None
     zero_shot: bool

@@ -138,7 +138,12 @@ class Blocks:
         if not BLOCKS.trusted("this CPU", _compared):
             return []
         # Not a subclass, which may compute something else, and none that already computes in another way.
-        plain = [m for m in lm.model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+        # Nor one whose weight something else computes with (`weight_is_read`).
+        plain = [
+            m
+            for m in lm.model.modules()
+            if type(m) is nn.Linear and "forward" not in vars(m) and not hasattr(m, "weight_is_read")
+        ]
         frozen = [
             m
             for m in plain

@@ -36,8 +36,8 @@ refuse the model with a one-line error. LongRoPE and dynamic NTK are supported u
 their frequencies depend on the longest text of a batch; a longer text is refused.
 
 "+" means correct. "one per row" means correct with one text per row, which is slower: a model that keeps a
-state beside attention cannot read packed texts or branches. A number is a refusal, listed below. Nothing is wrong:
-{right} correct, {slow} correct with one text per row, {refused} refused.
+state beside attention cannot read packed texts or branches. A number is a refusal, listed below. Nothing is
+wrong: {right} correct, {slow} correct with one text per row, {refused} refused.
 
 """
 

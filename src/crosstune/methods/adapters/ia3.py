@@ -82,7 +82,9 @@ class Ia3(Method[Layered]):
     name = "ia3"
     summary = "keys, values and inner activations scaled (Liu et al. 2022)"
     learning_rate = 1e-2
-    learning_rate_from = "not searched"
+    learning_rate_from = (
+        "SIB-200 with Gemma 3 270M, 60 steps, loss: choices: English 64.7 to 83.8; not searched further"
+    )
     Config = Layered
 
     @classmethod

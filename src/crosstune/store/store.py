@@ -72,19 +72,22 @@ def open_store(store: Path, study: str) -> None:
             f"{text} is there already, but {store} is no store: the study's text would overwrite it; name "
             "another folder (--store, or store: in the study)"
         )
-    for link in _links(store):
-        raise UserError(f"{link} is a symbolic link, and what a run writes would follow it; remove it")
+    for path in _strange(store):
+        what = "a symbolic link, and what a run writes would follow it" if path.is_symlink() else "no file"
+        raise UserError(f"{path} is {what}; remove it")
     with disk_errors(store):
         (store / CLAIMS).mkdir(parents=True, exist_ok=True)
         write_whole(text, study)
 
 
-def _links(store: Path) -> Iterator[Path]:
-    """Symbolic links among the files and folders that a run writes beside the finished runs."""
+def _strange(store: Path) -> Iterator[Path]:
+    """Links, pipes and devices among the files and folders that a run writes beside the finished runs."""
     for name in (CLAIMS, WORK, DAMAGED, ".failed", ".workers", "trackers"):
         walk = [] if name in (DAMAGED, "trackers") else os.walk(store / name)
         inside = (Path(folder, entry) for folder, folders, files in walk for entry in (*folders, *files))
-        yield from (path for path in (store / name, *inside) if path.is_symlink())
+        for path in (store / name, *inside):
+            if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+                yield path
 
 
 def save(

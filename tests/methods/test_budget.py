@@ -10,6 +10,7 @@ from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.budget import hint, solve
 from crosstune.models.loading.known import KNOWN
+from tiny_models import CASES, make_method
 
 SIZE = re.compile(r"(?:length|rank|width) (\d+) is ([\d,]+)")
 MODELS = ("llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.3", "mistral-small-24b", "gemma-3-270m")
@@ -145,7 +146,8 @@ def test_the_hints_on_llama_3_1_8b() -> None:
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.size is None])
 def test_methods_without_a_size(name: str) -> None:
-    assert solve(name, METHODS[name].Config(), KNOWN["llama-3.1-8b"], 1_230_000) is None
+    config = make_method(next(case for case, (method, _) in CASES.items() if method == name)).config
+    assert solve(name, config, KNOWN["llama-3.1-8b"], 1_230_000) is None
 
 
 def test_settings_that_do_not_fit_the_model() -> None:

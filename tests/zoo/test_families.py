@@ -6,12 +6,13 @@ from architectures import eager_model
 from checks import apart, save
 
 from crosstune.methods import METHODS
-from crosstune.models.attention.choose import BatchForm, lay_out, training_form
+from crosstune.models.attention.choose import BatchForm, for_training, lay_out, training_form
 from crosstune.models.attention.trees import grow
 from crosstune.models.loading.load import load
 from crosstune.outputs import generation
 from crosstune.outputs.choices import ChoiceItem, score_choices
 from crosstune.outputs.settings import EvaluateSettings
+from tiny_models import DEVICE
 
 PROMPTS = [[1, *range(5, 5 + n)] for n in (3, 17, 40, 41)] + [[1, *range(5, 20), 99, 100]]
 ANSWER = 12
@@ -95,3 +96,16 @@ def test_a_checkpointed_layer_knows_who_sees_whom_when_it_runs_again(name, tmp_p
         grads.append(torch.autograd.grad((states * weights).sum(), list(method.parameters().values()))[0])
     assert float(grads[0].abs().max()) > 0
     assert not apart(grads[1], grads[0])
+
+
+@pytest.mark.parametrize("name", ["bloom", "xglm", "gemma2", "minicpm3", "lfm2"])
+def test_a_training_batch_in_16_bits_is_right_on_this_device(name, tmp_path):
+    """In the form that the device at hand takes; against transformers in fp32, one text at a time."""
+    eager = eager_model(name)
+    lm = load(str(save(eager, tmp_path / "model")), device=DEVICE, dtype="bfloat16")
+    placed = for_training(lm, PROMPTS)
+    with torch.no_grad():
+        states = lm.hidden(placed.ids, placed.layout).flatten(0, 1)
+        for start, prompt in zip(placed.starts, PROMPTS, strict=True):
+            logits = lm.logits(states[start : start + len(prompt)]).cpu()
+            assert not apart(logits, eager(torch.tensor([prompt])).logits[0], near=0.06)

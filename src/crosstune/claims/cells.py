@@ -86,6 +86,7 @@ class Evidence:
         self.scores = scores
         self.setups = claim_runs.setups(runs, scores)
         self._source = {run.id: run.source_language for run in runs}
+        self._identifier = {run.id: run.identifier for run in runs}
         self._predictions = as_predictions(predictions)
         self._rows: dict[str, pl.DataFrame] = {}
         self._paired: dict[tuple[Any, ...], PairedPredictions] = {}
@@ -108,6 +109,10 @@ class Evidence:
             # The score of a test set may have no value of an example.
             if scores.filter(pl.col("sums") > 0)["measure"].unique().to_list() == [metric]:
                 metric = "score"
+            if metric in LOWER_IS_BETTER and len({self._identifier[run] for run in ids}) > 1:
+                raise NoRunsError(
+                    "the languages of their answers were identified by different rules: relabel them"
+                )
             rows = pl.concat([self._metric(run, metric) for run in ids], how="diagonal_relaxed")
             result = pair_predictions(scores, rows, None if metric == "score" else MEAN)
             if not result or not result[0].targets:

@@ -4,8 +4,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from crosstune.data.forms import form_of
 from crosstune.languages.table import ADDED
 from crosstune.methods.base import Method
+from crosstune.metrics.language_id import IDENTIFIER
 from crosstune.models.language_model import LanguageModel
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
@@ -88,6 +90,8 @@ def write_record(
         "train": train_facts(run, data, cost.train_too_long),
         "search": _search(run),
         "evaluate": run.evaluate.model_dump(mode="json"),
+        "closed_by": lm.tokens.closed_by or None,
+        "identifier": IDENTIFIER if "answer_language" in form_of(task.kind).columns else None,
         "merge": None if method.merge is None else asdict(method.merge),
         "trained_parameters": count,
         "zero_shot": data.zero_shot(run.train),

@@ -50,6 +50,8 @@ DAMAGED = ".damaged"
 WORK = ".work"
 CLAIMS = ".claims"
 STUDY = "study.yaml"
+_TEXTS = ("language", "example", "prompt_hash", "prediction", "gold", "answer_language")
+"""Columns of texts in a table of predictions."""
 
 
 def open_store(store: Path, study: str) -> None:
@@ -246,11 +248,28 @@ def read_table(
     file = store / _checked(run_id) / PREDICTIONS
     content = io.BytesIO(read_verified(file))
     try:
+        schema = pl.read_parquet_schema(content)
+        if wrong := _wrong_column(schema):
+            raise DamagedError(f"{file} {wrong}; {_mend(file.parent)}")
         if callable(columns):
-            columns = [name for name in pl.read_parquet_schema(content) if columns(name)]
+            columns = [name for name in schema if columns(name)]
         return pl.read_parquet(content, columns=columns)
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
+
+
+def _wrong_column(schema: Mapping[str, pl.DataType]) -> str | None:
+    """What keeps a table from being one of predictions: a column that is missing or of another type."""
+    for name in ("language", "example", "score"):
+        if name not in schema:
+            return f"has no column {name}"
+    if "run" in schema:
+        return "has a column run, which no table of one run has"
+    for name, kind in schema.items():
+        number = name == "score" or name.startswith(("metric.", "sum."))
+        if not kind.is_float() if number else name in _TEXTS and kind not in (pl.String, pl.Null):
+            return f"has a column {name} of {kind}, not of {'numbers' if number else 'texts'}"
+    return None
 
 
 def clean(store: Path, run_id: str) -> None:

@@ -132,7 +132,8 @@ class MethodEntry(StudyPart):
         name, rest = _named(value, "method", METHODS)
         shared = {key: rest.pop(key) for key in ("train", "search", "budget") if key in rest}
         config = METHODS[name].Config
-        known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS)
+        if not config.open_ended():
+            known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS)
         return {"name": name, "config": read_settings(config, rest, f"method {name}"), **shared}
 
     @model_validator(mode="after")
@@ -172,7 +173,7 @@ class MethodEntry(StudyPart):
         parts = [self.name]
         if (solved_for := self.budget_of(budget)) is not None:
             parts.append(written(solved_for))
-        settings = {name: value for name, value in config if value != getattr(default, name)}
+        settings = {name: value for name, value in config if value != getattr(default, name, None)}
         fields = TrainSettings.model_fields
         train = {key: x for key, x in self.train.items() if x is not None or fields[key].default is not None}
         if train.get("learning_rate") == self.make().default_rate:

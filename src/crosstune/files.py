@@ -238,7 +238,7 @@ def verify(folder: Path, names: Sequence[str], others: bool = False) -> None:
         # A checksums.json that lost a line must not hide what it no longer names.
         for name in dict.fromkeys((*names, *sums)) if others else names:
             if Path(name).name != name:
-                raise DamagedError(f"{folder / SUMS} is damaged; {_mend(folder)}")
+                raise DamagedError(f"{folder / SUMS} is damaged; {mend(folder)}")
             with _readable(folder / name):
                 digest = sha256_of(folder / name)
             _compare(folder / name, digest, sums)
@@ -275,7 +275,7 @@ def checksums(folder: Path) -> dict[str, str]:
         sums = json.load(stream)
         if isinstance(sums, dict):
             return sums
-    raise DamagedError(f"{file} is damaged; {_mend(folder)}")
+    raise DamagedError(f"{file} is damaged; {mend(folder)}")
 
 
 def _against_sums(folder: Path, check: Callable[[dict[str, str]], T]) -> T:
@@ -293,7 +293,7 @@ def _against_sums(folder: Path, check: Callable[[dict[str, str]], T]) -> T:
 
 def _compare(file: Path, digest: str, sums: Mapping[str, str]) -> None:
     if digest != sums.get(file.name):
-        raise DamagedError(f"{file} is damaged (its checksum differs); {_mend(file.parent)}")
+        raise DamagedError(f"{file} is damaged (its checksum differs); {mend(file.parent)}")
 
 
 @contextmanager
@@ -302,12 +302,13 @@ def _readable(file: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise DamagedError(f"{file} is missing; {_mend(file.parent)}") from error
+        raise DamagedError(f"{file} is missing; {mend(file.parent)}") from error
     except OSError as error:
         raise UserError(
             f"{file} cannot be read ({_why(error)}); see that it can be, then try again"
         ) from error
 
 
-def _mend(folder: Path) -> str:
+def mend(folder: Path) -> str:
+    """What to do about a damaged run."""
     return f"run the study again, or delete {folder}"

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from crosstune.files import (
     checksums,
     disk_errors,
     draft,
+    mend,
     put,
     read_verified,
     sha256_of,
@@ -250,7 +251,7 @@ def read_table(
     try:
         schema = pl.read_parquet_schema(content)
         if wrong := _wrong_column(schema):
-            raise DamagedError(f"{file} {wrong}; {_mend(file.parent)}")
+            raise DamagedError(f"{file} {wrong}; {mend(file.parent)}")
         if callable(columns):
             columns = [name for name in schema if columns(name)]
         return pl.read_parquet(content, columns=columns)

@@ -120,7 +120,7 @@ def _task(run: RunRecord, task_file: str | Path | None) -> Task:
     file = run.task.file
     if file is None:
         return make_task(run.task.name, run.task.options)
-    path = user_path(file["path"] if task_file is None else task_file)
+    path = Path(file["path"] if task_file is None else task_file)
     if task_file is None and path.suffix == ".py":
         raise UserError(
             f"run {run.id} was made with a Python task, which predict would run; if you trust it, add "

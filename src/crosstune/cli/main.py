@@ -169,9 +169,10 @@ def check(store: StoreFolder) -> None:
 
     Example: crosstune check runs/demo
     """
+    from crosstune.data.forms import FORMS
     from crosstune.store.audit import audit
 
-    state = audit(user_path(store))
+    state = audit(user_path(store), FORMS)
     for text in (*state.notes, *state.problems):
         say(text)
     searches = f" and {state.searches} searches" if state.searches else ""

@@ -87,6 +87,11 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
         else:
             high = middle
     size = min(range(max(1, low - 1), low + 1), key=lambda size: abs(count(size) - budget))
+    try:
+        type(config).model_validate(sized(size).model_dump())
+    except ValidationError as error:
+        limit = error.errors()[0]["msg"].lower()
+        raise UserError(f"{name}: a budget of {written(budget)} needs {setting} {size}; {limit}") from None
     return Solved(sized(size), setting, size, count(size), budget)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from crosstune.config.counts import parse_count
+from crosstune.config.counts import parse_count, written
 from crosstune.config.mistakes import known_keys, read_settings, reworded
 from crosstune.config.yaml_file import parse_value
 from crosstune.errors import UserError, did_you_mean

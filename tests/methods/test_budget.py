@@ -151,7 +151,7 @@ def test_methods_without_a_size(name: str) -> None:
 
 
 def test_settings_that_do_not_fit_the_model() -> None:
-    with pytest.raises(UserError, match=r"soft-prompt: a budget of 12.3M needs length 19290; .* 10000"):
+    with pytest.raises(UserError, match=r"soft-prompt: a budget of 12,345,678 needs length 19290; .* 10000"):
         solve("soft-prompt", METHODS["soft-prompt"].Config(), KNOWN["gemma-3-270m"], 12_345_678)
     with pytest.raises(UserError, match="the model has 16"):
         solve("prefix", METHODS["prefix"].Config(layers=30), KNOWN["llama-3.2-1b"], 1_230_000)

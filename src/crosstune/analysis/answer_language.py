@@ -33,14 +33,13 @@ def with_answer_language(predictions: pl.DataFrame, source: dict[str, str]) -> p
     if "answer_language" not in predictions.columns:
         return predictions
     label = pl.col("answer_language")
-    told = pl.when(label.is_not_null() & (label != UNDECIDABLE))
+    told = label.is_not_null() & (label != UNDECIDABLE)
     own = pl.col("run").replace_strict(source, default=None, return_dtype=pl.String)
+    abroad = told & (pl.col("language") != own)
     return predictions.with_columns(
-        told.then((label == pl.col("language")).cast(pl.Float64)).alias(CORRECT),
-        pl.when(label.is_not_null() & (label != UNDECIDABLE) & (pl.col("language") != own))
-        .then((label == own).cast(pl.Float64))
-        .alias(SOURCE),
-        told.then((label == MIXED).cast(pl.Float64)).alias(SWITCHED),
+        pl.when(told).then((label == pl.col("language")).cast(pl.Float64)).alias(CORRECT),
+        pl.when(abroad).then((label == own).cast(pl.Float64)).alias(SOURCE),
+        pl.when(told).then((label == MIXED).cast(pl.Float64)).alias(SWITCHED),
         pl.when(label.is_not_null()).then((label == UNDECIDABLE).cast(pl.Float64)).alias(UNDECIDED),
         pl.when(label == pl.col("language")).then(pl.col("score")).alias(SCORE_IF_CORRECT),
     )

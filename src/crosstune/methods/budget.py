@@ -1,5 +1,6 @@
 """Methods at equal trained parameters: a budget such as 1.23M, and the size that comes nearest to it."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,15 +20,7 @@ NEAR = 0.02
 
 @dataclass(frozen=True)
 class Solved:
-    """A method's settings for a budget.
-
-    Attributes:
-        config: With the size filled in.
-        setting: Name of the setting that was solved.
-        size: Its value.
-        count: Trained parameters, exactly.
-        budget: What was asked for.
-    """
+    """A method's settings for a budget, which setting was solved, its value and the exact count."""
 
     config: MethodConfig
     setting: str
@@ -53,13 +46,7 @@ class Solved:
 def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> Solved | None:
     """The size whose count is nearest to a budget, the smaller of two as near; None for a method without.
 
-    All other settings, the layers among them, stay as they are.
-
-    Args:
-        name: Of the method.
-        config: Its settings; the size in them does not matter.
-        geometry: The model's shape.
-        budget: Trained parameters, at least 1.
+    All other settings, the layers among them, stay as they are. A budget is 1 at least.
 
     Raises:
         UserError: The settings do not fit the model.
@@ -79,14 +66,8 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
     high = 1
     while count(high) < budget:
         high *= 2
-    low = 1
-    while low < high:
-        middle = (low + high) // 2
-        if count(middle) < budget:
-            low = middle + 1
-        else:
-            high = middle
-    size = min(range(max(1, low - 1), low + 1), key=lambda size: abs(count(size) - budget))
+    beyond = 1 + bisect_left(range(1, high), budget, key=count)
+    size = min(range(max(1, beyond - 1), beyond + 1), key=lambda size: abs(count(size) - budget))
     try:
         type(config).model_validate(sized(size).model_dump())
     except ValidationError as error:
@@ -97,11 +78,6 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
 
 def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
     """What else there is, of a method whose nearest size is more than `NEAR` off its budget.
-
-    Args:
-        name: Of the method.
-        solved: From `solve`.
-        geometry: The model's shape.
 
     Returns:
         The nearest sizes on both sides, and the number of layers, nearest to that asked for, with which some
@@ -129,12 +105,9 @@ def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
 def count_parameters(
     geometry: Geometry, method: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Trained parameters by method.
+    """Trained parameters of one method, or of all with their default settings.
 
-    Args:
-        geometry: The model's shape.
-        method: One method's name, or None for all with their default settings.
-        settings: Of the one method, each ``key=value`` with the value as a study file has it.
+    Settings are those of the one method, each ``key=value`` with the value as a study file has it.
 
     Raises:
         UserError: Unknown method or setting, or a value that does not fit.
@@ -146,13 +119,9 @@ def count_parameters(
 def solve_budget(
     geometry: Geometry, budget: str, method: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, Solved | None]:
-    """The size of each method that comes nearest to a budget; None for methods without a size.
+    """The size that comes nearest to a budget such as "1.23M", of the methods that `count_parameters` counts.
 
-    Args:
-        geometry: The model's shape.
-        budget: Trained parameters, such as "1.23M".
-        method: One method's name, or None for all with their default settings.
-        settings: Of the one method.
+    It is None for methods without a size.
 
     Raises:
         UserError: Unknown method or setting, a value that does not fit, or no budget.

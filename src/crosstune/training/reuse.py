@@ -73,20 +73,20 @@ class Reuse:
         elif len(self._lm.adaptation.parts) > 1:
             self.why_not = "other methods are on the model"
         elif self._lm.geometry.apart:
-            self.why_not = "the model's texts are read one a row"
+            self.why_not = "the model's texts are read one per row"
         elif drops(self._lm, self.layer):
             self.why_not = "the model has dropout"
         elif not self._enters(sample.ids[:-1]):
             self.why_not = "the model's layers cannot be entered midway"
         if self.why_not:
             self.layer = 0
-        else:
-            if self._lm.device.type == "cpu":
-                verdicts, place = self._states.shared, self._place()
-                if place not in verdicts:
-                    verdicts[place] = may_share(self._lm, self.layer)
-                self._shared = verdicts[place]
-            self._check(sample.ids[:-1])
+            return
+        if self._lm.device.type == "cpu":
+            verdicts, place = self._states.shared, self._place()
+            if place not in verdicts:
+                verdicts[place] = may_share(self._lm, self.layer)
+            self._shared = verdicts[place]
+        self._check(sample.ids[:-1])
 
     def facts(self) -> dict[str, Any]:
         """For the record of the run."""

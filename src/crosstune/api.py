@@ -142,8 +142,8 @@ class Results:
         """
         from crosstune.claims.judge import about, judge
 
-        found = placed_claims(claims)
-        wanted = about(found, self.runs) if claims is None else found
+        placed = placed_claims(claims)
+        wanted = about(placed, self.runs) if claims is None else placed
         return judge(wanted, self.runs, self.source, self.scores)
 
     def verdict(self, claims: "Claims | None" = None) -> "pl.DataFrame":
@@ -159,12 +159,12 @@ def placed_claims(claims: "Claims | None") -> "list[PlacedClaim]":
 
     if claims is None:
         claims = list(shipped())
-    found = []
-    for each in [claims] if isinstance(claims, str | Path | Claim) else claims:
-        found += [PlacedClaim(each, "")] if isinstance(each, Claim) else read_claims(each)
-    for placed in found:
+    read = []
+    for claim in [claims] if isinstance(claims, str | Path | Claim) else claims:
+        read += [PlacedClaim(claim, "")] if isinstance(claim, Claim) else read_claims(claim)
+    for placed in read:
         _check_settings(placed)
-    return found
+    return read
 
 
 def _check_settings(placed: "PlacedClaim") -> None:
@@ -178,10 +178,10 @@ def _check_settings(placed: "PlacedClaim") -> None:
     named: list[tuple[Iterable[str], Iterable[str], str]] = [(claim.evaluate, evaluate, "evaluate")]
     for pick in (*claim.method, *((claim.against,) if claim.against else ())):
         if pick.name in METHODS:
-            own = METHODS[pick.name].Config.model_fields
-            named += [(pick.settings, own, pick.name), (pick.train, train, "train")]
+            config = METHODS[pick.name].Config.model_fields
+            named += [(pick.settings, config, pick.name), (pick.train, train, "train")]
             if claim.varies_with is not None:
-                named.append(([claim.varies_with], {*own, *train}, pick.name))
+                named.append(([claim.varies_with], {*config, *train}, pick.name))
     for keys, known, what in named:
         for key in set(keys) - set(known):
             place = f"{placed.place}: " if placed.place else ""
@@ -250,8 +250,8 @@ def report(
     """
     from crosstune.report.page.html import write_report
 
-    found = results(store)
-    names = sorted({run.study for run in found.runs})
+    stored = results(store)
+    names = sorted({run.study for run in stored.runs})
     path = user_path(store) / "report.html" if out is None else user_path(out)
     heading = title or ", ".join(names)
-    return write_report(found.sections, found.source, path, heading, found.verdicts(claims))
+    return write_report(stored.sections, stored.source, path, heading, stored.verdicts(claims))

@@ -59,8 +59,8 @@ def group_of(code: str, by: Grouping, source: str = "en") -> str:
     """
     language = language_or_none(code)
     if by == "seen_script":
-        own, other = group_of(code, "script"), group_of(source, "script")
-        return UNKNOWN if UNKNOWN in (own, other) else SEEN if own == other else UNSEEN
+        script, other = group_of(code, "script"), group_of(source, "script")
+        return UNKNOWN if UNKNOWN in (script, other) else SEEN if script == other else UNSEEN
     return (_NAME[by](language) if language is not None else None) or UNKNOWN
 
 
@@ -99,7 +99,7 @@ def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataF
     """How often each method answers in the right and in the wrong language, by group of target languages.
 
     Seeds are averaged first, then languages, each with the same weight. The rates are those of
-    `crosstune.analysis.answer_language`; all but `UNDECIDED` are over answers whose language could be told.
+    `crosstune.analysis.answer_language`; all but `UNDECIDED` are over the identified answers.
 
     Args:
         scores: From `crosstune.analysis.transfer.language_scores`.
@@ -107,9 +107,9 @@ def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataF
 
     Returns:
         One row per model, task, protocol, method and group that has written answers: group, languages (how
-        many have written answers), codes (which), told (in how many of these the language of some answer
-        could be told: those that the rates are means of), examples, and a column for each rate, null where no
-        answer could be told. Ordered as `group_means`. No rows where answers are choices.
+        many have written answers), codes (which), decided (number of languages with an identified answer,
+        over which the rates are means), examples, and a column for each rate, null if no
+        answer was identified. Ordered as `group_means`. No rows where answers are choices.
 
     Raises:
         UserError: ``by`` names no grouping.
@@ -123,7 +123,7 @@ def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataF
         .agg(
             languages=pl.len(),
             codes=pl.col("language").sort(),
-            told=pl.col(CORRECT).is_not_null().sum(),
+            decided=pl.col(CORRECT).is_not_null().sum(),
             examples=pl.col("n").sum(),
             **{name: pl.col(name).mean() for name in RATES},
         )

@@ -86,8 +86,8 @@ class Predictions:
         Raises:
             UserError: A file that is no table of predictions.
         """
-        kept = self._to_pair
-        tables = [kept.pop(run.id) if run.id in kept else _small(self.scores(run.id)) for run in runs]
+        cached = self._to_pair
+        tables = [cached.pop(run.id) if run.id in cached else _small(self.scores(run.id)) for run in runs]
         return pl.concat(tables, how="diagonal")
 
     def whole(self, runs: Sequence[RunRecord]) -> pl.DataFrame:

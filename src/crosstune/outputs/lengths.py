@@ -33,11 +33,11 @@ def fitted(
     room = positions - lm.adaptation.first_position - lm.adaptation.front
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
     prompts = lm.tokens.prompts([example.prompt for example in examples])
-    kept, count = [], 0
+    fitting, count = [], 0
     for ids, example in zip(prompts, examples, strict=True):
         answer = max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
         if len(ids) + answer <= room:
-            kept.append(example)
+            fitting.append(example)
             continue
         count += 1
         if settings.on_too_long == "error" or (settings.on_too_long is None and _has_table(lm)):
@@ -46,9 +46,9 @@ def fitted(
                 f"{lm.name} has room for {room}; set evaluate.on_too_long to truncate-left or skip"
             )
         if settings.on_too_long == "truncate-left":
-            kept.append(replace(example, prompt=_shortened(lm, example, room - answer)))
+            fitting.append(replace(example, prompt=_shortened(lm, example, room - answer)))
         elif settings.on_too_long is None:
-            kept.append(example)
+            fitting.append(example)
     if count and not passes.too_long:
         done = {None: "read all the same", "truncate-left": "cut at the left", "skip": "left out"}
         passes.say(
@@ -56,9 +56,9 @@ def fitted(
             f"{done[settings.on_too_long]} (evaluate.on_too_long)"
         )
     passes.too_long += count
-    if not kept:
+    if not fitting:
         raise UserError(f"all {count} texts are longer than the {positions:,} positions of {lm.name}")
-    return kept
+    return fitting
 
 
 def _has_table(lm: LanguageModel) -> bool:

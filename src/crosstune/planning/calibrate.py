@@ -78,11 +78,11 @@ def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
     short |= {"reuse_frozen_layers": False}
     times: list[float] = []
 
-    def told(progress: Progress) -> None:
+    def record_time(progress: Progress) -> None:
         times.append(progress.seconds)
 
     provenance.reset_peak_memory(run.device)
-    train(method, rows, run.train.model_copy(update=short), run.seed, tell=told)
+    train(method, rows, run.train.model_copy(update=short), run.seed, tell=record_time)
     return {
         "seconds": (times[-1] - times[0]) / (len(times) - 1),
         "examples": len(rows),

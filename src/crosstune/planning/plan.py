@@ -152,8 +152,8 @@ def plan_study(study: Study) -> StudyPlan:
         grouped.setdefault((run.model, task, run.label, run.kind), []).append(run)
     related: dict[tuple[Any, ...], list[tuple[Kind, Cost]]] = {}
     for (model, task, label, _), members in grouped.items():
-        made = [records[run.id] for run in members if run.id in done][:_LOOKED_AT]
-        related.setdefault((model, task, label), []).extend((record.kind, record.cost) for record in made)
+        finished = [records[run.id] for run in members if run.id in done][:_LOOKED_AT]
+        related.setdefault((model, task, label), []).extend((record.kind, record.cost) for record in finished)
     refused = {run.model: run.refused for run in runs if run.refused is not None}
     shapes = {model: None if model in refused else cheap_geometry(model) for model in study.models}
     groups = [

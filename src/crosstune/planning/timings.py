@@ -67,11 +67,11 @@ def read(run: Run, revision: str | None = None) -> Measured | None:
     None if nothing was, or of another revision only.
     """
     of_model = _text(_loading(run))[:-1]
-    kept = {place: figures for place, figures in _all().items() if place.startswith(f"{of_model},")}
+    of_this_model = {place: figures for place, figures in _all().items() if place.startswith(f"{of_model},")}
     # Only PyTorch knows the whole place, and takes seconds to import.
-    found = kept.get(_place(run)) if kept else None
+    figures_of_run = of_this_model.get(_place(run)) if of_this_model else None
     try:
-        measured = Measured(**found) if isinstance(found, dict) else None
+        measured = Measured(**figures_of_run) if isinstance(figures_of_run, dict) else None
     except TypeError:  # of another version of crosstune
         return None
     if measured is not None and revision is not None and measured.revision != revision:

@@ -24,8 +24,8 @@ def references(section: Section) -> list[str]:
     if len(every) <= MOST_REFERENCES:
         return every
     untuned = [method for method in section.methods if section.of(method)[0].method_facts.untuned][:2]
-    kept = [*every[: MOST_REFERENCES - len(untuned)], *untuned]
-    return [method for method in every if method in kept]
+    chosen = [*every[: MOST_REFERENCES - len(untuned)], *untuned]
+    return [method for method in every if method in chosen]
 
 
 def outcome(row: Mapping[str, Any]) -> str:

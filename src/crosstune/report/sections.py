@@ -145,7 +145,7 @@ def sections(
     table = transfer(scores)
     by_id = {run.id: run for run in runs}
     pairs = pair_predictions(scores, reader.to_pair(list(by_id.values())))
-    paired = {(each.model, each.task, each.protocol): each for each in pairs if each.targets}
+    paired = {(pair.model, pair.task, pair.protocol): pair for pair in pairs if pair.targets}
     keys = scores.select(COMPARISON).unique().sort(COMPARISON).rows()
     together = Counter((model, task) for model, task, _ in keys)
     result = []

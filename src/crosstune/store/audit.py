@@ -65,7 +65,7 @@ def audit(store: Path) -> Audit:
 
 
 def _runs(store: Path) -> list[Path]:
-    return sorted(each for each in store.iterdir() if stored.RUN_ID.fullmatch(each.name))
+    return sorted(folder for folder in store.iterdir() if stored.RUN_ID.fullmatch(folder.name))
 
 
 def _whole(folder: Path) -> RunRecord:

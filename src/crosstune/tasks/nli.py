@@ -216,10 +216,10 @@ class Xnli(_Nli):
 
     def _with_gold(self, rows: list[Row | BadRow], language: str) -> Rows:
         """Training rows without those that annotators did not agree on; how many is noted."""
-        kept = [row for row in rows if isinstance(row, BadRow) or row.fields.get("label") not in NO_GOLD]
-        if len(kept) < len(rows):
-            self.note_source("train", language, left_out_without_gold_label=len(rows) - len(kept))
-        return kept
+        labelled = [row for row in rows if isinstance(row, BadRow) or row.fields.get("label") not in NO_GOLD]
+        if len(labelled) < len(rows):
+            self.note_source("train", language, left_out_without_gold_label=len(rows) - len(labelled))
+        return labelled
 
     def _with_test_labels(self, rows: list[Row | BadRow], language: str) -> Rows:
         """Rows of an XNLI test file with the labels of the same lines of myXNLI's."""

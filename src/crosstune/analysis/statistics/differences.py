@@ -212,7 +212,7 @@ def _difference(
 
 
 def _cohen_h(a: float, b: float) -> float:
-    first, second = (2 * np.arcsin(np.sqrt(np.clip(each, 0, 1))) for each in (a, b))
+    first, second = (2 * np.arcsin(np.sqrt(np.clip(mean, 0, 1))) for mean in (a, b))
     return float(first - second)
 
 
@@ -321,4 +321,4 @@ def holm(p: Sequence[float]) -> list[float]:
     steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(steps, 1.0)
-    return [float(each) for each in adjusted]
+    return [float(p) for p in adjusted]

@@ -84,7 +84,7 @@ class Sample:
         self.languages = [paired.languages[i] for i in places]
         ranges = [np.arange(paired.offsets[i], paired.offsets[i + 1]) for i in places]
         self.columns = np.concatenate(ranges)
-        self.n = np.array([len(each) for each in ranges])
+        self.n = np.array([len(columns) for columns in ranges])
         self.starts = np.concatenate([[0], np.cumsum(self.n)[:-1]])
         codes = np.unique(paired.example_codes[self.columns], return_inverse=True)[1]
         self._codes = codes
@@ -142,8 +142,8 @@ class Sample:
         v_language_seed = float((rest**2).sum()) / (languages**2 * pairs) * correction
         moved = by_language - by_language.mean(axis=0)
         residuals = values - mean - self.spread_out(moved)
-        parts = [self._examples(each) for each in residuals]
-        v_example_seed, v_all = (sum(each) / pairs for each in zip(*parts, strict=True))
+        parts = [self._examples(of_seed) for of_seed in residuals]
+        v_example_seed, v_all = (sum(squares) / pairs for squares in zip(*parts, strict=True))
         squares = np.add.reduceat((residuals**2).sum(axis=0), self.starts)
         return MethodParts(
             mean, by_language, seeds, seedless, v_seed, v_language_seed, v_example_seed, v_all,
@@ -200,11 +200,11 @@ class Sample:
         A method with a single seed is taken to vary as the other does, if that has several.
         """
         one, other = self.method(a), self.method(b)
-        several = [each for each in (one, other) if each.seeds > 1]
+        several = [method for method in (one, other) if method.seeds > 1]
         if len(several) == 1:
             single = other if several[0] is one else one
             return [(several[0], 1.0 if single.seedless else 1.0 + several[0].seeds)]
-        return [(each, 1.0) for each in several]
+        return [(method, 1.0) for method in several]
 
     def seed_variance_by_language(self, parts: MethodParts) -> tuple[Floats, Floats]:
         """[languages]; variance of each language's mean over seeds, and the examples' share in it."""
@@ -214,6 +214,6 @@ class Sample:
     def seed_variation(self, a: str, b: str) -> SeedVariation:
         """Whether the variance between seeds is in the standard error; see `Sample.pair`."""
         ways = [self.method(name) for name in (a, b)]
-        if all(each.seeds > 1 or each.seedless for each in ways):
+        if all(method.seeds > 1 or method.seedless for method in ways):
             return "measured"
-        return "borrowed" if any(each.seeds > 1 for each in ways) else "absent"
+        return "borrowed" if any(method.seeds > 1 for method in ways) else "absent"

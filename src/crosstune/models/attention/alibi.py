@@ -49,8 +49,8 @@ def with_alibi(
     query = torch.cat([query, _slopes(slopes / scaling, query)], -1)
     key = torch.cat([key, _places(places + n, key)], -1)
     if front is not None:
-        own = torch.arange(n, device=key.device)[None]
-        front = torch.cat([front[0], _places(own, front[0][None])[0]], -1), front[1]
+        front_places = torch.arange(n, device=key.device)[None]
+        front = torch.cat([front[0], _places(front_places, front[0][None])[0]], -1), front[1]
     return query, key, front
 
 

@@ -53,7 +53,7 @@ def panels(table: pl.DataFrame, setting: str, height: int = 200) -> list[tuple[s
     table, setting = _shown(table), title_text(setting)
     lines = table.filter(pl.col("value").is_not_null())["line"].unique().sort().to_list()
     points = table["value"].drop_nulls().unique().sort().to_list()
-    found = []
+    charts = []
     for name in _present(table):
         legend = alt.Legend(orient="bottom", columns=2, labelLimit=200, title=None)
         chart = _panel(table, name, lines, points, setting, legend, titled=False)
@@ -63,8 +63,8 @@ def panels(table: pl.DataFrame, setting: str, height: int = 200) -> list[tuple[s
             what += " (of those identified)"
         if name == UNDECIDED:
             what = "Share of answers whose language was not identified"
-        found.append((f"{what}, by {setting}", chart))
-    return found
+        charts.append((f"{what}, by {setting}", chart))
+    return charts
 
 
 def _shown(table: pl.DataFrame) -> pl.DataFrame:
@@ -97,8 +97,8 @@ def _panel(
         for row in part.rows(named=True)
         if row[column] is not None
     ]
-    swept = alt.InlineData(values=[each for each in values if each["value"] is not None])
-    still = alt.InlineData(values=[each for each in values if each["value"] is None])
+    swept = alt.InlineData(values=[point for point in values if point["value"] is not None])
+    still = alt.InlineData(values=[point for point in values if point["value"] is None])
     name = PANELS[column]
     if column == "score":
         name = title_text(str(part["measure"][0]).replace("_", " "))

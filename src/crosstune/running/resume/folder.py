@@ -1,4 +1,4 @@
-"""The folder of a run that is being made: what a killed process leaves for the next to go on from."""
+"""The working folder of an unfinished run, from which the next process resumes."""
 
 import hashlib
 import json
@@ -24,12 +24,12 @@ _JOURNAL = "journal.jsonl"
 
 
 class ResumeFolder:
-    """A run's checkpoint, journal, and how often it was taken up again.
+    """A run's checkpoint, journal, and number of times it was resumed.
 
     Args:
-        folder: Of this run alone; made if it is not there. None to keep nothing.
-        made_for: Names everything that decides the run (`made_for`).
-        note: Told in one line what was taken up, and what could not be used or written.
+        folder: For this run only; created if missing. None to save nothing.
+        made_for: Hash of everything that determines the run (`made_for`).
+        note: Logs one line when resuming, and for files that cannot be used or written.
     """
 
     def __init__(self, folder: Path | None, made_for: str, note: Callable[[str], None]) -> None:
@@ -42,7 +42,7 @@ class ResumeFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self.resumed = _number(folder / "resumed")
         except OSError as error:
-            note(f"  {folder} cannot be written ({error.strerror or error}); if stopped, the run begins anew")
+            note(f"  {folder} cannot be written ({error.strerror or error}); a stopped run would start over")
             self._folder = None
 
     def checkpoint(self, *passes: TokenLimit) -> Checkpoint | None:
@@ -61,10 +61,10 @@ class ResumeFolder:
         if self._folder is None:
             yield
             return
-        there = sorted(file.name for file in self._folder.glob("checkpoint-*-*.safetensors"))
+        checkpoints = sorted(file.name for file in self._folder.glob("checkpoint-*-*.safetensors"))
         journal = self._folder / _JOURNAL
         lines = journal.read_bytes().count(b"\n") if journal.exists() else 0
-        position = json.dumps([there, max(0, lines - 1)])  # the first line holds no answers
+        position = json.dumps([checkpoints, max(0, lines - 1)])  # the first line holds no answers
         with attempt(self._folder, self._made_for, position, passes, self._note):
             yield
 
@@ -105,11 +105,11 @@ def made_for(run: Run, lm: LanguageModel, data: TaskData) -> str:
 
 def _digest(weights: Mapping[str, Tensor]) -> str:
     """Of the weights' very bits: on a GPU the same training may end in others."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for name in sorted(weights):
-        found.update(name.encode())
-        found.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(name.encode())
+        digest.update(weights[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _number(file: Path) -> int:

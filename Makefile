@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 VENV ?= .venv
 PY := $(VENV)/bin/python
-GPU_TESTS := tests/oracles tests/methods tests/models tests/outputs tests/training tests/benchmarks/test_gpu.py
+GPU_TESTS := tests/oracles tests/methods tests/models tests/outputs tests/training tests/zoo/test_families.py \
+	tests/benchmarks/test_gpu.py
 
 .PHONY: demo test test-gpu lint lock clean
 

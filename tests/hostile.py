@@ -57,26 +57,29 @@ def hostile(number: int) -> str:
     return HOSTILE[number % len(HOSTILE)]
 
 
-def hostile_runs(turn: int) -> list[dict[str, Any]]:
-    """16 models with two methods each; with each turn of 16 another half of the texts names tasks and models.
+def hostile_runs() -> list[dict[str, Any]]:
+    """16 models with two methods each; every field that can be another in each run sees all of `HOSTILE`.
 
-    Every field of a single run sees all of `HOSTILE` in the 32 runs.
+    What the two runs of a model share holds two texts each, so that these see all of them too.
     """
     runs = []
     for number in range(32):
-        pair = number // 2 + turn
+        pair = number // 2
 
         def own(place: int, number: int = number) -> str:
-            return hostile(number + turn + place)
+            return hostile(number + place)
 
-        codes = ["de", hostile(pair + 3), hostile(pair + 7)]
+        def both(place: int, pair: int = pair) -> str:
+            return hostile(pair + place)[:60] + hostile(pair + place + 16)[:60]
+
+        codes = ["de", both(3), both(7)]
         run = {
-            "study": own(0), "model": hostile(pair), "revision": own(1), "label": own(2), "dtype": own(3),
+            "study": own(0), "model": both(16), "revision": own(1), "label": own(2), "dtype": own(3),
             "device": own(4), "method": {"name": own(5), own(6): own(7), "list": [own(8)]},
             "task": {
-                "name": hostile(pair + 16), "version": 1, "kind": "generation",
-                "metrics": [hostile(pair + 1), hostile(pair + 2)],
-                "options": {hostile(pair + 4): hostile(pair + 5)},
+                "name": both(0), "version": 1, "kind": "generation",
+                "metrics": [both(1), both(2)],
+                "options": {both(4): both(5)},
                 "splits": {own(9): own(10)}, "file": {"path": own(11), "sha256": own(12)},
             },
             "source_language": codes[1], "languages": codes, "seed": number % 2,
@@ -89,7 +92,7 @@ def hostile_runs(turn: int) -> list[dict[str, Any]]:
             "cost": {"train_seconds": 1.0, "evaluate_seconds": 2.0, "energy_of": [own(31)]},
             "curve": [{"step": step, "loss": 1.0 / step} for step in (1, 2)],
         }  # fmt: skip
-        run["id"] = hashlib.sha256(f"{turn} {number}".encode()).hexdigest()[:16]
+        run["id"] = hashlib.sha256(f"{number}".encode()).hexdigest()[:16]
         runs.append(run)
     return runs
 
@@ -111,9 +114,9 @@ def hostile_rows(runs: list[dict[str, Any]]) -> pl.DataFrame:
     )
 
 
-def hostile_store(folder: Path, turn: int = 0) -> Path:
+def hostile_store(folder: Path) -> Path:
     """A store of these runs, each with the columns of its own metrics."""
-    runs = hostile_runs(turn)
+    runs = hostile_runs()
     rows = hostile_rows(runs)
     for run in runs:
         metric = f"metric.{run['task']['metrics'][1]}"

@@ -45,12 +45,22 @@ class Effect:
 def weights_of(lm: LanguageModel) -> dict[str, Tensor]:
     """fp64 weights by plain name, LoRA's ``W + (alpha / r) B A`` multiplied out."""
     raw = {k: v.detach().double().cpu() for k, v in lm.model.named_parameters()}
-    plain = {k.replace(".base_layer", ""): v for k, v in raw.items() if ".lora_" not in k}
+    plain = {
+        k.replace(".base_layer", ""): v for k, v in raw.items() if ".lora_" not in k and ".hada_" not in k
+    }
     for name, a in raw.items():
         if ".lora_A.default" in name:
             module = name.removesuffix(".lora_A.default.weight")
             b = raw[f"{module}.lora_B.default.weight"]
             plain[f"{module}.weight"] = plain[f"{module}.weight"] + lora_scale(lm, module) * b @ a
+        if ".hada_w1_a.default" in name:  # LoHa: a product of two products, entry by entry
+            module = name.removesuffix(".hada_w1_a.default")
+            one, two = (
+                raw[f"{module}.hada_w{i}_a.default"] @ raw[f"{module}.hada_w{i}_b.default"] for i in "12"
+            )
+            layer: Any = lm.model.get_submodule(module)
+            change = layer.alpha["default"] / layer.r["default"] * one * two
+            plain[f"{module}.weight"] = plain[f"{module}.weight"] + change
     return plain
 
 
@@ -92,7 +102,7 @@ def keys_values(
 
 def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
     """A method's effect from its saved tensors and its equation."""
-    if method is None or method.name in ("none", "few-shot", "lora", "full"):
+    if method is None or method.name in ("none", "few-shot", "lora", "peft", "full"):
         return Effect()
     state = {k: v.double().cpu() for k, v in method.state().items()}
     weights = weights_of(lm)

@@ -81,6 +81,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "bottleneck",
         {"width": 4, "placement": "parallel", "scale": "learned", "activation": "tanh", "layers": 2},
     ),
+    "peft-loha": ("peft", {"type": "LOHA", "r": 3}),
     "compacter": ("compacter", {"width": 8, "rank": 2, "layers": 2}),
     "ia3": ("ia3", {"layers": 2}),
     "full": ("full", {}),

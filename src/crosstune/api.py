@@ -159,12 +159,12 @@ def placed_claims(claims: "Claims | None") -> "list[PlacedClaim]":
 
     if claims is None:
         claims = list(shipped())
-    read = []
+    listed = []
     for claim in [claims] if isinstance(claims, str | Path | Claim) else claims:
-        read += [PlacedClaim(claim, "")] if isinstance(claim, Claim) else read_claims(claim)
-    for placed in read:
+        listed += [PlacedClaim(claim, "")] if isinstance(claim, Claim) else read_claims(claim)
+    for placed in listed:
         _check_settings(placed)
-    return read
+    return listed
 
 
 def _check_settings(placed: "PlacedClaim") -> None:
@@ -250,8 +250,8 @@ def report(
     """
     from crosstune.report.page.html import write_report
 
-    stored = results(store)
-    names = sorted({run.study for run in stored.runs})
+    read = results(store)
+    names = sorted({run.study for run in read.runs})
     path = user_path(store) / "report.html" if out is None else user_path(out)
     heading = title or ", ".join(names)
-    return write_report(stored.sections, stored.source, path, heading, stored.verdicts(claims))
+    return write_report(read.sections, read.source, path, heading, read.verdicts(claims))

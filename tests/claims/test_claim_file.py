@@ -100,7 +100,10 @@ def test_the_shipped_claims_are_read_and_cover_what_the_paper_says() -> None:
         ),
         (("at_least: 2", "at_least: 0"), "10: at_least should be greater than or equal to 1; found 0"),
         (("[sib200, cldr-names]", "[sib200, sib200]"), "4: task: sib200 is listed twice"),
-        (("1.23M", "many"), '5: most_parameters: give a number such as 1.23M; found "many"'),
+        (
+            ("1.23M", "many"),
+            "5: most_parameters: give a number of parameters, such as 1.23M",
+        ),
         (("{name: lora, rank: 4}", "[lora, full]"), "6: a method is its name, or a mapping"),
         (("claim: Prefix tuning beats LoRA.", "source: me"), '2: a claim needs "claim:", such as'),
         (("by: 6", "by: 6\n    by: 7"), '8: key "by" again; first on line 7'),

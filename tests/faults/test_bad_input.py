@@ -1,6 +1,8 @@
 """Whatever stands in the place of a user's file or folder: soon one line that names it, and exit code 2."""
 
+import json
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +14,8 @@ import yaml
 
 from crosstune.cli import main as cli
 from crosstune.errors import UserError
+from crosstune.files import sha256_of
+from crosstune.store.store import read_runs
 from crosstune.tasks.custom.load import load_task
 from simulated import simulate, write_store
 
@@ -195,3 +199,40 @@ def test_in_place_of_a_table(suffix: str, harm: str, tmp_path: Path) -> None:
     task = load_task(tmp_path / "own.yaml").task()
     with pytest.raises(UserError, match=rf"test_de\.{suffix}"):
         task.examples("test", task.languages()[1])
+
+
+def _signed(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a run.json, and its checksum with it."""
+    record = json.loads((folder / "run.json").read_text())
+    change(record)
+    (folder / "run.json").write_text(json.dumps(record))
+    sums = json.loads((folder / "checksums.json").read_text())
+    sums["run.json"] = sha256_of(folder / "run.json")
+    (folder / "checksums.json").write_text(json.dumps(sums))
+
+
+RECORDS: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no method": lambda record: record.pop("method"),
+    "a task that is a text": lambda record: record.update(task="topics"),
+    "languages that are numbers": lambda record: record.update(languages=[1, 2]),
+    "a seed beyond every table": lambda record: record.update(seed=10**30),
+    "tokens below none": lambda record: record["cost"].update(train_tokens=-1),
+    "an infinite setting": lambda record: record["method"].update(rank=float("inf")),
+    "a rate that is a list": lambda record: record["train"].update(learning_rate=[]),
+    "a form of answers unheard of": lambda record: record["task"].update(kind="song"),
+    "half a character": lambda record: record["task"].update(kind="\ud800"),
+}
+
+
+@pytest.mark.parametrize("verb", ["check", "results", "verdict", "report", "export", "predict"])
+@pytest.mark.parametrize("change", RECORDS)
+def test_a_signed_record_of_another_shape(
+    change: str, verb: str, tmp_path: Path, finished: Path, crosstune: Call
+) -> None:
+    shutil.copytree(finished, tmp_path / "store")
+    run = next(run for run in read_runs(finished) if run.train is not None)
+    _signed(tmp_path / "store" / run.id, RECORDS[change])
+    folder = tmp_path / "store" / run.id if verb == "predict" else tmp_path / "store"
+    more = {"export": [str(tmp_path / "out"), "--format", "csv"], "predict": ["--text", "x"]}.get(verb, [])
+    code, text = crosstune(verb, str(folder), *more)
+    assert (code, text.startswith("error: "), text.count("\n")) == (2, True, 1), text

@@ -17,7 +17,7 @@ from crosstune.cli import main as cli
 from crosstune.errors import UserError
 from crosstune.report import export as exporting
 from crosstune.report.contents import contents
-from crosstune.report.page import views
+from crosstune.report.page import html, views
 from crosstune.report.text import csv_text
 from crosstune.running import worker
 from crosstune.running.runner import run_study
@@ -221,6 +221,7 @@ def test_a_command_whose_disk_fails(
     results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(api, "placed_claims", lambda claims: [])
+    monkeypatch.setattr(html, "vega_bundle", lambda: "")
     for module in (exporting, views):  # without charts, which take long and meet no file of their own
         monkeypatch.setattr(module, "contents", lambda part: [x for x in contents(part) if x.chart is None])
     folder, problems = tmp_path / "store", []

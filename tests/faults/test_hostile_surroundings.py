@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -27,27 +28,32 @@ from simulated import simulate, write_store
 
 
 def test_git_runs_no_program_that_a_checkout_names(tmp_path: Path) -> None:
-    home, mark = tmp_path / "checkout", tmp_path / "mark"
-    home.mkdir()
-
-    def git(*words: str) -> None:
-        name = ["-c", "user.name=x", "-c", "user.email=x@x"]
-        subprocess.run(["git", "-C", str(home), *name, *words], check=True, capture_output=True)
-
-    git("init", "-q")
-    (home / "a.txt").write_text("a")
-    git("add", ".")
-    git("commit", "-q", "-m", "x")
-    program = tmp_path / "program"
+    home, mark, program = tmp_path / "checkout", tmp_path / "mark", tmp_path / "program"
     program.write_text(f"#!/bin/sh\ntouch {mark}\ncat\n")
     program.chmod(0o755)
-    git("config", "core.fsmonitor", str(program))
-    for key in ("clean", "process"):
-        git("config", f"filter.own.{key}", str(program))
-    git("config", "filter.own.required", "true")
-    (home / ".git" / "info").mkdir(exist_ok=True)
-    (home / ".git" / "info" / "attributes").write_text("*.txt filter=own\n")
-    (home / "a.txt").write_text("b")
+
+    def git(folder: Path, *words: str) -> None:
+        name = ["-c", "user.name=x", "-c", "user.email=x@x"]
+        subprocess.run(["git", "-C", str(folder), *name, *words], check=True, capture_output=True)
+
+    both = (home / "part", home)  # a checkout inside the other has settings of its own
+    for folder in both:
+        folder.mkdir(parents=True, exist_ok=True)
+        git(folder, "init", "-q")
+        (folder / "a.txt").write_text("a")
+        git(folder, "add", ".")
+        git(folder, "commit", "-q", "-m", "x")
+    for folder in both:
+        git(folder, "config", "core.fsmonitor", str(program))
+        for key in ("clean", "process"):
+            git(folder, "config", f"filter.{folder.name}.{key}", str(program))
+        git(folder, "config", f"filter.{folder.name}.required", "true")
+        for place in ("info", "hooks"):
+            (folder / ".git" / place).mkdir(exist_ok=True)
+        (folder / ".git" / "info" / "attributes").write_text(f"*.txt filter={folder.name}\n")
+        shutil.copy(program, folder / ".git" / "hooks" / "post-index-change")
+        (folder / "a.txt").write_text("b")
+    mark.unlink(missing_ok=True)
     state = _git(home)
     assert state is not None
     assert state["changed"] is True

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 
+from crosstune.config.counts import parse_count, written
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
-from crosstune.methods.budget import hint, parse_budget, solve, written
+from crosstune.methods.budget import hint, solve
 from crosstune.models.loading.known import KNOWN
+from tiny_models import CASES, make_method
 
 SIZE = re.compile(r"(?:length|rank|width) (\d+) is ([\d,]+)")
 MODELS = ("llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.3", "mistral-small-24b", "gemma-3-270m")
@@ -144,7 +146,8 @@ def test_the_hints_on_llama_3_1_8b() -> None:
 
 @pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.size is None])
 def test_methods_without_a_size(name: str) -> None:
-    assert solve(name, METHODS[name].Config(), KNOWN["llama-3.1-8b"], 1_230_000) is None
+    config = make_method(next(case for case, (method, _) in CASES.items() if method == name)).config
+    assert solve(name, config, KNOWN["llama-3.1-8b"], 1_230_000) is None
 
 
 def test_settings_that_do_not_fit_the_model() -> None:
@@ -168,7 +171,7 @@ def test_settings_that_do_not_fit_the_model() -> None:
     ],
 )
 def test_budgets_as_people_write_them(given: object, budget: int, text: str) -> None:
-    assert parse_budget(given) == budget
+    assert parse_count(given, "budget") == budget
     assert written(budget) == text
 
 
@@ -177,4 +180,4 @@ def test_budgets_as_people_write_them(given: object, budget: int, text: str) -> 
 )
 def test_what_is_no_budget(given: object) -> None:
     with pytest.raises(UserError, match=r"budget: give a number of parameters, such as 1\.23M"):
-        parse_budget(given)
+        parse_count(given, "budget")

@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from crosstune.methods import METHODS
+from crosstune.methods.adapters import inserted
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
-from tiny_models import DEVICE, all_logits, near
+from tiny_models import DEVICE, all_logits, near, random_ids, shake
 
 # Made by adapters_library.py, beside it.
 FILE = Path(__file__).parent / "adapters_library.safetensors"
@@ -56,3 +58,17 @@ def test_the_library_s_modules(stored, case):
     assert (all_logits(lm, ids).cpu() - wanted).abs().max() > 0.1
     method.load_state(state)
     near("bottleneck = adapters library", all_logits(lm, ids), wanted)
+
+
+def test_wide_adapters_in_16_bits(tiny_lm, monkeypatch):
+    """In the model's dtype they start at the base model too, and are what fp32 gives but for rounding."""
+    lm, ids = tiny_lm("gemma3", torch.bfloat16), random_ids(9)
+    plain = all_logits(lm, ids)
+    method = METHODS["bottleneck"](METHODS["bottleneck"].Config(width=inserted.NARROW, sublayers="both"))
+    method.attach(lm)
+    assert torch.equal(all_logits(lm, ids), plain)
+    shake(method, scale=0.05)
+    wide = all_logits(lm, ids)
+    monkeypatch.setattr(inserted, "NARROW", 1000)
+    assert not torch.equal(all_logits(lm, ids), wide)
+    near("wide adapters in bf16 = in fp32", wide, all_logits(lm, ids), 0.1)

@@ -1,13 +1,12 @@
 """`LanguageModel.check` and the hook refuse models they would compute differently."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from pydantic import ValidationError
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
+    DynamicCache,
     GPT2Config,
     GPTNeoXConfig,
     GraniteConfig,
@@ -17,8 +16,7 @@ from transformers import (
 
 from crosstune.errors import UserError
 from crosstune.methods.prompts.start import attention_inputs
-from crosstune.models.attention.cache import PrefillCache
-from crosstune.models.attention.hook import IMPLEMENTATION, attention
+from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.known import geometry_for
@@ -78,15 +76,15 @@ def test_fused_projections_are_those_of_the_model(kind):
     assert lm.geometry.heads == 4
     key, value = lm.parts.layers[1].key_and_value()
     assert len(key.columns) == len(value.columns) == lm.geometry.kv_size
-    ids, read = torch.arange(5)[:, None], PrefillCache()
+    ids, read = torch.arange(5)[:, None], DynamicCache()
     lm.learn_calls()
     with torch.no_grad():
         inputs = [torch.cat(states) for states in zip(*(attention_inputs(lm, i) for i in ids), strict=True)]
         lm.hidden(ids, read=read)
         for i, states in enumerate(inputs):
             keys, values = lm.keys_values(i, states)
-            near("keys of hidden vectors", keys, read.keys[i][:, :, 0].transpose(0, 1))
-            near("values of hidden vectors", values, read.values[i][:, :, 0].transpose(0, 1))
+            near("keys of hidden vectors", keys, read.layers[i].keys[:, :, 0].transpose(0, 1))
+            near("values of hidden vectors", values, read.layers[i].values[:, :, 0].transpose(0, 1))
 
 
 def test_decoder_of_another_shape_is_refused_alike_by_plan_and_run(tmp_path):
@@ -107,9 +105,3 @@ def test_decoder_of_another_shape_is_refused_alike_by_plan_and_run(tmp_path):
     (message,) = messages
     assert "\n" not in message
     assert message in str(refused.value)
-
-
-def test_attention_sinks_are_refused():
-    x = torch.zeros(1, 4, 3, 8)
-    with pytest.raises(UserError, match="s_aux"):
-        attention(SimpleNamespace(is_causal=True), x, x, x, None, s_aux=torch.zeros(4))

@@ -171,6 +171,47 @@ def test_texts_longer_than_the_positions_are_counted_and_done_with_as_asked(tiny
     assert table["prediction"][1] == by_hand["prediction"][0]
     with pytest.raises(UserError, match=r"en long: \d+ tokens .* set evaluate.on_too_long"):
         answered("error")
+    examples["de"] = [replace(examples["en"][1], language="de")]
+    notes.clear()
+    table, count = answered("skip")
+    assert (table["example"].to_list(), count) == (["short"], 2)
+    assert notes[1:] == ["no scores for de: every text is too long and left out"]
+    del examples["en"]
+    with pytest.raises(UserError, match="every text is longer than the positions of"):
+        answered("skip")
+
+
+@pytest.mark.parametrize("kind", [Toy, Free])
+def test_training_texts_are_held_to_the_positions_too(tiny_lm, kind):
+    """Of a size at which byte counts alone say nothing: each is tokenised, with its answer."""
+    lm, notes = tiny_lm("llama"), []
+    choices = ("yes", "no") if kind is Toy else ()
+    examples = [Example(str(n), "en", "a " * n + "hat:", ("yes",), choices) for n in (1, 20, 40)]
+    sizes = [
+        len(lm.tokens.prompts([e.prompt])[0]) + len(lm.tokens.answer("yes")) + (kind is Free)
+        for e in examples
+    ]
+    small = copy.copy(lm.decoder.config)
+    small.max_position_embeddings = sizes[1]
+    lm.decoder.config, before = small, lm.decoder.config
+    try:
+        found = {}
+        for choice in (None, "skip", "truncate-left"):
+            passes = TokenLimit(1000, doing="training", note=notes.append)
+            rows = lengths.fitted_rows(lm, examples, EvaluateSettings(on_too_long=choice), passes)
+            found[choice] = [(e.id, len(lm.tokens.prompts([e.prompt])[0])) for e in rows]
+            assert passes.too_long == 1
+        assert "1 of 3 training texts are longer than the model's" in notes[0]
+        with pytest.raises(UserError, match=r"en 40: \d+ tokens"):
+            lengths.fitted_rows(lm, examples, EvaluateSettings(on_too_long="error"), passes)
+        with pytest.raises(UserError, match="all 1 training texts are longer"):
+            lengths.fitted_rows(lm, examples[2:], EvaluateSettings(on_too_long="skip"), passes)
+    finally:
+        lm.decoder.config = before
+    assert [name for name, _ in found[None]] == ["1", "20", "40"]
+    assert [name for name, _ in found["skip"]] == ["1", "20"]
+    assert [name for name, _ in found["truncate-left"]] == ["1", "20", "40"]
+    assert found["truncate-left"][2][1] <= sizes[1] - (sizes[0] - found[None][0][1])
 
 
 def test_a_table_of_positions_that_ends_is_an_error_by_default():

@@ -6,6 +6,7 @@ import pytest
 from synthetic import LANGUAGES, TASKS, frame, make_predictions, make_run
 
 from crosstune.analysis.groups import group_means
+from crosstune.report.figures import rates
 from crosstune.report.figures import scores as charts
 from crosstune.report.sections import Section, sections
 
@@ -43,7 +44,7 @@ def test_gap_chart_joins_source_and_mean(section: Section) -> None:
 
 
 def test_groups_say_how_many_languages(section: Section) -> None:
-    labels = {row["group"] for row in data(charts.group_chart(section, "script"))}
+    labels = {row["group"] for row in data(rates.group_chart(section, "script"))}
     assert "Latin (11)" in labels
 
 
@@ -70,6 +71,6 @@ def test_many_methods_stay_apart() -> None:
         for n in range(12)
     ]
     [section] = sections(runs, frame([row for run in runs for row in make_predictions(run, 2)]))
-    encoding = charts.group_chart(section, "family").to_dict()["encoding"]
+    encoding = rates.group_chart(section, "family").to_dict()["encoding"]
     looks = list(zip(encoding["color"]["scale"]["range"], encoding["shape"]["scale"]["range"], strict=True))
     assert len(set(looks)) == 12

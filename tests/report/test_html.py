@@ -15,10 +15,9 @@ from crosstune.claims.file import read_claims
 from crosstune.claims.judge import Verdict, judge
 from crosstune.errors import UserError
 from crosstune.report.findings import finding, leader, overall_finding
-from crosstune.report.page.embed import embedded_json
 from crosstune.report.page.html import render, write_report
 from crosstune.report.sections import sections
-from crosstune.report.text import points
+from crosstune.report.text import embedded_json, points
 from crosstune.store.record import RunRecord
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
@@ -179,6 +178,7 @@ def test_write_report(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
     with pytest.raises(UserError, match="cannot write"):
         write_report(parts, read, tmp_path, "A folder")
+    assert path.is_file(), "the folder stays as it was"
     with pytest.raises(UserError, match="no finished runs"):
         sections([], predictions)
 

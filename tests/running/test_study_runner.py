@@ -41,6 +41,7 @@ KEYS = {
     "versions", "hardware", "git", "cost", "device", "dtype", "kind", "search", "curve",
     "quantize", "device_map",
     "dev", "chosen_step", "started", "finished", "record_version", "method_facts", "merge",
+    "closed_by", "identifier",
 }  # fmt: skip
 
 

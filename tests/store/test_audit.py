@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
 from crosstune.files import sha256_of
 from crosstune.store import failures, store
@@ -83,12 +84,27 @@ def test_form_is_looked_at_too(tmp_path: Path, name: str, content: bytes, says: 
     [
         (TABLE.drop("gold"), "has no column gold"),
         (TABLE.with_columns(score=float("nan")), "an example without a score"),
+        (TABLE.with_columns(score=pl.lit(None, pl.Float64)), "an example without a score"),
+        (TABLE.with_columns(score=pl.lit("1")), "has a column score of String, not of numbers"),
+        (TABLE.with_columns(language=pl.lit(3)), "has a column language of Int32, not of texts"),
+        (TABLE.with_columns(example=pl.lit(None, pl.String)), "an example without an id or a language"),
+        (TABLE.with_columns(language=pl.lit("de")), "has the language de, which its run.json has not"),
+        (TABLE.with_columns(run=pl.lit("x")), "has a column run"),
+        (TABLE.clear(), "has no example in en"),
+        (pl.concat([TABLE, TABLE]), "has an example twice"),
     ],
 )
 def test_predictions_have_their_columns_and_scores(tmp_path: Path, table: pl.DataFrame, says: str) -> None:
     put(tmp_path, table=table)
     (problem,) = audit(tmp_path).problems
     assert says in problem
+
+
+def test_a_form_of_answers_that_nothing_reads(tmp_path: Path) -> None:
+    put(tmp_path, task={"kind": "choise"})
+    assert audit(tmp_path).problems == ()
+    (problem,) = audit(tmp_path, FORMS).problems
+    assert problem.endswith('run.json: unknown form of answer "choise"; did you mean "choice"?')
 
 
 def test_a_stranger_among_the_files(tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_written_answers_are_composed_where_the_task_says_so(tmp_path):
         assert task.score(example, apart) == {"exact": 1.0}
 
 
-BATAK = "languages:\n  bbc: {name: Toba Batak, family: Austronesian, script: Latn}\n"
+BATAK = "languages:\n  bbc: {name: Toba Batak, family: Austronesian, script: Latn, resource: 0}\n"
 
 
 @pytest.fixture
@@ -328,6 +328,7 @@ def test_a_language_that_the_table_lacks_is_added_in_the_tasks_file(tmp_path):
     assert task.languages() == ["en", "bbc"]
     assert {e.language for e in task.examples("test", "bbc")} == {"bbc"}
     assert table.find("Toba Batak").code == table.find("bbc_Latn").code == "bbc"
+    assert group_of("bbc", "resource") == "class 0"
     assert group_of("bbc", "family") == group_of("id", "family") == "Austronesian"
     assert not measurable("bbc", "en")  # in Latin letters, and unknown to the identifier
     assert measurable("bbc", "ru")
@@ -343,6 +344,7 @@ def test_a_language_that_the_table_lacks_is_added_in_the_tasks_file(tmp_path):
         ("bbc: {name: B, family: x, script: Latin}", "unknown script 'Latin'; give an ISO 15924 code"),
         ("toba: {name: B, family: x, script: Latn}", "two or three letters such as bbc; found 'toba'"),
         ("bbc: {name: B, script: Latn}", "bbc needs a name, a family and a script"),
+        ("bbc: {name: B, family: x, script: Latn, resource: 6}", "the resource class is 0 to 5; found 6"),
         ("bbc: Batak", "bbc needs a name, a family and a script"),
     ],
 )

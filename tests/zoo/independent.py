@@ -302,23 +302,28 @@ def _gated(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     times = query.shape[1] // key.shape[1]
 
-    def mixed(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mixed(k: Tensor, v: Tensor, mask: Tensor | None, sinks: Tensor | None = None) -> Tensor:
         scores = query @ k.repeat_interleave(times, 1).transpose(2, 3) * scale
         if softcap is not None:
             scores = softcap * torch.tanh(scores / softcap)
         if mask is not None:
             scores = scores + mask[..., : k.shape[2]]
-        return scores.softmax(-1) @ v.repeat_interleave(times, 1)
+        if sinks is not None:
+            scores = torch.cat([scores, sinks[:, None, None].expand(*scores.shape[:3], 1)], -1)
+        return scores.softmax(-1)[..., : k.shape[2]] @ v.repeat_interleave(times, 1)
 
     keys, values, gate = module.zoo_prompt
     # JetMoE attends to its heads several times over, once an expert.
     keys, values = (x.repeat(key.shape[1] // len(x), 1, 1) for x in (keys, values))
-    out = mixed(key, value, attention_mask) + gate[:, None, None] * mixed(keys[None], values[None], None)
+    out = mixed(key, value, attention_mask, s_aux) + gate[:, None, None] * mixed(
+        keys[None], values[None], None
+    )
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -6,12 +6,13 @@ from architectures import eager_model
 from checks import apart, save
 
 from crosstune.methods import METHODS
-from crosstune.models.attention.choose import BatchForm, training_form
+from crosstune.models.attention.choose import BatchForm, for_training, lay_out, training_form
 from crosstune.models.attention.trees import grow
 from crosstune.models.loading.load import load
 from crosstune.outputs import generation
 from crosstune.outputs.choices import ChoiceItem, score_choices
 from crosstune.outputs.settings import EvaluateSettings
+from tiny_models import DEVICE
 
 PROMPTS = [[1, *range(5, 5 + n)] for n in (3, 17, 40, 41)] + [[1, *range(5, 20), 99, 100]]
 ANSWER = 12
@@ -75,3 +76,36 @@ def test_models_with_a_state_read_texts_one_a_row_and_say_so(tmp_path):
             logits = eager(torch.tensor([[*item.prompt, *label]])).logits[0, len(item.prompt) - 1 : -1]
             wanted.append(logits.log_softmax(-1).gather(1, torch.tensor(label)[:, None]).sum())
         assert not apart(torch.tensor(scores), torch.stack(wanted).log_softmax(0).detach())
+
+
+@pytest.mark.parametrize("name", ["bloom", "gpt-neo", "gpt-oss"])
+def test_a_checkpointed_layer_knows_who_sees_whom_when_it_runs_again(name, tmp_path):
+    """Texts in one row by a mask, a soft prompt in front: only a layer's arguments are left by then."""
+    lm = load(str(save(eager_model(name), tmp_path / "model")), device="cpu", dtype="float32")
+    method = METHODS["soft-prompt"](METHODS["soft-prompt"].Config(length=3))
+    method.attach(lm, seed=0)
+    placed = lay_out(BatchForm.PACKED, PROMPTS, 0, "cpu", balance=1e9)
+    assert len(placed.ids) < len(PROMPTS)
+    grads = []
+    for checkpointing in (False, True):
+        lm.model.train(checkpointing)
+        if checkpointing:
+            lm.model.gradient_checkpointing_enable({"use_reentrant": False})
+        states = lm.hidden(placed.ids, placed.layout)
+        weights = torch.linspace(-1, 1, states.numel()).view_as(states)
+        grads.append(torch.autograd.grad((states * weights).sum(), list(method.parameters().values()))[0])
+    assert float(grads[0].abs().max()) > 0
+    assert not apart(grads[1], grads[0])
+
+
+@pytest.mark.parametrize("name", ["bloom", "xglm", "gemma2", "minicpm3", "lfm2"])
+def test_a_training_batch_in_16_bits_is_right_on_this_device(name, tmp_path):
+    """In the form that the device at hand takes; against transformers in fp32, one text at a time."""
+    eager = eager_model(name)
+    lm = load(str(save(eager, tmp_path / "model")), device=DEVICE, dtype="bfloat16")
+    placed = for_training(lm, PROMPTS)
+    with torch.no_grad():
+        states = lm.hidden(placed.ids, placed.layout).flatten(0, 1)
+        for start, prompt in zip(placed.starts, PROMPTS, strict=True):
+            logits = lm.logits(states[start : start + len(prompt)]).cpu()
+            assert not apart(logits, eager(torch.tensor([prompt])).logits[0], near=0.06)

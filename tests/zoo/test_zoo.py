@@ -18,7 +18,6 @@ ONE_A_ROW = {
     "kimi-linear",
     "lfm2",
     "lfm2-moe",
-    "longcat",
     "minimax",
     "olmo-hybrid",
     "qwen3-next",

@@ -33,14 +33,13 @@ def with_answer_language(predictions: pl.DataFrame, source: dict[str, str]) -> p
     if "answer_language" not in predictions.columns:
         return predictions
     label = pl.col("answer_language")
-    decided = pl.when(label.is_not_null() & (label != UNDECIDABLE))
+    decided = label.is_not_null() & (label != UNDECIDABLE)
     source_language = pl.col("run").replace_strict(source, default=None, return_dtype=pl.String)
+    in_target = decided & (pl.col("language") != source_language)
     return predictions.with_columns(
-        decided.then((label == pl.col("language")).cast(pl.Float64)).alias(CORRECT),
-        pl.when(label.is_not_null() & (label != UNDECIDABLE) & (pl.col("language") != source_language))
-        .then((label == source_language).cast(pl.Float64))
-        .alias(SOURCE),
-        decided.then((label == MIXED).cast(pl.Float64)).alias(SWITCHED),
+        pl.when(decided).then((label == pl.col("language")).cast(pl.Float64)).alias(CORRECT),
+        pl.when(in_target).then((label == source_language).cast(pl.Float64)).alias(SOURCE),
+        pl.when(decided).then((label == MIXED).cast(pl.Float64)).alias(SWITCHED),
         pl.when(label.is_not_null()).then((label == UNDECIDABLE).cast(pl.Float64)).alias(UNDECIDED),
         pl.when(label == pl.col("language")).then(pl.col("score")).alias(SCORE_IF_CORRECT),
     )

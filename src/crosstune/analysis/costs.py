@@ -7,11 +7,9 @@ import polars as pl
 
 from crosstune.store.record import RunRecord
 
+_KEYS = ("model", "task", "method", "kind")
 _SCHEMA: dict[str, Any] = {
-    "model": pl.String,
-    "task": pl.String,
-    "method": pl.String,
-    "kind": pl.String,
+    **dict.fromkeys(_KEYS, pl.String),
     "runs": pl.Int64,
     "load_seconds": pl.Float64,
     "train_seconds": pl.Float64,
@@ -26,10 +24,7 @@ _SCHEMA: dict[str, Any] = {
 
 
 def costs(runs: Sequence[RunRecord]) -> pl.DataFrame:
-    """Sum what runs cost.
-
-    Args:
-        runs: Records of results and of the runs that searched a setting for them.
+    """Sum what results, and the runs that searched a setting for them, cost.
 
     Returns:
         One row per model, task, method and kind ("result" or "search"), in the order of the runs: runs,
@@ -38,10 +33,14 @@ def costs(runs: Sequence[RunRecord]) -> pl.DataFrame:
         and how often a run was resumed. A sum is null where no run has the figure: a machine that
         does not tell its energy has used some all the same. Training taken over from a search counts there.
     """
-    rows = [_row(run) for run in runs]
+    rows = []
+    for run in runs:
+        row = {"model": run.model, "task": run.task.name, "method": run.label, "kind": run.kind, "runs": 1}
+        row |= {name: getattr(run.cost, name) for name in _SCHEMA if name not in row}
+        taken_over = run.cost.train_from is not None
+        rows.append(row | ({"train_seconds": None, "train_tokens": None} if taken_over else {}))
     table = pl.DataFrame(rows, schema=_SCHEMA)
-    keys = ["model", "task", "method", "kind"]
-    return table.group_by(keys, maintain_order=True).agg(_totals()).select(list(_SCHEMA))
+    return table.group_by(_KEYS, maintain_order=True).agg(_totals()).select(list(_SCHEMA))
 
 
 def total(table: pl.DataFrame) -> dict[str, Any]:
@@ -57,11 +56,3 @@ def _totals() -> list[pl.Expr]:
         pl.when(summed.is_not_null().any()).then(summed.sum()),
         pl.col("peak_memory_bytes").max(),
     ]
-
-
-def _row(run: RunRecord) -> dict[str, Any]:
-    row = {"model": run.model, "task": run.task.name, "method": run.label, "kind": run.kind, "runs": 1}
-    row |= {name: getattr(run.cost, name) for name in _SCHEMA if name not in row}
-    if run.cost.train_from is not None:
-        row |= {"train_seconds": None, "train_tokens": None}
-    return row

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.analysis.transfer import COMPARISON, canonical, comparable, differing, settings_of
+from crosstune.analysis.transfer import COMPARISON, canonical, comparable, settings_of, told_apart
 from crosstune.errors import UserError
 from crosstune.store.record import RunRecord
 
@@ -46,12 +46,13 @@ def value_of(run: RunRecord, setting: str) -> float | None:
     method, train = run.method.settings, run.train or {}
     result: Any
     if setting == MODEL_SIZE:
-        result = run.model_parameters or _size_in_name(run.model)
+        named = _SIZE.search(run.model.lower())
+        result = run.model_parameters or (named and float(named[1]) * {"m": 1e6, "b": 1e9}[named[2]])
     elif setting == DATA_SIZE:
         result = run.data.train_examples if train else None
     elif setting == "layers" and "layers" in method:
-        named = method["layers"]
-        result = run.model_layers if named is None else len(named) if isinstance(named, list) else named
+        layers = method["layers"]
+        result = run.model_layers if layers is None else len(layers) if isinstance(layers, list) else layers
     elif setting == "learning_rate" and run.search:
         result = None
     else:
@@ -59,17 +60,8 @@ def value_of(run: RunRecord, setting: str) -> float | None:
     return float(result) if isinstance(result, int | float) and not isinstance(result, bool) else None
 
 
-def _size_in_name(model: str) -> float | None:
-    result = _SIZE.search(model.lower())
-    return None if result is None else float(result[1]) * {"m": 1e6, "b": 1e9}[result[2]]
-
-
 def swept(runs: Sequence[RunRecord], scores: pl.DataFrame) -> list[str]:
     """Settings that have several values while all other settings stay the same: those with a curve to draw.
-
-    Args:
-        runs: Records of finished runs.
-        scores: Of these, from `crosstune.analysis.transfer.language_scores`.
 
     Returns:
         Names for `curve`, those of `FIRST` first.
@@ -99,10 +91,8 @@ def curve(runs: Sequence[RunRecord], scores: pl.DataFrame, setting: str) -> pl.D
     ``value`` null; trained runs without a number for the setting are left out. Of "model_parameters" the
     curve goes through models, and the languages are those that all of them share.
 
-    Args:
-        runs: Records of finished runs.
-        scores: Of these, from `crosstune.analysis.transfer.language_scores`.
-        setting: Such as "learning_rate"; `swept` names those that vary, `value_of` says what there is.
+    Scores are those of `crosstune.analysis.transfer.language_scores`; `swept` names the settings that
+    vary, such as "learning_rate", and `value_of` says what there is.
 
     Returns:
         One row per model, task, protocol, line and value: method_name, line (a method with its other settings
@@ -128,27 +118,12 @@ def curve(runs: Sequence[RunRecord], scores: pl.DataFrame, setting: str) -> pl.D
         model=pl.col("model") if "model" in inside else pl.lit(None, pl.String),
     )
     keys = ["model", "task", "protocol", "method_name", "line", "value"]
-    per_run = drawn.group_by([*keys, "run"]).agg(
-        pl.col("measure").first(),
-        pl.col("n").sum(),
-        pl.col("language").n_unique().alias("targets"),
-        pl.col("score").mean(),
-        *[pl.col(name).mean() for name in metrics],
-    )
-    return (
-        per_run.sort("run")
-        .group_by(keys)
-        .agg(
-            pl.len().alias("seeds"),
-            pl.col("measure").first(),
-            pl.col("targets").first(),
-            pl.col("n").sum(),
-            pl.col("score").std().alias("sd"),
-            pl.col("score").mean(),
-            *[pl.col(name).mean() for name in metrics],
-        )
-        .sort(keys, nulls_last=False)
-    )
+    totals = [pl.col("n").sum(), pl.col("score", *metrics).mean()]
+    targets_of_run = pl.col("language").n_unique().alias("targets")
+    per_run = drawn.group_by([*keys, "run"]).agg(pl.col("measure").first(), targets_of_run, *totals)
+    shared, spread = pl.col("measure", "targets").first(), pl.col("score").std().alias("sd")
+    points = per_run.sort("run").group_by(keys).agg(pl.len().alias("seeds"), shared, spread, *totals)
+    return points.sort(keys, nulls_last=False)
 
 
 def _inside(setting: str) -> list[str]:
@@ -176,9 +151,6 @@ def _lines(
         same_method[*place[run.id], run.method.name].append(run.id)
     result = {}
     for (*where, name), ids in same_method.items():
-        apart = differing([held[key] for key in ids])
-        for key in ids:
-            parts = [f"{entry} {held[key].get(entry, '-')}" for entry in apart]
-            line = ", ".join([name, *parts])
+        for key, line in told_apart(name, {key: held[key] for key in ids}).items():
             result[key] = ((*map(str, where), name, canonical(held[key])), line)
     return result

@@ -8,7 +8,7 @@ base model will have read most of the unseen scripts. A method that was also tra
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Literal, get_args
 
 import polars as pl
@@ -23,14 +23,6 @@ Grouping = Literal["family", "branch", "script", "resource", "seen_script", "mac
 UNKNOWN = "unknown"
 ALL = "all"
 SEEN, UNSEEN = "seen script", "unseen script"
-
-_NAME: dict[str, Callable[[Language], str | None]] = {
-    "family": lambda language: language.family,
-    "branch": lambda language: language.branch,
-    "script": lambda language: language.script,
-    "resource": lambda language: None if language.resource is None else f"class {language.resource}",
-    "macroarea": lambda language: language.macroarea,
-}
 
 
 @functools.cache
@@ -52,26 +44,22 @@ def family_order(codes: Iterable[str]) -> list[str]:
 def group_of(code: str, by: Grouping, source: str = "en") -> str:
     """The group a language belongs to; "unknown" where the language table does not say.
 
-    Args:
-        code: Of the language.
-        by: What to group by.
-        source: Source language, which decides what script is seen.
+    The source language decides what script is seen.
     """
-    language = language_or_none(code)
     if by == "seen_script":
-        script, other = group_of(code, "script"), group_of(source, "script")
-        return UNKNOWN if UNKNOWN in (script, other) else SEEN if script == other else UNSEEN
-    return (_NAME[by](language) if language is not None else None) or UNKNOWN
+        script, seen = group_of(code, "script"), group_of(source, "script")
+        return UNKNOWN if UNKNOWN in (script, seen) else SEEN if script == seen else UNSEEN
+    value = getattr(language_or_none(code), by, None)
+    if value is None or value == "":
+        return UNKNOWN
+    return f"class {value}" if by == "resource" else str(value)
 
 
 def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
     """Mean score of each method in each group of target languages, unweighted over languages.
 
     Seeds are averaged first; only languages common to every run of a comparison count, and never the source.
-
-    Args:
-        scores: From `crosstune.analysis.transfer.language_scores`.
-        by: What to group by.
+    Scores are those of `crosstune.analysis.transfer.language_scores`.
 
     Returns:
         One row per model, task, protocol, method and group: group (text), languages (how many), codes
@@ -81,29 +69,16 @@ def group_means(scores: pl.DataFrame, by: Grouping) -> pl.DataFrame:
     Raises:
         UserError: ``by`` names no grouping.
     """
-    grouped = (
-        _grouped(scores, by)
-        .group_by(*ROW, "method", "group")
-        .agg(
-            languages=pl.len(),
-            codes=pl.col("language").sort(),
-            lowest=pl.col("score").min(),
-            highest=pl.col("score").max(),
-            score=pl.col("score").mean(),
-        )
-    )
-    return _in_order(grouped, by)
+    score = pl.col("score")
+    return _summed(_grouped(scores, by), by, lowest=score.min(), highest=score.max(), score=score.mean())
 
 
 def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataFrame:
     """How often each method answers in the right and in the wrong language, by group of target languages.
 
     Seeds are averaged first, then languages, each with the same weight. The rates are those of
-    `crosstune.analysis.answer_language`; all but `UNDECIDED` are over the identified answers.
-
-    Args:
-        scores: From `crosstune.analysis.transfer.language_scores`.
-        by: What to group by; None for all targets together (group "all").
+    `crosstune.analysis.answer_language`; all but `UNDECIDED` are over answers whose language could be told.
+    Grouped by nothing, all targets are together (group "all").
 
     Returns:
         One row per model, task, protocol, method and group that has written answers: group, languages (how
@@ -116,19 +91,9 @@ def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataF
     """
     missing = [name for name in RATES if name not in scores.columns]
     complete = scores.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
-    grouped = (
-        _grouped(complete, by)
-        .filter(pl.col(UNDECIDED).is_not_null())
-        .group_by(*ROW, "method", "group")
-        .agg(
-            languages=pl.len(),
-            codes=pl.col("language").sort(),
-            decided=pl.col(CORRECT).is_not_null().sum(),
-            examples=pl.col("n").sum(),
-            **{name: pl.col(name).mean() for name in RATES},
-        )
-    )
-    return _in_order(grouped, by)
+    grouped = _grouped(complete, by).filter(pl.col(UNDECIDED).is_not_null())
+    decided, rates = pl.col(CORRECT).is_not_null().sum(), {name: pl.col(name).mean() for name in RATES}
+    return _summed(grouped, by, decided=decided, examples=pl.col("n").sum(), **rates)
 
 
 def _grouped(scores: pl.DataFrame, by: Grouping | None) -> pl.DataFrame:
@@ -142,6 +107,10 @@ def _grouped(scores: pl.DataFrame, by: Grouping | None) -> pl.DataFrame:
     return means.join(places, on=["language", "source_language"], maintain_order="left")
 
 
-def _in_order(grouped: pl.DataFrame, by: Grouping | None) -> pl.DataFrame:
+def _summed(grouped: pl.DataFrame, by: Grouping | None, **sums: pl.Expr) -> pl.DataFrame:
+    """A row a method and group, with its languages and some sums over them, in order."""
+    table = grouped.group_by(*ROW, "method", "group").agg(
+        languages=pl.len(), codes=pl.col("language").sort(), **sums
+    )
     size = [] if by == "resource" else [-pl.col("languages").cast(pl.Int64)]
-    return grouped.sort(*COMPARISON, pl.col("group") == UNKNOWN, *size, "group", "method")
+    return table.sort(*COMPARISON, pl.col("group") == UNKNOWN, *size, "group", "method")

@@ -27,6 +27,9 @@ class Predictions:
 
     Args:
         source: A store's folder, or a table with one row an example and a ``run`` column.
+
+    Raises:
+        UserError: Of every method: a file that is no table of predictions.
     """
 
     def __init__(self, source: Path | pl.DataFrame) -> None:
@@ -38,9 +41,6 @@ class Predictions:
 
         Returns:
             run, language, example, score, and ``answer_language`` and each ``metric.<name>`` where there.
-
-        Raises:
-            UserError: A file that is no table of predictions.
         """
         if isinstance(self._source, Path):
             table = stored.read_table(self._source, run_id, _is_score)
@@ -52,9 +52,6 @@ class Predictions:
         """`scores` of many runs: tables of a few whole runs each, for one run's may be tiny.
 
         What `to_pair` takes of each is kept until it does: a file is read once for both.
-
-        Raises:
-            UserError: A file that is no table of predictions.
         """
         waiting: list[pl.DataFrame] = []
         for run_id in run_ids:
@@ -67,11 +64,7 @@ class Predictions:
             yield pl.concat(waiting, how="diagonal_relaxed")
 
     def texts(self, run_id: str) -> pl.DataFrame:
-        """What one run answered: the columns of `TEXTS`.
-
-        Raises:
-            UserError: A file that is no table of predictions.
-        """
+        """What one run answered: the columns of `TEXTS`."""
         if isinstance(self._source, Path):
             return stored.read_table(self._source, run_id, TEXTS)
         return self._of_table(run_id).select(TEXTS)
@@ -82,36 +75,25 @@ class Predictions:
         Returns:
             run, language, example (categorical), score and what a corpus score is made of (float32): 16
             bytes a row where the score is a mean.
-
-        Raises:
-            UserError: A file that is no table of predictions.
         """
         cached = self._to_pair
         tables = [cached.pop(run.id) if run.id in cached else _small(self.scores(run.id)) for run in runs]
         return pl.concat(tables, how="diagonal")
 
     def whole(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
-        """Every column of some runs in one table, with a ``run`` column in front.
-
-        Raises:
-            UserError: A file that is no table of predictions.
-        """
+        """Every column of some runs in one table, with a ``run`` column in front."""
         if isinstance(self._source, Path):
             return stored.read_predictions(self._source, runs)
         return self._source.filter(pl.col("run").is_in([run.id for run in runs]))
 
     def _of_table(self, run_id: str) -> pl.DataFrame:
-        return self._parts.get((run_id,), self._empty)
+        assert isinstance(self._source, pl.DataFrame)
+        return self._parts.get((run_id,), self._source.clear())
 
     @cached_property
     def _parts(self) -> dict[tuple[Any, ...], pl.DataFrame]:
         assert isinstance(self._source, pl.DataFrame)
         return self._source.partition_by("run", as_dict=True)
-
-    @cached_property
-    def _empty(self) -> pl.DataFrame:
-        assert isinstance(self._source, pl.DataFrame)
-        return self._source.clear()
 
 
 def as_predictions(source: pl.DataFrame | Predictions) -> Predictions:

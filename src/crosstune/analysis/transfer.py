@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,9 +102,7 @@ def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predi
 def comparable(scores: pl.DataFrame, inside: Sequence[str] = COMPARISON) -> pl.DataFrame:
     """The rows of `language_scores` in languages that every run of a comparison was scored on.
 
-    Args:
-        scores: From `language_scores`.
-        inside: Columns that make a comparison; fewer where one goes through several models.
+    The columns ``inside`` make a comparison: fewer where one goes through several models.
     """
     runs = pl.col("run").n_unique().over(inside)
     return scores.filter(pl.col("run").n_unique().over([*inside, "language"]) == runs)
@@ -120,11 +118,10 @@ def seed_means(scores: pl.DataFrame) -> pl.DataFrame:
     return (
         scores.group_by(*ROW, "language", maintain_order=True)
         .agg(
-            *[pl.col(name).first() for name in constant],
+            pl.col(constant).first(),
             pl.col("trained_parameters").max(),
             pl.col("score").std().alias("sd"),
-            pl.col("score").mean(),
-            *[pl.col(name).mean() for name in metrics],
+            pl.col("score", *metrics).mean(),
             pl.len().alias("seeds"),
         )
         .sort(*COMPARISON, "method", "language")
@@ -136,9 +133,6 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
 
     The mean is unweighted over the ``targets`` languages common to every run of that model, task and
     protocol (``targets_seen`` counts those that any run covers); it is taken for each seed, then averaged.
-
-    Args:
-        scores: From `language_scores`.
 
     Returns:
         One row per model, task, protocol and method, best mean first: method, method_name, measure, seeds,
@@ -152,26 +146,21 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
     targets = shared.filter(~pl.col("is_source"))
     metrics = [name for name in scores.columns if name.startswith("metric.")]
     run = [*ROW, "run"]
+    means = targets.group_by(run).agg(pl.col(metrics).mean(), target_mean=pl.col("score").mean())
     per_run = (
         scores.select(run)
         .unique()
         .join(shared.filter("is_source").select(*run, source="score"), on=run, how="left")
-        .join(
-            targets.group_by(run).agg(
-                *[pl.col(m).mean() for m in metrics], target_mean=pl.col("score").mean()
-            ),
-            on=run,
-            how="left",
-        )
+        .join(means, on=run, how="left")
         .with_columns(gap=pl.col("source") - pl.col("target_mean"))
         .sort("run")
     )
     rows = per_run.group_by(ROW).agg(
         pl.len().alias("seeds"),
-        *[pl.col(name).mean() for name in ("source", "target_mean", "gap", *metrics)],
-        pl.col("source").std().alias("source_sd"),
-        pl.col("target_mean").std().alias("target_sd"),
-        pl.col("gap").std().alias("gap_sd"),
+        pl.col("source", "target_mean", "gap", *metrics).mean(),
+        source_sd=pl.col("source").std(),
+        target_sd=pl.col("target_mean").std(),
+        gap_sd=pl.col("gap").std(),
     )
     ranked = seed_means(targets).sort("score", "language", descending=[True, False])
     extremes = ranked.group_by(ROW, maintain_order=True).agg(
@@ -185,9 +174,7 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
         targets_seen=pl.col("language").filter(~pl.col("is_source")).n_unique()
     )
     names = ["method", "method_name", "measure", "source_language", "zero_shot"]
-    described = scores.group_by(ROW).agg(
-        *[pl.col(name).first() for name in names], pl.col("trained_parameters").max()
-    )
+    described = scores.group_by(ROW).agg(pl.col(names).first(), pl.col("trained_parameters").max())
     return (
         described.join(rows, on=ROW)
         .join(extremes, on=ROW, how="left")
@@ -291,10 +278,7 @@ def _setups(runs: Sequence[RunRecord], protocol: Mapping[str, str]) -> tuple[dic
         same_label[model, key, label].append(run.id)
     labels: dict[str, str] = {}
     for (_, _, label), ids in same_label.items():
-        apart = differing([settings[run_id] for run_id in ids])
-        for run_id in ids:
-            parts = [f"{key} {settings[run_id].get(key, '-')}" for key in apart]
-            labels[run_id] = ", ".join([label, *parts])
+        labels |= told_apart(label, {run_id: settings[run_id] for run_id in ids})
     return setup, labels
 
 
@@ -312,13 +296,15 @@ def settings_of(run: RunRecord) -> dict[str, Any]:
     return flat
 
 
-def differing(settings: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Names of settings that are not the same everywhere, sorted."""
-    values: dict[str, set[str]] = defaultdict(set)
-    entries = list(settings)
-    for key in {key for entry in entries for key in entry}:
-        values[key] = {canonical(entry.get(key, "-")) for entry in entries}
-    return sorted(key for key, texts in values.items() if len(texts) > 1)
+def told_apart(name: str, settings: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Of runs of one name: run id to the name with those settings that are not the same for all of them."""
+    keys = {key for values in settings.values() for key in values}
+    seen = {key: {canonical(values.get(key, "-")) for values in settings.values()} for key in keys}
+    apart = sorted(key for key, texts in seen.items() if len(texts) > 1)
+    return {
+        run_id: ", ".join([name, *(f"{key} {values.get(key, '-')}" for key in apart)])
+        for run_id, values in settings.items()
+    }
 
 
 def canonical(value: Any) -> str:

@@ -86,6 +86,7 @@ class Evidence:
         self.scores = scores
         self.setups = claim_runs.setups(runs, scores)
         self._source = {run.id: run.source_language for run in runs}
+        self._identifier = {run.id: run.identifier for run in runs}
         self._predictions = as_predictions(predictions)
         self._rows: dict[str, pl.DataFrame] = {}
         self._paired: dict[tuple[Any, ...], PairedPredictions] = {}
@@ -108,6 +109,10 @@ class Evidence:
             # The score of a test set may have no value of an example.
             if scores.filter(pl.col("sums") > 0)["measure"].unique().to_list() == [metric]:
                 metric = "score"
+            if metric in LOWER_IS_BETTER and len({self._identifier[run] for run in ids}) > 1:
+                raise NoRunsError(
+                    "the languages of their answers were identified by different rules: relabel them"
+                )
             rows = pl.concat([self._metric(run, metric) for run in ids], how="diagonal_relaxed")
             result = pair_predictions(scores, rows, None if metric == "score" else MEAN)
             if not result or not result[0].targets:
@@ -186,11 +191,11 @@ def _need_runs(claim: Claim, pick: Pick, candidates: Sequence[Setup], model: str
     kind = "" if not claim.zero_shot else "zero-shot "
     if not candidates:
         raise NoRunsError(f"no {kind}runs{place}")
-    for method in (pick, claim.against):
-        if method is not None and not claim_runs.matching(method, candidates):
+    for side in (pick, claim.against):
+        if side is not None and not claim_runs.matching(side, candidates):
             names = {setup.first.method.name for setup in candidates}
-            hint = "" if method.name in names else did_you_mean(method.name, names)
-            raise NoRunsError(f"no {kind}runs of {method}{place}{hint}")
+            hint = "" if side.name in names else did_you_mean(side.name, names)
+            raise NoRunsError(f"no {kind}runs of {side}{place}{hint}")
     if not (model and task):
         raise NoRunsError("the two methods never ran on the same model and task")
 
@@ -203,8 +208,8 @@ def _compared(
     paired = evidence.paired((a, b), claim.metric)
     codes = _target_codes(claim, paired)
     short = _short_of_seeds(claim, paired, (a, b))
-    base = Cell(where, a=a.label, b=b.label, runs=tuple(run.id for setup in (a, b) for run in setup.runs))
-    # For a failure rate, "beats" means a lower rate.
+    base = Cell(where, a=a.label, b=b.label, runs=tuple(run.id for run in (*a.runs, *b.runs)))
+    # "beats" on a rate of failures means fewer of them.
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
     if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
@@ -260,12 +265,12 @@ def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evi
         if tested.difference < 0:
             tested = _tested(paired, other.label, one.label, codes)
         pairs.append(tested)
-    widest = max(pairs, key=lambda test: test.difference)
+    widest = max(pairs, key=lambda tested: tested.difference)
     runs = tuple(run.id for setup in setups for run in setup.runs)
     base = Cell(where, a=widest.a, b=widest.b, runs=runs)
     above = [_p(test, claim.threshold) if test.difference > claim.threshold else 1.0 for test in pairs]
     below = [_p(test, claim.threshold) if test.difference < claim.threshold else 1.0 for test in pairs]
-    # One significant pair shows that it varies (Bonferroni); that it does not vary must hold for all pairs.
+    # One pair is enough to say that it varies (Bonferroni); that it does not, all pairs have to say.
     p = min(1.0, len(pairs) * min(above)) if widest.difference > claim.threshold else max(below)
     return _cell(base, widest, claim.threshold, why, p=p)
 
@@ -312,7 +317,7 @@ def _target_codes(claim: Claim, paired: PairedPredictions) -> list[str]:
 
 
 def _short_of_seeds(claim: Claim, paired: PairedPredictions, setups: Iterable[Setup]) -> str:
-    """The reason if a method with randomness has fewer seeds than the claim requires."""
+    """What to say where a method that draws anything has fewer seeds than the claim wants."""
     for setup in setups:
         seeds = len(paired.seeds[setup.label])
         if setup.label not in paired.seedless and seeds < claim.seeds:

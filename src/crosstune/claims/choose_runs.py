@@ -196,10 +196,5 @@ def _parameters(setup: Setup) -> int:
 
 def _dev_score(setup: Setup) -> float | None:
     """Mean over seeds of the score that training kept its weights by; None where a run has none."""
-    best = []
-    for run in setup.runs:
-        scores = [point["score"] for point in run.dev]
-        if not scores:
-            return None
-        best.append(max(scores))
-    return sum(best) / len(best)
+    scores = [score for run in setup.runs if (score := run.dev_score) is not None]
+    return sum(scores) / len(scores) if len(scores) == len(setup.runs) else None

@@ -1,6 +1,5 @@
 """Reads claims such as "method A beats method B on this task, in every family". See docs/claims.md."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from crosstune.analysis.groups import Grouping, group_of
+from crosstune.config.counts import parse_count
 from crosstune.config.mistakes import invalid, known_keys, reworded, shown
 from crosstune.config.yaml_file import read_document
 from crosstune.errors import UserError, did_you_mean
@@ -25,8 +25,6 @@ QUANTIFIERS = get_args(Quantifier)
 LOWER_IS_BETTER = ("wrong_language", "source_language")
 """Metrics based on the language of generated answers; for these ``beats`` means lower."""
 
-_NUMBER = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKmMbB]?)")
-_TIMES = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9}
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -36,13 +34,10 @@ def _listed(raw: Any) -> Any:
 
 def _count(raw: Any) -> int:
     """A number of parameters: 1230000, "1.23M"."""
-    result = _NUMBER.fullmatch(str(raw)) if not isinstance(raw, bool) and len(str(raw)) < 20 else None
-    count = round(float(result[1]) * _TIMES[result[2].lower()]) if result else 0
-    if count < 1:
-        raise invalid(
-            ("most_parameters",), f"most_parameters: give a number such as 1.23M; found {shown(raw)}"
-        )
-    return count
+    try:
+        return parse_count(raw, "most_parameters")
+    except UserError as error:
+        raise invalid(("most_parameters",), str(error)) from None
 
 
 Text = Annotated[str, Field(min_length=1, max_length=500)]
@@ -274,7 +269,7 @@ def _codes(raw: Any) -> tuple[str, ...]:
     codes = list(LANGUAGES)
     for by, values in raw.items():
         # Whether a script is seen depends on the runs' source language, which a file does not know.
-        known_groupings = [grouping for grouping in get_args(Grouping) if grouping != "seen_script"]
+        known_groupings = [name for name in get_args(Grouping) if name != "seen_script"]
         if by not in known_groupings:
             raise invalid(
                 ("languages", by), f'languages: no grouping "{by}"{did_you_mean(str(by), known_groupings)}'

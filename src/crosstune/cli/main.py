@@ -28,6 +28,11 @@ Claims = Annotated[
     list[str] | None,
     typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
 ]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")]
+Store = Annotated[
+    str | None, typer.Option(help="Folder of the results; over the study's own, or runs/<name>.")
+]
+Dtype = Annotated[str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; over the study's own.")]
 StoreFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder a study ran into, such as runs/demo.")
@@ -43,12 +48,10 @@ def _main(
 
 @app.command()
 def run(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
-    store: Annotated[str | None, typer.Option(help="Folder for the results; runs/<name> by default.")] = None,
+    study: StudyFile,
+    store: Store = None,
     device: Device = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")
-    ] = None,
+    dtype: Dtype = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Make the runs again that failed before.")
     ] = False,
@@ -100,11 +103,11 @@ def run(
 
 @app.command()
 def plan(
-    study: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")],
+    study: StudyFile,
     *,
-    store: Annotated[str | None, typer.Option(help="Folder of the results; over the study's own.")] = None,
+    store: Store = None,
     device: Device = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, bfloat16, float32, ...")] = None,
+    dtype: Dtype = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Load the models and time a few steps of each method first.")
     ] = False,
@@ -168,9 +171,10 @@ def check(store: StoreFolder) -> None:
 
     Example: crosstune check runs/demo
     """
+    from crosstune.data.forms import FORMS
     from crosstune.store.audit import audit
 
-    state = audit(user_path(store))
+    state = audit(user_path(store), FORMS)
     for text in (*state.notes, *state.problems):
         say(text)
     searches = f" and {state.searches} searches" if state.searches else ""

@@ -5,7 +5,7 @@ script would have to unpack is taken from the branch ``refs/convert/parquet``, t
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from importlib.resources import files
@@ -32,13 +32,7 @@ _known: dict[tuple[str, str], tuple[str, bool]] = {}
 
 @dataclass(frozen=True, slots=True)
 class HubFiles:
-    """Files of a dataset repository on this machine.
-
-    Attributes:
-        paths: Sorted; at least one.
-        repo: ``owner/name``.
-        commit: 40 hex digits: what the revision asked for stands for.
-    """
+    """Files of a dataset repository here: sorted paths, ``owner/name``, and the commit's 40 hex digits."""
 
     paths: list[Path]
     repo: str
@@ -63,10 +57,10 @@ class HubEntry:
     repo: str
     revision: str
     files: Mapping[Split, str]
-    columns: tuple[str, ...]
+    columns: Sequence[str]
     languages: Mapping[str, str]
     rename: Mapping[str, str] = field(default_factory=dict)
-    labels: tuple[str, ...] = ()
+    labels: Sequence[str] = ()
     language_prefix: str | None = None
 
     def pattern(self, split: Split, language: str) -> str:
@@ -102,16 +96,8 @@ def hub_entry(name: str) -> HubEntry:
     if name not in table:
         raise UserError(f'no dataset "{name}" is known on the hub{did_you_mean(name, table)}')
     entry = table[name]
-    return HubEntry(
-        repo=entry["repo"],
-        revision=entry["revision"],
-        files=entry["files"],
-        columns=tuple(entry["columns"]),
-        languages={find(code).code: code for code in entry.get("codes", ["en"])},
-        rename=entry.get("rename", {}),
-        labels=tuple(entry.get("labels", ())),
-        language_prefix=entry.get("language_prefix"),
-    )
+    entry["languages"] = {find(code).code: code for code in entry.pop("codes", ["en"])}
+    return HubEntry(**entry)
 
 
 def fetch_files(repo: str, pattern: str, revision: str) -> HubFiles:

@@ -21,20 +21,17 @@ def overlap(train: Sequence[Example], tested: Iterable[Example]) -> dict[str, An
         compatibility forms).
     """
     prompts = {example.prompt for example in train}
-    exact, folded = defaultdict(set), defaultdict(set)
-    for example in train:
-        for name, text in example.fields:
-            exact[name].add(text)
-            folded[name].add(normalised(text))
-    shared: dict[str, Counter[str]] = {"exact": Counter(), "normalised": Counter()}
+    exact = {field for example in train for field in example.fields}
+    folded = {(name, normalised(text)) for name, text in exact}
+    same_exact, same_folded = Counter[str](), Counter[str]()
     same_prompt = 0
     for example in tested:
         same_prompt += example.prompt in prompts
         for name, text in example.fields:
             # Fields without overlap are listed too, with a zero.
-            shared["exact"][name] += text in exact[name]
-            shared["normalised"][name] += normalised(text) in folded[name]
-    return {"prompts": same_prompt, **{how: dict(counts) for how, counts in shared.items()}}
+            same_exact[name] += (name, text) in exact
+            same_folded[name] += (name, normalised(text)) in folded
+    return {"prompts": same_prompt, "exact": dict(same_exact), "normalised": dict(same_folded)}
 
 
 def repeats(examples: Iterable[Example]) -> dict[str, int]:
@@ -48,10 +45,9 @@ def repeats(examples: Iterable[Example]) -> dict[str, int]:
     for example in examples:
         question = example.fields or (("prompt", example.prompt),)
         answers[question, example.choices].append(example.answers)
-    groups = [golds for golds in answers.values() if len(golds) > 1]
     return {
-        "repeated": sum(len(golds) - 1 for golds in groups),
-        "conflicting": sum(len(set(golds)) > 1 for golds in groups),
+        "repeated": sum(len(golds) - 1 for golds in answers.values()),
+        "conflicting": sum(len(set(golds)) > 1 for golds in answers.values()),
     }
 
 

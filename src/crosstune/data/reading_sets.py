@@ -20,8 +20,7 @@ from string import ascii_uppercase
 from typing import Any
 from xml.parsers import expat
 
-from crosstune.data.example import Split
-from crosstune.data.local import fair_order
+from crosstune.data.example import Split, fair_order
 from crosstune.data.tables import BadRow, Row, Rows, read_json, read_lines, read_rows
 from crosstune.errors import UserError
 from crosstune.files import read_bytes, read_text

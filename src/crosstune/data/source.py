@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from crosstune.data.tables import BadRow, Row, Rows, read_rows
+from crosstune.data.tables import BadRow, Row, Rows, changed, read_rows
 from crosstune.errors import UserError
 from crosstune.languages.table import find
 
@@ -17,7 +17,7 @@ class FileLayout:
     Attributes:
         files: Below the data folder, with ``{code}`` for the language and ``*`` for anything in a name.
             Several files that match are read one after the other.
-        columns: That must be there; the names of all columns in a file without a header.
+        columns: That must be there, by default those renamed; all columns in a file without a header.
         header: Whether the first line names the columns.
         rename: The task's own column name by the published one.
         language: Of files without ``{code}``; the source language by default.
@@ -35,7 +35,8 @@ class FileLayout:
 
     def rows(self, path: Path) -> Rows:
         """Rows of one file, under the task's column names."""
-        rows = self.read(path) if self.read is not None else read_rows(path, self.columns, header=self.header)
+        columns = self.columns or tuple(self.rename)
+        rows = self.read(path) if self.read is not None else read_rows(path, columns, header=self.header)
         return renamed(rows, self.rename) if self.rename else rows
 
 
@@ -65,10 +66,7 @@ class Place:
 def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str) -> dict[str, Place]:
     """Local files of one split by language; the first layout that has a language wins.
 
-    Args:
-        root: Data folder.
-        layouts: Published forms of the split.
-        source_language: Language of files whose layout names none.
+    Files whose layout names no language are in the source language.
     """
     places: dict[str, Place] = {}
     for layout in layouts:
@@ -76,22 +74,22 @@ def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str)
         shape = _path_pattern(layout.files)
         for path in sorted(root.glob(layout.files.replace("{code}", "*"))):
             match = shape.fullmatch(path.relative_to(root).as_posix())
-            if match is None:
+            if match is None or (not path.is_file() and not path.suffix):
                 continue
-            if not path.is_file() and path.suffix:
+            if not path.is_file():
                 raise UserError(
                     f"{path} is where {layout.files} has a file, and is none; mend it or move it away"
                 )
-            if not path.is_file():
-                continue
             code = match.groupdict().get("code")
             language = layout.language or source_language if code is None else _canonical(code)
             if language is not None:
                 by_language.setdefault(language, []).append(path)
         if layout.column is not None:
             paths = tuple(path for files in by_language.values() for path in files)
-            for code in _language_codes(layout, paths):
-                if (language := _canonical(code)) is not None:
+            rows = (row for path in paths for row in layout.rows(path) if isinstance(row, Row))
+            codes = dict.fromkeys(row.fields.get(layout.column) for row in rows)
+            for code in codes:
+                if isinstance(code, str) and (language := _canonical(code)) is not None:
                     places.setdefault(language, Place(layout, paths, code))
             continue
         for language, files in by_language.items():
@@ -101,21 +99,23 @@ def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str)
 
 def renamed(rows: Rows, names: Mapping[str, str]) -> Rows:
     """The same rows with columns under other names."""
-    for row in rows:
-        if isinstance(row, BadRow):
-            yield row
-        else:
-            yield Row(row.path, row.line, {names.get(key, key): value for key, value in row.fields.items()})
+
+    def under_names(row: Row) -> Row:
+        return Row(row.path, row.line, {names.get(key, key): value for key, value in row.fields.items()})
+
+    return changed(rows, under_names)
 
 
 def labelled(rows: Rows, labels: Sequence[str]) -> Rows:
     """The same rows with the number in a ``label`` column put in words; one beyond the labels is left."""
-    for row in rows:
-        if isinstance(row, Row) and isinstance(number := row.fields.get("label"), int) and labels:
-            known = 0 <= number < len(labels)
-            yield Row(row.path, row.line, row.fields | ({"label": labels[number]} if known else {}))
-        else:
-            yield row
+
+    def in_words(row: Row) -> Row:
+        number = row.fields.get("label")
+        if isinstance(number, int) and 0 <= number < len(labels):
+            return row.with_fields(label=labels[number])
+        return row
+
+    return changed(rows, in_words)
 
 
 def _path_pattern(files: str) -> re.Pattern[str]:
@@ -130,13 +130,3 @@ def _canonical(code: str) -> str | None:
         return find(code).code
     except UserError:
         return None
-
-
-def _language_codes(layout: FileLayout, paths: tuple[Path, ...]) -> list[str]:
-    """Language codes that the rows of files of many languages carry."""
-    seen: dict[str, None] = {}
-    for path in paths:
-        for row in layout.rows(path):
-            if isinstance(row, Row) and isinstance(code := row.fields.get(layout.column or ""), str):
-                seen[code] = None
-    return list(seen)

@@ -10,7 +10,7 @@ from collections import defaultdict, deque
 from pathlib import Path
 from typing import Any
 
-from crosstune.data.tables import BadRow, Row, read_json
+from crosstune.data.tables import BadRow, Row, changed, read_json
 from crosstune.errors import UserError
 from crosstune.files import read_text
 
@@ -81,10 +81,7 @@ def read_by_language(path: Path) -> list[Row | BadRow]:
     TyDi QA's own ids read "english-12345-0".
     """
     rows = read_squad(path)
-    return [
-        row if isinstance(row, BadRow) else row.with_fields(language=str(row["id"]).partition("-")[0])
-        for row in rows
-    ]
+    return list(changed(rows, lambda row: row.with_fields(language=str(row["id"]).partition("-")[0])))
 
 
 def _list(holder: object, key: str) -> list[Any] | None:

@@ -71,6 +71,11 @@ class Row:
 Rows = Iterable[Row | BadRow]
 
 
+def changed(rows: Rows, change: Callable[[Row], Row]) -> Iterator[Row | BadRow]:
+    """The same rows, those that can be read as ``change`` makes them."""
+    return (change(row) if isinstance(row, Row) else row for row in rows)
+
+
 def read_rows(path: Path, columns: Sequence[str], *, header: bool = True) -> list[Row | BadRow]:
     """Rows of a table in the format its name ends in: .tsv, .txt (tabs), .csv, .jsonl or .parquet.
 
@@ -215,7 +220,8 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
         if not isinstance(value, dict):
             rows.append(BadRow(f"{path}:{number}: {_shown(value)} where an object was expected"))
         elif missing := [column for column in columns if column not in value]:
-            rows.append(BadRow(f"{path}:{number}: no column {', '.join(missing)}; it has {_names(value)}"))
+            names = ", ".join(list(value)[:12])[:120] or "none"
+            rows.append(BadRow(f"{path}:{number}: no column {', '.join(missing)}; it has {names}"))
         else:
             rows.append(Row(path, number, value))
     if not rows:
@@ -260,10 +266,6 @@ def _no_number(name: str) -> Any:
 def _require(path: Path, columns: Sequence[str], found_columns: Sequence[str], hint: str) -> None:
     if missing := [column for column in columns if column not in found_columns]:
         raise UserError(f"{path}:1: no column {', '.join(missing)}; {hint}")
-
-
-def _names(value: dict[str, Any]) -> str:
-    return ", ".join(list(value)[:12])[:120] or "none"
 
 
 def _shown(value: object) -> str:

@@ -63,7 +63,7 @@ def _read() -> tuple[dict[str, Language], dict[str, list[str]]]:
 
 
 LANGUAGES, _ALIASES = _read()
-ADDED: dict[str, dict[str, str]] = {}
+ADDED: dict[str, dict[str, str | int]] = {}
 """What `add` was called with, by code."""
 
 # Regions whose usual script is not the language's default, and scripts that are names for another one.
@@ -128,7 +128,7 @@ def find(code: str) -> Language:
     raise UserError(f"unknown language {code!r}{did_you_mean(_key(code), index)}")
 
 
-def add(code: str, name: str, family: str, script: str) -> None:
+def add(code: str, name: str, family: str, script: str, resource: int | None = None) -> None:
     """Take up a language that the table lacks, for as long as the process lasts.
 
     Args:
@@ -136,15 +136,18 @@ def add(code: str, name: str, family: str, script: str) -> None:
         name: In English.
         family: Top-level family, as others of it are listed under.
         script: ISO 15924 code of a script that some language of the table is written in.
+        resource: Class 0 to 5 of Joshi et al. 2020, where it is known.
 
     Raises:
         UserError: A code or name that the table has already for something else, or none that it could take.
     """
-    row = Language(code, name, "", "", code.partition("-")[0], "", code, family, "", script, None, "")
+    row = Language(code, name, "", "", code.partition("-")[0], "", code, family, "", script, resource, "")
     if LANGUAGES.get(code) == row:
         return
     if not re.fullmatch("[a-z]{2,3}(-[A-Z][a-z]{3})?", code):
         raise UserError(f"a language's code is two or three letters such as bbc; found {code!r}")
+    if resource is not None and resource not in range(6):
+        raise UserError(f"{code}: the resource class is 0 to 5; found {resource!r}")
     if script not in {known.script for known in LANGUAGES.values()}:
         raise UserError(f"{code}: unknown script {script!r}; give an ISO 15924 code such as Latn or Arab")
     for name_or_code in (code, name):
@@ -153,6 +156,8 @@ def add(code: str, name: str, family: str, script: str) -> None:
     LANGUAGES[code] = row
     _ALIASES[code] = []
     ADDED[code] = {"name": name, "family": family, "script": script}
+    if resource is not None:
+        ADDED[code]["resource"] = resource
     _index.cache_clear()
 
 

@@ -6,6 +6,7 @@ from crosstune.methods.adapters.bottleneck import Bottleneck
 from crosstune.methods.adapters.compacter import Compacter
 from crosstune.methods.adapters.ia3 import Ia3
 from crosstune.methods.adapters.lora import Lora
+from crosstune.methods.adapters.peft_tuner import PeftTuner
 from crosstune.methods.base import Method
 from crosstune.methods.few_shot import FewShot
 from crosstune.methods.full import Full
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "llama-adapter": LlamaAdapter,
     "lora": Lora,
     "bottleneck": Bottleneck,
+    "peft": PeftTuner,
     "compacter": Compacter,
     "ia3": Ia3,
     "full": Full,

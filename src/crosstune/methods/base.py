@@ -1,7 +1,7 @@
 """What a method is: trained parameters that attach to a frozen model and come off without a trace."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, cast
@@ -155,9 +155,13 @@ class Method(ABC, Generic[Settings]):
                     f"weights do not fit {self.name}: {name} is {tuple(state[name].shape)}, "
                     f"this model wants {tuple(parameter.shape)}"
                 )
+        self.set_parameters(state)
+
+    def set_parameters(self, values: Mapping[str, Tensor]) -> None:
+        """Put values into the parameters, by name."""
         with torch.no_grad():
-            for name, parameter in parameters.items():
-                parameter.copy_(state[name])
+            for name, parameter in self.parameters().items():
+                parameter.copy_(values[name])
         self.after_step()
 
     def attached(self) -> LanguageModel:

@@ -1,12 +1,12 @@
 """Methods at equal trained parameters: a budget such as 1.23M, and the size that comes nearest to it."""
 
-import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from pydantic import ValidationError
 
+from crosstune.config.counts import parse_count
 from crosstune.config.mistakes import known_keys, read_settings, reworded
 from crosstune.config.yaml_file import parse_value
 from crosstune.errors import UserError, did_you_mean
@@ -14,25 +14,13 @@ from crosstune.methods import METHODS
 from crosstune.methods.config import Layered, MethodConfig
 from crosstune.models.geometry import Geometry
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9}
-_WRITTEN = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([KMB]?)", re.IGNORECASE)
-_MOST = 10**12
-
 NEAR = 0.02
 """Share of a budget that a size may be off before it is said what would come nearer."""
 
 
 @dataclass(frozen=True)
 class Solved:
-    """A method's settings for a budget.
-
-    Attributes:
-        config: With the size filled in.
-        setting: Name of the setting that was solved.
-        size: Its value.
-        count: Trained parameters, exactly.
-        budget: What was asked for.
-    """
+    """A method's settings for a budget, which setting was solved, its value and the exact count."""
 
     config: MethodConfig
     setting: str
@@ -55,41 +43,10 @@ class Solved:
         return f"{self.setting} {self.size} is {self.count:,} ({self.share_off})"
 
 
-def parse_budget(budget: Any) -> int:
-    """A number of parameters: 1230000, "1.23M", "500K".
-
-    Raises:
-        UserError: It is none.
-    """
-    number = -1.0
-    if isinstance(budget, int | float) and not isinstance(budget, bool):
-        number = budget
-    elif isinstance(budget, str) and (match := _WRITTEN.fullmatch(budget.strip())):
-        number = round(float(match[1]) * _UNITS[match[2].upper()], 6)
-    if not 1 <= number <= _MOST or number != int(number):
-        raise UserError(
-            f"budget: give a number of parameters, such as 1.23M, 500K or 1230000; found {budget!r}"
-        )
-    return int(number)
-
-
-def written(budget: int) -> str:
-    """As a person would write it: "1.23M", "500K", "1,228,800"."""
-    unit = next((unit for unit in ("B", "M", "K") if budget >= _UNITS[unit]), "")
-    text = f"{budget / _UNITS[unit]:.2f}".rstrip("0").rstrip(".") + unit
-    return text if parse_budget(text) == budget else f"{budget:,}"
-
-
 def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> Solved | None:
     """The size whose count is nearest to a budget, the smaller of two as near; None for a method without.
 
-    All other settings, the layers among them, stay as they are.
-
-    Args:
-        name: Of the method.
-        config: Its settings; the size in them does not matter.
-        geometry: The model's shape.
-        budget: Trained parameters, at least 1.
+    All other settings, the layers among them, stay as they are. A budget is 1 at least.
 
     Raises:
         UserError: The settings do not fit the model.
@@ -109,24 +66,13 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
     high = 1
     while count(high) < budget:
         high *= 2
-    low = 1
-    while low < high:
-        middle = (low + high) // 2
-        if count(middle) < budget:
-            low = middle + 1
-        else:
-            high = middle
-    size = min(range(max(1, low - 1), low + 1), key=lambda size: abs(count(size) - budget))
+    beyond = 1 + bisect_left(range(1, high), budget, key=count)
+    size = min(range(max(1, beyond - 1), beyond + 1), key=lambda size: abs(count(size) - budget))
     return Solved(sized(size), setting, size, count(size), budget)
 
 
 def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
     """What else there is, of a method whose nearest size is more than `NEAR` off its budget.
-
-    Args:
-        name: Of the method.
-        solved: From `solve`.
-        geometry: The model's shape.
 
     Returns:
         The nearest sizes on both sides, and the number of layers, nearest to that asked for, with which some
@@ -154,12 +100,9 @@ def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
 def count_parameters(
     geometry: Geometry, method: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Trained parameters by method.
+    """Trained parameters of one method, or of all with their default settings.
 
-    Args:
-        geometry: The model's shape.
-        method: One method's name, or None for all with their default settings.
-        settings: Of the one method, each ``key=value`` with the value as a study file has it.
+    Settings are those of the one method, each ``key=value`` with the value as a study file has it.
 
     Raises:
         UserError: Unknown method or setting, or a value that does not fit.
@@ -171,18 +114,14 @@ def count_parameters(
 def solve_budget(
     geometry: Geometry, budget: str, method: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, Solved | None]:
-    """The size of each method that comes nearest to a budget; None for methods without a size.
+    """The size that comes nearest to a budget such as "1.23M", of the methods that `count_parameters` counts.
 
-    Args:
-        geometry: The model's shape.
-        budget: Trained parameters, such as "1.23M".
-        method: One method's name, or None for all with their default settings.
-        settings: Of the one method.
+    It is None for methods without a size.
 
     Raises:
         UserError: Unknown method or setting, a value that does not fit, or no budget.
     """
-    parameters = parse_budget(budget)
+    parameters = parse_count(budget, "budget")
     configs = _configs(method, settings)
     return {name: solve(name, config, geometry, parameters) for name, config in configs.items()}
 
@@ -201,7 +140,8 @@ def _configs(method: str | None, settings: Sequence[str]) -> dict[str, MethodCon
         values[key.strip()] = parse_value(value)
     config = METHODS[method].Config
     try:
-        known_keys(values, config.model_fields, f"method {method}")
+        if not config.open_ended():
+            known_keys(values, config.model_fields, f"method {method}")
         return {method: read_settings(config, values, f"method {method}")}
     except ValidationError as error:
         raise UserError(f"--set: {reworded(error, values)[0][1]}") from None

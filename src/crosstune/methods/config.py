@@ -17,6 +17,11 @@ class MethodConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    @classmethod
+    def open_ended(cls) -> bool:
+        """Whether it takes keys that it does not name, and a library checks them."""
+        return cls.model_config.get("extra") == "allow"
+
 
 class Layered(MethodConfig):
     """Settings of a method that can live in some layers only.

@@ -19,6 +19,9 @@ import regex  # type: ignore[import-untyped]
 
 from crosstune.languages import LANGUAGES, find
 
+IDENTIFIER = 2
+"""Version of the rules, in records. Those without one chose among all the languages of their study."""
+
 MIXED = "mixed"
 UNDECIDABLE = "undecidable"
 OTHER = "other"

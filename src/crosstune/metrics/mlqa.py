@@ -62,21 +62,13 @@ def normalise(text: str, language: str) -> str:
 
 
 def exact_match(answer: str, golds: Sequence[str], language: str) -> float:
-    """`squad.exact_match` of tokens in the language, a canonical code.
-
-    Raises:
-        ValueError: ``golds`` is empty.
-    """
+    """`squad.exact_match` of tokens in the language, a canonical code."""
     tokens = _tokens(answer, language)
     return best(golds, lambda gold: float(tokens == _tokens(gold, language)))
 
 
 def f1(answer: str, golds: Sequence[str], language: str) -> float:
-    """`squad.f1` of tokens in the language, a canonical code.
-
-    Raises:
-        ValueError: ``golds`` is empty.
-    """
+    """`squad.f1` of tokens in the language, a canonical code."""
     tokens = _tokens(answer, language)
     return best(golds, lambda gold: token_f1(tokens, _tokens(gold, language)))
 
@@ -86,7 +78,7 @@ def _tokens(text: str, language: str) -> list[str]:
     text = text.lower()
     if code in _ELIDED:
         text = _ELIDED[code].sub(" ", text)
-    text = "".join(char for char in text if not _is_punctuation(char))
+    text = "".join(c for c in text if c not in string.punctuation and unicodedata.category(c)[0] != "P")
     if code in _ARTICLE:
         text = _ARTICLE[code].sub(" ", text)
     if code == "zh":
@@ -111,7 +103,3 @@ def _space_out(text: str) -> str:
             inside = unspaced
         spaced.append(char)
     return "".join(spaced)
-
-
-def _is_punctuation(char: str) -> bool:
-    return char in string.punctuation or unicodedata.category(char)[0] == "P"

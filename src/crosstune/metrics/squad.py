@@ -2,7 +2,7 @@
 
 XTREME scores XQuAD and TyDi QA with it too, though the normaliser was made for English: where words are not
 set off by white space (Chinese, Japanese, Thai) an answer is one token, so F1 is close to exact match. Tasks
-give the scores of `metrics.mlqa` beside it, each by its name.
+give the scores of `metrics.mlqa` beside it, each by its name. Of no gold at all, both raise a `ValueError`.
 """
 
 import re
@@ -20,11 +20,7 @@ def normalise(text: str) -> str:
 
 
 def exact_match(answer: str, golds: Sequence[str]) -> float:
-    """1.0 if the normalised answer equals a normalised gold, else 0.0.
-
-    Raises:
-        ValueError: ``golds`` is empty.
-    """
+    """1.0 if the normalised answer equals a normalised gold, else 0.0."""
     return best(golds, lambda gold: float(normalise(answer) == normalise(gold)))
 
 
@@ -33,9 +29,6 @@ def f1(answer: str, golds: Sequence[str]) -> float:
 
     An answer and a gold that are both empty once normalised ("a", "the") match exactly and have F1 0, as
     in the published script.
-
-    Raises:
-        ValueError: ``golds`` is empty.
     """
     return best(golds, lambda gold: token_f1(normalise(answer).split(), normalise(gold).split()))
 

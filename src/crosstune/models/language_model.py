@@ -8,12 +8,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.apart import one_a_row
-from crosstune.models.attention.cache import DecodingCache, OwnCache, OwnCaches, PrefillCache
+from crosstune.models.attention.cache import DecodingCache, OwnCache, OwnCaches
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout, laid_out
 from crosstune.models.attention.own_keys import calls_of, keys_values
@@ -117,10 +117,8 @@ class LanguageModel:
     @property
     def pad_id(self) -> int:
         """A token id to fill batches with; what it is never matters, as nothing attends to it."""
-        for token in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        return 0
+        tokens = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        return next(int(token) for token in tokens if token is not None)
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -136,7 +134,7 @@ class LanguageModel:
         self,
         ids: Tensor,
         layout: Layout | PaddingFreeBatch | None = None,
-        read: PrefillCache | OwnCache | None = None,
+        read: DynamicCache | OwnCache | None = None,
         rows: Tensor | None = None,
         entry: EntryStates | None = None,
     ) -> Tensor:
@@ -231,15 +229,7 @@ class LanguageModel:
         return reached[0]
 
     def step(self, ids: Tensor, slots: DecodingCache | OwnCaches) -> Tensor:
-        """Read one more token of each text that is being written.
-
-        Args:
-            ids: ``[live]`` token ids.
-            slots: Holds the texts so far.
-
-        Returns:
-            ``[live, hidden]``, after the final norm.
-        """
+        """Read one more token, ``[live]``, of each text: ``[live, hidden]``, after the final norm."""
         if isinstance(slots, OwnCaches):
             lengths = torch.tensor(slots.lengths, device=ids.device)
             texts = zip(ids.split(1), lengths.split(1), slots.caches, strict=True)
@@ -305,7 +295,12 @@ class LanguageModel:
         with torch.inference_mode():
             logits = self.logits(self.hidden(ids)[0])
             expected = self.model(input_ids=ids, use_cache=False).logits[0].float().to(logits.device)
-            self.skips_unread_rows = self.skips_unread_rows and self._narrowed_alike(ids)
+            some = torch.tensor([1, 4], device=self.device)
+            if self.skips_unread_rows and (
+                why := TOP_ROWS.fault(lambda: [(self.hidden(ids, rows=some), self.hidden(ids)[0, some])])
+            ):
+                TOP_ROWS.tell(f"{self.name}: {why}")
+                self.skips_unread_rows = False
         if not torch.allclose(logits, expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max())):
             raise UserError(
                 f"{self.name}: {type(self.model).__name__} computes its logits in a way crosstune does not "
@@ -319,11 +314,7 @@ class LanguageModel:
             self._calls = calls_of(self.decoder, self.attentions, token)
 
     def keys_values(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, not rotated, and values that a layer's attention makes of hidden vectors.
-
-        Args:
-            layer: Its number.
-            states: ``[n, hidden]``.
+        """Keys, not rotated, and values that a layer's attention makes of hidden vectors ``[n, hidden]``.
 
         Returns:
             Two ``[kv_heads, n, size]``.
@@ -332,11 +323,3 @@ class LanguageModel:
             UserError: The architecture makes them in a way that crosstune does not know.
         """
         return keys_values(self.attentions[layer], states, self._calls[layer])
-
-    def _narrowed_alike(self, ids: Tensor) -> bool:
-        """Whether the top layer gives the same states for some rows alone as for all."""
-        rows = torch.tensor([1, 4], device=self.device)
-        why = TOP_ROWS.fault(lambda: [(self.hidden(ids, rows=rows), self.hidden(ids)[0, rows])])
-        if why:
-            TOP_ROWS.tell(f"{self.name}: {why}")
-        return not why

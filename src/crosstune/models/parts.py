@@ -50,11 +50,11 @@ CAP = "final_logit_softcapping"
 
 
 def child(parent: nn.Module, names: tuple[str, ...]) -> str | None:
-    """The first of some names, dotted or not, under which a module holds another."""
+    """The first of some names, dotted or not, under which a module holds one other, no list of several."""
     for name in names:
         with suppress(AttributeError):
-            parent.get_submodule(name)
-            return name
+            if not isinstance(parent.get_submodule(name), nn.ModuleList):
+                return name
     return None
 
 
@@ -247,8 +247,8 @@ class Parts:
 
     def __init__(self, model: Any) -> None:
         stack = model.get_decoder()
-        layers = child(stack, LAYERS) if isinstance(stack, nn.Module) else None
-        modules = [] if layers is None else list(stack.get_submodule(layers).children())
+        lists = (getattr(stack, name, None) for name in LAYERS)
+        modules = next((list(layers) for layers in lists if isinstance(layers, nn.ModuleList)), [])
         attentions = [child(module, ATTENTION) for module in modules]
         if not any(attentions):
             raise UserError(

@@ -69,8 +69,7 @@ class FastWay:
     def fault(self, compare: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> str:
         """Why not to use it: it raises, or differs; empty if it does neither.
 
-        Args:
-            compare: Gives results of the fast way, each with the plain one's.
+        What is compared are results of the fast way, each with the plain one's.
         """
         try:
             right = all(self.same(fast, plain) for fast, plain in compare())
@@ -84,12 +83,9 @@ class FastWay:
         compare: Callable[[], Iterable[tuple[Tensor, Tensor]]],
         note: Note | None = None,
     ) -> bool:
-        """Whether to use it: compared the first time that this is asked for ``key``.
+        """Whether to use it: compared, as in `fault`, the first time that this is asked for ``key``.
 
-        Args:
-            key: What the verdict is for; models by a weak reference.
-            compare: As in `fault`.
-            note: Told in one line if it is not used.
+        A model is a key by a weak reference. ``note`` is told in one line if it is not used.
         """
         if self.part is not None and not wanted(self.part):
             return False

@@ -28,12 +28,7 @@ def read_tensors(file: Path, device: "torch.device") -> "dict[str, Tensor]":
 
 
 def write_tensors(tensors: Mapping[str, "Tensor"], at: Path, facts: Mapping[str, str] | None = None) -> None:
-    """Write a file of tensors.
-
-    Args:
-        tensors: By name.
-        at: Where to.
-        facts: Texts to put into the file's head.
+    """Write a file of tensors, with some texts in its head.
 
     Raises:
         OSError: The disk is full or cannot be written. Safetensors itself says so in words only.

@@ -12,7 +12,7 @@ TOKENS_KEPT = 20_000_000
 
 
 class Tokens:
-    """A tokenizer and the ids it gave.
+    """A tokenizer and the ids it gave; ``closed_by`` tokens that it puts behind every prompt are cut off.
 
     Args:
         tokenizer: Of Hugging Face.
@@ -24,7 +24,7 @@ class Tokens:
 
     def __init__(self, tokenizer: Any, rows: int, ends: Iterable[int] | None) -> None:
         self._tokenizer, self._rows = tokenizer, rows
-        self._closed_by = 0 if ends is None else _closing(tokenizer, ends)
+        self.closed_by = 0 if ends is None else _closing(tokenizer, ends)
         self._prompts: dict[bytes, array[int]] = {}
         self._kept = 0
         self._answers: dict[str, list[int]] = {}
@@ -42,7 +42,7 @@ class Tokens:
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
         if new:
             encoded = self._tokenizer(list(new.values()))["input_ids"]
-            ids_of = {key: ids[: len(ids) - self._closed_by] for key, ids in zip(new, encoded, strict=True)}
+            ids_of = {key: ids[: len(ids) - self.closed_by] for key, ids in zip(new, encoded, strict=True)}
             for key, ids in ids_of.items():
                 self._check(ids, new[key])
             if self._kept > TOKENS_KEPT:
@@ -80,7 +80,7 @@ class Tokens:
     def remarks(self) -> list[str]:
         """What a person should know of the tokenizer before any result: a line each, most often none."""
         lines = []
-        if self._closed_by:
+        if self.closed_by:
             lines.append("its tokenizer closes texts with end-of-text; this is left out behind prompts")
         if drops_line_breaks(self._tokenizer):
             lines.append("its tokenizer drops line breaks: no stop string with one can end an answer")

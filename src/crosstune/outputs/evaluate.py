@@ -43,11 +43,17 @@ def evaluate(
         flat = [example for language in languages for example in examples[language]]
         with lm.adaptation.for_language(languages[0]):
             flat = fitted(lm, task, flat, settings, passes)
+            if not flat:
+                continue
             section = None if journal is None else journal.section(done, len(flat))
             output = OUTPUTS[task.kind](lm, settings)
             answers = output.answers(task, flat, tell=tell, passes=passes, journal=section)
         tables.append(_rows(task, flat, answers))
         done += len(flat)
+    if not tables:
+        if any(examples.values()):
+            raise UserError(f"task {task.name}: every text is longer than the positions of {lm.name}")
+        return pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))
     table = pl.concat(tables)
     if len(groups) > 1:
         table = table.sort(pl.col("language").cast(pl.Enum(list(examples))), maintain_order=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.metrics.language_id import identify
-from crosstune.models.attention.cache import DecodingCache, OwnCaches, PrefillCache
+from crosstune.models.attention.cache import DecodingCache, OwnCaches
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out, reading_form
 from crosstune.models.attention.trees import Shared, Tree, grow
 from crosstune.models.fast.graphs import stepper
@@ -191,7 +191,7 @@ def _read(
             slots.add(alone, [(0, list(range(front + len(text))))])
         return torch.cat(states)
     placed = lay_out(form, trees, lm.pad_id, lm.device)
-    read, width = PrefillCache(), placed.ids.shape[1]
+    read, width = slots.reader(), placed.ids.shape[1]
     paths = [
         (start // width, [start % width + at for at in path])
         for start, tree in zip(placed.starts, trees, strict=True)

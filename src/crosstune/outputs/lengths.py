@@ -1,7 +1,7 @@
 """Texts longer than the model has positions for: counted, said, and refused, cut or left out if asked."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -17,48 +17,95 @@ from crosstune.tasks.base import Task
 _TABLES = frozenset({"wpe", "embed_positions", "position_embeddings"})
 
 
+# A token takes a byte or more, but for those that a tokenizer puts around a text.
+_AROUND = 8
+
+
 def fitted(
     lm: LanguageModel, task: Task, examples: Sequence[Example], settings: EvaluateSettings, passes: TokenLimit
 ) -> list[Example]:
     """The examples as they are to be answered, with what ``on_too_long`` says done to those that do not fit.
 
-    A method's own prompt takes positions too. ``passes`` counts the texts too long, and says so once.
+    A method's own prompt takes positions too. ``passes`` counts the texts too long, and says so once; a
+    language of which none is left is named.
+
+    Raises:
+        UserError: One is too long and may be neither shortened nor left out.
+    """
+    written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
+
+    def answer(example: Example) -> int:
+        return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
+
+    kept = _fitted(lm, examples, answer, answer, settings, passes, "texts", said=passes.too_long > 0)
+    left = {example.language for example in kept}
+    if gone := dict.fromkeys(example.language for example in examples if example.language not in left):
+        passes.say(f"no scores for {', '.join(gone)}: every text is too long and left out")
+    return kept
+
+
+def fitted_rows(
+    lm: LanguageModel, examples: Sequence[Example], settings: EvaluateSettings, passes: TokenLimit
+) -> list[Example]:
+    """Training examples with the same done to them; ``passes`` are those of training.
 
     Raises:
         UserError: One is too long and may be neither shortened nor left out; or none is left.
     """
+
+    def answer(example: Example) -> int:
+        return len(lm.tokens.answer(example.answers[0])) + (not example.choices)
+
+    def most(example: Example) -> int:
+        return len(example.answers[0].encode()) + 1
+
+    kept = _fitted(lm, examples, answer, most, settings, passes, "training texts")
+    if examples and not kept:
+        raise UserError(f"all {len(examples)} training texts are longer than the positions of {lm.name}")
+    return kept
+
+
+def _fitted(
+    lm: LanguageModel,
+    examples: Sequence[Example],
+    answer_of: Callable[[Example], int],
+    most: Callable[[Example], int],
+    settings: EvaluateSettings,
+    passes: TokenLimit,
+    what: str,
+    said: bool = False,
+) -> list[Example]:
+    """Those that fit beside their answer (at ``most`` so many tokens), and what becomes of the others."""
     positions = getattr(lm.decoder.config, "max_position_embeddings", None)
-    if not isinstance(positions, int) or not examples:
+    if not isinstance(positions, int):
         return list(examples)
     room = positions - lm.adaptation.first_position - lm.adaptation.front
-    written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
-    prompts = lm.tokens.prompts([example.prompt for example in examples])
-    fitting, count = [], 0
-    for ids, example in zip(prompts, examples, strict=True):
-        answer = max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
-        if len(ids) + answer <= room:
-            fitting.append(example)
+    # Nearly all are shorter by far, and need not be tokenised to know it.
+    doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + _AROUND > room}
+    sizes = iter(map(len, lm.tokens.prompts([examples[i].prompt for i in sorted(doubtful)])))
+    kept, count = [], 0
+    for i, example in enumerate(examples):
+        if i not in doubtful or (size := next(sizes)) + (answer := answer_of(example)) <= room:
+            kept.append(example)
             continue
         count += 1
         if settings.on_too_long == "error" or (settings.on_too_long is None and _has_table(lm)):
             raise UserError(
-                f"{example.language} {example.id}: {len(ids)} tokens and {answer} of an answer, where "
+                f"{example.language} {example.id}: {size} tokens and {answer} of an answer, where "
                 f"{lm.name} has room for {room}; set evaluate.on_too_long to truncate-left or skip"
             )
         if settings.on_too_long == "truncate-left":
-            fitting.append(replace(example, prompt=_shortened(lm, example, room - answer)))
+            kept.append(replace(example, prompt=_shortened(lm, example, room - answer)))
         elif settings.on_too_long is None:
-            fitting.append(example)
-    if count and not passes.too_long:
+            kept.append(example)
+    if count and not said:
         done = {None: "read all the same", "truncate-left": "cut at the left", "skip": "left out"}
         passes.say(
-            f"{count} of {len(examples)} texts are longer than the model's {positions:,} positions and are "
+            f"{count} of {len(examples)} {what} are longer than the model's {positions:,} positions and are "
             f"{done[settings.on_too_long]} (evaluate.on_too_long)"
         )
     passes.too_long += count
-    if not fitting:
-        raise UserError(f"all {count} texts are longer than the {positions:,} positions of {lm.name}")
-    return fitting
+    return kept
 
 
 def _has_table(lm: LanguageModel) -> bool:

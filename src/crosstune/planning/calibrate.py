@@ -7,6 +7,7 @@ from typing import Any
 from crosstune.data.example import Example
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.planning import timings as measurements
 from crosstune.planning.timings import Measured, answer_key, step_key, test_key
 from crosstune.running.execute import load_for
@@ -72,17 +73,18 @@ def _time_task(
 
 def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
     assert run.train is not None
-    rows = training_rows(run, method.attached(), data)
+    lm = method.attached()
+    rows = training_rows(run, lm, data, TokenLimit(run.train.tokens_per_pass, lm.device))
     short = {"steps": STEPS, "epochs": None, "evaluate_every": None, "patience": None}
     # Of a few steps nothing is read twice: those of later epochs take at most what is measured.
     short |= {"reuse_frozen_layers": False}
     times: list[float] = []
 
-    def record_time(progress: Progress) -> None:
+    def after_step(progress: Progress) -> None:
         times.append(progress.seconds)
 
     provenance.reset_peak_memory(run.device)
-    train(method, rows, run.train.model_copy(update=short), run.seed, tell=record_time)
+    train(method, rows, run.train.model_copy(update=short), run.seed, tell=after_step)
     return {
         "seconds": (times[-1] - times[0]) / (len(times) - 1),
         "examples": len(rows),

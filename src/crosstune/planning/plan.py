@@ -119,18 +119,10 @@ class StudyPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: the totals, and one entry a group."""
-        names = ("runs", "done", "failed", "unknown", "seconds", "peak_bytes", "load_seconds")
-        return {
-            "study": self.study,
-            "store": str(self.store),
-            "device": self.device,
-            "dtype": self.dtype,
-            **{name: getattr(self, name) for name in names},
-            "hints": self.hints,
-            "broken": self.broken,
-            "refused": self.refused,
-            "groups": [asdict(group) | {"to_do": group.to_do} for group in self.groups],
-        }
+        names = ("runs", "done", "failed", "unknown", "seconds", "peak_bytes")
+        totals = {name: getattr(self, name) for name in names}
+        groups = [asdict(group) | {"to_do": group.to_do} for group in self.groups]
+        return vars(self) | totals | {"store": str(self.store), "groups": groups}
 
 
 def plan_study(study: Study) -> StudyPlan:

@@ -10,12 +10,7 @@ from crosstune.report.text import visible
 
 
 def plan_table(plan: StudyPlan, study_file: str) -> Group:
-    """One line a group of runs, the totals, and how an estimate is had where there is none.
-
-    Args:
-        plan: `crosstune.planning.plan.StudyPlan`.
-        study_file: As it was given on the command line.
-    """
+    """One line a group of runs, the totals, and how an estimate is had where there is none."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", padding=(0, 1, 0, 0))
     for name in ("Model", "Task", "Method"):
         table.add_column(name, overflow="fold")

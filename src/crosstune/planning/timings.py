@@ -69,9 +69,9 @@ def read(run: Run, revision: str | None = None) -> Measured | None:
     of_model = _text(_loading(run))[:-1]
     of_this_model = {place: figures for place, figures in _all().items() if place.startswith(f"{of_model},")}
     # Only PyTorch knows the whole place, and takes seconds to import.
-    figures_of_run = of_this_model.get(_place(run)) if of_this_model else None
+    figures_here = of_this_model.get(_place(run)) if of_this_model else None
     try:
-        measured = Measured(**figures_of_run) if isinstance(figures_of_run, dict) else None
+        measured = Measured(**figures_here) if isinstance(figures_here, dict) else None
     except TypeError:  # of another version of crosstune
         return None
     if measured is not None and revision is not None and measured.revision != revision:

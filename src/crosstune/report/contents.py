@@ -10,7 +10,6 @@ import polars as pl
 from crosstune.analysis.answer_language import SOURCE
 from crosstune.analysis.curves import MODEL_SIZE, curve, swept
 from crosstune.analysis.groups import Grouping
-from crosstune.report.comparison import references
 from crosstune.report.sections import IN_ENGLISH, Section
 from crosstune.report.tables import tables
 from crosstune.report.tables.tables import Table
@@ -60,7 +59,7 @@ def _figure(name: str, *arguments: Any) -> "Callable[[Width], Any]":
     """Draws a figure by its function's name, when asked: loading the drawing library takes half a second."""
 
     def draw(width: "Width") -> Any:
-        from crosstune.report.figures.registry import FIGURES
+        from crosstune.report.figures import FIGURES
 
         return FIGURES[name](*arguments, width)
 
@@ -70,7 +69,7 @@ def _figure(name: str, *arguments: Any) -> "Callable[[Width], Any]":
 def contents(section: Section) -> list[Item]:
     """The figures and tables of a section, in the page's order: what each needs, and what it is."""
     methods, source = len(section.methods), section.source
-    first = next(iter(references(section)), None)
+    first = next(iter(section.references), None)
     compared = first is not None and methods > 1
     targets = bool(section.table["targets"][0])
     identified = section.has_answer_language

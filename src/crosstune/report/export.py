@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import altair as alt
 import polars as pl
 import vl_convert
 
@@ -13,6 +12,7 @@ from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import draft, put
 from crosstune.report.contents import across_models, contents
+from crosstune.report.figures.style import vegalite_version
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
 from crosstune.report.tables.tables import settings_table, verdicts_table
@@ -32,15 +32,9 @@ def export(
     folder: Path,
     formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
-    """Write every figure and table of some results.
+    """Write every figure and table of some results, and of verdicts on claims if there are any.
 
-    Args:
-        parts: Sections of the results.
-        runs: Their ``run.json``.
-        scores: Their `crosstune.analysis.transfer.language_scores`.
-        verdicts: On claims; no table of them where there are none.
-        folder: Gets ``figures`` and ``tables``; files of the same names are replaced.
-        formats: Of `FORMATS`.
+    The folder gets ``figures`` and ``tables``; files of the same names are replaced. Formats: `FORMATS`.
 
     Returns:
         The files, in the order they were written.
@@ -89,17 +83,10 @@ def export(
 
 
 def save(chart: Any, file: Path, form: str) -> None:
-    """Draw a chart into a file, dark on white, without a request to the network.
-
-    Args:
-        chart: Of Altair.
-        file: To write.
-        form: "svg", "pdf" or "png" (at twice the size).
-    """
+    """Draw a chart of Altair into a file ("svg", "pdf", or "png" at twice the size), dark on white."""
     spec = chart.to_dict()
     spec["config"] = {**spec.get("config", {}), "background": "white", "font": "Liberation Sans"}
-    wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    version = wanted if wanted in vl_convert.get_vegalite_versions() else None
+    version = vegalite_version()
     if form == "svg":
         file.write_text(vl_convert.vegalite_to_svg(spec, vl_version=version), encoding="utf-8")
     elif form == "pdf":

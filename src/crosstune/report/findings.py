@@ -4,8 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crosstune.report.comparison import ALPHA
-from crosstune.report.sections import Section
+from crosstune.report.sections import ALPHA, Section
 from crosstune.report.text import counted, p_value, percent, points
 
 

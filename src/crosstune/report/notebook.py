@@ -19,13 +19,7 @@ Chart = Any
 
 
 class Charts:
-    """Charts as Altair objects, to show or to change; of results with several tasks or models, name which.
-
-    Args:
-        sections: Of the results.
-        runs: Their ``run.json``.
-        scores: Their `crosstune.analysis.transfer.language_scores`.
-    """
+    """Charts as Altair objects, to show or to change; of results with several tasks or models, name which."""
 
     def __init__(self, sections: Sequence[Section], runs: Sequence[RunRecord], scores: pl.DataFrame) -> None:
         self._sections = sections

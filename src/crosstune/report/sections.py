@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +10,15 @@ import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.predictions import Predictions, as_predictions
-from crosstune.analysis.statistics.differences import differences
+from crosstune.analysis.statistics.differences import by_language, differences
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.transfer import COMPARISON, SCORING, language_scores, seed_means, transfer
 from crosstune.report.text import language_name, visible
 from crosstune.store.record import RunRecord
 
 IN_ENGLISH = "metric.in_english"
+ALPHA = 0.05
+MOST_REFERENCES = 8
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,37 @@ class Section:
             tests = differences(self.paired, reference, draws=1).drop("bootstrap_low", "bootstrap_high")
             self._against[reference] = tests.sort(place)
         return self._against[reference]
+
+    def against_by_language(self, reference: str) -> pl.DataFrame:
+        """Every other method against one, language by language.
+
+        Returns:
+            The columns of `crosstune.analysis.statistics.differences.by_language`, with ``method`` in front.
+        """
+        others = [] if self.paired is None else [name for name in self.methods if name != reference]
+        if self.paired is None or not others:
+            return pl.DataFrame(schema={"method": pl.String, "language": pl.String})
+        tables = [
+            by_language(self.paired, name, reference).select(pl.lit(name).alias("method"), pl.all())
+            for name in others
+        ]
+        return pl.concat(tables)
+
+    @property
+    def references(self) -> list[str]:
+        """The methods to compare with: all, or if there are many, the first ones and the untuned ones.
+
+        The first is the best zero-shot one.
+        """
+        if self.paired is None:
+            return []
+        ranked = [row["method"] for row in self.ranked]
+        every = [*ranked, *(method for method in self.methods if method not in ranked)]
+        if len(every) <= MOST_REFERENCES:
+            return every
+        untuned = [method for method in self.methods if self.of(method)[0].method_facts.untuned][:2]
+        chosen = [*every[: MOST_REFERENCES - len(untuned)], *untuned]
+        return [method for method in every if method in chosen]
 
     @property
     def methods(self) -> list[str]:
@@ -103,6 +136,16 @@ class Section:
                 f"{prompts:,} test examples have a prompt that is also in the training data: their "
                 "scores may be remembered, not transferred",
             )
+        if len({run.closed_by for run in self.runs}) > 1:
+            result.append(
+                "in some runs, made by an older crosstune, prompts end in the end-of-text token that the "
+                "tokenizer adds: their scores are not comparable; crosstune run makes them again"
+            )
+        if len({run.identifier for run in self.runs}) > 1:
+            result.append(
+                "the languages of answers were identified by different rules, in older runs by earlier ones: "
+                "their rates are not comparable; see docs/language-identification.md for `relabel`"
+            )
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")
         return result
@@ -127,15 +170,17 @@ class Section:
         return metric in table.columns and table[metric].is_not_null().any()
 
 
+def outcome(row: Mapping[str, Any]) -> str:
+    """Whether a is "better" or "worse" than b, or "not significant", by the p value after Holm."""
+    if row["p_holm"] >= ALPHA:
+        return "not significant"
+    return "better" if row["difference"] > 0 else "worse"
+
+
 def sections(
     runs: Sequence[RunRecord], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame | None = None
 ) -> list[Section]:
-    """Split runs into sets that may be compared.
-
-    Args:
-        runs: Records of finished runs.
-        predictions: Of these.
-        scores: Their `crosstune.analysis.transfer.language_scores`, where they are at hand.
+    """Split runs into sets that may be compared; their `language_scores` are given where they are at hand.
 
     Raises:
         UserError: As `crosstune.analysis.transfer.language_scores`.

@@ -41,18 +41,16 @@ def _grid() -> Table:
 
 
 def _drawn(table: tables.Table) -> Table:
-    drawn, columns = _grid(), table.shown("terminal")
-    for place, column in enumerate(columns):
+    drawn, texts = _grid(), []
+    for place, column in enumerate(table.shown("terminal")):
         justify, width = ("left", "right")[column.right], 12 if place == 0 else None
         drawn.add_column(column.title, justify=justify, overflow="fold", min_width=width)  # type: ignore[arg-type]
-    for row in range(table.height):
-        drawn.add_row(*(_cell(column, row) for column in columns))
+        notes, best = column.notes or [""] * table.height, column.best or [False] * table.height
+        cells = zip(column.cells, notes, best, strict=True)
+        texts.append([Text(f"{cell} {note}".rstrip(), "bold" if bold else "") for cell, note, bold in cells])
+    for row in zip(*texts, strict=True):
+        drawn.add_row(*row)
     return drawn
-
-
-def _cell(column: tables.Column, row: int) -> Text:
-    text = column.cells[row] + (f" {column.notes[row]}" if column.notes and column.notes[row] else "")
-    return Text(text, style="bold" if column.best and column.best[row] else "")
 
 
 def costs_table(costs: pl.DataFrame) -> Table:

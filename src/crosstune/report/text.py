@@ -1,16 +1,21 @@
 """Text from datasets and models is hostile: it is made visible, short and inert before anyone sees it."""
 
+import json
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import polars as pl
 import polars.selectors
 from babel import Locale
+from markupsafe import Markup
 
 from crosstune.analysis.groups import Grouping, language_or_none
 from crosstune.errors import ACTS
 
 _NAMES = {"\n": "⏎", "\r": "⏎", "\t": "⇥"}
+# What could end a script element, or a line of it, or is no character at all.
+_ACTIVE = re.compile("[<>&\u007f-\u009f\u2028\u2029\ud800-\udfff]")
 
 
 def visible(text: object, limit: int = 200) -> str:
@@ -24,6 +29,12 @@ def visible(text: object, limit: int = 200) -> str:
     if len(whole) > limit:
         shown += f"… ({len(whole):,} characters)"
     return shown
+
+
+def embedded_json(value: Any) -> Markup:
+    """JSON that is safe inside a script element: no character of it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(_ACTIVE.sub(lambda char: f"\\u{ord(char[0]):04x}", text))
 
 
 def counted(count: int, thing: str) -> str:
@@ -83,11 +94,8 @@ def language_name(code: str) -> str:
 def group_name(by: Grouping, group: str) -> str:
     """How a group of `crosstune.analysis.groups.group_means` is written: scripts by name instead of code."""
     names: Mapping[str, str] = Locale("en").scripts
-    return (
-        {"Hans": "Simplified Han", "Hant": "Traditional Han"}.get(group, names.get(group, group))
-        if by == "script"
-        else group
-    )
+    known = {**names, "Hans": "Simplified Han", "Hant": "Traditional Han"}
+    return known.get(group, group) if by == "script" else group
 
 
 _FORMULA = re.compile(r"[=+\-@＝＋－＠](?![0-9.,]*$)")

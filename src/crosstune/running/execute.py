@@ -18,6 +18,7 @@ from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
 from crosstune.outputs.journal import Stream
+from crosstune.outputs.rows import Rows
 from crosstune.running.prepared import attached, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import write_record
@@ -78,7 +79,7 @@ class RunResult:
         trained = 0 if cost.train_from else cost.train_seconds or 0
         seconds = f"{trained + (cost.evaluate_seconds or 0):.0f} s"
         if self.record.kind == "search":
-            return f"dev {100 * max(point['score'] for point in self.record.dev):.1f}, {seconds}"
+            return f"dev {100 * (self.record.dev_score or 0):.1f}, {seconds}"
         task = self.record.task
         statistic = statistic_of(task.kind, task.metrics[0], task.sums)
         parts_of = self.predictions.partition_by("language", as_dict=True)
@@ -120,16 +121,20 @@ def execute(
     trained, train_from, seconds = None, None, 0.0
     table = pl.DataFrame(schema=form_of(data.task.kind).schema())
     resume = ResumeFolder(work, made_for(run, lm, data), shown.note)
-    learning, answering = _passes(run, lm, shown)
+    tokens = (run.evaluate if run.train is None else run.train).tokens_per_pass
+    learning = TokenLimit(tokens, lm.device, "training", shown.note)
+    # On development data and on test data alike.
+    answering = TokenLimit(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note)
     try:
         with resume.attempt(learning, answering), attached(method, lm, run.seed):
             count = _count(run, method, lm)
             if run.train is not None:
+                rows = training_rows(run, lm, data, learning)
                 taken = None if searched is None else take_up(searched, run, method, lm, data, shown)
                 if taken is not None:
                     trained, train_from = taken
                 else:
-                    trained = _train(run, run.train, method, data, shown, resume, learning, answering)
+                    trained = _train(run, run.train, rows, method, data, shown, resume, learning, answering)
             answering.tokens = answering.too_long = 0  # from here on those of test examples
             if run.kind == "result":
                 table, seconds = _evaluate(run, method, data, shown, resume, answering)
@@ -147,20 +152,12 @@ def execute(
         train_from=train_from,
         test_tokens=answering.tokens,
         too_long=answering.too_long,
+        train_too_long=learning.too_long,
         halvings=learning.halvings + answering.halvings,
         resumed=resume.resumed,
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
     return RunResult(record, table, weights)
-
-
-def _passes(run: Run, lm: LanguageModel, shown: Display) -> tuple[TokenLimit, TokenLimit]:
-    """Of training, and of evaluation: on development data and on test data alike."""
-    tokens = run.evaluate.tokens_per_pass if run.train is None else run.train.tokens_per_pass
-    return (
-        TokenLimit(tokens, lm.device, "training", shown.note),
-        TokenLimit(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note),
-    )
 
 
 def _evaluate(
@@ -191,6 +188,7 @@ def _count(run: Run, method: Method, lm: LanguageModel) -> int:
 def _train(
     run: Run,
     settings: TrainSettings,
+    rows: Rows,
     method: Method,
     data: TaskData,
     shown: Display,
@@ -198,7 +196,6 @@ def _train(
     learning: TokenLimit,
     answering: TokenLimit,
 ) -> Trained:
-    rows = training_rows(run, method.attached(), data)
     dev = {data.task.source_language: data.dev[: settings.dev_limit]}
 
     def dev_score() -> float:

@@ -134,10 +134,9 @@ def run_on_ray(
         before = _stamps(study.folder, by_id)
         tasks: list[Any] = []
         with display(console, len(runs), len(before), interrupts.check) as shown:
-            resources = f"{needs.cpus} cores" + (f" and {needs.gpus:g} GPUs" if needs.gpus else "")
-            shown.note(
-                f"{needs.workers} workers with {resources} each; their logs are in {study.folder / LOGS}"
-            )
+            share = f"{needs.cpus} cores" + (f" and {needs.gpus:g} GPUs" if needs.gpus else "")
+            logs = study.folder / LOGS
+            shown.note(f"{needs.workers} workers with {share} each; what they say is in {logs}")
             try:
                 work = ray.remote(_work).options(**options, scheduling_strategy="SPREAD")
                 tasks += [work.remote(order, number) for number in range(1, needs.workers + 1)]
@@ -307,6 +306,6 @@ def _stop(ray: Any, tasks: Sequence[Any]) -> None:
 
 
 def _stamps(store: Path, runs: dict[str, PlannedRun]) -> dict[str, int]:
-    """When each finished run of the study was saved, by id."""
-    finished = {run_id for run_id in stored.finished(store) if run_id in runs}
-    return {run_id: (store / run_id / stored.CHECKSUMS).stat().st_mtime_ns for run_id in sorted(finished)}
+    """When each finished run of the study was kept, by id."""
+    ids = {run_id for run_id in stored.finished(store) if run_id in runs}
+    return {run_id: (store / run_id / stored.CHECKSUMS).stat().st_mtime_ns for run_id in sorted(ids)}

@@ -9,8 +9,10 @@ import polars as pl
 from crosstune.data.example import Example
 from crosstune.methods.base import Method
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.journal import Stream
+from crosstune.outputs.lengths import fitted_rows
 from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.rows import Rows
 from crosstune.running.sampling import draw
@@ -29,10 +31,14 @@ def attached(method: Method, lm: LanguageModel, seed: int) -> Iterator[None]:
         method.detach()
 
 
-def training_rows(run: Run, lm: LanguageModel, data: TaskData) -> Rows:
-    """What a run trains on, as its task's form of answer makes it."""
+def training_rows(run: Run, lm: LanguageModel, data: TaskData, passes: TokenLimit) -> Rows:
+    """What a run trains on, as its task's form of answer makes it.
+
+    ``passes`` counts what is longer than the model has positions for, which ``on_too_long`` is done to.
+    """
     assert run.train is not None
     examples = draw(data.train_for(run.train), run.train, run.seed)
+    examples = fitted_rows(lm, examples, run.evaluate, passes)
     return OUTPUTS[data.task.kind](lm, run.evaluate).rows(examples, run.train.loss)
 
 

@@ -4,8 +4,10 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+from crosstune.data.forms import form_of
 from crosstune.languages.table import ADDED
 from crosstune.methods.base import Method
+from crosstune.metrics.language_id import IDENTIFIER
 from crosstune.models.language_model import LanguageModel
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
@@ -85,9 +87,11 @@ def write_record(
         "languages": list(run.languages),
         "added_languages": {code: ADDED[code] for code in run.languages if code in ADDED},
         "seed": run.seed,
-        "train": train_facts(run, data),
+        "train": train_facts(run, data, cost.train_too_long),
         "search": _search(run),
         "evaluate": run.evaluate.model_dump(mode="json"),
+        "closed_by": lm.tokens.closed_by or None,
+        "identifier": IDENTIFIER if "answer_language" in form_of(task.kind).columns else None,
         "merge": None if method.merge is None else asdict(method.merge),
         "trained_parameters": count,
         "zero_shot": data.zero_shot(run.train),
@@ -112,11 +116,12 @@ def write_record(
     return RunRecord.model_validate_json(json.dumps(content, allow_nan=False))
 
 
-def train_facts(run: Run, data: TaskData) -> dict[str, Any] | None:
-    """The training settings, with the steps they come to on this data."""
+def train_facts(run: Run, data: TaskData, too_long: int) -> dict[str, Any] | None:
+    """The training settings, with the steps they come to on this data, ``too_long`` of it for the model."""
     if run.train is None:
         return None
-    return run.train.facts() | {"steps": run.train.total_steps(_train_examples(run, data))}
+    left_out = too_long if run.evaluate.on_too_long == "skip" else 0
+    return run.train.facts() | {"steps": run.train.total_steps(_train_examples(run, data) - left_out)}
 
 
 def _train_examples(run: Run, data: TaskData) -> int:

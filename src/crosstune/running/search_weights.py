@@ -62,14 +62,14 @@ def take_up(
 
 def _same_training(record: RunRecord, run: Run, lm: LanguageModel, data: TaskData) -> bool:
     """Whether a search run was trained as this run would be, to the same bits."""
-    planned, its = train_facts(run, data), dict(record.train or {})
-    assert planned is not None
-    if its["evaluate_every"] == LAST_STEP and planned["evaluate_every"] is None:
+    wanted, recorded = train_facts(run, data, record.cost.train_too_long), dict(record.train or {})
+    assert wanted is not None
+    if recorded["evaluate_every"] == LAST_STEP and wanted["evaluate_every"] is None:
         # Scored once, after its last step: that step's weights are the ones kept, as without scoring.
-        planned["evaluate_every"] = LAST_STEP
-    return (record.seed, its, record.revision, record.fingerprints.train, record.versions) == (
+        wanted["evaluate_every"] = LAST_STEP
+    return (record.seed, recorded, record.revision, record.fingerprints.train, record.versions) == (
         run.seed,
-        json.loads(json.dumps(planned)),
+        json.loads(json.dumps(wanted)),
         lm.revision,
         data.of(run.train)["train"],
         provenance.versions(),

@@ -75,28 +75,24 @@ class TaskData:
 
     def remarks(self) -> list[str]:
         """What a person should know of the data before any result: a line each, most often none."""
-        remarks = []
+        lines = []
         if self.task.skipped:
-            remarks.append(f"{len(self.task.skipped)} rows left out, the first: {self.task.skipped[0]}")
+            lines.append(f"{len(self.task.skipped)} rows left out, the first: {self.task.skipped[0]}")
         source = self.task.source_language
         if "answer_language" in form_of(self.task.kind).columns and (
             alike := [code for code in self.test if not measurable(code, source)]
         ):
-            remarks.append(
-                f"no rates of answer languages for {', '.join(alike)}: not told apart from {source}"
-            )
+            lines.append(f"no rates of answer languages for {', '.join(alike)}: not told apart from {source}")
         shared = self.overlap(None)
         leaks = {"prompt": shared["prompts"], **shared["normalised"]}
-        remarks += [
+        lines += [
             f"the {name} of {n} test examples is in the training data" for name, n in leaks.items() if n
         ]
         counts = [repeats(examples) for examples in self.test.values()]
         if again := sum(count["repeated"] for count in counts):
             against = sum(count["conflicting"] for count in counts)
-            remarks.append(
-                f"{again} test questions are asked twice, {against} of them with different answers"
-            )
-        return remarks
+            lines.append(f"{again} test questions are asked twice, {against} of them with different answers")
+        return lines
 
     def _languages(self, settings: TrainSettings | None) -> tuple[str, ...]:
         return training_languages(self.task, settings)
@@ -144,9 +140,7 @@ def read_data(
         UserError: A split is missing, damaged or empty, or holds another language than it should.
     """
     source = task.source_language
-    wanted = {source: None} | {
-        code: None for setting in settings for code in training_languages(task, setting)
-    }
+    wanted = {source: None} | {code: None for of_run in settings for code in training_languages(task, of_run)}
     train = {code: _in_language(task, "training", code, task.examples("train", code)) for code in wanted}
     dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
     test = {language: task.examples("test", language)[:limit] for language in languages}

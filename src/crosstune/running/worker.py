@@ -171,6 +171,7 @@ class Worker:
                 self._give_up(of_model, error)
                 continue
             self._drop_other_revisions(of_model, self._loaded(model).lm.revision)
+            self._drop_closed_prompts(of_model)
             for entry in self.study.tasks:
                 of_task = [run for run in of_model if run.task == entry]
                 if not self._free(of_task):
@@ -241,7 +242,11 @@ class Worker:
         except UserError:
             return False
         same_model = record.revision == self._loaded(run.model).lm.revision
-        if not same_model or record.fingerprints != fingerprints(run, data):
+        if (
+            not same_model
+            or record.closed_by != self._closed_by(run.model)
+            or record.fingerprints != fingerprints(run, data)
+        ):
             return False
         if self._lacks_search(run, record):
             return False
@@ -323,6 +328,16 @@ class Worker:
             if None not in (was, revision) and was != revision:
                 del self.finished[run.id]
                 self.shown.note(f"{run.name} is run again: {run.model} was at {was}, now at {revision}")
+
+    def _drop_closed_prompts(self, runs: Sequence[Run]) -> None:
+        """Older runs of a model whose tokenizer closes texts: their prompts ended in end-of-text."""
+        for run in runs:
+            if run.id in self.finished and self.finished[run.id].closed_by != self._closed_by(run.model):
+                del self.finished[run.id]
+                self.shown.note(f"{run.name} is run again: its prompts were closed with end-of-text")
+
+    def _closed_by(self, model: str) -> int | None:
+        return self._loaded(model).lm.tokens.closed_by or None
 
     def _drop_other_data(self, runs: Sequence[Run], data: TaskData) -> None:
         for run in runs:

@@ -1,14 +1,14 @@
 """Audit a store: every file of every run, by checksum and by form, and what lies beside the runs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
 from safetensors import SafetensorError, safe_open
 
-from crosstune.errors import UserError
+from crosstune.errors import UserError, did_you_mean
 from crosstune.files import TMP
 from crosstune.store import failures
 from crosstune.store import store as stored
@@ -36,8 +36,12 @@ class Audit:
     notes: tuple[str, ...]
 
 
-def audit(store: Path) -> Audit:
+def audit(store: Path, forms: Collection[str] = ()) -> Audit:
     """Read every file of a store. Nothing is changed.
+
+    Args:
+        store: Folder of all runs.
+        forms: Names of the forms of answers that can be read; none for any.
 
     Raises:
         UserError: There is no such folder, or no store in it.
@@ -48,6 +52,9 @@ def audit(store: Path) -> Audit:
     for folder in _runs(store):
         try:
             record = _whole(folder)
+            if forms and record.task.kind not in forms:
+                hint = did_you_mean(record.task.kind, forms)
+                raise UserError(f'{folder / stored.RUN}: unknown form of answer "{record.task.kind}"{hint}')
         except UserError as error:
             problems.append(str(error))
             continue
@@ -84,8 +91,8 @@ def _whole(folder: Path) -> RunRecord:
     table = stored.read_predictions(folder.parent, [record])
     if missing := [name for name in _NEEDED if name not in table.columns]:
         raise UserError(f"{folder / stored.PREDICTIONS} has no column {missing[0]}; {mend}")
-    if not table.select(pl.col("score").is_finite().all()).item():
-        raise UserError(f"{folder / stored.PREDICTIONS} has an example without a score; {mend}")
+    if wrong := _wrong_rows(record, table):
+        raise UserError(f"{folder / stored.PREDICTIONS} {wrong}; {mend}")
     if stored.WEIGHTS in sums:
         try:
             with safe_open(folder / stored.WEIGHTS, framework="numpy") as weights:
@@ -95,6 +102,24 @@ def _whole(folder: Path) -> RunRecord:
         if not named:
             raise UserError(f"{folder / stored.WEIGHTS} holds no tensor; {mend}")
     return record
+
+
+def _wrong_rows(record: RunRecord, table: pl.DataFrame) -> str | None:
+    """What is wrong with the rows of a run's predictions."""
+    if table.select("language", "example").is_duplicated().any():
+        return "has an example twice"
+    if table.select(pl.col("language", "example").has_nulls()).row(0) != (False, False):
+        return "has an example without an id or a language"
+    if not table.select(pl.col("score").is_finite().fill_null(value=False).all()).item():
+        return "has an example without a score"
+    languages = set(table["language"])
+    if strangers := languages - set(record.languages):
+        return f"has the language {min(strangers)}, which its run.json has not"
+    # Texts that are too long may have been all there was of a language.
+    missing = set(record.languages) - languages
+    if missing and record.kind == "result" and record.evaluate.get("on_too_long") != "skip":
+        return f"has no example in {min(missing)}"
+    return None
 
 
 def _beside(store: Path) -> Iterator[str]:

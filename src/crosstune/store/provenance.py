@@ -71,10 +71,10 @@ def git_state() -> dict[str, dict[str, Any] | None]:
 
 def _git(folder: Path) -> dict[str, Any] | None:
     def ask(*words: str) -> str:
-        command = ["git", "-C", str(folder), "-c", "core.fsmonitor=false", *off, *words]
+        command = ["git", "--no-optional-locks", "-C", str(folder), *off, *words]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
 
-    off: list[str] = []
+    off = ["-c", "core.fsmonitor=false", "-c", f"core.hooksPath={os.devnull}"]
     try:
         # The settings of a checkout name programs that git would run, and it may be anybody's.
         names = subprocess.run(
@@ -85,7 +85,9 @@ def _git(folder: Path) -> dict[str, Any] | None:
         # A library installed below somebody else's checkout is not part of it.
         if not ask("ls-files", "--", str(folder)):
             return None
-        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain"))}
+        # Checkouts inside this one have settings of their own: only their commits are looked at.
+        changed = ask("status", "--porcelain", "--ignore-submodules=dirty")
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(changed)}
     except (OSError, subprocess.SubprocessError):
         return None
 

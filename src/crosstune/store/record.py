@@ -5,10 +5,11 @@ method or a library decides the keys of (settings, options, versions) stays a ma
 """
 
 import json
+import math
 from pathlib import Path
-from typing import Any, Literal, NotRequired, Self
+from typing import Annotated, Any, Literal, NotRequired, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import TypedDict  # pydantic takes typing's own only from Python 3.12 on
 
 from crosstune.config.mistakes import reworded, shown
@@ -23,11 +24,14 @@ Json = dict[str, Any]
 
 Kind = Literal["result", "search"]
 
+Whole = Annotated[int, Field(ge=0, lt=2**63)]
+"""A number of things. What is larger overflows in every table."""
+
 
 class _Part(BaseModel):
     """A part of a record. Keys that this version does not know are kept."""
 
-    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", strict=True, protected_namespaces=(), allow_inf_nan=False)
 
     def entries(self) -> Json:
         """What was written, without defaults."""
@@ -72,10 +76,10 @@ class TaskRecord(_Part):
     """
 
     name: str
-    version: int
+    version: Whole
     kind: str
     metrics: list[str] = Field(min_length=1)
-    sums: int = Field(default=0, ge=0)
+    sums: Whole = 0
     options: Json = {}
     file: Json | None = None
     splits: Json = {}
@@ -92,15 +96,15 @@ class Fingerprints(_Part):
 class Overlap(_Part):
     """Test examples that share their prompt, or a field after normalisation, with the training data."""
 
-    prompts: int = 0
-    normalised: dict[str, int] = {}
+    prompts: Whole = 0
+    normalised: dict[str, Whole] = {}
 
 
 class DataRecord(_Part):
     """Rows that could not be used, and how many examples were drawn for training."""
 
-    skipped_rows: int = 0
-    train_examples: int | None = None
+    skipped_rows: Whole = 0
+    train_examples: Whole | None = None
 
 
 class SearchRecord(_Part):
@@ -117,24 +121,26 @@ class Cost(_Part):
     Attributes:
         train_from: The search run whose weights were taken instead of training again.
         too_long: Test texts longer than the model has positions for.
+        train_too_long: Training texts likewise, of those drawn for training.
         halvings: How often a pass was halved because memory ran out.
         resumed: How often the run was resumed.
         energy_of: The processors and boards that were measured.
     """
 
     train_seconds: float | None = None
-    train_tokens: int | None = None
-    train_padded_tokens: int | None = None
-    steps: int | None = None
+    train_tokens: Whole | None = None
+    train_padded_tokens: Whole | None = None
+    steps: Whole | None = None
     reuse: Json | None = None
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: Whole | None = None
     load_seconds: float | None = None
     evaluate_seconds: float | None = None
     train_from: str | None = None
-    test_tokens: int | None = None
-    too_long: int = 0
-    halvings: int = 0
-    resumed: int = 0
+    test_tokens: Whole | None = None
+    too_long: Whole = 0
+    train_too_long: Whole = 0
+    halvings: Whole = 0
+    resumed: Whole = 0
     energy_joules: float | None = None
     energy_of: list[str] = []
 
@@ -151,8 +157,8 @@ class MergeRecord(_Part):
         avoided: The largest share that merging the others would have taken; None where it was not measured.
     """
 
-    tensors: int
-    merged: int
+    tensors: Whole
+    merged: Whole
     lost: float | None = None
     avoided: float | None = None
 
@@ -160,16 +166,16 @@ class MergeRecord(_Part):
 class LossPoint(TypedDict):
     """Training loss at a step."""
 
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]  # pydantic's own way
-    step: int
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)  # type: ignore[misc]  # pydantic's own way
+    step: Whole
     loss: NotRequired[float | None]
 
 
 class DevPoint(TypedDict):
     """Score on development data after a step."""
 
-    __pydantic_config__ = ConfigDict(extra="allow", strict=True)  # type: ignore[misc]
-    step: int
+    __pydantic_config__ = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)  # type: ignore[misc]
+    step: Whole
     score: float
 
 
@@ -184,6 +190,10 @@ class RunRecord(_Part):
         train: Training settings; None where nothing is trained.
         search: None where the learning rate was given.
         evaluate: Evaluation settings.
+        closed_by: How many tokens that the tokenizer puts behind every text were cut off prompts; None where
+            it puts none, and in older records, whose prompts kept them.
+        identifier: `crosstune.metrics.language_id.IDENTIFIER`, version of the rules that told the language of
+            written answers; None for choices, and in older records.
         merge: None for a method that changes no weights, and in older records.
         zero_shot: Nothing but source-language data was trained on.
         started: UTC, ISO 8601.
@@ -191,26 +201,28 @@ class RunRecord(_Part):
     """
 
     id: str
-    record_version: int
+    record_version: Whole
     kind: Kind = "result"
     study: str
     model: str
     revision: str | None = None
-    model_parameters: int | None = None
-    model_layers: int | None = None
+    model_parameters: Whole | None = None
+    model_layers: Whole | None = None
     method: MethodRecord
     method_facts: MethodFacts
     label: str
     task: TaskRecord
     source_language: str
     languages: list[str]
-    added_languages: dict[str, dict[str, str]] = {}
-    seed: int
+    added_languages: dict[str, dict[str, Any]] = {}
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
     train: Json | None = None
     search: SearchRecord | None = None
     evaluate: Json = {}
+    closed_by: Whole | None = None
+    identifier: Whole | None = None
     merge: MergeRecord | None = None
-    trained_parameters: int | None
+    trained_parameters: Whole | None
     zero_shot: bool
     fingerprints: Fingerprints
     overlap: Overlap | None = None
@@ -225,7 +237,7 @@ class RunRecord(_Part):
     cost: Cost
     curve: list[LossPoint] = []
     dev: list[DevPoint] = []
-    chosen_step: int | None = None
+    chosen_step: Whole | None = None
     started: str | None = None
     finished: str | None = None
 
@@ -235,14 +247,30 @@ class RunRecord(_Part):
         """A record without a version as one of today; a later one is refused."""
         if not isinstance(data, dict):
             return data
+        if not _finite(data):
+            raise ValueError("a number in it is infinite, or none")
         version = data.get("record_version")
         if version is None:
             return {**data, "record_version": RECORD_VERSION, "method_facts": _facts_by_name(data)}
         if isinstance(version, int) and version > RECORD_VERSION:
             raise ValueError(
-                f"should be {RECORD_VERSION} or less: a newer crosstune wrote it, read it with that one"
+                f"record_version should be {RECORD_VERSION} or less: a newer crosstune wrote it, and reads it"
             )
         return data
+
+    @field_validator("train")
+    @classmethod
+    def _numbers(cls, train: Json | None) -> Json | None:
+        """Of the settings that tables put into columns."""
+        for key in ("steps", "epochs", "batch_size", "learning_rate", "limit", "per_label"):
+            if not isinstance((train or {}).get(key), int | float | None):
+                raise ValueError(f"has a {key} that is no number")
+        return train
+
+    @property
+    def dev_score(self) -> float | None:
+        """The score on development data of the weights that were kept: the best; None where it has none."""
+        return max((point["score"] for point in self.dev), default=None)
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -270,6 +298,13 @@ class RunRecord(_Part):
             raise UserError(f"{file}: {_mistake(error, text)}") from None
 
 
+def _finite(data: Any) -> bool:
+    """Whether all numbers are finite: JSON has no others, and Python reads them all the same."""
+    if isinstance(data, dict | list):
+        return all(map(_finite, data.values() if isinstance(data, dict) else data))
+    return not isinstance(data, float) or math.isfinite(data)
+
+
 def _facts_by_name(data: Json) -> Json:
     """What only the method's name tells in a record without a version."""
     method = data.get("method")
@@ -290,7 +325,7 @@ def _mistake(error: ValidationError, text: bytes) -> str:
     if first["type"] == "missing":
         return f"has no {'.'.join(map(str, first['loc']))}{mend}"
     if not first["loc"] and first["type"] == "value_error":
-        return f"record_version {first['msg'].removeprefix('Value error, ')}"
+        return str(first["msg"]).removeprefix("Value error, ")
     if not first["loc"]:
         return f"should be a mapping; found {shown(first['input'])}{mend}"
     return f"{reworded(error, json.loads(text))[0][1]}{mend}"

@@ -49,6 +49,8 @@ DAMAGED = ".damaged"
 WORK = ".work"
 CLAIMS = ".claims"
 STUDY = "study.yaml"
+_TEXTS = ("language", "example", "prompt_hash", "prediction", "gold", "answer_language")
+"""Columns of texts in a table of predictions."""
 
 T = TypeVar("T")
 
@@ -177,13 +179,15 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
 
 def _against_sums(folder: Path, check: Callable[[dict[str, str]], T]) -> T:
     """Check a run by its checksums; again where another process has put a fresh run there meanwhile."""
+    before = None
     while True:
         sums = _sums(folder)
         try:
             return check(sums)
         except DamagedError:
-            if _sums(folder) == sums:
+            if sums == before:
                 raise
+        before = sums
 
 
 def _whole(file: Path) -> bytes:
@@ -283,11 +287,9 @@ def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
     if not store.is_dir():
         raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
     for folder in store.iterdir():
-        lost = (
-            RUN_ID.fullmatch(folder.name) and (folder / RUN).is_file() and not (folder / CHECKSUMS).is_file()
-        )
-        if lost and (wrong := damage(folder)):
-            raise UserError(wrong)
+        named = RUN_ID.fullmatch(folder.name) and (folder / RUN).is_file()
+        if named and not (folder / CHECKSUMS).is_file():
+            _sums(folder)  # a run that lost them is not passed over in silence
     runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
     runs = [run for run in runs if kind in (None, run.kind)]
     if kind != "search" and all(run.kind == "search" for run in runs):
@@ -321,11 +323,28 @@ def read_table(
     file = store / _checked(run_id) / PREDICTIONS
     content = io.BytesIO(_whole(file))
     try:
+        schema = pl.read_parquet_schema(content)
+        if wrong := _wrong_column(schema):
+            raise DamagedError(f"{file} {wrong}; {_mend(file.parent)}")
         if callable(columns):
-            columns = [name for name in pl.read_parquet_schema(content) if columns(name)]
+            columns = [name for name in schema if columns(name)]
         return pl.read_parquet(content, columns=columns)
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{file} is damaged; delete {file.parent} and run the study again") from error
+
+
+def _wrong_column(schema: Mapping[str, pl.DataType]) -> str | None:
+    """What keeps a table from being one of predictions: a column that is missing or of another type."""
+    for name in ("language", "example", "score"):
+        if name not in schema:
+            return f"has no column {name}"
+    if "run" in schema:
+        return "has a column run, which no table of one run has"
+    for name, kind in schema.items():
+        number = name == "score" or name.startswith(("metric.", "sum."))
+        if not kind.is_float() if number else name in _TEXTS and kind not in (pl.String, pl.Null):
+            return f"has a column {name} of {kind}, not of {'numbers' if number else 'texts'}"
+    return None
 
 
 def clean(store: Path, run_id: str) -> None:

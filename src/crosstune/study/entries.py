@@ -17,13 +17,13 @@ from pydantic import (
     model_validator,
 )
 
+from crosstune.config.counts import parse_count, written
 from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
 from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
-from crosstune.methods.budget import parse_budget, written
 from crosstune.methods.config import MethodConfig
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import TASKS
@@ -99,7 +99,7 @@ class StudyPart(BaseModel):
     @classmethod
     def _budget(cls, value: Any) -> int | Literal[False]:
         try:
-            return False if value is None or value is False else parse_budget(value)
+            return False if value is None or value is False else parse_count(value, "budget")
         except UserError as error:
             raise invalid((), str(error)) from error
 
@@ -132,7 +132,8 @@ class MethodEntry(StudyPart):
         name, rest = _named(value, "method", METHODS)
         shared = {key: rest.pop(key) for key in ("train", "search", "budget") if key in rest}
         config = METHODS[name].Config
-        known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS)
+        if not config.open_ended():
+            known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS)
         return {"name": name, "config": read_settings(config, rest, f"method {name}"), **shared}
 
     @model_validator(mode="after")
@@ -172,7 +173,7 @@ class MethodEntry(StudyPart):
         parts = [self.name]
         if (solved_for := self.budget_of(budget)) is not None:
             parts.append(written(solved_for))
-        settings = {name: value for name, value in config if value != getattr(default, name)}
+        settings = {name: value for name, value in config if value != getattr(default, name, None)}
         fields = TrainSettings.model_fields
         train = {key: x for key, x in self.train.items() if x is not None or fields[key].default is not None}
         if train.get("learning_rate") == self.make().default_rate:
@@ -316,10 +317,7 @@ class Combination:
 def labels(methods: Sequence[MethodEntry], budget: int | Literal[False] | None = None) -> list[str]:
     """A short name for each method of a study: its name and the settings that are not the default.
 
-    Args:
-        methods: Of the study.
-        budget: The study's own. A method whose size a budget decides is named by the budget, since the size
-            differs between models.
+    A method whose size a budget decides is named by the budget, since the size differs between models.
     """
     texts = [method.label(budget) for method in methods]
     counts, numbers = Counter(texts), defaultdict[str, Iterator[int]](lambda: count(1))

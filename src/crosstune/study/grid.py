@@ -164,6 +164,8 @@ def _check_setting(name: str, key: str, at: Loc) -> None:
     else:
         what, known = f"method {name}", [*METHODS[name].Config.model_fields]
         also = ["train.learning_rate", "train.limit"]
+        if METHODS[name].Config.open_ended():
+            return
     if key not in known:
         raise invalid(at, f'grid: unknown key "{key}" of {what}{did_you_mean(key, [*known, *also])}')
 

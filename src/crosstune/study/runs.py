@@ -199,21 +199,6 @@ def _search_run(base: Run, rate: float) -> Run:
     return replace(base, kind="search", languages=(), train=base.train.model_copy(update=update))
 
 
-def dev_score(record: RunRecord) -> float:
-    """The development score of the weights that a finished search run kept.
-
-    Args:
-        record: The run's.
-
-    Raises:
-        UserError: It was never scored.
-    """
-    scores = [point["score"] for point in record.dev]
-    if not scores:
-        raise UserError(f"search run {record.id} has no development score; delete it and run the study again")
-    return max(scores)
-
-
 def resolve(run: Run, finished: Mapping[str, RunRecord]) -> Run:
     """A run with its learning rate filled in: the best on development data, the smaller one on ties.
 
@@ -225,16 +210,20 @@ def resolve(run: Run, finished: Mapping[str, RunRecord]) -> Run:
             choice: they failed.
 
     Raises:
-        UserError: None of its search runs is finished (the first is named).
+        UserError: None of its search runs is finished (the first is named), or one was never scored.
     """
     if run.search is None or run.chosen is not None:
         return run
     assert run.train is not None
-    scores = {
-        rate: dev_score(finished[run_id])
-        for run_id, rate in zip(run.search.runs, run.search.rates, strict=True)
-        if run_id in finished
-    }
+    scores: dict[float, float] = {}
+    for run_id, rate in zip(run.search.runs, run.search.rates, strict=True):
+        if run_id in finished:
+            score = finished[run_id].dev_score
+            if score is None:
+                raise UserError(
+                    f"search run {run_id} has no development score; delete it and run the study again"
+                )
+            scores[rate] = score
     if not scores:
         raise UserError(
             f"no learning rate can be chosen for {run.label}: none of its {len(run.search.runs)} search runs "

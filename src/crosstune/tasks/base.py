@@ -1,12 +1,14 @@
 """What a task is: examples with a prompt and either choices or a free answer, in many languages."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
 from crosstune.data.example import Example, Split, fingerprint
 from crosstune.data.forms import Kind
+from crosstune.errors import UserError, did_you_mean
 from crosstune.metrics.corpus import CORPUS
 
 __all__ = ["Example", "Kind", "Split", "Task", "TaskOptions", "fingerprint"]
@@ -58,6 +60,11 @@ class Task(ABC):
     def offers(self, language: str) -> bool:
         """Whether a language is among `languages`; a task may know without looking at all the others."""
         return language in self.languages()
+
+    def missing(self, language: str, offered: Sequence[str]) -> UserError:
+        """The error for a language that the source lacks: how many it has, and the nearest."""
+        near = did_you_mean(language, offered)
+        return UserError(f'task {self.name} has no "{language}" among its {len(offered)} languages{near}')
 
     @abstractmethod
     def examples(self, split: Split, language: str) -> list[Example]:

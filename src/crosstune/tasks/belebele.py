@@ -108,25 +108,19 @@ class Belebele(PublishedTask):
         """The passage, the question and the options, as letters or as texts."""
         reading = _released(row) if split == "test" else row["reading"]
         key = f"{row.text('link')}#{row['question_number']}" if split == "test" else row["id"]
-        words = self.wording(language)
+        option = self.wording(language)["option"]
         letters = tuple(ascii_uppercase[: len(reading.options)])
         choices = letters if self.options.answers == "letters" else reading.options
-        options = "\n".join(
-            render(words["option"], letter=letter, text=text)
-            for letter, text in zip(letters, reading.options, strict=True)
-        )
-        prompt = render(
-            self._frame(words), passage=reading.passage, question=reading.question, options=options
-        )
-        fields = (("passage", reading.passage), ("question", reading.question))
-        return Example(key, language, prompt, (choices[reading.answer],), choices, fields)
+        listed = zip(letters, reading.options, strict=True)
+        options = "\n".join(render(option, letter=letter, text=text) for letter, text in listed)
+        fields = {"passage": reading.passage, "question": reading.question}
+        prompt = render(self.template(language), **fields, options=options)
+        return Example(key, language, prompt, (choices[reading.answer],), choices, tuple(fields.items()))
 
-    def template(self, language: str) -> str | None:
+    def template(self, language: str) -> str:
         """The prompt with its places still open."""
-        return self._frame(self.wording(language))
-
-    def _frame(self, words: Mapping[str, str]) -> str:
-        return words["prompt" if self.options.answers == "letters" else "prompt_texts"]
+        name = "prompt" if self.options.answers == "letters" else "prompt_texts"
+        return str(self.wording(language)[name])
 
     def _training_rows(self, split: Split) -> Iterator[Row | BadRow]:
         for name in self._training_sets():

@@ -14,8 +14,7 @@ from typing import Any, ClassVar
 
 from babel import localedata
 
-from crosstune.data.example import Example, Split
-from crosstune.data.local import fair_order, missing_language
+from crosstune.data.example import Example, Split, fair_order
 from crosstune.errors import UserError
 from crosstune.languages.table import LANGUAGES
 from crosstune.tasks.base import Task
@@ -82,7 +81,7 @@ class CldrNames(Task):
             UserError: The language is not offered, or training names are asked for in one but English.
         """
         if not _is_covered(language):
-            raise missing_language(self.name, language, self.languages())
+            raise self.missing(language, self.languages())
         if split != "test" and language != self.source_language:
             raise UserError(f'task {self.name} has a {split} split in "{self.source_language}" only')
         prompt = load_prompts("cldr_names")["prompt"]
@@ -134,7 +133,7 @@ def _chosen(split: Split, language: str) -> list[str]:
         if item in english
         and split_of(item) == split
         and name.casefold() not in seen
-        and (latin or not _is_latin(name))
+        and (latin or any(c.isalpha() and not unicodedata.name(c, "").startswith("LATIN") for c in name))
     ]
     usable.sort(key=lambda item: fair_order(f"order:{item}"))
     wanted = _PER_KIND[split]
@@ -165,7 +164,8 @@ def _names(locale: str) -> dict[str, str]:
     return {
         item: name
         for item, name in names.items()
-        if _is_usable(item, name) and len(kinds_of[name.casefold()]) == 1
+        if name and not _ASIDE.search(name) and name != item.partition(":")[2]
+        if len(kinds_of[name.casefold()]) == 1
     }
 
 
@@ -181,14 +181,6 @@ def _own_localedata() -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _is_usable(item: str, name: str) -> bool:
-    return bool(name) and not _ASIDE.search(name) and name != item.partition(":")[2]
-
-
-def _is_latin(name: str) -> bool:
-    return not any(c.isalpha() and not unicodedata.name(c, "").startswith("LATIN") for c in name)
 
 
 def _locale(language: str) -> str:

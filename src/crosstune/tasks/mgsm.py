@@ -7,8 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from crosstune.data.example import Example, Split
-from crosstune.data.local import fair_order
+from crosstune.data.example import Example, Split, fair_order
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import Row
 from crosstune.errors import UserError

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 
 from crosstune.data.example import Example, Split
 from crosstune.data.source import FileLayout
-from crosstune.data.tables import BadRow, Row, Rows, read_lines, read_rows
+from crosstune.data.tables import BadRow, Row, Rows, changed, read_lines, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import TaskOptions
 from crosstune.tasks.prompts import load_prompts, render
@@ -37,29 +37,24 @@ _MACHINE_TRANSLATED = {"premise": "premise", "hypo": "hypothesis", "label": "lab
 _OF_MANY_LANGUAGES = {"language": "language", **_ORIGINAL}
 
 
-def _renamed(
-    files: str, names: Mapping[str, str], language: str | None = None, column: str | None = None
-) -> FileLayout:
-    """Files with these columns, which the task calls otherwise."""
-    return FileLayout(files, tuple(names), rename=names, language=language, column=column)
-
-
 TRAIN: Mapping[str, tuple[FileLayout, ...]] = {
     "mnli": (
-        _renamed("multinli_1.0/multinli_1.0_train.jsonl", _ORIGINAL),
-        _renamed("multinli_1.0/multinli_1.0_train.txt", _ORIGINAL),
-        _renamed("MNLI/train.tsv", _ORIGINAL),
+        FileLayout("multinli_1.0/multinli_1.0_train.jsonl", rename=_ORIGINAL),
+        FileLayout("multinli_1.0/multinli_1.0_train.txt", rename=_ORIGINAL),
+        FileLayout("MNLI/train.tsv", rename=_ORIGINAL),
         FileLayout("multi_nli/data/train-*.parquet", COLUMNS),
-        _renamed("XNLI-MT-1.0/multinli/multinli.train.en.tsv", _MACHINE_TRANSLATED),
+        FileLayout("XNLI-MT-1.0/multinli/multinli.train.en.tsv", rename=_MACHINE_TRANSLATED),
         FileLayout("xnli/train-en.tsv", COLUMNS, header=False),
         FileLayout("english_nli/mnli/dev.csv", COLUMNS),
     ),
     "snli": (
-        _renamed("snli_1.0/snli_1.0_train.jsonl", _ORIGINAL),
-        _renamed("snli_1.0/snli_1.0_train.txt", _ORIGINAL),
+        FileLayout("snli_1.0/snli_1.0_train.jsonl", rename=_ORIGINAL),
+        FileLayout("snli_1.0/snli_1.0_train.txt", rename=_ORIGINAL),
         FileLayout("english_nli/snli/dev.csv", COLUMNS),
     ),
-    "sick": (_renamed("SICK/SICK_train.txt", _SICK), _renamed("english_nli/sick/SICK_train.txt", _SICK)),
+    "sick": tuple(
+        FileLayout(f"{folder}/SICK_train.txt", rename=_SICK) for folder in ("SICK", "english_nli/sick")
+    ),
 }
 
 XNLI_ROWS: Mapping[Split, int] = {"dev": 2490, "test": 5010}
@@ -100,7 +95,7 @@ def _with_or_without_label(path: Path) -> Rows:
 def _side(files: str, code: str) -> FileLayout:
     """One of the two languages that a file of myXNLI holds side by side."""
     names = {"label": "label", f"sentence1_{code}": "premise", f"sentence2_{code}": "hypothesis"}
-    return _renamed(files, names, language=code)
+    return FileLayout(files, rename=names, language=code)
 
 
 class NliOptions(PublishedOptions):
@@ -182,12 +177,12 @@ class Xnli(_Nli):
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "train": TRAIN["mnli"],
         "dev": (
-            _renamed("XNLI-1.0/xnli.dev.tsv", _OF_MANY_LANGUAGES, column="language"),
+            FileLayout("XNLI-1.0/xnli.dev.tsv", rename=_OF_MANY_LANGUAGES, column="language"),
             FileLayout("xnli/{code}/validation-*.parquet", COLUMNS),
             FileLayout("xnli/dev-{code}.tsv", COLUMNS, header=False),
         ),
         "test": (
-            _renamed("XNLI-1.0/xnli.test.tsv", _OF_MANY_LANGUAGES, column="language"),
+            FileLayout("XNLI-1.0/xnli.test.tsv", rename=_OF_MANY_LANGUAGES, column="language"),
             FileLayout("xnli/{code}/test-*.parquet", COLUMNS),
             FileLayout("xnli/test-{code}.tsv", read=_with_or_without_label),
         ),
@@ -209,17 +204,15 @@ class Xnli(_Nli):
         """Training rows that have a gold label; test rows with theirs, from another file if need be."""
         rows = list(super().rows(split, language))
         if split == "train":
-            return self._with_gold(rows, language)
+            labelled = [
+                row for row in rows if isinstance(row, BadRow) or row.fields.get("label") not in NO_GOLD
+            ]
+            if len(labelled) < len(rows):
+                self.note_source("train", language, left_out_without_gold_label=len(rows) - len(labelled))
+            return labelled
         if not self.on_hub and any(isinstance(row, Row) and "label" not in row.fields for row in rows):
             return self._with_test_labels(rows, language)
         return rows
-
-    def _with_gold(self, rows: list[Row | BadRow], language: str) -> Rows:
-        """Training rows without those that annotators did not agree on; how many is noted."""
-        labelled = [row for row in rows if isinstance(row, BadRow) or row.fields.get("label") not in NO_GOLD]
-        if len(labelled) < len(rows):
-            self.note_source("train", language, left_out_without_gold_label=len(rows) - len(labelled))
-        return labelled
 
     def _with_test_labels(self, rows: list[Row | BadRow], language: str) -> Rows:
         """Rows of an XNLI test file with the labels of the same lines of myXNLI's."""
@@ -231,9 +224,7 @@ class Xnli(_Nli):
                 f"has {count}: use files of the same release, or test files with a third column, label"
             )
         self.note_source("test", language, labels=TEST_LABELS)
-        return [
-            row if isinstance(row, BadRow) else row.with_fields(label=labels.get(row.line)) for row in rows
-        ]
+        return changed(rows, lambda row: row.with_fields(label=labels.get(row.line)))
 
     @cached_property
     def _test_labels(self) -> tuple[int, dict[int, Any]]:

@@ -11,8 +11,7 @@ from typing import Any, ClassVar
 from num2words import num2words  # type: ignore[import-untyped]
 from pydantic import Field
 
-from crosstune.data.example import Example, Split
-from crosstune.data.local import fair_order, missing_language
+from crosstune.data.example import Example, Split, fair_order
 from crosstune.metrics.text import normalise_number_words
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.prompts import load_prompts, render
@@ -75,7 +74,7 @@ class NumberWords(Task):
     def template(self, language: str) -> str:
         """The language's own prompt."""
         if language not in _languages():
-            raise missing_language(self.name, language, self.languages())
+            raise self.missing(language, self.languages())
         return str(_languages()[language]["prompt"])
 
     def score(self, example: Example, answer: str) -> dict[str, float]:

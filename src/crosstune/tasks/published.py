@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from crosstune.config.environment import DATA, data_root
-from crosstune.data.example import Example, Split
-from crosstune.data.local import fair_order, missing_language
+from crosstune.data.example import Example, Split, fair_order
 from crosstune.data.source import FileLayout, Place, find_places, labelled, renamed
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
@@ -123,19 +122,15 @@ class PublishedTask(Task):
                 if example.id in first:
                     raise row.error(f"id {example.id[:60]!r} again, first on line {first[example.id]}")
             except BadRow as bad:
-                if self.options.on_bad_rows == "error" and not self._blank(row):
+                texts = [row.fields.get(name) for name in self.may_be_blank] if isinstance(row, Row) else []
+                as_published = any(not str(text or "").strip() for text in texts)
+                if self.options.on_bad_rows == "error" and not as_published:
                     raise BadRow(f"{bad} (or set on_bad_rows: skip)") from None
                 self.skipped.append(str(bad))
             else:
                 first[example.id] = row.line
                 examples.append(example)
         return examples
-
-    def _blank(self, row: Row | BadRow) -> bool:
-        """Whether a row lacks a text that its published file lacks."""
-        return isinstance(row, Row) and any(
-            not str(row.fields.get(name) or "").strip() for name in self.may_be_blank
-        )
 
     @cached_property
     def on_hub(self) -> bool:
@@ -191,7 +186,7 @@ class PublishedTask(Task):
                 raise self.missing_split(split)
             if split == "train":
                 raise UserError(f"task {self.name} has training data in {', '.join(places)} only")
-            raise missing_language(self.name, language, sorted(places))
+            raise self.missing(language, sorted(places))
         root = self.data_folder
         files = [path.relative_to(root).as_posix() for path in places[language].paths]
         self.note_source(split, language, files=files)
@@ -208,7 +203,7 @@ class PublishedTask(Task):
             raise UserError(f"task {self.name} has no {split} split on the hub")
         entry = hub_entry(dataset or self.hub[split])
         if language not in entry.languages:
-            raise missing_language(self.name, language, sorted(entry.languages))
+            raise self.missing(language, sorted(entry.languages))
         # The option is a revision of the evaluation data.
         revision = None if dataset or split == "train" else self.options.revision
         files = fetch_files(entry.repo, entry.pattern(split, language), revision or entry.revision)

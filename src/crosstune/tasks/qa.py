@@ -14,8 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from crosstune.data.example import Example, Split
-from crosstune.data.local import fair_order
+from crosstune.data.example import Example, Split, fair_order
 from crosstune.data.source import FileLayout
 from crosstune.data.squad import read_by_language, read_renumbered, read_squad
 from crosstune.data.tables import LARGEST_ROW, Row
@@ -104,8 +103,9 @@ class ExtractiveQa(PublishedTask):
         article: dict[str, str] = {}
 
         def make(row: Row) -> Example:
-            example = self.example(row, "train", language)
-            article.setdefault(example.id, _article(row))
+            example, title = self.example(row, "train", language), row.fields.get("title")
+            # The paragraph where a file has no titles.
+            article.setdefault(example.id, title if isinstance(title, str) and title else row["context"])
             return example
 
         usable = self.keep(self.rows("train", language), make)
@@ -231,12 +231,6 @@ def held_out(questions: Mapping[str, int]) -> set[str]:
             chosen.add(name)
             room -= questions[name]
     return chosen or set(sorted(names, key=lambda name: questions[name])[:1])
-
-
-def _article(row: Row) -> str:
-    """The title, or the paragraph where a file has no titles."""
-    title = row.fields.get("title")
-    return title if isinstance(title, str) and title else str(row["context"])
 
 
 def _spans(row: Row, question: str) -> list[tuple[object, object]]:

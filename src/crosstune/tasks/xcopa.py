@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
 from crosstune.data.source import FileLayout
-from crosstune.data.tables import BadRow, Row, Rows
+from crosstune.data.tables import BadRow, Row, Rows, changed
 from crosstune.errors import UserError
 from crosstune.tasks.prompts import render
 from crosstune.tasks.published import PublishedOptions, PublishedTask
@@ -137,10 +137,7 @@ class Xcopa(PublishedTask):
         others = self._published_rows("test", translated[0])
         labels = {str(row["idx"]): row.fields.get("label") for row in others if isinstance(row, Row)}
         self.note_source("test", self.source_language, labels=f"XCOPA test in {translated[0]}")
-        return [
-            row if isinstance(row, BadRow) else row.with_fields(label=labels.get(str(row["idx"])))
-            for row in rows
-        ]
+        return changed(rows, lambda row: row.with_fields(label=labels.get(str(row["idx"]))))
 
     def _with_questions(self, rows: list[Row | BadRow], split: Split, language: str) -> Rows:
         """XCOPA's rows as they are or with COPA's questions; how many differ is noted."""
@@ -157,10 +154,7 @@ class Xcopa(PublishedTask):
         self.note_source(split, language, question=self.options.question, question_not_as_in_copa=len(differ))
         if not change:
             return rows
-        return [
-            row.with_fields(question=differ[row.line]) if isinstance(row, Row) and row.line in differ else row
-            for row in rows
-        ]
+        return changed(rows, lambda row: row.with_fields(question=differ.get(row.line, row["question"])))
 
 
 def _lower_first(text: str, language: str) -> str:

@@ -1,5 +1,6 @@
 """Batches of tokenised examples: seeded order, little padding, a limit on tokens at once."""
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -51,8 +52,7 @@ def order(
 
     The last batch of an epoch may be smaller; no row is dropped or repeated within an epoch.
     """
-    epoch = 0
-    while True:
+    for epoch in itertools.count():
         shuffler = random.Random(f"{seed}:{epoch}")
         shuffled = list(range(len(rows)))
         shuffler.shuffle(shuffled)
@@ -70,7 +70,6 @@ def order(
                 part = rows.take(places) if isinstance(rows, Rows) else [rows[place] for place in places]
                 sorted_pools[start] = sorted(part, key=lambda row: len(row.ids))
             yield sorted_pools[start][i : i + batch_size]
-        epoch += 1
 
 
 def split(batch: Sequence[TrainingRow], tokens: int) -> list[list[TrainingRow]]:
@@ -88,13 +87,9 @@ def split(batch: Sequence[TrainingRow], tokens: int) -> list[list[TrainingRow]]:
 def ready_parts(
     lm: LanguageModel, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> Iterator[Batch]:
-    """Parts of a batch as tensors, each made when the one before it is done.
+    """Parts of an optimiser step's batch as tensors, each made when the one before it is done.
 
-    Args:
-        lm: With whatever a method left on it.
-        batch: Rows of one optimiser step.
-        passes: Limits the tokens of a part, and is told of each before it is made.
-        reuse: Knows the states of frozen layers, if they are reused.
+    ``passes`` limits the tokens of a part, and is told of each before it is made.
     """
     for part in split(batch, passes.limit):
         passes.begin(len(part), len(part) * len(part[-1].ids))
@@ -107,12 +102,9 @@ def ready_parts(
 def collate(
     rows: Sequence[TrainingRow], placed: Placed, below: tuple[int, Sequence[Tensor]] | None = None
 ) -> Batch:
-    """Rows of training examples as the tensors of one forward.
+    """Rows of training examples, of each all tokens but the last placed, as the tensors of one forward.
 
-    Args:
-        rows: At least one.
-        placed: Their token ids, the last of each left out.
-        below: The lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
+    ``below`` is the lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
     """
     device = placed.ids.device
     entry = None

@@ -68,8 +68,11 @@ class Checkpoint:
         self._next = time.monotonic() + self._every
 
     def load(self) -> Saved | None:
-        """The newest valid checkpoint of this training; None if there is none."""
-        self._clean()
+        """The newest whole checkpoint; None if there is none of this training."""
+        # What a killed process has half written, under its own name or that of safetensors.
+        with suppress(OSError):
+            for leftover in self._folder.glob(".tmp*"):
+                leftover.unlink(missing_ok=True)
         for file in sorted(self._folder.glob("checkpoint-*-*.safetensors"), reverse=True):
             try:
                 if _checksum(file) != file.stem.rpartition("-")[2]:
@@ -94,12 +97,6 @@ class Checkpoint:
             self._note(f"  training resumes after step {int(file.stem.split('-')[1])}")
             return Saved(tensors, json.loads(head["facts"]))
         return None
-
-    def _clean(self) -> None:
-        """Remove temporary files of killed processes."""
-        with suppress(OSError):
-            for leftover in self._folder.glob(".tmp*"):
-                leftover.unlink(missing_ok=True)
 
     def due(self) -> bool:
         """Whether it is time for the next one."""

@@ -25,7 +25,7 @@ from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.objectives import answer_loss
 from crosstune.training.reuse import Reuse
 from crosstune.training.settings import TrainSettings
-from crosstune.training.state import Best, LoopState, Trained, random_state, set_parameters, set_random_state
+from crosstune.training.state import Best, LoopState, Trained, random_state, set_random_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ def train(
     assert peak is not None, "a method without parameters is not trained"
     saved = None if checkpoint is None else checkpoint.load()
     if saved is not None and saved.facts["finished"]:
-        set_parameters(method, saved.tensors)
+        method.set_parameters(saved.tensors)
         return Trained(**saved.facts["trained"])
     total = settings.total_steps(len(rows))
     weights = method.parameters().values()
@@ -104,8 +104,10 @@ def train(
     with _training_mode(method, settings, seed) as blocks:
         if saved is not None:
             state.take(saved)
-        result, best = state.trained, state.best
-        reuse = _reuse(method, rows, settings, result.reuse)
+        result, best, reuse = state.trained, state.best, None
+        if settings.reuse_frozen_layers:
+            with _paused(method):
+                reuse = Reuse(method, rows[0], result.reuse)
         began = time.perf_counter() - result.seconds
         batches = order(rows, settings.batch_size, seed, settings.by_length)
         batches = itertools.islice(batches, result.steps, None)
@@ -140,16 +142,6 @@ def train(
         weights_now = {name: p.detach() for name, p in method.parameters().items()}
         checkpoint.save(result.steps, weights_now, {"finished": True, "trained": asdict(result)})
     return result
-
-
-def _reuse(
-    method: Method, rows: Sequence[TrainingRow], settings: TrainSettings, before: dict[str, Any] | None
-) -> Reuse | None:
-    """The states of frozen layers, if they are to be reused; counted on from ``before``."""
-    if not settings.reuse_frozen_layers:
-        return None
-    with _paused(method):
-        return Reuse(method, rows[0], before)
 
 
 def _gradients(

@@ -80,13 +80,13 @@ class Reuse:
             self.why_not = "the model's layers cannot be entered midway"
         if self.why_not:
             self.layer = 0
-        else:
-            if self._lm.device.type == "cpu":
-                verdicts, place = self._states.shared, self._place()
-                if place not in verdicts:
-                    verdicts[place] = may_share(self._lm, self.layer)
-                self._shared = verdicts[place]
-            self._check(sample.ids[:-1])
+            return
+        if self._lm.device.type == "cpu":
+            verdicts, place = self._states.shared, self._place()
+            if place not in verdicts:
+                verdicts[place] = may_share(self._lm, self.layer)
+            self._shared = verdicts[place]
+        self._check(sample.ids[:-1])
 
     def facts(self) -> dict[str, Any]:
         """For the record of the run."""

@@ -78,12 +78,11 @@ class TrainSettings(BaseModel):
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainSettings":
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError("give steps or epochs, not both")
+        for one, other in ONE_OF:
+            if getattr(self, one) is not None and getattr(self, other) is not None:
+                raise ValueError(f"give {one} or {other}, not both")
         if self.patience is not None and self.evaluate_every is None:
             raise ValueError("patience needs evaluate_every")
-        if self.limit is not None and self.per_label is not None:
-            raise ValueError("give limit or per_label, not both")
         return self
 
     def facts(self) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class Best:
 
     def put_back(self) -> int:
         """Set the method to them, and tell the step they are from."""
-        set_parameters(self.method, self.weights)
+        self.method.set_parameters(self.weights)
         return self.step
 
 
@@ -87,7 +87,7 @@ class LoopState:
     def take(self, saved: Saved) -> None:
         """Go on from a checkpoint."""
         tensors = saved.tensors
-        set_parameters(self.method, _unprefixed("parameter", tensors))
+        self.method.set_parameters(_unprefixed("parameter", tensors))
         moments = [_unprefixed(f"optimiser:{name}", tensors) for name in self.method.parameters()]
         groups = self.optimiser.state_dict()["param_groups"]
         states = {i: state for i, state in enumerate(moments) if state}
@@ -97,14 +97,6 @@ class LoopState:
         self.best.score, self.best.step, self.best.since = best["score"], best["step"], best["since"]
         set_random_state(_unprefixed("random", tensors))
         self.trained = Trained(**saved.facts["trained"])
-
-
-def set_parameters(method: Method, values: Mapping[str, Tensor]) -> None:
-    """Put values into a method's parameters, by name."""
-    with torch.no_grad():
-        for name, parameter in method.parameters().items():
-            parameter.copy_(values[name])
-    method.after_step()
 
 
 def random_state() -> dict[str, Tensor]:

@@ -33,12 +33,7 @@ def bootstrap_means(
 ) -> NDArray[np.float64]:
     """Means over languages of each method in bootstrap draws.
 
-    Args:
-        sample: Languages of a comparison.
-        methods: Their labels.
-        factors: What is drawn again; the rest stays as it is.
-        draws: How many.
-        seed: Of the draws; the same seed gives the same draws.
+    Only the factors are drawn again, the rest stays as it is. The same seed gives the same draws.
 
     Returns:
         [draws, methods]. Differences of columns are draws of the difference between methods.

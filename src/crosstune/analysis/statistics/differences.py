@@ -5,7 +5,7 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -126,20 +126,10 @@ def differences(
 ) -> pl.DataFrame:
     """Test every method against one, or all pairs.
 
-    Args:
-        paired: The comparison.
-        against: Method that takes part in every test, as ``b``; all pairs by default.
-        languages: As in `difference`.
-        language_effect: As in `difference`.
-        draws: As in `difference`.
-        seed: As in `difference`.
-        level: As in `difference`.
+    With ``against`` it is ``b`` in every test. All other arguments, and errors, are those of `difference`.
 
     Returns:
         One row a test: the fields of `Difference`, and p_holm, the p value after Holm over these tests.
-
-    Raises:
-        UserError: As `difference`.
     """
     sample = Sample(paired, languages)
     if against is None:
@@ -154,16 +144,8 @@ def differences(
     return table.with_columns(p_holm=pl.Series(holm(table["p"].to_list()), dtype=pl.Float64))
 
 
-_SCHEMA: dict[str, Any] = {
-    name: pl.String
-    if name in ("a", "b", "language_effect", "seed_variation")
-    else pl.Int64
-    if name in ("languages", "examples", "seeds_a", "seeds_b", "wins", "ties", "losses")
-    else pl.Float64
-    for name in Difference.__dataclass_fields__
-}
-
-
+_TYPES: dict[Any, Any] = {float: pl.Float64, int: pl.Int64}
+_SCHEMA = {field.name: _TYPES.get(field.type, pl.String) for field in fields(Difference)}
 _FACTORS: dict[LanguageEffect, tuple[Factor, ...]] = {
     "random": ("languages", "seeds", "examples"),
     "fixed": ("seeds", "examples"),
@@ -212,7 +194,7 @@ def _difference(
 
 
 def _cohen_h(a: float, b: float) -> float:
-    first, second = (2 * np.arcsin(np.sqrt(np.clip(mean, 0, 1))) for mean in (a, b))
+    first, second = (2 * np.arcsin(np.sqrt(np.clip(score, 0, 1))) for score in (a, b))
     return float(first - second)
 
 
@@ -224,18 +206,11 @@ def by_language(
     *,
     level: float = 0.95,
 ) -> pl.DataFrame:
-    """Test method a against method b in each language.
+    """Test method a against method b in each language; arguments and errors as `difference`.
 
     Right-or-wrong scores of one seed each (or of a method that no seed changes) are tested with McNemar's
     exact test. Graded scores, or several seeds, with a t test on the example-wise differences of the means
-    over seeds, whose variance includes that between seeds.
-
-    Args:
-        paired: The comparison.
-        a: Method.
-        b: Method.
-        languages: Codes; all targets by default.
-        level: Of the intervals; the outcomes are at ``1 - level``.
+    over seeds, whose variance includes that between seeds. Outcomes are at ``1 - level``.
 
     Returns:
         One row a language: language, difference (a - b), low, high (of this language alone), p, p_holm (Holm
@@ -243,9 +218,6 @@ def by_language(
         smallest true difference shown with 80% power in Holm's first and hardest step), test ("mcnemar" or
         "t"). A tie says that no difference was shown, not that there is none. low, high and detectable are
         null for a language with one example.
-
-    Raises:
-        UserError: As `difference`.
     """
     return _by_language(Sample(paired, languages), a, b, level)
 
@@ -255,7 +227,8 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
     n = sample.n
     z = one.mean - other.mean
     means = sample.language_means(z)
-    variance = _squares(sample, z - sample.spread_out(means)) / (n * np.maximum(n - 1, 1)) + 2 / n**2
+    squares = np.add.reduceat((z - sample.spread_out(means)) ** 2, sample.starts)
+    variance = squares / (n * np.maximum(n - 1, 1)) + 2 / n**2
     terms = [(variance.copy(), n - 1)]
     for parts, factor in sample.seed_parts(a, b):
         v_seed, v_example_seed = sample.seed_variance_by_language(parts)
@@ -265,7 +238,7 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
     se = np.sqrt(variance)
     right_or_wrong = sample.paired.statistic == MEAN and bool(((z == 0) | (np.abs(z) == 1)).all())
     binary = right_or_wrong and one.seeds == other.seeds == 1
-    up, down = _count(sample, z > 0), _count(sample, z < 0)
+    up, down = (np.add.reduceat(side.astype(np.int64), sample.starts) for side in (z > 0, z < 0))
     # No test of signs or permutations can go below 2^(1 - k) with k differences, so the t test may not.
     floor = np.exp2(1.0 - (up + down))
     p = mcnemar(up, down) if binary else np.maximum(two_sided(means / se, df), floor)
@@ -294,20 +267,10 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def _squares(sample: Sample, residuals: Floats) -> Floats:
-    return np.asarray(np.add.reduceat(residuals**2, sample.starts, axis=-1))
-
-
-def _count(sample: Sample, where: NDArray[np.bool_]) -> NDArray[np.int64]:
-    return np.asarray(np.add.reduceat(where.astype(np.int64), sample.starts))
-
-
 def mcnemar(only_a: NDArray[np.int64], only_b: NDArray[np.int64]) -> Floats:
     """Exact McNemar test (McNemar 1947): two-sided p values from the binomial distribution.
 
-    Args:
-        only_a: Examples that a alone has right.
-        only_b: Examples that b alone has right.
+    Counted are the examples that a alone, and that b alone, has right.
     """
     both = only_a + only_b
     tail = special.bdtr(np.minimum(only_a, only_b).astype(np.float64), both, 0.5)
@@ -321,4 +284,4 @@ def holm(p: Sequence[float]) -> list[float]:
     steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
     adjusted = np.empty_like(values)
     adjusted[order] = np.minimum(steps, 1.0)
-    return [float(p) for p in adjusted]
+    return [float(value) for value in adjusted]

@@ -145,17 +145,14 @@ def pair_predictions(
             packed = language_place * len(ids) + example[rows]
             by_key = np.argsort(packed, kind="stable")
             keys[run_id] = packed[by_key], values[rows[by_key]]
-            shared = packed[by_key] if shared is None else _both(shared, packed[by_key])
+            # Most often the same in all runs, which is told faster than what two sets share.
+            if shared is None or not np.array_equal(shared, packed[by_key]):
+                found = packed[by_key]
+                shared = found if shared is None else np.intersect1d(shared, found, assume_unique=True)
         if shared is None or not shared.size:
             continue
         comparisons.append(_paired(key, common, runs, codes, keys, shared, ids, used))
     return comparisons
-
-
-def _both(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
-    if one.shape == other.shape and bool((one == other).all()):
-        return one
-    return np.intersect1d(one, other, assume_unique=True)
 
 
 def _paired(

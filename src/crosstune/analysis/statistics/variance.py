@@ -71,12 +71,7 @@ class MethodParts:
 
 
 class Sample:
-    """The examples of some languages of a comparison, each language with the same weight.
-
-    Args:
-        paired: The comparison.
-        languages: Codes; None for all targets.
-    """
+    """The examples of some languages of a comparison (by default all targets), each with the same weight."""
 
     def __init__(self, paired: PairedPredictions, languages: Sequence[str] | None = None) -> None:
         self.paired = paired
@@ -200,11 +195,11 @@ class Sample:
         A method with a single seed is taken to vary as the other does, if that has several.
         """
         one, other = self.method(a), self.method(b)
-        several = [method for method in (one, other) if method.seeds > 1]
+        several = [parts for parts in (one, other) if parts.seeds > 1]
         if len(several) == 1:
             single = other if several[0] is one else one
             return [(several[0], 1.0 if single.seedless else 1.0 + several[0].seeds)]
-        return [(method, 1.0) for method in several]
+        return [(parts, 1.0) for parts in several]
 
     def seed_variance_by_language(self, parts: MethodParts) -> tuple[Floats, Floats]:
         """[languages]; variance of each language's mean over seeds, and the examples' share in it."""
@@ -213,7 +208,7 @@ class Sample:
 
     def seed_variation(self, a: str, b: str) -> SeedVariation:
         """Whether the variance between seeds is in the standard error; see `Sample.pair`."""
-        ways = [self.method(name) for name in (a, b)]
-        if all(method.seeds > 1 or method.seedless for method in ways):
+        both = [self.method(name) for name in (a, b)]
+        if all(parts.seeds > 1 or parts.seedless for parts in both):
             return "measured"
-        return "borrowed" if any(method.seeds > 1 for method in ways) else "absent"
+        return "borrowed" if any(parts.seeds > 1 for parts in both) else "absent"

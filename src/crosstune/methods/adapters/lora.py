@@ -23,26 +23,34 @@ from crosstune.models.geometry import Geometry
 _ADAPTER = "default"
 
 
-class LoraConfig(Layered):
+class Targeted(Layered):
+    """Settings of a method that changes linear layers.
+
+    Attributes:
+        target_modules: Which, by name; "all-linear" for all in the layers.
+    """
+
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = (
+        "q_proj",
+        "v_proj",
+    )
+
+
+class LoraConfig(Targeted):
     """Settings of `lora`.
 
     Attributes:
         rank: Inner dimension r.
         alpha: The update is scaled by alpha / rank.
-        target_modules: Linear layers that get one, by name; "all-linear" for all in the layers.
         dropout: On the adapter's input while training.
     """
 
     rank: int = Field(default=4, ge=1, le=65_536)
     alpha: float = Field(default=8.0, gt=0)
-    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = (
-        "q_proj",
-        "v_proj",
-    )
     dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
 
 
-def targets(config: LoraConfig, geometry: Geometry) -> list[tuple[int, str, int]]:
+def targets(config: Targeted, geometry: Geometry, method: str = "lora") -> list[tuple[int, str, int]]:
     """The linear layers that get an update: layer, name inside it, in + out.
 
     Raises:
@@ -55,7 +63,7 @@ def targets(config: LoraConfig, geometry: Geometry) -> list[tuple[int, str, int]
     for target in wanted:
         if not any(f".{name}".endswith(f".{target}") for name in ends):
             raise UserError(
-                f'lora: unknown target module "{target}"{did_you_mean(target, names)}'
+                f'{method}: unknown target module "{target}"{did_you_mean(target, names)}'
                 f"; this model's layers have {', '.join(sorted(names))}"
             )
     return [

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crosstune.methods.base import Merge
 from crosstune.methods.deferred import Tensor, torch
@@ -54,3 +54,49 @@ def merged(weights: Sequence[Tensor], merge: Callable[[], None]) -> Iterator[Non
         with torch.no_grad():
             for weight, bits in zip(weights, copies, strict=True):
                 weight.copy_(bits)
+
+
+@contextmanager
+def merged_layers(layers: Mapping[str, Any], tensors: int) -> Iterator[Merge]:
+    """Inside, layers of PEFT are merged into their base layers, computed in fp32 and rounded once.
+
+    A layer of whose update rounding would take more than `MOST_LOST` stays beside its weight.
+
+    Args:
+        layers: Those that PEFT can merge, by name.
+        tensors: All that the method has.
+    """
+    kept: list[tuple[Tensor, Tensor]] = []
+    loss: dict[str, float] = {}
+    whole: list[Any] = []
+    try:
+        with torch.no_grad():
+            for name, layer in layers.items():
+                before = [(p, p.data) for p in layer.get_base_layer().parameters()]
+                for p, bits in before:
+                    p.data = bits.float().clone()
+                try:
+                    layer.merge()
+                    after = [p.data for p, _ in before]
+                finally:
+                    for p, bits in before:
+                        p.data = bits
+                pairs = list(zip(before, after, strict=True))
+                loss[name] = max(lost(bits, new - bits.float()) for (_, bits), new in pairs)
+                if loss[name] > MOST_LOST:
+                    layer.merged_adapters = []
+                    continue
+                kept += [(p, bits.clone()) for p, bits in before]
+                for (p, _), new in pairs:
+                    p.copy_(new)
+                whole.append(layer.get_base_layer())
+                del whole[-1].weight_is_read
+        yield worth_merging(loss, tensors)[1]
+    finally:
+        with torch.no_grad():
+            for p, bits in kept:
+                p.copy_(bits)
+        for base in whole:
+            base.weight_is_read = True
+        for layer in layers.values():
+            layer.merged_adapters = []

@@ -50,14 +50,15 @@ class SoftPrompt(Method[SoftPromptConfig]):
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             if config.init == "text":
-                start = lm.embedding(init_ids(lm, config.init_text, config.length)).float()
+                ids = init_ids(lm, config.init_text, config.length)
             elif config.init == "vocabulary":
                 ids = torch.randint(lm.geometry.vocabulary, (config.length,), generator=generator)
-                start = lm.embedding(ids.to(lm.device)).float()
-            else:
-                some = torch.arange(0, lm.geometry.vocabulary, max(1, lm.geometry.vocabulary // 1000))
-                scale = float(lm.embedding(some.to(lm.device)).float().std())
-                start = normal((config.length, lm.geometry.embedding or lm.geometry.hidden), seed, scale)
+            else:  # tokens from all over the vocabulary, for their scale
+                ids = torch.arange(0, lm.geometry.vocabulary, max(1, lm.geometry.vocabulary // 1000))
+            start = lm.embedding(ids.to(lm.device)).float()
+            if config.init == "random":
+                size = (config.length, lm.geometry.embedding or lm.geometry.hidden)
+                start = normal(size, seed, float(start.std()))
         self.prompt = part.soft_prompt = nn.Parameter(start.to(lm.device).clone())
 
     def parameters(self) -> "dict[str, nn.Parameter]":

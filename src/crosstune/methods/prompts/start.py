@@ -1,6 +1,7 @@
 """What each layer's attention receives of a text, to start prompts from."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from crosstune.errors import UserError
@@ -23,13 +24,10 @@ def attention_inputs(lm: LanguageModel, ids: Tensor) -> list[Tensor]:
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         inputs.append(states[0, -len(ids) :].float().clone())
 
-    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in lm.attentions]
-    try:
-        with torch.no_grad():
-            lm.hidden(ids[None])
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        for module in lm.attentions:
+            hooks.enter_context(module.register_forward_pre_hook(keep, with_kwargs=True))
+        lm.hidden(ids[None])
     return inputs
 
 
@@ -59,10 +57,7 @@ def init_ids(lm: LanguageModel, text: str, length: int) -> Tensor:
     more = lm.tokenizer.encode(" " + text, add_special_tokens=False)
     if not first or not more:
         raise UserError(f"init_text {text!r} has no tokens; give a sentence")
-    ids = first
-    while len(ids) < length:
-        ids = ids + more
-    return torch.tensor(ids[:length], device=lm.device)
+    return torch.tensor((first + more * length)[:length], device=lm.device)
 
 
 def normal(shape: Sequence[int], seed: int, scale: float = 1.0) -> Tensor:

@@ -10,39 +10,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from crosstune.models.attention.layout import ridden
 from crosstune.models.protocol import Model
-
-
-class PrefillCache:
-    """A cache that only keeps what a forward computes: ``[lines, kv_heads, width, head_dim]`` a layer."""
-
-    # What transformers asks of every cache.
-    is_sliding: ClassVar[list[bool]] = []
-    is_compileable: ClassVar[bool] = False
-
-    def __init__(self) -> None:
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-
-    def update(
-        self, keys: Tensor, values: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Called by the model's attention."""
-        self.keys.append(keys)
-        self.values.append(values)
-        return keys, values
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Nothing was read before."""
-        return 0
-
-    get_query_offset = get_seq_length
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """Columns of the mask, and where they start."""
-        return query_length, 0
 
 
 @dataclass
@@ -114,9 +85,11 @@ class DecodingCache:
         lengths: ``[live]`` tokens that each of them holds, a prefix left out.
     """
 
+    # What transformers asks of every cache.
     is_sliding: ClassVar[list[bool]] = []
     is_compileable: ClassVar[bool] = False
-    reader: ClassVar[type[PrefillCache]] = PrefillCache
+    # What a forward that only reads keeps its keys and values in.
+    reader: ClassVar[type[DynamicCache]] = DynamicCache
 
     lm: Model
     rows: int
@@ -146,12 +119,13 @@ class DecodingCache:
 
     def add(self, read: Any, texts: Sequence[tuple[int, list[int]]]) -> None:
         """Put texts that a `reader` read into free rows: of each its line, and its tokens' places there."""
+        layers: list[Any] = read.layers
         for line, path in texts:
             at = torch.tensor(path, device=self.lm.device)
-            for i, n in enumerate(self._front):
+            for i, (n, layer) in enumerate(zip(self._front, layers, strict=True)):
                 place = at.to(self.keys[i].device)
-                for store, computed in ((self.keys, read.keys), (self.values, read.values)):
-                    store[i][self.live, :, n : n + len(path)] = computed[i][line][:, place]
+                self.keys[i][self.live, :, n : n + len(path)] = layer.keys[line][:, place]
+                self.values[i][self.live, :, n : n + len(path)] = layer.values[line][:, place]
             self.lengths.append(len(path))
             self.live += 1
 

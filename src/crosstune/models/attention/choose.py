@@ -20,7 +20,7 @@ from crosstune.models.attention.cache import DecodingCache, OwnCaches
 from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch
 from crosstune.models.attention.gpu_line import VarlenBatch, drops_attention, suits
 from crosstune.models.attention.layout import Layout
-from crosstune.models.attention.trees import Tree
+from crosstune.models.attention.trees import Tree, grow
 from crosstune.models.proof import Note
 from crosstune.models.protocol import Model
 
@@ -40,12 +40,9 @@ class BatchForm(Enum):
 
 
 def training_form(model: Model, longest: int, note: Note | None = None) -> BatchForm:
-    """The form of a training batch.
+    """The form of a training batch whose longest text, a soft prompt counted in, has so many tokens.
 
-    Args:
-        model: With whatever methods left on it.
-        longest: Tokens of the longest text, a soft prompt's among them.
-        note: Told in one line where a GPU's kernel is not used.
+    ``note`` is told in one line where a GPU's kernel is not used.
     """
     if model.geometry.apart:
         return BatchForm.PADDED
@@ -57,12 +54,7 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
 
 
 def reading_form(model: Model, longest: int) -> BatchForm:
-    """The form of a batch that is only read: a GPU's fused kernels do better on padded rows.
-
-    Args:
-        model: With whatever methods left on it.
-        longest: Tokens of the longest text or tree, a soft prompt's among them.
-    """
+    """The form of a batch that is only read: a GPU's fused kernels do better on padded rows."""
     padded = model.geometry.apart or model.device.type != "cpu" or longest > LONGEST
     return BatchForm.PADDED if padded else BatchForm.PADDING_FREE
 
@@ -104,9 +96,8 @@ def lay_out(
         shared_prefix: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
         apart: Each text attends by itself (``PADDING_FREE``).
     """
-    trees = [text if isinstance(text, Tree) else None for text in texts]
-    tokens = [text.tokens if isinstance(text, Tree) else text for text in texts]
-    lengths = [len(ids) for ids in tokens]
+    trees = [text if isinstance(text, Tree) else grow([text]) for text in texts]
+    lengths = [len(tree.tokens) for tree in trees]
     rows = [[i] for i in range(len(texts))]
     if not form.fills_up:
         rows = [list(range(len(texts)))]
@@ -123,27 +114,18 @@ def lay_out(
         lists = [[x for i in row for x in numbers(i)] for row in rows]
         return torch.tensor([row + [fill] * (width - len(row)) for row in lists], device=device)
 
-    def positions(i: int) -> Sequence[int]:
-        tree = trees[i]
-        return range(lengths[i]) if tree is None else tree.positions
-
-    def ends(i: int) -> Sequence[int]:
-        tree = trees[i]
-        return [lengths[i] - 1] * lengths[i] if tree is None else tree.ends
-
-    ids, order = block(lambda i: tokens[i], pad), [i for row in rows for i in row]
-    branches = any(tree is not None and tree.branches for tree in trees)
+    ids, order = block(lambda i: trees[i].tokens, pad), [i for row in rows for i in row]
+    branches = any(tree.branches for tree in trees)
     layout: Layout | PaddingFreeBatch | None = None
     if not form.fills_up:
         kind = VarlenBatch if form is BatchForm.VARLEN else PaddingFreeBatch
         layout = kind(tuple(lengths), device=device, apart=apart)
         if branches:
-            layout = replace(layout, places=block(positions, 0)[0], ends=block(ends, -1)[0])
+            ends = block(lambda i: trees[i].ends, -1)[0]
+            layout = replace(layout, places=block(lambda i: trees[i].positions, 0)[0], ends=ends)
     elif branches or len(rows) < len(texts):
-        layout = Layout(
-            block(lambda i: (starts[i] % width + end for end in ends(i)), -1),
-            block(positions, 0),
-        )
+        ends = block(lambda i: (starts[i] % width + end for end in trees[i].ends), -1)
+        layout = Layout(ends, block(lambda i: trees[i].positions, 0))
     return Placed(ids, layout, starts, order)
 
 
@@ -171,12 +153,7 @@ def bins(lengths: Sequence[int], balance: float, shared_prefix: int = 0) -> list
     """Rows packed into lines: the cheapest of first-fit packings into a few line lengths.
 
     A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of
-    the line is what packing pays for less padding.
-
-    Args:
-        lengths: Of the rows.
-        balance: See above.
-        shared_prefix: Tokens in front of every line that its rows share.
+    the line is what packing pays for less padding. Its rows share a prefix in front of it.
 
     Returns:
         Indices of the rows of each line. One row a line unless packing saves a twentieth.

@@ -82,9 +82,7 @@ class GroupPlan:
 def cut(lengths: Sequence[int], shared: int) -> list[list[int]]:
     """Texts of like length together, shortest first: the runs whose blocks cost least.
 
-    Args:
-        lengths: Of the texts.
-        shared: Columns that each sees beside its own.
+    Each text sees so many shared columns beside its own.
     """
     exact, alike = _cheapest(lengths, shared, fill=False)
     filled, like = _cheapest(lengths, shared, fill=True)

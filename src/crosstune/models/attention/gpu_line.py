@@ -84,9 +84,6 @@ def plan(lengths: tuple[int, ...], shared_prefix: int, front: int, device: torch
         ends_q.append(len(home))
         ends_k.append(len(columns))
 
-    def sizes(ends: list[int]) -> int:
-        return max(b - a for a, b in itertools.pairwise(ends))
-
     def places(rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor([list(row) for row in rows], dtype=torch.long, device=device)
 
@@ -98,8 +95,7 @@ def plan(lengths: tuple[int, ...], shared_prefix: int, front: int, device: torch
             places(of_shared_prefix),
             torch.tensor(ends_q, dtype=torch.int32, device=device),
             torch.tensor(ends_k, dtype=torch.int32, device=device),
-            sizes(ends_q),
-            sizes(ends_k),
+            *(max(b - a for a, b in itertools.pairwise(ends)) for ends in (ends_q, ends_k)),
         )
 
 

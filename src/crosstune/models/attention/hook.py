@@ -21,7 +21,7 @@ them; those of another (an encoder's self-attention, cross-attention) see everyt
 the same forward keeps its own mask, whose keys are another text's, one row of them for each line. What
 is causal only is refused elsewhere in one line: attention patterns, and padding-free batches, in an encoder's
 self-attention; both with position biases too, which are computed for columns and not for the patterns'
-positions. ALiBi (`crosstune.models.attention.alibi`) goes by positions, and so with every pattern.
+positions. ALiBi and attention sinks (`crosstune.models.attention.biases`) go with every pattern.
 
 Scores that are capped (Gemma 2) are written out, prompts' scores like the text's: no kernel knows them.
 
@@ -45,15 +45,13 @@ from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Prompt, prompts_of
 from crosstune.models.attention import gpu_line as packed
-from crosstune.models.attention.alibi import with_alibi
+from crosstune.models.attention.biases import with_alibi, with_sinks
 from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
 from crosstune.models.attention.gpu_line import VarlenBatch
 from crosstune.models.attention.layout import in_use, pattern_of
 from crosstune.models.attention.own_keys import Captured, capturing
 
 IMPLEMENTATION = "crosstune"
-# What some architectures pass on that changes the scores and that scaled dot-product attention leaves out.
-_UNKNOWN = {"s_aux": "attention sinks"}
 
 
 def _lower_right(rows: int, columns: int, device: torch.device) -> Tensor:
@@ -144,6 +142,7 @@ def attention(
     position_bias: Tensor | None = None,
     softcap: float | None = None,
     alibi: Tensor | None = None,
+    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of one layer with the prompts that methods left on it.
@@ -160,14 +159,14 @@ def attention(
         position_bias: ``[1 or batch, heads, rows, columns]``, added to the scores of the text's columns.
         softcap: Scores become ``softcap * tanh(score / softcap)``; None leaves them.
         alibi: ``[heads]``: how much scores fall with each token of distance; None for not at all.
+        s_aux: ``[heads]``: attention sinks, a score more in each softmax over the text.
         **kwargs: Whatever else the architecture passes on.
 
     Returns:
         ``[batch, rows, heads, head_dim]`` and None (attention weights are not kept).
 
     Raises:
-        UserError: The architecture asks for something that this attention would leave out, or for a path
-            that is causal only where it is not.
+        UserError: The architecture asks for a path that is causal only where it is not.
     """
     if (wanted := capturing.get()) is not None:
         if wanted == "keys":
@@ -177,14 +176,19 @@ def attention(
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     pattern = pattern_of(attention_mask)
     line = pattern if isinstance(pattern, PaddingFreeBatch) else None
-    _refuse(module, query, key, causal, line is not None, position_bias, kwargs)
+    _refuse(module, query, key, causal, line is not None, position_bias)
     prompts = prompts_of(module)
     inside = causal and (use := in_use()) is not None and use.pattern.prompts_inside
     joint, rows, own_query = None if inside else prompts.joint(), query.shape[2], query
+    if inside and attention_mask is not None and (n := key.shape[2] - attention_mask.shape[-1]):
+        attention_mask = _with_prompt(attention_mask, n, rows, key, causal)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if alibi is not None:
+    if alibi is not None or s_aux is not None:
         scaling = scale  # of the query as it was
+    if alibi is not None:
         query, key, joint = with_alibi(alibi, query, key, joint, pattern, scale)
+    if s_aux is not None:
+        query, key, joint = with_sinks(s_aux, query, key, value, joint, scale)
 
     def grouped(k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         out = scaled_dot_product_attention(
@@ -231,11 +235,6 @@ def attention(
         out = packed.attend(line, query, key, value, scaling, joint)
     elif line is not None:
         out = attend(line, query, key, value, scaling, joint, softcap)
-    elif inside:
-        assert attention_mask is not None
-        n = key.shape[2] - attention_mask.shape[-1]
-        mask = _with_prompt(attention_mask, n, rows, key, causal) if n else attention_mask
-        out = plain(key, value, mask)
     else:
         out = text(joint)
     for prompt in prompts.gated():
@@ -250,17 +249,13 @@ def _refuse(
     causal: bool,
     padding_free: bool,
     bias: Tensor | None,
-    others: dict[str, Any],
 ) -> None:
-    """Raise where this attention would leave something out, or see what it should not.
+    """Raise where this attention would see what it should not.
 
     Raises:
         UserError: See above; one line.
     """
     name, use = type(module).__name__, in_use()
-    for argument, what in _UNKNOWN.items():
-        if others.get(argument) is not None:
-            raise UserError(f"{name} has {what} ({argument}), which are not supported; choose another model")
     if not causal and (padding_free or (use is not None and not use.applied)):
         raise UserError(
             f"{name} is not causal, and padding-free batches, packed sequences and decoding slots are for "

@@ -89,13 +89,7 @@ def pattern_of(mask: Tensor | None) -> Attended | None:
 
 @dataclass(slots=True)
 class InUse:
-    """The attention pattern of a forward.
-
-    Attributes:
-        pattern: Who sees whom.
-        applied: Whether the model has asked for a causal mask, and so got this one: in a model that never
-            does, or before that, nothing is attended by it.
-    """
+    """Who sees whom in a forward, and whether the model has asked for a causal mask, and so got this one."""
 
     pattern: Attended
     applied: bool = False

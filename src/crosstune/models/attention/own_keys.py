@@ -5,6 +5,7 @@ hook hands over what reaches it: projections fused or apart, norms, clipping and
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from contextvars import ContextVar
 from typing import Any, Literal
 
@@ -30,12 +31,9 @@ capturing: ContextVar[Literal["keys", "calls"] | None] = ContextVar("crosstune_c
 
 
 def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> list[dict[str, Any]]:
-    """What each attention module is called with for one token at position 0, its hidden states left out.
+    """What each attention module of a stack is called with for one token ``[1, 1]`` at position 0.
 
-    Args:
-        decoder: The model's stack of layers.
-        attentions: Its attention modules.
-        token: ``[1, 1]``.
+    Hidden states are left out.
     """
     calls: dict[int, dict[str, Any]] = {}
 
@@ -44,15 +42,11 @@ def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> li
         rest = args if "hidden_states" in kwargs else args[1:]
         calls[id(module)] = {"args": rest, **{k: v for k, v in kwargs.items() if k != "hidden_states"}}
 
-    handles = [module.register_forward_pre_hook(keep, with_kwargs=True) for module in attentions]
-    reset = capturing.set("calls")  # nothing attends, and no prompt is asked for
-    try:
-        with torch.no_grad():
-            decoder(input_ids=token, position_ids=torch.zeros_like(token), use_cache=False)
-    finally:
-        capturing.reset(reset)
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), ExitStack() as hooks:
+        for module in attentions:
+            hooks.enter_context(module.register_forward_pre_hook(keep, with_kwargs=True))
+        hooks.callback(capturing.reset, capturing.set("calls"))  # nothing attends, no prompt is asked for
+        decoder(input_ids=token, position_ids=torch.zeros_like(token), use_cache=False)
     for module in attentions:
         if id(module) not in calls:
             raise UserError(f"{type(module).__name__} is called by nothing")
@@ -60,12 +54,7 @@ def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> li
 
 
 def keys_values(module: nn.Module, states: Tensor, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Keys, not rotated, and values of hidden states.
-
-    Args:
-        module: An attention module.
-        states: ``[n, hidden]``.
-        call: Of `calls_of`.
+    """Keys, not rotated, and values that an attention module makes of states ``[n, hidden]``.
 
     Returns:
         ``[kv_heads, n, size]`` each; the sizes of keys and values may differ.

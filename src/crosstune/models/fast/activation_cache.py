@@ -46,7 +46,9 @@ class ActivationCache:
         """A training begins."""
         self._training += 1
         if self.limit is None:
-            self.limit = _limit()
+            gigabytes, free = states_gigabytes(), at_hand()
+            quarter = _SHARE * (machine_memory() / 2 if free is None else free)
+            self.limit = int(quarter if gigabytes is None else gigabytes * 1e9)
 
     def get(self, key: Hashable) -> Tensor | None:
         """What is kept under a key."""
@@ -80,11 +82,3 @@ class ActivationCache:
         """Memory ran out: let everything go, and keep half as much from here on."""
         self.limit = self.held // 2
         self.clear()
-
-
-def _limit() -> int:
-    gigabytes = states_gigabytes()
-    if gigabytes is not None:
-        return int(gigabytes * 1e9)
-    free = at_hand()
-    return int(_SHARE * (machine_memory() / 2 if free is None else free))

@@ -16,7 +16,7 @@ steps of this model are plain from then on, and it is said in one line.
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 from weakref import ref
 
 import torch
@@ -37,27 +37,16 @@ RECORDED = FastWay(
 )
 
 
-class Recorder(Protocol):
-    """What records work of fixed shapes and addresses."""
-
-    def rehearse(self, work: Callable[[], Tensor]) -> Tensor:
-        """Do the work as it will be recorded; an error if it cannot be."""
-
-    def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Record the work: what replays it, and gives the same tensor every time."""
-
-
 def stepper(
     lm: Model, slots: DecodingCache | OwnCaches, note: Note | None = None
 ) -> Callable[[Tensor], Tensor]:
     """What reads one more token of each text: `LanguageModel.step`, or on one GPU its recorded form.
 
-    Args:
-        lm: The model.
-        slots: The texts being written.
-        note: Told in one line when steps cannot be recorded.
+    ``note`` is told in one line when steps cannot be recorded.
     """
-    if not isinstance(slots, OwnCaches) and lm.device.type == "cuda" and not lm.quantized and _usable(lm):
+    # Left on, and not failed with this model before.
+    usable = lm.device.type == "cuda" and not lm.quantized and RECORDED.trusted(ref(lm.model), lambda: ())
+    if usable and not isinstance(slots, OwnCaches):
         places = {lm.layer_device(i) for i in range(lm.geometry.layers)} | {lm.device}
         if len(places) == 1:
             return FixedStep(lm, slots, CudaRecorder(lm.device), note)
@@ -65,20 +54,18 @@ def stepper(
 
 
 class FixedStep:
-    """`LanguageModel.step` over fixed shapes, recorded by ``recorder``.
-
-    Args:
-        lm: The model, on one device.
-        slots: The texts being written.
-        recorder: None computes every step.
-        note: Told in one line when a step cannot be recorded.
+    """`LanguageModel.step` over fixed shapes of a model on one device, recorded if there is a recorder.
 
     Attributes:
         recorded: Shapes (rows, columns) that are replayed, and whether they have proved right twice.
     """
 
     def __init__(
-        self, lm: Model, slots: DecodingCache, recorder: Recorder | None = None, note: Note | None = None
+        self,
+        lm: Model,
+        slots: DecodingCache,
+        recorder: "CudaRecorder | None" = None,
+        note: Note | None = None,
     ) -> None:
         self._lm, self._slots, self._recorder, self._note = lm, slots, recorder, note
         self._ids = torch.zeros(slots.rows, dtype=torch.long, device=lm.device)
@@ -118,7 +105,7 @@ class FixedStep:
         return self._prove(shape, work, live, self._recorder)
 
     def _prove(
-        self, shape: tuple[int, int], work: Callable[[], Tensor], live: int, recorder: Recorder
+        self, shape: tuple[int, int], work: Callable[[], Tensor], live: int, recorder: "CudaRecorder"
     ) -> Tensor:
         """The step computed, and compared with its recording, which is made first if there is none."""
         steps: list[Tensor] = []
@@ -149,17 +136,8 @@ class FixedStep:
         RECORDED.tell(why, self._note)
 
 
-def _usable(lm: Model) -> bool:
-    """Whether recording is left on, and has not failed with this model."""
-    return RECORDED.trusted(ref(lm.model), lambda: ())
-
-
 class CudaRecorder:
-    """Records CUDA graphs.
-
-    Args:
-        device: A GPU, with all that is computed on it.
-    """
+    """Records CUDA graphs on one GPU, with all that is computed on it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -189,7 +167,7 @@ class CudaRecorder:
         return done
 
     def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Record the work on the recorder's stream."""
+        """Record the work on the recorder's stream: what replays it gives the same tensor every time."""
         graph: Any = torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(self._device),

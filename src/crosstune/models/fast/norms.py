@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from crosstune.models.fast.layers import in_place_of
 from crosstune.models.proof import FastWay
 
 ROTATION = "apply_rotary_pos_emb"
@@ -127,24 +128,17 @@ def _rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
 @contextmanager
 def fused_parts(model: nn.Module) -> Iterator[None]:
     """Inside, a model's frozen RMS norms and its rotation compute the same in fewer passes over memory."""
-    replaced = []
-    for module in model.modules():
-        if type(module).__name__.endswith("RMSNorm") and "forward" not in vars(module):
-            fast = _norm(module)
-            if fast is not None:
-                module.forward = fast
-                replaced.append(module)
+    norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and "forward" not in vars(m)]
+    fast = {norm: forward for norm in norms if (forward := _norm(norm)) is not None}
     # A model's attention finds its rotation by name, in the file that it was written in.
     files = [sys.modules[name] for name in sorted({type(module).__module__ for module in model.modules()})]
     plain = [(file, vars(file).get(ROTATION)) for file in files]
     turned = [(file, was, _rotation(was)) for file, was in plain if callable(was)]
-    for file, _, turn in turned:
-        if turn is not None:
-            setattr(file, ROTATION, turn)
+    for file, was, turn in turned:
+        setattr(file, ROTATION, turn or was)
     try:
-        yield
+        with in_place_of(list(fast), list(fast.values())):
+            yield
     finally:
-        for module in replaced:
-            del module.forward
         for file, was, _ in turned:
             setattr(file, ROTATION, was)

@@ -30,11 +30,9 @@ def take(states: Tensor, rows: Tensor) -> Tensor:
 
 @contextmanager
 def top_rows(parts: Parts, rows: Tensor) -> Iterator[None]:
-    """Inside, the model's states are those of some rows alone, ``[1, n, hidden]``.
+    """Inside, a model's states are those of some rows alone, ``[1, n, hidden]``; its parts `has_top_rows`.
 
-    Args:
-        parts: Those of the model, whose top layer `has_top_rows`.
-        rows: ``[n]``, counted through batch and length.
+    Rows ``[n]`` are counted through batch and length.
     """
     top = parts.layers[-1]
     layer, attention, norm, output = top.module, top.attention, top.norm_before_attention, top.output
@@ -52,12 +50,11 @@ def top_rows(parts: Parts, rows: Tensor) -> Iterator[None]:
         # It was given the rows that go on; it attends from and to all.
         return attend(norm(whole.pop()), *args, **kwargs)
 
-    hook = output.module.register_forward_pre_hook(lambda module, args: (take(args[0], rows), *args[1:]))
-    try:
-        with in_place_of([layer, attention], [few, attend_all]):
-            yield
-    finally:
-        hook.remove()
+    def cut(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return take(args[0], rows), *args[1:]
+
+    with output.module.register_forward_pre_hook(cut), in_place_of([layer, attention], [few, attend_all]):
+        yield
 
 
 def has_top_rows(parts: Parts) -> bool:

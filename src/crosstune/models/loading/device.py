@@ -28,14 +28,8 @@ _KINDS = ("auto", "cpu", "cuda", "mps")
 def named(device: str, dtype: str) -> tuple[str, str]:
     """The kind of device and the number format that wishes come to, such as ``("cuda", "bfloat16")``.
 
-    PyTorch, which takes seconds to import, is asked only where a wish depends on the machine.
-
-    Args:
-        device: See `choose_device`.
-        dtype: See `choose_dtype`.
-
-    Raises:
-        UserError: As these.
+    PyTorch, which takes seconds to import, is asked only where a wish depends on the machine. Arguments and
+    errors are those of `choose_device` and `choose_dtype`.
     """
     if device == "cpu" and dtype in DTYPES:
         return device, DTYPES[dtype]

@@ -79,11 +79,6 @@ def _weight_names(name: str, commit: str) -> list[str]:
 def explained(name: str, revision: str | None, kind: Literal["model", "dataset"] = "model") -> Iterator[None]:
     """Say in one line what an error of the hub's library means and what to do about it.
 
-    Args:
-        name: Repository id, ``owner/name``.
-        revision: As it was asked for; None for the main branch.
-        kind: What the repository holds.
-
     Raises:
         UserError: Whenever the block raises what the library or the system does when files cannot be had.
     """

@@ -28,7 +28,6 @@ from transformers import DynamicCache
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Part, Prompt
-from crosstune.models.attention.cache import PrefillCache
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.geometry import Geometry, geometry_of
@@ -72,7 +71,7 @@ def examine(config: PretrainedConfig) -> Geometry:
 
 def kept_sizes(lm: LanguageModel) -> dict[str, Any]:
     """Heads and sizes of the keys and values that are attended to, and of what is cached, for `Geometry`."""
-    read, states = PrefillCache(), torch.zeros(1, lm.geometry.hidden)
+    read, states = DynamicCache(), torch.zeros(1, lm.geometry.hidden)
     try:
         lm.hidden(torch.ones(1, 2, dtype=torch.long), read=read)
         lm.learn_calls()
@@ -80,7 +79,8 @@ def kept_sizes(lm: LanguageModel) -> dict[str, Any]:
     except Exception:  # `check_forms` and `check_prompts` meet it again, and say it
         return {}
     attended = {(len(x), x.shape[2], y.shape[2]) for x, y in pairs}
-    cached = {(x.shape[1], x.shape[3], y.shape[3]) for x, y in zip(read.keys, read.values, strict=True)}
+    layers: list[Any] = [layer for layer in read.layers if getattr(layer, "keys", None) is not None]
+    cached = {(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers}
     if len(attended) != 1 or len(cached) != 1:
         return {}
     heads, size, values = attended.pop()

@@ -33,12 +33,8 @@ def measure(
 ) -> None:
     """Let passes and the cache be as large as a GPU's memory takes; nothing if the prompts are few.
 
-    Args:
-        lm: The model.
-        passes: Lowered where what is set does not fit.
-        trees: Of prompts, those of a first batch.
-        longest: Tokens of the longest prompt with its answer.
-        read: Reads trees into free rows, a line each.
+    The trees are those of a first batch of prompts, and ``read`` puts some into free rows, a line each. The
+    longest prompt with its answer has ``longest`` tokens.
     """
     columns = longest + lm.adaptation.front
     width = max(len(tree.tokens) for tree in trees)
@@ -74,11 +70,7 @@ def measure(
 def keep_to_memory(lm: Model, passes: TokenLimit, longest: int, count: int) -> None:
     """On a CPU, let fewer answers be written at once where the cache of as many as set is more than there is.
 
-    Args:
-        lm: The model.
-        passes: As set.
-        longest: Tokens of the longest prompt with its answer.
-        count: Answers in all.
+    The longest prompt with its answer has so many tokens, and there are ``count`` answers in all.
     """
     available = machine.at_hand() if lm.device.type == "cpu" else None
     if available is None:

@@ -14,14 +14,7 @@ _SAYS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-
-
-_MEMORY = Path("/proc/meminfo")
-
-
-_GROUP = Path("/sys/fs/cgroup")
-
-
+_MEMORY, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 # Of control groups, versions 2 and 1.
 _LIMITS = (_GROUP / "memory.max", _GROUP / "memory/memory.limit_in_bytes")
 

@@ -18,8 +18,6 @@ from crosstune.models.protocol import Model
 SHARE = 0.9
 # Batches of fewer tokens are not worth two passes more.
 WORTH = 2048
-
-
 MEASURED = FastWay(
     fast="measured",
     plain="memory is found by halving what does not fit",

@@ -10,8 +10,6 @@ from crosstune.errors import UserError
 from crosstune.models.memory.machine import ran_out
 
 T = TypeVar("T")
-
-
 # Tokens of answers being written that are held for each token read at once.
 CACHED = 2
 
@@ -96,7 +94,10 @@ class TokenLimit:
                 f"memory of {self._device} ran out in {self.doing} on one example of {self._size} tokens; "
                 "set train.gradient_checkpointing, or take a smaller model or another device"
             )
-        self._halve()
+        before = self.limit
+        self._lower(self._size)
+        said = f"  memory of {self._device} ran out in {self.doing}: "
+        self.say(f"{said}{self.limit} tokens at once from here on, not {before}")
         return None
 
     def lower_to(self, tokens: int) -> None:
@@ -130,14 +131,6 @@ class TokenLimit:
     def _hold(self) -> None:
         if self._cap is not None and self._cap[0] < self.limit:
             self.limit, self.halvings = self._cap
-
-    def _halve(self) -> None:
-        before = self.limit
-        self._lower(self._size)
-        self.say(
-            f"  memory of {self._device} ran out in {self.doing}: "
-            f"{self.limit} tokens at once from here on, not {before}"
-        )
 
     def _lower(self, size: int) -> None:
         before = self.limit

@@ -2,19 +2,9 @@
 
 import altair as alt
 
-from crosstune.report.comparison import ALPHA, languages_against, outcome, references
-from crosstune.report.figures.style import (
-    FIT,
-    MUTED,
-    Width,
-    by_family,
-    cells,
-    language_axis,
-    language_keys,
-    method_axis,
-    method_rows,
-)
-from crosstune.report.sections import Section
+from crosstune.report.figures import style
+from crosstune.report.figures.style import MUTED, Width
+from crosstune.report.sections import ALPHA, Section, outcome
 from crosstune.report.text import language_name, p_value, points, visible
 
 OUTCOMES = {"better": "#0072b2", "worse": "#d55e00", "not significant": MUTED}
@@ -25,68 +15,58 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     """Difference of every method from a reference, with its interval.
 
     The grey band marks differences too small to detect with 80% power. The parameter ``reference`` is an
-    index into `crosstune.report.comparison.references`.
+    index into `Section.references`.
     """
-    values = []
-    for place, reference in enumerate(references(section)):
-        for row in section.against(reference).rows(named=True):
-            values.append(
-                {
-                    "reference": place,
-                    "method": visible(row["a"], 60),
-                    "value": round(100 * row["difference"], 3),
-                    "low": round(100 * row["low"], 3),
-                    "high": round(100 * row["high"], 3),
-                    "least": -round(100 * row["detectable"], 3),
-                    "most": round(100 * row["detectable"], 3),
-                    "outcome": outcome(row),
-                    "p": p_value(row["p_holm"]),
-                    "interval": f"{points(row['low'])} to {points(row['high'])}",
-                }
-            )
+    values = [
+        {
+            "reference": place,
+            "method": visible(row["a"], 60),
+            "value": round(100 * row["difference"], 3),
+            "low": round(100 * row["low"], 3),
+            "high": round(100 * row["high"], 3),
+            "least": -round(100 * row["detectable"], 3),
+            "most": round(100 * row["detectable"], 3),
+            "outcome": outcome(row),
+            "p": p_value(row["p_holm"]),
+            "interval": f"{points(row['low'])} to {points(row['high'])}",
+        }
+        for place, reference in enumerate(section.references)
+        for row in section.against(reference).rows(named=True)
+    ]
     order = [visible(name, 60) for name in section.methods]
     chosen = alt.param(name="reference", value=0)
+    y = style.method_rows(order, grid=True).scale(domain=order)
     base = alt.Chart(alt.InlineData(values=values)).transform_filter("datum.reference == reference")
-    y = method_rows(order, grid=True).scale(domain=order)
+    base = base.encode(y=y)
     scale = alt.Scale(nice=False, padding=10)
     title = "Points above (right) or below (left) the reference"
-    colour = alt.Color(
-        "outcome:N",
-        title=None,
-        scale=alt.Scale(domain=list(OUTCOMES), range=list(OUTCOMES.values())),
-        legend=alt.Legend(orient="top"),
-    )
+    colour = alt.Color("outcome:N", title=None, scale=style.mapped(OUTCOMES), legend=alt.Legend(orient="top"))
     band = base.mark_rule(strokeWidth=11, opacity=0.22, color=MUTED).encode(
-        y=y, x=alt.X("least:Q", scale=scale, title=title, axis=alt.Axis(tickCount=10)), x2="most:Q"
+        x=alt.X("least:Q", scale=scale, title=title, axis=alt.Axis(tickCount=10)), x2="most:Q"
     )
     zero = alt.Chart(alt.InlineData(values=[{"zero": 0}])).mark_rule(color=MUTED).encode(x="zero:Q")
     interval = base.mark_rule(strokeWidth=2.5).encode(
-        y=y, x=alt.X("low:Q", scale=scale, title=title), x2="high:Q", color=colour
+        x=alt.X("low:Q", scale=scale, title=title), x2="high:Q", color=colour
     )
+    shown = {
+        "method:N": "Method",
+        "value:Q": ("Difference, points", "+.2f"),
+        "interval:N": "95% interval",
+        "p:N": "After Holm",
+        "most:Q": ("Detectable, points", ".2f"),
+    }
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
-        y=y,
         x=alt.X("value:Q", scale=scale, title=title),
         color=colour,
-        shape=alt.Shape(
-            "outcome:N", title=None, scale=alt.Scale(domain=list(SIGNS), range=list(SIGNS.values()))
-        ),
-        tooltip=[
-            alt.Tooltip("method:N", title="Method"),
-            alt.Tooltip("value:Q", title="Difference, points", format="+.2f"),
-            alt.Tooltip("interval:N", title="95% interval"),
-            alt.Tooltip("p:N", title="After Holm"),
-            alt.Tooltip("most:Q", title="Detectable, points", format=".2f"),
-        ],
+        shape=alt.Shape("outcome:N", title=None, scale=style.mapped(SIGNS)),
+        tooltip=style.tooltip(shown),
     )
-    chart: alt.LayerChart = (
-        alt.LayerChart(layer=[band, zero, interval, dots])
-        .add_params(chosen)
-        .properties(width=width, height=24 * len(order), autosize=FIT)
-    )
+    layers = alt.LayerChart(layer=[band, zero, interval, dots]).add_params(chosen)
+    chart = style.sized(layers, width, 24 * len(order))
     if width == "container":
         return chart
     # A file has no menu of references, so the chart says which it is.
-    return chart.properties(title=f"Difference from {visible(references(section)[0], 60)}, with 95% interval")
+    return chart.properties(title=f"Difference from {visible(section.references[0], 60)}, with 95% interval")
 
 
 def by_language(section: Section, reference: str, width: Width = "container") -> alt.LayerChart:
@@ -94,8 +74,8 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
 
     Tests are corrected (Holm) over the languages of each pair of methods.
     """
-    table = languages_against(section, reference)
-    keys = language_keys(table["language"].unique().to_list())
+    table = section.against_by_language(reference)
+    keys = style.language_keys(table["language"].unique().to_list())
     order = list(keys.values())
     values = [
         {
@@ -114,22 +94,21 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
     ]
     methods = [visible(name, 60) for name in section.methods if name != reference]
     reach = max(1.0, *(abs(float(value["value"])) for value in values))
-    y = language_axis(order)
+    y = style.language_axis(order)
+    shown = {
+        "name:N": "Language",
+        "method:N": "Method",
+        "value:Q": ("Difference, points", "+.2f"),
+        "interval:N": "95% interval",
+        "p:N": "After Holm",
+        "detectable:Q": "Detectable, points",
+        "n:Q": "Examples",
+    }
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=method_axis(methods),
-        y=y,
-        tooltip=[
-            alt.Tooltip("name:N", title="Language"),
-            alt.Tooltip("method:N", title="Method"),
-            alt.Tooltip("value:Q", title="Difference, points", format="+.2f"),
-            alt.Tooltip("interval:N", title="95% interval"),
-            alt.Tooltip("p:N", title="After Holm"),
-            alt.Tooltip("detectable:Q", title="Detectable, points"),
-            alt.Tooltip("n:Q", title="Examples"),
-        ],
+        x=style.method_axis(methods), y=y, tooltip=style.tooltip(shown)
     )
     scale = alt.Scale(scheme="redblue", domain=[-reach, reach])
     white = f"abs(datum.value) > {reach * 0.6}"
-    colours, numbers = cells(base, "Points from the reference", scale, white, alt.Text("text:N"))
+    colours, numbers = style.cells(base, "Points from the reference", scale, white, alt.Text("text:N"))
     clear = alt.condition("datum.shown", alt.value(1), alt.value(0.65))
-    return by_family([colours, numbers.encode(y=y.axis(None), opacity=clear)], order, width)
+    return style.by_family([colours, numbers.encode(y=y.axis(None), opacity=clear)], order, width)

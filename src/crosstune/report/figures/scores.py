@@ -10,24 +10,8 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from crosstune.analysis.groups import Grouping
-from crosstune.report.figures.rates import group_values
-from crosstune.report.figures.style import (
-    ACCENT,
-    FIT,
-    MUTED,
-    Width,
-    _legend,
-    _method_scales,
-    by_family,
-    cell_scale,
-    cells,
-    language_axis,
-    language_keys,
-    measure_title,
-    method_axis,
-    method_rows,
-)
+from crosstune.report.figures import style
+from crosstune.report.figures.style import ACCENT, MUTED, Width
 from crosstune.report.sections import Section
 from crosstune.report.text import counted, language_name, visible
 
@@ -44,7 +28,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         width: Pixels, or "container" to fill the page's element.
     """
     means = section.languages.filter(pl.col(column).is_not_null())
-    keys = language_keys(means["language"].unique().to_list())
+    keys = style.language_keys(means["language"].unique().to_list())
     values = [
         {
             "language": keys[row["language"]],
@@ -56,24 +40,17 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         }
         for row in means.rows(named=True)
     ]
-    methods = [visible(name, 60) for name in section.methods]
-    title = measure_title(section, column)
-    scale, white = cell_scale(column, [value["value"] for value in values])
-    order = list(keys.values())
-    y = language_axis(order)
+    title, order = style.measure_title(section, column), list(keys.values())
+    scale, white = style.cell_scale(column, [value["value"] for value in values])
+    y = style.language_axis(order)
+    shown = {"name:N": "Language", "method:N": "Method", "value:Q": (title, ".2f"), "n:Q": "Examples"}
     base = alt.Chart(alt.InlineData(values=values)).encode(
-        x=method_axis(methods),
+        x=style.method_axis([visible(name, 60) for name in section.methods]),
         y=y,
-        tooltip=[
-            alt.Tooltip("name:N", title="Language"),
-            alt.Tooltip("method:N", title="Method"),
-            alt.Tooltip("value:Q", title=title, format=".2f"),
-            alt.Tooltip("n:Q", title="Examples"),
-            alt.Tooltip("seeds:Q", title="Seeds"),
-        ],
+        tooltip=style.tooltip({**shown, "seeds:Q": "Seeds"}),
     )
-    colours, numbers = cells(base, title, scale, white, alt.Text("value:Q", format=".1f"))
-    return by_family([colours, numbers.encode(y=y.axis(None))], order, width)
+    colours, numbers = style.cells(base, title, scale, white, alt.Text("value:Q", format=".1f"))
+    return style.by_family([colours, numbers.encode(y=y.axis(None))], order, width)
 
 
 def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
@@ -87,31 +64,19 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
         method = visible(row["method"], 60)
         if row["target_mean"] is not None and row["source"] is not None:
             spans.append({"method": method, "low": 100 * row["target_mean"], "high": 100 * row["source"]})
-        for kind, name in ((source, "source"), (targets, "target")):
-            mean = row["source" if name == "source" else "target_mean"]
-            if mean is None:
-                continue
-            sd = row[f"{name}_sd"] or 0.0
-            points.append(
-                {
-                    "method": method,
-                    "kind": kind,
-                    "value": round(100 * mean, 3),
-                    "from": round(100 * (mean - sd), 3),
-                    "to": round(100 * (mean + sd), 3),
-                }
-            )
+        for kind, mean, sd in (
+            (source, row["source"], row["source_sd"] or 0.0),
+            (targets, row["target_mean"], row["target_sd"] or 0.0),
+        ):
+            if mean is not None:
+                ends = {"from": round(100 * (mean - sd), 3), "to": round(100 * (mean + sd), 3)}
+                points.append({"method": method, "kind": kind, "value": round(100 * mean, 3), **ends})
     order = [visible(name, 60) for name in section.methods]
-    y = method_rows(order, 150)
-    scale = alt.Scale(zero=False, nice=False, padding=10)
-    colour = alt.Color(
-        "kind:N",
-        title=None,
-        scale=alt.Scale(domain=[source, targets], range=[MUTED, ACCENT]),
-        legend=alt.Legend(orient="top"),
-    )
-    title = measure_title(section, "score")
-    lines = (
+    y = style.method_rows(order, 150)
+    scale, title = alt.Scale(zero=False, nice=False, padding=10), style.measure_title(section, "score")
+    colours, shapes = {source: MUTED, targets: ACCENT}, {source: "square", targets: "circle"}
+    colour = alt.Color("kind:N", title=None, scale=style.mapped(colours), legend=alt.Legend(orient="top"))
+    lines: alt.Chart = (
         alt.Chart(alt.InlineData(values=spans))
         .mark_rule(color=MUTED, strokeWidth=6, opacity=0.25)
         .encode(y=y, x=alt.X("low:Q", scale=scale, title=title, axis=alt.Axis(tickCount=8)), x2="high:Q")
@@ -120,51 +85,10 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
     spread = base.mark_rule(strokeWidth=2).encode(x=alt.X("from:Q", scale=scale, title=title), x2="to:Q")
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=alt.X("value:Q", scale=scale, title=title),
-        shape=alt.Shape(
-            "kind:N", title=None, scale=alt.Scale(domain=[source, targets], range=["square", "circle"])
-        ),
-        tooltip=[
-            alt.Tooltip("method:N", title="Method"),
-            alt.Tooltip("kind:N", title="Of"),
-            alt.Tooltip("value:Q", title=title, format=".2f"),
-        ],
+        shape=alt.Shape("kind:N", title=None, scale=style.mapped(shapes)),
+        tooltip=style.tooltip({"method:N": "Method", "kind:N": "Of", "value:Q": (title, ".2f")}),
     )
-    chart: alt.LayerChart = alt.LayerChart(layer=[lines, spread, dots]).properties(
-        width=width, height=26 * len(order), autosize=FIT
-    )
-    return chart
-
-
-def group_chart(section: Section, by: Grouping, width: Width = "container") -> alt.Chart:
-    """Mean of each method in each group of target languages, with how many languages a group has.
-
-    Args:
-        section: What to draw.
-        by: What target languages are grouped by.
-        width: As `heatmap`.
-    """
-    values = group_values(section, by, "score")
-    order = list(dict.fromkeys(value["group"] for value in values))
-    colour, shape, _ = _method_scales(section, {value["method"] for value in values})
-    title = measure_title(section, "score")
-    chart: alt.Chart = (
-        alt.Chart(alt.InlineData(values=values))
-        .mark_point(filled=True, size=60, opacity=0.9)
-        .encode(
-            y=alt.Y("group:N", sort=order, title=None, axis=alt.Axis(labelLimit=170, grid=True, ticks=False)),
-            x=alt.X("value:Q", title=title, scale=alt.Scale(zero=False, nice=False, padding=10)),
-            color=alt.Color("method:N", title=None, scale=colour, legend=_legend()),
-            shape=alt.Shape("method:N", title=None, scale=shape),
-            tooltip=[
-                alt.Tooltip("group:N", title="Group"),
-                alt.Tooltip("method:N", title="Method"),
-                alt.Tooltip("value:Q", title=title, format=".2f"),
-                alt.Tooltip("languages:N", title="Languages"),
-            ],
-        )
-        .properties(width=width, height=22 * len(order), autosize=FIT)
-    )
-    return chart
+    return style.sized(alt.LayerChart(layer=[lines, spread, dots]), width, 26 * len(order))
 
 
 def loss_curves(section: Section, width: Width = "container") -> alt.Chart:
@@ -173,35 +97,24 @@ def loss_curves(section: Section, width: Width = "container") -> alt.Chart:
     most = max(20, min(CURVE_POINTS, ALL_CURVE_POINTS // len(section.runs)))
     values: list[dict[str, Any]] = []
     for run in section.runs:
-        stride = max(1, math.ceil(len(run.curve) / most))
+        method, stride = visible(labels[run.id], 60), max(1, math.ceil(len(run.curve) / most))
         values += [
-            {
-                "run": run.id,
-                "method": visible(labels[run.id], 60),
-                "seed": run.seed,
-                "step": point["step"],
-                "loss": round(loss, 5),
-            }
+            {"run": run.id, "method": method, "seed": run.seed, "step": point["step"], "loss": round(loss, 5)}
             for point in run.curve[::stride]
             if (loss := point.get("loss")) is not None and math.isfinite(loss)
         ]
-    colour, _, dash = _method_scales(section, {value["method"] for value in values})
-    chart: alt.Chart = (
+    colour, _, dash = style.method_scales(section, {value["method"] for value in values})
+    shown = {"method:N": "Method", "seed:N": "Seed", "step:Q": "Step", "loss:Q": ("Loss", ".4f")}
+    lines: alt.Chart = (
         alt.Chart(alt.InlineData(values=values))
         .mark_line(strokeWidth=1.5, opacity=0.85)
         .encode(
             x=alt.X("step:Q", title="Step"),
             y=alt.Y("loss:Q", title="Training loss", scale=alt.Scale(zero=False)),
             detail="run:N",
-            color=alt.Color("method:N", title=None, scale=colour, legend=_legend()),
-            strokeDash=alt.StrokeDash("method:N", title=None, scale=dash, legend=_legend()),
-            tooltip=[
-                alt.Tooltip("method:N", title="Method"),
-                alt.Tooltip("seed:N", title="Seed"),
-                alt.Tooltip("step:Q", title="Step"),
-                alt.Tooltip("loss:Q", title="Loss", format=".4f"),
-            ],
+            color=alt.Color("method:N", title=None, scale=colour, legend=style.legend_below()),
+            strokeDash=alt.StrokeDash("method:N", title=None, scale=dash, legend=style.legend_below()),
+            tooltip=style.tooltip(shown),
         )
-        .properties(width=width, height=220, autosize=FIT)
     )
-    return chart
+    return style.sized(lines, width, 220)

@@ -1,8 +1,8 @@
 """Colours, shapes, axes and legends that all figures share."""
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 import altair as alt
 
@@ -12,6 +12,7 @@ from crosstune.report.sections import IN_ENGLISH, Section
 from crosstune.report.text import language_name, visible
 
 Width = int | Literal["container"]
+C = TypeVar("C", alt.Chart, alt.LayerChart)
 
 # Okabe and Ito's colours, told apart by colour-blind readers, with black and yellow replaced by tones that
 # show on white and on black.
@@ -33,6 +34,14 @@ ACCENT = "#0072b2"
 MUTED = "#8c8c8c"
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 _CUT = "␟"
+
+
+def vegalite_version() -> str | None:
+    """The version that Altair writes for; None where vl-convert does not have it, and takes its newest."""
+    import vl_convert
+
+    wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    return wanted if wanted in vl_convert.get_vegalite_versions() else None
 
 
 def language_keys(codes: Sequence[str]) -> dict[str, str]:
@@ -60,28 +69,14 @@ def language_axis(order: Sequence[str]) -> alt.Y:
 
 def family_axis(order: Sequence[str]) -> alt.Chart:
     """A line above each family's first row, with the family's name at the right; rows as `language_keys`."""
-    starts = [key for key in order if key.split(_CUT)[3]]
-    chart: alt.Chart = (
-        alt.Chart(alt.InlineData(values=[{"language": key} for key in starts]))
-        .mark_rule(color=MUTED, strokeWidth=1)
-        .encode(
-            y=alt.Y(
-                "language:N",
-                sort=order,
-                title=None,
-                bandPosition=0,
-                axis=alt.Axis(
-                    orient="right",
-                    labelExpr=f"split(datum.value, '{_CUT}')[3]",
-                    domain=False,
-                    ticks=False,
-                    labelLimit=120,
-                    labelOpacity=0.75,
-                ),
-            )
-        )
+    starts = [{"language": key} for key in order if key.split(_CUT)[3]]
+    names = f"split(datum.value, '{_CUT}')[3]"
+    axis = alt.Axis(
+        orient="right", labelExpr=names, domain=False, ticks=False, labelLimit=120, labelOpacity=0.75
     )
-    return chart
+    y = alt.Y("language:N", sort=order, title=None, bandPosition=0, axis=axis)
+    lines: alt.Chart = alt.Chart(alt.InlineData(values=starts)).mark_rule(color=MUTED, strokeWidth=1)
+    return lines.encode(y=y)
 
 
 def method_rows(methods: Sequence[str], limit: int = 240, *, grid: bool = False) -> alt.Y:
@@ -89,6 +84,26 @@ def method_rows(methods: Sequence[str], limit: int = 240, *, grid: bool = False)
     lines = True if grid else alt.Undefined
     axis = alt.Axis(labelLimit=limit, labelPadding=8, domain=False, ticks=False, grid=lines)
     return alt.Y("method:N", sort=methods, title=None, axis=axis)
+
+
+def tooltip(columns: Mapping[str, Sequence[str]]) -> list[alt.Tooltip]:
+    """What a pointer shows, by field: a title, with a number's format where it has one."""
+    return [
+        alt.Tooltip(field, title=text)
+        if isinstance(text, str)
+        else alt.Tooltip(field, title=text[0], format=text[1])
+        for field, text in columns.items()
+    ]
+
+
+def sized(chart: C, width: Width, height: float) -> C:
+    """A chart of a width, axes and legends included, and a height in pixels."""
+    return chart.properties(width=width, height=height, autosize=FIT)
+
+
+def mapped(values: Mapping[str, Any]) -> alt.Scale:
+    """Each name to its own colour or shape."""
+    return alt.Scale(domain=list(values), range=list(values.values()))
 
 
 def cell_scale(column: str, values: Sequence[float]) -> tuple[alt.Scale, str]:
@@ -115,13 +130,9 @@ def cells(base: alt.Chart, title: str, scale: alt.Scale, white: str, text: alt.T
 def by_family(layers: Sequence[alt.Chart], order: Sequence[str], width: Width) -> alt.LayerChart:
     """Layers with languages as rows (`language_keys`), families named at the right."""
     # Both axes name the rows, one on each side; the scale they share keeps the rows in one order.
-    chart: alt.LayerChart = (
-        alt.layer(*layers, family_axis(order))
-        .resolve_scale(y="shared")
-        .resolve_axis(y="independent")
-        .properties(width=width, height=20 * len(order), autosize=FIT)
-    )
-    return chart
+    both: alt.LayerChart
+    both = alt.layer(*layers, family_axis(order)).resolve_scale(y="shared").resolve_axis(y="independent")
+    return sized(both, width, 20 * len(order))
 
 
 def measure_title(section: Section, column: str) -> str:
@@ -145,11 +156,12 @@ def span(values: Sequence[float]) -> tuple[float, float]:
     return (low, high) if high > low else (low, low + 1)
 
 
-def _legend() -> alt.Legend:
+def legend_below() -> alt.Legend:
+    """Names of methods under a chart."""
     return alt.Legend(orient="bottom", columns=2, labelLimit=260, symbolLimit=0)
 
 
-def _method_scales(section: Section, shown: set[str]) -> tuple[alt.Scale, alt.Scale, alt.Scale]:
+def method_scales(section: Section, shown: set[str]) -> tuple[alt.Scale, alt.Scale, alt.Scale]:
     """Colour, shape and dash of the methods shown; a method looks the same in every chart of a section.
 
     Past eight methods colours repeat, with another shape and dash.
@@ -157,12 +169,8 @@ def _method_scales(section: Section, shown: set[str]) -> tuple[alt.Scale, alt.Sc
     methods = sorted({visible(name, 60) for name in section.methods})
     places = {name: place for place, name in enumerate(methods) if name in shown}
     turn = len(PALETTE)
-    colours = [PALETTE[i % turn] for i in places.values()]
-    shapes = [SHAPES[(i + i // turn) % len(SHAPES)] for i in places.values()]
-    dashes = [DASHES[i // turn % len(DASHES)] for i in places.values()]
-    domain = list(places)
     return (
-        alt.Scale(domain=domain, range=colours),
-        alt.Scale(domain=domain, range=shapes),
-        alt.Scale(domain=domain, range=dashes),
+        mapped({name: PALETTE[i % turn] for name, i in places.items()}),
+        mapped({name: SHAPES[(i + i // turn) % len(SHAPES)] for name, i in places.items()}),
+        mapped({name: DASHES[i // turn % len(DASHES)] for name, i in places.items()}),
     )

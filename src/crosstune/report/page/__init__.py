@@ -1,1 +1,1 @@
-"""The HTML page. May import `contents`, `findings`, `comparison`, `sections`, `tables`, `figures`, `text`."""
+"""The HTML page. May import `contents`, `findings`, `sections`, `tables`, `figures`, `text`."""

@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import altair as alt
 import jinja2
 import polars as pl
 import vl_convert
@@ -21,6 +20,7 @@ from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError
 from crosstune.files import write_whole
 from crosstune.report.contents import across_models
+from crosstune.report.figures.style import vegalite_version
 from crosstune.report.findings import overall_finding
 from crosstune.report.page.settings import settings_view
 from crosstune.report.page.views import drawn, view
@@ -39,17 +39,10 @@ def write_report(
     title: str,
     verdicts: Sequence[Verdict] = (),
 ) -> Path:
-    """Write the report of some finished runs.
+    """Write the report of some finished runs to a file, and return its path; missing folders are made.
 
-    Args:
-        parts: Sections of the runs (`crosstune.report.sections.sections`).
-        predictions: Of the runs; examples to show are read from them.
-        path: The file to write; missing folders are made. The same input gives the same bytes.
-        title: The page's heading.
-        verdicts: On claims (`crosstune.claims.judge.judge`); they come first.
-
-    Returns:
-        ``path``.
+    Examples to show are read from the predictions; verdicts on claims come first. The same input gives
+    the same bytes.
 
     Raises:
         UserError: Damaged predictions, or a path that cannot be written.
@@ -97,11 +90,8 @@ def render(
 @functools.cache
 def vega_bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, in the version Altair writes for."""
-    wanted = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    known = wanted in vl_convert.get_vegalite_versions()
-    bundle: str = vl_convert.javascript_bundle(
-        "window.vegaEmbed = vegaEmbed;", vl_version=wanted if known else None
-    )
+    code, version = "window.vegaEmbed = vegaEmbed;", vegalite_version()
+    bundle: str = vl_convert.javascript_bundle(code, vl_version=version)
     # Inside a string or a pattern a slash may be escaped; as it stands it would end the script element.
     return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 

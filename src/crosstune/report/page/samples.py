@@ -3,16 +3,15 @@
 All texts pass `visible` here, before they reach the page.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
 from crosstune.analysis.groups import family_order, language_or_none
 from crosstune.analysis.predictions import Predictions
-from crosstune.report.page.embed import embedded_json
 from crosstune.report.sections import Section
-from crosstune.report.text import language_name, visible
+from crosstune.report.text import embedded_json, language_name, visible
 
 PER_LANGUAGE = 12
 KINDS = ("differ", "wrong", "right")
@@ -60,9 +59,18 @@ def side_by_side(section: Section, predictions: Predictions) -> dict[str, Any]:
             "of": [-1] * len(order),
             "scores": [None] * len(order),
         }
+    keys = ["language", "example"]
     for place, run_id in enumerate(order):
-        for language, example, prediction, gold, score in _answers(picked, run_id, predictions):
-            _put(shown[language][example], place, prediction, gold, score)
+        texts = picked.join(predictions.texts(run_id), on=keys, how="inner")
+        scored = texts.join(predictions.scores(run_id).select(*keys, "score"), on=keys, how="left")
+        answers = scored.select(*keys, "prediction", "gold", "score").iter_rows()
+        for language, example, prediction, gold, score in answers:
+            entry, text = shown[language][example], visible(prediction)
+            if text not in entry["texts"]:
+                entry["texts"].append(text)
+            entry["gold"] = visible(gold)
+            entry["of"][place] = entry["texts"].index(text)
+            entry["scores"][place] = round(100 * score)
     return {
         "methods": [visible(method, 80) for method in section.methods],
         "languages": [
@@ -129,7 +137,7 @@ def _picked(runs: Sequence[str], predictions: Predictions) -> tuple[pl.DataFrame
 def _added(tally: pl.DataFrame, scores_of_run: pl.DataFrame) -> pl.DataFrame:
     keys = ["language", "example"]
     if tally.height == scores_of_run.height and tally.select(keys).equals(scores_of_run.select(keys)):
-        both = tally.select(
+        return tally.select(
             *keys,
             lowest=pl.min_horizontal("lowest", scores_of_run["lowest"]),
             highest=pl.max_horizontal("highest", scores_of_run["highest"]),
@@ -137,25 +145,8 @@ def _added(tally: pl.DataFrame, scores_of_run: pl.DataFrame) -> pl.DataFrame:
             squares=pl.col("squares") + scores_of_run["squares"],
             n=pl.col("n") + scores_of_run["n"],
         )
-        return both
     return (
         pl.concat([tally, scores_of_run])
         .group_by(keys)
         .agg(pl.col("lowest").min(), pl.col("highest").max(), pl.col("sum", "squares", "n").sum())
     )
-
-
-def _answers(picked: pl.DataFrame, run_id: str, predictions: Predictions) -> Iterator[tuple[Any, ...]]:
-    keys = ["language", "example"]
-    texts = picked.join(predictions.texts(run_id), on=keys, how="inner")
-    scored = texts.join(predictions.scores(run_id).select(*keys, "score"), on=keys, how="left")
-    yield from scored.select(*keys, "prediction", "gold", "score").iter_rows()
-
-
-def _put(entry: dict[str, Any], place: int, prediction: str, gold: str, score: float) -> None:
-    text = visible(prediction)
-    if text not in entry["texts"]:
-        entry["texts"].append(text)
-    entry["gold"] = visible(gold)
-    entry["of"][place] = entry["texts"].index(text)
-    entry["scores"][place] = round(100 * score)

@@ -27,13 +27,8 @@ def settings_view(sections: Sequence[Section]) -> dict[str, Any]:
             blocks = _blocks(_without(common, shared))
             groups.append({"task": part.task, "model": part.model, "note": part.note, "blocks": blocks})
         for run in part.runs:
-            rows.append(
-                {
-                    "record": run,
-                    "train": run.train or {},
-                    "blocks": _blocks(_without(entries[run.id], common)),
-                }
-            )
+            own = _blocks(_without(entries[run.id], common))
+            rows.append({"record": run, "train": run.train or {}, "blocks": own})
     return {"shared": _blocks(shared), "sections": groups, "runs": rows}
 
 
@@ -95,14 +90,8 @@ def _flat(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _pairs(block: Any) -> list[tuple[str, str]]:
-    if not isinstance(block, dict):
-        return [("", str(block))]
-    return [
-        (
-            str(key),
-            json.dumps(value, ensure_ascii=False, default=str)
-            if isinstance(value, dict | list)
-            else str(value),
-        )
-        for key, value in block.items()
-    ]
+    def written(value: Any) -> str:
+        nested = isinstance(value, dict | list)
+        return json.dumps(value, ensure_ascii=False, default=str) if nested else str(value)
+
+    return [(str(key), written(value)) for key, value in block.items()]

@@ -1,97 +1,63 @@
 """What the page's template shows of a section: its tables, as text, and its charts, as embedded JSON."""
 
-from dataclasses import dataclass
 from typing import Any
 
-from markupsafe import Markup
-
 from crosstune.analysis.predictions import Predictions
-from crosstune.report.comparison import references
 from crosstune.report.contents import Item, contents
 from crosstune.report.findings import finding
-from crosstune.report.page.embed import embedded_json
 from crosstune.report.page.samples import samples
 from crosstune.report.sections import Section
-from crosstune.report.tables.tables import Table, differences_from
+from crosstune.report.tables.tables import differences_from
+from crosstune.report.text import embedded_json
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A chart in the page.
+def view(number: int, section: Section, predictions: Predictions, samples_bytes: int) -> dict[str, Any]:
+    """A section, with predictions of at most about ``samples_bytes`` bytes.
 
-    Attributes:
-        id: Of its `Item`.
-        caption: In words.
-        spec: Its Vega-Lite specification, as embedded JSON.
-        least: Narrowest readable width, in pixels.
-        columns: Title of each column of the chart's numbers and whether it holds numbers; empty where
-            another table has them.
-        rows: The numbers as text.
+    Returns:
+        id (of its HTML element), section, finding (in words), figures (`drawn`, by the place they stand in),
+        tables (by id, but for differences), groups (ids of the tables of groups of languages), differences
+        (tables of every method from each of a few references) and samples (predictions side by side).
     """
-
-    id: str
-    caption: str
-    spec: Markup
-    least: int
-    columns: list[tuple[str, bool]]
-    rows: list[tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class SectionView:
-    """A section as the template shows it.
-
-    Attributes:
-        id: Of its HTML element.
-        section: What it shows.
-        finding: In words.
-        figures: By the place they stand in.
-        tables: By id, but for differences.
-        groups: Ids of the tables of groups of languages.
-        differences: Of every method from each of a few references.
-        samples: Predictions of every method side by side.
-    """
-
-    id: str
-    section: Section
-    finding: str
-    figures: dict[str, list[Figure]]
-    tables: dict[str, Table]
-    groups: list[str]
-    differences: list[Table]
-    samples: dict[str, Any]
-
-
-def view(number: int, section: Section, predictions: Predictions, samples_bytes: int) -> SectionView:
-    """A section, with predictions of at most about ``samples_bytes`` bytes."""
     items = contents(section)
-    figures: dict[str, list[Figure]] = {}
+    figures: dict[str, list[dict[str, Any]]] = {}
     for item in items:
         figures.setdefault(item.place, []).extend(drawn(item))
-    # The page has differences from each of a few references, not of all pairs.
-    tables = {item.id: item.table() for item in items if item.table is not None and item.id != "differences"}
-    groups = [item.id for item in items if item.place == "groups"]
-    names = references(section) if len(section.methods) > 1 else []
-    differences = [differences_from(section, name) for name in names]
-    sides = samples(section, predictions, samples_bytes)
-    return SectionView(f"s{number}", section, finding(section), figures, tables, groups, differences, sides)
+    names = section.references if len(section.methods) > 1 else []
+    return {
+        "id": f"s{number}",
+        "section": section,
+        "finding": finding(section),
+        "figures": figures,
+        # The page has differences from each of a few references, not of all pairs.
+        "tables": {item.id: item.table() for item in items if item.table and item.id != "differences"},
+        "groups": [item.id for item in items if item.place == "groups"],
+        "differences": [differences_from(section, name) for name in names],
+        "samples": samples(section, predictions, samples_bytes),
+    }
 
 
-def drawn(item: Item) -> list[Figure]:
-    """The charts of an item as the page embeds them: one, or a panel each."""
+def drawn(item: Item) -> list[dict[str, Any]]:
+    """The charts of an item as the page embeds them: one, or a panel each.
+
+    Returns:
+        Of each: id (of the item), caption, spec (Vega-Lite, as embedded JSON), least (narrowest readable
+        width, in pixels), columns and rows (`_numbers`; empty where another table has them).
+    """
     if item.chart is None:
         return []
     charts = [(item.title, item.chart("container"))] if item.panels is None else item.panels()
-    return [_figure(item, title, chart.to_dict()) for title, chart in charts]
-
-
-def _figure(item: Item, title: str, spec: dict[str, Any]) -> Figure:
-    columns, rows = _numbers(spec) if item.numbers else ([], [])
-    return Figure(item.id, title, embedded_json(spec), item.least, columns, rows)
+    entries = []
+    for title, chart in charts:
+        spec = chart.to_dict()
+        columns, rows = _numbers(spec) if item.numbers else ([], [])
+        entry = {"id": item.id, "caption": title, "spec": embedded_json(spec), "least": item.least}
+        entries.append({**entry, "columns": columns, "rows": rows})
+    return entries
 
 
 def _numbers(spec: dict[str, Any]) -> tuple[list[tuple[str, bool]], list[tuple[str, ...]]]:
-    """The values of a chart's layers, in the columns that its tooltips name.
+    """The values of a chart's layers as text, in the columns that its tooltips name: title, whether numbers.
 
     A layer without tooltips (a line across the chart) has the first layer's columns, empty where it has none.
     """

@@ -1,4 +1,4 @@
 """Tables, for the terminal, CSV and LaTeX.
 
-May import `contents`, `findings`, `comparison`, `sections`, `text`.
+May import `contents`, `findings`, `sections`, `text`.
 """

@@ -10,14 +10,8 @@ LONG = 40
 """Rows from which a table may break over pages (``longtable``)."""
 
 _SPECIAL = {
+    **{char: rf"\{char}" for char in "{}$&#_%"},
     "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "_": r"\_",
-    "%": r"\%",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "<": r"\textless{}",
@@ -98,11 +92,7 @@ def _shown(char: str) -> str:
 
 
 def table(shown: Table, label: str) -> str:
-    """A table with booktabs rules.
-
-    Args:
-        shown: The columns that files have are written.
-        label: Letters, digits and hyphens.
+    """A table with booktabs rules, labelled by letters, digits and hyphens; of the columns that files have.
 
     Returns:
         LaTeX that needs the packages booktabs and, from `LONG` rows on, longtable.

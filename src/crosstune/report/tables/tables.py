@@ -11,9 +11,8 @@ from crosstune.analysis.groups import Grouping, family_order, group_means, group
 from crosstune.analysis.statistics.differences import differences
 from crosstune.analysis.transfer import comparable
 from crosstune.claims.judge import Verdict, verdict_table
-from crosstune.report.comparison import outcome, references
 from crosstune.report.findings import not_shown
-from crosstune.report.sections import IN_ENGLISH, Section
+from crosstune.report.sections import IN_ENGLISH, Section, outcome
 from crosstune.report.text import (
     GROUPINGS,
     group_name,
@@ -88,7 +87,7 @@ def transfer(section: Section) -> Table:
     data = section.table
     rows = data.rows(named=True)
     first = rows[0]
-    leader = next(iter(references(section)), None)
+    leader = next(iter(section.references), None)
     compared = leader is not None and len(rows) > 1
     tests = {row["a"]: row for row in section.against(leader).rows(named=True)} if leader else {}
     targets = first["targets"]
@@ -260,7 +259,10 @@ def differences_from(section: Section, reference: str) -> Table:
 
 def _tested(tests: pl.DataFrame) -> list[Column]:
     rows = tests.rows(named=True)
-    in_words = [f"{MARKS[outcome(row)]} {_in_words(row)}" for row in rows]
+    results = [(row, outcome(row)) for row in rows]
+    words = [
+        f"{MARKS[name]} {not_shown(row) if name == 'not significant' else name}" for row, name in results
+    ]
     file: tuple[Medium, ...] = ("file",)
     return [
         Column("Method", [visible(row["a"], 60) for row in rows], right=False),
@@ -273,13 +275,8 @@ def _tested(tests: pl.DataFrame) -> list[Column]:
         Column("Won / tied / lost", [f"{row['wins']} / {row['ties']} / {row['losses']}" for row in rows]),
         Column("Examples", [f"{row['examples']:,}" for row in rows], media=file),
         Column("Seeds", [f"{row['seeds_a']}, {row['seeds_b']}" for row in rows], media=file),
-        Column("In words", in_words, right=False, wide=True, media=("page",)),
+        Column("In words", words, right=False, wide=True, media=("page",)),
     ]
-
-
-def _in_words(row: Mapping[str, Any]) -> str:
-    result = outcome(row)
-    return not_shown(row) if result == "not significant" else result
 
 
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
@@ -307,27 +304,23 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
 def settings_table(parts: Sequence[Section]) -> Table:
     """The settings of every setup: runs that differ in nothing but the seed."""
     rows: list[dict[str, Any]] = []
-    for part in parts:
-        for method in part.methods:
-            runs = part.of(method)
-            train = runs[0].train or {}
-            rows.append(
-                {
-                    "model": part.model,
-                    "revision": runs[0].revision,
-                    "task": f"{part.task} v{runs[0].task.version}",
-                    "method": method,
-                    "trained_parameters": max(run.trained_parameters or 0 for run in runs),
-                    "learning_rate": train.get("learning_rate"),
-                    "searched": runs[0].search is not None,
-                    "steps": train.get("steps"),
-                    "batch_size": train.get("batch_size"),
-                    "loss": train.get("loss"),
-                    "dtype": runs[0].dtype,
-                    "seeds": " ".join(str(run.seed) for run in runs),
-                    "runs": " ".join(run.id for run in runs),
-                }
-            )
+    for part, method in [(section, method) for section in parts for method in section.methods]:
+        runs = part.of(method)
+        first, train = runs[0], runs[0].train or {}
+        row = {
+            "model": part.model,
+            "revision": first.revision,
+            "task": f"{part.task} v{first.task.version}",
+            "method": method,
+            "trained_parameters": max(run.trained_parameters or 0 for run in runs),
+            "learning_rate": train.get("learning_rate"),
+            "searched": first.search is not None,
+            **{name: train.get(name) for name in ("steps", "batch_size", "loss")},
+            "dtype": first.dtype,
+            "seeds": " ".join(str(run.seed) for run in runs),
+            "runs": " ".join(run.id for run in runs),
+        }
+        rows.append(row)
     data = pl.DataFrame(rows, infer_schema_length=None)
     numbers = ("trained_parameters", "learning_rate", "steps", "batch_size")
     columns = [

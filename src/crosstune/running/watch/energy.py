@@ -60,8 +60,8 @@ class Meter:
 
     @property
     def joules(self) -> dict[str, float] | None:
-        """Joules by "cpu" and "gpu", where measured; None if nothing is."""
-        return {kind: sum(c.joules for c in counters) for kind, counters in self.counters.items()} or None
+        """By "cpu" and "gpu", each only where it is told; None where nothing is."""
+        return {name: sum(one.joules for one in some) for name, some in self.counters.items()} or None
 
     def look(self) -> None:
         """Read every counter. If one can no longer be read, its kind is dropped: a partial sum misleads."""
@@ -69,12 +69,12 @@ class Meter:
             try:
                 for counter in counters:
                     counter.look()
-            except Exception:  # NVML has its own exception classes
+            except Exception:  # NVML's errors are classes of its own
                 del self.counters[name]
 
     def __enter__(self) -> Self:
-        by_kind = {"cpu": rapl(self.powercap), "gpu": nvml(self.gpus)}
-        self.counters = {kind: counters for kind, counters in by_kind.items() if counters}
+        meters = {"cpu": rapl(self.powercap), "gpu": nvml(self.gpus)}
+        self.counters = {name: counters for name, counters in meters.items() if counters}
         if self.counters:
             self._stop.clear()
             self._watch = threading.Thread(target=self._looking, daemon=True)
@@ -96,7 +96,7 @@ class Meter:
 
 
 def rapl(powercap: Path = POWERCAP) -> list[Counter]:
-    """Counters of processor packages and memory; empty if they are missing or not readable."""
+    """Counters of the processors' packages and memory; none where they are missing or may not be read."""
     counters = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
         try:

@@ -167,18 +167,14 @@ class Trackers:
         """The run is finished: its scores on development data, and its mean score in each language.
 
         A run that only searches has the best score on development data instead.
-
-        Args:
-            record: Its run.json.
-            predictions: Its rows, with columns ``language`` and ``score``.
         """
         for point in record.dev:
             self._log({"dev/score": point["score"]}, point["step"])
         means = predictions.group_by("language").agg(pl.col("score").mean()).sort("language")
         steps = record.curve[-1]["step"] if record.curve else 0
         scores = {f"score/{language}": float(score) for language, score in means.iter_rows()}
-        if not scores and record.dev:
-            scores = {"dev/best": max(point["score"] for point in record.dev)}
+        if not scores and record.dev_score is not None:
+            scores = {"dev/best": record.dev_score}
         self._end(scores, steps)
 
     def close(self) -> None:

@@ -48,6 +48,7 @@ class NewLanguage(BaseModel):
     name: str = Field(min_length=1)
     family: str = Field(min_length=1)
     script: str
+    resource: int | None = None
 
 
 class Definition(BaseModel):
@@ -92,7 +93,7 @@ class Definition(BaseModel):
     def _added(cls, languages: dict[str, NewLanguage]) -> dict[str, NewLanguage]:
         for code, language in languages.items():
             try:
-                add(code, language.name, language.family, language.script)
+                add(code, **language.model_dump())
             except UserError as error:
                 raise invalid((code,), f"languages: {error}") from error
         return languages

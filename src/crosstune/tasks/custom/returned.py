@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from crosstune.data.example import Example
-from crosstune.data.local import fair_order
+from crosstune.data.example import Example, fair_order
 from crosstune.errors import UserError
 from crosstune.languages.table import find
 from crosstune.metrics.corpus import CORPUS

@@ -35,7 +35,7 @@ class Geometry:
         value_dim: Size of one head's values where it is not ``head_dim``, else 0.
         cached: Heads, and sizes of one's keys and values, of what a cache holds in their place (DeepSeek's
             latents); None where it holds them.
-        apart: Why its texts are read one a row (`crosstune.models.attention.apart`); empty where they
+        apart: Why its texts are read one per row (`crosstune.models.attention.apart`); empty where they
             share rows.
         same_rotation: Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
         by_layer: Parameters of each layer, and last of all outside of them; None where they are Llama's.

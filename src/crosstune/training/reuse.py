@@ -73,7 +73,7 @@ class Reuse:
         elif len(self._lm.adaptation.parts) > 1:
             self.why_not = "other methods are on the model"
         elif self._lm.geometry.apart:
-            self.why_not = "the model's texts are read one a row"
+            self.why_not = "the model's texts are read one per row"
         elif drops(self._lm, self.layer):
             self.why_not = "the model has dropout"
         elif not self._enters(sample.ids[:-1]):

@@ -10,7 +10,7 @@ in which crosstune reads texts. Nothing is trusted because of a module's name:
 * keys and values planted on every attention module are asked for exactly once in a forward, and do what the
   same keys and values do in a cache; hidden vectors become the keys and values that the module makes of them.
 
-Where texts that share a row are wrong and texts one a row are right, those are taken (`attention.apart`).
+Where texts that share a row are wrong and texts one per row are right, those are taken (`attention.apart`).
 What else fails is refused in one line: the model, or the methods that need what failed. The answer is kept
 for a config (`crosstune.models.loading.known`).
 """
@@ -167,6 +167,8 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         finally:
             lm.adaptation.detach(part)
     except Exception as error:
+        if lm.geometry.apart:
+            return f"{type(eager).__name__} keeps more than keys and values of a text"
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         return f"{type(eager).__name__} takes no learned keys and values ({kind}{one_line(error)})"
     if set(calls) != {1}:

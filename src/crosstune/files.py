@@ -62,12 +62,12 @@ def open_file(file: Path, most: int | None = MOST_BYTES) -> BufferedReader:
         OSError: There is none, it cannot be read, is no regular file, or is larger than that.
     """
     stream = open(file, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller's to close
-    found = os.fstat(stream.fileno())
+    status = os.fstat(stream.fileno())
     why = None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         why = "it is a pipe or a device; give a file"
-    elif most is not None and found.st_size > most:
-        why = f"{found.st_size:,} bytes, where {most:,} is the most"
+    elif most is not None and status.st_size > most:
+        why = f"{status.st_size:,} bytes, where {most:,} is the most"
     if why is not None:
         stream.close()
         raise OSError(errno.EINVAL, why, str(file))
@@ -192,7 +192,7 @@ def disk_errors(store: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise UserError(
-                f"no room on disk: {store} cannot take another run; free some and give the same command "
+                f"no room on disk: {store} cannot take another run; free some and run the same command "
                 "again (finished runs are kept)"
             ) from error
         raise UserError(f"{store}: cannot be written ({error.strerror or error})") from error

@@ -35,9 +35,9 @@ before weights are downloaded. If crosstune would compute something incorrectly,
 refuse the model with a one-line error. LongRoPE and dynamic NTK are supported up to the length at which
 their frequencies depend on the longest text of a batch; a longer text is refused.
 
-"+" means correct. "one a row" means correct with one text a row, which is slower: a model that keeps a state
-beside attention cannot read packed texts or branches. A number is a refusal, listed below. Nothing is wrong:
-{right} correct, {slow} correct with one text a row, {refused} refused.
+"+" means correct. "one per row" means correct with one text per row, which is slower: a model that keeps a
+state beside attention cannot read packed texts or branches. A number is a refusal, listed below. Nothing is
+wrong: {right} correct, {slow} correct with one text per row, {refused} refused.
 
 """
 
@@ -55,7 +55,9 @@ def main() -> None:
             counts[kind] += 1  # a third outcome is a KeyError: the page is not written
             if reason and reason not in reasons:
                 reasons.append(reason)
-            cells.append(str(reasons.index(reason) + 1) if reason else "+")
+            cells.append(
+                str(reasons.index(reason) + 1) if reason else {RIGHT: "+", SLOW: "one per row"}[kind]
+            )
         rows.append(f"| {name} | `{ARCHITECTURES[name][0]}` | {' | '.join(cells)} |")
     page = TOP.format(
         version=transformers.__version__,

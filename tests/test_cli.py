@@ -326,7 +326,7 @@ def test_stopping_keeps_finished_runs(saved: Path, tmp_path: Path, here: Any) ->
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert out == ""
-    assert err == f"stopped; 1 of 2 runs finished and kept in {folder}; the same command goes on\n"
+    assert err == f"stopped; 1 of 2 runs finished and kept in {folder}; run the same command to resume\n"
     assert len(stored.finished(folder)) == 1
     assert not list(folder.glob(".tmp*"))
     write_study(file, study)
@@ -334,7 +334,7 @@ def test_stopping_keeps_finished_runs(saved: Path, tmp_path: Path, here: Any) ->
     assert code == 0
     assert err.startswith(f"loading {saved}\n[2/2] number-words · lora · seed 0\n")  # none is not made again
     assert "Mean of 2" in out
-    assert out.endswith(f"all about it: crosstune report {folder}\n")
+    assert out.endswith(f"for a report: crosstune report {folder}\n")
     code, again, err = here("run", str(file))
     assert (code, again) == (0, out)
     assert err == f"nothing to do: all 2 runs of tiny are finished in {folder}\n"

@@ -178,10 +178,10 @@ def _check_settings(placed: "PlacedClaim") -> None:
     named: list[tuple[Iterable[str], Iterable[str], str]] = [(claim.evaluate, evaluate, "evaluate")]
     for pick in (*claim.method, *((claim.against,) if claim.against else ())):
         if pick.name in METHODS:
-            own = METHODS[pick.name].Config.model_fields
-            named += [(pick.settings, own, pick.name), (pick.train, train, "train")]
+            config = METHODS[pick.name].Config.model_fields
+            named += [(pick.settings, config, pick.name), (pick.train, train, "train")]
             if claim.varies_with is not None:
-                named.append(([claim.varies_with], {*own, *train}, pick.name))
+                named.append(([claim.varies_with], {*config, *train}, pick.name))
     for keys, known, what in named:
         for key in set(keys) - set(known):
             place = f"{placed.place}: " if placed.place else ""

@@ -27,7 +27,7 @@ class UserError(Exception):
 
 def inert(text: str) -> str:
     """The text with escapes for the characters in it that act instead of show."""
-    return ACTS.sub(lambda found: ascii(found[0])[1:-1], text)
+    return ACTS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 def first_line(error: BaseException) -> str:

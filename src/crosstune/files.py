@@ -3,14 +3,16 @@
 import ctypes
 import errno
 import hashlib
+import json
 import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import TypeVar
 
 from crosstune.errors import UserError
 
@@ -22,6 +24,10 @@ MOST_BYTES = 2**32
 MOST_TEXT = 2**20
 """Of one that a person writes: a study, a task, claims."""
 
+SUMS = "checksums.json"
+"""In a run's folder: SHA-256 of each of its files."""
+
+T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -56,12 +62,12 @@ def open_file(file: Path, most: int | None = MOST_BYTES) -> BufferedReader:
         OSError: There is none, it cannot be read, is no regular file, or is larger than that.
     """
     stream = open(file, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller's to close
-    found = os.fstat(stream.fileno())
+    status = os.fstat(stream.fileno())
     why = None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         why = "it is a pipe or a device; give a file"
-    elif most is not None and found.st_size > most:
-        why = f"{found.st_size:,} bytes, where {most:,} is the most"
+    elif most is not None and status.st_size > most:
+        why = f"{status.st_size:,} bytes, where {most:,} is the most"
     if why is not None:
         stream.close()
         raise OSError(errno.EINVAL, why, str(file))
@@ -186,7 +192,7 @@ def disk_errors(store: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in _FULL:
             raise UserError(
-                f"no room on disk: {store} cannot take another run; free some and give the same command "
+                f"no room on disk: {store} cannot take another run; free some and run the same command "
                 "again (finished runs are kept)"
             ) from error
         raise UserError(f"{store}: cannot be written ({error.strerror or error})") from error
@@ -211,3 +217,98 @@ def sha256_of(file: Path) -> str:
     """Hexadecimal SHA-256 of a file's content."""
     with open_file(file, None) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+# --- folders with checksums -------------------------------------------------------------------------
+
+
+class DamagedError(UserError):
+    """A file of a run that is missing or is not what its checksum says; the text says what to do."""
+
+
+def verify(folder: Path, names: Sequence[str], others: bool = False) -> None:
+    """Hold files of a run against its checksums; with ``others`` all that these name as well.
+
+    Raises:
+        DamagedError: One is missing or damaged.
+        UserError: One is there and cannot be read, which says nothing of what it holds.
+    """
+
+    def compare(sums: Mapping[str, str]) -> None:
+        # A checksums.json that lost a line must not hide what it no longer names.
+        for name in dict.fromkeys((*names, *sums)) if others else names:
+            if Path(name).name != name:
+                raise DamagedError(f"{folder / SUMS} is damaged; {mend(folder)}")
+            with _readable(folder / name):
+                digest = sha256_of(folder / name)
+            _compare(folder / name, digest, sums)
+
+    _against_sums(folder, compare)
+
+
+def read_verified(file: Path) -> bytes:
+    """A file of a run, its checksum verified.
+
+    Raises:
+        DamagedError: It is missing or damaged.
+        UserError: It cannot be read.
+    """
+
+    def read(sums: Mapping[str, str]) -> bytes:
+        with _readable(file), open_file(file) as stream:
+            content = stream.read()
+        _compare(file, hashlib.sha256(content).hexdigest(), sums)
+        return content
+
+    return _against_sums(file.parent, read)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file of a run, by its name.
+
+    Raises:
+        DamagedError: They are missing or damaged.
+        UserError: They cannot be read.
+    """
+    file = folder / SUMS
+    with _readable(file), suppress(ValueError, RecursionError), open_file(file, MOST_TEXT) as stream:
+        sums = json.load(stream)
+        if isinstance(sums, dict):
+            return sums
+    raise DamagedError(f"{file} is damaged; {mend(folder)}")
+
+
+def _against_sums(folder: Path, check: Callable[[dict[str, str]], T]) -> T:
+    """Check a run by its checksums; again where another process has put a fresh run there meanwhile."""
+    before = None
+    while True:
+        sums = checksums(folder)
+        try:
+            return check(sums)
+        except DamagedError:
+            if sums == before:
+                raise
+        before = sums
+
+
+def _compare(file: Path, digest: str, sums: Mapping[str, str]) -> None:
+    if digest != sums.get(file.name):
+        raise DamagedError(f"{file} is damaged (its checksum differs); {mend(file.parent)}")
+
+
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Tell a file that is missing from one that cannot be read."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise DamagedError(f"{file} is missing; {mend(file.parent)}") from error
+    except OSError as error:
+        raise UserError(
+            f"{file} cannot be read ({_why(error)}); see that it can be, then try again"
+        ) from error
+
+
+def mend(folder: Path) -> str:
+    """What to do about a damaged run."""
+    return f"run the study again, or delete {folder}"

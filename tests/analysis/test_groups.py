@@ -121,12 +121,12 @@ def test_rates_of_answer_languages_by_group() -> None:
     )
     rows = {row["group"]: row for row in language_rates(scores, "seen_script").rows(named=True)}
     seen, unseen = rows["seen script"], rows["unseen script"]
-    assert (seen["languages"], seen["told"], seen["examples"]) == (2, 1, 4)
+    assert (seen["languages"], seen["decided"], seen["examples"]) == (2, 1, 4)
     assert (seen[CORRECT], seen[SOURCE], seen[UNDECIDED]) == (0.5, 0.5, 0.5)
-    assert (unseen["languages"], unseen["told"], unseen["codes"]) == (2, 2, ["hi", "th"])
+    assert (unseen["languages"], unseen["decided"], unseen["codes"]) == (2, 2, ["hi", "th"])
     assert (unseen[CORRECT], unseen[SOURCE], unseen[UNDECIDED]) == (0.5, 0.5, 0.25)
     (together,) = language_rates(scores).rows(named=True)
-    assert (together["group"], together["languages"], together["told"]) == ("all", 4, 3)
+    assert (together["group"], together["languages"], together["decided"]) == ("all", 4, 3)
     assert together[SOURCE] == pytest.approx((0.5 + 1 + 0) / 3)
 
 

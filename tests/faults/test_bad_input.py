@@ -5,7 +5,9 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,14 @@ import pytest
 import yaml
 
 from crosstune.cli import main as cli
+from crosstune.data.source import FileLayout, find_places
 from crosstune.errors import UserError
 from crosstune.files import sha256_of
-from crosstune.store.store import read_runs
+from crosstune.store import failures
+from crosstune.store.store import open_store, read_runs
 from crosstune.tasks.custom.load import load_task
 from simulated import simulate, write_store
+from test_cli import call
 
 SECONDS = 30
 """What takes longer hangs: all of these are refused in milliseconds."""
@@ -128,7 +133,7 @@ HARMS: dict[str, Callable[[Path], object]] = {
     "too much": _sparse,
     "an empty file": Path.touch,
     "noise": lambda path: path.write_bytes(bytes(range(256))),
-    "a deep nest": lambda path: path.write_bytes(b"[" * 3_000),
+    "a deep nest": lambda path: path.write_bytes(b"[" * 1_200),
 }
 NAMES = {
     "a long name": "n" * 300,
@@ -236,3 +241,84 @@ def test_a_signed_record_of_another_shape(
     more = {"export": [str(tmp_path / "out"), "--format", "csv"], "predict": ["--text", "x"]}.get(verb, [])
     code, text = crosstune(verb, str(folder), *more)
     assert (code, text.startswith("error: "), text.count("\n")) == (2, True, 1), text
+
+
+@pytest.mark.parametrize("option", ["--text", "--choice"])
+def test_half_a_character_to_predict(option: str, finished: Path, crosstune: Call) -> None:
+    run = read_runs(finished)[0].id
+    words = ["--text", "x", "--choice", "y"]
+    words[words.index(option) + 1] = "\udc80"
+    refused(crosstune("predict", str(finished / run), *words), "U+DC80")
+
+
+@pytest.mark.parametrize("place", [".failed/0123456789abcdef.json", ".work/0123456789abcdef/journal.jsonl"])
+def test_a_pipe_in_a_store(place: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "store" / place
+    pipe.parent.mkdir(parents=True)
+    (tmp_path / "store" / ".claims").mkdir()
+    os.mkfifo(pipe)
+    with pytest.raises(UserError, match=f"{pipe} is no file; remove it"):
+        open_store(tmp_path / "store", "name: x")
+    assert failures.read(tmp_path / "store") == {}
+
+
+@contextmanager
+def _nobody() -> Iterator[None]:
+    """Without the rights of root, whom every file is open to."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may read."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_language_whose_folder_may_not_be_read(open_folder: Path) -> None:
+    for name in ("de", "sw", "private"):
+        (open_folder / name).mkdir()
+        (open_folder / name / "test.csv").write_text("text\nx\n")
+    layouts = [FileLayout("{code}/test.csv", ("text",))]
+    (open_folder / "private").chmod(0)
+    with _nobody():
+        assert set(find_places(open_folder, layouts, "en")) == {"de", "sw"}
+    (open_folder / "sw").chmod(0)
+    with _nobody(), pytest.raises(UserError, match=r"sw: cannot be read \(Permission denied"):
+        find_places(open_folder, layouts, "en")
+
+
+@pytest.mark.parametrize(
+    "door", ["study", "include", "task", "Python task", "results", "check", "params", "model"]
+)
+def test_what_may_not_be_read(door: str, open_folder: Path, crosstune: Call) -> None:
+    path = (open_folder / "victim").with_suffix({"task": ".yaml", "Python task": ".py"}.get(door, ""))
+    if door in FILES:
+        path.touch()
+    else:
+        path.mkdir()
+    words = (FILES | FOLDERS)[door](open_folder, str(open_folder / "victim"))
+    path.chmod(0)
+    with _nobody():
+        refused(crosstune(*words), "victim")
+
+
+def test_control_characters_of_a_variable(
+    home: Path, crosstune: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSTUNE_STATES_GB", "\x1b]0;title\x07")
+    refused(crosstune("run", *study(home)[1:], "--store", str(home / "new")), "\\x1b]0;title\\x07")
+
+
+def test_the_command_itself(tmp_path: Path) -> None:
+    """In a process of its own: a pipe is not waited for, and Python prints no traceback of its own."""
+    os.mkfifo(tmp_path / "x.yaml")
+    ended = call("plan", str(tmp_path / "x.yaml"), timeout=120)
+    refused((ended.returncode, ended.stderr), "x.yaml")

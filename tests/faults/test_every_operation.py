@@ -144,9 +144,9 @@ def test_a_run_whose_disk_fails(running: Running, outcome: Outcome) -> None:
     assert problems == []
     assert min(ended.values()) > 0
     outcome(
-        f"an error of the disk at each of the {len(disks)} file operations of a run",
-        f"{ended['stopped']} times one line and exit code 2, {ended['failed']} times the run alone marked "
-        "failed, else it went on; what was finished stayed, and the same command ended with the same bytes",
+        f"an I/O error, no space or no permission at each of {len(disks)} file operations of a run",
+        f"{ended['stopped']} times a one-line error, {ended['failed']} times the run alone failed, else the "
+        "study went on; finished runs kept; the same command then finished, byte-identical",
     )
 
 
@@ -169,9 +169,8 @@ def test_a_run_killed_at_every_operation(running: Running, tmp_path: Path, outco
         problems += [f"{folder.name}: {problem}" for problem in running.mended()]
     assert problems == []
     outcome(
-        f"killed at every file operation of a run ({len(kept)} states of the disk, half-written files too)",
-        "what was finished stayed, no half file was taken for a whole one, and the same command ended with "
-        "the same bytes",
+        "killed at each file operation of a run, and in the middle of each write",
+        f"{len(kept)} states of the disk; finished runs kept; the same command then finished, byte-identical",
     )
 
 

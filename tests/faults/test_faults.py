@@ -121,9 +121,8 @@ def test_killed_at_random_moments(
     assert resumed > 0, "no run was ever taken up in its middle: the kills came too early or too late"
     outcome(
         f"SIGKILL at {KILLS} random moments",
-        f"{len(studies)} studies of {len(store.finished(whole.folder))} runs finished; "
-        f"runs taken up in their middle {resumed} times; weights and predictions the same bytes as "
-        "without a kill",
+        f"{len(store.finished(whole.folder))} runs finished; {resumed} times a run resumed from a checkpoint "
+        "or journal; weights and predictions byte-identical to an undisturbed study",
     )
 
 

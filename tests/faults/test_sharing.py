@@ -50,7 +50,7 @@ def test_two_processes_share_a_study_out(model: Path, tmp_path: Path, outcome: O
     made = [line for line in lines if line.startswith("[")]
     assert len(made) == len(ids), "a run was made twice"
     assert the_same(shared.folder, alone.folder)
-    outcome("two processes on one store", f"{len(ids)} runs made once each; the same bytes as by one process")
+    outcome("two processes on one store", f"{len(ids)} runs, each executed once; same bytes as one process")
 
 
 def the_same(folder: Path, other: Path) -> bool:
@@ -96,7 +96,7 @@ def test_one_run_that_two_processes_want(
     lines = said.read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.startswith("[1/1]")]) == 1 + first_dies
     if first_dies:
-        outcome("killed while another process waits for the same run", "the other makes it: the same bytes")
+        outcome("killed while another process waits for its run", "the other process executes it; same bytes")
 
 
 def two_versions(folder: Path) -> tuple[RunRecord, dict[str, pl.DataFrame]]:

@@ -163,7 +163,7 @@ def test_ctrl_c_stops_all_workers(ray: Any, long: Study, local: Study) -> None:
 
     thread, errors = in_the_background(interrupt)
     with pytest.raises(
-        Stopped, match=r"stopped; \d of 4 runs finished and kept in .*; the same command goes on"
+        Stopped, match=r"stopped; \d of 4 runs finished and kept in .*; run the same command to resume"
     ):
         go(long, workers=2)
     thread.join()

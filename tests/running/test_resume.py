@@ -98,10 +98,10 @@ def test_killed_in_training_and_in_evaluation(
     assert make(tmp_path, "whole", given)[0] == 0
     assert make(tmp_path, "killed", given, step=4) == (-9, "")
     code, said = make(tmp_path, "killed", given, batch=2)
-    assert (code, said) == (-9, "  training goes on behind step 3\n")
+    assert (code, said) == (-9, "  training resumes after step 3\n")
     code, said = make(tmp_path, "killed", given)
     assert code == 0, said
-    assert said.startswith("  training goes on behind step 6\n  evaluation resumes after ")
+    assert said.startswith("  training resumes after step 6\n  evaluation resumes after ")
     wanted, files = content(tmp_path / "whole")
     record, found = content(tmp_path / "killed")
     assert set(files) == {"weights.safetensors", "predictions.parquet"}

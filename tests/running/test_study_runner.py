@@ -213,7 +213,7 @@ def test_one_diverging_run_does_not_cost_the_others(small: Study) -> None:
     # The failure is written down: the same command does not pay for it again, --retry-failed does.
     (failure,) = failures.read(small.folder).values()
     assert failure.error.startswith("the loss became")
-    with pytest.raises(UserError, match=r"1 of 3 runs failed.*--retry-failed makes them again"):
+    with pytest.raises(UserError, match=r"1 of 3 runs failed.*--retry-failed runs them again"):
         go(study)
     said = io.StringIO()
     with pytest.raises(UserError, match="1 of 3 runs failed"):
@@ -269,7 +269,7 @@ def test_an_interrupt_keeps_what_is_finished(
         with pytest.raises(Stopped) as stopped:
             go(small)
     assert str(stopped.value) == (
-        f"stopped; 2 of 3 runs finished and kept in {small.folder}; the same command goes on"
+        f"stopped; 2 of 3 runs finished and kept in {small.folder}; run the same command to resume"
     )
     assert stopped.value.exit_code == code
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -129,7 +129,7 @@ def test_a_failing_tracker_is_said_once_and_left_out(done: Any, tmp_path: Path) 
     tell(trackers, done)
     tell(trackers, done)
     assert len(notes) == 1
-    assert notes[0].startswith("tensorboard is left out from here on: ")
+    assert notes[0].startswith("tensorboard is not used any more: ")
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))

@@ -93,7 +93,7 @@ def test_stopped_after_any_step(
         with pytest.raises(Killed):
             go(lm, case, settings, Checkpoint(folder, "x", notes.append), stop_after=step)
         same(go(lm, case, settings, Checkpoint(folder, "x", notes.append)), wanted)
-        assert notes.pop() == f"  training goes on behind step {step}"
+        assert notes.pop() == f"  training resumes after step {step}"
     # Of a finished one nothing is done again.
     same(go(lm, case, settings, Checkpoint(folder, "x", notes.append), stop_after=-1), wanted)
     assert [file.name[:20] for file in folder.iterdir()] == ["checkpoint-000000005"]
@@ -183,7 +183,7 @@ def test_a_full_disk_does_not_end_a_training(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     same(found, go(lm, "lora", FIVE))
     assert len(notes) == 1
-    assert notes[0].startswith("  no checkpoint can be written (File too large); training goes on")
+    assert notes[0].startswith("  no checkpoint can be written (File too large); training continues")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -46,7 +46,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full-biases": ("full", {"only": "biases"}),
     "full-norms": ("full", {"only": "norms", "layers": 1}),
 }
-RIGHT, SLOW, REFUSED, WRONG = "right", "right one text a row", "refused", "WRONG"
+RIGHT, SLOW, REFUSED, WRONG = "right", "right one text per row", "refused", "WRONG"
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

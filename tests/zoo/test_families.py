@@ -63,11 +63,11 @@ def test_attention_that_drops_is_trained_where_it_can_drop(name, tmp_path):
     assert training_form(lm, 100) is BatchForm.PACKED
 
 
-def test_models_with_a_state_read_texts_one_a_row_and_say_so(tmp_path):
+def test_models_with_a_state_read_texts_one_per_row_and_say_so(tmp_path):
     """Choices of one and of several tokens behind prompts with a shared beginning."""
     eager = eager_model("lfm2")
     lm = load(str(save(eager, tmp_path / "model")), device="cpu", dtype="float32")
-    assert [line for line in lm.remarks if "texts are read one a row" in line]
+    assert [line for line in lm.remarks if "texts are read one per row" in line]
     labels = ((30,), (30, 31), (40, 41, 42), (40, 50))
     items = [ChoiceItem(prompt, labels) for prompt in PROMPTS]
     for item, scores in zip(items, score_choices(lm, items, EvaluateSettings(choices="label")), strict=True):

@@ -9,7 +9,7 @@ from crosstune.methods import METHODS
 # In every run, also of `-m "not zoo"`: the families that studies are mostly made with.
 ALWAYS = ("llama", "mistral", "gemma2", "gemma3", "qwen3", "phi3", "xglm", "bloom")
 # Those that keep a state beside attention, or attend in a way of their own.
-ONE_A_ROW = {
+ONE_PER_ROW = {
     "bamba",
     "doge",
     "falcon-h1",
@@ -32,7 +32,7 @@ def test_right_or_refused(name, tmp_path):
     outcomes = check(name, tmp_path / "model")
     wrong = {case: said for case, said in outcomes.items() if said.startswith(WRONG)}
     assert not wrong
-    assert name in ONE_A_ROW or SLOW not in outcomes.values(), "a fast way is lost"
+    assert name in ONE_PER_ROW or SLOW not in outcomes.values(), "a fast way is lost"
 
 
 def test_enough_architectures():
@@ -40,4 +40,5 @@ def test_enough_architectures():
 
 
 def test_every_method_has_a_case():
-    assert {name for name, _ in CASES.values()} == set(METHODS) - {"few-shot"}, "exemplars are text"
+    # Exemplars are text; PEFT's tuners have a table of their own.
+    assert {name for name, _ in CASES.values()} == set(METHODS) - {"few-shot", "peft"}

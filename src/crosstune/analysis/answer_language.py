@@ -1,6 +1,6 @@
 """Rates of answers in the wrong language, from what each written answer was identified as.
 
-Rates are over the answers whose language could be told; how many could not is a rate of its own, over all.
+Rates are over the answers with an identified language; the share without one is a separate rate, over all.
 The wrong-language failure of zero-shot generation: Vu et al. 2022 (arXiv 2205.12647), Chirkova and Nikoulina
 2024 (arXiv 2402.12279).
 """
@@ -33,13 +33,13 @@ def with_answer_language(predictions: pl.DataFrame, source: dict[str, str]) -> p
     if "answer_language" not in predictions.columns:
         return predictions
     label = pl.col("answer_language")
-    told = label.is_not_null() & (label != UNDECIDABLE)
-    own = pl.col("run").replace_strict(source, default=None, return_dtype=pl.String)
-    abroad = told & (pl.col("language") != own)
+    decided = label.is_not_null() & (label != UNDECIDABLE)
+    source_language = pl.col("run").replace_strict(source, default=None, return_dtype=pl.String)
+    in_target = decided & (pl.col("language") != source_language)
     return predictions.with_columns(
-        pl.when(told).then((label == pl.col("language")).cast(pl.Float64)).alias(CORRECT),
-        pl.when(abroad).then((label == own).cast(pl.Float64)).alias(SOURCE),
-        pl.when(told).then((label == MIXED).cast(pl.Float64)).alias(SWITCHED),
+        pl.when(decided).then((label == pl.col("language")).cast(pl.Float64)).alias(CORRECT),
+        pl.when(in_target).then((label == source_language).cast(pl.Float64)).alias(SOURCE),
+        pl.when(decided).then((label == MIXED).cast(pl.Float64)).alias(SWITCHED),
         pl.when(label.is_not_null()).then((label == UNDECIDABLE).cast(pl.Float64)).alias(UNDECIDED),
         pl.when(label == pl.col("language")).then(pl.col("score")).alias(SCORE_IF_CORRECT),
     )
@@ -58,11 +58,11 @@ def relabel(predictions: pl.DataFrame, source: dict[str, str]) -> pl.DataFrame:
     if "answer_language" not in predictions.columns:
         return predictions
     label = pl.col("answer_language")
-    asked = predictions.with_columns(source=pl.col("run").replace_strict(source, return_dtype=pl.String))
-    texts = asked.filter(label.is_not_null()).select("prediction", "language", "source").unique()
+    labelled = predictions.with_columns(source=pl.col("run").replace_strict(source, return_dtype=pl.String))
+    texts = labelled.filter(label.is_not_null()).select("prediction", "language", "source").unique()
     new = pl.Series("new", [identify(*row) for row in texts.iter_rows()], dtype=pl.String)
     on = ["prediction", "language", "source"]
-    joined = asked.join(texts.with_columns(new), on=on, how="left", maintain_order="left")
+    joined = labelled.join(texts.with_columns(new), on=on, how="left", maintain_order="left")
     return joined.with_columns(answer_language=pl.when(label.is_not_null()).then("new")).select(
         predictions.columns
     )

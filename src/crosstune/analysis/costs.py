@@ -30,7 +30,7 @@ def costs(runs: Sequence[RunRecord]) -> pl.DataFrame:
         One row per model, task, method and kind ("result" or "search"), in the order of the runs: runs,
         seconds of loading (each load counted once), of training and of evaluation, tokens read in training
         and in evaluation, the highest peak of memory, joules, how often a pass was halved for want of memory
-        and how often a run was taken up again. A sum is null where no run has the figure: a machine that
+        and how often a run was resumed. A sum is null where no run has the figure: a machine that
         does not tell its energy has used some all the same. Training taken over from a search counts there.
     """
     rows = []

@@ -107,11 +107,11 @@ def curve(runs: Sequence[RunRecord], scores: pl.DataFrame, setting: str) -> pl.D
     if not any(value is not None for value in values.values()):
         raise UserError(f"no run has a number for {setting}: there is no curve to draw")
     untrained = {run.id for run in runs if not run.method_facts.trains}
-    kept = [key for key, value in values.items() if value is not None or key in untrained]
+    on_curve = [key for key, value in values.items() if value is not None or key in untrained]
     metrics = [name for name in scores.columns if name.startswith("metric.")]
     inside = _inside(setting)
     lines = _lines(runs, scores, setting)
-    targets = comparable(scores, inside).filter(~pl.col("is_source"), pl.col("run").is_in(kept))
+    targets = comparable(scores, inside).filter(~pl.col("is_source"), pl.col("run").is_in(on_curve))
     drawn = targets.with_columns(
         value=pl.col("run").replace_strict(values, default=None, return_dtype=pl.Float64),
         line=pl.col("run").replace_strict({key: name for key, (_, name) in lines.items()}),

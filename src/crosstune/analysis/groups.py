@@ -47,8 +47,8 @@ def group_of(code: str, by: Grouping, source: str = "en") -> str:
     The source language decides what script is seen.
     """
     if by == "seen_script":
-        own, other = group_of(code, "script"), group_of(source, "script")
-        return UNKNOWN if UNKNOWN in (own, other) else SEEN if own == other else UNSEEN
+        script, seen = group_of(code, "script"), group_of(source, "script")
+        return UNKNOWN if UNKNOWN in (script, seen) else SEEN if script == seen else UNSEEN
     value = getattr(language_or_none(code), by, None)
     if value is None or value == "":
         return UNKNOWN
@@ -82,9 +82,9 @@ def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataF
 
     Returns:
         One row per model, task, protocol, method and group that has written answers: group, languages (how
-        many have written answers), codes (which), told (in how many of these the language of some answer
-        could be told: those that the rates are means of), examples, and a column for each rate, null where no
-        answer could be told. Ordered as `group_means`. No rows where answers are choices.
+        many have written answers), codes (which), decided (number of languages with an identified answer,
+        over which the rates are means), examples, and a column for each rate, null if no
+        answer was identified. Ordered as `group_means`. No rows where answers are choices.
 
     Raises:
         UserError: ``by`` names no grouping.
@@ -92,8 +92,8 @@ def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataF
     missing = [name for name in RATES if name not in scores.columns]
     complete = scores.with_columns(pl.lit(None, pl.Float64).alias(name) for name in missing)
     grouped = _grouped(complete, by).filter(pl.col(UNDECIDED).is_not_null())
-    told, rates = pl.col(CORRECT).is_not_null().sum(), {name: pl.col(name).mean() for name in RATES}
-    return _summed(grouped, by, told=told, examples=pl.col("n").sum(), **rates)
+    decided, rates = pl.col(CORRECT).is_not_null().sum(), {name: pl.col(name).mean() for name in RATES}
+    return _summed(grouped, by, decided=decided, examples=pl.col("n").sum(), **rates)
 
 
 def _grouped(scores: pl.DataFrame, by: Grouping | None) -> pl.DataFrame:

@@ -76,8 +76,8 @@ class Predictions:
             run, language, example (categorical), score and what a corpus score is made of (float32): 16
             bytes a row where the score is a mean.
         """
-        kept = self._to_pair
-        tables = [kept.pop(run.id) if run.id in kept else _small(self.scores(run.id)) for run in runs]
+        cached = self._to_pair
+        tables = [cached.pop(run.id) if run.id in cached else _small(self.scores(run.id)) for run in runs]
         return pl.concat(tables, how="diagonal")
 
     def whole(self, runs: Sequence[RunRecord]) -> pl.DataFrame:

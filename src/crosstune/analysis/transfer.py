@@ -114,11 +114,11 @@ def seed_means(scores: pl.DataFrame) -> pl.DataFrame:
     ``sd`` is the standard deviation of the score over seeds (null for one seed), ``seeds`` their number.
     """
     metrics = [name for name in scores.columns if name.startswith("metric.")]
-    kept = ["method", "method_name", "measure", "source_language", "is_source", "zero_shot", "n"]
+    constant = ["method", "method_name", "measure", "source_language", "is_source", "zero_shot", "n"]
     return (
         scores.group_by(*ROW, "language", maintain_order=True)
         .agg(
-            pl.col(kept).first(),
+            pl.col(constant).first(),
             pl.col("trained_parameters").max(),
             pl.col("score").std().alias("sd"),
             pl.col("score", *metrics).mean(),
@@ -191,12 +191,12 @@ def _mean_scores(predictions: pl.DataFrame, statistics: Mapping[str, Statistic])
     """Scores, standard errors and means of metrics of whole runs, by language."""
     metrics = [name for name in predictions.columns if name.startswith("metric.")]
     # Sorted, so that sums round the same way whatever order the rows came in.
-    kept = predictions.sort("run", "language", "example")
-    bad = kept.filter(pl.col("score").is_null() | ~pl.col("score").is_finite())
+    ordered = predictions.sort("run", "language", "example")
+    bad = ordered.filter(pl.col("score").is_null() | ~pl.col("score").is_finite())
     if bad.height:
         run, language, example = bad.select("run", "language", "example").row(0)
         raise UserError(f"run {run}, language {language}, example {example!r}: its score is no number")
-    means = kept.group_by("run", "language").agg(
+    means = ordered.group_by("run", "language").agg(
         # An undecided metric (null or NaN) of one example says nothing about the others.
         *[pl.col(name).cast(pl.Float64).fill_nan(None).mean() for name in metrics],
         n=pl.len(),
@@ -213,7 +213,7 @@ def _mean_scores(predictions: pl.DataFrame, statistics: Mapping[str, Statistic])
     no_mean = [run for run, statistic in statistics.items() if statistic != MEAN]
     rows = [
         (run, language, *_corpus_score(statistics[str(run)], part))
-        for (run, language), part in kept.filter(pl.col("run").is_in(no_mean)).group_by("run", "language")
+        for (run, language), part in ordered.filter(pl.col("run").is_in(no_mean)).group_by("run", "language")
     ]
     if rows:
         keys = ["run", "language"]

@@ -1,4 +1,4 @@
-"""The cells of a claim: each one paired comparison of two methods, on one model, task and group."""
+"""The cells of a claim: one paired comparison of two methods for each model, task and group."""
 
 import functools
 import itertools
@@ -21,7 +21,7 @@ from crosstune.metrics.language_id import UNDECIDABLE
 from crosstune.metrics.statistic import MEAN
 from crosstune.store.record import RunRecord
 
-# Verdicts rest on the test and its interval; bootstrap draws would take most of their time.
+# Verdicts use the test and its interval; bootstrap draws would take most of the time.
 _tested = functools.partial(difference, draws=1)
 
 Outcome = Literal["yes", "no", "open"]
@@ -31,26 +31,26 @@ _OF_DIFFERENCE = ("difference", "low", "high", "detectable", "languages", "examp
 
 @dataclass(frozen=True)
 class Cell:
-    """One of the comparisons a claim is judged by.
+    """One of the comparisons that decide a claim.
 
     Attributes:
-        where: What sets it apart from the claim's other cells, such as "xnli, Uralic".
-        outcome: "yes" where the difference is above the claim's threshold by test, "no" where it is below,
-            "open" where neither can be said.
-        why: Why it is open, where that is not the interval alone.
+        where: What distinguishes it from the claim's other cells, such as "xnli, Uralic".
+        outcome: "yes" if the difference is significantly above the claim's threshold, "no" if significantly
+            below, otherwise "open".
+        why: Why it is open, unless only because of the interval.
         a: Label of the method the claim is about.
-        b: Label of the other.
-        difference: How far a is ahead of b, as a mean over languages, in [-1, 1]; null without data.
+        b: Label of the other method.
+        difference: Mean of a - b over languages, in [-1, 1]; null without data.
         low: Lower end of its 95% interval.
         high: Upper end.
-        p: Two-sided, of a difference that is the threshold.
-        p_holm: After Holm's correction over the claim's cells.
-        detectable: Smallest distance from the threshold found with 80% power.
-        languages: How many.
-        examples: How many, of all languages together.
+        p: Two-sided, for a true difference equal to the threshold.
+        p_holm: p after Holm correction over the claim's cells.
+        detectable: Minimum detectable distance from the threshold, at 80% power.
+        languages: Number of target languages.
+        examples: Number of examples in all languages.
         seeds_a: Seeds of a.
         seeds_b: Seeds of b.
-        runs: Ids of the runs behind it.
+        runs: Ids of the compared runs.
     """
 
     where: str
@@ -72,7 +72,7 @@ class Cell:
 
 
 class Evidence:
-    """Runs and their scores, lined up when a claim asks for them.
+    """Runs and their scores, paired on demand.
 
     Args:
         runs: Records of finished runs.
@@ -92,7 +92,7 @@ class Evidence:
         self._paired: dict[tuple[Any, ...], PairedPredictions] = {}
 
     def paired(self, setups: Sequence[Setup], metric: str) -> PairedPredictions:
-        """The examples that all runs of some setups share, with a metric of each.
+        """The examples shared by all runs of some setups, with one metric.
 
         Raises:
             NoRunsError: Some run has no such metric, or they share no example.
@@ -127,8 +127,8 @@ class Evidence:
         label = pl.col("answer_language")
         if metric in LOWER_IS_BETTER:
             if "answer_language" not in rows.columns or rows["answer_language"].null_count() == rows.height:
-                raise NoRunsError("their answers are not written, so that none is in a language")
-            # Of all answers: one whose language cannot be told (digits) is not in a wrong one.
+                raise NoRunsError("the task has no generated answers, so no language can be identified")
+            # Over all answers; one without an identified language (digits) does not count as wrong.
             wrong = (label != pl.col("language")) & (label != UNDECIDABLE)
             if metric == "source_language":
                 wrong &= label == self._source[run]
@@ -144,7 +144,7 @@ class Evidence:
 
 
 def cells_of(claim: Claim, evidence: Evidence) -> list[Cell]:
-    """The cells of a claim, tested; one without a difference, saying why, for what has no runs."""
+    """The tested cells of a claim; a cell without runs has no difference and gives the reason."""
     setups = claim_runs.of_claim(claim, evidence.setups)
     places = _places(claim, setups)
     several = [len({str(place[i]) for place in places}) > 1 for i in range(3)]
@@ -167,8 +167,8 @@ def cells_of(claim: Claim, evidence: Evidence) -> list[Cell]:
 def _places(claim: Claim, setups: Sequence[Setup]) -> list[tuple[str, str, Pick]]:
     """(model, task, method) of each set of cells.
 
-    What a claim names has to be there; of what it leaves open, whatever has runs of both methods counts. An
-    empty model or task stands for any, where no runs were found.
+    What a claim names must have runs; what it leaves open is filled with everything that has runs of both
+    methods. An empty model or task stands for any, if there are no runs.
     """
     models: list[str] = []
     for wanted in claim.model or ():
@@ -186,7 +186,7 @@ def _places(claim: Claim, setups: Sequence[Setup]) -> list[tuple[str, str, Pick]
 
 
 def _need_runs(claim: Claim, pick: Pick, candidates: Sequence[Setup], model: str, task: str) -> None:
-    """Say what is missing before a comparison that has no runs, and never look for one across models."""
+    """Report what is missing if a comparison has no runs; never compare across models."""
     place = "".join(f" {word} {name}" for word, name in (("on", task), ("with", model)) if name)
     kind = "" if not claim.zero_shot else "zero-shot "
     if not candidates:
@@ -251,7 +251,7 @@ def _compared(
 
 
 def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence, where: str) -> Cell:
-    """Whether any two values of a setting differ by more than the threshold."""
+    """Test whether any two values of a setting differ by more than the threshold."""
     assert claim.varies_with is not None
     setups = [setup for _, setup in claim_runs.variants(pick, claim.varies_with, candidates)]
     paired = evidence.paired(setups, claim.metric)
@@ -288,14 +288,14 @@ def _cell(base: Cell, tested: Difference, threshold: float, why: str, p: float |
 
 
 def _p(tested: Difference, threshold: float) -> float:
-    """Two-sided p value of a true difference that is the threshold."""
+    """Two-sided p value for a true difference equal to the threshold."""
     if not tested.se > 0:
         return 1.0
     return float(two_sided((tested.difference - threshold) / tested.se, tested.df))
 
 
 def _corrected(cells: list[Cell], threshold: float) -> list[Cell]:
-    """The cells with their outcomes, after Holm over all that have data."""
+    """The cells with their outcomes, after Holm correction over those with data."""
     adjusted = iter(holm([cell.p for cell in cells if cell.p is not None]))
     result = []
     for cell in cells:

@@ -1,4 +1,4 @@
-"""Which runs a claim is about, and the rule where several would do: never the best on test data."""
+"""Selects the runs of a claim, and one setup if several match: never the best on test data."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,12 +13,12 @@ from crosstune.store.record import RunRecord
 
 
 class NoRunsError(Exception):
-    """Why a claim cannot be judged here: no runs, or several kinds of them and no rule to choose by."""
+    """Why a claim cannot be judged: no runs, or several setups and no rule to choose one."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Runs of one comparison that differ in nothing but the seed."""
+    """Runs that differ only in the seed."""
 
     model: str
     task: str
@@ -30,7 +30,7 @@ class Setup:
 
     @property
     def first(self) -> RunRecord:
-        """What holds for all of them can be read from one."""
+        """One run, for properties that all of them share."""
         return self.runs[0]
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Claims as a file says them: "method A beats method B on this task, in every family". See docs/claims.md."""
+"""Reads claims such as "method A beats method B on this task, in every family". See docs/claims.md."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from crosstune.files import user_path
 from crosstune.languages import LANGUAGES, find
 
 SHIPPED = Path(__file__).parent
-"""Folder of the files of claims that come with crosstune."""
+"""Folder of the claims files that ship with crosstune."""
 
 Quantifier = Literal["every", "most", "some"]
 Per = Literal["language", Grouping, "model", "task", "method"]
 RELATIONS = ("beats", "matches", "varies_with")
 QUANTIFIERS = get_args(Quantifier)
 LOWER_IS_BETTER = ("wrong_language", "source_language")
-"""Metrics made from the language of written answers; ``beats`` means fewer of them."""
+"""Metrics based on the language of generated answers; for these ``beats`` means lower."""
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -45,13 +45,13 @@ Names = Annotated[tuple[Text, ...], BeforeValidator(_listed), Field(min_length=1
 
 
 class Pick(BaseModel):
-    """Which runs of a method a claim is about: those whose settings are as said here.
+    """Selects the runs of a method by their settings.
 
     Attributes:
         name: The method's, such as "prefix".
         settings: Settings of the method, such as rank.
         train: Training settings, such as learning_rate.
-        most_parameters: The runs trained no more parameters than this.
+        most_parameters: Maximum number of trained parameters.
     """
 
     model_config = _CONFIG
@@ -87,26 +87,26 @@ class Pick(BaseModel):
 
 
 class Claim(BaseModel):
-    """One claim. Exactly one of ``beats``, ``matches`` and ``varies_with`` says what is claimed.
+    """One claim, with exactly one of ``beats``, ``matches`` and ``varies_with``.
 
     Attributes:
-        claim: What it says, in words.
+        claim: The claim in words.
         source: Where it was made.
-        model: Models; every model of the store by default.
-        task: Tasks; every task that both methods ran on by default.
+        model: Models; by default every model in the store.
+        task: Tasks; by default every task with runs of both methods.
         method: Methods the claim is about.
-        beats: The method they are above, by more than ``by`` points.
-        matches: The method they are not below by ``within`` points or more.
+        beats: The method they exceed by more than ``by`` points.
+        matches: The method they are less than ``within`` points below.
         varies_with: The setting whose values make ``metric`` differ by more than ``by`` points.
         by: Points out of 100.
         within: Points out of 100.
         metric: "score", "wrong_language", "source_language", or a metric that the runs recorded.
-        languages: Target languages it is about: codes, or groups such as ``{resource: 0}``; None for all.
-        every: The claim holds in every one of these; ``most`` and ``some`` likewise.
+        languages: Target languages: codes, or groups such as ``{resource: 0}``; None for all.
+        every: The claim holds in every one of these groups; ``most`` and ``some`` likewise.
         most: In more than half.
         some: In one or more.
-        at_least: Fewest target languages for a mean to count; groups with fewer are left out.
-        seeds: Fewest seeds of a trained method.
+        at_least: Minimum number of target languages for a mean; smaller groups are skipped.
+        seeds: Minimum number of seeds of a method with randomness.
         options: Task options of the runs, such as prompt_language.
         evaluate: Evaluation settings of the runs.
         zero_shot: Whether the runs are zero-shot.
@@ -266,7 +266,7 @@ def _codes(raw: Any) -> tuple[str, ...]:
         raise invalid(
             ("languages",), "languages: give codes such as [sw, yo], or groups such as {resource: [0, 1]}"
         )
-    kept = list(LANGUAGES)
+    codes = list(LANGUAGES)
     for by, values in raw.items():
         # Whether a script is seen depends on the runs' source language, which a file does not know.
         known_groupings = [name for name in get_args(Grouping) if name != "seen_script"]
@@ -283,7 +283,7 @@ def _codes(raw: Any) -> tuple[str, ...]:
                     ("languages", by),
                     f"languages: no {by} {shown(value)} in the table{did_you_mean(str(value), known)}",
                 )
-        kept = [code for code in kept if groups[code] in wanted]
-    if not kept:
+        codes = [code for code in codes if groups[code] in wanted]
+    if not codes:
         raise invalid(("languages",), "languages: no language is in all of these groups")
-    return tuple(kept)
+    return tuple(codes)

@@ -1,9 +1,9 @@
-"""Claims held against results: supported, contradicted, or not enough data. `docs/claims.md` gives the rules.
+"""Verdicts on claims: supported, contradicted, or not enough data. The rules are in `docs/claims.md`.
 
-A claim is judged in cells: one for each model, task and method it names, and in each of these one for each
-group it asks about. In every cell the difference between two methods is tested against the claim's threshold
-(two-sided, so that a cell can hold, or fail, or stay open), with Holm's correction over the claim's cells;
-the quantifier (every, most, some) then makes one verdict of them.
+A claim is split into cells: one for each model, task and method it names, and within these one for each group
+it names. Each cell tests the difference between two methods against the claim's threshold (two-sided, so that
+a cell can hold, fail, or stay open), with Holm correction over the cells. The quantifier (every, most, some)
+combines them into one verdict.
 """
 
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ Ruling = Literal["supported", "contradicted", "not enough data"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What results say of a claim.
+    """The verdict on a claim.
 
     Attributes:
-        claim: As its file says it.
+        claim: Text of the claim.
         source: Where it was made.
-        place: Where it stands ("paper.yaml:12").
+        place: Its file and line ("paper.yaml:12").
         verdict: "supported", "contradicted" or "not enough data".
         reason: In one sentence.
-        threshold: What the difference had to be above, in [-1, 1].
-        metric: What was compared.
+        threshold: The difference must be above it, in [-1, 1].
+        metric: The compared metric.
         cell: The cell that decides: of "every" the lowest difference, of "some" the highest, of "most" the
             middle one. It has no difference where there are no runs.
         cells: All of them.
-        runs: Ids of all the runs behind it.
+        runs: Ids of all compared runs.
     """
 
     claim: str
@@ -58,7 +58,7 @@ def judge(
     predictions: pl.DataFrame | Predictions,
     scores: pl.DataFrame | None = None,
 ) -> list[Verdict]:
-    """Hold results against claims.
+    """Judge claims by results.
 
     Args:
         claims: From `crosstune.claims.file.read_claims`.
@@ -77,7 +77,7 @@ def judge(
 
 
 def about(claims: Sequence[PlacedClaim], runs: Sequence[RunRecord]) -> list[PlacedClaim]:
-    """The claims that name no model, or one that some run is of."""
+    """The claims that name no model, or a model that some run uses."""
     models = {run.model for run in runs}
     return [
         entry
@@ -139,7 +139,7 @@ def _deciding(claim: Claim, cells: Sequence[Cell]) -> Cell:
 
 
 def _ruling(claim: Claim, cells: Sequence[Cell]) -> tuple[Ruling, str]:
-    """The verdict that the cells' outcomes make, and why."""
+    """The verdict from the cells' outcomes, with the reason."""
     yes, no = (sum(cell.outcome == which for cell in cells) for which in ("yes", "no"))
     total = len(cells)
     holds = {"every": yes == total, "some": yes > 0, "most": 2 * yes > total}[claim.quantifier]

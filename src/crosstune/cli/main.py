@@ -60,18 +60,20 @@ def run(
         typer.Option(help="local: this process; ray: several workers (docs/cluster.md)."),
     ] = "local",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="With ray: how many; by default one a GPU, or one a machine.")
+        int | None,
+        typer.Option(min=1, help="With ray: number of workers; by default one per GPU, or per machine."),
     ] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="With ray: cores of each worker.")] = None,
-    gpus: Annotated[float | None, typer.Option(min=0, help="With ray: GPUs of each worker.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="With ray: cores per worker.")] = None,
+    gpus: Annotated[float | None, typer.Option(min=0, help="With ray: GPUs per worker.")] = None,
     address: Annotated[
-        str | None, typer.Option(help="With ray: a cluster's, auto or host:port; this machine by default.")
+        str | None,
+        typer.Option(help="With ray: address of a cluster, auto or host:port; by default this machine."),
     ] = None,
 ) -> None:
-    """Make every run of a study that is not finished yet.
+    """Run a study: train and evaluate all its unfinished runs.
 
-    Ctrl-C stops it; the same command goes on where it stopped. Given several times, on one machine or on
-    many that share the store, the processes share the runs out.
+    Ctrl-C stops it; the same command resumes. Several processes, on one or more machines with a shared
+    store, can work on a study at the same time.
 
     Example: crosstune run studies/demo.yaml --device cpu
     """
@@ -96,7 +98,7 @@ def run(
         complain(str(stop), style="yellow")
         raise typer.Exit(stop.exit_code) from None
     show(results_table(read(summary.store, only=summary.runs).sections))
-    say(f"all about it: crosstune report {summary.store}")
+    say(f"for a report: crosstune report {summary.store}")
 
 
 @app.command()
@@ -111,9 +113,9 @@ def plan(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it for other programs.")] = False,
 ) -> None:
-    """Show the runs of a study, what is done, and what the rest will take.
+    """Show the runs of a study, their progress, and the estimated time and memory.
 
-    Estimates come from finished runs of the same kind, else from a calibration on this machine.
+    Estimates come from similar finished runs, or from a calibration on this machine.
 
     Example: crosstune plan studies/demo.yaml --calibrate
     """
@@ -165,7 +167,7 @@ def results(
 def check(store: StoreFolder) -> None:
     """Audit a store: every file of every run, and what lies beside them. Nothing is changed.
 
-    Exit code 2 when something is damaged; crosstune run sets damaged runs aside and makes them again.
+    Exit code 2 if a file is damaged; crosstune run moves damaged runs aside and repeats them.
 
     Example: crosstune check runs/demo
     """

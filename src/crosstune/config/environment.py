@@ -43,11 +43,11 @@ def cache_root() -> Path:
     if folder := os.environ.get(CACHE):
         return user_path(folder)
     if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+        base = Path(os.environ.get("LOCALAPPDATA") or user_path("~") / "AppData" / "Local")
     elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
+        base = user_path("~") / "Library" / "Caches"
     else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        base = user_path(os.environ.get("XDG_CACHE_HOME") or user_path("~") / ".cache")
     return base / "crosstune"
 
 

@@ -122,8 +122,8 @@ def fetch_files(repo: str, pattern: str, revision: str) -> HubFiles:
         folder = _snapshot(repo, pattern, revision)
     paths = sorted(path for path in folder.glob(pattern) if path.is_file())
     if not paths:
-        there = _what_there_is(repo, folder.name)
-        raise UserError(f"{repo} at revision {revision!r}: no file {pattern}; {there}")
+        available = _what_there_is(repo, folder.name)
+        raise UserError(f"{repo} at revision {revision!r}: no file {pattern}; {available}")
     return HubFiles(paths, repo, folder.name)
 
 

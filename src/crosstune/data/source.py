@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
 
 from crosstune.data.tables import BadRow, Row, Rows, changed, read_rows
 from crosstune.errors import UserError
@@ -72,7 +73,7 @@ def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str)
     for layout in layouts:
         by_language: dict[str, list[Path]] = {}
         shape = _path_pattern(layout.files)
-        for path in sorted(root.glob(layout.files.replace("{code}", "*"))):
+        for path in _matches(root, layout.files.replace("{code}", "*")):
             match = shape.fullmatch(path.relative_to(root).as_posix())
             if match is None or (not path.is_file() and not path.suffix):
                 continue
@@ -95,6 +96,35 @@ def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str)
         for language, files in by_language.items():
             places.setdefault(language, Place(layout, tuple(files)))
     return places
+
+
+def _matches(root: Path, pattern: str) -> list[Path]:
+    """Sorted paths as `Path.glob` finds them, which passes over folders that it cannot read.
+
+    Raises:
+        UserError: Such a folder, unless its name is that of no language.
+    """
+    found = [(root, True)]
+    for part in PurePosixPath(pattern).parts:
+        inside: list[tuple[Path, bool]] = []
+        for folder, known in found:
+            try:
+                if "*" in part:
+                    names = [path.name for path in folder.iterdir() if fnmatchcase(path.name, part)]
+                    inside += [(folder / name, known and _canonical(name) is not None) for name in names]
+                else:
+                    (folder / part).lstat()
+                    inside.append((folder / part, known))
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                if known:
+                    why = error.strerror or error
+                    raise UserError(
+                        f"{folder}: cannot be read ({why}), and {pattern} may be in it"
+                    ) from error
+        found = inside
+    return sorted(path for path, _ in found)
 
 
 def renamed(rows: Rows, names: Mapping[str, str]) -> Rows:

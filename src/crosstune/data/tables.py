@@ -263,8 +263,8 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number; write null or leave the row out")
 
 
-def _require(path: Path, columns: Sequence[str], there: Sequence[str], hint: str) -> None:
-    if missing := [column for column in columns if column not in there]:
+def _require(path: Path, columns: Sequence[str], found_columns: Sequence[str], hint: str) -> None:
+    if missing := [column for column in columns if column not in found_columns]:
         raise UserError(f"{path}:1: no column {', '.join(missing)}; {hint}")
 
 

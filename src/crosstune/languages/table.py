@@ -118,11 +118,12 @@ def find(code: str) -> Language:
         script = _SAME_SCRIPT.get(script, script)
         if not script or script == LANGUAGES[base].script:
             return LANGUAGES[base]
-        if found := LANGUAGES.get(f"{base}-{script}"):
-            return found
-        kept = [row.code for row in LANGUAGES.values() if row.code.split("-")[0] == base]
+        if variety := LANGUAGES.get(f"{base}-{script}"):
+            return variety
+        codes = [row.code for row in LANGUAGES.values() if row.code.split("-")[0] == base]
         raise UserError(
-            f'no variety of {LANGUAGES[base].name} in script "{script}" for {code!r}; use {" or ".join(kept)}'
+            f'no variety of {LANGUAGES[base].name} in script "{script}" for {code!r}; '
+            f"use {' or '.join(codes)}"
         )
     raise UserError(f"unknown language {code!r}{did_you_mean(_key(code), index)}")
 
@@ -149,9 +150,9 @@ def add(code: str, name: str, family: str, script: str, resource: int | None = N
         raise UserError(f"{code}: the resource class is 0 to 5; found {resource!r}")
     if script not in {known.script for known in LANGUAGES.values()}:
         raise UserError(f"{code}: unknown script {script!r}; give an ISO 15924 code such as Latn or Arab")
-    for given in (code, name):
-        if known := _index().get(_key(given)):
-            raise UserError(f"{given!r} is in the language table: {LANGUAGES[known].name} ({known})")
+    for name_or_code in (code, name):
+        if known := _index().get(_key(name_or_code)):
+            raise UserError(f"{name_or_code!r} is in the language table: {LANGUAGES[known].name} ({known})")
     LANGUAGES[code] = row
     _ALIASES[code] = []
     ADDED[code] = {"name": name, "family": family, "script": script}

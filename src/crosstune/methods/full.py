@@ -67,7 +67,7 @@ class Full(Method[FullConfig]):
         config = self.config
         self.count(config, lm.geometry)
         part.undo.callback(self._put_back)
-        self.kept, self.masters = {}, {}  # read by `_put_back`, however far this comes
+        self.originals, self.masters = {}, {}  # read by `_put_back`, however far this comes
         layers = None if config.layers is None else config.chosen(lm.geometry.layers)
         self.weights = {
             weight.name: weight.tensor
@@ -75,7 +75,7 @@ class Full(Method[FullConfig]):
             if (layers is None or weight.layer in layers)
             and {None: True, "biases": weight.bias, "norms": weight.norm}[config.only]
         }
-        self.kept = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}
+        self.originals = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}
         self.masters = {name: nn.Parameter(w.detach().float().clone()) for name, w in self.weights.items()}
         for weight in self.weights.values():
             weight.requires_grad_(True)
@@ -84,11 +84,11 @@ class Full(Method[FullConfig]):
         """Put the kept bits back."""
         with torch.no_grad():
             for name, weight in self.weights.items():
-                if name in self.kept:
-                    weight.copy_(self.kept[name])
+                if name in self.originals:
+                    weight.copy_(self.originals[name])
                 weight.requires_grad_(False)
                 weight.grad = None
-        self.weights, self.kept, self.masters = {}, {}, {}
+        self.weights, self.originals, self.masters = {}, {}, {}
 
     def parameters(self) -> "dict[str, nn.Parameter]":
         """The fp32 masters, by the weights' own names."""

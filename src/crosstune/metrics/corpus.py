@@ -107,8 +107,10 @@ def _chrf_counts(answer: str, golds: Sequence[str], choices: Sequence[str]) -> l
     def against(gold: str) -> list[float]:
         counts: list[float] = []
         for n in range(1, CHRF_ORDER + 1):
-            mine, theirs = (Counter(t[i : i + n] for i in range(len(t) - n + 1)) for t in (written, gold))
-            counts += [mine.total() if theirs else 0, theirs.total(), (mine & theirs).total()]
+            ours, expected = (
+                Counter(text[i : i + n] for i in range(len(text) - n + 1)) for text in (written, gold)
+            )
+            counts += [ours.total() if expected else 0, expected.total(), (ours & expected).total()]
         return counts
 
     return max(

@@ -112,10 +112,10 @@ def identify(text: str, target: str, source: str) -> str:
     plan = _plan(target, source)
     if not plan.measurable:
         return UNDECIDABLE
-    group, kept = _script_group(_NO_LANGUAGE.sub(" ", text), plan)
+    group, letters = _script_group(_NO_LANGUAGE.sub(" ", text), plan)
     if group not in plan.in_group:
         return group
-    label = _among(kept, group, plan.in_group[group])
+    label = _among(letters, group, plan.in_group[group])
     return plan.answer.get(label, label)
 
 

@@ -100,7 +100,7 @@ def _plain(text: str) -> str:
     """Composed, with ASCII digits and signs, powers of ten written out."""
     text = unicodedata.normalize("NFC", text).translate(_SIGNS)
     text = _GROUPED.sub(",", _DIGIT.sub(lambda digit: str(unicodedata.digit(digit[0])), text))
-    return _POWER_OF_TEN.sub(lambda found: f"{Decimal(found[1]).scaleb(int(found[2])):f}", text)
+    return _POWER_OF_TEN.sub(lambda match: f"{Decimal(match[1]).scaleb(int(match[2])):f}", text)
 
 
 @cache

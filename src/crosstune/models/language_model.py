@@ -12,7 +12,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Adaptation
-from crosstune.models.attention.apart import one_a_row
+from crosstune.models.attention.apart import one_per_row
 from crosstune.models.attention.cache import DecodingCache, OwnCache, OwnCaches
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout, laid_out
@@ -164,7 +164,7 @@ class LanguageModel:
         layout = None if layout is None else layout.behind(n)
         home = None  # where a token's states will be
         if layout is not None and self.geometry.apart:
-            (embeds, home), layout = one_a_row(embeds, layout), None
+            (embeds, home), layout = one_per_row(embeds, layout), None
         positions = self._positions(embeds.shape[1], layout)
         if rows is not None:
             length = ids.shape[1]

@@ -67,9 +67,9 @@ def read(run: Run, revision: str | None = None) -> Measured | None:
     None if nothing was, or of another revision only.
     """
     of_model = _text(_loading(run))[:-1]
-    kept = {place: figures for place, figures in _all().items() if place.startswith(f"{of_model},")}
+    of_this_model = {place: figures for place, figures in _all().items() if place.startswith(f"{of_model},")}
     # Only PyTorch knows the whole place, and takes seconds to import.
-    figures_here = kept.get(_place(run)) if kept else None
+    figures_here = of_this_model.get(_place(run)) if of_this_model else None
     try:
         measured = Measured(**figures_here) if isinstance(figures_here, dict) else None
     except TypeError:  # of another version of crosstune

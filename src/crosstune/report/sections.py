@@ -88,8 +88,8 @@ class Section:
         if len(every) <= MOST_REFERENCES:
             return every
         untuned = [method for method in self.methods if self.of(method)[0].method_facts.untuned][:2]
-        kept = [*every[: MOST_REFERENCES - len(untuned)], *untuned]
-        return [method for method in every if method in kept]
+        chosen = [*every[: MOST_REFERENCES - len(untuned)], *untuned]
+        return [method for method in every if method in chosen]
 
     @property
     def methods(self) -> list[str]:
@@ -190,7 +190,7 @@ def sections(
     table = transfer(scores)
     by_id = {run.id: run for run in runs}
     pairs = pair_predictions(scores, reader.to_pair(list(by_id.values())))
-    paired = {(each.model, each.task, each.protocol): each for each in pairs if each.targets}
+    paired = {(pair.model, pair.task, pair.protocol): pair for pair in pairs if pair.targets}
     keys = scores.select(COMPARISON).unique().sort(COMPARISON).rows()
     together = Counter((model, task) for model, task, _ in keys)
     result = []

@@ -25,7 +25,7 @@ def visible(text: object, limit: int = 200) -> str:
     code point in angle brackets; text that is cut says how long it was.
     """
     whole = str(text)
-    shown = ACTS.sub(lambda found: _NAMES.get(found[0], f"⟨U+{ord(found[0]):04X}⟩"), whole[:limit])
+    shown = ACTS.sub(lambda match: _NAMES.get(match[0], f"⟨U+{ord(match[0]):04X}⟩"), whole[:limit])
     if len(whole) > limit:
         shown += f"… ({len(whole):,} characters)"
     return shown

@@ -1,8 +1,7 @@
-"""Run a study on Ray: several workers, on this machine or on a cluster's, share one store.
+"""Runs a study with several Ray workers, on this machine or a cluster, that share one store.
 
-Each worker is a Ray task that calls `crosstune.running.runner.run_study`; claims in the store share the runs
-out, so a worker needs to know of no other. Ray starts the task of a lost worker again, and its run is taken
-up by whoever comes to it first.
+Each worker is a Ray task that calls `crosstune.running.runner.run_study`. Locks in the store distribute the
+runs, so workers need no communication. Ray restarts the task of a lost worker; any worker can resume its run.
 """
 
 import logging
@@ -29,28 +28,28 @@ from crosstune.store import store as stored
 from crosstune.study.spec import Study
 
 LOGS = ".workers"
-"""Folder in a store for what each worker says: ``<number>.log``."""
+"""Folder in a store for the workers' logs, ``<number>.log``."""
 RETRIES = 20
-"""Times that a lost worker's task is started again."""
-_POLL = 1.0  # seconds between looks at the store
+"""How often a lost worker's task is restarted."""
+_POLL = 1.0  # seconds between checks of the store
 _GRACE = 30.0  # seconds for workers to end by themselves after Ctrl-C
-_OBJECTS = 100 * 2**20  # bytes of shared memory for a Ray of our own; nothing large goes through it
-# Passed on to workers, which a cluster starts with an environment of its own.
+_OBJECTS = 100 * 2**20  # bytes of shared memory for a local Ray; no large objects are passed
+# Passed to the workers, which a cluster starts with another environment.
 _VARIABLES = (*environment.NAMES, "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 
 
 @dataclass(frozen=True)
 class WorkerOrder:
-    """What a worker is told.
+    """The settings sent to a worker.
 
     Attributes:
-        study: The study written out, its store an absolute path.
-        text: The study's own text, kept in the store.
-        folder: Where the command was given; paths in the study are from there.
-        variables: Of `_VARIABLES`, those that are set.
-        cpus: Threads to compute with.
-        device: In place of the study's.
-        dtype: In place of the study's.
+        study: The complete study as YAML, with the absolute path of its store.
+        text: The original text of the study, for the store.
+        folder: Working directory of the command; paths in the study are relative to it.
+        variables: Those of `_VARIABLES` that are set.
+        cpus: Number of threads.
+        device: Replaces the study's.
+        dtype: Replaces the study's.
     """
 
     study: str
@@ -62,7 +61,7 @@ class WorkerOrder:
     dtype: str
 
     def read(self) -> Study:
-        """The study, on the worker's machine."""
+        """Read the study on the worker's machine."""
         import torch
 
         os.environ.update(self.variables)
@@ -77,7 +76,7 @@ class WorkerOrder:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of the study: its id, its name for people, and its place in `Summary.runs`."""
+    """One run of the study: id, display name, and whether it is a result (not a search)."""
 
     id: str
     name: str
@@ -86,7 +85,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Resources:
-    """Workers, and the CPU cores and GPUs of each."""
+    """Number of workers, with CPU cores and GPUs per worker."""
 
     workers: int
     cpus: int
@@ -103,19 +102,19 @@ def run_on_ray(
     gpus: float | None = None,
     retry_failed: bool = False,
 ) -> Summary:
-    """Make every run of a study that its store does not hold yet, by several workers at once.
+    """Execute all unfinished runs of a study with several workers.
 
     Args:
-        study: From `read_study` or made in Python. Its store must be a folder that all workers see.
-        console: Where progress goes; standard error by default.
-        address: Of a Ray cluster, "auto" or host:port; a Ray of its own on this machine when left out.
-        workers: How many; by default one for each GPU, or one for each machine where no GPU is used.
-        cpus: Cores, and threads, of each; by default what the machines have, shared among their workers.
-        gpus: Of each; by default one where the cluster has any and the study's device allows it.
-        retry_failed: Try the runs again that failed before.
+        study: From `read_study` or made in Python. All workers must have access to its store.
+        console: For progress; standard error by default.
+        address: Of a Ray cluster, "auto" or host:port; by default a local Ray is started.
+        workers: Number of workers; by default one per GPU, or one per machine without GPUs.
+        cpus: Cores and threads per worker; by default the machines' cores divided among their workers.
+        gpus: GPUs per worker; by default one if the cluster has any and the study's device allows it.
+        retry_failed: Also run what failed before.
 
     Raises:
-        UserError: Ray is missing or has not what is asked for, or some runs failed (after all others ran).
+        UserError: Ray is missing, the resources are not available, or (after all others ran) runs failed.
         Stopped: After Ctrl-C (a `KeyboardInterrupt`); all workers have stopped.
     """
     console = Console(stderr=True) if console is None else console
@@ -147,7 +146,7 @@ def run_on_ray(
                 _stop(ray, tasks)
                 raise Stopped(
                     f"stopped; {len(_stamps(study.folder, by_id))} of {len(runs)} runs finished and kept in "
-                    f"{study.folder}; the same command goes on",
+                    f"{study.folder}; run the same command to resume",
                     interrupts.exit_code,
                 ) from None
     after = _stamps(study.folder, by_id)
@@ -168,7 +167,7 @@ def run_on_ray(
 
 
 def _plan(order: WorkerOrder) -> tuple[str, str, list[PlannedRun]] | str:
-    """Device, dtype and runs as a worker sees them, or a mistake; this machine may be of another kind."""
+    """Device, dtype and runs on a worker's machine, which may differ from this one; or an error message."""
     from crosstune.study.runs import expand
 
     try:
@@ -180,7 +179,7 @@ def _plan(order: WorkerOrder) -> tuple[str, str, list[PlannedRun]] | str:
 
 
 def _work(order: WorkerOrder, number: int) -> str | None:
-    """Share in a study until all its runs are settled; what went wrong."""
+    """Execute runs of a study until none is left; returns an error message, if any."""
     study = order.read()
     log = study.folder / LOGS / f"{number}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -194,11 +193,11 @@ def _work(order: WorkerOrder, number: int) -> str | None:
     return None
 
 
-# --- on the machine that asks -----------------------------------------------------------------------
+# --- on the machine that runs the command ------------------------------------------------------------
 
 
 def _ray() -> Any:
-    # Read when Ray is imported: nothing is sent to its makers.
+    # Read when Ray is imported: disables usage reports.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -211,7 +210,7 @@ def _ray() -> Any:
 
 @contextmanager
 def _cluster(ray: Any, address: str | None) -> Iterator[None]:
-    """Join the cluster, or start a Ray that ends with the block. One that the caller joined is left alone."""
+    """Connect to the cluster, or start a local Ray for the block. An existing connection is left alone."""
     if ray.is_initialized():
         yield
         return
@@ -222,7 +221,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         else:
             host, _, port = address.rpartition(":")
             if host and port.isdigit():
-                # Ray itself would try for minutes.
+                # Ray itself would retry for minutes.
                 socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(address=address, **quiet)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
@@ -237,7 +236,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
 def _needs(
     nodes: Sequence[dict[str, float]], study: Study, workers: int | None, cpus: int | None, gpus: float | None
 ) -> Resources:
-    """What is asked for, filled in from what the machines have."""
+    """The requested resources, with defaults from the machines."""
     if gpus is None:
         gpus = 1 if study.device.startswith(("auto", "cuda")) and any(n.get("GPU") for n in nodes) else 0
     hosts = [n for n in nodes if n.get("GPU", 0) >= gpus and n.get("CPU", 0) >= (cpus or 1)]
@@ -257,26 +256,26 @@ def _needs(
 def _order(study: Study, needs: Resources) -> WorkerOrder:
     whole = study.model_copy(update={"store": str(study.folder.absolute())})
     text = study.to_yaml()
-    whole._text = None  # written out as it stands, with what the command line changed
+    whole._text = None  # so that `to_yaml` includes changes from the command line
     device = "cpu" if study.device == "auto" and not needs.gpus else study.device
     variables = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     return WorkerOrder(whole.to_yaml(), text, str(Path.cwd()), variables, needs.cpus, device, study.dtype)
 
 
 def _planned(ray: Any, options: dict[str, Any], order: WorkerOrder) -> tuple[WorkerOrder, list[PlannedRun]]:
-    """The runs, and the order with device and dtype fixed: all workers then mean the same runs."""
+    """The runs, and the order with device and dtype resolved, so that all workers agree on the run ids."""
     plan = ray.get(ray.remote(_plan).options(**options).remote(order))
     if isinstance(plan, str):
         raise UserError(plan)
     device, dtype, runs = plan
-    kept = order.device if order.device.partition(":")[0] == device else device
-    return replace(order, device=kept, dtype=dtype), runs
+    device_name = order.device if order.device.partition(":")[0] == device else device
+    return replace(order, device=device_name, dtype=dtype), runs
 
 
 def _watch(
     ray: Any, tasks: Sequence[Any], store: Path, runs: dict[str, PlannedRun], shown: Display
 ) -> list[str]:
-    """Show finished runs until all workers have ended; what went wrong on them."""
+    """Show finished runs until all workers have ended; returns the workers' error messages."""
     known, pending = set(_stamps(store, runs)), list(tasks)
     while pending:
         _, pending = ray.wait(pending, num_returns=len(pending), timeout=_POLL)
@@ -298,7 +297,7 @@ def _watch(
 
 
 def _stop(ray: Any, tasks: Sequence[Any]) -> None:
-    """End all workers: first as Ctrl-C does, so that they put down what they have; then for good."""
+    """Stop all workers: first like Ctrl-C, so that they write their checkpoints; then by force."""
     for force in (False, True):
         _, left = ray.wait(list(tasks), num_returns=len(tasks), timeout=0)
         for task in left:

@@ -71,6 +71,12 @@ def predict(
     Raises:
         UserError: No such run, damaged weights, a model that has changed since, a text that does not fit.
     """
+    for given in (text, *choices):
+        try:
+            given.encode()
+        except UnicodeEncodeError as error:
+            half = f"U+{ord(given[error.start]):04X}"
+            raise UserError(f"half a character ({half}) in the text or a choice; write it in UTF-8") from None
     folder = user_path(folder)
     run = store.read_run(folder)
     task = _task(run, task_file)
@@ -114,7 +120,7 @@ def _task(run: RunRecord, task_file: str | Path | None) -> Task:
     file = run.task.file
     if file is None:
         return make_task(run.task.name, run.task.options)
-    path = user_path(file["path"] if task_file is None else task_file)
+    path = Path(file["path"] if task_file is None else task_file)
     if task_file is None and path.suffix == ".py":
         raise UserError(
             f"run {run.id} was made with a Python task, which predict would run; if you trust it, add "

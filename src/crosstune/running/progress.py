@@ -1,4 +1,4 @@
-"""What a study says while it runs: bars on a terminal, a line now and then anywhere else."""
+"""Progress of a study: bars on a terminal, log lines elsewhere."""
 
 import time
 from collections.abc import Callable
@@ -16,13 +16,13 @@ _EVERY = 10.0  # seconds between plain lines
 
 
 class Display:
-    """Plain lines, as for a log: every note, and progress every ten seconds.
+    """Log lines: every note, and progress every ten seconds.
 
     Args:
-        console: Where to.
-        total: Runs of the study.
-        done: Those finished before.
-        check: Called at every step, to end the study by raising.
+        console: Output.
+        total: Number of runs in the study.
+        done: Number of runs finished before.
+        check: Called at every step; raises to stop the study.
 
     Attributes:
         watch: Called after each training step as well; a tracker's.
@@ -41,12 +41,12 @@ class Display:
         pass
 
     def note(self, text: str) -> None:
-        """Say something worth a line."""
-        # One line whatever its length: a log is searched by line.
+        """Log one line."""
+        # Never wrapped: logs are searched by line.
         self.console.print(Text(inert(text)), soft_wrap=True)
 
     def begin(self, name: str) -> None:
-        """A run begins."""
+        """A run starts."""
         self.note(f"[{self.done + 1}/{self.total}] {name}")
         self.last = time.perf_counter()
 
@@ -115,14 +115,14 @@ class BarDisplay(Display):
         self.bars.stop()
 
     def begin(self, name: str) -> None:
-        """A run begins."""
+        """A run starts."""
         self.bars.update(self.runs, says=inert(name))
         self.bars.reset(self.training, visible=False)
 
     def trained(self, progress: Progress) -> None:
         """A training step is done."""
         self._step(progress)
-        # A training that is taken up again does not begin at step 1.
+        # Resumed training does not start at step 1.
         self.bars.update(
             self.training,
             total=progress.total,

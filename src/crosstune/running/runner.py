@@ -67,14 +67,14 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
             except KeyboardInterrupt:
                 raise Stopped(
                     f"stopped; {len(worker.finished)} of {len(runs)} runs finished and kept in "
-                    f"{study.folder}; the same command goes on",
+                    f"{study.folder}; run the same command to resume",
                     interrupts.exit_code,
                 ) from None
     if len(worker.causes) == 1 and not worker.finished:
         raise worker.causes[0]
     if worker.failed:
         some = next(iter(worker.failed.values()))
-        again = "; --retry-failed makes them again" if before else ""
+        again = "; --retry-failed runs them again" if before else ""
         raise UserError(
             f"{len(worker.failed)} of {len(runs)} runs failed, the others are kept in {study.folder}; "
             f"{some}{again}"

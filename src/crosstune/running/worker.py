@@ -314,7 +314,7 @@ class Worker:
         return self._data[1]
 
     def _give_up(self, runs: Sequence[Run], error: Exception) -> None:
-        """These cannot even be tried. Nothing is written down: the same command tries again."""
+        """These cannot be started. Nothing is recorded, so the same command tries again."""
         left = self._left(runs)
         if not isinstance(error, UserError):
             error = UserError(f"{runs[0].model} cannot be loaded: {type(error).__name__}: {error}")

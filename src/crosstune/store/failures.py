@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from crosstune.errors import Diverged, UserError
-from crosstune.files import write_text
+from crosstune.files import open_file, write_text
 from crosstune.store import provenance
 from crosstune.store.store import RUN_ID
 
@@ -60,7 +60,8 @@ def read(store: Path) -> dict[str, Failure]:
     failures = {}
     for file in sorted((store / FOLDER).glob("*.json")):
         with suppress(OSError, ValueError):
-            failure = _NOTE.validate_json(file.read_bytes())
+            with open_file(file) as stream:
+                failure = _NOTE.validate_json(stream.read())
             if RUN_ID.fullmatch(file.stem) and failure.id == file.stem:
                 failures[failure.id] = failure
     return failures

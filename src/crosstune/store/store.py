@@ -10,7 +10,6 @@ Beside the runs: ``study.yaml``, ``.claims`` (who makes which run), ``.work`` (w
 from), ``.failed`` (runs that failed, and why) and ``.damaged`` (runs whose files were found harmed).
 """
 
-import hashlib
 import io
 import json
 import os
@@ -18,22 +17,25 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
 
 import polars as pl
 
 from crosstune.errors import UserError
 from crosstune.files import (
-    MOST_TEXT,
+    SUMS,
     TMP,
+    DamagedError,
+    checksums,
     disk_errors,
     draft,
-    open_file,
+    mend,
     put,
+    read_verified,
     sha256_of,
     sync,
+    verify,
     write_synced,
     write_whole,
 )
@@ -43,7 +45,7 @@ from crosstune.store.record import Kind, RunRecord
 RUN = "run.json"
 PREDICTIONS = "predictions.parquet"
 WEIGHTS = "weights.safetensors"
-CHECKSUMS = "checksums.json"
+CHECKSUMS = SUMS
 RUN_ID = re.compile(r"[0-9a-f]{16}")
 DAMAGED = ".damaged"
 WORK = ".work"
@@ -51,8 +53,6 @@ CLAIMS = ".claims"
 STUDY = "study.yaml"
 _TEXTS = ("language", "example", "prompt_hash", "prediction", "gold", "answer_language")
 """Columns of texts in a table of predictions."""
-
-T = TypeVar("T")
 
 
 def open_store(store: Path, study: str) -> None:
@@ -72,19 +72,22 @@ def open_store(store: Path, study: str) -> None:
             f"{text} is there already, but {store} is no store: the study's text would overwrite it; name "
             "another folder (--store, or store: in the study)"
         )
-    for link in _links(store):
-        raise UserError(f"{link} is a symbolic link, and what a run writes would follow it; remove it")
+    for path in _strange(store):
+        what = "a symbolic link, and what a run writes would follow it" if path.is_symlink() else "no file"
+        raise UserError(f"{path} is {what}; remove it")
     with disk_errors(store):
         (store / CLAIMS).mkdir(parents=True, exist_ok=True)
         write_whole(text, study)
 
 
-def _links(store: Path) -> Iterator[Path]:
-    """Symbolic links among the files and folders that a run writes beside the finished runs."""
+def _strange(store: Path) -> Iterator[Path]:
+    """Links, pipes and devices among the files and folders that a run writes beside the finished runs."""
     for name in (CLAIMS, WORK, DAMAGED, ".failed", ".workers", "trackers"):
         walk = [] if name in (DAMAGED, "trackers") else os.walk(store / name)
         inside = (Path(folder, entry) for folder, folders, files in walk for entry in (*folders, *files))
-        yield from (path for path in (store / name, *inside) if path.is_symlink())
+        for path in (store / name, *inside):
+            if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+                yield path
 
 
 def save(
@@ -146,10 +149,6 @@ def finished(store: Path) -> set[str]:
     }
 
 
-class DamagedError(UserError):
-    """A file of a run that is missing or is not what its checksum says; the text says what to do."""
-
-
 def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> str | None:
     """What is wrong with a run's files, in one line that says what to do; None when nothing is.
 
@@ -160,82 +159,11 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
     Raises:
         UserError: A file is there and cannot be read, which says nothing of what it holds.
     """
-
-    def compare(sums: Mapping[str, str]) -> None:
-        # A checksums.json that lost a line must not hide what it no longer names.
-        for name in dict.fromkeys((RUN, PREDICTIONS, *sums)) if files is None else files:
-            if Path(name).name != name:
-                raise DamagedError(f"{folder / CHECKSUMS} is damaged; {_mend(folder)}")
-            with _readable(folder / name):
-                digest = sha256_of(folder / name)
-            _compare(folder / name, digest, sums)
-
     try:
-        _against_sums(folder, compare)
+        verify(folder, (RUN, PREDICTIONS) if files is None else files, others=files is None)
     except DamagedError as error:
         return str(error)
     return None
-
-
-def _against_sums(folder: Path, check: Callable[[dict[str, str]], T]) -> T:
-    """Check a run by its checksums; again where another process has put a fresh run there meanwhile."""
-    before = None
-    while True:
-        sums = _sums(folder)
-        try:
-            return check(sums)
-        except DamagedError:
-            if sums == before:
-                raise
-        before = sums
-
-
-def _whole(file: Path) -> bytes:
-    """A file of a run, its checksum verified.
-
-    Raises:
-        DamagedError: It is missing or damaged.
-        UserError: It cannot be read.
-    """
-
-    def read(sums: Mapping[str, str]) -> bytes:
-        with _readable(file), open_file(file) as stream:
-            content = stream.read()
-        _compare(file, hashlib.sha256(content).hexdigest(), sums)
-        return content
-
-    return _against_sums(file.parent, read)
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    file = folder / CHECKSUMS
-    with _readable(file), suppress(ValueError, RecursionError), open_file(file, MOST_TEXT) as stream:
-        sums = json.load(stream)
-        if isinstance(sums, dict):
-            return sums
-    raise DamagedError(f"{file} is damaged; {_mend(folder)}")
-
-
-def _compare(file: Path, digest: str, sums: Mapping[str, str]) -> None:
-    if digest != sums.get(file.name):
-        raise DamagedError(f"{file} is damaged (its checksum differs); {_mend(file.parent)}")
-
-
-@contextmanager
-def _readable(file: Path) -> Iterator[None]:
-    """Tell a file that is missing from one that cannot be read."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-        raise DamagedError(f"{file} is missing; {_mend(file.parent)}") from error
-    except OSError as error:
-        raise UserError(
-            f"{file} cannot be read ({error.strerror or error}); see that it can be, then try again"
-        ) from error
-
-
-def _mend(folder: Path) -> str:
-    return f"run the study again, or delete {folder}"
 
 
 def set_aside(folder: Path) -> Path:
@@ -265,7 +193,8 @@ def read_run(folder: Path) -> RunRecord:
         if finished(folder):
             hint = f"it is a store; give one of its runs, such as {folder / min(finished(folder))}"
         raise UserError(f"{folder} is not a finished run: {hint}")
-    run = RunRecord.parse(_whole(folder / RUN), folder / RUN)
+    content = read_verified(folder / RUN)
+    run = RunRecord.parse(content, folder / RUN)
     if run.id != folder.resolve().name:
         raise UserError(f"{folder / RUN}: its id is not its folder's name; give the folder its own name back")
     for code, language in run.added_languages.items():
@@ -289,7 +218,7 @@ def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
     for folder in store.iterdir():
         named = RUN_ID.fullmatch(folder.name) and (folder / RUN).is_file()
         if named and not (folder / CHECKSUMS).is_file():
-            _sums(folder)  # a run that lost them is not passed over in silence
+            checksums(folder)  # a run that lost them is not passed over in silence
     runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
     runs = [run for run in runs if kind in (None, run.kind)]
     if kind != "search" and all(run.kind == "search" for run in runs):
@@ -321,11 +250,11 @@ def read_table(
         UserError: The file is missing or damaged, is no table of predictions, or lacks a column.
     """
     file = store / _checked(run_id) / PREDICTIONS
-    content = io.BytesIO(_whole(file))
+    content = io.BytesIO(read_verified(file))
     try:
         schema = pl.read_parquet_schema(content)
         if wrong := _wrong_column(schema):
-            raise DamagedError(f"{file} {wrong}; {_mend(file.parent)}")
+            raise DamagedError(f"{file} {wrong}; {mend(file.parent)}")
         if callable(columns):
             columns = [name for name in schema if columns(name)]
         return pl.read_parquet(content, columns=columns)

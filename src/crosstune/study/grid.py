@@ -174,12 +174,12 @@ def _once(cells: Sequence[GridCell]) -> list[GridCell]:
     """The cells without those that a grid made and that mean the same as another."""
     read = [_read(cell) for cell in cells]
     seen = {text for cell, text in read if not cell.origin}
-    kept = []
+    unique = []
     for cell, text in read:
         if not cell.origin or text not in seen:
-            kept.append(cell)
+            unique.append(cell)
         seen.add(text)
-    return kept
+    return unique
 
 
 def _read(cell: GridCell) -> tuple[GridCell, str]:

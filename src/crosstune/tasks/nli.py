@@ -204,10 +204,12 @@ class Xnli(_Nli):
         """Training rows that have a gold label; test rows with theirs, from another file if need be."""
         rows = list(super().rows(split, language))
         if split == "train":
-            kept = [row for row in rows if isinstance(row, BadRow) or row.fields.get("label") not in NO_GOLD]
-            if len(kept) < len(rows):
-                self.note_source("train", language, left_out_without_gold_label=len(rows) - len(kept))
-            return kept
+            labelled = [
+                row for row in rows if isinstance(row, BadRow) or row.fields.get("label") not in NO_GOLD
+            ]
+            if len(labelled) < len(rows):
+                self.note_source("train", language, left_out_without_gold_label=len(rows) - len(labelled))
+            return labelled
         if not self.on_hub and any(isinstance(row, Row) and "label" not in row.fields for row in rows):
             return self._with_test_labels(rows, language)
         return rows

@@ -89,10 +89,10 @@ class PublishedTask(Task):
     def examples(self, split: Split, language: str) -> list[Example]:
         """All examples of a split, shuffled by id: the same order in every language."""
         actual = self.split_read(split)
-        kept = self.keep(self.rows(actual, language), lambda row: self.example(row, actual, language))
-        if not kept:
+        examples = self.keep(self.rows(actual, language), lambda row: self.example(row, actual, language))
+        if not examples:
             raise UserError(f"task {self.name}: no usable row in its {actual} split in {language}")
-        return sorted(kept, key=lambda example: fair_order(example.id))
+        return sorted(examples, key=lambda example: fair_order(example.id))
 
     def split_read(self, split: Split) -> Split:
         """The source's split that one of the task's is: as ``evaluate_on`` says, "test" may be "dev"."""
@@ -112,7 +112,7 @@ class PublishedTask(Task):
         Raises:
             BadRow: The first that cannot, or that repeats an id, unless ``on_bad_rows`` is "skip".
         """
-        kept = []
+        examples = []
         first: dict[str, int] = {}
         for row in rows:
             try:
@@ -129,8 +129,8 @@ class PublishedTask(Task):
                 self.skipped.append(str(bad))
             else:
                 first[example.id] = row.line
-                kept.append(example)
-        return kept
+                examples.append(example)
+        return examples
 
     @cached_property
     def on_hub(self) -> bool:

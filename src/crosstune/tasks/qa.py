@@ -108,16 +108,16 @@ class ExtractiveQa(PublishedTask):
             article.setdefault(example.id, title if isinstance(title, str) and title else row["context"])
             return example
 
-        kept = self.keep(self.rows("train", language), make)
-        dev = held_out(Counter(article[example.id] for example in kept))
+        usable = self.keep(self.rows("train", language), make)
+        dev = held_out(Counter(article[example.id] for example in usable))
         halves: dict[Split, list[Example]] = {"train": [], "dev": []}
-        for example in sorted(kept, key=lambda example: fair_order(example.id)):
+        for example in sorted(usable, key=lambda example: fair_order(example.id)):
             halves["dev" if article[example.id] in dev else "train"].append(example)
         for split, examples in halves.items():
             if not examples:
                 raise UserError(
-                    f"task {self.name}: nothing left for {split} in {language}: {len(kept)} usable training "
-                    "questions, and it takes two articles at least, one of them for dev"
+                    f"task {self.name}: nothing left for {split} in {language}: {len(usable)} usable "
+                    "training questions, and it takes two articles at least, one of them for dev"
                 )
         return halves
 

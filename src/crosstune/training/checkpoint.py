@@ -1,9 +1,9 @@
-"""Checkpoints: all that a training needs to go on to the same bits, in one file that is whole or not there.
+"""Checkpoints with everything needed to resume training to the same bits, in one file written atomically.
 
-A checkpoint is a safetensors file with the tensors of the loop, and its numbers as JSON in the file's head.
-It is written under another name, synced, and renamed to ``checkpoint-<step>-<checksum>.safetensors``: a file
-whose content is not what its name says is passed over. Nothing here can end a training: where the disk takes
-no more, it is said once, and the training goes on without.
+A checkpoint is a safetensors file with the tensors of the loop, and its numbers as JSON in the metadata. It
+is written under a temporary name, synced, and renamed to ``checkpoint-<step>-<checksum>.safetensors``. A file
+whose content does not match the checksum in its name is ignored. A write error never ends the training: it
+is logged once, and training continues without checkpoints.
 """
 
 import json
@@ -22,7 +22,7 @@ from crosstune.files import draft, put, sha256_of
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
 
-# Writing may take this share of the time at most: a checkpoint of full fine-tuning is gigabytes.
+# Largest share of the time spent on writing: a checkpoint of full fine-tuning has gigabytes.
 _SHARE = 1 / 20
 
 
@@ -32,7 +32,7 @@ class Saved:
 
     Attributes:
         tensors: On the CPU.
-        facts: Numbers and lists, as JSON knows them.
+        facts: JSON values.
     """
 
     tensors: dict[str, Tensor]
@@ -43,11 +43,11 @@ class Checkpoint:
     """The checkpoint of one training.
 
     Args:
-        folder: Of this training alone; it is there.
-        made_for: Names everything that decides the training. A checkpoint of something else is not used.
-        note: Told in one line what was taken up, and what could not be used or written.
-        passes: Their limits and counts are kept as well, and put back.
-        taken_up: Called when a checkpoint is gone on from.
+        folder: Existing folder for this training only.
+        made_for: Hash of everything that determines the training; other checkpoints are not used.
+        note: Logs one line when resuming, and for checkpoints that cannot be used or written.
+        passes: Their limits and counts are saved and restored too.
+        taken_up: Called when training resumes from a checkpoint.
 
     Raises:
         UserError: The environment variable is no number of seconds.
@@ -94,7 +94,7 @@ class Checkpoint:
                 passes.put_back(state)
             if self._taken_up is not None:
                 self._taken_up()
-            self._note(f"  training goes on behind step {int(file.stem.split('-')[1])}")
+            self._note(f"  training resumes after step {int(file.stem.split('-')[1])}")
             return Saved(tensors, json.loads(head["facts"]))
         return None
 
@@ -103,7 +103,7 @@ class Checkpoint:
         return self._writes and time.monotonic() >= self._next
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Write a checkpoint in place of the one before."""
+        """Write a checkpoint, replacing the previous one."""
         if not self._writes:
             return
         began = time.monotonic()
@@ -113,7 +113,7 @@ class Checkpoint:
             self._writes = False
             self._note(
                 f"  no checkpoint can be written ({error.strerror or error}); "
-                "training goes on, but if stopped it would begin anew"
+                "training continues, but would start over if stopped"
             )
         ended = time.monotonic()
         self._next = ended + (max(self._every, (ended - began) / _SHARE) if self._every else 0.0)

@@ -153,7 +153,7 @@ def _gradients(
         Its loss in nats an answer token, and the tokens read, padding left out and included.
     """
     before = random_state()
-    counted = (0, 0) if reuse is None else (reuse.read, reuse.kept)
+    counted = (0, 0) if reuse is None else (reuse.read, reuse.from_cache)
 
     def undo() -> None:
         # Parts that went through before the failed one must not count twice.

@@ -58,7 +58,7 @@ class Reuse:
         layer: The lowest that runs in a training step; 0 where nothing is reused.
         why_not: Why nothing is; empty where states are reused.
         read: Texts that steps have asked for, each time they are read.
-        kept: How many of these were kept from before.
+        from_cache: How many of these were in the cache.
     """
 
     def __init__(self, method: Method, sample: TrainingRow, before: dict[str, Any] | None = None) -> None:
@@ -67,13 +67,13 @@ class Reuse:
         self._states.begin()
         self.layer, self.why_not, self._shared = method.lowest_layer, "", False
         self.read: int = 0 if before is None else before["texts_read"]
-        self.kept: int = 0 if before is None else before["texts_kept"]
+        self.from_cache: int = 0 if before is None else before["texts_kept"]
         if self.layer == 0:
             self.why_not = "adapted from the lowest layer up"
         elif len(self._lm.adaptation.parts) > 1:
             self.why_not = "other methods are on the model"
         elif self._lm.geometry.apart:
-            self.why_not = "the model's texts are read one a row"
+            self.why_not = "the model's texts are read one per row"
         elif drops(self._lm, self.layer):
             self.why_not = "the model has dropout"
         elif not self._enters(sample.ids[:-1]):
@@ -90,7 +90,7 @@ class Reuse:
 
     def facts(self) -> dict[str, Any]:
         """For the record of the run."""
-        facts = {"layers": self.layer, "texts_read": self.read, "texts_kept": self.kept}
+        facts = {"layers": self.layer, "texts_read": self.read, "texts_kept": self.from_cache}
         return facts | ({"why_not": self.why_not} if self.why_not else {"bytes": self._states.held})
 
     def below(self, texts: Sequence[Text]) -> tuple[int, list[Tensor]] | None:
@@ -100,11 +100,11 @@ class Reuse:
         """
         if not self.layer:
             return None
-        kept = {text: self._states.get(self._key(text)) for text in texts}
-        states_by_text = {text: states for text, states in kept.items() if states is not None}
+        cached = {text: self._states.get(self._key(text)) for text in texts}
+        states_by_text = {text: states for text, states in cached.items() if states is not None}
         self.read += len(texts)
-        self.kept += sum(text in states_by_text for text in texts)
-        new = [text for text in kept if text not in states_by_text]
+        self.from_cache += sum(text in states_by_text for text in texts)
+        new = [text for text in cached if text not in states_by_text]
         for text, states in zip(new, states_of(self._lm, self.layer, new, self._shared), strict=True):
             self._states.put(self._key(text), states)
             states_by_text[text] = states
@@ -112,7 +112,7 @@ class Reuse:
 
     def give_way(self, counts: tuple[int, int]) -> None:
         """A step failed: count on from ``counts``, and on a CPU, whose memory ran out, let the states go."""
-        self.read, self.kept = counts
+        self.read, self.from_cache = counts
         if self._lm.device.type == "cpu":
             self._states.give_way()
 
@@ -143,11 +143,11 @@ class Reuse:
 
         The model was changed in between then, by something that is no method.
         """
-        kept = self._states.get(self._key(text))
-        if kept is None:
+        cached = self._states.get(self._key(text))
+        if cached is None:
             return
         now = states_of(self._lm, self.layer, [text], self._shared)[0]
-        if not (torch.equal(kept, now) if self._lm.device.type == "cpu" else ENTERED.same(kept, now)):
+        if not (torch.equal(cached, now) if self._lm.device.type == "cpu" else ENTERED.same(cached, now)):
             self._states.clear()
 
 

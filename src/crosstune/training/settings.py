@@ -5,11 +5,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 ONE_OF = (("steps", "epochs"), ("limit", "per_label"))
-"""Settings of which only one can hold: the one said nearer to the run."""
+"""Settings that exclude each other: the more specific one applies."""
 
 
 class TrainSettings(BaseModel):
-    """Settings of the training loop, the same for every method unless a study says otherwise.
+    """Settings of the training loop, the same for every method unless a study overrides them.
 
     Attributes:
         steps: Optimiser steps; or give ``epochs``.
@@ -17,29 +17,29 @@ class TrainSettings(BaseModel):
         batch_size: Examples an optimiser step (the effective batch).
         tokens_per_pass: Most tokens, padding included, that go through the model at once; a batch
             over it is split, with the same gradient.
-        by_length: Put examples of like length into one batch; else batches are plain random draws.
-        loss: Of a choice task: "answer", the cross-entropy of the right label over the whole vocabulary, or
-            "choices", over the labels alone (their first tokens, as ``evaluate.choices: first-token``
-            compares them): nothing is spent on making a label likelier than any other word.
-        learning_rate: Peak; None takes the method's own default.
+        by_length: Group examples of similar length into batches; otherwise batches are random.
+        loss: "answer" is the cross-entropy of the answer over the whole vocabulary; "choices", for choice
+            tasks, is over the first tokens of the labels only, as ``evaluate.choices: first-token`` compares
+            them.
+        learning_rate: Peak; None uses the method's default.
         weight_decay: Decoupled (AdamW).
         warmup_steps: Linear rise of the learning rate.
         decay: "linear" or "cosine" to zero at the last step, or "constant".
         clip: Largest gradient norm; 0 for no clipping.
-        limit: Train on this many examples, or on this share of them (0.1), drawn with the run's seed; None
+        limit: Number of training examples, or a fraction of them (0.1), sampled with the run's seed; None
             for all.
-        per_label: Train on this many examples of each label (K-shot), drawn with the run's seed; of a task
-            without labels, on this many in all. None for no such choice.
-        languages: To train on, where the task has training data in them; None for the source language alone.
-            With any other language the result is no longer zero-shot, and is labelled so.
-        evaluate_every: Steps between scores on source-language development data; None for never.
-        dev_limit: Development examples used for that.
-        patience: Stop after this many such scores without a better one; None to go on.
+        per_label: Number of training examples per label (K-shot), sampled with the run's seed; for a task
+            without labels, their total number. None for no such sampling.
+        languages: Training languages, if the task has training data in them; None for the source language
+            only. With any other language the result is not zero-shot, and is labelled so.
+        evaluate_every: Steps between evaluations on source-language development data; None for never.
+        dev_limit: Number of development examples.
+        patience: Stop after this many evaluations without improvement; None to continue.
         gradient_checkpointing: Recompute activations in the backward pass to save memory.
-        reuse_frozen_layers: Where only upper layers are adapted, compute what the layers below them hand up
-            once for each training text, and keep it for later epochs and for the study's other runs with the
-            same model. Methods that adapt the lowest layer are trained as ever. It pays from the second
-            epoch on; a result differs in rounding from one without it, never by what was kept.
+        reuse_frozen_layers: If only upper layers are adapted, cache the activations of the frozen layers
+            below for each training text, for later epochs and for the study's other runs with the same
+            model. No effect on methods that adapt the lowest layer. Pays off from the second epoch on;
+            results differ by rounding from those without it, but do not depend on the cache's content.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

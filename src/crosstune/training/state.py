@@ -90,8 +90,8 @@ class LoopState:
         self.method.set_parameters(_unprefixed("parameter", tensors))
         moments = [_unprefixed(f"optimiser:{name}", tensors) for name in self.method.parameters()]
         groups = self.optimiser.state_dict()["param_groups"]
-        kept = {i: state for i, state in enumerate(moments) if state}
-        self.optimiser.load_state_dict({"state": kept, "param_groups": groups})
+        states = {i: state for i, state in enumerate(moments) if state}
+        self.optimiser.load_state_dict({"state": states, "param_groups": groups})
         device, best = self.method.attached().device, saved.facts["best"]
         self.best.weights = {name: x.to(device) for name, x in _unprefixed("best", tensors).items()}
         self.best.score, self.best.step, self.best.since = best["score"], best["step"], best["since"]

@@ -54,6 +54,6 @@ def _ratios(level: float, power: float) -> tuple[NDArray[np.float64], NDArray[np
     low, high = np.full_like(cut, 0.9), np.full_like(cut, 1.6)
     for _ in range(40):
         middle = (low + high) / 2
-        found = special.nctdtr(1 / inverse, middle * sums, cut) < 1 - power
-        low, high = np.where(found, low, middle), np.where(found, middle, high)
+        enough = special.nctdtr(1 / inverse, middle * sums, cut) < 1 - power
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
     return np.concatenate([[0], inverse]), np.concatenate([[1], (low + high) / 2])

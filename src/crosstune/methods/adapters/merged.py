@@ -16,9 +16,9 @@ changes of a few percent little is lost, of changes below that nearly everything
 def lost(weight: Tensor, change: Tensor) -> float:
     """What rounding to the weight's dtype takes of a change that is added: ``|kept - change| / |change|``."""
     before, change = weight.float(), change.float()
-    kept = (before + change).to(weight.dtype).float() - before
+    merged_change = (before + change).to(weight.dtype).float() - before
     size = change.norm()
-    return float((kept - change).norm() / size) if size > 0 else 0.0
+    return float((merged_change - change).norm() / size) if size > 0 else 0.0
 
 
 def worth_merging(loss: Mapping[T, float], tensors: int) -> tuple[list[T], Merge]:
@@ -45,14 +45,14 @@ def merged(weights: Sequence[Tensor], merge: Callable[[], None]) -> Iterator[Non
         weights: Every tensor that ``merge`` writes to; copies of them are kept.
         merge: Called without gradients.
     """
-    kept = [weight.detach().clone() for weight in weights]
+    copies = [weight.detach().clone() for weight in weights]
     try:
         with torch.no_grad():
             merge()
         yield
     finally:
         with torch.no_grad():
-            for weight, bits in zip(weights, kept, strict=True):
+            for weight, bits in zip(weights, copies, strict=True):
                 weight.copy_(bits)
 
 

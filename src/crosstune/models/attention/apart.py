@@ -1,4 +1,4 @@
-"""Texts one a row: the slow exact way of models that hand more from token to token than attention does.
+"""Texts one per row: the slow exact way of models that hand more from token to token than attention does.
 
 A state that runs along a row (Mamba, linear attention, short convolutions) knows nothing of a text that
 begins in the middle of one, or of branches. Whatever the form of a batch, such a model gets each text, and
@@ -16,8 +16,8 @@ from crosstune.models.attention.layout import Layout
 from crosstune.models.proof import FastWay
 
 TOGETHER = FastWay(
-    fast="several in a row, as branches, or decoded together",
-    plain="texts are read one a row: the same answers, more slowly",
+    fast="several in a row, as branches or decoded together",
+    plain="texts are read one per row, which is slower",
     tolerance=1e-3,
     because="a text's logits in fp32, on a small copy of the model (`crosstune.models.loading.probe`)",
 )
@@ -43,7 +43,7 @@ def _paths(ends: Sequence[int]) -> Iterator[list[int]]:
             yield [i for i in range(leaf + 1) if ends[i] >= leaf]
 
 
-def one_a_row(states: Tensor, layout: Layout | PaddingFreeBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+def one_per_row(states: Tensor, layout: Layout | PaddingFreeBatch) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A batch's input with each of its texts in a row of its own.
 
     Args:

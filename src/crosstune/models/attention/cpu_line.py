@@ -169,7 +169,7 @@ class _Attend(torch.autograd.Function):
             for front, line in ((front_k, k), (front_v, v))
         )
         q, k, v = (where.gather(x).contiguous() for x in (q, k, v))
-        mixed, kept = q.new_empty(*q.shape[:-1], v.shape[-1]), []
+        mixed, saved = q.new_empty(*q.shape[:-1], v.shape[-1]), []
         for block in where.blocks:
             rows = block.of(q).flatten(1, 2)
             columns = _columns(k, common_k, block)
@@ -180,14 +180,14 @@ class _Attend(torch.autograd.Function):
             # In bf16 too: the kernel computes in fp32 and rounds once.
             probabilities = torch.softmax(scores, dim=-1)
             torch.bmm(probabilities, _columns(v, common_v, block), out=block.of(mixed).flatten(1, 2))
-            kept.append(probabilities)
-        ctx.save_for_backward(q, k, v, common_k, common_v, *kept)
+            saved.append(probabilities)
+        ctx.save_for_backward(q, k, v, common_k, common_v, *saved)
         ctx.where, ctx.shared_prefix, ctx.scaling, ctx.cap = where, shared_prefix, scaling, cap
         return where.scatter(mixed, heads)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, common_k, common_v, *kept = ctx.saved_tensors
+        q, k, v, common_k, common_v, *saved = ctx.saved_tensors
         where: GroupPlan = ctx.where
         heads, n_front = len(common_k), common_k.shape[1] - ctx.shared_prefix
         grad = where.gather(grad).contiguous()
@@ -197,7 +197,7 @@ class _Attend(torch.autograd.Function):
         of_q, of_k, of_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
         # What several texts see: summed in fp32, block by block.
         shared = [torch.zeros_like(x, dtype=torch.float32) for x in (common_k, common_v)]
-        for block, p in zip(where.blocks, kept, strict=True):
+        for block, p in zip(where.blocks, saved, strict=True):
             rows, above = block.of(q).flatten(1, 2), block.of(grad).flatten(1, 2)
             grad_p = above @ _columns(v, common_v, block).transpose(1, 2)
             grad_s = torch._softmax_backward_data(grad_p, p, -1, p.dtype).mul_(ctx.scaling)

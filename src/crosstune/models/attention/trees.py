@@ -45,13 +45,13 @@ def grow(texts: Sequence[Sequence[int]]) -> Tree:
     before: Sequence[int] = ()
     # Sorted, a text shares most with the one before it.
     for i in sorted(range(len(texts)), key=lambda i: tuple(texts[i])):
-        kept = shared(before, texts[i])
-        for at in path[kept:]:
+        common = shared(before, texts[i])
+        for at in path[common:]:
             ends[at] = len(tokens) - 1
-        new = texts[i][kept:]
-        path = path[:kept] + list(range(len(tokens), len(tokens) + len(new)))
+        new = texts[i][common:]
+        path = path[:common] + list(range(len(tokens), len(tokens) + len(new)))
         tokens += new
-        positions += range(kept, kept + len(new))
+        positions += range(common, common + len(new))
         ends += [-1] * len(new)
         paths[i] = path
         before = texts[i]

@@ -44,5 +44,5 @@ class VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """The kept gradient, scaled."""
-        (kept,) = ctx.saved_tensors
-        return (kept * grad).to(kept.dtype), None, None
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad).to(gradient.dtype), None, None

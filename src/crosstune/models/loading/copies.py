@@ -61,8 +61,8 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
         try:
             small = _shrunk(text, sizes)
             with torch.device("meta"):
-                made = auto.from_config(small, trust_remote_code=False)
-            if sum(p.numel() for p in made.parameters()) > MOST:
+                on_meta = auto.from_config(small, trust_remote_code=False)
+            if sum(p.numel() for p in on_meta.parameters()) > MOST:
                 raise UserError(f'"{text.model_type}" is too large to be tried on a small copy')
             with quiet():
                 eager = auto.from_config(

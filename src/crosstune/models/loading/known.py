@@ -116,13 +116,14 @@ def geometry_in(folder: Path, name: str) -> Geometry:
     digest = hashlib.sha256(f"{importlib.metadata.version('transformers')}\n".encode() + content)
     for file in _tried():
         digest.update(file.read_bytes())
-    kept = cache_root() / "geometry" / f"{digest.hexdigest()[:32]}.json"
+    cached = cache_root() / "geometry" / f"{digest.hexdigest()[:32]}.json"
     with suppress(OSError, ValueError, TypeError):  # not there, damaged, or of another version of crosstune
-        stored = json.loads(kept.read_bytes())
+        stored = json.loads(cached.read_bytes())
         if "refused" in stored:
             raise UserError(stored["refused"])
         if stored["linears"] is not None:
             stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
+        stored["unknown"] = tuple(stored["unknown"])
         if stored["by_layer"] is not None:
             stored["by_layer"] = tuple(map(tuple, stored["by_layer"]))
         if stored["cached"] is not None:
@@ -145,7 +146,7 @@ def geometry_in(folder: Path, name: str) -> Geometry:
     finally:
         with suppress(OSError):  # it is asked again then
             if answer:
-                write_whole(kept, json.dumps(answer))
+                write_whole(cached, json.dumps(answer))
 
 
 def _tried() -> list[Path]:

@@ -84,7 +84,7 @@ def load(
         )
         loaded.remarks += unused
         if geometry.apart:
-            TOGETHER.tell(geometry.apart, loaded.remarks.append)
+            TOGETHER.tell(geometry.apart, lambda line: loaded.remarks.append(line.strip()))
         loaded.check()
     return loaded
 

@@ -10,7 +10,7 @@ in which crosstune reads texts. Nothing is trusted because of a module's name:
 * keys and values planted on every attention module are asked for exactly once in a forward, and do what the
   same keys and values do in a cache; hidden vectors become the keys and values that the module makes of them.
 
-Where texts that share a row are wrong and texts one a row are right, those are taken (`attention.apart`).
+Where texts that share a row are wrong and texts one per row are right, those are taken (`attention.apart`).
 What else fails is refused in one line: the model, or the methods that need what failed. The answer is kept
 for a config (`crosstune.models.loading.known`).
 """
@@ -84,9 +84,9 @@ def kept_sizes(lm: LanguageModel) -> dict[str, Any]:
     if len(attended) != 1 or len(cached) != 1:
         return {}
     heads, size, values = attended.pop()
-    kept = cached.pop()
+    cached_sizes = cached.pop()
     sizes = {"kv_heads": heads, "head_dim": size, "value_dim": 0 if values == size else values}
-    return sizes | {"cached": None if kept == (heads, size, values) else kept}
+    return sizes | {"cached": None if cached_sizes == (heads, size, values) else cached_sizes}
 
 
 def check_forms(eager: Any, lm: LanguageModel) -> str:
@@ -115,12 +115,14 @@ def check_forms(eager: Any, lm: LanguageModel) -> str:
         )
     for what, form in FORMS.items():
         try:
-            found = form(lm, texts)
+            logits = form(lm, texts)
         except UserError:
             raise
         except Exception as error:
             return f"{what}: {type(error).__name__}: {one_line(error)}"
-        if not all(_near(ours, theirs[-len(ours) :]) for ours, theirs in zip(found, wanted, strict=True)):
+        if not all(
+            _near(ours, expected[-len(ours) :]) for ours, expected in zip(logits, wanted, strict=True)
+        ):
             return f"{what} are not what each text is alone"
     return ""
 
@@ -138,7 +140,7 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
     text = (5, 9, 12, 33, 7)  # all of it in the window, with the prompt in front
     generator = torch.Generator().manual_seed(1)
     states = [torch.randn(PROMPT, lm.geometry.hidden, generator=generator) for _ in attentions]
-    asked = [0] * len(attentions)
+    calls = [0] * len(attentions)
     try:
         pairs = keys_of(eager, attentions, states)
         cache = DynamicCache()
@@ -153,7 +155,7 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         ).logits[0]
 
         def source(i: int) -> tuple[Tensor, Tensor]:
-            asked[i] += 1
+            calls[i] += 1
             return lm.keys_values(i, states[i])
 
         lm.learn_calls()
@@ -161,15 +163,17 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         with lm.adaptation.attaching(part):
             part.prompts = {i: Prompt(functools.partial(source, i)) for i in range(len(attentions))}
         try:
-            found = _alone(lm, [text])[0]
+            logits = _alone(lm, [text])[0]
         finally:
             lm.adaptation.detach(part)
     except Exception as error:
+        if lm.geometry.apart:
+            return f"{type(eager).__name__} keeps more than keys and values of a text"
         kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
         return f"{type(eager).__name__} takes no learned keys and values ({kind}{one_line(error)})"
-    if set(asked) != {1}:
-        return f"{type(eager).__name__} computes attention in {min(asked)} to {max(asked)} passes a layer"
-    return "" if _near(found, wanted) else f"{type(eager).__name__} makes keys in a way that is not known"
+    if set(calls) != {1}:
+        return f"{type(eager).__name__} computes attention in {min(calls)} to {max(calls)} passes a layer"
+    return "" if _near(logits, wanted) else f"{type(eager).__name__} makes keys in a way that is not known"
 
 
 def check_soft_prompt(eager: Any, lm: LanguageModel) -> str:
@@ -188,25 +192,25 @@ def check_soft_prompt(eager: Any, lm: LanguageModel) -> str:
         with lm.adaptation.attaching(part):
             part.soft_prompt = prompt
         try:
-            found = _alone(lm, text.tolist())[0]
+            logits = _alone(lm, text.tolist())[0]
         finally:
             lm.adaptation.detach(part)
     except Exception as error:
         return f"{type(eager).__name__} takes no embeddings but those of tokens ({type(error).__name__})"
-    return "" if _near(found, wanted) else f"{type(eager).__name__} reads embeddings in a way not known"
+    return "" if _near(logits, wanted) else f"{type(eager).__name__} reads embeddings in a way not known"
 
 
 # --- the independent side ---------------------------------------------------------------------------
 
 
 def _eager(model: Any, text: Text) -> Tensor:
-    found: Tensor = model(input_ids=torch.tensor([list(text)]), use_cache=False).logits[0]
-    return found
+    logits: Tensor = model(input_ids=torch.tensor([list(text)]), use_cache=False).logits[0]
+    return logits
 
 
-def _near(ours: Tensor, theirs: Tensor) -> bool:
+def _near(ours: Tensor, expected: Tensor) -> bool:
     # Not `allclose`: a NaN on either side is a difference.
-    return bool((ours - theirs).abs().max() <= NEAR * theirs.abs().max())
+    return bool((ours - expected).abs().max() <= NEAR * expected.abs().max())
 
 
 def keys_of(
@@ -221,14 +225,14 @@ def keys_of(
         A pair of ``[kv_heads, n, head_dim]`` a layer.
     """
 
-    def instead(own: Tensor, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def instead(states_in: Tensor, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
         if "hidden_states" in kwargs:
-            return args, kwargs | {"hidden_states": own[:, None]}
-        return (own[:, None], *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": states_in[:, None]}
+        return (states_in[:, None], *args[1:]), kwargs
 
     handles = [
-        module.register_forward_pre_hook(functools.partial(instead, own), with_kwargs=True)
-        for module, own in zip(attentions, states, strict=True)
+        module.register_forward_pre_hook(functools.partial(instead, states_in), with_kwargs=True)
+        for module, states_in in zip(attentions, states, strict=True)
     ]
     cache = DynamicCache()
     try:

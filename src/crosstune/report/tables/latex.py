@@ -84,10 +84,10 @@ def _shown(char: str) -> str:
         return " "
     base, *marks = list(unicodedata.normalize("NFD", char))
     if base.isascii() and base.isalpha() and marks and all(mark in _ACCENTS for mark in marks):
-        made = base
+        letter = base
         for mark in marks:
-            made = rf"\{_ACCENTS[mark]}{{{made}}}"
-        return f"{{{made}}}"
+            letter = rf"\{_ACCENTS[mark]}{{{letter}}}"
+        return f"{{{letter}}}"
     return rf"\texttt{{U+{ord(char):04X}}}"
 
 

@@ -107,10 +107,10 @@ def transfer(section: Section) -> Table:
         if not (section.has_in_english if column == IN_ENGLISH else section.has_answer_language):
             return
         values = [row[column] for row in rows]
-        told = [None if value is None else 1 - value if of_all else value for value in values]
+        shares_shown = [None if value is None else 1 - value if of_all else value for value in values]
         for medium in media:
             digits = 0 if medium == "terminal" else 1
-            cells = ["–" if value is None else f"{percent(value, digits)}%" for value in told]
+            cells = ["–" if value is None else f"{percent(value, digits)}%" for value in shares_shown]
             yield Column(title, cells, media=(medium,))
 
     columns = [

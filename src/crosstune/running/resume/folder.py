@@ -1,4 +1,4 @@
-"""The folder of a run that is being made: what a killed process leaves for the next to go on from."""
+"""The working folder of an unfinished run, from which the next process resumes."""
 
 import hashlib
 import json
@@ -24,12 +24,12 @@ _JOURNAL = "journal.jsonl"
 
 
 class ResumeFolder:
-    """A run's checkpoint, journal, and how often it was taken up again.
+    """A run's checkpoint, journal, and number of times it was resumed.
 
     Args:
-        folder: Of this run alone; made if it is not there. None to keep nothing.
-        made_for: Names everything that decides the run (`made_for`).
-        note: Told in one line what was taken up, and what could not be used or written.
+        folder: For this run only; created if missing. None to save nothing.
+        made_for: Hash of everything that determines the run (`made_for`).
+        note: Logs one line when resuming, and for files that cannot be used or written.
     """
 
     def __init__(self, folder: Path | None, made_for: str, note: Callable[[str], None]) -> None:
@@ -42,7 +42,7 @@ class ResumeFolder:
             folder.mkdir(parents=True, exist_ok=True)
             self.resumed = _number(folder / "resumed")
         except OSError as error:
-            note(f"  {folder} cannot be written ({error.strerror or error}); if stopped, the run begins anew")
+            note(f"  {folder} cannot be written ({error.strerror or error}); a stopped run would start over")
             self._folder = None
 
     def checkpoint(self, *passes: TokenLimit) -> Checkpoint | None:

@@ -1,6 +1,6 @@
-"""Joules of a block of work, where the machine tells: RAPL for processors, NVML for NVIDIA GPUs.
+"""Measures the energy of a block of work: RAPL for processors, NVML for NVIDIA GPUs.
 
-What is counted is the whole package and the whole board, with whatever else runs on them.
+The counters cover whole processor packages and whole GPU boards, including other work on them.
 """
 
 import importlib
@@ -12,18 +12,18 @@ from types import TracebackType
 from typing import Any, Self
 
 POWERCAP = Path("/sys/class/powercap")
-_EVERY = 60.0  # seconds; a package counter starts again at 0 after some minutes at full load
-_ZONES = ("package", "dram")  # a package holds its cores; memory is counted beside it
+_INTERVAL = 60.0  # seconds; a package counter wraps around after some minutes at full load
+_ZONES = ("package", "dram")  # a package includes its cores but not the memory
 
 
 @dataclass
 class Counter:
-    """A counter of energy that only rises, until it starts again at 0.
+    """An energy counter that increases until it wraps around to 0.
 
     Attributes:
-        read: Its value in joules.
-        limit: Value at which it starts again, in joules; None if it does not.
-        joules: Since the first look.
+        read: Returns its value in joules.
+        limit: Value at which it wraps around, in joules; None if it does not.
+        joules: Energy since the first reading.
     """
 
     read: Callable[[], float]
@@ -35,7 +35,7 @@ class Counter:
         self.last = self.read()
 
     def look(self) -> None:
-        """Add what came since the last look."""
+        """Add the energy since the last reading."""
         now = self.read()
         step = now - self.last
         if step < 0:
@@ -48,8 +48,8 @@ class Meter:
     """Measures the energy of a ``with`` block.
 
     Args:
-        gpus: PyTorch's numbers of the NVIDIA GPUs in use.
-        powercap: Where the kernel shows its counters.
+        gpus: PyTorch indices of the NVIDIA GPUs in use.
+        powercap: Folder of the kernel's counters.
     """
 
     def __init__(self, gpus: Sequence[int] = (), powercap: Path = POWERCAP) -> None:
@@ -64,7 +64,7 @@ class Meter:
         return {name: sum(one.joules for one in some) for name, some in self.counters.items()} or None
 
     def look(self) -> None:
-        """Read every counter now. One that cannot be read any more is dropped: half a sum misleads."""
+        """Read every counter. If one can no longer be read, its kind is dropped: a partial sum misleads."""
         for name, counters in list(self.counters.items()):
             try:
                 for counter in counters:
@@ -91,7 +91,7 @@ class Meter:
             self.look()
 
     def _looking(self) -> None:
-        while not self._stop.wait(_EVERY):
+        while not self._stop.wait(_INTERVAL):
             self.look()
 
 
@@ -113,7 +113,7 @@ def _reader(file: Path) -> Callable[[], float]:
 
 
 def nvml(gpus: Sequence[int]) -> list[Counter]:
-    """Counters of some GPUs, by PyTorch's numbers; none where a driver or a library is missing."""
+    """Counters of some GPUs, by PyTorch index; empty if the driver or library is missing."""
     if not gpus:
         return []
     try:
@@ -121,10 +121,10 @@ def nvml(gpus: Sequence[int]) -> list[Counter]:
 
         pynvml: Any = importlib.import_module("pynvml")
         pynvml.nvmlInit()
-        # By name: NVML counts all GPUs of the machine, PyTorch only those it may use, in another order.
+        # By UUID: NVML numbers all GPUs of the machine, PyTorch only the visible ones, in another order.
         names = [f"GPU-{torch.cuda.get_device_properties(gpu).uuid}" for gpu in gpus]
         return [Counter(_board(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))) for name in names]
-    except Exception:  # too old a board, no driver, no library: NVML's errors are classes of its own
+    except Exception:  # old GPU, no driver, no library: NVML has its own exception classes
         return []
 
 

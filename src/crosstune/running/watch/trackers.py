@@ -1,7 +1,7 @@
 """Curves and scores of runs in TensorBoard, Weights & Biases or trackio, each through its own library.
 
-A tracker only watches: it decides no result, is no part of a run's id, and one that fails is said once and
-left out from then on. A run that is taken up again goes on in the same tracker run, as both have one id.
+Trackers do not affect results or run ids. A tracker that fails is logged once and not used any more. A
+resumed run continues in the same tracker run, because both have the run's id.
 """
 
 import importlib
@@ -17,15 +17,15 @@ from crosstune.study.runs import Run
 from crosstune.training.loop import Progress, rate
 
 FOLDER = "trackers"
-"""Folder in a store for what trackers keep on disk."""
+"""Folder in a store for the trackers' files."""
 LOSS = "train/loss"
 
 
 class TensorBoard:
     """Event files in ``<store>/trackers/tensorboard/<run id>``.
 
-    As with every tracker, what it is told belongs to the run that was opened last; `end` has no scores for a
-    run that came to none.
+    As with every tracker, values belong to the run opened last; `end` gets no scores if the run was not
+    finished.
     """
 
     def __init__(self, store: Path) -> None:
@@ -34,13 +34,13 @@ class TensorBoard:
         self.writer: Any = None
 
     def open(self, run: Run, title: str, settings: dict[str, Any]) -> None:
-        """The writer waits for the first step."""
+        """The writer is created at the first step."""
         self.at, self.title, self.settings = self.folder / run.id, title, settings
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Scalars."""
         if self.writer is None:
-            # Training that is taken up again repeats a few steps: what was logged of them is dropped.
+            # Resumed training repeats a few steps: their earlier values are purged.
             again = step if LOSS in values else None
             self.writer = self.module.SummaryWriter(str(self.at), purge_step=again)
             rows = "\n".join(f"|{key}|{value}|" for key, value in self.settings.items())
@@ -49,7 +49,7 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
 
     def end(self, scores: Mapping[str, float], step: int) -> None:
-        """Scores at the last step, and everything to disk."""
+        """Log the scores at the last step and close the files."""
         if scores:
             self.log(scores, step)
         if self.writer is not None:
@@ -58,7 +58,7 @@ class TensorBoard:
 
 
 class WandB:
-    """Weights & Biases: the study is the project. ``WANDB_MODE=offline`` keeps all on this machine."""
+    """Weights & Biases; the project is the study. ``WANDB_MODE=offline`` sends nothing."""
 
     def __init__(self, store: Path) -> None:
         self.folder = store / FOLDER
@@ -66,7 +66,7 @@ class WandB:
         self.run: Any = None
 
     def open(self, run: Run, title: str, settings: dict[str, Any]) -> None:
-        """Files lie in ``<store>/trackers/wandb``."""
+        """Files go to ``<store>/trackers/wandb``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.run = self.module.init(
             project=run.study,
@@ -77,7 +77,7 @@ class WandB:
             resume="allow",
             settings=self.module.Settings(silent=True, console="off"),
         )
-        # wandb's own step may never go back, and a run that is taken up again goes back a little.
+        # wandb's own step must not decrease, but a resumed run repeats a few steps.
         self.run.define_metric("step")
         self.run.define_metric("*", step_metric="step")
 
@@ -86,19 +86,19 @@ class WandB:
         self.run.log({**values, "step": step})
 
     def end(self, scores: Mapping[str, float], step: int) -> None:
-        """Scores into the summary, where wandb's tables of runs have them."""
+        """Write the scores to the summary, which wandb's run tables show."""
         self.run.summary.update(dict(scores))
         self.run.finish(exit_code=0 if scores else 1)
 
 
 class Trackio:
-    """trackio: the study is the project; where it keeps it is said by ``TRACKIO_DIR``."""
+    """trackio; the project is the study, its folder is ``TRACKIO_DIR``."""
 
     def __init__(self, store: Path) -> None:
         self.module = _library("trackio")
 
     def open(self, run: Run, title: str, settings: dict[str, Any]) -> None:
-        """Its runs are told apart by name."""
+        """Runs are identified by name."""
         self.module.init(
             project=run.study, name=f"{title} · {run.id}", config=settings, resume="allow", embed=False
         )
@@ -123,12 +123,12 @@ KINDS: dict[str, Callable[[Path], Tracker]] = {
 
 
 class Trackers:
-    """The trackers of a study, told of one run after the other.
+    """The trackers of a study, which follow one run after another.
 
     Args:
         names: Keys of `KINDS`.
         store: The study's store.
-        note: Where a failure is said.
+        note: Logs a failure.
 
     Raises:
         UserError: A library is not installed.
@@ -140,7 +140,7 @@ class Trackers:
         self.run: Run | None = None
 
     def begin(self, run: Run) -> None:
-        """A run begins, or is taken up again."""
+        """A run starts or resumes."""
         self._end({}, 0)
         self.run = run
         names = ("kind", "model", "method", "seed", "device", "dtype")
@@ -193,9 +193,11 @@ class Trackers:
         for name, tracker in list(self.live.items()):
             try:
                 what(tracker)
-            except Exception as error:  # no network, no account, a full disk: each library has its own
+            except (
+                Exception
+            ) as error:  # no network, no account, a full disk: each library has its own exceptions
                 del self.live[name]
-                self.note(f"{name} is left out from here on: {first_line(error)}")
+                self.note(f"{name} is not used any more: {first_line(error)}")
 
 
 def _library(name: str, module: str | None = None) -> Any:

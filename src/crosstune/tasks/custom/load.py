@@ -156,8 +156,8 @@ class _Facts(BaseModel):
 
 def _lacks(task: type[Task]) -> str | None:
     """What a task's class should say about itself and does not."""
-    given = {name: getattr(task, name) for name in _Facts.model_fields if hasattr(task, name)}
-    facts = {name: value for name, value in given.items() if not isinstance(value, property)}
+    values = {name: getattr(task, name) for name in _Facts.model_fields if hasattr(task, name)}
+    facts = {name: value for name, value in values.items() if not isinstance(value, property)}
     try:
         _Facts.model_validate(facts)
     except ValidationError as error:

@@ -102,8 +102,8 @@ class DefinedTask(PublishedTask):
         """The definition's metric, and beside one of the whole test set a choice's accuracy."""
         example, answer = self._normalised(example, answer)
         others = [metric for metric in self.metrics if metric in METRICS]
-        own = {metric: METRICS[metric](answer, example.answers, example.language) for metric in others}
-        return own if self.metrics[0] in METRICS else super().score(example, answer) | own
+        scores = {metric: METRICS[metric](answer, example.answers, example.language) for metric in others}
+        return scores if self.metrics[0] in METRICS else super().score(example, answer) | scores
 
     def sums(self, example: Example, answer: str) -> list[float]:
         """As of `Task`, of texts normalised as the definition says."""

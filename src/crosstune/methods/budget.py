@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
-from crosstune.config.counts import parse_count
+from crosstune.config.counts import parse_count, written
 from crosstune.config.mistakes import known_keys, read_settings, reworded
 from crosstune.config.yaml_file import parse_value
 from crosstune.errors import UserError, did_you_mean
@@ -68,6 +68,11 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
         high *= 2
     beyond = 1 + bisect_left(range(1, high), budget, key=count)
     size = min(range(max(1, beyond - 1), beyond + 1), key=lambda size: abs(count(size) - budget))
+    try:
+        type(config).model_validate(sized(size).model_dump())
+    except ValidationError as error:
+        limit = error.errors()[0]["msg"].lower()
+        raise UserError(f"{name}: a budget of {written(budget)} needs {setting} {size}; {limit}") from None
     return Solved(sized(size), setting, size, count(size), budget)
 
 

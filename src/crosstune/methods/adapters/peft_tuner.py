@@ -191,8 +191,6 @@ class PeftTuner(Method[PeftConfig]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             tuner = _put_on(layers, self.config, names)
-        for i in self.config.chosen(lm.geometry.layers):
-            layers[i].to(lm.layer_device(i))  # what PEFT drew on the CPU
         self.wrapped = {name: layers.get_submodule(name) for name in names}
         for module in self.wrapped.values():
             base = module.get_base_layer()

@@ -113,13 +113,14 @@ def test_an_empty_store_is_refused(model: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", [".claims", ".claims/ID.lock", ".work", ".work/ID", ".work/ID/pass.json", ".work/ID/resumed",
-              ".failed", ".failed/ID.json", ".damaged", ".workers/1.log", "trackers"]
+    "place", [".claims", ".claims/ID.lock", ".work", ".work/ID", ".work/ID/pass.json",
+              ".work/ID/journal.jsonl", ".work/ID/resumed", ".failed", ".failed/ID.json",
+              ".damaged", ".workers/1.log", "trackers"]
 )  # fmt: skip
 def test_nothing_is_written_through_a_link(model: Path, tmp_path: Path, place: str) -> None:
     study = Study(**study_of(model, tmp_path / "s", methods=["none"], languages=["de"]))
     victim = tmp_path / "victim"
-    if place.endswith((".json", "resumed", ".lock", ".log")):
+    if place.endswith((".json", ".jsonl", "resumed", ".lock", ".log")):
         victim.write_text("precious")
     else:
         victim.mkdir()

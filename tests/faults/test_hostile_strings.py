@@ -18,8 +18,11 @@ from rich.console import Console
 
 from crosstune import api
 from crosstune.cli import main as cli
+from crosstune.cli.printing import print_json, show
 from crosstune.config import environment
 from crosstune.errors import UserError
+from crosstune.planning.plan import PlanGroup, StudyPlan
+from crosstune.planning.table import plan_table
 from crosstune.report.contents import contents
 from crosstune.report.export import save
 from crosstune.report.figures.style import title_text
@@ -114,6 +117,15 @@ def test_notes_and_errors(text: str, call: Call, monkeypatch: pytest.MonkeyPatch
         assert (code, out) == (2, "")
         assert active(err) == set()
         assert len(err.splitlines()) == 1
+
+
+def test_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = [PlanGroup(text, text, text, "result", 1, 2, 1, 1, None, None, None) for text in HOSTILE]
+    refused = {text: text for text in HOSTILE}
+    plan = StudyPlan(HOSTILE[16], Path("s"), HOSTILE[17], HOSTILE[18], groups, 1.0, HOSTILE, HOSTILE, refused)
+    show(plan_table(plan, HOSTILE[20]))
+    print_json(plan.as_dict())
+    assert active(capsys.readouterr().out) == set()
 
 
 def test_tables_as_files(store: Path, claims: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Counts in closed form equal what is attached, and the figures of the published models."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -204,6 +205,13 @@ def test_settings_that_make_no_sense(tiny_lm):
         count(LLAMA_8B, "lora", target_modules=("q_porj",))
     with pytest.raises(UserError, match="lora"):
         METHODS["lora"](METHODS["lora"].Config(target_modules=("q_porj",))).attach(tiny_lm("llama"))
+    for part, name, config in [
+        ("norm before the MLP", "bottleneck", {"placement": "pfeiffer"}),
+        ("attention's last projection", "compacter", {}),
+        ("MLP's last projection", "ia3", {}),
+    ]:
+        with pytest.raises(UserError, match=f"{name}: this model's {part} has no known name; choose"):
+            count(replace(LLAMA_8B, unknown=(part,)), name, **config)
     with pytest.raises(UserError, match="full: this model has no biases"):
         count(LLAMA_8B, "full", only="biases")
     for size, config in [("width 6", {"width": 6}), ("hidden size 4096", {"n": 3})]:

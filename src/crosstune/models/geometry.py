@@ -38,6 +38,7 @@ class Geometry:
         apart: Why its texts are read one per row (`crosstune.models.attention.apart`); empty where they
             share rows.
         same_rotation: Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
+        unknown: What `crosstune.models.parts` knows by no name in some layer.
         by_layer: Parameters of each layer, and last of all outside of them; None where they are Llama's.
         linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
             layer has those of Llama.
@@ -59,6 +60,7 @@ class Geometry:
     cached: tuple[int, int, int] | None = None
     apart: str = ""
     same_rotation: int = 0
+    unknown: tuple[str, ...] = ()
     by_layer: tuple[Counts, ...] | None = None
     linears: tuple[tuple[Linear, ...], ...] | None = None
 
@@ -74,6 +76,17 @@ class Geometry:
         """
         if fault:
             raise UserError(f"{method}: {fault}; use lora on this model")
+
+    def need(self, method: str, *parts: str) -> None:
+        """Refuse a method that needs what is `unknown`.
+
+        Raises:
+            UserError: It does.
+        """
+        for part in parts:
+            if part in self.unknown:
+                other = "placement: inside" if part == "norm before the MLP" else "lora on this model"
+                raise UserError(f"{method}: this model's {part} has no known name; choose {other}")
 
     def linears_of(self, layer: int) -> tuple[Linear, ...]:
         """Name, in and out of each linear layer of a layer."""
@@ -171,6 +184,7 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding=0 if inputs.shape[1] == hidden else inputs.shape[1],
         same_rotation=_same_rotation(text),
+        unknown=tuple(part for part in parts.layers[0].named if any(not x.named[part] for x in parts.layers)),
     )
     linears = tuple(layer.linears() for layer in parts.layers)
     if any(set(names) != set(shape.linears_of(i)) for i, names in enumerate(linears)):

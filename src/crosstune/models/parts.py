@@ -188,6 +188,17 @@ class Layer:
         return Projection(attention, fused, key_columns), Projection(attention, fused, value_columns)
 
     @property
+    def named(self) -> dict[str, bool]:
+        """Which of what only some methods need is known here."""
+        return {
+            "attention's last projection": self.output is not None,
+            "MLP": self.mlp is not None,
+            "MLP's last projection": self.mlp_output is not None,
+            "norm before the MLP": self.before_mlp is not None,
+            "projection of keys and values": self.key_and_value() is not None,
+        }
+
+    @property
     def head_dim(self) -> int | None:
         """Size of one head."""
         if self._attention is None:

@@ -58,8 +58,7 @@ class Bottleneck(Inserted[BottleneckConfig]):
     def count(cls, config: BottleneckConfig, geometry: Geometry) -> int:
         """Layers * sub-layers * (2 d w + w + d, and 1 for a learned scale)."""
         d, w = geometry.hidden, config.width_in(geometry.hidden)
-        adapters = len(config.chosen(geometry.layers)) * len(config.places)
-        return adapters * (2 * d * w + w + d + (config.scale == "learned"))
+        return config.adapters_on(cls.name, geometry) * (2 * d * w + w + d + (config.scale == "learned"))
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """An adapter in each place."""

@@ -69,8 +69,7 @@ class Compacter(Inserted[CompacterConfig]):
     def count(cls, config: CompacterConfig, geometry: Geometry) -> int:
         """Layers * sub-layers * (2 r (d + w) + w + d) + n³."""
         both = geometry.hidden + config.width_in(geometry.hidden)
-        adapters = len(config.chosen(geometry.layers)) * len(config.places)
-        return adapters * (2 * config.rank * both + both) + config.n**3
+        return config.adapters_on(cls.name, geometry) * (2 * config.rank * both + both) + config.n**3
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """An adapter in each place, and what they share."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from crosstune.errors import UserError
 from crosstune.methods.adapters.merged import lost, merged, worth_merging
 from crosstune.methods.base import Method
 from crosstune.methods.config import Layered
@@ -83,16 +82,20 @@ class Ia3(Method[Layered]):
     name = "ia3"
     summary = "keys, values and inner activations scaled (Liu et al. 2022)"
     learning_rate = 1e-2
-    learning_rate_from = "not searched"
+    learning_rate_from = (
+        "SIB-200 with Gemma 3 270M, 60 steps, loss: choices: English 64.7 to 83.8; not searched further"
+    )
     Config = Layered
 
     @classmethod
     def count(cls, config: Layered, geometry: Geometry) -> int:
         """Layers * (2 * kv_heads * head_dim + intermediate)."""
+        geometry.need(cls.name, "projection of keys and values", "MLP's last projection")
         return len(config.chosen(geometry.layers)) * (2 * geometry.kv_size + geometry.intermediate)
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """Hooks that scale."""
+        self.count(self.config, lm.geometry)
         self.scales: dict[str, nn.Parameter] = {}
         self.places: list[Scaled] = []
         self.active, part.switch = True, self._switch
@@ -110,12 +113,8 @@ class Ia3(Method[Layered]):
         """Vectors for a layer, and where they belong."""
         layer, g, device = lm.parts.layers[i], lm.geometry, lm.layer_device(i)
         pair, outer = layer.key_and_value(), layer.mlp_output
-        if pair is None or outer is None:
-            what = "projections of keys and values" if pair is None else "last projection of its MLP"
-            raise UserError(
-                f"ia3: {type(layer.module).__name__} has the {what} under no known name; "
-                "choose lora or bottleneck on this model"
-            )
+        assert pair is not None, "`count` asks for them"
+        assert outer is not None
         sizes = {"key": g.kv_size, "value": g.kv_size, "inner": g.intermediate}
         vectors = {end: nn.Parameter(torch.ones(size, device=device)) for end, size in sizes.items()}
         self.scales |= {f"layers.{i}.{end}": vector for end, vector in vectors.items()}

@@ -14,11 +14,12 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import Field, model_validator
 from typing_extensions import TypeVar
 
-from crosstune.methods.adapters.placement import Placement, insert
+from crosstune.methods.adapters.placement import Placement, insert, needs
 from crosstune.methods.base import Method
 from crosstune.methods.config import Layered
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
+from crosstune.models.geometry import Geometry
 
 NARROW = 128
 """A width below which a CPU's bf16 products are slower than fp32 ones; at 320 they cost half as much."""
@@ -71,6 +72,15 @@ class InsertedConfig(Layered):
             return ("mlp",)
         return self.published.places if self.sublayers is None else ("attention", "mlp")
 
+    def adapters_on(self, method: str, geometry: Geometry) -> int:
+        """How many adapters a model gets.
+
+        Raises:
+            UserError: It has no such place, as far as is known.
+        """
+        geometry.need(method, *needs(self.placement, self.places))
+        return len(self.chosen(geometry.layers)) * len(self.places)
+
     def width_in(self, hidden: int) -> int:
         """The inner dimension on a model of a hidden size."""
         width = self.width or self.published.width
@@ -111,6 +121,7 @@ class Inserted(Method[Settings]):
             make: Gives the tensors of the adapter of a name, each with the end of its own name.
         """
         config = self.config
+        config.adapters_on(self.name, lm.geometry)
         self.tensors, self.active = {}, True
         part.switch = self._switch
         for i in config.chosen(lm.geometry.layers):

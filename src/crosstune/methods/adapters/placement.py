@@ -12,11 +12,10 @@ adapters that read it (pfeiffer, parallel), or add to what was normed already (h
 100 times those of ``inside``. Where no norm is behind the sub-layers (Llama, Qwen) ``inside`` is ``houlsby``.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
-from crosstune.errors import UserError
 from crosstune.methods.deferred import Tensor, nn
 from crosstune.models.adaptation import Part
 
@@ -28,6 +27,13 @@ Adapter = Callable[[Tensor, Tensor], Tensor]
 """From what it reads and what it adds to, ``[..., hidden]`` each: the sum."""
 
 
+def needs(placement: Placement, places: Sequence[str]) -> list[str]:
+    """What a model must have (`crosstune.models.geometry.Geometry.need`) for adapters of some sub-layers."""
+    if placement in ("pfeiffer", "parallel"):
+        return ["norm before the MLP"]
+    return ["MLP", *["attention's last projection"] * ("attention" in places)]
+
+
 def insert(layer: "Layer", placement: Placement, adapters: Mapping[str, Adapter], part: Part) -> None:
     """Let adapters change what a layer computes.
 
@@ -36,9 +42,6 @@ def insert(layer: "Layer", placement: Placement, adapters: Mapping[str, Adapter]
         placement: Where in it.
         adapters: By the sub-layer that they belong to, "attention" or "mlp".
         part: Its ``undo`` takes them out again.
-
-    Raises:
-        UserError: The layer has no such place, as far as `crosstune.models.parts` knows.
     """
     attention = None if layer.output is None else layer.output.module
     places: dict[str, nn.Module | None] = {"attention": attention, "mlp": layer.mlp}
@@ -46,15 +49,10 @@ def insert(layer: "Layer", placement: Placement, adapters: Mapping[str, Adapter]
         behind = dict(zip(places, layer.norms_behind, strict=True))
         places = {name: behind[name] or module for name, module in places.items()}
     elif placement != "inside":
-        places = {"mlp": None if layer.before_mlp is None else layer.module}
+        places = {"mlp": layer.module}
     for name, adapter in adapters.items():
         module = places[name]
-        if module is None:
-            also = "" if placement == "inside" else "placement: inside or "
-            raise UserError(
-                f"{part.name}: placement: {placement} is not known in {type(layer.module).__name__} "
-                f"({name}); choose {also}lora on this model"
-            )
+        assert module is not None, "`needs` was asked"
         if placement == "parallel":
             _beside(layer, adapter, part)
         else:

@@ -77,7 +77,7 @@ def language_rates(scores: pl.DataFrame, by: Grouping | None = None) -> pl.DataF
     """How often each method answers in the right and in the wrong language, by group of target languages.
 
     Seeds are averaged first, then languages, each with the same weight. The rates are those of
-    `crosstune.analysis.answer_language`; all but `UNDECIDED` are over answers whose language could be told.
+    `crosstune.analysis.answer_language`; all but `UNDECIDED` are over the identified answers.
     Grouped by nothing, all targets are together (group "all").
 
     Returns:

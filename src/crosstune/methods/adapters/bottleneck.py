@@ -51,7 +51,9 @@ class Bottleneck(Inserted[BottleneckConfig]):
     name = "bottleneck"
     summary = "bottleneck adapters behind sub-layers, in four placements (Houlsby, Pfeiffer, He et al.)"
     learning_rate = 1e-3
-    learning_rate_from = "that of lora; not searched"
+    learning_rate_from = (
+        "SIB-200 with Gemma 3 270M, 60 steps, loss: choices: English 64.7 to 83.8, at 3e-3 too"
+    )
     Config = BottleneckConfig
 
     @classmethod

@@ -263,7 +263,7 @@ class RunRecord(_Part):
     def _numbers(cls, train: Json | None) -> Json | None:
         """Of the settings that tables put into columns."""
         for key in ("steps", "epochs", "batch_size", "learning_rate", "limit", "per_label"):
-            if not isinstance((train or {}).get(key), int | float | None):
+            if isinstance((train or {}).get(key), list | dict):
                 raise ValueError(f"has a {key} that is no number")
         return train
 

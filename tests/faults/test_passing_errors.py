@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from crosstune import files
 from crosstune.errors import UserError
 from crosstune.running import worker
 from crosstune.running.resume.locks import RunLocks
@@ -114,7 +115,7 @@ def test_a_run_replaced_while_it_is_read_is_not_set_aside(
     go(study)
     (record,) = store.read_runs(study.folder)
     predictions = store.read_table(study.folder, record.id)
-    real, asked = store.sha256_of, []
+    real, asked = files.sha256_of, []
 
     def replaced_meanwhile(file: Path) -> str:
         digest = real(file)
@@ -125,7 +126,7 @@ def test_a_run_replaced_while_it_is_read_is_not_set_aside(
         return digest
 
     # checksums.json is the old one's, the files after the first are the new one's.
-    monkeypatch.setattr(worker.stored, "sha256_of", replaced_meanwhile)
+    monkeypatch.setattr(files, "sha256_of", replaced_meanwhile)
     done, said = go(study)
     assert asked
     assert (done, "set aside" in said) == ([], False)

@@ -49,7 +49,7 @@ def test_groups_say_how_many_languages(section: Section) -> None:
 
 
 def test_loss_curves_leave_out_what_is_not_finite_and_stay_small() -> None:
-    curve = [{"step": step, "loss": float("nan") if step == 1 else 1 / step} for step in range(1, 10_000)]
+    curve = [{"step": step, "loss": None if step == 1 else 1 / step} for step in range(1, 10_000)]
     run = make_run(TASKS[0], 2, 0, curve=curve)
     untrained = make_run(TASKS[0], 0, 0)
     [section] = sections([run, untrained], frame([*make_predictions(run), *make_predictions(untrained)]))

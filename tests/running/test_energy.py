@@ -43,7 +43,7 @@ def test_a_counter_that_starts_again(tmp_path: Path) -> None:
 
 def test_a_long_block_sees_every_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two turns of the counter within a block, which its two ends alone would not show."""
-    monkeypatch.setattr(energy, "_EVERY", 0.01)
+    monkeypatch.setattr(energy, "_INTERVAL", 0.01)
     package = zone(tmp_path, "0", "package-0", 0.0, limit=100.0)
     with Meter(powercap=tmp_path) as meter:
         for joules in (60.0, 20.0, 80.0, 40.0):

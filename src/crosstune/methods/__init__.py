@@ -23,8 +23,8 @@ METHODS: dict[str, type[Method[Any]]] = {
     "llama-adapter": LlamaAdapter,
     "lora": Lora,
     "bottleneck": Bottleneck,
-    "peft": PeftTuner,
     "compacter": Compacter,
     "ia3": Ia3,
+    "peft": PeftTuner,
     "full": Full,
 }

@@ -104,10 +104,10 @@ def _matches(root: Path, pattern: str) -> list[Path]:
     Raises:
         UserError: Such a folder, unless its name is that of no language.
     """
-    found = [(root, True)]
+    reached = [(root, True)]
     for part in PurePosixPath(pattern).parts:
         inside: list[tuple[Path, bool]] = []
-        for folder, known in found:
+        for folder, known in reached:
             try:
                 if "*" in part:
                     names = [path.name for path in folder.iterdir() if fnmatchcase(path.name, part)]
@@ -123,8 +123,8 @@ def _matches(root: Path, pattern: str) -> list[Path]:
                     raise UserError(
                         f"{folder}: cannot be read ({why}), and {pattern} may be in it"
                     ) from error
-        found = inside
-    return sorted(path for path, _ in found)
+        reached = inside
+    return sorted(path for path, _ in reached)
 
 
 def renamed(rows: Rows, names: Mapping[str, str]) -> Rows:

@@ -1,4 +1,4 @@
-"""Texts longer than the model has positions for: counted, said, and refused, cut or left out if asked."""
+"""Texts longer than the model has positions for: counted, reported, and refused, cut or left out as set."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -37,11 +37,11 @@ def fitted(
     def answer(example: Example) -> int:
         return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
 
-    kept = _fitted(lm, examples, answer, answer, settings, passes, "texts", said=passes.too_long > 0)
-    left = {example.language for example in kept}
+    fitting = _fitted(lm, examples, answer, answer, settings, passes, "texts", mentioned=passes.too_long > 0)
+    left = {example.language for example in fitting}
     if gone := dict.fromkeys(example.language for example in examples if example.language not in left):
         passes.say(f"no scores for {', '.join(gone)}: every text is too long and left out")
-    return kept
+    return fitting
 
 
 def fitted_rows(
@@ -59,10 +59,10 @@ def fitted_rows(
     def most(example: Example) -> int:
         return len(example.answers[0].encode()) + 1
 
-    kept = _fitted(lm, examples, answer, most, settings, passes, "training texts")
-    if examples and not kept:
+    fitting = _fitted(lm, examples, answer, most, settings, passes, "training texts")
+    if examples and not fitting:
         raise UserError(f"all {len(examples)} training texts are longer than the positions of {lm.name}")
-    return kept
+    return fitting
 
 
 def _fitted(
@@ -73,7 +73,7 @@ def _fitted(
     settings: EvaluateSettings,
     passes: TokenLimit,
     what: str,
-    said: bool = False,
+    mentioned: bool = False,
 ) -> list[Example]:
     """Those that fit beside their answer (at ``most`` so many tokens), and what becomes of the others."""
     positions = getattr(lm.decoder.config, "max_position_embeddings", None)
@@ -83,10 +83,10 @@ def _fitted(
     # Nearly all are shorter by far, and need not be tokenised to know it.
     doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + _AROUND > room}
     sizes = iter(map(len, lm.tokens.prompts([examples[i].prompt for i in sorted(doubtful)])))
-    kept, count = [], 0
+    fitting, count = [], 0
     for i, example in enumerate(examples):
         if i not in doubtful or (size := next(sizes)) + (answer := answer_of(example)) <= room:
-            kept.append(example)
+            fitting.append(example)
             continue
         count += 1
         if settings.on_too_long == "error" or (settings.on_too_long is None and _has_table(lm)):
@@ -95,17 +95,17 @@ def _fitted(
                 f"{lm.name} has room for {room}; set evaluate.on_too_long to truncate-left or skip"
             )
         if settings.on_too_long == "truncate-left":
-            kept.append(replace(example, prompt=_shortened(lm, example, room - answer)))
+            fitting.append(replace(example, prompt=_shortened(lm, example, room - answer)))
         elif settings.on_too_long is None:
-            kept.append(example)
-    if count and not said:
+            fitting.append(example)
+    if count and not mentioned:
         done = {None: "read all the same", "truncate-left": "cut at the left", "skip": "left out"}
         passes.say(
             f"{count} of {len(examples)} {what} are longer than the model's {positions:,} positions and are "
             f"{done[settings.on_too_long]} (evaluate.on_too_long)"
         )
     passes.too_long += count
-    return kept
+    return fitting
 
 
 def _has_table(lm: LanguageModel) -> bool:

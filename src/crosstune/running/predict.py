@@ -71,11 +71,11 @@ def predict(
     Raises:
         UserError: No such run, damaged weights, a model that has changed since, a text that does not fit.
     """
-    for given in (text, *choices):
+    for words in (text, *choices):
         try:
-            given.encode()
+            words.encode()
         except UnicodeEncodeError as error:
-            half = f"U+{ord(given[error.start]):04X}"
+            half = f"U+{ord(words[error.start]):04X}"
             raise UserError(f"half a character ({half}) in the text or a choice; write it in UTF-8") from None
     folder = user_path(folder)
     run = store.read_run(folder)

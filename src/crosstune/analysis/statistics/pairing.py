@@ -147,8 +147,8 @@ def pair_predictions(
             keys[run_id] = packed[by_key], values[rows[by_key]]
             # Most often the same in all runs, which is told faster than what two sets share.
             if shared is None or not np.array_equal(shared, packed[by_key]):
-                found = packed[by_key]
-                shared = found if shared is None else np.intersect1d(shared, found, assume_unique=True)
+                pairs = packed[by_key]
+                shared = pairs if shared is None else np.intersect1d(shared, pairs, assume_unique=True)
         if shared is None or not shared.size:
             continue
         comparisons.append(_paired(key, common, runs, codes, keys, shared, ids, used))

@@ -108,14 +108,14 @@ def _settings(config: PeftConfig, names: list[str]) -> Any:
 
     kind, fixed = TYPES[config.type]
     known = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(kind)]
-    own = {field.name for field in fields(known)}
+    keys = {field.name for field in fields(known)}
     extra = dict(config.model_extra or {})
-    if "feedforward_modules" in own:  # of (IA)³: whose input is scaled, not output
+    if "feedforward_modules" in keys:  # of (IA)³: whose input is scaled, not output
         ends = tuple(f".{end}" for end in extra.pop("feedforward_modules", ()))
         extra["feedforward_modules"] = [name for name in names if name.endswith(ends)] if ends else []
     for key in extra:
-        if key not in own:
-            raise UserError(f'peft: {config.type} has no setting "{key}"{did_you_mean(key, own)}')
+        if key not in keys:
+            raise UserError(f'peft: {config.type} has no setting "{key}"{did_you_mean(key, keys)}')
     try:
         return known(**{"target_modules": names} | fixed | extra)
     except (TypeError, ValueError, ImportError) as error:

@@ -53,8 +53,8 @@ def with_alibi(
     query = _widened(query, [*parts, *parts])
     key = torch.cat([key, _places(places + n, key)], -1)
     if front is not None:
-        own = torch.arange(n, device=key.device)[None]
-        front = torch.cat([front[0], _places(own, front[0][None])[0]], -1), front[1]
+        in_front = torch.arange(n, device=key.device)[None]
+        front = torch.cat([front[0], _places(in_front, front[0][None])[0]], -1), front[1]
     return query, key, front
 
 

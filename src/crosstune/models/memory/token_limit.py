@@ -96,8 +96,8 @@ class TokenLimit:
             )
         before = self.limit
         self._lower(self._size)
-        said = f"  memory of {self._device} ran out in {self.doing}: "
-        self.say(f"{said}{self.limit} tokens at once from here on, not {before}")
+        where = f"  memory of {self._device} ran out in {self.doing}: "
+        self.say(f"{where}{self.limit} tokens at once from here on, not {before}")
         return None
 
     def lower_to(self, tokens: int) -> None:

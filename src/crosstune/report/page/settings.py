@@ -27,8 +27,8 @@ def settings_view(sections: Sequence[Section]) -> dict[str, Any]:
             blocks = _blocks(_without(common, shared))
             groups.append({"task": part.task, "model": part.model, "note": part.note, "blocks": blocks})
         for run in part.runs:
-            own = _blocks(_without(entries[run.id], common))
-            rows.append({"record": run, "train": run.train or {}, "blocks": own})
+            run_blocks = _blocks(_without(entries[run.id], common))
+            rows.append({"record": run, "train": run.train or {}, "blocks": run_blocks})
     return {"shared": _blocks(shared), "sections": groups, "runs": rows}
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 import crosstune
 from crosstune.errors import UserError
-from random_model import SHAPES
+from random_model import SHAPES, llama_config
 
 METHODS = [
     "none",
@@ -45,24 +45,9 @@ def save(shape: str, folder: Path, device: str, dtype: str) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=byte_level, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
     ).save_pretrained(folder)
-    size = SHAPES[shape]
-    config = LlamaConfig(
-        vocab_size=size.vocabulary,
-        hidden_size=size.hidden,
-        intermediate_size=size.intermediate,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.kv_heads,
-        head_dim=size.head_dim,
-        tie_word_embeddings=size.tied,
-        max_position_embeddings=8192,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
     torch.manual_seed(0)
     with torch.device(device):
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+        model = AutoModelForCausalLM.from_config(llama_config(shape), dtype=getattr(torch, dtype))
     model.save_pretrained(folder)
 
 

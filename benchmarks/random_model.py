@@ -23,12 +23,10 @@ SHAPES = {
 }
 
 
-def random_lm(
-    shape: str, device: torch.device, dtype: torch.dtype, quantize: str | None = None
-) -> LanguageModel:
-    """A Llama of that shape with seeded weights; those to be quantised are loaded from a folder."""
+def llama_config(shape: str) -> LlamaConfig:
+    """The config of a Llama of that shape."""
     g = SHAPES[shape]
-    config = LlamaConfig(
+    return LlamaConfig(
         vocab_size=g.vocabulary,
         hidden_size=g.hidden,
         intermediate_size=g.intermediate,
@@ -42,6 +40,14 @@ def random_lm(
         bos_token_id=1,
         eos_token_id=2,
     )
+
+
+def random_lm(
+    shape: str, device: torch.device, dtype: torch.dtype, quantize: str | None = None
+) -> LanguageModel:
+    """A Llama of that shape with seeded weights; those to be quantised are loaded from a folder."""
+    config = llama_config(shape)
+    g = SHAPES[shape]
     torch.manual_seed(0)
     with torch.device("cpu" if quantize else device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=IMPLEMENTATION)

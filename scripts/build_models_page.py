@@ -14,7 +14,7 @@ import torch
 import transformers
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "zoo"))
+sys.path[:0] = [str(ROOT / "tests" / "zoo"), str(ROOT / "tests")]
 
 from architectures import ARCHITECTURES  # noqa: E402
 from checks import CASES, REFUSED, RIGHT, SLOW, check  # noqa: E402

@@ -153,6 +153,17 @@ def test_the_default_is_counted_as_peft_counts_it(tiny_lm):
     assert PeftTuner.count(PeftTuner.Config(), g) == PeftTuner.count(PeftTuner.Config(type="LORA", r=8), g)
 
 
+def test_what_was_drawn_is_part_of_what_was_trained(tiny_lm):
+    """VeRA's projections are drawn: weights without them, or with others' shapes, would be another method."""
+    method = tuner("VERA")
+    method.attach(tiny_lm("llama"), seed=3)
+    state = {name: x.clone() for name, x in method.state().items()}
+    drawn = next(name for name in state if name.endswith("vera_A.default"))
+    for wrong in ({k: x for k, x in state.items() if k != drawn}, state | {drawn: state[drawn][:1]}):
+        with pytest.raises(UserError, match=f"weights do not fit peft: {drawn}"):
+            method.load_state(wrong)
+
+
 def test_in_a_study():
     """What the config does not name is PEFT's to check, is in the label, and is written as it was read."""
     entry = MethodEntry.model_validate({"name": "peft", "type": "DORA", "r": 8})

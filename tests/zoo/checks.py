@@ -11,9 +11,7 @@ from typing import Any
 import independent
 import torch
 from architectures import eager_model
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
 from crosstune.errors import UserError
@@ -23,6 +21,7 @@ from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.outputs.generation import _read
+from saved_model import byte_tokenizer
 
 NEAR = 1e-4
 """Of the largest logit: fp32 in another order of sums comes to a few millionths."""
@@ -47,18 +46,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full-norms": ("full", {"only": "norms", "layers": 1}),
 }
 RIGHT, SLOW, REFUSED, WRONG = "right", "right one text per row", "refused", "WRONG"
-
-
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and a token before every text."""
-    tokens = ["<pad>", "<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    made = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[]))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
-    made.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
 
 
 def save(model: Any, folder: Path) -> Path:

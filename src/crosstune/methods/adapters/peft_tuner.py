@@ -238,11 +238,13 @@ class PeftTuner(Method[PeftConfig]):
         Raises:
             UserError: Names or shapes differ.
         """
+        for name, x in self.drawn.items():
+            if name not in state or state[name].shape != x.shape:
+                raise UserError(f"weights do not fit {self.name}: {name} is not {tuple(x.shape)} in them")
         super().load_state({name: x for name, x in state.items() if name not in self.drawn})
         with torch.no_grad():
             for name, x in self.drawn.items():
-                if name in state and state[name].shape == x.shape:
-                    x.copy_(state[name])
+                x.copy_(state[name])
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

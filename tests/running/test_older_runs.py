@@ -76,3 +76,21 @@ def test_runs_with_closed_prompts_are_made_again_or_told_apart(closed: Path, tmp
     assert [cell.why for cell in verdict.cells] == [
         "the languages of their answers were identified by different rules: relabel them"
     ]
+
+
+def test_updates_that_were_rounded_away_are_told_apart(model: Path, tmp_path: Path) -> None:
+    """Of two LoRA runs in bf16, the one whose record does not say how its update was evaluated is older."""
+    facts = study_of(model, tmp_path / "store", methods=["lora"], dtype="bfloat16", seeds=[0, 1])
+    run_study(Study(**facts | {"train": {"steps": 1}}), console=Console(file=io.StringIO()))
+    first, second = store.read_runs(tmp_path / "store")
+    assert first.merge is not None
+    for changes, wanted in (
+        ({}, False),
+        ({"merge": None}, True),
+        ({"merge": None, "dtype": "float32"}, False),
+    ):
+        aged(tmp_path / "store" / first.id, **changes)
+        results = crosstune.results(tmp_path / "store")
+        found = [line for section in results.sections for line in section.warnings]
+        assert any("rounded small updates away" in line for line in found) == wanted
+    assert second.merge is not None

@@ -146,6 +146,17 @@ class Section:
                 "the languages of answers were identified by different rules, in older runs by earlier ones: "
                 "their rates are not comparable; see docs/language-identification.md for `relabel`"
             )
+        merging = {run.method.name for run in self.runs if run.merge is not None}
+        rounded = {
+            run.method.name
+            for run in self.runs
+            if run.merge is None and run.method.name in merging and run.dtype != "float32"
+        }
+        if rounded:
+            result.append(
+                f"in some runs of {', '.join(sorted(rounded))}, made by an older crosstune, 16-bit weights "
+                "rounded small updates away: their scores are not comparable; remove them and run the study again"
+            )
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")
         return result

@@ -155,7 +155,7 @@ class Section:
         if rounded:
             result.append(
                 f"in some runs of {', '.join(sorted(rounded))}, made by an older crosstune, 16-bit weights "
-                "rounded small updates away: their scores are not comparable; remove them, run the study again"
+                "rounded small updates away: their scores are not comparable; remove them, run it again"
             )
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")

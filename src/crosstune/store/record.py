@@ -22,7 +22,7 @@ RECORD_VERSION = 1
 Json = dict[str, Any]
 """A mapping of JSON values whose keys are not the store's to decide."""
 
-Kind = Literal["result", "search"]
+Kind = Literal["result", "search", "stage"]
 
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of things. What is larger overflows in every table."""
@@ -101,10 +101,45 @@ class Overlap(_Part):
 
 
 class DataRecord(_Part):
-    """Rows that could not be used, and how many examples were drawn for training."""
+    """Where examples came from, rows that could not be used, and how many were drawn for training."""
 
+    sources: list[Json] = []
     skipped_rows: Whole = 0
     train_examples: Whole | None = None
+
+
+class StageRecord(_Part):
+    """A run that trained on unlabelled text, and whose weights this one stands on.
+
+    Attributes:
+        run: Its id.
+        weights: SHA-256 of its weights.
+        text: Source, files, lines and characters of the text.
+        tokens: Read in its training.
+        trained_parameters: Of it.
+    """
+
+    run: str
+    weights: str
+    text: Json
+    tokens: Whole | None = None
+    trained_parameters: Whole | None = None
+
+
+class Unlabelled(_Part):
+    """Unlabelled text that a run's method was made with.
+
+    Attributes:
+        uses: By language that the run is scored in, the language of the text; None for none.
+        stages: By language of the text.
+        in_text: Test examples of which a text stands in the unlabelled text of their language.
+        compared: Test examples that have a text long enough to be looked for.
+    """
+
+    uses: dict[str, str | None]
+    stages: dict[str, StageRecord]
+    in_text: Whole = 0
+    compared: Whole = 0
 
 
 class SearchRecord(_Part):
@@ -185,7 +220,8 @@ class RunRecord(_Part):
     Attributes:
         id: Hash of everything that decides the result; its folder's name.
         record_version: `RECORD_VERSION` of the crosstune that wrote it.
-        kind: "search" for a run that only chose a setting on development data.
+        kind: "search" for a run that only chose a setting on development data, "stage" for one that only
+            trained on unlabelled text what others stand on.
         label: The method with those settings that tell it from others of its study.
         train: Training settings; None where nothing is trained.
         search: None where the learning rate was given.
@@ -196,6 +232,7 @@ class RunRecord(_Part):
             written answers; None for choices, and in older records.
         merge: None for a method that changes no weights, and in older records.
         zero_shot: Nothing but source-language data was trained on.
+        unlabelled: Text that parts of the method were trained on; None for a method without.
         started: UTC, ISO 8601.
         finished: UTC, ISO 8601.
     """
@@ -224,6 +261,7 @@ class RunRecord(_Part):
     merge: MergeRecord | None = None
     trained_parameters: Whole | None
     zero_shot: bool
+    unlabelled: Unlabelled | None = None
     fingerprints: Fingerprints
     overlap: Overlap | None = None
     data: DataRecord = DataRecord()

@@ -1,0 +1,1 @@
+"""Methods on parts that are trained before them, on unlabelled text. May import the other methods."""

@@ -82,7 +82,7 @@ def test_a_stage_is_a_run_that_results_name_and_share(model: Path, text: Path) -
     stage = made[stages[1].id]
     assert (stage.kind, stage.unlabelled, stage.label) == ("stage", None, "language adapter")
     assert [source["language"] for source in stage.data.sources] == ["de"]
-    assert stage.trained_parameters == 2 * (2 * 64 * 8 + 8 + 64)
+    assert stage.trained_parameters == 2 * (2 * 64 * 8 + 8 + 64) + 2 * (2 * 32 * 16 + 16 + 32)
     assert "nothing to do" in run(small)
 
 
@@ -122,7 +122,10 @@ def test_mistakes_are_told_before_anything_is_computed(model: Path, text: Path) 
         "no text": ({"source": ""}, "method mad-x needs text:"),
         "no folder": ({"source": "nowhere"}, "nowhere is no folder"),
         "training": ({"text_train": {"step": 3}}, 'unknown key "step" in text_train of method mad-x'),
-        "options": ({"source": {"source": "udhr", "file": "x"}}, 'unknown key "file" in text of method mad-x'),
+        "options": (
+            {"source": {"source": "udhr", "file": "x"}},
+            'unknown key "file" in text of method mad-x',
+        ),
     }.values():
         if "bring" in wrong:
             (text / "en.txt").unlink()

@@ -14,7 +14,7 @@ The two ends of a decoder are of other scales, also where their tables are one; 
 exactly, but what it undoes are not the coordinates that the embedding had.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from crosstune.errors import UserError
@@ -58,13 +58,15 @@ class Invertible:
     """The two hooks.
 
     Attributes:
-        tensors: By name, as `tensors` gives them.
+        tensor: Of a name, as `tensors` gives them.
         activation: Name of the function between the two layers of a coupling.
         active: Whether anything is changed now.
     """
 
-    def __init__(self, lm: LanguageModel, part: Part, tensors: dict[str, Any], activation: str) -> None:
-        self.tensors, self.activation, self.active = tensors, activation, True
+    def __init__(
+        self, lm: LanguageModel, part: Part, tensor: Callable[[str], Tensor], activation: str
+    ) -> None:
+        self.tensor, self.activation, self.active = tensor, activation, True
 
         def embedded(module: object, args: object, out: Tensor) -> Tensor:
             return self.forward(out) if self.active else out
@@ -90,11 +92,8 @@ class Invertible:
         return torch.cat([y1 - self._coupling("first", x2), x2], -1).to(y.dtype)
 
     def _coupling(self, name: str, x: Tensor) -> Tensor:
-        t = {end: self._on(f"{name}.{end}", x) for end in ("down.weight", "down.bias", "up.weight", "up.bias")}
-        inner = nn.functional.linear(x, t["down.weight"], t["down.bias"])
-        inner = getattr(nn.functional, self.activation)(inner)
-        return nn.functional.linear(inner, t["up.weight"], t["up.bias"])
+        def layer(end: str, x: Tensor) -> Tensor:
+            weight, bias = (self.tensor(f"{name}.{end}.{of}").to(x.device) for of in ("weight", "bias"))
+            return nn.functional.linear(x, weight, bias)
 
-    def _on(self, name: str, x: Tensor) -> Tensor:
-        tensor: Tensor = self.tensors[name].to(x.device)
-        return tensor
+        return layer("up", getattr(nn.functional, self.activation)(layer("down", x)))

@@ -8,7 +8,9 @@ sub-layer (`crosstune.methods.adapters.placement`), ``residual`` says what T add
     library:  z = y + L(y),  z + T(z)      the `adapters` library's stack, and what it has published
     paper:    z = y + L(y),  y + T(z)      the paper's equations: only T sees what L changed
 
-Trained parameters are those of `bottleneck`, of T; each stage has its own.
+With ``invertible`` each L also has an adapter at the embeddings, and its inverse in front of the output layer
+(`crosstune.methods.adapters.invertible`). Trained parameters are those of `bottleneck`, of T; each stage has
+its own.
 """
 
 from collections.abc import Collection
@@ -20,9 +22,10 @@ from crosstune.methods.adapters.bottleneck import Bottleneck, BottleneckConfig
 from crosstune.methods.adapters.inserted import Width
 from crosstune.methods.adapters.placement import insert
 from crosstune.methods.config import MethodConfig
-from crosstune.methods.deferred import LanguageModel, Tensor
+from crosstune.methods.deferred import LanguageModel, Tensor, torch
 from crosstune.methods.staged.stage import Stage, Staged, StagedConfig
 from crosstune.models.adaptation import Part
+from crosstune.models.geometry import Geometry
 
 
 class MadXConfig(StagedConfig, BottleneckConfig):
@@ -31,11 +34,13 @@ class MadXConfig(StagedConfig, BottleneckConfig):
     Attributes:
         placement: Of both adapters.
         language_width: Inner dimension of language adapters.
+        invertible: Language adapters with invertible ones at the embeddings.
         residual: What the task adapter adds to.
     """
 
     placement: Literal["inside", "houlsby", "pfeiffer"] = "inside"
     language_width: Width = "d/2"
+    invertible: bool = True
     residual: Literal["library", "paper"] = "library"
 
     @property
@@ -46,6 +51,7 @@ class MadXConfig(StagedConfig, BottleneckConfig):
             sublayers=self.sublayers,
             width=self.language_width,
             activation=self.activation,
+            invertible=self.invertible,
         )
 
 
@@ -62,6 +68,16 @@ class MadX(Staged[MadXConfig], Bottleneck):
         super().__init__(config)
         self.below = ExitStack()
         self.kept: dict[str, Tensor] = {}
+
+    @classmethod
+    def count(cls, config: BottleneckConfig, geometry: Geometry) -> int:
+        """Of the task adapter."""
+        return super().count(config.model_copy(update={"invertible": False}), geometry)
+
+    @property
+    def has_ends(self) -> bool:
+        """Its language adapters have them."""
+        return False
 
     @property
     def stage(self) -> Stage:
@@ -114,7 +130,10 @@ class LanguageAdapter(Bottleneck):
             self.load_state(weights)
         lm = self.attached()
         self.stored: dict[str, Any] = {
-            name: tensor.detach().to("cpu", self.dtype(lm)) for name, tensor in self.tensors.items()
+            name: tensor.detach().to(
+                "cpu", torch.float32 if name.startswith("embeddings.") else self.dtype(lm)
+            )
+            for name, tensor in self.tensors.items()
         }
         self._switch(False)
 

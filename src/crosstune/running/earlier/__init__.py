@@ -1,4 +1,4 @@
 """What a run takes from runs made before it: a search's weights, and stages.
 
-May import `recording`, `task_data`.
+May import `progress`, `recording`, `task_data`.
 """

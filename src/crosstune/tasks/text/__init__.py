@@ -1,1 +1,1 @@
-"""Unlabelled text of a language, which language adapters are trained on. May import `data`, `languages`."""
+"""Unlabelled text of a language, which parts of methods are trained on. May import `base`."""

@@ -1,14 +1,20 @@
-"""Where a benchmark's files lie on this machine, and the shape of their rows."""
+"""Where a benchmark's files lie on this machine (``local_datasets.toml``), and the shape of their rows."""
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from crosstune.data.example import Split
 from crosstune.data.tables import BadRow, Row, Rows, changed, read_rows
 from crosstune.errors import UserError
 from crosstune.languages.table import find
+
+Reader = Callable[[Path], Rows]
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,32 @@ class FileLayout:
     rename: Mapping[str, str] = field(default_factory=dict)
     language: str | None = None
     column: str | None = None
-    read: Callable[[Path], Rows] | None = None
+    read: Reader | None = None
 
     def rows(self, path: Path) -> Rows:
         """Rows of one file, under the task's column names."""
         columns = self.columns or tuple(self.rename)
         rows = self.read(path) if self.read is not None else read_rows(path, columns, header=self.header)
         return renamed(rows, self.rename) if self.rename else rows
+
+
+@cache
+def local_datasets() -> dict[str, Any]:
+    """The parsed ``local_datasets.toml``; callers do not change it."""
+    return tomllib.loads(Path(__file__).with_name("local_datasets.toml").read_text(encoding="utf-8"))
+
+
+def local_layouts(dataset: str, **readers: Reader) -> dict[Split, tuple[FileLayout, ...]]:
+    """Layouts of a dataset's splits in ``local_datasets.toml``, which names its readers."""
+
+    def layouts(entry: dict[str, Any]) -> list[FileLayout]:
+        patterns = [entry["files"]] if isinstance(entry["files"], str) else entry["files"]
+        more = {key: tuple(value) if key == "columns" else value for key, value in entry.items()}
+        more["read"] = readers[entry["read"]] if "read" in entry else None
+        return [FileLayout(**(more | {"files": pattern})) for pattern in patterns]
+
+    splits: dict[Split, list[dict[str, Any]]] = local_datasets()[dataset]
+    return {split: tuple(x for entry in some for x in layouts(entry)) for split, some in splits.items()}
 
 
 @dataclass(frozen=True)

@@ -29,38 +29,25 @@ from crosstune.files import read_bytes, read_text
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One question on a passage.
+    """One question on a passage."""
 
-    Attributes:
-        passage: Line breaks as published.
-        question: Without a number or mark before it.
-        options: At least two.
-        answer: Index of the right one.
-    """
-
-    passage: str
-    question: str
-    options: tuple[str, ...]
-    answer: int
+    passage: str  # line breaks as published
+    question: str  # without a number or mark before it
+    options: tuple[str, ...]  # at least two
+    answer: int  # index of the right one
 
 
 @dataclass(frozen=True)
 class ReadingSet:
-    """Where a set's files are and how they are read.
+    """Where a set's files are and how they are read."""
 
-    Attributes:
-        name: Of the set, and its entry in ``local_datasets.toml``.
-        read: Rows of one file, one a question.
-        make: The question of a row, or None where it is left out. Raises `BadRow`.
-        hub: Entry of ``hub_datasets.toml``, with rows that `make` takes once `gather` has seen them.
-        gather: Where the hub spreads a question over several rows.
-    """
-
-    name: str
-    read: Callable[[Path], Rows]
+    name: str  # of the set, and its entry in ``local_datasets.toml``
+    read: Callable[[Path], Rows]  # rows of one file, one a question
+    # The question of a row, or None where it is left out. Raises `BadRow`.
     make: Callable[[Row], Reading | None]
+    # Entry of ``hub_datasets.toml``, with rows that `make` takes once `gather` has seen them.
     hub: str | None = None
-    gather: Callable[[Rows], Rows] | None = None
+    gather: Callable[[Rows], Rows] | None = None  # where the hub spreads a question over several rows
 
     @property
     def files(self) -> Mapping[Split, tuple[str, ...]]:

@@ -19,26 +19,19 @@ Reader = Callable[[Path], Rows]
 
 @dataclass(frozen=True)
 class FileLayout:
-    """One published form of a split.
+    """One published form of a split."""
 
-    Attributes:
-        files: Below the data folder, with ``{code}`` for the language and ``*`` for anything in a name.
-            Several files that match are read one after the other.
-        columns: That must be there, by default those renamed; all columns in a file without a header.
-        header: Whether the first line names the columns.
-        rename: The task's own column name by the published one.
-        language: Of files without ``{code}``; the source language by default.
-        column: That holds each row's language code, in a file of many languages; then ``language`` is unused.
-        read: For files that are no plain table, instead of `read_rows`.
-    """
-
+    # Below the data folder, with ``{code}`` for the language and ``*`` for anything in a name. Several
+    # files that match are read one after the other.
     files: str
+    # That must be there, by default those renamed; all columns in a file without a header.
     columns: tuple[str, ...] = ()
-    header: bool = True
-    rename: Mapping[str, str] = field(default_factory=dict)
-    language: str | None = None
+    header: bool = True  # whether the first line names the columns
+    rename: Mapping[str, str] = field(default_factory=dict)  # the task's own column name by the published one
+    language: str | None = None  # of files without ``{code}``; the source language by default
+    # That holds each row's language code, in a file of many languages; then ``language`` is unused.
     column: str | None = None
-    read: Reader | None = None
+    read: Reader | None = None  # for files that are no plain table, instead of `read_rows`
 
     def rows(self, path: Path) -> Rows:
         """Rows of one file, under the task's column names."""
@@ -68,17 +61,11 @@ def local_layouts(dataset: str, **readers: Reader) -> dict[Split, tuple[FileLayo
 
 @dataclass(frozen=True)
 class Place:
-    """Files of one split in one language.
+    """Files of one split in one language."""
 
-    Attributes:
-        layout: Their form.
-        paths: The files, read one after the other.
-        code: What the dataset calls the language, where rows of many languages mix.
-    """
-
-    layout: FileLayout
-    paths: tuple[Path, ...]
-    code: str | None = None
+    layout: FileLayout  # their form
+    paths: tuple[Path, ...]  # the files, read one after the other
+    code: str | None = None  # what the dataset calls the language, where rows of many languages mix
 
     def rows(self) -> Rows:
         """Rows in the place's language, and those that cannot be read."""

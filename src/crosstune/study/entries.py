@@ -233,9 +233,8 @@ class TaskEntry(StudyPart):
     def chosen_languages(self, chosen: Codes | Mapping[str, Codes], index: int) -> tuple[str, ...]:
         """Canonical codes of the languages the task is evaluated in, its source language first.
 
-        Args:
-            chosen: By the study: for all its tasks, or by task.
-            index: Of the task in the study.
+        ``chosen`` is the study's choice, for all its tasks or by task; ``index`` is the task's place in the
+        study.
 
         Raises:
             ValidationError: A language that the task has not, or its files cannot be read.

@@ -177,12 +177,8 @@ def _search_run(base: Run, rate: float) -> Run:
 def resolve(run: Run, finished: Mapping[str, RunRecord]) -> Run:
     """A run with its learning rate filled in: the best on development data, the smaller one on ties.
 
-    The run keeps its id. A run without a search is given back as it is.
-
-    Args:
-        run: A result run.
-        finished: Records of finished runs by id. Search runs that are not among them are left out of the
-            choice: they failed.
+    The run keeps its id; a run without a search is returned unchanged. Search runs without a record in
+    ``finished`` failed, and are left out of the choice.
 
     Raises:
         UserError: None of its search runs is finished (the first is named), or one was never scored.

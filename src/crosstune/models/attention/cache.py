@@ -122,11 +122,7 @@ class DecodingCache:
             self.live += 1
 
     def drop(self, ended: Sequence[int]) -> list[int]:
-        """Free some rows; the last ones move into the gaps.
-
-        Returns:
-            Which row each row now in use was before.
-        """
+        """Free some rows; the last ones move into the gaps. Returns each row's previous number."""
         order = list(range(self.live))
         for row in sorted(ended, reverse=True):
             last = len(order) - 1
@@ -148,11 +144,9 @@ class DecodingCache:
         return lengths
 
     def fix(self, lengths: Tensor, columns: int) -> None:
-        """Make ready to read one more token of the first rows, over so many columns.
+        """Prepare reading one more token of the first rows, over so many columns.
 
-        Args:
-            lengths: ``[rows]`` tokens that each holds; rows not in use have none.
-            columns: More than the longest of them.
+        ``lengths`` ``[rows]``: tokens that each holds, fewer than ``columns``; 0 for rows not in use.
         """
         self._longest = columns
         self._at = {lengths.device: (torch.arange(len(lengths), device=lengths.device), lengths)}

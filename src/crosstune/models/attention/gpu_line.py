@@ -173,12 +173,9 @@ class _Gather(torch.autograd.Function):
 
 
 def suits(lm: Any, longest: int, note: Note | None = None) -> bool:
-    """Whether texts of up to ``longest`` tokens are packed while training a model as it stands.
+    """Whether texts of up to ``longest`` tokens (soft prompt included) are packed in training this model.
 
-    Args:
-        lm: The `LanguageModel`, with whatever a method left on it.
-        longest: Tokens of the longest text, a soft prompt's among them.
-        note: Told in one line when the kernel is not used though it was wanted.
+    ``note`` logs one line if the kernel is wanted and not used.
     """
     config = lm.decoder.config
     if lm.device.type != "cuda" or lm.dtype not in (torch.float16, torch.bfloat16):

@@ -30,21 +30,13 @@ COLUMNS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """One form of answer.
+    """One form of answer."""
 
-    Attributes:
-        name: As tasks and run.json give it.
-        columns: That its predictions have besides `COLUMNS`, with their types.
-        has_choices: Whether an answer is one of its example's `Example.choices`.
-        losses: Values of ``train.loss`` it can be trained with.
-        statistic: What the score of many predictions is.
-    """
-
-    name: str
-    columns: Mapping[str, Any]
-    has_choices: bool = False
-    losses: tuple[str, ...] = ("answer",)
-    statistic: Statistic = MEAN
+    name: str  # as tasks and run.json give it
+    columns: Mapping[str, Any]  # that its predictions have besides `COLUMNS`, with their types
+    has_choices: bool = False  # whether an answer is one of its example's `Example.choices`
+    losses: tuple[str, ...] = ("answer",)  # values of ``train.loss`` it can be trained with
+    statistic: Statistic = MEAN  # what the score of many predictions is
 
     def schema(self, metrics: Iterable[str] = (), sums: int = 0) -> dict[str, Any]:
         """All columns of a table of predictions, in order.

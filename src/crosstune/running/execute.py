@@ -56,17 +56,11 @@ def load_for(study: Study, model: str) -> LoadedModel:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run's result, in memory.
+    """A run's result, in memory."""
 
-    Attributes:
-        record: Its run.json.
-        predictions: One row an example.
-        weights: The trained tensors on the CPU; None where nothing is trained.
-    """
-
-    record: RunRecord
-    predictions: pl.DataFrame
-    weights: dict[str, Tensor] | None
+    record: RunRecord  # its run.json
+    predictions: pl.DataFrame  # one row an example
+    weights: dict[str, Tensor] | None  # the trained tensors on the CPU; None where nothing is trained
 
     def save(self, folder: Path) -> None:
         """Write it into the store."""

@@ -20,21 +20,14 @@ SKIPPED_SHOWN = 5
 
 @dataclass
 class TaskData:
-    """Examples of one task, read once for all runs.
-
-    Attributes:
-        task: The task.
-        train: Training examples by language: the source language's, and those that ``train.languages`` names.
-        dev: Source-language development examples; empty when no run asks for any.
-        test: Test examples by language, the limit applied.
-        fingerprints: Of train (by language), dev, and test (by language).
-    """
+    """Examples of one task, read once for all runs."""
 
     task: Task
+    # Training examples by language: the source language's, and those that ``train.languages`` names.
     train: dict[str, list[Example]]
-    dev: list[Example]
-    test: dict[str, list[Example]]
-    fingerprints: dict[str, Any]
+    dev: list[Example]  # source-language development examples; empty when no run asks for any
+    test: dict[str, list[Example]]  # test examples by language, the limit applied
+    fingerprints: dict[str, Any]  # of train (by language), dev, and test (by language)
     _overlaps: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
 
     def train_for(self, settings: TrainSettings | None) -> list[Example]:

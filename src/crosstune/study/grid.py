@@ -24,17 +24,11 @@ Axes = dict[str, tuple[list[Any], Loc]]
 
 @dataclass(frozen=True)
 class GridCell:
-    """One entry of the methods after grids are written out.
+    """One entry of the methods after grids are written out."""
 
-    Attributes:
-        entry: As a study file could have it; read already where that shows whether it is there twice.
-        index: Of the entry in the study's own list that it comes from.
-        origin: Where the file has the values of swept settings.
-    """
-
-    entry: Any
-    index: int
-    origin: dict[str, Loc] = field(default_factory=dict)
+    entry: Any  # as a study file could have it; read already where that shows whether it is there twice
+    index: int  # of the entry in the study's own list that it comes from
+    origin: dict[str, Loc] = field(default_factory=dict)  # where the file has the values of swept settings
 
     def place(self, rest: Loc) -> Loc:
         """The place in the file of a part of the entry."""

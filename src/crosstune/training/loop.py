@@ -30,21 +30,13 @@ from crosstune.training.state import Best, LoopState, Trained, random_state, set
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is told after each step.
+    """What is told after each step."""
 
-    Attributes:
-        step: Steps done.
-        total: Steps to do.
-        loss: Mean nats an answer token in this step's batch.
-        tokens: Text tokens read so far, padding left out.
-        seconds: Since training began.
-    """
-
-    step: int
-    total: int
-    loss: float
-    tokens: int
-    seconds: float
+    step: int  # steps done
+    total: int  # steps to do
+    loss: float  # mean nats an answer token in this step's batch
+    tokens: int  # text tokens read so far, padding left out
+    seconds: float  # since training began
 
 
 def rate(settings: TrainSettings, peak: float, step: int, total: int) -> float:

@@ -25,17 +25,12 @@ class OwnCache:
 
 @dataclass
 class OwnCaches:
-    """Texts that are being written, each with what the model itself keeps of it: the slow way.
-
-    Attributes:
-        caches: Of each text.
-        lengths: Tokens that each of them holds, a prefix left out.
-    """
+    """Texts that are being written, each with what the model itself keeps of it: the slow way."""
 
     reader: ClassVar[type[OwnCache]] = OwnCache
 
-    caches: list[OwnCache] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
+    caches: list[OwnCache] = field(default_factory=list)  # of each text
+    lengths: list[int] = field(default_factory=list)  # tokens that each of them holds, a prefix left out
 
     def add(self, read: Any, texts: Sequence[tuple[int, list[int]]]) -> None:
         """As `DecodingCache.add`, of one text."""
@@ -79,10 +74,6 @@ class DecodingCache:
         lm: The model, with whatever a method left on it.
         rows: How many texts at once.
         columns: Tokens of the longest, a soft prompt's among them.
-
-    Attributes:
-        live: How many rows are in use: the first so many.
-        lengths: ``[live]`` tokens that each of them holds, a prefix left out.
     """
 
     # What transformers asks of every cache.
@@ -94,7 +85,8 @@ class DecodingCache:
     lm: Model
     rows: int
     columns: int
-    live: int = 0
+    live: int = 0  # how many rows are in use: the first so many
+    # ``[live]`` tokens that each of them holds, a prefix left out.
     lengths: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:

@@ -43,27 +43,17 @@ class VarlenBatch(PaddingFreeBatch):
 
 @dataclass(frozen=True, slots=True)
 class KernelPlan:
-    """Where the kernel finds what, made once for all layers.
+    """Where the kernel finds what, made once for all layers."""
 
-    Attributes:
-        columns: ``[keys]``: of each key of each text, its place among those in front and then the line's.
-        home: ``[line]``: of each of the line's tokens, its place among ``columns`` in its own text.
-        of_front: ``[texts, front]``: places among ``columns`` of what stands in front of all.
-        of_shared_prefix: ``[texts, shared prefix]``: the same of the shared prefix.
-        ends_q: ``[texts + 1]`` int32: where each text's queries begin, and the last one's end.
-        ends_k: The same of keys.
-        longest_q: Queries of the longest text.
-        longest_k: The most keys.
-    """
-
+    # ``[keys]``: of each key of each text, its place among those in front and then the line's.
     columns: Tensor
-    home: Tensor
-    of_front: Tensor
-    of_shared_prefix: Tensor
-    ends_q: Tensor
-    ends_k: Tensor
-    longest_q: int
-    longest_k: int
+    home: Tensor  # ``[line]``: of each of the line's tokens, its place among ``columns`` in its own text
+    of_front: Tensor  # ``[texts, front]``: places among ``columns`` of what stands in front of all
+    of_shared_prefix: Tensor  # ``[texts, shared prefix]``: the same of the shared prefix
+    ends_q: Tensor  # ``[texts + 1]`` int32: where each text's queries begin, and the last one's end
+    ends_k: Tensor  # the same of keys
+    longest_q: int  # queries of the longest text
+    longest_k: int  # the most keys
 
 
 @lru_cache(maxsize=4)

@@ -30,27 +30,16 @@ _BYTES = 4096
 
 @dataclass(frozen=True)
 class _Mark:
-    """A pass that has begun.
+    """A pass that has begun."""
 
-    Attributes:
-        made_for: Names everything that decides the run.
-        position: What was kept of the run when its process began.
-        number: Of the pass, counted from there.
-        doing: "training" or "evaluation".
-        rows: Examples in the pass.
-        size: Tokens, padding included.
-        limits: By what is done: most tokens at once, and how often that was halved.
-        deaths: How many processes before this one died in the very same pass.
-    """
-
-    made_for: str
-    position: str
-    number: int
-    doing: str
-    rows: int
-    size: int
-    limits: dict[str, tuple[int, int]]
-    deaths: int = 0
+    made_for: str  # names everything that decides the run
+    position: str  # what was kept of the run when its process began
+    number: int  # of the pass, counted from there
+    doing: str  # "training" or "evaluation"
+    rows: int  # examples in the pass
+    size: int  # tokens, padding included
+    limits: dict[str, tuple[int, int]]  # by what is done: most tokens at once, and how often that was halved
+    deaths: int = 0  # how many processes before this one died in the very same pass
 
 
 @contextmanager

@@ -19,19 +19,12 @@ from crosstune.training.settings import TrainSettings
 
 @dataclass(frozen=True)
 class StagePlan:
-    """The stage of one method of a study.
+    """The stage of one method of a study."""
 
-    Attributes:
-        stage: What is trained.
-        text: On which text, as an entry of tasks.
-        train: How; ``languages`` is filled in for each language.
-        uses: By language of examples, source first, the language whose stage it gets; None for none.
-    """
-
-    stage: Stage
-    text: TaskEntry
-    train: TrainSettings
-    uses: Mapping[str, str | None]
+    stage: Stage  # what is trained
+    text: TaskEntry  # on which text, as an entry of tasks
+    train: TrainSettings  # how; ``languages`` is filled in for each language
+    uses: Mapping[str, str | None]  # by language of examples, the language whose stage it gets; None for none
 
     def settings(self, language: str) -> TrainSettings:
         """For the stage of one language."""
@@ -40,15 +33,10 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Stages:
-    """What a run needs of stages.
+    """What a run needs of stages."""
 
-    Attributes:
-        uses: As of `StagePlan`, for the run's own languages.
-        runs: By language of the text, the id of the run that trains on it.
-    """
-
-    uses: Mapping[str, str | None]
-    runs: Mapping[str, str]
+    uses: Mapping[str, str | None]  # as of `StagePlan`, for the run's own languages
+    runs: Mapping[str, str]  # by language of the text, the id of the run that trains on it
 
     def of(self, languages: Iterable[str]) -> "Stages":
         """What some of the languages need."""
@@ -65,29 +53,20 @@ class Stages:
 
 @dataclass(frozen=True)
 class Combination:
-    """One task with one method of a study, and what holds for their runs.
-
-    Attributes:
-        task: The task.
-        method: The method.
-        label: Short name of the method, unique in the study.
-        budget: Trained parameters that the method's size is solved for; None where its size is given.
-        languages: Canonical codes of the languages the task is evaluated in, its source language first.
-        evaluate: Evaluation settings.
-        train: Training settings, with a learning rate where none is searched; None where nothing is trained.
-        rates: Learning rates that are searched; None for no search.
-        stages: What is trained before the method; None for a method without.
-    """
+    """One task with one method of a study, and what holds for their runs."""
 
     task: TaskEntry
     method: MethodEntry
-    label: str
+    label: str  # short name of the method, unique in the study
+    # Trained parameters that the method's size is solved for; None where its size is given.
     budget: int | None
+    # Canonical codes of the languages the task is evaluated in, its source language first.
     languages: tuple[str, ...]
-    evaluate: EvaluateSettings
+    evaluate: EvaluateSettings  # evaluation settings
+    # Training settings, with a learning rate where none is searched; None where nothing is trained.
     train: TrainSettings | None
-    rates: tuple[float, ...] | None
-    stages: StagePlan | None = None
+    rates: tuple[float, ...] | None  # learning rates that are searched; None for no search
+    stages: StagePlan | None = None  # what is trained before the method
 
 
 def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[str]) -> StagePlan | None:

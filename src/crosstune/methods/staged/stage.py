@@ -37,16 +37,10 @@ class StagedConfig(MethodConfig):
 
 @dataclass(frozen=True)
 class Stage:
-    """What is trained on the text of a language.
+    """What is trained on the text of a language."""
 
-    Attributes:
-        label: Short name for people.
-        method: Name in `crosstune.methods.METHODS`.
-        config: Its settings.
-    """
-
-    label: str
-    method: str
+    label: str  # for people
+    method: str  # name in `crosstune.methods.METHODS`
     config: MethodConfig
 
 

@@ -21,17 +21,11 @@ from crosstune.tasks.text.task import TextOptions, UnlabelledText
 
 @dataclass(frozen=True)
 class FinishedStages:
-    """Stages that one run needs, as the store holds them.
-
-    Attributes:
-        store: Their folder.
-        uses: By language of examples, the language of the text; None for none.
-        runs: By language of the text, the id of its run.
-    """
+    """Stages that one run needs, as the store holds them."""
 
     store: Path
-    uses: Mapping[str, str | None]
-    runs: Mapping[str, str]
+    uses: Mapping[str, str | None]  # by language of examples, the language of the text; None for none
+    runs: Mapping[str, str]  # by language of the text, the id of its run
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of the weights, by language of the text.

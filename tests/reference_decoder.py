@@ -36,8 +36,8 @@ class Effect:
     first: int = 0
     adapters: dict[tuple[int, str], list[Callable[[Tensor], Tensor]]] = field(default_factory=dict)
     scales: dict[str, Tensor] = field(default_factory=dict)
-    embedded: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
-    finished: Callable[[Tensor], Tensor] = lambda x: x  # noqa: E731
+    embedded: Callable[[Tensor], Tensor] = lambda x: x
+    finished: Callable[[Tensor], Tensor] = lambda x: x
 
     def adapted(self, layer: int, place: str, x: Tensor, read: Tensor | None = None) -> Tensor:
         """``x`` with what the adapters of a place add, one after the other."""

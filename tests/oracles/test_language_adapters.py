@@ -113,7 +113,11 @@ def test_each_language_gets_its_own_by_the_equations(tiny_lm, kind, placement, r
     assert lm.adaptation.groups(["th", "en", "sw", "zu"]) == [["th"], ["en"], ["sw", "zu"]]
     for language, text in method.uses.items():
         with lm.adaptation.for_language(language):
-            near("mad-x = slow fp64 decoder", all_logits(lm, IDS), reference_logits(lm, IDS, effect(method, text)))
+            near(
+                "mad-x = slow fp64 decoder",
+                all_logits(lm, IDS),
+                reference_logits(lm, IDS, effect(method, text)),
+            )
 
 
 def test_an_invertible_adapter_is_undone(tiny_lm):

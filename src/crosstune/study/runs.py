@@ -181,10 +181,11 @@ def expand(study: Study) -> list[Run]:
             if geometry is not None and combination.budget is not None:
                 solved = solve(base.method, base.config, geometry, combination.budget)
                 base = base if solved is None else replace(base, config=solved.config)
-            rates = combination.rates or ()
-            searches = [_search_run(base, rate) for rate in rates]
-            if searches:
-                base = replace(base, search=Search(tuple(run.id for run in searches), rates))
+            searches = []
+            if (search := combination.search) is not None:
+                seed = base.seed if search.seed is None else search.seed
+                searches = [_search_run(replace(base, seed=seed), rate) for rate in search.learning_rates]
+                base = replace(base, search=Search(tuple(run.id for run in searches), search.learning_rates))
             for run in [*searches, *(replace(base, seed=seed) for seed in study.seeds)]:
                 runs.setdefault(run.id, run)
     if len(refused) == len(study.models):
@@ -193,7 +194,7 @@ def expand(study: Study) -> list[Run]:
 
 
 def _search_run(base: Run, rate: float) -> Run:
-    """A run with the study's first seed that tries one rate, and is scored at least after its last step."""
+    """A run that tries one rate, and is scored at least after its last step."""
     assert base.train is not None
     update = {"learning_rate": rate, "evaluate_every": base.train.evaluate_every or LAST_STEP}
     return replace(base, kind="search", languages=(), train=base.train.model_copy(update=update))

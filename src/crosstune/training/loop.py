@@ -139,8 +139,7 @@ def _gradients(
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
-    Returns:
-        Its loss in nats an answer token, and the tokens read, padding left out and included.
+    Returns the loss in nats an answer token, and the tokens read, without and with padding.
     """
     before = random_state()
     counted = (0, 0) if reuse is None else (reuse.read, reuse.from_cache)

@@ -53,25 +53,21 @@ FORMS: dict[Kind, AnswerForm] = {
 }
 """``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding."""
 
+UNLABELLED = AnswerForm("text", {})
+"""Text that is trained on and asks nothing."""
+
 
 def form_of(kind: Kind) -> AnswerForm:
-    """The form of that name.
-
-    Raises:
-        UserError: There is none, as in a record of a later version.
-    """
+    """The form of that name; a `UserError` for an unknown one, as in a record of a later version."""
+    if kind == UNLABELLED.name:
+        return UNLABELLED
     if kind not in FORMS:
         raise UserError(f'unknown form of answer "{kind}"{did_you_mean(kind, FORMS)}')
     return FORMS[kind]
 
 
 def statistic_of(kind: Kind, metric: str, sums: int) -> Statistic:
-    """What the score of many predictions is.
-
-    Args:
-        kind: Form of the answers.
-        metric: The task's main one.
-        sums: How many columns ``sum.<i>`` the predictions have; 0 where the metric is none of a corpus.
+    """The statistic of predictions: the form's, or for ``sums`` > 0 columns ``sum.<i>`` the corpus metric's.
 
     Raises:
         UserError: There is no such form or corpus metric, as in a record of a later version.

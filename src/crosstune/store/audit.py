@@ -30,11 +30,7 @@ class Audit:
 
 
 def audit(store: Path, forms: Collection[str] = ()) -> Audit:
-    """Read every file of a store. Nothing is changed.
-
-    Args:
-        store: Folder of all runs.
-        forms: Names of the forms of answers that can be read; none for any.
+    """Read every file of a store, and change nothing; ``forms`` of answers that can be read (none: any).
 
     Raises:
         UserError: There is no such folder, or no store in it.

@@ -39,14 +39,10 @@ class GridCell:
 
 
 def sweep(methods: Sequence[Any], grid: Any) -> list[GridCell]:
-    """Write out the grids of a study and of its methods.
+    """Write out the grids of a study (settings such as ``lora.rank`` to lists of values) and of its methods.
 
-    Entries that a grid makes and that are already there are left out. A setting that a method gives itself is
-    not swept by the study's grid.
-
-    Args:
-        methods: The study's entries: names, mappings or `MethodEntry`.
-        grid: The study's own: settings (``train.limit``, ``lora.rank``) to lists of values; None for none.
+    Entries that a grid makes and that exist already are left out. The study's grid does not sweep a setting
+    that a method gives itself.
 
     Raises:
         ValidationError: An unknown key, no list, an empty list, or far too many combinations.

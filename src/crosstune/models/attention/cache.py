@@ -68,12 +68,10 @@ def _width(prompt: tuple[Tensor, Tensor] | None) -> int:
 
 @dataclass
 class DecodingCache:
-    """Keys and values of the texts being written, and the attention of their next tokens.
+    """Keys and values of so many rows of texts being written, and the attention of their next tokens.
 
-    Args:
-        lm: The model, with whatever a method left on it.
-        rows: How many texts at once.
-        columns: Tokens of the longest, a soft prompt's among them.
+    ``columns`` are the tokens of the longest, soft prompt included, on a model with whatever a method left on
+    it.
     """
 
     # What transformers asks of every cache.
@@ -122,11 +120,7 @@ class DecodingCache:
             self.live += 1
 
     def drop(self, ended: Sequence[int]) -> list[int]:
-        """Free some rows; the last ones move into the gaps.
-
-        Returns:
-            Which row each row now in use was before.
-        """
+        """Free some rows; the last ones move into the gaps. Returns each row's previous number."""
         order = list(range(self.live))
         for row in sorted(ended, reverse=True):
             last = len(order) - 1
@@ -148,11 +142,9 @@ class DecodingCache:
         return lengths
 
     def fix(self, lengths: Tensor, columns: int) -> None:
-        """Make ready to read one more token of the first rows, over so many columns.
+        """Prepare reading one more token of the first rows, over so many columns.
 
-        Args:
-            lengths: ``[rows]`` tokens that each holds; rows not in use have none.
-            columns: More than the longest of them.
+        ``lengths`` ``[rows]``: tokens that each holds, fewer than ``columns``; 0 for rows not in use.
         """
         self._longest = columns
         self._at = {lengths.device: (torch.arange(len(lengths), device=lengths.device), lengths)}

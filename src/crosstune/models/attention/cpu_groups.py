@@ -100,14 +100,10 @@ def _cheapest(lengths: Sequence[int], shared: int, fill: bool) -> tuple[int, lis
 
 
 def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) -> GroupPlan:
-    """The blocks of a `crosstune.models.attention.cpu_line.PaddingFreeBatch` line.
+    """The blocks of a `crosstune.models.attention.cpu_line.PaddingFreeBatch` with the layer's window.
 
-    Args:
-        layout: Of the line, with the layer's window.
-        front: Keys that stand in front of all texts.
-        heads: Of the keys.
-        group: Query heads that share one.
-        dtype: Of the scores.
+    ``front`` keys stand before all texts; ``heads`` are those of the keys, each shared by ``group`` query
+    heads.
     """
     texts = list(layout.pieces())
     shared_prefix, texts = (texts[:1], texts[1:]) if layout.shared_prefix else ([], texts)

@@ -117,12 +117,9 @@ def attend(
 
 
 def _columns(blocks: Tensor, common: Tensor, block: Block) -> Tensor:
-    """What a block's texts see, ``[texts, columns, d]``.
+    """What a block's texts see, ``[texts, columns, d]``, of keys or values ``[filled, d]``.
 
-    Args:
-        blocks: Keys or values, ``[filled, d]``.
-        common: Those in front and the shared prefix's, ``[kv_heads, front + shared_prefix, d]``.
-        block: Of them.
+    ``common``: those in front and the shared prefix's, ``[kv_heads, front + shared_prefix, d]``.
     """
     text = block.of(blocks)
     if not block.shared:

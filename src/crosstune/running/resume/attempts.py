@@ -46,14 +46,9 @@ class _Mark:
 def attempt(
     folder: Path, made_for: str, position: str, passes: Sequence[TokenLimit], note: Callable[[str], None]
 ) -> Iterator[None]:
-    """Inside, passes are written down; fewer tokens go at once where processes before were killed.
+    """Inside, passes are written down; fewer tokens go at once where earlier processes were killed.
 
-    Args:
-        folder: Of this run alone; it exists.
-        made_for: Names everything that decides the run.
-        position: Names what is kept of the run so far.
-        passes: Of the run, each of another kind.
-        note: Told in one line when something was learnt.
+    ``position`` names what is saved of the run so far; ``passes`` are of different kinds.
 
     Raises:
         UserError: They were killed on one example alone.

@@ -108,7 +108,7 @@ def _same(key: str, found: Any, wanted: Any) -> bool:
     if isinstance(wanted, str) and isinstance(found, int) and (written := _DIGITS.fullmatch(wanted.strip())):
         # "67.5K" is any number that rounds to it.
         unit = _UNITS[written[2].upper()] / 10 ** len(written[1] or "")
-        return abs(found - parse_count(wanted, key)) <= unit / 2
+        return bool(abs(found - parse_count(wanted, key)) <= unit / 2)
     return bool(found == wanted)
 
 

@@ -147,6 +147,27 @@ def add(code: str, name: str, family: str, script: str, resource: int | None = N
     _index.cache_clear()
 
 
+def relatives(code: str, among: Iterable[str]) -> list[str]:
+    """Of some varieties those of a language's family, the nearest first.
+
+    Nearer is the same language in another script, then the same branch, the same script, and more text.
+
+    Raises:
+        UserError: A code is unknown.
+    """
+    of = find(code)
+
+    def distance(row: Language) -> tuple[bool, bool, bool, int, str]:
+        other_branch = not of.branch or row.branch != of.branch
+        same_language = row.iso639_3 == of.iso639_3
+        return (not same_language, other_branch, row.script != of.script, -(row.resource or 0), row.code)
+
+    if of.family in ("isolate", "Constructed"):
+        return []
+    family = [row for row in map(find, among) if row.family == of.family and row.code != of.code]
+    return [row.code for row in sorted(family, key=distance)]
+
+
 def order_by_family(codes: Iterable[str]) -> list[str]:
     """The codes in reading order for charts: by family, branch, then English name.
 

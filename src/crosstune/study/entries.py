@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -29,6 +28,7 @@ from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import TASKS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.load import SUFFIXES, TaskFile, load_task
+from crosstune.tasks.text.task import UnlabelledText
 from crosstune.training.settings import TrainSettings
 
 Codes = Literal["all"] | tuple[str, ...]
@@ -224,7 +224,9 @@ class TaskEntry(StudyPart):
     @property
     def task_class(self) -> type[Task]:
         """What makes the task."""
-        return TASKS[self.name] if self.file is None else self.file.task
+        if self.file is not None:
+            return self.file.task
+        return UnlabelledText if self.name == UnlabelledText.name else TASKS[self.name]
 
     def make(self) -> Task:
         """The task itself."""
@@ -272,23 +274,6 @@ class TaskEntry(StudyPart):
         named = {"name": self.name} if self.file is None else {"file": str(self.file.path)}
         options = self.options.model_dump(mode="json")
         return {**named, **options, "train": self.train, "evaluate": self.evaluate}
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One task with one method of a study, and what holds for their runs."""
-
-    task: TaskEntry
-    method: MethodEntry
-    label: str  # short name of the method, unique in the study
-    # Trained parameters that the method's size is solved for; None where its size is given.
-    budget: int | None
-    # Canonical codes of the languages the task is evaluated in, its source language first.
-    languages: tuple[str, ...]
-    evaluate: EvaluateSettings  # evaluation settings
-    # Training settings, with a learning rate where none is searched; None where nothing is trained.
-    train: TrainSettings | None
-    rates: tuple[float, ...] | None  # learning rates that are searched; None for no search
 
 
 def labels(methods: Sequence[MethodEntry], budget: int | Literal[False] | None = None) -> list[str]:

@@ -28,7 +28,7 @@ def test_a_folder_of_files(tmp_path: Path) -> None:
     rows = [json.dumps({"body": "un\ndeux"}), json.dumps({"body": "trois"})]
     (tmp_path / "fr.jsonl").write_text("\n".join(rows), encoding="utf-8")
     task = text(tmp_path)
-    assert task.languages() == ["de", "sw"]
+    assert task.languages() == ["de", "fr", "sw"]
     assert (lines(task, "sw"), lines(task, "de")) == (["Habari.", "Nyumba"], ["Haus", "Hof"])
     assert task.sources == [
         {"split": "train", "language": "sw", "files": ["swh.txt"], "lines": 2, "characters": 13},

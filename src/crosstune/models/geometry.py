@@ -35,9 +35,12 @@ class Geometry:
         value_dim: Size of one head's values where it is not ``head_dim``, else 0.
         cached: Heads, and sizes of one's keys and values, of what a cache holds in their place (DeepSeek's
             latents); None where it holds them.
+        uneven: Whether some layers have other sizes of keys and values, or other numbers of their heads.
         apart: Why its texts are read one per row (`crosstune.models.attention.apart`); empty where they
             share rows.
         same_rotation: Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
+        long_rotation: Whether all longer texts have one other rotation (LongRoPE). Otherwise it follows the
+            longest text that is read with them (dynamic NTK), and they are refused.
         unknown: What `crosstune.models.parts` knows by no name in some layer.
         by_layer: Parameters of each layer, and last of all outside of them; None where they are Llama's.
         linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
@@ -58,8 +61,10 @@ class Geometry:
     embedding: int = 0
     value_dim: int = 0
     cached: tuple[int, int, int] | None = None
+    uneven: bool = False
     apart: str = ""
     same_rotation: int = 0
+    long_rotation: bool = False
     unknown: tuple[str, ...] = ()
     by_layer: tuple[Counts, ...] | None = None
     linears: tuple[tuple[Linear, ...], ...] | None = None
@@ -183,7 +188,7 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         tied=output is not None and output.weight is inputs,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding=0 if inputs.shape[1] == hidden else inputs.shape[1],
-        same_rotation=_same_rotation(text),
+        **_rotation(text),
         unknown=tuple(part for part in parts.layers[0].named if any(not x.named[part] for x in parts.layers)),
     )
     linears = tuple(layer.linears() for layer in parts.layers)
@@ -203,17 +208,22 @@ def _counts(model: Any, parts: "Parts") -> tuple[Counts, ...]:
     return tuple((every, biases, norms) for every, biases, norms in counts)
 
 
-def _same_rotation(config: Any) -> int:
-    """Tokens beyond which frequencies follow the longest text of a forward (LongRoPE, dynamic NTK); or 0."""
+def _rotation(config: Any) -> dict[str, Any]:
+    """`Geometry.same_rotation` and `Geometry.long_rotation`."""
     rope = getattr(config, "rope_parameters", None) or {}
-    limits = [
-        part.get("original_max_position_embeddings")
-        or getattr(config, "original_max_position_embeddings", None)
-        or config.max_position_embeddings
-        for part in (rope, *(part for part in rope.values() if isinstance(part, dict)))
-        if part.get("rope_type", part.get("type")) in ("dynamic", "longrope", "su")
-    ]
-    return min((int(limit) for limit in limits), default=0)
+    limits: dict[int, set[str]] = {}
+    for part in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        if (kind := part.get("rope_type", part.get("type"))) in ("dynamic", "longrope", "su"):
+            limit = (
+                part.get("original_max_position_embeddings")
+                or getattr(config, "original_max_position_embeddings", None)
+                or config.max_position_embeddings
+            )
+            limits.setdefault(int(limit), set()).add(kind)
+    return {
+        "same_rotation": min(limits, default=0),
+        "long_rotation": len(limits) == 1 and "dynamic" not in limits[min(limits)],
+    }
 
 
 def _size(config: Any, name: str, default: int | None = None) -> int:

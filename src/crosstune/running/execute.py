@@ -19,7 +19,7 @@ from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
-from crosstune.running.prepared import attached, predictions, training_rows
+from crosstune.running.prepared import attached, check_lengths, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import write_record
 from crosstune.running.resume.folder import ResumeFolder, made_for
@@ -129,6 +129,8 @@ def execute(
         with resume.attempt(learning, answering), attached(method, lm, run.seed):
             count = _count(run, method, lm)
             if run.train is not None:
+                if run.kind == "result":
+                    check_lengths(run, lm, data)
                 rows = training_rows(run, lm, data, learning)
                 taken = None if searched is None else take_up(searched, run, method, lm, data, shown)
                 if taken is not None:

@@ -89,7 +89,7 @@ WRONG = [
     (_with([], "task", "metrics"), "task.metrics list should have at least 1 item"),
     (_with("high", "curve", 0, "loss"), 'curve.0.loss should be a number; found "high";'),
     (_with(3, "fingerprints", "test", "en"), "fingerprints.test.en should be text; found 3;"),
-    (_with("draft", "kind"), "kind should be 'result' or 'search'; found \"draft\";"),
+    (_with("draft", "kind"), "kind should be 'result', 'search' or 'stage'; found \"draft\";"),
     (_with(99, "record_version"), f"record_version should be {RECORD_VERSION} or less: a newer crosstune"),
 ]
 

@@ -35,9 +35,7 @@ class Geometry:
     # Heads, and sizes of one's keys and values, of what a cache holds in their place (DeepSeek's latents);
     # None where it holds them.
     cached: tuple[int, int, int] | None = None
-    uneven: bool = (
-        False  # whether some layers have keys and values, or numbers of their heads, of other sizes
-    )
+    uneven: tuple[str, ...] = ()  # "keys and values", "MLPs": what some layers have in other sizes
     # Why its texts are read one per row (`crosstune.models.attention.apart`); empty where they share rows.
     apart: str = ""
     # Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
@@ -139,6 +137,7 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
 
     auto: Any = AutoModelForCausalLM
     text: Any = config.get_text_config(decoder=True)
+    text.allow_global_per_layer_attribute_access = True  # layers tell their sizes themselves
     try:
         with torch.device("meta"):
             # Never code from a repository: an architecture is one that transformers ships.
@@ -168,6 +167,11 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding=0 if inputs.shape[1] == hidden else inputs.shape[1],
         **_rotation(text),
+        uneven=tuple(
+            what
+            for what, names in (("keys and values", ("kv_heads", "head_dim")), ("MLPs", ("intermediate",)))
+            if len({tuple(sizes.get(name) for name in names) for sizes in read}) > 1
+        ),
         unknown=tuple(part for part in parts.layers[0].named if any(not x.named[part] for x in parts.layers)),
     )
     linears = tuple(layer.linears() for layer in parts.layers)

@@ -58,6 +58,8 @@ def examine(config: PretrainedConfig) -> Geometry:
         sizes = kept_sizes(lm)
         if not _in_one_stream(lm):
             sizes["unknown"] = tuple(dict.fromkeys((*shape.unknown, "norm before the MLP")))
+        if "uneven" in sizes:
+            sizes["uneven"] = tuple(dict.fromkeys((*shape.uneven, *sizes["uneven"])))
         shape, lm.geometry = replace(shape, **sizes), replace(lm.geometry, **sizes)
         if fault := check_forms(eager, lm):
             # One a row, and the model's own cache: right for many that keep a state beside attention.
@@ -85,7 +87,7 @@ def kept_sizes(lm: LanguageModel) -> dict[str, Any]:
     layers: list[Any] = [layer for layer in read.layers if getattr(layer, "keys", None) is not None]
     cached = {(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers}
     if len(attended) != 1 or len(cached) != 1:
-        return {"uneven": len(attended) > 1}
+        return {"uneven": ("keys and values",)} if len(attended) > 1 else {}
     heads, size, values = attended.pop()
     cached_sizes = cached.pop()
     sizes = {"kv_heads": heads, "head_dim": size, "value_dim": 0 if values == size else values}

@@ -164,11 +164,14 @@ def placed_claims(claims: "Claims | None") -> "list[PlacedClaim]":
 
 def _check_settings(placed: "PlacedClaim") -> None:
     """Refuse settings that nothing has: no run could ever be as the claim says."""
+    from crosstune.claims.stated import check_keys
     from crosstune.methods import METHODS
     from crosstune.outputs.settings import EvaluateSettings
     from crosstune.training.settings import TrainSettings
 
     claim = placed.claim
+    settings = {key for method in METHODS.values() for key in method.Config.model_fields}
+    check_keys(claim, {*settings, *TrainSettings.model_fields}, placed.place)
     train, evaluate = TrainSettings.model_fields, EvaluateSettings.model_fields
     named: list[tuple[Iterable[str], Iterable[str], str]] = [(claim.evaluate, evaluate, "evaluate")]
     for pick in (*claim.method, *((claim.against,) if claim.against else ())):

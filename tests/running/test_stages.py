@@ -79,6 +79,7 @@ def test_a_stage_is_a_run_that_results_name_and_share(model: Path, text: Path) -
     assert record.unlabelled.stages["de"].text["lines"] == 2
     assert record.unlabelled.stages["de"].text["files"] == ["de.txt"]
     assert not record.zero_shot
+    assert record.label.endswith(", unlabelled target text used")
     stage = made[stages[1].id]
     assert (stage.kind, stage.unlabelled, stage.label) == ("stage", None, "language adapter")
     assert [source["language"] for source in stage.data.sources] == ["de"]

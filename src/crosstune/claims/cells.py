@@ -10,9 +10,10 @@ import polars as pl
 
 from crosstune.analysis.groups import family_order, group_of
 from crosstune.analysis.predictions import Predictions, as_predictions
-from crosstune.analysis.statistics.differences import Difference, by_language, difference, holm
+from crosstune.analysis.statistics.differences import Difference, by_language, difference
+from crosstune.analysis.statistics.multiplicity import holm
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
-from crosstune.analysis.statistics.power import two_sided
+from crosstune.analysis.statistics.studentized import two_sided
 from crosstune.claims import choose_runs as claim_runs
 from crosstune.claims.choose_runs import NoRunsError, Setup
 from crosstune.claims.file import LOWER_IS_BETTER, Claim, Pick
@@ -22,7 +23,7 @@ from crosstune.metrics.statistic import MEAN
 from crosstune.store.record import RunRecord
 
 # Verdicts use the test and its interval; bootstrap draws would take most of the time.
-_tested = functools.partial(difference, draws=1)
+_tested = functools.partial(difference, draws=0)
 
 Outcome = Literal["yes", "no", "open"]
 ALPHA = 0.05

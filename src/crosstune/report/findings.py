@@ -84,7 +84,7 @@ def _against_best(section: Section) -> tuple[list[str], str]:
     tests = {row["a"]: row for row in section.against(best).rows(named=True)}
     if not tests:
         return list(others), "No example was scored with all methods, so nothing is tested. "
-    undecided = [name for name in others if tests[name]["p_holm"] >= ALPHA]
+    undecided = [name for name in others if tests[name]["p"] >= ALPHA]
     row = tests[others[0]]
     sentence = (
         f"The difference from {others[0]} is {percent(-row['difference'])} points (95% interval "

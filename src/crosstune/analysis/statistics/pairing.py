@@ -35,6 +35,9 @@ class PairedPredictions:
         seedless: Methods that no seed changes; their one row stands for every seed.
         statistic: What a score of many examples is.
         counts: Where that is no mean: method to float32 [seeds, columns, columns of the statistic].
+        clusters: [columns]; what examples that are not independent have in common, such as their passage;
+            None where each is on its own.
+        families: Language to its family; one that is missing is a family of its own.
     """
 
     model: str
@@ -50,6 +53,8 @@ class PairedPredictions:
     seedless: frozenset[str] = frozenset()
     statistic: Statistic = MEAN
     counts: dict[str, Counts] = field(default_factory=dict)
+    clusters: NDArray[np.object_] | None = None
+    families: dict[str, str] = field(default_factory=dict)
 
     def summed(self, method: str) -> Counts:
         """[seeds, columns, columns of the statistic]; what a method's score is made of."""
@@ -61,9 +66,10 @@ class PairedPredictions:
         return [code for code in self.languages if code != self.source]
 
     @cached_property
-    def example_codes(self) -> NDArray[np.int64]:
-        """[columns]; a number for each example id, the same in every language that has it."""
-        return np.unique(self.examples, return_inverse=True)[1].astype(np.int64)
+    def unit_codes(self) -> NDArray[np.int64]:
+        """[columns]; a number for each independent unit (example or cluster), the same in all languages."""
+        units = self.examples if self.clusters is None else self.clusters
+        return np.unique(units, return_inverse=True)[1].astype(np.int64)
 
     def places(self, languages: Sequence[str] | None = None) -> list[int]:
         """Indices of languages, each once; of all targets for None.

@@ -105,10 +105,11 @@ class Claim(BaseModel):
         every: The claim holds in every one of these groups; ``most`` and ``some`` likewise.
         most: In more than half.
         some: In one or more.
-        at_least: Minimum number of target languages for a mean; smaller groups are skipped.
+        at_least: Minimum number of target languages for a mean; smaller groups are not judged.
         seeds: Minimum number of seeds of a method with randomness.
         options: Task options of the runs, such as prompt_language.
         evaluate: Evaluation settings of the runs.
+        despite: Settings that may differ between the two methods' runs, such as steps or dtype.
         zero_shot: Whether the runs are zero-shot.
     """
 
@@ -133,6 +134,7 @@ class Claim(BaseModel):
     seeds: int = Field(default=2, ge=1)
     options: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
+    despite: Annotated[tuple[Text, ...], BeforeValidator(_listed)] = ()
     zero_shot: bool = True
 
     @model_validator(mode="before")

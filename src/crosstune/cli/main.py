@@ -379,10 +379,10 @@ def main() -> NoReturn:
 
 
 def _read(file: Path, **options: str | None) -> "Study":
-    """The study in a file, with the options that were given in place of its own settings.
+    """The study in a file, with the options given in place of its own settings.
 
     Raises:
-        UserError: The file has a mistake, or an option is empty, as from a shell variable that is not set.
+        UserError: The file has a mistake, or an option is empty, as from an unset shell variable.
     """
     from crosstune.study.spec import read_study
 

@@ -82,12 +82,7 @@ class Method(ABC, Generic[Settings]):
         """
 
     def attach(self, lm: LanguageModel, seed: int = 0, languages: Collection[str] | None = None) -> None:
-        """Put the method on a model, on top of what is there.
-
-        Args:
-            lm: The model.
-            seed: Of the parameters' start.
-            languages: Codes of those it is active for; None for all.
+        """Put the method on a model, on top of what is there; active for some languages, or None for all.
 
         Raises:
             UserError: The settings do not fit the model, or the method cannot stand with one that is there.

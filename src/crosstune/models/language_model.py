@@ -214,10 +214,7 @@ class LanguageModel:
     ) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
 
-        Args:
-            layer: Its number, from 0 at the bottom.
-            ids: ``[batch, length]`` token ids.
-            layout: Who sees whom, when a row holds several texts.
+        ``ids`` are ``[batch, length]``; the layout says who sees whom if a row holds several texts.
         """
         assert self.adaptation.front == 0, "a soft prompt stands in front of the text"
         with torch.no_grad(), laid_out(layout), left_at(self.layers, layer) as reached:

@@ -75,7 +75,8 @@ def leader(section: Section) -> str | None:
 
 def not_shown(row: Mapping[str, Any]) -> str:
     """The text for a difference that is not significant."""
-    return f"not significant; minimum detectable difference: {percent(row['detectable'])} points"
+    size = "none" if row["detectable"] is None else f"{percent(row['detectable'])} points"
+    return f"not significant; minimum detectable difference: {size}"
 
 
 def _against_best(section: Section) -> tuple[list[str], str]:
@@ -88,7 +89,7 @@ def _against_best(section: Section) -> tuple[list[str], str]:
     row = tests[others[0]]
     sentence = (
         f"The difference from {others[0]} is {percent(-row['difference'])} points (95% interval "
-        f"{points(-row['high'])} to {points(-row['low'])}, {p_value(row['p_holm'])} after Holm"
+        f"{points(-row['high'])} to {points(-row['low'])}, {p_value(row['p'])}"
     )
     sentence += f"; {not_shown(row)}). " if others[0] in undecided else "). "
     if row["seed_variation"] == "absent":

@@ -182,7 +182,7 @@ class Section:
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """Whether a is "better" or "worse" than b, or "not significant", by the p value after Holm."""
+    """Whether a is "better" or "worse" than b, or "not significant", by the p value of all pairs."""
     if row["p"] >= ALPHA:
         return "not significant"
     return "better" if row["difference"] > 0 else "worse"

@@ -43,11 +43,7 @@ class LoadedModel:
 
 
 def load_for(study: Study, model: str) -> LoadedModel:
-    """One of a study's models, loaded as the study says.
-
-    Raises:
-        UserError: It cannot be loaded.
-    """
+    """One of a study's models, loaded as the study says; a `UserError` where it cannot be."""
     began = time.perf_counter()
     options = {name: getattr(study, name) for name in ("device", "dtype", "quantize", "device_map")}
     lm = load(model, **options)
@@ -56,17 +52,11 @@ def load_for(study: Study, model: str) -> LoadedModel:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run's result, in memory.
+    """A run's result, in memory."""
 
-    Attributes:
-        record: Its run.json.
-        predictions: One row an example.
-        weights: The trained tensors on the CPU; None where nothing is trained.
-    """
-
-    record: RunRecord
-    predictions: pl.DataFrame
-    weights: dict[str, Tensor] | None
+    record: RunRecord  # its run.json
+    predictions: pl.DataFrame  # one row an example
+    weights: dict[str, Tensor] | None  # the trained tensors on the CPU; None where nothing is trained
 
     def save(self, folder: Path) -> None:
         """Write it into the store."""
@@ -99,18 +89,11 @@ def execute(
     work: Path | None = None,
     searched: Path | None = None,
 ) -> RunResult:
-    """Make one run on a loaded model, which is left as it was found.
+    """Make one run (its learning rate resolved) on a loaded model, which is left unchanged.
 
-    A run of kind "search" is trained and scored on development data; nothing is evaluated.
-
-    Args:
-        run: What to make, its learning rate resolved.
-        loaded: The model.
-        data: Examples of the run's task.
-        shown: Told how far it is.
-        work: A folder of this run alone, to go on from where a killed process was; None to start anew.
-        searched: Folder of the finished search run of the chosen learning rate. If it was trained as this
-            run would be, its weights are taken.
+    A run of kind "search" is trained and scored on development data only. ``work`` is the folder from which a
+    killed run resumes. ``searched`` is the finished search run of the chosen learning rate: its weights are
+    taken if it was trained as this run would be.
 
     Raises:
         UserError: The method does not fit the model, training diverged, or memory ran out.

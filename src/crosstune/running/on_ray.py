@@ -40,25 +40,15 @@ _VARIABLES = (*environment.NAMES, "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 
 @dataclass(frozen=True)
 class WorkerOrder:
-    """The settings sent to a worker.
+    """The settings sent to a worker."""
 
-    Attributes:
-        study: The complete study as YAML, with the absolute path of its store.
-        text: The original text of the study, for the store.
-        folder: Working directory of the command; paths in the study are relative to it.
-        variables: Those of `_VARIABLES` that are set.
-        cpus: Number of threads.
-        device: Replaces the study's.
-        dtype: Replaces the study's.
-    """
-
-    study: str
-    text: str
-    folder: str
-    variables: dict[str, str]
-    cpus: int
-    device: str
-    dtype: str
+    study: str  # the complete study as YAML, with the absolute path of its store
+    text: str  # the original text of the study, for the store
+    folder: str  # working directory of the command; paths in the study are relative to it
+    variables: dict[str, str]  # those of `_VARIABLES` that are set
+    cpus: int  # number of threads
+    device: str  # replaces the study's
+    dtype: str  # replaces the study's
 
     def read(self) -> Study:
         """Read the study on the worker's machine."""

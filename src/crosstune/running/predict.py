@@ -32,16 +32,11 @@ from crosstune.tasks.prompts import render
 
 @dataclass(frozen=True)
 class Prediction:
-    """A run's answer to one text.
+    """A run's answer to one text."""
 
-    Attributes:
-        prompt: What the model read (without a method's exemplars).
-        answer: The best choice, or the text written.
-        choices: Each choice and its probability, best first; empty for a written answer.
-    """
-
-    prompt: str
-    answer: str
+    prompt: str  # what the model read (without a method's exemplars)
+    answer: str  # the best choice, or the text written
+    # Each choice and its probability, best first; empty for a written answer.
     choices: list[tuple[str, float]]
 
 

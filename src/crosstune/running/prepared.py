@@ -43,12 +43,9 @@ def training_rows(run: Run, lm: LanguageModel, data: TaskData, passes: TokenLimi
 
 
 def solved_examples(method: Method, train: Callable[[], list[Example]], seed: int) -> list[Example]:
-    """The examples whose solutions a method shows in front of every prompt; most methods show none.
+    """The exemplars that a method shows in front of every prompt; most methods show none.
 
-    Args:
-        method: Says how many.
-        train: Reads the source language's training split; called only where there are any to show.
-        seed: Of the run.
+    ``train`` reads the source language's training split, and is called only if there are any to show.
 
     Raises:
         UserError: The split has too few, or cannot be read.

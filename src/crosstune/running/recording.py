@@ -33,18 +33,10 @@ def write_record(
     cost: Cost,
     started: str,
 ) -> RunRecord:
-    """The record of a run that is finished now.
+    """The record of a run that has just finished.
 
-    Args:
-        run: What was asked.
-        method: As it was evaluated.
-        lm: The model.
-        data: Examples of the run's task.
-        sums: How many columns of its predictions a corpus metric sums.
-        trained: What training left; None where nothing is trained.
-        count: Trained parameters.
-        cost: What the run took, but for its training and memory, which are filled in here.
-        started: When.
+    ``sums`` is the number of columns that a corpus metric sums. Training costs and memory are filled into
+    ``cost`` here.
     """
     task, file = data.task, run.task.file
     facts = asdict(trained) if trained is not None else {}

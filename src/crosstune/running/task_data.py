@@ -20,21 +20,14 @@ SKIPPED_SHOWN = 5
 
 @dataclass
 class TaskData:
-    """Examples of one task, read once for all runs.
-
-    Attributes:
-        task: The task.
-        train: Training examples by language: the source language's, and those that ``train.languages`` names.
-        dev: Source-language development examples; empty when no run asks for any.
-        test: Test examples by language, the limit applied.
-        fingerprints: Of train (by language), dev, and test (by language).
-    """
+    """Examples of one task, read once for all runs."""
 
     task: Task
+    # Training examples by language: the source language's, and those that ``train.languages`` names.
     train: dict[str, list[Example]]
-    dev: list[Example]
-    test: dict[str, list[Example]]
-    fingerprints: dict[str, Any]
+    dev: list[Example]  # source-language development examples; empty when no run asks for any
+    test: dict[str, list[Example]]  # test examples by language, the limit applied
+    fingerprints: dict[str, Any]  # of train (by language), dev, and test (by language)
     _overlaps: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
 
     def train_for(self, settings: TrainSettings | None) -> list[Example]:
@@ -106,11 +99,7 @@ def training_languages(task: Task, settings: TrainSettings | None) -> tuple[str,
 
 
 def read_for(task: Task, runs: Sequence[Run]) -> TaskData:
-    """Read what all of a task's runs see.
-
-    Args:
-        task: The task.
-        runs: At least one of kind "result"; all are evaluated alike.
+    """Read what all of a task's runs need: at least one is a result, and all are evaluated alike.
 
     Raises:
         UserError: As `read_data`.
@@ -127,14 +116,9 @@ def read_data(
     with_dev: bool,
     settings: Iterable[TrainSettings | None] = (),
 ) -> TaskData:
-    """Read a task's splits in some languages.
+    """Read a task's splits: tests in some languages, at most ``limit`` examples each (None: all).
 
-    Args:
-        task: The task.
-        languages: Of the test split.
-        limit: Test examples a language, the first so many; None for all.
-        with_dev: Whether the development split is wanted; it is the source language's, always.
-        settings: Of the runs that will train on the data: they may name further training languages.
+    The development split is the source language's, always. ``settings`` may name further training languages.
 
     Raises:
         UserError: A split is missing, damaged or empty, or holds another language than it should.

@@ -33,24 +33,17 @@ POLL = 1.0
 
 @dataclass
 class Worker:
-    """Makes a process's share of a study's runs.
-
-    Attributes:
-        study: The study.
-        runs: All its runs; search runs come before those that need them.
-        finished: run.json of the runs that the store holds, whichever process made them.
-        failed: What went wrong, by id, of the runs that failed, now or before.
-        diverged: Ids of those of them whose training diverged.
-        done: Ids of the runs made by this process.
-        causes: What kept whole groups of runs from being tried: a model that cannot be loaded, missing data.
-    """
+    """Makes a process's share of a study's runs."""
 
     study: Study
-    runs: Sequence[Run]
+    runs: Sequence[Run]  # all its runs; search runs come before those that need them
+    # Records of the runs that the store holds, whichever process made them.
     finished: dict[str, RunRecord] = field(default_factory=dict)
+    # What went wrong, by id, of the runs that failed, now or before.
     failed: dict[str, str] = field(default_factory=dict)
-    diverged: set[str] = field(default_factory=set)
-    done: list[str] = field(default_factory=list)
+    diverged: set[str] = field(default_factory=set)  # ids of those of them whose training diverged
+    done: list[str] = field(default_factory=list)  # ids of the runs made by this process
+    # What kept whole groups of runs from being tried: a model that cannot be loaded, missing data.
     causes: list[UserError] = field(default_factory=list)
     _model: tuple[str, LoadedModel] | None = None
     _data: tuple[TaskEntry, TaskData] | None = None

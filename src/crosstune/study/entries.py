@@ -105,23 +105,17 @@ class StudyPart(BaseModel):
 
 
 class MethodEntry(StudyPart):
-    """One method of a study.
-
-    Attributes:
-        name: In `METHODS`.
-        config: The method's settings.
-        train: Training settings for this method.
-        search: Learning rates searched for this method; False for no search, None for the study's.
-        budget: Trained parameters that the method's size is solved for, model by model; False for none, None
-            for the study's.
-    """
+    """One method of a study."""
 
     kind = "method"
 
-    name: str
-    config: SerializeAsAny[MethodConfig]
-    train: dict[str, Any] = {}
+    name: str  # in `METHODS`
+    config: SerializeAsAny[MethodConfig]  # the method's settings
+    train: dict[str, Any] = {}  # training settings for this method
+    # Learning rates searched for this method; False for no search, None for the study's.
     search: SearchSettings | Literal[False] | None = None
+    # Trained parameters that the method's size is solved for, model by model; False for none, None for the
+    # study's.
     budget: int | Literal[False] | None = None
 
     @model_validator(mode="before")
@@ -193,23 +187,15 @@ class MethodEntry(StudyPart):
 
 
 class TaskEntry(StudyPart):
-    """One task of a study: its options, and the settings that hold for it alone.
-
-    Attributes:
-        name: In `TASKS`, or as the user's own file has it.
-        options: The task's.
-        train: Training settings for this task.
-        evaluate: Evaluation settings for this task.
-        file: Where a task of the user's own comes from; None for one of crosstune's.
-    """
+    """One task of a study: its options, and the settings that hold for it alone."""
 
     kind = "task"
 
-    name: str
-    options: TaskOptions
-    train: dict[str, Any] = {}
-    evaluate: dict[str, Any] = {}
-    file: TaskFile | None = None
+    name: str  # in `TASKS`, or as the user's own file has it
+    options: TaskOptions  # the task's
+    train: dict[str, Any] = {}  # training settings for this task
+    evaluate: dict[str, Any] = {}  # evaluation settings for this task
+    file: TaskFile | None = None  # where a task of the user's own comes from; None for one of crosstune's
 
     @model_validator(mode="before")
     @classmethod
@@ -247,9 +233,8 @@ class TaskEntry(StudyPart):
     def chosen_languages(self, chosen: Codes | Mapping[str, Codes], index: int) -> tuple[str, ...]:
         """Canonical codes of the languages the task is evaluated in, its source language first.
 
-        Args:
-            chosen: By the study: for all its tasks, or by task.
-            index: Of the task in the study.
+        ``chosen`` is the study's choice, for all its tasks or by task; ``index`` is the task's place in the
+        study.
 
         Raises:
             ValidationError: A language that the task has not, or its files cannot be read.
@@ -291,27 +276,19 @@ class TaskEntry(StudyPart):
 
 @dataclass(frozen=True)
 class Combination:
-    """One task with one method of a study, and what holds for their runs.
-
-    Attributes:
-        task: The task.
-        method: The method.
-        label: Short name of the method, unique in the study.
-        budget: Trained parameters that the method's size is solved for; None where its size is given.
-        languages: Canonical codes of the languages the task is evaluated in, its source language first.
-        evaluate: Evaluation settings.
-        train: Training settings, with a learning rate where none is searched; None where nothing is trained.
-        rates: Learning rates that are searched; None for no search.
-    """
+    """One task with one method of a study, and what holds for their runs."""
 
     task: TaskEntry
     method: MethodEntry
-    label: str
+    label: str  # short name of the method, unique in the study
+    # Trained parameters that the method's size is solved for; None where its size is given.
     budget: int | None
+    # Canonical codes of the languages the task is evaluated in, its source language first.
     languages: tuple[str, ...]
-    evaluate: EvaluateSettings
+    evaluate: EvaluateSettings  # evaluation settings
+    # Training settings, with a learning rate where none is searched; None where nothing is trained.
     train: TrainSettings | None
-    rates: tuple[float, ...] | None
+    rates: tuple[float, ...] | None  # learning rates that are searched; None for no search
 
 
 def labels(methods: Sequence[MethodEntry], budget: int | Literal[False] | None = None) -> list[str]:

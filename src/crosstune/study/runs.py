@@ -29,65 +29,40 @@ LAST_STEP = 1_000_000_000
 
 @dataclass(frozen=True)
 class Search:
-    """The runs that a result run waits for.
+    """The runs that a result run waits for."""
 
-    Attributes:
-        runs: Ids of the search runs.
-        rates: Their learning rates, in the same order.
-    """
-
-    runs: tuple[str, ...]
-    rates: tuple[float, ...]
+    runs: tuple[str, ...]  # ids of the search runs
+    rates: tuple[float, ...]  # their learning rates, in the same order
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that decides one result.
+    """Everything that decides one result."""
 
-    Attributes:
-        study: Name of the study, for the record; not part of the id.
-        model: As the study names it. Its revision is known when it is loaded, and is checked on resuming.
-        device: Kind of device ("cpu", "cuda", ...); arithmetic differs between kinds.
-        dtype: Of the frozen weights, such as "bfloat16".
-        task: Name and options.
-        languages: Evaluated in, source language first.
-        method: Name in `METHODS`.
-        config: The method's settings.
-        train: With the learning rate filled in; None when nothing is trained.
-        evaluate: Evaluation settings.
-        seed: Of the method's start, the order of examples and the exemplars.
-        label: Short name, unique among the methods of the study.
-        kind: "result", or "search": trained and scored on source-language development data, nothing else.
-        search: For a result whose learning rate is searched: the runs that decide it. Its ``train`` has no
-            learning rate then, until `crosstune.study.runs.resolve` fills it in.
-        chosen: Development score by searched rate, once resolved.
-        quantize: "4bit" or "8bit" for the frozen weights; in the id when set.
-        device_map: How the model is spread over GPUs; not in the id.
-        known_as: The id from before it was resolved, which it keeps.
-        refused: Why it cannot be made: its model's shape cannot be read, or is not one that crosstune loads.
-        unsolved: Of a refused run: the budget that its method's size could not be solved for.
-    """
-
-    study: str
-    model: str
-    device: str
-    dtype: str
-    task: TaskEntry
-    languages: tuple[str, ...]
-    method: str
-    config: MethodConfig
-    train: TrainSettings | None
-    evaluate: EvaluateSettings
-    seed: int
-    label: str
+    study: str  # name of the study, for the record; not part of the id
+    model: str  # as the study names it. Its revision is known when it is loaded, and is checked on resuming.
+    device: str  # kind of device ("cpu", "cuda", ...); arithmetic differs between kinds
+    dtype: str  # of the frozen weights, such as "bfloat16"
+    task: TaskEntry  # name and options
+    languages: tuple[str, ...]  # evaluated in, source language first
+    method: str  # name in `METHODS`
+    config: MethodConfig  # the method's settings
+    train: TrainSettings | None  # with the learning rate filled in; None when nothing is trained
+    evaluate: EvaluateSettings  # evaluation settings
+    seed: int  # of the method's start, the order of examples and the exemplars
+    label: str  # short name, unique among the methods of the study
+    # "result", or "search": trained and scored on source-language development data, nothing else.
     kind: Literal["result", "search"] = "result"
+    # For a result whose learning rate is searched: the runs that decide it. Its ``train`` has no learning
+    # rate then, until `crosstune.study.runs.resolve` fills it in.
     search: Search | None = None
-    chosen: dict[float, float] | None = None
-    quantize: str | None = None
-    device_map: str | None = None
-    known_as: str | None = None
+    chosen: dict[float, float] | None = None  # development score by searched rate, once resolved
+    quantize: str | None = None  # "4bit" or "8bit" for the frozen weights; in the id when set
+    device_map: str | None = None  # how the model is spread over GPUs; not in the id
+    known_as: str | None = None  # the id from before it was resolved, which it keeps
+    # Why it cannot be made: its model's shape cannot be read, or is not one that crosstune loads.
     refused: str | None = None
-    unsolved: int | None = None
+    unsolved: int | None = None  # of a refused run: the budget that its method's size could not be solved for
 
     @cached_property
     def id(self) -> str:
@@ -202,12 +177,8 @@ def _search_run(base: Run, rate: float) -> Run:
 def resolve(run: Run, finished: Mapping[str, RunRecord]) -> Run:
     """A run with its learning rate filled in: the best on development data, the smaller one on ties.
 
-    The run keeps its id. A run without a search is given back as it is.
-
-    Args:
-        run: A result run.
-        finished: Records of finished runs by id. Search runs that are not among them are left out of the
-            choice: they failed.
+    The run keeps its id; a run without a search is returned unchanged. Search runs without a record in
+    ``finished`` failed, and are left out of the choice.
 
     Raises:
         UserError: None of its search runs is finished (the first is named), or one was never scored.

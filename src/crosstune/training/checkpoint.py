@@ -28,15 +28,10 @@ _SHARE = 1 / 20
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint's content.
+    """A checkpoint's content."""
 
-    Attributes:
-        tensors: On the CPU.
-        facts: JSON values.
-    """
-
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    tensors: dict[str, Tensor]  # on the CPU
+    facts: dict[str, Any]  # JSON values
 
 
 class Checkpoint:

@@ -30,21 +30,13 @@ from crosstune.training.state import Best, LoopState, Trained, random_state, set
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is told after each step.
+    """What is told after each step."""
 
-    Attributes:
-        step: Steps done.
-        total: Steps to do.
-        loss: Mean nats an answer token in this step's batch.
-        tokens: Text tokens read so far, padding left out.
-        seconds: Since training began.
-    """
-
-    step: int
-    total: int
-    loss: float
-    tokens: int
-    seconds: float
+    step: int  # steps done
+    total: int  # steps to do
+    loss: float  # mean nats an answer token in this step's batch
+    tokens: int  # text tokens read so far, padding left out
+    seconds: float  # since training began
 
 
 def rate(settings: TrainSettings, peak: float, step: int, total: int) -> float:
@@ -77,16 +69,14 @@ def train(
         rows: Tokenised source-language examples.
         settings: Steps, batch, learning rate, ...
         seed: Decides the order of the examples.
-        dev_score: Score on source-language development data, higher is better; called every
-            ``evaluate_every`` steps and at the end. The weights of the best score are kept, the
-            earlier one on ties.
+        dev_score: On source-language development data, higher is better; called every ``evaluate_every``
+            steps and at the end. The weights of the best score are kept, the earlier one on ties.
         tell: Called after each step.
-        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
-        checkpoint: Where a training that was stopped goes on from, to the same bits.
+        passes: Limits the tokens of a pass; lowered when memory runs out. Made from the settings by default.
+        checkpoint: From which a stopped training resumes, to the same bits.
 
     Raises:
-        UserError: There is nothing to train on, the loss is no longer a number, or one example is more
-            than memory holds.
+        UserError: No examples, a loss that is not finite, or one example that does not fit into memory.
     """
     if not rows:
         raise UserError("there are no training examples")

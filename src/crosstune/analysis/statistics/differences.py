@@ -321,11 +321,11 @@ def by_language(
     ``1 - level``.
 
     Returns:
-        One row a language: language, difference (a - b), low, high (of this language alone), p, p_holm (Holm
-        over the languages), outcome ("win", "tie" or "loss" of a, by p_holm), n (examples), detectable (the
-        smallest true difference shown with 80% power in Holm's first and hardest step, an estimate; null
-        where none would be), test ("mcnemar" or "t"). A tie says that no difference was shown, not that there
-        is none. low, high and detectable are null for a language with one example.
+        One row a language: language, difference (a - b), low, high (of this language alone), se, df, p,
+        p_holm (Holm over the languages), outcome ("win", "tie" or "loss" of a, by p_holm), n (examples),
+        detectable (the smallest true difference shown with 80% power in Holm's first and hardest step, an
+        estimate; null where none would be), test ("mcnemar" or "t"). A tie says that no difference was shown,
+        not that there is none. low, high and detectable are null for a language with one example.
 
     Raises:
         UserError: The comparison lacks a method or a language.
@@ -364,6 +364,8 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
             "difference": means,
             "low": np.maximum(means - reach, -1),
             "high": np.minimum(means + reach, 1),
+            "se": se,
+            "df": df,
             "p": p,
             "p_holm": adjusted,
             "n": n,

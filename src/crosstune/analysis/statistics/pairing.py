@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from crosstune.analysis.groups import UNKNOWN, group_of
 from crosstune.analysis.transfer import COMPARISON, comparable
 from crosstune.data.forms import statistic_of
 from crosstune.errors import UserError, did_you_mean
@@ -209,6 +210,7 @@ def _paired(
         seedless=frozenset(untouched),
         statistic=statistic,
         counts={} if mean else summed,
+        families={code: name for code in codes if (name := group_of(code, "family")) != UNKNOWN},
     )
 
 

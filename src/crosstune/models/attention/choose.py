@@ -61,19 +61,12 @@ def reading_form(model: Model, longest: int) -> BatchForm:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A batch as tensors.
+    """A batch as tensors."""
 
-    Attributes:
-        ids: ``[rows, width]`` token ids.
-        layout: Who sees whom; None for plain causal order.
-        starts: Of each text: place of its first token, counted through rows and width.
-        order: The texts in the order in which they stand.
-    """
-
-    ids: Tensor
-    layout: Layout | PaddingFreeBatch | None
-    starts: list[int]
-    order: list[int]
+    ids: Tensor  # ``[rows, width]`` token ids
+    layout: Layout | PaddingFreeBatch | None  # who sees whom; None for plain causal order
+    starts: list[int]  # of each text: place of its first token, counted through rows and width
+    order: list[int]  # the texts in the order in which they stand
 
 
 def lay_out(

@@ -15,19 +15,12 @@ WORTH = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Some texts in one line.
+    """Some texts in one line."""
 
-    Attributes:
-        tokens: Of the line.
-        positions: Place of each in its own text.
-        ends: Last place in the line that sees it.
-        paths: Of each text, in the order given: where its tokens stand in the line.
-    """
-
-    tokens: list[int]
-    positions: list[int]
-    ends: list[int]
-    paths: list[list[int]]
+    tokens: list[int]  # of the line
+    positions: list[int]  # place of each in its own text
+    ends: list[int]  # last place in the line that sees it
+    paths: list[list[int]]  # of each text, in the order given: where its tokens stand in the line
 
     @property
     def branches(self) -> bool:

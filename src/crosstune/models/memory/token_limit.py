@@ -66,14 +66,10 @@ class TokenLimit:
             self.watch(self, rows, size)
 
     def attempt(self, work: Callable[[], T], undo: Callable[[], None] | None = None) -> T | None:
-        """Do some work of one or more passes.
-
-        Args:
-            work: Calls `begin` before each pass.
-            undo: Takes back what failed work has left.
+        """Do work of some passes, which calls `begin` before each; ``undo`` reverts what failed work left.
 
         Returns:
-            What the work gave; None when memory ran out: the limit is lower now, do it again.
+            The work's result; None if memory ran out: the limit is lower now, do it again.
 
         Raises:
             UserError: Memory ran out on one example alone.

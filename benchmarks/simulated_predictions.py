@@ -134,7 +134,7 @@ def frame(shape: Shape, of: Estimand | None = None) -> Frame:
         scores={},
         seeds={f"m{i:02}": tuple(range(shape.seeds_of(i))) for i in range(shape.methods)},
         statistic=F1 if shape.scores == "f1" else MEAN,
-        clusters=passage.astype(object) if shape.questions > 1 else None,
+        clusters=passage if shape.questions > 1 else None,
         families={code: f"f{i}" for code, i in zip(codes, family, strict=True)},
     )
     return Frame(language, example, passage, family, paired, Sample(paired, of))
@@ -148,9 +148,7 @@ class Drawn:
     truth: NDArray[np.float64]
 
 
-def simulate(
-    shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Estimand | None = None
-) -> Drawn:
+def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Estimand | None = None) -> Drawn:
     """Draw the predictions of all methods; the first is better than the others by ``shift`` logits."""
     sd, base = shape.sd, frame(shape, of)
     level = intercept(shape)
@@ -175,7 +173,11 @@ def simulate(
     for i, name in enumerate(base.paired.methods):
         seeds = shape.seeds_of(i)
         here = of_language + (shift if i == 0 else 0.0)
-        here = here + effect("method x language", None, languages) + effect("method x family", base.family, families)
+        here = (
+            here
+            + effect("method x language", None, languages)
+            + effect("method x family", base.family, families)
+        )
         here = np.broadcast_to(np.asarray(here, dtype=np.float32), (languages,))
         plain = text + here[base.language] + effect("method x example x language", None, columns)
         plain = plain + effect("method x example", base.example, examples)
@@ -191,7 +193,9 @@ def simulate(
         else:
             correct = rng.binomial(gold, share)
             found = correct + rng.poisson(WRONG, share.shape)
-            counts[name] = np.stack([correct, found, np.broadcast_to(gold, share.shape)], -1).astype(np.float32)
+            counts[name] = np.stack([correct, found, np.broadcast_to(gold, share.shape)], -1).astype(
+                np.float32
+            )
             parts = np.split(counts[name].astype(np.float64), base.paired.offsets[1:-1], axis=1)
             scores[name] = np.concatenate([F1.per_example(part) for part in parts], axis=1).astype(np.float32)
     # The sample's indices are those of its frame: only what was scored is new.

@@ -149,7 +149,7 @@ class Drawn:
 
 
 def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Estimand | None = None) -> Drawn:
-    """Draw the predictions of all methods; the first is better than the others by ``shift`` logits."""
+    """Draw the predictions of all methods; the first is better than the second by ``shift`` logits."""
     sd, base = shape.sd, frame(shape, of)
     level = intercept(shape)
 
@@ -172,7 +172,7 @@ def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Est
     gold = 1 + (base.example * 7919) % (2 * GOLD - 1)
     for i, name in enumerate(base.paired.methods):
         seeds = shape.seeds_of(i)
-        here = of_language + (shift if i == 0 else 0.0)
+        here = of_language + {0: shift / 2, 1: -shift / 2}.get(i, 0.0)
         here = (
             here
             + effect("method x language", None, languages)
@@ -237,7 +237,7 @@ def intercept(shape: Shape) -> float:
 
 
 def shift_for(shape: Shape, wanted: float) -> float:
-    """Logits that make the first method better by this much."""
+    """Logits that make the first method better than the second by this much."""
     shifts, level = np.linspace(0, 20, 1001), intercept(shape)
-    gains = [mean_score(shape, level + shift) - shape.level for shift in shifts]
+    gains = [mean_score(shape, level + s / 2) - mean_score(shape, level - s / 2) for s in shifts]
     return float(np.interp(wanted, gains, shifts))

@@ -71,21 +71,28 @@ def of_claim(claim: Claim, setups: Iterable[Setup]) -> list[Setup]:
         setup
         for setup in setups
         if setup.first.zero_shot == claim.zero_shot
-        and _says(setup.first.task.options, claim.options)
-        and _says(setup.first.evaluate, claim.evaluate)
+        and says(setup.first.task.options, claim.options)
+        and says(setup.first.evaluate, claim.evaluate)
     ]
 
 
 def matching(pick: Pick, setups: Iterable[Setup]) -> list[Setup]:
     """The setups of a method whose settings are as picked."""
-    return [
-        setup
-        for setup in setups
-        if setup.first.method.name == pick.name
-        and _says(setup.first.method.entries(), pick.settings)
-        and _says(setup.first.train or {}, pick.train)
-        and (pick.most_parameters is None or _parameters(setup) <= pick.most_parameters)
-    ]
+    return [setup for setup in setups if selects(pick, setup.runs)]
+
+
+def selects(pick: Pick, runs: Sequence[RunRecord]) -> bool:
+    """Whether runs that differ only in the seed are as picked."""
+    first = runs[0]
+    return (
+        first.method.name == pick.name
+        and says(first.method.entries(), pick.settings)
+        and says(first.train or {}, pick.train)
+        and (
+            pick.most_parameters is None
+            or max(run.trained_parameters or 0 for run in runs) <= pick.most_parameters
+        )
+    )
 
 
 def pair(one: Pick, other: Pick, candidates: Sequence[Setup]) -> tuple[Setup, Setup]:
@@ -129,6 +136,8 @@ def variants(pick: Pick, setting: str, candidates: Sequence[Setup]) -> list[tupl
     matches = matching(pick, candidates)
     values = {setup.setup: _setting(setup, setting) for setup in matches}
     matches = [setup for setup in matches if values[setup.setup] is not None]
+    # The best of a search is no value of its own beside those that were given.
+    matches = [setup for setup in matches if not any(run.search for run in setup.runs)] or matches
     protocols = {setup.protocol for setup in matches}
     protocol = _one_protocol(protocols, matches) if protocols else ""
     matches = [setup for setup in matches if setup.protocol == protocol]
@@ -207,7 +216,8 @@ def _one_protocol(shared: set[str], setups: Sequence[Setup]) -> str:
     return max(sorted(size), key=lambda protocol: size[protocol])
 
 
-def _says(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def says(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a record has these settings."""
     return all(key in recorded and _text(recorded[key]) == _text(value) for key, value in wanted.items())
 
 
@@ -226,10 +236,6 @@ def _order(value: Any) -> tuple[bool, float, str]:
 def _setting(setup: Setup, name: str) -> Any:
     train = setup.first.train or {}
     return train[name] if name in train else setup.first.method.settings.get(name)
-
-
-def _parameters(setup: Setup) -> int:
-    return max(run.trained_parameters or 0 for run in setup.runs)
 
 
 def _dev_score(setup: Setup, seeds: Collection[int]) -> float | None:

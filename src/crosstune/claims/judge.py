@@ -17,12 +17,13 @@ from crosstune.analysis.statistics.multiplicity import holm
 from crosstune.analysis.transfer import language_scores
 from crosstune.claims.cell import Cell, counted, needed
 from crosstune.claims.cells import cells_of
-from crosstune.claims.choose_runs import same_model
+from crosstune.claims.choose_runs import NoRunsError, same_model
 from crosstune.claims.evidence import Evidence
 from crosstune.claims.file import Claim, PlacedClaim
+from crosstune.claims.stated import as_stated
 from crosstune.store.record import RunRecord
 
-Ruling = Literal["supported", "contradicted", "not enough data"]
+Ruling = Literal["supported", "contradicted", "not enough data", "literature"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Verdict:
         claim: Text of the claim.
         source: Where it was made.
         place: Its file and line ("paper.yaml:12").
-        verdict: "supported", "contradicted" or "not enough data".
+        verdict: "supported", "contradicted", "not enough data"; "literature" where no result can decide.
         reason: In one sentence.
         threshold: The difference must be above it, in [-1, 1].
         metric: The compared metric.
@@ -80,7 +81,9 @@ def judge(
         UserError: As `crosstune.analysis.transfer.language_scores`.
     """
     evidence = Evidence(runs, predictions, language_scores(runs, predictions) if scores is None else scores)
-    verdicts = [_verdict(placed, evidence) for placed in claims]
+    verdicts = [
+        _verdict(placed, evidence) if placed.claim.compares else _stated(placed, runs) for placed in claims
+    ]
     tested = [verdict for verdict in verdicts if verdict.cell.difference is not None]
     adjusted = dict(zip(map(id, tested), holm([verdict.p or 1.0 for verdict in tested]), strict=True))
     return [
@@ -90,13 +93,13 @@ def judge(
 
 
 def about(claims: Sequence[PlacedClaim], runs: Sequence[RunRecord]) -> list[PlacedClaim]:
-    """The claims that name no model, or a model that some run uses."""
+    """The claims on results that name no model, and all that name a model that some run uses."""
     models = {run.model for run in runs}
     return [
         entry
         for entry in claims
-        if entry.claim.model is None
-        or any(same_model(wanted, model) for wanted in entry.claim.model for model in models)
+        if (entry.claim.model is None and entry.claim.compares)
+        or any(same_model(wanted, model) for wanted in entry.claim.model or () for model in models)
     ]
 
 
@@ -143,6 +146,33 @@ def _verdict(placed: PlacedClaim, evidence: Evidence) -> Verdict:
         cell=_deciding(claim, ruling, cells),
         cells=tuple(cells),
         runs=tuple(dict.fromkeys(run for cell in cells for run in cell.runs)),
+    )
+
+
+def _stated(placed: PlacedClaim, runs: Sequence[RunRecord]) -> Verdict:
+    """On a claim that compares nothing: how runs are set up, or what the literature says."""
+    claim = placed.claim
+    ids: tuple[str, ...] = ()
+    ruling: Ruling = "literature"
+    reason = claim.literature or ""
+    if claim.setup is not None:
+        try:
+            holds, reason, ids = as_stated(claim, runs)
+            ruling = "supported" if holds else "contradicted"
+        except NoRunsError as why:
+            ruling, reason = "not enough data", str(why)
+    return Verdict(
+        claim.claim,
+        claim.source,
+        placed.place,
+        ruling,
+        reason,
+        0.0,
+        "setup",
+        None,
+        Cell("", runs=ids),
+        (),
+        ids,
     )
 
 

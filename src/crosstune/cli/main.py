@@ -215,7 +215,7 @@ def verdict(
         print_json([asdict(judged) for judged in verdicts])
     left = 0 if claims else len(api.placed_claims(None)) - len(verdicts)
     if left and form == "table":
-        say(f"{left} more claims are about models that are not here: crosstune list claims")
+        say(f"{left} more claims are about models that are not here, or about none: crosstune list claims")
 
 
 @app.command()

@@ -53,9 +53,14 @@ FORMS: dict[Kind, AnswerForm] = {
 }
 """``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding."""
 
+UNLABELLED = AnswerForm("text", {})
+"""Text that is trained on and asks nothing."""
+
 
 def form_of(kind: Kind) -> AnswerForm:
     """The form of that name; a `UserError` for an unknown one, as in a record of a later version."""
+    if kind == UNLABELLED.name:
+        return UNLABELLED
     if kind not in FORMS:
         raise UserError(f'unknown form of answer "{kind}"{did_you_mean(kind, FORMS)}')
     return FORMS[kind]

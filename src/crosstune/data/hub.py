@@ -95,12 +95,9 @@ def hub_entry(name: str) -> HubEntry:
 def fetch_files(repo: str, pattern: str, revision: str) -> HubFiles:
     """Fetch a dataset's files into the hub's own cache, unless they are there.
 
-    Args:
-        repo: ``owner/name``.
-        pattern: Of paths in the repository, such as ``en/test-*.parquet``; it ends as data files do
-            (`DATA_SUFFIXES`), so no script can match.
-        revision: Commit, branch or tag. A branch is looked up once a process, and offline stands for what it
-            did when it was last looked up.
+    ``pattern`` is of paths in the repository ``owner/name``, such as ``en/test-*.parquet``; it ends as data
+    files do (`DATA_SUFFIXES`), so no script can match. The revision of a branch is looked up once a process;
+    offline it is the one of the last time.
 
     Raises:
         UserError: No such repository, revision or file; no access; not reachable and not cached; the

@@ -79,9 +79,8 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
 def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
     """What else there is, of a method whose nearest size is more than `NEAR` off its budget.
 
-    Returns:
-        The nearest sizes on both sides, and the number of layers, nearest to that asked for, with which some
-        size is near; None where nothing needs to be said.
+    The nearest sizes on both sides, and the number of layers nearest to that asked for with which some size
+    is near; None where nothing needs to be said.
     """
     if abs(solved.off) <= NEAR:
         return None

@@ -19,11 +19,12 @@ from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
+from crosstune.running.earlier.search_weights import take_up
+from crosstune.running.earlier.stages import FinishedStages
 from crosstune.running.prepared import attached, predictions, training_rows
 from crosstune.running.progress import Display
-from crosstune.running.recording import write_record
+from crosstune.running.recording import with_text, write_record
 from crosstune.running.resume.folder import ResumeFolder, made_for
-from crosstune.running.search_weights import take_up
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance, store
 from crosstune.store.record import Cost, RunRecord
@@ -70,6 +71,8 @@ class RunResult:
         seconds = f"{trained + (cost.evaluate_seconds or 0):.0f} s"
         if self.record.kind == "search":
             return f"dev {100 * (self.record.dev_score or 0):.1f}, {seconds}"
+        if self.record.kind == "stage":
+            return f"loss {self.record.curve[-1].get('loss') or 0:.2f}, {seconds}"
         task = self.record.task
         statistic = statistic_of(task.kind, task.metrics[0], task.sums)
         parts_of = self.predictions.partition_by("language", as_dict=True)
@@ -88,12 +91,14 @@ def execute(
     shown: Display,
     work: Path | None = None,
     searched: Path | None = None,
+    stages: FinishedStages | None = None,
 ) -> RunResult:
     """Make one run (its learning rate resolved) on a loaded model, which is left unchanged.
 
-    A run of kind "search" is trained and scored on development data only. ``work`` is the folder from which a
-    killed run resumes. ``searched`` is the finished search run of the chosen learning rate: its weights are
-    taken if it was trained as this run would be.
+    A run of kind "search" is trained and scored on development data only, a "stage" is only trained. ``work``
+    is the folder from which a killed run resumes. ``searched`` is the finished search run of the chosen
+    learning rate: its weights are taken if it was trained as this run would be. ``stages`` are those that the
+    run's method stands on.
 
     Raises:
         UserError: The method does not fit the model, training diverged, or memory ran out.
@@ -103,13 +108,17 @@ def execute(
     lm, method = loaded.lm, run.new_method()
     trained, train_from, seconds = None, None, 0.0
     table = pl.DataFrame(schema=form_of(data.task.kind).schema())
-    resume = ResumeFolder(work, made_for(run, lm, data), shown.note)
+    digests = {} if stages is None else stages.digests()
+    resume = ResumeFolder(work, made_for(run, lm, data, digests), shown.note)
     tokens = (run.evaluate if run.train is None else run.train).tokens_per_pass
     learning = TokenLimit(tokens, lm.device, "training", shown.note)
     # On development data and on test data alike.
     answering = TokenLimit(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note)
+    if stages is not None:
+        stages.give(method)
+    source = data.task.source_language
     try:
-        with resume.attempt(learning, answering), attached(method, lm, run.seed):
+        with resume.attempt(learning, answering), attached(method, lm, run.seed, source):
             count = _count(run, method, lm)
             if run.train is not None:
                 rows = training_rows(run, lm, data, learning)
@@ -140,6 +149,8 @@ def execute(
         resumed=resume.resumed,
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
+    if stages is not None:
+        record = with_text(record, stages.record(data.test))
     return RunResult(record, table, weights)
 
 

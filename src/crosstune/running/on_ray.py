@@ -204,16 +204,16 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECTS, **quiet)
+            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECTS, **silent)
         else:
             host, _, port = address.rpartition(":")
             if host and port.isdigit():
                 # Ray itself would retry for minutes.
                 socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address=address, **quiet)
+            ray.init(address=address, **silent)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         where = f"no Ray cluster at {address}" if address else "Ray cannot be started on this machine"
         raise UserError(f"{where}: {first_line(error)}; see docs/cluster.md") from error

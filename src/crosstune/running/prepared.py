@@ -22,11 +22,12 @@ from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
 
 
 @contextmanager
-def attached(method: Method, lm: LanguageModel, seed: int) -> Iterator[None]:
-    """The method on the model, which is left as it was found."""
+def attached(method: Method, lm: LanguageModel, seed: int, language: str) -> Iterator[None]:
+    """The method on the model, active for a language; the model is left as it was found."""
     method.attach(lm, seed)
     try:
-        yield
+        with lm.adaptation.for_language(language):
+            yield
     finally:
         method.detach()
 

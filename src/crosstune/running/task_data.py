@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crosstune.data.example import Example, fingerprint
-from crosstune.data.forms import form_of
+from crosstune.data.forms import UNLABELLED, form_of
 from crosstune.data.leaks import overlap, repeats
 from crosstune.errors import UserError
 from crosstune.languages import find
@@ -60,17 +60,25 @@ class TaskData:
         seen = {"train": repeats(self.train_for(settings)), "dev": repeats(self.dev)}
         seen |= {f"test {code}": repeats(examples) for code, examples in self.test.items()}
         return {
-            "sources": self.task.sources,
+            "sources": self._sources(settings),
             "skipped_rows": len(self.task.skipped),
             "skipped": self.task.skipped[:SKIPPED_SHOWN],
             "repeats": {name: counts for name, counts in seen.items() if any(counts.values())},
         }
+
+    def _sources(self, settings: TrainSettings | None) -> list[dict[str, Any]]:
+        """Where the examples came from; of unlabelled text, that of the run's own language."""
+        if self.task.kind != UNLABELLED.name:
+            return self.task.sources
+        return [source for source in self.task.sources if source["language"] in self._languages(settings)]
 
     def remarks(self) -> list[str]:
         """What a person should know of the data before any result: a line each, most often none."""
         lines = []
         if self.task.skipped:
             lines.append(f"{len(self.task.skipped)} rows left out, the first: {self.task.skipped[0]}")
+        if self.task.kind == UNLABELLED.name:
+            return lines
         source = self.task.source_language
         if "answer_language" in form_of(self.task.kind).columns and (
             alike := [code for code in self.test if not measurable(code, source)]
@@ -99,12 +107,12 @@ def training_languages(task: Task, settings: TrainSettings | None) -> tuple[str,
 
 
 def read_for(task: Task, runs: Sequence[Run]) -> TaskData:
-    """Read what all of a task's runs need: at least one is a result, and all are evaluated alike.
+    """Read what all of a task's runs need; those that are evaluated are evaluated alike.
 
     Raises:
         UserError: As `read_data`.
     """
-    tested = next(run for run in runs if run.kind == "result")
+    tested = next((run for run in runs if run.kind == "result"), runs[0])
     with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
     return read_data(task, tested.languages, tested.evaluate.limit, with_dev, [run.train for run in runs])
 
@@ -124,7 +132,10 @@ def read_data(
         UserError: A split is missing, damaged or empty, or holds another language than it should.
     """
     source = task.source_language
-    wanted = {source: None} | {code: None for of_run in settings for code in training_languages(task, of_run)}
+    own = {} if task.kind == UNLABELLED.name else {source: None}
+    wanted: dict[str, None] = own | {
+        code: None for of_run in settings for code in training_languages(task, of_run)
+    }
     train = {code: _in_language(task, "training", code, task.examples("train", code)) for code in wanted}
     dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
     test = {language: task.examples("test", language)[:limit] for language in languages}

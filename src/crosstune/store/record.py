@@ -22,7 +22,7 @@ RECORD_VERSION = 1
 Json = dict[str, Any]
 """A mapping of JSON values whose keys are not the store's to decide."""
 
-Kind = Literal["result", "search"]
+Kind = Literal["result", "search", "stage"]
 
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of things. What is larger overflows in every table."""
@@ -88,10 +88,30 @@ class Overlap(_Part):
 
 
 class DataRecord(_Part):
-    """Rows that could not be used, and how many examples were drawn for training."""
+    """Where examples came from, rows that could not be used, and how many were drawn for training."""
 
+    sources: list[Json] = []
     skipped_rows: Whole = 0
     train_examples: Whole | None = None
+
+
+class StageRecord(_Part):
+    """A run that trained on unlabelled text, and whose weights this one stands on."""
+
+    run: str  # its id
+    weights: str  # SHA-256
+    text: Json  # source, files, lines and characters
+    tokens: Whole | None = None  # read in its training
+    trained_parameters: Whole | None = None
+
+
+class Unlabelled(_Part):
+    """Unlabelled text that a run's method was made with."""
+
+    uses: dict[str, str | None]  # by language that the run is scored in, that of the text; None for none
+    stages: dict[str, StageRecord]  # by language of the text
+    in_text: Whole = 0  # test examples of which a text stands in the unlabelled text of their language
+    compared: Whole = 0  # test examples that have a text long enough to be looked for
 
 
 class SearchRecord(_Part):
@@ -157,7 +177,9 @@ class RunRecord(_Part):
 
     id: str  # hash of everything that decides the result; its folder's name
     record_version: Whole  # `RECORD_VERSION` of the crosstune that wrote it
-    kind: Kind = "result"  # "search" for a run that only chose a setting on development data
+    # "search" for a run that only chose a setting on development data, "stage" for one that only trained on
+    # unlabelled text what others stand on.
+    kind: Kind = "result"
     study: str
     model: str
     revision: str | None = None
@@ -183,6 +205,7 @@ class RunRecord(_Part):
     merge: MergeRecord | None = None  # None for a method that changes no weights, and in older records
     trained_parameters: Whole | None
     zero_shot: bool  # nothing but source-language data was trained on
+    unlabelled: Unlabelled | None = None  # text that parts of the method were trained on
     fingerprints: Fingerprints
     overlap: Overlap | None = None
     data: DataRecord = DataRecord()

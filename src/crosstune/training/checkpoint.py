@@ -35,14 +35,11 @@ class Saved:
 
 
 class Checkpoint:
-    """The checkpoint of one training.
+    """The checkpoint of one training, in an existing folder for it only.
 
-    Args:
-        folder: Existing folder for this training only.
-        made_for: Hash of everything that determines the training; other checkpoints are not used.
-        note: Logs one line when resuming, and for checkpoints that cannot be used or written.
-        passes: Their limits and counts are saved and restored too.
-        taken_up: Called when training resumes from a checkpoint.
+    ``made_for`` is a hash of everything that determines the training: other checkpoints are not used. The
+    limits and counts of ``passes`` are saved too. ``note`` logs one line when resuming, and for checkpoints
+    that cannot be used or written; ``taken_up`` is called when training resumes.
 
     Raises:
         UserError: The environment variable is no number of seconds.

@@ -124,7 +124,7 @@ class Reuse:
         return *self._place(), array("i", text).tobytes()
 
     def _enters(self, text: Text) -> bool:
-        """Whether this model can be entered midway: a text comes out as it does all the way through."""
+        """Whether this model can be entered at that layer: a text comes out as through all layers."""
         lm = self._lm
         ids = torch.tensor([text], device=lm.device)
 

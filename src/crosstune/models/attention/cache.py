@@ -68,12 +68,10 @@ def _width(prompt: tuple[Tensor, Tensor] | None) -> int:
 
 @dataclass
 class DecodingCache:
-    """Keys and values of the texts being written, and the attention of their next tokens.
+    """Keys and values of so many rows of texts being written, and the attention of their next tokens.
 
-    Args:
-        lm: The model, with whatever a method left on it.
-        rows: How many texts at once.
-        columns: Tokens of the longest, a soft prompt's among them.
+    ``columns`` are the tokens of the longest, soft prompt included, on a model with whatever a method left on
+    it.
     """
 
     # What transformers asks of every cache.

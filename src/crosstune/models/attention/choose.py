@@ -143,13 +143,11 @@ def for_writing(model: Model, rows: int, longest: int) -> DecodingCache | OwnCac
 
 
 def bins(lengths: Sequence[int], balance: float, shared_prefix: int = 0) -> list[list[int]]:
-    """Rows packed into lines: the cheapest of first-fit packings into a few line lengths.
+    """Rows packed into lines: the cheapest of first-fit packings into a few line lengths, as rows' indices.
 
-    A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of
-    the line is what packing pays for less padding. Its rows share a prefix in front of it.
-
-    Returns:
-        Indices of the rows of each line. One row a line unless packing saves a twentieth.
+    A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of the
+    line is what packing pays for less padding. Its rows share a prefix in front. One row a line unless
+    packing saves a twentieth.
     """
     longest = max(lengths)
 

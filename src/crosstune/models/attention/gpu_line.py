@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosstune.models.attention import cpu_line as ragged
+from crosstune.models.attention import cpu_line
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.proof import FastWay, Note
 
@@ -136,7 +136,7 @@ def attend(
     text = layout.shared_prefix + max(layout.lengths)
     window = None if layout.window is None or layout.window >= text else layout.window
     if n and window is not None:
-        return ragged.attend(layout, query, key, value, scaling, front)
+        return cpu_line.attend(layout, query, key, value, scaling, front)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     where = plan(layout.lengths, layout.shared_prefix, n, q.device)
     if n or layout.shared_prefix:
@@ -225,5 +225,5 @@ def compared(
         out = attend(line, q, k, v, None, front or None)
         fast = (out, *torch.autograd.grad(out, inputs, up))
         exact = [x.detach().float().requires_grad_() for x in inputs]
-        true = ragged.attend(line, exact[0], exact[1], exact[2], None, (exact[3], exact[4]) if n else None)
+        true = cpu_line.attend(line, exact[0], exact[1], exact[2], None, (exact[3], exact[4]) if n else None)
         yield from zip(fast, (true, *torch.autograd.grad(true, exact, up.float())), strict=True)

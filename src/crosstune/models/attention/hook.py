@@ -44,7 +44,7 @@ from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Prompt, prompts_of
-from crosstune.models.attention import gpu_line as packed
+from crosstune.models.attention import gpu_line
 from crosstune.models.attention.biases import with_alibi, with_sinks
 from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
 from crosstune.models.attention.gpu_line import VarlenBatch
@@ -215,7 +215,7 @@ def attention(
         return plain(keys, values, _with_prompt(attention_mask, n, rows, key, causal))
 
     if isinstance(line, VarlenBatch) and softcap is None and query.shape[-1] == value.shape[-1]:
-        out = packed.attend(line, query, key, value, scaling, joint)
+        out = gpu_line.attend(line, query, key, value, scaling, joint)
     elif line is not None:
         out = attend(line, query, key, value, scaling, joint, softcap)
     else:

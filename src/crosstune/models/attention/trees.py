@@ -60,12 +60,10 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class Shared:
-    """Which of many items are worth reading together.
+    """Which of many items are worth reading together, by their prompts' token ids.
 
-    Args:
-        prompts: Token ids of each item's prompt.
-        widths: Tokens of each item alone: its prompt, and whatever branches it has behind that.
-        balance: Line length at which a token costs as much in attention as in everything else.
+    ``widths`` are an item's tokens alone, branches behind its prompt included; ``balance`` is the line length
+    at which a token costs as much in attention as in everything else.
 
     Attributes:
         groups: Items in the order in which their prompts sort, in runs that are worth a line each.

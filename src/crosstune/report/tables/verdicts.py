@@ -12,10 +12,15 @@ from crosstune.claims.cell import ALPHA, Cell
 from crosstune.claims.judge import Ruling, Verdict
 from crosstune.report.text import counted, p_value, points, visible
 
-ORDER: tuple[Ruling, ...] = ("supported", "contradicted", "not enough data")
-SIGNS = {"supported": "✓", "contradicted": "✗", "not enough data": "?"}
+ORDER: tuple[Ruling, ...] = ("supported", "contradicted", "not enough data", "literature")
+SIGNS = {"supported": "✓", "contradicted": "✗", "not enough data": "?", "literature": "·"}
 OUTCOMES = {"yes": "above", "no": "below", "open": "open"}
-STYLES = {"supported": "bold green", "contradicted": "bold red", "not enough data": "yellow"}
+STYLES = {
+    "supported": "bold green",
+    "contradicted": "bold red",
+    "not enough data": "yellow",
+    "literature": "dim",
+}
 
 
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
@@ -97,7 +102,7 @@ def verdicts_view(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     counts = Counter(verdict.verdict for verdict in verdicts)
     rulings = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
     ordered = sorted(verdicts, key=lambda verdict: ORDER.index(verdict.verdict))
-    entries = [(verdict.cell.difference is None, _entry(verdict)) for verdict in ordered]
+    entries = [(verdict.cell.difference is None and not verdict.runs, _entry(verdict)) for verdict in ordered]
     return {
         "summary": f"Of {counted(len(verdicts), 'claim')}: {rulings}.",
         "shown": [entry for empty, entry in entries if not empty],

@@ -39,12 +39,7 @@ class Counter:
 
 
 class Meter:
-    """Measures the energy of a ``with`` block.
-
-    Args:
-        gpus: PyTorch indices of the NVIDIA GPUs in use.
-        powercap: Folder of the kernel's counters.
-    """
+    """Measures the energy of a ``with`` block: of GPUs by PyTorch index, and by the kernel's counters."""
 
     def __init__(self, gpus: Sequence[int] = (), powercap: Path = POWERCAP) -> None:
         self.gpus, self.powercap = gpus, powercap

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
@@ -219,6 +219,32 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     wanted = {run_id for run in runs if run.search is not None for run_id in run.search.runs}
     searches = [run for run in every if run.kind == "search" and (only is None or run.id in wanted)]
     return Results(runs, Predictions(folder), searches)
+
+
+def import_results(
+    files: "str | Path | Sequence[str | Path]", store: str | Path, *, source: str = "en", **about: Any
+) -> Results:
+    """Put results of another program into a store: lm-evaluation-harness's samples, or a table of answers.
+
+    Args:
+        files: A table (CSV, TSV, JSON lines, parquet) with columns language, example, method and score; a
+            ``samples_*.jsonl`` that lm-evaluation-harness wrote with ``--log_samples``, or a folder of these.
+        store: A store, or a folder to make one of.
+        source: Code of the language that methods were trained in.
+        about: What the files do not say: fields of `crosstune.importing.lm_eval.Samples`.
+
+    Raises:
+        UserError: A file that cannot be read or used; file and line are named.
+    """
+    from crosstune.importing.into_store import import_files
+    from crosstune.importing.lm_eval import Samples
+
+    listed = [files] if isinstance(files, str | Path) else files
+    samples = Samples(
+        **{"model": "imported", **{key: value for key, value in about.items() if value is not None}}
+    )
+    made = import_files([user_path(file) for file in listed], user_path(store), samples, source)
+    return results(store, only=[run.id for run in made])
 
 
 def report(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from crosstune.cli.importing import import_results
 from crosstune.cli.printing import complain, print_csv, print_json, print_rows, print_sizes, say, show
 from crosstune.errors import UserError
 from crosstune.files import user_path
@@ -161,6 +162,9 @@ def results(
     else:
         tables = {"costs": read.costs} if cost else {"transfer": read.transfer, "scores": read.scores}
         print_json({name: table.to_dicts() for name, table in tables.items()})
+
+
+app.command("import")(import_results)
 
 
 @app.command()

@@ -69,6 +69,8 @@ def test_the_shipped_claims_are_read_and_cover_what_the_paper_says() -> None:
     assert {"family", "script", "model"} <= {each.per for each in paper}
     assert any(each.varies_with == "learning_rate" and each.metric == "wrong_language" for each in paper)
     assert {each.model for each in demo} == {("demo:gemma-3-270m",)}
+    questions = read_claims(str(Path(__file__).parents[2] / "docs" / "prefix-vs-adapters" / "claims.yaml"))
+    assert {each.claim.task for each in questions} == {("number-words",), ("xquad",), ("sib200",)}
     assert {task for each in demo for task in each.task or ()} == {"sib200", "cldr-names", "number-words"}
 
 

@@ -38,6 +38,15 @@ def test_a_search_is_one_run_a_rate_before_the_runs_that_wait_for_it(model: Path
     assert len({run.id for run in expand(study(model))}) == 5
 
 
+def test_a_seed_of_the_search_is_not_a_tested_one(model: Path) -> None:
+    made = study(model, search={"learning_rates": RATES, "seed": 9})
+    seeds = [(run.kind, run.seed) for run in expand(made) if run.method == "lora"]
+    assert seeds == [("search", 9), ("search", 9), ("result", 4), ("result", 5)]
+    # The first seed given by name is the default by another name.
+    by_name = study(model, search={"learning_rates": RATES, "seed": 4})
+    assert [run.id for run in expand(by_name)] == [run.id for run in expand(study(model))]
+
+
 def test_an_own_evaluate_every_is_kept(model: Path) -> None:
     train = {"steps": 4, "batch_size": 4, "evaluate_every": 2}
     assert {run.train.evaluate_every for run in expand(study(model, train=train)) if run.train} == {2}

@@ -12,7 +12,7 @@ from crosstune.languages.table import relatives
 from crosstune.methods import METHODS
 from crosstune.methods.staged.stage import Stage, Staged
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.study.entries import MethodEntry, TaskEntry
+from crosstune.study.entries import MethodEntry, SearchSettings, TaskEntry
 from crosstune.tasks.text.task import TextOptions, UnlabelledText
 from crosstune.training.settings import TrainSettings
 
@@ -65,7 +65,7 @@ class Combination:
     evaluate: EvaluateSettings  # evaluation settings
     # Training settings, with a learning rate where none is searched; None where nothing is trained.
     train: TrainSettings | None
-    rates: tuple[float, ...] | None  # learning rates that are searched; None for no search
+    search: SearchSettings | None  # learning rates that are searched; None for no search
     stages: StagePlan | None = None  # what is trained before the method
 
 

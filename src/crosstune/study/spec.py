@@ -254,7 +254,7 @@ class Study(StudyPart):
                 f"evaluate_every: task {task.name} has no development data to score on; give it a dev split, "
                 "or take evaluate_every out",
             )
-        if combination.rates is None:
+        if combination.search is None:
             return
         where: Loc = ("methods", self.methods.index(method)) if method.search else ()
         raise invalid(
@@ -310,11 +310,10 @@ class Study(StudyPart):
                 search, nearer = entry.search, entry.train
                 if search is None:
                     search, nearer = self.search, task.train | entry.train
-                rates = None
-                if search and method.trains and "learning_rate" not in nearer:
-                    rates = search.learning_rates
+                if not (method.trains and "learning_rate" not in nearer):
+                    search = None
                 rate = method.default_rate if train.learning_rate is None else train.learning_rate
-                train = train.model_copy(update={"learning_rate": None if rates else rate})
+                train = train.model_copy(update={"learning_rate": None if search else rate})
                 yield Combination(
                     task=task,
                     method=entry,
@@ -323,7 +322,7 @@ class Study(StudyPart):
                     languages=languages,
                     evaluate=evaluate,
                     train=train if method.trains else None,
-                    rates=rates,
+                    search=search or None,
                     stages=stage_plan(entry, ("methods", m), task.task_class.source_language, languages),
                 )
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from crosstune.claims.judge import Verdict
     from crosstune.report.notebook import Charts
     from crosstune.report.sections import Section
+    from crosstune.store.frozen import Frozen
     from crosstune.store.record import RunRecord
     from crosstune.study.spec import Study
 
@@ -40,11 +41,13 @@ class Results:
         runs: The record of each (`crosstune.store.record.RunRecord`).
         source: Where their predictions are read, one run at a time.
         searches: Records of the runs that only searched a setting on development data.
+        frozen: Files of claims that were fixed in the store (`crosstune.store.frozen`).
     """
 
     runs: "list[RunRecord]"
     source: "Predictions"
     searches: "list[RunRecord]" = field(default_factory=list)
+    frozen: "list[Frozen]" = field(default_factory=list)
 
     @cached_property
     def predictions(self) -> "pl.DataFrame":
@@ -139,7 +142,7 @@ class Results:
 
         placed = placed_claims(claims)
         wanted = about(placed, self.runs) if claims is None else placed
-        return judge(wanted, self.runs, self.source, self.scores)
+        return judge(wanted, self.runs, self.source, self.scores, self.frozen)
 
     def verdict(self, claims: "Claims | None" = None) -> "pl.DataFrame":
         """`verdicts` as a table, one row a claim; see `crosstune.claims.judge.verdict_table`."""
@@ -212,13 +215,14 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     """
     from crosstune.analysis.predictions import Predictions
     from crosstune.store import store as stored
+    from crosstune.store.frozen import read_frozen
 
     folder = user_path(store)
     every = stored.read_runs(folder, kind=None)
     runs = [run for run in every if run.kind == "result" and (only is None or run.id in only)]
     wanted = {run_id for run in runs if run.search is not None for run_id in run.search.runs}
     searches = [run for run in every if run.kind == "search" and (only is None or run.id in wanted)]
-    return Results(runs, Predictions(folder), searches)
+    return Results(runs, Predictions(folder), searches, read_frozen(folder))
 
 
 def import_results(

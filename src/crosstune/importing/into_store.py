@@ -14,6 +14,7 @@ from crosstune.importing.answers import Answer
 from crosstune.importing.lm_eval import Samples, is_samples, read_samples
 from crosstune.importing.table import read_table
 from crosstune.store import store as stored
+from crosstune.store.frozen import FROZEN
 from crosstune.store.record import RunRecord
 
 UNTUNED = ("none", "few-shot")
@@ -42,7 +43,7 @@ def import_files(paths: Iterable[Path], store: Path, about: Samples, source: str
         )
         for answer in read:
             answers[answer.run].append(answer)
-    if store.is_dir() and any(store.iterdir()) and not stored.finished(store):
+    if store.is_dir() and not stored.finished(store) and {file.name for file in store.iterdir()} - {FROZEN}:
         raise UserError(f"{store} holds other things and no runs; name a folder of its own")
     metric = about.metric or "score"
     made = [_run(key, of_run, source, metric) for key, of_run in sorted(answers.items())]

@@ -29,8 +29,8 @@ def test_the_simulated_truth_is_the_mean_of_many_predictions(scores: str) -> Non
     means, fixed = [], []
     for seed in range(6):
         drawn = check.simulate(shape, np.random.default_rng(seed), shift=1.5)
-        found = {name: values.mean() for name, values in drawn.paired.scores.items()}
-        means.append(found["a"] - found["b"])
+        entries = {name: values.mean() for name, values in drawn.paired.scores.items()}
+        means.append(entries["a"] - entries["b"])
         fixed.append(drawn.fixed)
     assert np.mean(means) == pytest.approx(np.mean(fixed), abs=0.015)
     assert np.mean(fixed) == pytest.approx(check.true_difference(shape, 1.5), abs=0.015)
@@ -39,33 +39,33 @@ def test_the_simulated_truth_is_the_mean_of_many_predictions(scores: str) -> Non
 
 @pytest.mark.parametrize("effect", ["random", "fixed"])
 def test_false_positives_coverage_and_power(effect: str) -> None:
-    found = check.check(Shape((4, 4), 8, 40), effect, 300)  # type: ignore[arg-type]
-    assert found["seed_variation"] == "measured"
-    assert likely(found["false_positives"], 300, 0.05)
-    assert likely(found["coverage"], 300, 0.95)
-    assert likely(found["power"], 300, 0.8)
+    measured = check.check(Shape((4, 4), 8, 40), effect, 300)  # type: ignore[arg-type]
+    assert measured["seed_variation"] == "measured"
+    assert likely(measured["false_positives"], 300, 0.05)
+    assert likely(measured["coverage"], 300, 0.95)
+    assert likely(measured["power"], 300, 0.8)
 
 
 def test_with_one_seed_the_library_says_what_is_missing() -> None:
-    found = check.check(Shape((1, 1), 20, 100), "random", 150)
-    assert found["seed_variation"] == "absent"
-    assert not likely(found["false_positives"], 150, 0.05)
+    measured = check.check(Shape((1, 1), 20, 100), "random", 150)
+    assert measured["seed_variation"] == "absent"
+    assert not likely(measured["false_positives"], 150, 0.05)
 
 
 def test_holm_keeps_false_wins_rare() -> None:
     for shape in (Shape((3, 3), 10, 60), replace(check.LANGUAGE_SHAPES[0], languages=10)):
-        found = check.check_languages(shape, 150)
-        assert found["any_after_holm"]["low"] <= 0.05
-        assert found["false_positives"] < 0.07
+        measured = check.check_languages(shape, 150)
+        assert measured["any_after_holm"]["low"] <= 0.05
+        assert measured["false_positives"] < 0.07
 
 
 def test_what_is_checked_is_what_is_reported() -> None:
     paired = check.simulate(Shape((3, 2), 6, 30), np.random.default_rng(0), shift=1.0).paired
     for effect in get_args(LanguageEffect):
-        found = difference(paired, "a", "b", language_effect=effect, draws=2)
+        estimate = difference(paired, "a", "b", language_effect=effect, draws=2)
         pair = Sample(paired).pair("a", "b", effect)
-        assert (found.low, found.high) == pair.interval()
-        assert (found.p, found.detectable) == (pair.p, pair.detectable())
+        assert (estimate.low, estimate.high) == pair.interval()
+        assert (estimate.p, estimate.detectable) == (pair.p, pair.detectable())
 
 
 def test_the_page_shows_the_stored_results() -> None:

@@ -294,6 +294,9 @@ def settings_of(run: RunRecord) -> dict[str, Any]:
     if run.quantize is not None:
         flat["quantize"] = run.quantize
     flat["zero-shot"] = run.zero_shot
+    if run.unlabelled is not None:
+        texts = {code: stage.text for code, stage in run.unlabelled.stages.items()}
+        flat["unlabelled text"] = _digest(texts)[:6]
     flat["training data"] = _digest(run.fingerprints.train)[:6]
     return flat
 

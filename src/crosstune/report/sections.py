@@ -136,6 +136,8 @@ class Section:
                 f"{prompts:,} test examples have a prompt that is also in the training data: their "
                 "scores may be remembered, not transferred",
             )
+        if in_text := max(run.unlabelled.in_text if run.unlabelled else 0 for run in self.runs):
+            result.append(f"a text of {in_text:,} test examples stands in the unlabelled text")
         if len({run.closed_by for run in self.runs}) > 1:
             result.append(
                 "in some runs, made by an older crosstune, prompts end in the end-of-text token that the "

@@ -109,9 +109,13 @@ def write_record(
 
 
 def with_text(record: RunRecord, unlabelled: dict[str, Any]) -> RunRecord:
-    """The record of a run that stands on stages: with text of target languages it is not zero-shot."""
-    source_alone = set(unlabelled["stages"]) <= {record.source_language}
-    content = record.entries() | {"unlabelled": unlabelled, "zero_shot": record.zero_shot and source_alone}
+    """The record of a run that stands on stages: with text of target languages it is not zero-shot.
+
+    Its label says so too, wherever it stands beside others.
+    """
+    content = record.entries() | {"unlabelled": unlabelled}
+    if set(unlabelled["stages"]) - {record.source_language}:
+        content |= {"zero_shot": False, "label": f"{record.label}, unlabelled target text used"}
     return RunRecord.model_validate_json(json.dumps(content, allow_nan=False))
 
 

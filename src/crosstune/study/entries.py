@@ -173,6 +173,7 @@ class MethodEntry(StudyPart):
         if (solved_for := self.budget_of(budget)) is not None:
             parts.append(written(solved_for))
         settings = {name: value for name, value in config if value != getattr(default, name, None)}
+        settings = {name: value for name, value in settings.items() if not isinstance(value, dict)}
         fields = TrainSettings.model_fields
         train = {key: x for key, x in self.train.items() if x is not None or fields[key].default is not None}
         if train.get("learning_rate") == self.make().default_rate:

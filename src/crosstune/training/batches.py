@@ -35,6 +35,7 @@ class Batch:
     offered: Tensor | None = None  # ``[answers, columns]`` which of them each answer is chosen from
     # What the frozen layers below the lowest adapted one hand to it; None to run them.
     entry: EntryStates | None = None
+    tokens: tuple[range, ...] = ()  # places of each text's tokens, counted through lines and width
 
 
 def order(
@@ -127,4 +128,5 @@ def collate(
         columns,
         offered,
         entry,
+        tuple(range(placed.starts[i], placed.starts[i] + len(rows[i].ids) - 1) for i in placed.order),
     )

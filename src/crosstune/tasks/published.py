@@ -53,8 +53,8 @@ class PublishedTask(Task):
         layouts: Of each split, tried in order.
         hub: Of each split, the entry of ``hub_datasets.toml``.
         prompts: Name of the file of prompts.
-        may_be_blank: Columns that are blank in some published rows: such rows are always left out and counted,
-            even where ``on_bad_rows`` stops at any other.
+        may_be_blank: Columns that are blank in some published rows: such rows are left out and counted, even
+            where ``on_bad_rows`` stops at any other.
         without_prompt: What an error suggests for a language without a prompt.
     """
 

@@ -86,8 +86,7 @@ def _value(run: RunRecord, key: str) -> Any:
     if key == "train_examples":
         return run.data.train_examples if run.train else None
     if key == "train_data":
-        sources = (run.data.model_extra or {}).get("sources") or ()
-        of_train = [source for source in sources if source.get("split") == "train"]
+        of_train = [source for source in run.data.sources if source.get("split") == "train"]
         texts = (str(text) for source in of_train for name, text in source.items() if name != "split")
         return " ".join(texts) or None
     if key in _FACTS:

@@ -40,8 +40,9 @@ def sample(number: int, right: bool, **changes: Any) -> dict[str, Any]:
     }
 
 
-def write_samples(folder: Path, skill: float, draw: int, examples: int = 120) -> Path:
+def write_samples(output: Path, skill: float, draw: int, examples: int = 120) -> Path:
     """Samples of Belebele in five languages, as one call of the harness leaves them."""
+    folder = output / "org__Model-8B"
     folder.mkdir(parents=True)
     for code in LANGUAGES:
         rng = random.Random(f"{draw}{code}")
@@ -66,7 +67,7 @@ def test_samples_of_the_harness(harness: Path, tmp_path: Path, capsys: Any, monk
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 0
-    assert capsys.readouterr().out.startswith(f"2 runs in 1 set that can be compared: {store}\n")
+    assert capsys.readouterr().out.startswith(f"runs: 2, in 1 set that can be compared, in {store}\n")
     results = crosstune.results(store)
     assert sorted((run.label, run.model, run.task.name) for run in results.runs) == [
         ("lora-r4", "org/Model-8B", "belebele"),
@@ -78,7 +79,12 @@ def test_samples_of_the_harness(harness: Path, tmp_path: Path, capsys: Any, monk
     assert set(first["gold"]) == {"0"}
     # The scores are the harness's own, and the pairs are tested example by example.
     for run in results.runs:
-        file = harness / run.label / "samples_belebele_deu_Latn_2026-11-02T10-20-30.123456.jsonl"
+        file = (
+            harness
+            / run.label
+            / "org__Model-8B"
+            / "samples_belebele_deu_Latn_2026-11-02T10-20-30.123456.jsonl"
+        )
         accuracy = [json.loads(line)["acc"] for line in file.read_text().splitlines()]
         score = results.scores.filter(run=run.id, language="de")["score"].item()
         assert score == pytest.approx(sum(accuracy) / len(accuracy))

@@ -20,7 +20,8 @@ def import_results(
     *,
     model: Annotated[str | None, typer.Option(help="The model that all methods share.")] = None,
     method: Annotated[
-        str | None, typer.Option(help="Of lm-evaluation-harness's samples; by default their folder's name.")
+        str | None,
+        typer.Option(help="Of lm-evaluation-harness's samples; by default the folders that tell them apart."),
     ] = None,
     task: Annotated[str | None, typer.Option(help="One name for the tasks of all languages.")] = None,
     language: Annotated[str | None, typer.Option(help="Where the task's name does not end in it.")] = None,
@@ -41,5 +42,7 @@ def import_results(
     about = {"model": model, "method": method, "task": task, "language": language, "metric": metric}
     made = api.import_results(files, store, source=source, filter=filter_, seed=seed, **about)
     sets = len(made.sections)
-    say(f"{len(made.runs)} runs in {sets} {'set' if sets == 1 else 'sets'} that can be compared: {store}")
+    say(
+        f"runs: {len(made.runs)}, in {sets} {'set' if sets == 1 else 'sets'} that can be compared, in {store}"
+    )
     say(f"for tables: crosstune results {store}; for a page: crosstune report {store}")

@@ -26,6 +26,7 @@ class Answer:
         choices: Log-probability of each choice; None where there were none.
         document: Hash or text of what was asked, to tell test sets apart; "" where it is not known.
         cluster: What examples that are not independent share, such as a passage; None for independent ones.
+        metric: What the score measures.
     """
 
     run: tuple[str, str, str, int]
@@ -37,6 +38,7 @@ class Answer:
     choices: tuple[float, ...] | None = None
     document: str = ""
     cluster: str | None = None
+    metric: str = "score"
 
 
 def whole(row: Row | BadRow) -> Row:

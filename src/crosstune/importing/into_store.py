@@ -11,7 +11,7 @@ import polars as pl
 from crosstune.data.forms import FORMS
 from crosstune.errors import UserError
 from crosstune.importing.answers import Answer
-from crosstune.importing.lm_eval import Samples, is_samples, read_samples
+from crosstune.importing.lm_eval import Samples, is_samples, methods_of, read_samples
 from crosstune.importing.table import read_table
 from crosstune.store import store as stored
 from crosstune.store.frozen import FROZEN
@@ -35,18 +35,18 @@ def import_files(paths: Iterable[Path], store: Path, about: Samples, source: str
             that is no store.
     """
     answers: dict[tuple[str, str, str, int], list[Answer]] = defaultdict(list)
-    for path in _files(paths):
-        read = (
-            read_samples(path, about)
-            if is_samples(path)
-            else read_table(path, about.model, about.task or "task")
-        )
+    files = _files(paths)
+    methods = methods_of([path for path in files if is_samples(path)])
+    for path in files:
+        if path in methods:
+            read = read_samples(path, about, methods[path])
+        else:
+            read = read_table(path, about.model, about.task or "task")
         for answer in read:
             answers[answer.run].append(answer)
     if store.is_dir() and not stored.finished(store) and {file.name for file in store.iterdir()} - {FROZEN}:
         raise UserError(f"{store} holds other things and no runs; name a folder of its own")
-    metric = about.metric or "score"
-    made = [_run(key, of_run, source, metric) for key, of_run in sorted(answers.items())]
+    made = [_run(key, of_run, source) for key, of_run in sorted(answers.items())]
     for record, table in made:
         stored.save(store, record, table)
     return [record for record, _ in made]
@@ -66,9 +66,11 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _run(
-    key: tuple[str, str, str, int], answers: Sequence[Answer], source: str, metric: str
+    key: tuple[str, str, str, int], answers: Sequence[Answer], source: str
 ) -> tuple[RunRecord, pl.DataFrame]:
     model, task, method, seed = key
+    if len(metrics := sorted({answer.metric for answer in answers})) > 1:
+        raise UserError(f"{method} on {task}: several metrics: {', '.join(metrics)[:200]}; add --metric")
     has_choices = all(answer.choices is not None for answer in answers)
     form = FORMS["choice" if has_choices else "generation"]
     columns: dict[str, list[object]] = {
@@ -105,7 +107,7 @@ def _run(
         "method": {"name": method},
         "method_facts": {"trains": False, "random": not untuned, "untuned": untuned},
         "label": method,
-        "task": {"name": task, "version": 0, "kind": form.name, "metrics": [metric]},
+        "task": {"name": task, "version": 0, "kind": form.name, "metrics": metrics},
         "source_language": source,
         "languages": sorted(test, key=lambda code: (code != source, code)),
         "seed": seed,

@@ -6,6 +6,7 @@ filter, metrics and hashes of document, prompt and target. Of a multiple-choice 
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Samples:
 
     Attributes:
         model: The model all methods share.
-        method: What is compared; the name of the file's folder by default.
+        method: What is compared; by default the folders that tell the files apart.
         task: Name for the tasks of all languages together; what is left of each task's name by default.
         language: By default from the end of the task's name: xnli_de, belebele_fra_Latn.
         metric: By default the first of each file's.
@@ -50,8 +51,21 @@ def is_samples(path: Path) -> bool:
     return _FILE.fullmatch(path.name) is not None
 
 
-def read_samples(path: Path, about: Samples) -> Iterator[Answer]:
-    """Answers of a file of samples.
+def methods_of(files: Sequence[Path]) -> dict[Path, str]:
+    """A method for each file: the part of its folder that is not the same for all.
+
+    The harness makes a folder of the model's name in each folder that it is given to write to.
+    """
+    parents = {file: file.resolve().parent for file in files}
+    common = os.path.commonpath(parents.values()) if parents else ""
+    apart = {file: parent.relative_to(common).parts for file, parent in parents.items()}
+    while len({parts[-1:] for parts in apart.values()}) == 1 and min(map(len, apart.values())) > 1:
+        apart = {file: parts[:-1] for file, parts in apart.items()}
+    return {file: "/".join(parts) or parents[file].name for file, parts in apart.items()}
+
+
+def read_samples(path: Path, about: Samples, method: str) -> Iterator[Answer]:
+    """Answers of a file of samples, of a method where ``about`` names none.
 
     Raises:
         UserError: A line that cannot be used; no language at the end of the task's name; several filters, or
@@ -59,7 +73,7 @@ def read_samples(path: Path, about: Samples) -> Iterator[Answer]:
     """
     name = match["task"] if (match := _FILE.fullmatch(path.name)) else path.stem
     base, language = _language(path, name, about)
-    run = (about.model, about.task or base, about.method or path.resolve().parent.name, about.seed)
+    run = (about.model, about.task or base, about.method or method, about.seed)
     rows = _filtered(path, [whole(row) for row in read_rows(path, NEEDED)], about.filter)
     metric = about.metric or _metric(rows[0])
     for row in rows:
@@ -79,6 +93,7 @@ def read_samples(path: Path, about: Samples) -> Iterator[Answer]:
             gold=text_of(row.fields.get("target")),
             choices=choices,
             document=text_of(row.fields.get("doc_hash") or row.fields.get("doc")),
+            metric=metric,
         )
 
 

@@ -96,7 +96,7 @@ class TrainSettings(BaseModel):
         return content
 
     def identity(self) -> dict[str, Any]:
-        """What enters a run's id: settings newer than the first ids only where they are not the default."""
+        """What enters a run's id: settings added later only where they differ from the default."""
         content = self.facts()
         if self.per_label is None:
             del content["per_label"]

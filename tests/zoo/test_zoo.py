@@ -40,5 +40,5 @@ def test_enough_architectures():
 
 
 def test_every_method_has_a_case():
-    # Exemplars are text; PEFT's tuners have a table of their own.
-    assert {name for name, _ in CASES.values()} == set(METHODS) - {"few-shot", "peft"}
+    # Exemplars are text, a probe changes nothing; PEFT's tuners have a table of their own.
+    assert {name for name, _ in CASES.values()} == set(METHODS) - {"few-shot", "peft", "probe"}

@@ -42,6 +42,9 @@ class Geometry:
         by_layer: Parameters of each layer, and last of all outside of them; None where they are Llama's.
         linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
             layer has those of Llama.
+        encoder: "masked" or "bare" for an encoder with or without a masked language model; empty for a causal
+            one.
+        first_position: Number of the first position (RoBERTa's tables begin with rows that no text uses).
     """
 
     layers: int
@@ -63,6 +66,8 @@ class Geometry:
     unknown: tuple[str, ...] = ()
     by_layer: tuple[Counts, ...] | None = None
     linears: tuple[tuple[Linear, ...], ...] | None = None
+    encoder: str = ""
+    first_position: int = 0
 
     def usable(self, method: str, fault: str) -> None:
         """Refuse a method that the model cannot be used with.
@@ -143,26 +148,25 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
     for every architecture transformers knows, and takes milliseconds at any size.
 
     Args:
-        config: Of a causal LM, or of a multimodal model, whose text decoder is then the one described.
+        config: Of a causal LM, of an encoder, or of a multimodal model, whose text decoder is then the one
+            described.
 
     Raises:
-        UserError: Not a decoder that transformers can build, or one whose layers differ in shape.
+        UserError: Not a model that transformers can build, or one whose layers differ in shape.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
+    from crosstune.models.family import encoder_of, from_config
     from crosstune.models.parts import Parts
 
-    auto: Any = AutoModelForCausalLM
     text: Any = config.get_text_config(decoder=True)
     try:
         with torch.device("meta"):
-            # Never code from a repository: an architecture is one that transformers ships.
-            model = auto.from_config(text, trust_remote_code=False)
+            model = from_config(text)
     except Exception as error:  # architectures raise whatever their code meets first
         raise UserError(
             f'"{text.model_type}" is not a causal language model that transformers can build; '
-            "choose a decoder such as Llama, Mistral, Gemma or Qwen"
+            "choose a decoder such as Llama, Mistral, Gemma or Qwen, or an encoder such as XLM-R"
         ) from error
     parts = Parts(model)
     output = model.get_output_embeddings()
@@ -185,6 +189,8 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         embedding=0 if inputs.shape[1] == hidden else inputs.shape[1],
         same_rotation=_same_rotation(text),
         unknown=tuple(part for part in parts.layers[0].named if any(not x.named[part] for x in parts.layers)),
+        encoder=encoder_of(text),
+        first_position=parts.first_position,
     )
     linears = tuple(layer.linears() for layer in parts.layers)
     if any(set(names) != set(shape.linears_of(i)) for i, names in enumerate(linears)):

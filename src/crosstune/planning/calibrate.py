@@ -11,7 +11,7 @@ from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.planning import timings as measurements
 from crosstune.planning.timings import Measured, answer_key, step_key, test_key
 from crosstune.running.execute import load_for
-from crosstune.running.prepared import attached, predictions, training_rows
+from crosstune.running.prepared import attached, method_of, predictions, training_rows
 from crosstune.running.task_data import TaskData, read_for
 from crosstune.store import provenance
 from crosstune.study.runs import Run, expand
@@ -64,7 +64,7 @@ def _time_task(
             continue
         seen.add(key)
         tell(f"timing {run.label} on {run.task.name}")
-        method = run.new_method()
+        method = method_of(run, lm, data)
         with attached(method, lm, run.seed):
             if run.train is not None:
                 measured.steps[key] = _time_steps(run, method, data)

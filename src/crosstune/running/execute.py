@@ -10,7 +10,9 @@ from torch import Tensor
 
 from crosstune.data.forms import form_of, statistic_of
 from crosstune.errors import UserError
+from crosstune.methods import METHODS
 from crosstune.methods.base import Method
+from crosstune.methods.head import WithHead
 from crosstune.metrics.corpus import sums_in
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
@@ -19,7 +21,7 @@ from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
-from crosstune.running.prepared import attached, predictions, training_rows
+from crosstune.running.prepared import attached, method_of, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import write_record
 from crosstune.running.resume.folder import ResumeFolder, made_for
@@ -117,7 +119,8 @@ def execute(
     """
     started = provenance.now()
     provenance.reset_peak_memory(run.device)
-    lm, method = loaded.lm, run.new_method()
+    lm = loaded.lm
+    method = method_of(run, lm, data)
     trained, train_from, seconds = None, None, 0.0
     table = pl.DataFrame(schema=form_of(data.task.kind).schema())
     resume = ResumeFolder(work, made_for(run, lm, data), shown.note)
@@ -174,9 +177,10 @@ def _evaluate(
 
 
 def _count(run: Run, method: Method, lm: LanguageModel) -> int:
-    """Trained parameters: the closed form, which must be what is attached."""
-    count = type(method).count(run.config, lm.geometry)
-    attached = sum(parameter.numel() for parameter in method.parameters().values())
+    """Trained parameters but for a head's: the closed form, which must be what is attached."""
+    count = METHODS[run.method].count(run.config, lm.geometry)
+    trained = method.method if isinstance(method, WithHead) else method
+    attached = sum(parameter.numel() for parameter in trained.parameters().values())
     if attached != count:
         raise UserError(
             f"{run.method} on {lm.name}: {attached:,} parameters attached where {count:,} were counted; "

@@ -195,6 +195,8 @@ class RunRecord(_Part):
         identifier: `crosstune.metrics.language_id.IDENTIFIER`, version of the rules that told the language of
             written answers; None for choices, and in older records.
         merge: None for a method that changes no weights, and in older records.
+        trained_parameters: Of the method, without a head's.
+        head_parameters: Of the head that was trained with it; None where there is none, and in older records.
         zero_shot: Nothing but source-language data was trained on.
         started: UTC, ISO 8601.
         finished: UTC, ISO 8601.
@@ -223,6 +225,7 @@ class RunRecord(_Part):
     identifier: Whole | None = None
     merge: MergeRecord | None = None
     trained_parameters: Whole | None
+    head_parameters: Whole | None = None
     zero_shot: bool
     fingerprints: Fingerprints
     overlap: Overlap | None = None

@@ -24,6 +24,7 @@ from crosstune.methods import METHODS
 from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
+from crosstune.outputs.fits import check_fits
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.entries import (
     Codes,
@@ -281,6 +282,12 @@ class Study(StudyPart):
                 METHODS[method.name].count(method.config, geometry)
             except UserError as error:
                 raise invalid(("methods", i), f"method {method.name} on {model}: {error}") from error
+        for each in self.combinations():
+            task, method = each.task, each.method
+            try:
+                check_fits(task.name, task.task_class.kind, method.make(), geometry, each.evaluate)
+            except UserError as error:
+                raise invalid(("methods", self.methods.index(method)), f"{model}: {error}") from error
 
     # --- what holds for a run -----------------------------------------------------------------
 

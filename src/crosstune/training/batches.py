@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstune.models.attention.choose import Placed, for_training
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
-from crosstune.models.attention.layout import Layout
+from crosstune.models.attention.layout import Layout, TwoWayLayout
 from crosstune.models.fast.layers import EntryStates
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
@@ -34,15 +34,17 @@ class Batch:
         columns: ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
         offered: ``[answers, columns]`` which of them each answer is chosen from.
         entry: What the frozen layers below the lowest adapted one hand to it; None to run them.
+        pools: ``[rows]``: which target each row is part of the mean for; None where each is for one.
     """
 
     ids: Tensor
     rows: Tensor
     targets: Tensor
-    layout: Layout | PaddingFreeBatch | None = None
+    layout: Layout | TwoWayLayout | PaddingFreeBatch | None = None
     columns: Tensor | None = None
     offered: Tensor | None = None
     entry: EntryStates | None = None
+    pools: Tensor | None = None
 
 
 def order(
@@ -93,8 +95,7 @@ def ready_parts(
     """
     for part in split(batch, passes.limit):
         passes.begin(len(part), len(part) * len(part[-1].ids))
-        # The last token of a row predicts nothing that is scored: it is left out of the forward.
-        texts = [row.ids[:-1] for row in part]
+        texts = [row.text for row in part]
         below = None if reuse is None else reuse.below(texts)
         yield collate(part, for_training(lm, texts, passes.say), below)
 
@@ -102,7 +103,7 @@ def ready_parts(
 def collate(
     rows: Sequence[TrainingRow], placed: Placed, below: tuple[int, Sequence[Tensor]] | None = None
 ) -> Batch:
-    """Rows of training examples, of each all tokens but the last placed, as the tensors of one forward.
+    """Rows of training examples, the text of each placed, as the tensors of one forward.
 
     ``below`` is the lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
     """
@@ -116,8 +117,13 @@ def collate(
         entry = EntryStates(layer, blank.view(*placed.ids.shape, -1))
     where: list[int] = []
     targets: list[int] = []
+    pools: list[int] = []
     for i in placed.order:
         row, end = rows[i], placed.starts[i] + len(rows[i].ids) - 1
+        for places, target in row.labels:
+            where += [placed.starts[i] + place for place in places]
+            pools += [len(targets)] * len(places)
+            targets.append(target)
         where += range(end - row.answer, end)
         targets += row.ids[len(row.ids) - row.answer :]
     columns = offered = None
@@ -135,4 +141,5 @@ def collate(
         columns,
         offered,
         entry,
+        torch.tensor(pools, device=device) if len(pools) > len(targets) else None,
     )

@@ -222,7 +222,7 @@ def _backward(
 ) -> tuple[float, int, int]:
     """Gradients of a batch, part by part."""
     lm = method.attached()
-    answers = sum(row.answer for row in batch)
+    answers = sum(row.learned for row in batch)
     summed, padded = 0.0, 0
     for part in ready_parts(lm, batch, passes, reuse):
         loss = answer_loss(lm, part)
@@ -230,7 +230,7 @@ def _backward(
         method.after_backward()
         summed += float(loss.detach())
         padded += part.ids.numel()
-    return summed / answers, sum(len(row.ids) - 1 for row in batch), padded
+    return summed / answers, sum(len(row.text) for row in batch), padded
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def attention_inputs(lm: LanguageModel, ids: Tensor) -> list[Tensor]:
 
 
 def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Keys (rotated, from the model's first position) and values of a text in every layer.
+    """Keys (rotated, from the model's first position; of an encoder not) and values of a text in every layer.
 
     Args:
         lm: The model, as the methods before this one left it; of a soft prompt nothing is read.
@@ -41,6 +41,8 @@ def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tenso
     Returns:
         A pair of ``[kv_heads, n, head_dim]`` a layer, bottom first.
     """
+    if lm.geometry.encoder:  # it has no cache to read them from
+        return [lm.keys_values(i, x.to(lm.dtype)) for i, x in enumerate(attention_inputs(lm, ids))]
     from transformers import DynamicCache
 
     cache = DynamicCache()  # made without a config, so that sliding layers keep every token

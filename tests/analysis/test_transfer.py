@@ -218,5 +218,5 @@ def test_the_best_and_the_worst_language() -> None:
     lora = {"en": [1, 1], "de": [1, 0], "sw": [0, 0], "th": [1, 1], "fr": [1, 0]}
     none = {"en": [0, 1], "de": [0, 0], "sw": [1, 0], "th": [1, 1], "fr": [0, 0]}
     out = transfer(language_scores(*table((run("a", "lora", lora), lora), (run("c", "none", none), none))))
-    found = out.select("method", "best_language", "best_score", "worst_language", "worst_score").rows()
-    assert sorted(found) == [("lora", "th", 1.0, "sw", 0.0), ("none", "th", 1.0, "fr", 0.0)]
+    actual = out.select("method", "best_language", "best_score", "worst_language", "worst_score").rows()
+    assert sorted(actual) == [("lora", "th", 1.0, "sw", 0.0), ("none", "th", 1.0, "fr", 0.0)]

@@ -12,7 +12,7 @@ from crosstune.config.counts import parse_count
 from crosstune.config.mistakes import invalid, known_keys, reworded, shown
 from crosstune.config.yaml_file import read_document
 from crosstune.errors import UserError, did_you_mean
-from crosstune.files import user_path
+from crosstune.files import sha256_of, user_path
 from crosstune.languages import LANGUAGES, find
 
 SHIPPED = Path(__file__).parent
@@ -20,7 +20,9 @@ SHIPPED = Path(__file__).parent
 
 Quantifier = Literal["every", "most", "some"]
 Per = Literal["language", Grouping, "model", "task", "method"]
-RELATIONS = ("beats", "matches", "varies_with")
+RELATIONS = ("beats", "matches", "varies_with", "setup", "literature")
+STATED = ("setup", "literature")
+"""Relations of a claim that compares nothing."""
 QUANTIFIERS = get_args(Quantifier)
 LOWER_IS_BETTER = ("wrong_language", "source_language")
 """Metrics based on the language of generated answers; for these ``beats`` means lower."""
@@ -87,7 +89,7 @@ class Pick(BaseModel):
 
 
 class Claim(BaseModel):
-    """One claim, with exactly one of ``beats``, ``matches`` and ``varies_with``.
+    """One claim, with exactly one of `RELATIONS`.
 
     Attributes:
         claim: The claim in words.
@@ -97,6 +99,8 @@ class Claim(BaseModel):
         method: Methods the claim is about.
         beats: The method they exceed by more than ``by`` points.
         matches: The method they are less than ``within`` points below.
+        setup: What run.json of every run says: languages, learning_rates, rank, ...
+        literature: What an author says that no result of a study can decide.
         varies_with: The setting whose values make ``metric`` differ by more than ``by`` points.
         by: Points out of 100.
         within: Points out of 100.
@@ -105,10 +109,11 @@ class Claim(BaseModel):
         every: The claim holds in every one of these groups; ``most`` and ``some`` likewise.
         most: In more than half.
         some: In one or more.
-        at_least: Minimum number of target languages for a mean; smaller groups are skipped.
+        at_least: Minimum number of target languages for a mean; smaller groups are not judged.
         seeds: Minimum number of seeds of a method with randomness.
         options: Task options of the runs, such as prompt_language.
         evaluate: Evaluation settings of the runs.
+        despite: Settings that may differ between the two methods' runs, such as steps or dtype.
         zero_shot: Whether the runs are zero-shot.
     """
 
@@ -118,10 +123,12 @@ class Claim(BaseModel):
     source: str = ""
     model: Names | None = None
     task: Names | None = None
-    method: Annotated[tuple[Pick, ...], BeforeValidator(_listed), Field(min_length=1)]
+    method: Annotated[tuple[Pick, ...], BeforeValidator(_listed)] = ()
     beats: Pick | None = None
     matches: Pick | None = None
     varies_with: Text | None = None
+    setup: Annotated[dict[str, Any], Field(min_length=1)] | None = None
+    literature: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     by: float = Field(default=0.0, ge=0, lt=100)
     within: float | None = Field(default=None, gt=0, lt=100)
     metric: Text = "score"
@@ -133,6 +140,7 @@ class Claim(BaseModel):
     seeds: int = Field(default=2, ge=1)
     options: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
+    despite: Annotated[tuple[Text, ...], BeforeValidator(_listed)] = ()
     zero_shot: bool = True
 
     @model_validator(mode="before")
@@ -142,7 +150,8 @@ class Claim(BaseModel):
             raise invalid((), f'a claim is a mapping of keys: "claim:", "method:", ...; found {shown(raw)}')
         known_keys(raw, cls.model_fields, "a claim")
         for key, example in (("claim", "Prefix tuning beats LoRA."), ("method", "prefix")):
-            if raw.get(key) in (None, "", [], {}):
+            needed = key == "claim" or all(raw.get(stated) is None for stated in STATED)
+            if needed and raw.get(key) in (None, "", [], {}):
                 raise invalid((key,), f'a claim needs "{key}:", such as {example}')
         _one_of(raw, RELATIONS, "a claim needs")
         if any(raw.get(key) is not None for key in QUANTIFIERS):
@@ -169,6 +178,11 @@ class Claim(BaseModel):
         return self
 
     @property
+    def compares(self) -> bool:
+        """Whether results decide it."""
+        return self.setup is None and self.literature is None
+
+    @property
     def quantifier(self) -> Quantifier:
         """How many cells have to hold."""
         return next((q for q in QUANTIFIERS if getattr(self, q) is not None), "every")
@@ -192,10 +206,11 @@ class Claim(BaseModel):
 
 @dataclass(frozen=True)
 class PlacedClaim:
-    """A claim, and where it stands ("paper.yaml:12")."""
+    """A claim, where it stands ("paper.yaml:12"), and the SHA-256 of that file."""
 
     claim: Claim
     place: str
+    sha256: str = ""
 
 
 _GROUPS = ("language", *get_args(Grouping))
@@ -210,11 +225,7 @@ def read_claims(path: str | Path) -> list[PlacedClaim]:
     Raises:
         UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
     """
-    file = user_path(path)
-    if str(path) in shipped():
-        file = SHIPPED / f"{path}.yaml"
-    elif not file.exists() and not file.suffix:
-        raise UserError(f'no claims "{path}": give a file, or a name{did_you_mean(str(path), shipped())}')
+    file = claims_file(path)
     document = read_document(file)
     data = document.data
     if not isinstance(data, dict) or not isinstance(data.get("claims"), list) or not data["claims"]:
@@ -222,17 +233,31 @@ def read_claims(path: str | Path) -> list[PlacedClaim]:
     for key in data:
         if key != "claims":
             raise document.error((key,), f'unknown key "{key}"; a file of claims has "claims:" alone')
-    result, problems = [], []
+    result, problems, digest = [], [], sha256_of(file)
     for i, raw in enumerate(data["claims"]):
         try:
             claim = Claim.model_validate(raw)
         except ValidationError as error:
             problems += [(("claims", i, *loc), text) for loc, text in reworded(error, raw)]
             continue
-        result.append(PlacedClaim(claim, f"{file.name}:{document.line(('claims', i))}"))
+        result.append(PlacedClaim(claim, f"{file.name}:{document.line(('claims', i))}", digest))
     if problems:
         raise document.first_error(problems)
     return result
+
+
+def claims_file(path: str | Path) -> Path:
+    """The file that a path, or the name of one that crosstune ships, stands for.
+
+    Raises:
+        UserError: There is no such name.
+    """
+    file = user_path(path)
+    if str(path) in shipped():
+        return SHIPPED / f"{path}.yaml"
+    if not file.exists() and not file.suffix:
+        raise UserError(f'no claims "{path}": give a file, or a name{did_you_mean(str(path), shipped())}')
+    return file
 
 
 def shipped() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The environment variables crosstune reads, each in one place; `check` reads all before anything runs."""
+"""The environment variables that crosstune reads; `check` reads all of them before anything runs."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ def check() -> None:
 
 
 def cache_root() -> Path:
-    """Folder for what crosstune keeps between runs: `CACHE`, else the platform's cache folder."""
+    """Folder for data kept between runs: `CACHE`, or the platform's cache folder."""
     if folder := os.environ.get(CACHE):
         return user_path(folder)
     if sys.platform == "win32":
@@ -52,7 +52,7 @@ def cache_root() -> Path:
 
 
 def data_root(option: str | None) -> Path:
-    """The folder that holds the benchmarks: a task's ``data`` option, else `DATA`, else a default.
+    """The folder of the benchmarks: a task's ``data`` option, or `DATA`, or a default.
 
     Raises:
         UserError: The option or the variable names no folder.
@@ -68,21 +68,13 @@ def data_root(option: str | None) -> Path:
 
 
 def checkpoint_seconds() -> float:
-    """Least seconds between two checkpoints; 30 unless `CHECKPOINT_SECONDS` says otherwise.
-
-    Raises:
-        UserError: The variable is no number of seconds.
-    """
+    """Least seconds between two checkpoints, 30 by default; a `UserError` if the variable is no number."""
     seconds = _number(CHECKPOINT_SECONDS, "seconds; 0 writes a checkpoint after every step")
     return 30.0 if seconds is None else seconds
 
 
 def states_gigabytes() -> float | None:
-    """Most gigabytes of cached activations; None where `STATES_GB` is not set.
-
-    Raises:
-        UserError: The variable is no number of gigabytes.
-    """
+    """Most gigabytes of cached activations, None if not set; a `UserError` if the variable is no number."""
     return _number(STATES_GB, "gigabytes; 0 keeps no states")
 
 

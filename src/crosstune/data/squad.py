@@ -76,12 +76,16 @@ def read_renumbered(path: Path) -> list[Row | BadRow]:
 
 
 def read_by_language(path: Path) -> list[Row | BadRow]:
-    """The questions of a file of many languages, with the ``language`` that each id begins with.
+    """The questions of a file of many languages, with the ``language`` that each id starts with.
 
-    TyDi QA's own ids read "english-12345-0".
+    TyDi QA's ids have the form "english-12345-0".
     """
     rows = read_squad(path)
     return list(changed(rows, lambda row: row.with_fields(language=str(row["id"]).partition("-")[0])))
+
+
+READERS = {"squad": read_squad, "squad_renumbered": read_renumbered, "squad_by_language": read_by_language}
+"""By the names of ``local_datasets.toml``."""
 
 
 def _list(holder: object, key: str) -> list[Any] | None:

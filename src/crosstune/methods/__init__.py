@@ -15,6 +15,7 @@ from crosstune.methods.none import NoTuning
 from crosstune.methods.prompts.llama_adapter import LlamaAdapter
 from crosstune.methods.prompts.prefix import Prefix
 from crosstune.methods.prompts.soft_prompt import SoftPrompt
+from crosstune.methods.staged.mad_x import MadX
 
 METHODS: dict[str, type[Method[Any]]] = {
     "none": NoTuning,
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "compacter": Compacter,
     "ia3": Ia3,
     "peft": PeftTuner,
+    "mad-x": MadX,
     "full": Full,
     "probe": Probe,
 }

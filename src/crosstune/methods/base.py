@@ -27,6 +27,17 @@ class Merge:
     avoided: float | None
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One of the passes of a training step."""
+
+    step: int  # of the optimiser, from 1
+    share: float  # of the step's text tokens, those in this pass
+    tokens: Tensor  # ``[n]``: places of the texts' tokens, counted through lines and width
+    lines: int
+    width: int  # without a soft prompt in front
+
+
 class Method(ABC, Generic[Settings]):
     """A way to adapt a frozen model. A subclass is one file and one line in `crosstune.methods.METHODS`.
 
@@ -82,12 +93,7 @@ class Method(ABC, Generic[Settings]):
         """
 
     def attach(self, lm: LanguageModel, seed: int = 0, languages: Collection[str] | None = None) -> None:
-        """Put the method on a model, on top of what is there.
-
-        Args:
-            lm: The model.
-            seed: Of the parameters' start.
-            languages: Codes of those it is active for; None for all.
+        """Put the method on a model, on top of what is there; active for some languages, or None for all.
 
         Raises:
             UserError: The settings do not fit the model, or the method cannot stand with one that is there.
@@ -117,6 +123,13 @@ class Method(ABC, Generic[Settings]):
     @abstractmethod
     def parameters(self) -> "dict[str, nn.Parameter]":
         """The fp32 parameters the optimiser steps, by name."""
+
+    def objective(self, loss: Tensor, of: Pass) -> Tensor:
+        """What is minimised of a pass, instead of its part of the mean loss of the step's answer tokens.
+
+        Called after each forward.
+        """
+        return loss
 
     def after_backward(self) -> None:
         """Called after each backward pass, before gradients are clipped."""

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from crosstune.methods.base import Method
+from crosstune.methods.base import Method, Pass
 from crosstune.methods.config import MethodConfig
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
@@ -133,6 +133,10 @@ class WithHead(Method[MethodConfig]):
         own = {f"{PREFIX}{name}": p for name, p in self.head.named_parameters()}
         return self.method.parameters() | own
 
+    def objective(self, loss: Tensor, of: Pass) -> Tensor:
+        """The method's."""
+        return self.method.objective(loss, of)
+
     def after_backward(self) -> None:
         """The method's."""
         self.method.after_backward()
@@ -165,6 +169,11 @@ class WithHead(Method[MethodConfig]):
             for name, parameter in self.parameters().items():
                 parameter.copy_(values[name])
         self.after_step()
+
+
+def without_head(method: Method) -> Method:
+    """The method itself."""
+    return method.method if isinstance(method, WithHead) else method
 
 
 def shape_in(state: Mapping[str, Tensor]) -> HeadShape | None:

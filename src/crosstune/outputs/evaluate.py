@@ -33,7 +33,8 @@ def evaluate(
     test examples of each language.
 
     Returns:
-        One row an example, in their order, with the columns of `AnswerForm.schema`.
+        One row an example, in their order, with the columns of `AnswerForm.schema`, and ``cluster`` of tasks
+        whose examples name one.
     """
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
     tell, journal = stream.get("tell"), stream.get("journal")
@@ -55,7 +56,7 @@ def evaluate(
         if any(examples.values()):
             raise UserError(f"task {task.name}: every text is longer than the positions of {lm.name}")
         return pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))
-    table = pl.concat(tables)
+    table = pl.concat(tables, how="diagonal")
     if len(groups) > 1:
         table = table.sort(pl.col("language").cast(pl.Enum(list(examples))), maintain_order=True)
     return table
@@ -81,4 +82,8 @@ def _rows(task: Task, examples: Sequence[Example], answers: Answers) -> pl.DataF
         **{f"metric.{name}": [score[name] for score in scores] for name in others},
         **{f"{SUM}{i}": numbers for i, numbers in enumerate(zip(*sums, strict=True))},
     }
-    return pl.DataFrame(columns, schema=form_of(task.kind).schema(others, len(sums[0]) if sums else 0))
+    table = pl.DataFrame(columns, schema=form_of(task.kind).schema(others, len(sums[0]) if sums else 0))
+    if not any(example.cluster for example in examples):
+        return table
+    clusters = pl.Series("cluster", [example.cluster or None for example in examples], pl.String)
+    return table.insert_column(2, clusters)

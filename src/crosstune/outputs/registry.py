@@ -12,10 +12,12 @@ from crosstune.outputs.generation import Generation
 from crosstune.outputs.heads.classes import HeadChoice, MaskedChoice
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.text import Text
 
 OUTPUTS: dict[Kind, type[Output]] = {
     "choice": Choice,
     "generation": Generation,
+    "text": Text,
 }
 
 

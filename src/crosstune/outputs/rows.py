@@ -10,19 +10,14 @@ from crosstune.models.language_model import LanguageModel
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One training example as token ids: a prompt and then an answer, or a whole text with its labels.
+    """One training example as token ids: a prompt and then an answer, or a whole text with its labels."""
 
-    Attributes:
-        ids: Of all.
-        answer: How many of the last are the answer, each predicted by the token before it.
-        choices: Tokens that the answer's one token is chosen from; empty for the whole vocabulary.
-        labels: Of a text that is read whole: places whose mean state is compared with a number, and that
-            number: a head's class, or a word's token.
-    """
-
-    ids: tuple[int, ...]
-    answer: int = 0
+    ids: tuple[int, ...]  # of all
+    answer: int = 0  # how many of the last are the answer, each predicted by the token before it
+    # Tokens that the answer's one token is chosen from; empty for the whole vocabulary.
     choices: tuple[int, ...] = ()
+    # Of a text that is read whole: places whose mean state is compared with a number, and that number: a
+    # head's class, or a word's token.
     labels: tuple[tuple[tuple[int, ...], int], ...] = ()
 
     @property

@@ -51,12 +51,12 @@ class Section:
             ``b`` being the reference; no rows where the runs share no example in a target language.
         """
         if self.paired is None or len(self.methods) < 2:
-            return pl.DataFrame(schema={"a": pl.String, "b": pl.String, "p_holm": pl.Float64})
+            return pl.DataFrame(schema={"a": pl.String, "b": pl.String, "p": pl.Float64})
         if reference not in self._against:
             rank = {method: place for place, method in enumerate(self.methods)}
             place = pl.col("a").replace_strict(rank, return_dtype=pl.Int64)
             # The page shows the interval that the test is of; bootstrap draws would take most of its time.
-            tests = differences(self.paired, reference, draws=1).drop("bootstrap_low", "bootstrap_high")
+            tests = differences(self.paired, reference, draws=0).drop("bootstrap_low", "bootstrap_high")
             self._against[reference] = tests.sort(place)
         return self._against[reference]
 
@@ -136,6 +136,8 @@ class Section:
                 f"{prompts:,} test examples have a prompt that is also in the training data: their "
                 "scores may be remembered, not transferred",
             )
+        if in_text := max(run.unlabelled.in_text if run.unlabelled else 0 for run in self.runs):
+            result.append(f"a text of {in_text:,} test examples stands in the unlabelled text")
         if len({run.closed_by for run in self.runs}) > 1:
             result.append(
                 "in some runs, made by an older crosstune, prompts end in the end-of-text token that the "
@@ -182,8 +184,8 @@ class Section:
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """Whether a is "better" or "worse" than b, or "not significant", by the p value after Holm."""
-    if row["p_holm"] >= ALPHA:
+    """Whether a is "better" or "worse" than b, or "not significant", by the p value of all pairs."""
+    if row["p"] >= ALPHA:
         return "not significant"
     return "better" if row["difference"] > 0 else "worse"
 

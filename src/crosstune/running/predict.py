@@ -21,6 +21,7 @@ from crosstune.models.loading.load import load
 from crosstune.models.tensor_file import read_tensors
 from crosstune.outputs.registry import output_of
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.running.earlier.stages import FinishedStages
 from crosstune.running.prepared import attached, solved_examples
 from crosstune.store import store
 from crosstune.store.record import RunRecord
@@ -33,16 +34,11 @@ from crosstune.tasks.prompts import render
 
 @dataclass(frozen=True)
 class Prediction:
-    """A run's answer to one text.
+    """A run's answer to one text."""
 
-    Attributes:
-        prompt: What the model read (without a method's exemplars).
-        answer: The best choice, or the text written.
-        choices: Each choice and its probability, best first; empty for a written answer.
-    """
-
-    prompt: str
-    answer: str
+    prompt: str  # what the model read (without a method's exemplars)
+    answer: str  # the best choice, or the text written
+    # Each choice and its probability, best first; empty for a written answer.
     choices: list[tuple[str, float]]
 
 
@@ -105,13 +101,16 @@ def predict(
     # A task whose answers are written may be asked to choose all the same.
     form = task.kind if form_of(task.kind).has_choices or not choices else "choice"
     output = output_of(form, lm, EvaluateSettings.model_validate(run.evaluate))
+    if run.unlabelled is not None:
+        ids = {text: stage.run for text, stage in run.unlabelled.stages.items()}
+        FinishedStages(folder.parent, run.unlabelled.uses, ids).give(method)
     weights = read_tensors(folder / store.WEIGHTS, lm.device) if method.trains else {}
     if (shape := shape_in(weights)) is not None:
         method = WithHead(method, shape)
-    with attached(method, lm, run.seed):
+    with attached(method, lm, run.seed, code):
         if method.trains:
             method.load_state(weights)
-        with method.evaluating(), lm.adaptation.for_language(code):
+        with method.evaluating():
             answers = output.answers(task, with_exemplars([example], solved))
     (logprobs,) = answers.columns.get("choice_logprobs", [()])
     probabilities = [math.exp(logprob) for logprob in logprobs]

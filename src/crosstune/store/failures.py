@@ -1,4 +1,4 @@
-"""Runs that failed, and why: ``<store>/.failed/<run id>.json``, until they are tried again."""
+"""Failed runs and their errors: ``<store>/.failed/<run id>.json``, until they are tried again."""
 
 import json
 import traceback
@@ -18,20 +18,13 @@ FOLDER = ".failed"
 
 @dataclass(frozen=True)
 class Failure:
-    """One failed run.
+    """One failed run."""
 
-    Attributes:
-        id: Of the run.
-        name: Task, method and seed.
-        error: What went wrong, in one line.
-        when: UTC, ISO 8601.
-        diverged: Whether training diverged, as it would again; any other failure may have been the moment's.
-    """
-
-    id: str
-    name: str
-    error: str
-    when: str
+    id: str  # of the run
+    name: str  # task, method and seed
+    error: str  # what went wrong, in one line
+    when: str  # UTC, ISO 8601
+    # Whether training diverged, as it would again; any other failure may have been the moment's.
     diverged: bool = False
 
 
@@ -39,7 +32,7 @@ _NOTE = TypeAdapter(Failure)
 
 
 def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
-    """Write down that a run failed, and with what. An error that is no `UserError` keeps its traceback.
+    """Record that a run failed, and why. An error that is no `UserError` keeps its traceback.
 
     Raises:
         UserError: The disk is full or cannot be written.
@@ -56,7 +49,7 @@ def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
 
 
 def read(store: Path) -> dict[str, Failure]:
-    """The failures of a store by run id. A note that cannot be read counts as none: its run is made again."""
+    """The failures of a store by run id. An unreadable file is ignored: its run is tried again."""
     failures = {}
     for file in sorted((store / FOLDER).glob("*.json")):
         with suppress(OSError, ValueError):
@@ -68,5 +61,5 @@ def read(store: Path) -> dict[str, Failure]:
 
 
 def forget(store: Path, run_id: str) -> None:
-    """Take a failure off the store: its run is made again, or has been."""
+    """Remove a failure: its run is tried again, or has finished."""
     (store / FOLDER / f"{run_id}.json").unlink(missing_ok=True)

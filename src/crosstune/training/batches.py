@@ -24,27 +24,20 @@ POOL = 8
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one forward reads.
+    """What one forward reads."""
 
-    Attributes:
-        ids: ``[lines, width]``, padded on the right.
-        rows: ``[answers]`` flat indices (lines * width) of the positions that predict an answer token.
-        targets: ``[answers]`` what to predict there: token ids, or with ``columns`` places among them.
-        layout: Who sees whom, when a line holds several examples.
-        columns: ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
-        offered: ``[answers, columns]`` which of them each answer is chosen from.
-        entry: What the frozen layers below the lowest adapted one hand to it; None to run them.
-        pools: ``[rows]``: which target each row is part of the mean for; None where each is for one.
-    """
-
-    ids: Tensor
-    rows: Tensor
-    targets: Tensor
+    ids: Tensor  # ``[lines, width]``, padded on the right
+    rows: Tensor  # ``[answers]`` flat indices (lines * width) of the positions that predict an answer token
+    targets: Tensor  # ``[answers]`` what to predict there: token ids, or with ``columns`` places among them
+    # Who sees whom, when a line holds several examples.
     layout: Layout | TwoWayLayout | PaddingFreeBatch | None = None
+    # ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
     columns: Tensor | None = None
-    offered: Tensor | None = None
+    offered: Tensor | None = None  # ``[answers, columns]`` which of them each answer is chosen from
+    # What the frozen layers below the lowest adapted one hand to it; None to run them.
     entry: EntryStates | None = None
-    pools: Tensor | None = None
+    tokens: tuple[range, ...] = ()  # places of each text's tokens, counted through lines and width
+    pools: Tensor | None = None  # ``[rows]``: the target that each is averaged for; None for one each
 
 
 def order(
@@ -141,5 +134,6 @@ def collate(
         columns,
         offered,
         entry,
+        tuple(range(placed.starts[i], placed.starts[i] + len(rows[i].text)) for i in placed.order),
         torch.tensor(pools, device=device) if len(pools) > len(targets) else None,
     )

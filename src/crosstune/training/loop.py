@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from crosstune.errors import Diverged, UserError
-from crosstune.methods.base import Method
+from crosstune.methods.base import Method, Pass
 from crosstune.models.attention.gpu_line import KERNEL, kernel_shape
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import Blocks, packed_weights
@@ -30,21 +30,13 @@ from crosstune.training.state import Best, LoopState, Trained, random_state, set
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is told after each step.
+    """What is told after each step."""
 
-    Attributes:
-        step: Steps done.
-        total: Steps to do.
-        loss: Mean nats an answer token in this step's batch.
-        tokens: Text tokens read so far, padding left out.
-        seconds: Since training began.
-    """
-
-    step: int
-    total: int
-    loss: float
-    tokens: int
-    seconds: float
+    step: int  # steps done
+    total: int  # steps to do
+    loss: float  # mean nats an answer token in this step's batch
+    tokens: int  # text tokens read so far, padding left out
+    seconds: float  # since training began
 
 
 def rate(settings: TrainSettings, peak: float, step: int, total: int) -> float:
@@ -77,16 +69,14 @@ def train(
         rows: Tokenised source-language examples.
         settings: Steps, batch, learning rate, ...
         seed: Decides the order of the examples.
-        dev_score: Score on source-language development data, higher is better; called every
-            ``evaluate_every`` steps and at the end. The weights of the best score are kept, the
-            earlier one on ties.
+        dev_score: On source-language development data, higher is better; called every ``evaluate_every``
+            steps and at the end. The weights of the best score are kept, the earlier one on ties.
         tell: Called after each step.
-        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
-        checkpoint: Where a training that was stopped goes on from, to the same bits.
+        passes: Limits the tokens of a pass; lowered when memory runs out. Made from the settings by default.
+        checkpoint: From which a stopped training resumes, to the same bits.
 
     Raises:
-        UserError: There is nothing to train on, the loss is no longer a number, or one example is more
-            than memory holds.
+        UserError: No examples, a loss that is not finite, or one example that does not fit into memory.
     """
     if not rows:
         raise UserError("there are no training examples")
@@ -113,7 +103,7 @@ def train(
         batches = itertools.islice(batches, result.steps, None)
         while result.steps < total and not (settings.patience and best.since >= settings.patience):
             step = result.steps + 1
-            loss, tokens, padded = _gradients(method, next(batches), passes, reuse)
+            loss, tokens, padded = _gradients(method, next(batches), passes, reuse, step)
             if not math.isfinite(loss):
                 raise Diverged(
                     f"the loss became {loss} at step {step}; "
@@ -145,12 +135,15 @@ def train(
 
 
 def _gradients(
-    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
+    method: Method,
+    batch: Sequence[TrainingRow],
+    passes: TokenLimit,
+    reuse: Reuse | None = None,
+    step: int = 1,
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
-    Returns:
-        Its loss in nats an answer token, and the tokens read, padding left out and included.
+    Returns the loss in nats an answer token, and the tokens read, without and with padding.
     """
     before = random_state()
     counted = (0, 0) if reuse is None else (reuse.read, reuse.from_cache)
@@ -165,13 +158,13 @@ def _gradients(
 
     def work() -> tuple[float, int, int]:
         try:
-            return _backward(method, batch, passes, reuse)
+            return _backward(method, batch, passes, reuse, step)
         except Exception as error:
             if ran_out(error) or not KERNEL.distrust(kernel_shape(method.attached()), error, passes.say):
                 raise
         # Once more on padded lines: what they do not mend is an error of its own.
         undo()
-        return _backward(method, batch, passes, reuse)
+        return _backward(method, batch, passes, reuse, step)
 
     if not passes.measured and fitting.measures(method.attached()):
         _fit(method, batch, passes, undo, reuse)
@@ -218,19 +211,25 @@ def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: f
 
 
 def _backward(
-    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
+    method: Method,
+    batch: Sequence[TrainingRow],
+    passes: TokenLimit,
+    reuse: Reuse | None = None,
+    step: int = 1,
 ) -> tuple[float, int, int]:
     """Gradients of a batch, part by part."""
     lm = method.attached()
-    answers = sum(row.learned for row in batch)
+    answers, total = sum(row.learned for row in batch), sum(len(row.text) for row in batch)
     summed, padded = 0.0, 0
     for part in ready_parts(lm, batch, passes, reuse):
         loss = answer_loss(lm, part)
-        (loss / answers).backward()
+        tokens = torch.tensor(list(itertools.chain(*part.tokens)), device=part.ids.device)
+        read = Pass(step, len(tokens) / total, tokens, *part.ids.shape)
+        method.objective(loss / answers, read).backward()
         method.after_backward()
         summed += float(loss.detach())
         padded += part.ids.numel()
-    return summed / answers, sum(len(row.text) for row in batch), padded
+    return summed / answers, total, padded
 
 
 @contextmanager

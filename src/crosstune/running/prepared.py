@@ -14,7 +14,7 @@ from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.fits import check_fits, head_shape
 from crosstune.outputs.journal import Stream
-from crosstune.outputs.lengths import fitted_rows
+from crosstune.outputs.lengths import fitted, fitted_rows, refuses
 from crosstune.outputs.registry import output_of
 from crosstune.outputs.rows import Rows
 from crosstune.running.sampling import draw
@@ -55,6 +55,16 @@ def training_rows(run: Run, lm: LanguageModel, data: TaskData, passes: TokenLimi
     examples = draw(data.train_for(run.train), run.train, run.seed)
     examples = fitted_rows(lm, examples, run.evaluate, passes)
     return output_of(data.task.kind, lm, run.evaluate).rows(examples, run.train.loss)
+
+
+def check_lengths(run: Run, lm: LanguageModel, data: TaskData) -> None:
+    """Refuse test texts that evaluation would refuse, before anything is trained.
+
+    Raises:
+        UserError: One is too long and may be neither shortened nor left out.
+    """
+    for examples in data.test.values() if refuses(lm, run.evaluate) else ():
+        fitted(lm, data.task, examples, run.evaluate, TokenLimit(run.evaluate.tokens_per_pass))
 
 
 def solved_examples(method: Method, train: Callable[[], list[Example]], seed: int) -> list[Example]:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.methods.base import Method
-from crosstune.models.attention.choose import for_reading
+from crosstune.models.attention.choose import for_reading, turns
 from crosstune.models.fast.layers import EntryStates
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.proof import FastWay
@@ -98,7 +98,7 @@ class Reuse:
 
         None where nothing is reused.
         """
-        if not self.layer:
+        if not self.layer or turns(self._lm, max(map(len, texts))):
             return None
         cached = {text: self._states.get(self._key(text)) for text in texts}
         states_by_text = {text: states for text, states in cached.items() if states is not None}

@@ -60,10 +60,12 @@ class Prefix(Planted[PrefixConfig]):
     def count(cls, config: PrefixConfig, geometry: Geometry) -> int:
         """N * layers * width, width = hidden or 2 * kv_heads * head_dim; with an MLP, its size as well."""
         geometry.usable(cls.name, geometry.no_prompts)
-        if config.space == "kv" and (geometry.value_dim or geometry.cached):
+        if config.space == "kv" and (
+            geometry.value_dim or geometry.cached or "keys and values" in geometry.uneven
+        ):
             raise UserError(
-                f"{cls.name}: this model caches other keys than it attends to, or values of another "
-                "size; use space: hidden"
+                f"{cls.name}: this model caches other keys than it attends to, or values of another size, or "
+                "of other sizes in some layers; use space: hidden"
             )
         layers = len(config.chosen(geometry.layers))
         width = geometry.hidden if config.space == "hidden" else 2 * geometry.kv_size

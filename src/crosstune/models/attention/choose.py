@@ -1,6 +1,7 @@
 """One choice for each batch: in which form its texts go through the model, and the tensors of that form.
 
 * padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts.
+* by rotation: the same, of a model that rotates long texts otherwise (LongRoPE) and reads them by themselves.
 * packed: several texts a row, with a mask. Training where no other form fits.
 * padding-free: all texts in one row, attention in groups of like length. A CPU, texts up to `LONGEST`.
 * varlen: all texts in one row, a GPU's kernel for texts of many lengths. Training on a GPU that is trusted.
@@ -29,6 +30,7 @@ class BatchForm(Enum):
     """How the texts of a batch stand in its rows; see above."""
 
     PADDED = "padded"
+    BY_ROTATION = "by rotation"
     PACKED = "packed"
     PADDING_FREE = "padding-free"
     VARLEN = "varlen"
@@ -36,7 +38,13 @@ class BatchForm(Enum):
     @property
     def fills_up(self) -> bool:
         """Whether rows are filled up to the longest."""
-        return self in (BatchForm.PADDED, BatchForm.PACKED)
+        return self in (BatchForm.PADDED, BatchForm.BY_ROTATION, BatchForm.PACKED)
+
+
+def turns(model: Model, longest: int) -> bool:
+    """Whether a text of so many tokens, a soft prompt counted in, has another rotation than a short one."""
+    shape = model.geometry
+    return shape.long_rotation and longest + model.adaptation.first_position > shape.same_rotation
 
 
 def training_form(model: Model, longest: int, note: Note | None = None) -> BatchForm:
@@ -44,6 +52,8 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
 
     ``note`` is told in one line where a GPU's kernel is not used.
     """
+    if turns(model, longest):
+        return BatchForm.BY_ROTATION
     if model.geometry.apart or _prompted_encoder(model):
         return BatchForm.PADDED
     if not model.geometry.encoder and suits(model, longest, note):
@@ -55,6 +65,8 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
 
 def reading_form(model: Model, longest: int) -> BatchForm:
     """The form of a batch that is only read: a GPU's fused kernels do better on padded rows."""
+    if turns(model, longest):
+        return BatchForm.BY_ROTATION
     padded = model.geometry.apart or model.device.type != "cpu" or longest > LONGEST
     return BatchForm.PADDED if padded or _prompted_encoder(model) else BatchForm.PADDING_FREE
 
@@ -129,9 +141,9 @@ def lay_out(
         texts_of = {i: n for row in rows for n, i in enumerate(row)}
         numbers = block(lambda i: [texts_of[i]] * lengths[i], -1)
         layout = TwoWayLayout(numbers, block(lambda i: trees[i].positions, 0))
-    elif branches or len(rows) < len(texts):
+    elif branches or len(rows) < len(texts) or form is BatchForm.BY_ROTATION:
         ends = block(lambda i: (starts[i] % width + end for end in trees[i].ends), -1)
-        layout = Layout(ends, block(lambda i: trees[i].positions, 0))
+        layout = Layout(ends, block(lambda i: trees[i].positions, 0), form is BatchForm.BY_ROTATION)
     return Placed(ids, layout, starts, order)
 
 
@@ -152,9 +164,10 @@ def for_reading(model: Model, texts: Sequence[Sequence[int]]) -> Placed:
 
 def for_writing(model: Model, rows: int, longest: int) -> DecodingCache | OwnCaches:
     """Slots for so many texts being written, of so many tokens at most; a soft prompt stands in front."""
-    if model.geometry.apart:
+    columns = model.adaptation.front + longest
+    if model.geometry.apart or turns(model, columns):
         return OwnCaches()
-    return DecodingCache(model, rows, model.adaptation.front + longest)
+    return DecodingCache(model, rows, columns)
 
 
 def bins(lengths: Sequence[int], balance: float, shared_prefix: int = 0) -> list[list[int]]:

@@ -1,6 +1,6 @@
 """Who sees whom in a forward."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 RIDER = "crosstune_pattern"
 """Attribute of a mask that holds the attention pattern it is of.
@@ -29,6 +30,7 @@ class Layout:
 
     ends: Tensor  # ``[batch, length]``: column of the last token that sees this one; -1 for padding
     positions: Tensor  # ``[batch, length]``: place of each token in its own text
+    by_rotation: bool = False  # rows may be rotated otherwise where they are long: read by themselves
 
     def mask(self, window: int | None) -> Tensor:
         """Boolean ``[batch, 1, length, length]``, True where row may attend to column."""
@@ -51,7 +53,27 @@ class Layout:
         return Layout(
             torch.cat([torch.full_like(front, n + length - 1), ends], dim=1),
             torch.cat([front, self.positions + n], dim=1),
+            self.by_rotation,
         )
+
+    def apart(self, run: "Callable[[Tensor, Layout | None], Tensor]", rows: Tensor, most: int) -> Tensor:
+        """What a model makes of the rows, those whose longest text is over ``most`` tokens by themselves.
+
+        Args:
+            run: Rows ``[n, width, hidden]`` and their layout, None for plain causal order, to as much.
+            rows: ``[batch, length, hidden]``.
+            most: Tokens.
+        """
+        filled = self.ends >= 0
+        long = torch.where(filled, self.positions + 1, 0).amax(1) > most
+        sides, states = [(long == side).nonzero()[:, 0] for side in (False, True)], []
+        for side in filter(len, sides):
+            width = int(filled[side].sum(1).amax())
+            ends, positions = self.ends[side, :width], self.positions[side, :width]
+            in_order = positions == torch.arange(width, device=positions.device)
+            layout = None if bool((in_order | (ends < 0)).all()) else Layout(ends, positions)
+            states.append(pad(run(rows[side, :width], layout), (0, 0, 0, rows.shape[1] - width)))
+        return torch.cat(states)[torch.cat(sides).argsort()]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from crosstune.errors import UserError
-from crosstune.models.attention.families import implementation, through_hook
+from crosstune.models.attention.families import implementation, reference, through_hook
 from crosstune.models.family import from_config, stack_of, uncached
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
@@ -49,7 +49,7 @@ _SMALL: dict[str, int] = {
 
 
 def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
-    """A small model on transformers' eager attention, and one of the same weights through the hook.
+    """A small model on transformers' own attention, and one of the same weights through the hook.
 
     Raises:
         UserError: None can be made.
@@ -64,7 +64,9 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
             if sum(p.numel() for p in on_meta.parameters()) > MOST:
                 raise UserError(f'"{text.model_type}" is too large to be tried on a small copy')
             with quiet():
-                eager = from_config(copy.deepcopy(small), attn_implementation="eager", dtype=torch.float32)
+                eager = from_config(
+                    copy.deepcopy(small), attn_implementation=reference(small), dtype=torch.float32
+                )
                 _randomise(eager.eval().requires_grad_(False))
                 eager(input_ids=torch.tensor([[1, 2, 3]]), **uncached(small))
             break

@@ -149,16 +149,11 @@ class Section:
                 "the languages of answers were identified by different rules, in older runs by earlier ones: "
                 "their rates are not comparable; see docs/language-identification.md for `relabel`"
             )
-        merging = {run.method.name for run in self.runs if run.merge is not None}
-        rounded = {
-            run.method.name
-            for run in self.runs
-            if run.merge is None and run.method.name in merging and run.dtype != "float32"
-        }
-        if rounded:
+        lora = [run for run in self.runs if run.method.name == "lora" and run.quantize is None]
+        if any(run.merge is None and run.dtype != "float32" for run in lora):  # no other method was there
             result.append(
-                f"in some runs of {', '.join(sorted(rounded))}, made by an older crosstune, 16-bit weights "
-                "rounded small updates away: their scores are not comparable; remove them, run it again"
+                "in some runs of lora, made by an older crosstune, 16-bit weights rounded small updates "
+                "away: their scores are not comparable with others'; remove them, run it again"
             )
         if self.task in ON_PASSAGES and self.paired is not None and self.paired.clusters is None:
             result.append(

@@ -50,5 +50,5 @@ def test_enough_architectures():
 
 
 def test_every_method_has_a_case():
-    # Exemplars are text; MAD-X is made of bottleneck adapters.
-    assert {name for name, _ in CASES.values()} == set(METHODS) - {"few-shot", "mad-x"}
+    # Exemplars are text, a probe changes nothing; MAD-X is made of bottleneck adapters.
+    assert {name for name, _ in CASES.values()} == set(METHODS) - {"few-shot", "mad-x", "probe"}

@@ -49,6 +49,9 @@ class Geometry:
     # Name inside the layer, in and out of each linear layer, layer by layer; None where every layer has
     # those of Llama.
     linears: tuple[tuple[Linear, ...], ...] | None = None
+    # "masked" or "bare" for an encoder with or without a masked language model; empty for a causal one.
+    encoder: str = ""
+    first_position: int = 0  # number of the first (RoBERTa's tables begin with rows that no text uses)
 
     def usable(self, method: str, fault: str) -> None:
         """Refuse a method that the model cannot be used with: `no_prompts` or `no_soft_prompt` says why.
@@ -125,27 +128,26 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
     for every architecture transformers knows, and takes milliseconds at any size.
 
     Args:
-        config: Of a causal LM, or of a multimodal model, whose text decoder is then the one described.
+        config: Of a causal LM, of an encoder, or of a multimodal model, whose text decoder is then the one
+            described.
 
     Raises:
-        UserError: Not a decoder that transformers can build, or one whose layers differ in shape.
+        UserError: Not a model that transformers can build, or one whose layers differ in shape.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
+    from crosstune.models.family import encoder_of, from_config
     from crosstune.models.parts import Parts
 
-    auto: Any = AutoModelForCausalLM
     text: Any = config.get_text_config(decoder=True)
     text.allow_global_per_layer_attribute_access = True  # layers tell their sizes themselves
     try:
         with torch.device("meta"):
-            # Never code from a repository: an architecture is one that transformers ships.
-            model = auto.from_config(text, trust_remote_code=False)
+            model = from_config(text)
     except Exception as error:  # architectures raise whatever their code meets first
         raise UserError(
             f'"{text.model_type}" is not a causal language model that transformers can build; '
-            "choose a decoder such as Llama, Mistral, Gemma or Qwen"
+            "choose a decoder such as Llama, Mistral, Gemma or Qwen, or an encoder such as XLM-R"
         ) from error
     parts = Parts(model)
     output = model.get_output_embeddings()
@@ -173,6 +175,8 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
             if len({tuple(sizes.get(name) for name in names) for sizes in read}) > 1
         ),
         unknown=tuple(part for part in parts.layers[0].named if any(not x.named[part] for x in parts.layers)),
+        encoder=encoder_of(text),
+        first_position=parts.first_position,
     )
     linears = tuple(layer.linears() for layer in parts.layers)
     if any(set(names) != set(shape.linears_of(i)) for i, names in enumerate(linears)):

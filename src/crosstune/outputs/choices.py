@@ -23,7 +23,7 @@ from crosstune.models.fast.norms import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.base import Answers, Output
+from crosstune.outputs.base import Answers, Output, picked
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
@@ -70,11 +70,7 @@ class Choice(Output):
             for ids, example in zip(prompts, examples, strict=True)
         ]
         logprobs = score_choices(self.lm, items, self.settings, **stream)
-        picked = [
-            example.choices[scores.index(max(scores))]
-            for example, scores in zip(examples, logprobs, strict=True)
-        ]
-        return Answers(picked, {"choice_logprobs": logprobs})
+        return picked(examples, logprobs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.lengths import fitted
-from crosstune.outputs.registry import OUTPUTS
+from crosstune.outputs.registry import output_of
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
 
@@ -47,8 +47,9 @@ def evaluate(
             if not flat:
                 continue
             section = None if journal is None else journal.section(done, len(flat))
-            output = OUTPUTS[task.kind](lm, settings)
-            answers = output.answers(task, flat, tell=tell, passes=passes, journal=section)
+            answers = output_of(task.kind, lm, settings).answers(
+                task, flat, tell=tell, passes=passes, journal=section
+            )
         tables.append(_rows(task, flat, answers))
         done += len(flat)
     if not tables:

@@ -19,6 +19,8 @@ _TABLES = frozenset({"wpe", "embed_positions", "position_embeddings"})
 
 # A token takes a byte or more, but for those that a tokenizer puts around a text.
 _AROUND = 8
+# An encoder reads no answer, at most a mask with a space before it.
+MASK = 2
 
 
 def fitted(
@@ -35,6 +37,8 @@ def fitted(
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
 
     def answer(example: Example) -> int:
+        if lm.geometry.encoder:
+            return MASK
         return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
 
     fitting = _fitted(lm, examples, answer, answer, settings, passes, "texts", mentioned=passes.too_long > 0)
@@ -54,6 +58,8 @@ def fitted_rows(
     """
 
     def answer(example: Example) -> int:
+        if lm.geometry.encoder:
+            return MASK
         return len(lm.tokens.answer(example.answers[0])) + (not example.choices)
 
     def most(example: Example) -> int:
@@ -81,7 +87,7 @@ def _fitted(
         positions = lm.geometry.same_rotation
     if not isinstance(positions, int):
         return list(examples)
-    room = positions - lm.adaptation.first_position - lm.adaptation.front
+    room = positions - lm.first_position - lm.adaptation.front
     # Nearly all are shorter by far, and need not be tokenised to know it.
     doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + _AROUND > room}
     sizes = iter(map(len, lm.tokens.prompts([examples[i].prompt for i in sorted(doubtful)])))

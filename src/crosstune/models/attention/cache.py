@@ -83,6 +83,7 @@ class DecodingCache:
     # What transformers asks of every cache.
     is_sliding: ClassVar[list[bool]] = []
     is_compileable: ClassVar[bool] = False
+    two_way: ClassVar[bool] = False
     # What a forward that only reads keeps its keys and values in.
     reader: ClassVar[type[DynamicCache]] = DynamicCache
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from crosstune.models.attention.cache import DecodingCache, OwnCaches
-from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch
+from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch, TwoWayLine
 from crosstune.models.attention.gpu_line import VarlenBatch, drops_attention, suits
-from crosstune.models.attention.layout import Layout
+from crosstune.models.attention.layout import Layout, TwoWayLayout
 from crosstune.models.attention.trees import Tree, grow
 from crosstune.models.proof import Note
 from crosstune.models.protocol import Model
@@ -54,9 +54,9 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
     """
     if turns(model, longest):
         return BatchForm.BY_ROTATION
-    if model.geometry.apart:
+    if model.geometry.apart or _prompted_encoder(model):
         return BatchForm.PADDED
-    if suits(model, longest, note):
+    if not model.geometry.encoder and suits(model, longest, note):
         return BatchForm.VARLEN
     form = reading_form(model, longest)
     # The groups of a padding-free batch drop no attention in training.
@@ -68,7 +68,12 @@ def reading_form(model: Model, longest: int) -> BatchForm:
     if turns(model, longest):
         return BatchForm.BY_ROTATION
     padded = model.geometry.apart or model.device.type != "cpu" or longest > LONGEST
-    return BatchForm.PADDED if padded else BatchForm.PADDING_FREE
+    return BatchForm.PADDED if padded or _prompted_encoder(model) else BatchForm.PADDING_FREE
+
+
+def _prompted_encoder(model: Model) -> bool:
+    """Whether each text has to be in a row of its own, because a soft prompt in front of it sees it."""
+    return bool(model.geometry.encoder and model.adaptation.front)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +81,8 @@ class Placed:
     """A batch as tensors."""
 
     ids: Tensor  # ``[rows, width]`` token ids
-    layout: Layout | PaddingFreeBatch | None  # who sees whom; None for plain causal order
+    # Who sees whom; None for plain causal order, and of an encoder's texts for no padding.
+    layout: Layout | TwoWayLayout | PaddingFreeBatch | None
     starts: list[int]  # of each text: place of its first token, counted through rows and width
     order: list[int]  # the texts in the order in which they stand
 
@@ -89,6 +95,7 @@ def lay_out(
     balance: float | None = None,
     shared_prefix: int = 0,
     apart: bool = False,
+    two_way: bool = False,
 ) -> Placed:
     """Texts, or trees of texts with shared beginnings, in the rows of a form.
 
@@ -100,6 +107,7 @@ def lay_out(
         balance: Row length at which a token costs as much in attention as in everything else (``PACKED``).
         shared_prefix: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
         apart: Each text attends by itself (``PADDING_FREE``).
+        two_way: Tokens see those behind them too, as an encoder's do; no trees then.
     """
     trees = [text if isinstance(text, Tree) else grow([text]) for text in texts]
     lengths = [len(tree.tokens) for tree in trees]
@@ -121,13 +129,18 @@ def lay_out(
 
     ids, order = block(lambda i: trees[i].tokens, pad), [i for row in rows for i in row]
     branches = any(tree.branches for tree in trees)
-    layout: Layout | PaddingFreeBatch | None = None
+    layout: Layout | TwoWayLayout | PaddingFreeBatch | None = None
+    assert not (two_way and branches)
     if not form.fills_up:
-        kind = VarlenBatch if form is BatchForm.VARLEN else PaddingFreeBatch
+        kind = VarlenBatch if form is BatchForm.VARLEN else TwoWayLine if two_way else PaddingFreeBatch
         layout = kind(tuple(lengths), device=device, apart=apart)
         if branches:
             ends = block(lambda i: trees[i].ends, -1)[0]
             layout = replace(layout, places=block(lambda i: trees[i].positions, 0)[0], ends=ends)
+    elif two_way and (len(rows) < len(texts) or len(set(lengths)) > 1):
+        texts_of = {i: n for row in rows for n, i in enumerate(row)}
+        numbers = block(lambda i: [texts_of[i]] * lengths[i], -1)
+        layout = TwoWayLayout(numbers, block(lambda i: trees[i].positions, 0))
     elif branches or len(rows) < len(texts) or form is BatchForm.BY_ROTATION:
         ends = block(lambda i: (starts[i] % width + end for end in trees[i].ends), -1)
         layout = Layout(ends, block(lambda i: trees[i].positions, 0), form is BatchForm.BY_ROTATION)
@@ -138,13 +151,15 @@ def for_training(model: Model, texts: Sequence[Sequence[int]], note: Note | None
     """A training batch in the form that suits it (`training_form`)."""
     front = model.adaptation.front
     form = training_form(model, front + max(map(len, texts)), note)
-    return lay_out(form, texts, model.pad_id, model.device, model.geometry.attention_balance, front)
+    balance, two_way = model.geometry.attention_balance, bool(model.geometry.encoder)
+    return lay_out(form, texts, model.pad_id, model.device, balance, front, two_way=two_way)
 
 
 def for_reading(model: Model, texts: Sequence[Sequence[int]]) -> Placed:
     """Texts that are only read, in the form that suits them; on a CPU each attends by itself."""
     form = reading_form(model, model.adaptation.front + max(map(len, texts)))
-    return lay_out(form, texts, model.pad_id, model.device, apart=True)
+    two_way = bool(model.geometry.encoder)
+    return lay_out(form, texts, model.pad_id, model.device, apart=True, two_way=two_way)
 
 
 def for_writing(model: Model, rows: int, longest: int) -> DecodingCache | OwnCaches:

@@ -26,6 +26,7 @@ class Layout:
     """
 
     prompts_inside: ClassVar[bool] = False
+    two_way: ClassVar[bool] = False
 
     ends: Tensor  # ``[batch, length]``: column of the last token that sees this one; -1 for padding
     positions: Tensor  # ``[batch, length]``: place of each token in its own text
@@ -75,12 +76,49 @@ class Layout:
         return torch.cat(states)[torch.cat(sides).argsort()]
 
 
+@dataclass(frozen=True, slots=True)
+class TwoWayLayout:
+    """Lines that hold texts, each token of which sees all tokens of its own text: an encoder's.
+
+    Attributes:
+        texts: ``[batch, length]``: number of each token's text in its line; -1 for padding.
+        positions: ``[batch, length]``: place of each token in its own text.
+    """
+
+    prompts_inside: ClassVar[bool] = False
+    two_way: ClassVar[bool] = True
+
+    texts: Tensor
+    positions: Tensor
+
+    def mask(self, window: int | None) -> Tensor:
+        """As `Layout.mask`; a window is counted to either side. Padding sees padding."""
+        seen = self.texts[:, :, None] == self.texts[:, None, :]
+        if window is not None:
+            seen &= (self.positions[:, :, None] - self.positions[:, None, :]).abs() < window
+        return ridden(seen[:, None], self)
+
+    def behind(self, n: int) -> "TwoWayLayout":
+        """The same with ``n`` tokens in front of the one text that each line holds: they see it too."""
+        if n == 0:
+            return self
+        assert int(self.texts.max()) == 0, "a soft prompt sees its text, so that no other can share it"
+        front = torch.arange(n, device=self.texts.device).expand(len(self.texts), -1)
+        return TwoWayLayout(
+            torch.cat([torch.zeros_like(front), self.texts], dim=1),
+            torch.cat([front, self.positions + n], dim=1),
+        )
+
+
 class Attended(Protocol):
     """What says who sees whom in a forward.
 
     Attributes:
         prompts_inside: Whether the keys and values that the model hands over hold joint prompts already.
+        two_way: Whether tokens see those behind them too: for modules that are not causal, and no others.
     """
+
+    two_way: ClassVar[bool]
 
     @property
     def prompts_inside(self) -> bool:

@@ -34,6 +34,7 @@ from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.config import one_line
 from crosstune.models.loading.copies import VOCABULARY, copies
+from crosstune.models.loading.probe_encoder import examine_encoder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -47,7 +48,7 @@ PROMPT = 2
 
 
 def examine(config: PretrainedConfig) -> Geometry:
-    """The shape of the decoder a config describes, after it has been tried.
+    """The shape of the decoder or encoder a config describes, after it has been tried.
 
     Raises:
         UserError: crosstune would compute something else, or cannot compute it.
@@ -55,6 +56,8 @@ def examine(config: PretrainedConfig) -> Geometry:
     shape = geometry_of(config)
     eager, lm = copies(config)
     with torch.no_grad():
+        if shape.encoder:
+            return examine_encoder(shape, eager, lm)
         sizes = kept_sizes(lm)
         if not _in_one_stream(lm):
             sizes["unknown"] = tuple(dict.fromkeys((*shape.unknown, "norm before the MLP")))

@@ -18,7 +18,6 @@ from transformers import (
 
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
-from crosstune.methods.staged.stage import Staged
 from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
@@ -88,8 +87,6 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("full", {}),
     "full-norms": ("full", {"only": "norms", "layers": 2}),
 }
-# What others stand on is tested as `bottleneck`, and the whole in oracles/test_language_adapters.py.
-STAGED = {name for name, method in METHODS.items() if issubclass(method, Staged)}
 TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learning_rate is not None)
 # Draws while it trains.
 DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {"lora-dropout": ("lora", {"dropout": 0.3})}

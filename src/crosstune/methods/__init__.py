@@ -14,6 +14,7 @@ from crosstune.methods.none import NoTuning
 from crosstune.methods.prompts.llama_adapter import LlamaAdapter
 from crosstune.methods.prompts.prefix import Prefix
 from crosstune.methods.prompts.soft_prompt import SoftPrompt
+from crosstune.methods.stack import Stack, Stacked
 
 METHODS: dict[str, type[Method[Any]]] = {
     "none": NoTuning,
@@ -27,4 +28,6 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ia3": Ia3,
     "peft": PeftTuner,
     "full": Full,
+    "stack": Stack,
 }
+Stacked.known |= METHODS

@@ -97,8 +97,8 @@ def train(
         method.set_parameters(saved.tensors)
         return Trained(**saved.facts["trained"])
     total = settings.total_steps(len(rows))
-    weights = method.parameters().values()
-    optimiser = torch.optim.AdamW(weights, lr=peak, weight_decay=settings.weight_decay)
+    method.begin_training(total)
+    optimiser = torch.optim.AdamW(_groups(method), lr=peak, weight_decay=settings.weight_decay)
     state = LoopState(method, optimiser, Trained(learning_rate=peak), Best(method))
     passes = passes or TokenLimit(settings.tokens_per_pass, method.attached().device, "training")
     with _training_mode(method, settings, seed) as blocks:
@@ -120,7 +120,7 @@ def train(
                     f"try a learning rate below {peak:g} or dtype: float32"
                 )
             now = rate(settings, peak, step - 1, total)
-            _move(method, optimiser, now, settings.clip)
+            _move(method, optimiser, step, now, settings.clip)
             result.steps, result.tokens = step, result.tokens + tokens
             result.padded_tokens += padded
             result.reuse = None if reuse is None else reuse.facts()
@@ -206,13 +206,21 @@ def _fit(
     fitting.fit(passes, tokens, trial, lm.device, moments)
 
 
-def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: float) -> None:
+def _groups(method: Method) -> list[dict[str, Any]]:
+    """The parameters in their order, neighbours of one learning rate together."""
+    factors = method.rate_factors()
+    runs = itertools.groupby(method.parameters().items(), lambda item: factors.get(item[0], 1.0))
+    return [{"params": [p for _, p in run], "factor": factor} for factor, run in runs]
+
+
+def _move(method: Method, optimiser: torch.optim.Optimizer, step: int, rate: float, clip: float) -> None:
     """One step of the optimiser; gradients are gone after it."""
     if clip:
         torch.nn.utils.clip_grad_norm_(method.parameters().values(), clip)
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     optimiser.step()
+    method.with_gradients(step)
     optimiser.zero_grad(set_to_none=True)
     method.after_step()
 
@@ -226,7 +234,11 @@ def _backward(
     summed, padded = 0.0, 0
     for part in ready_parts(lm, batch, passes, reuse):
         loss = answer_loss(lm, part)
-        (loss / answers).backward()
+        extra = method.added_loss()
+        whole = loss / answers
+        if extra is not None:  # once a step: each part adds its share
+            whole = whole + extra * (part.targets.numel() / answers)
+        whole.backward()
         method.after_backward()
         summed += float(loss.detach())
         padded += part.ids.numel()

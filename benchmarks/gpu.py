@@ -131,14 +131,14 @@ def plan(args: argparse.Namespace) -> None:
         for side, need in needs(
             f"train-{method}", options, SHAPES[args.shape], itemsize, args.quantize
         ).items():
-            said = (
+            message = (
                 "does not fit"
                 if need.least > total
                 else "fits"
                 if need.whole <= 0.95 * total
                 else "may not fit"
             )
-            print(f"  {method:<14} {side:<7} {need.whole / gpu_memory.GIB:6.1f}  {said} ({need.text()})")
+            print(f"  {method:<14} {side:<7} {need.whole / gpu_memory.GIB:6.1f}  {message} ({need.text()})")
 
 
 def measure(name: str, setting: Setting, bench: Bench, seconds: float | None = None) -> dict[str, Any]:
@@ -152,11 +152,11 @@ def measure(name: str, setting: Setting, bench: Bench, seconds: float | None = N
             result = turns(row, setting, Path(folder), seconds)
     except Exception as error:
         # Whatever it is: the other rows are worth having.
-        said = str(error).strip().partition("\n")[0]
-        if ran_out(error) or (isinstance(error, UserError) and "memory" in said):
-            print(f"  {name}: out of memory: {said}")
-            return {"row": name, "out_of_memory": said, "passed": True}
-        print(f"  {name}: FAILED: {type(error).__name__}: {said}")
+        message = str(error).strip().partition("\n")[0]
+        if ran_out(error) or (isinstance(error, UserError) and "memory" in message):
+            print(f"  {name}: out of memory: {message}")
+            return {"row": name, "out_of_memory": message, "passed": True}
+        print(f"  {name}: FAILED: {type(error).__name__}: {message}")
         return {"row": name, "error": traceback.format_exc(), "passed": False}
     memory = {side: {"peak": peak, "peak_beyond_libraries": peak} for side, peak in bench.peaks.items()}
     result["memory"] = memory
@@ -183,8 +183,8 @@ def every_variant() -> int:
     """The same command for each of `VARIANTS`, in a process of its own, which takes its memory with it."""
     rest = [word for word in sys.argv[1:] if word != "--all"]
     codes = []
-    for said, more in VARIANTS.items():
-        print(f"\n== {said} ==", flush=True)
+    for text, more in VARIANTS.items():
+        print(f"\n== {text} ==", flush=True)
         codes.append(subprocess.run([sys.executable, __file__, *rest, *more], check=False).returncode)
     return max(codes)
 

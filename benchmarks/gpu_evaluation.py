@@ -44,7 +44,7 @@ def scoring_row(bench: Bench) -> Row:
 
     @torch.inference_mode()
     def score() -> list[list[float]]:
-        found: dict[int, list[float]] = {}
+        scores_of: dict[int, list[float]] = {}
         longest_first = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         for start in range(0, len(prompts), o.batch):
             places = longest_first[start : start + o.batch]
@@ -52,8 +52,10 @@ def scoring_row(bench: Bench) -> Row:
             fed = {key: x.to(lm.device) for key, x in fed.items() if key != "labels"}
             logits = bench.stock(**fed).logits
             for b, i in enumerate(places):
-                found[i] = torch.log_softmax(logits[b, len(prompts[i]) - 1, labels[i]].double(), 0).tolist()
-        return [found[i] for i in range(len(prompts))]
+                scores_of[i] = torch.log_softmax(
+                    logits[b, len(prompts[i]) - 1, labels[i]].double(), 0
+                ).tolist()
+        return [scores_of[i] for i in range(len(prompts))]
 
     return Row(
         name="score",
@@ -95,9 +97,9 @@ def graph_row(bench: Bench) -> Row:
             generation.stepper = kept
 
     def cost(setting: Setting, folder: Path) -> Cost:
-        made = plain.cost(setting, folder)
+        costs = plain.cost(setting, folder)
         recorded = bench.device.type == "cuda" and bench.lm.model not in graphs._refused
-        return replace(made, facts=made.facts | {"recorded": recorded})
+        return replace(costs, facts=costs.facts | {"recorded": recorded})
 
     return replace(plain, theirs=bench.work("theirs", theirs), cost=cost)
 
@@ -110,8 +112,8 @@ def cache_row(bench: Bench) -> Row:
     plain = decoding_row(bench, "decode-cache", "the same, cache as set", {}, MANY)
 
     def cost(setting: Setting, folder: Path) -> Cost:
-        made = plain.cost(setting, folder)
-        return replace(made, facts=made.facts | {"cache": measured.cache, "cache_as_set": as_set.cache})
+        costs = plain.cost(setting, folder)
+        return replace(costs, facts=costs.facts | {"cache": measured.cache, "cache_as_set": as_set.cache})
 
     return replace(
         plain,
@@ -134,7 +136,7 @@ def answers(bench: Bench, passes: TokenLimit, batches: int = 1) -> Block:
     return bench.timed(lambda: generation.generate(bench.lm, prompts, o.new_tokens, stop=(), passes=passes))
 
 
-def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any], batches: int = 1) -> Row:
+def decoding_row(bench: Bench, name: str, reference: str, cache: dict[str, Any], batches: int = 1) -> Row:
     """Greedy answers to some prompts; all of the same number of tokens, unless an end comes first."""
     lm, o = bench.lm, bench.options
     prompts = bench.texts(batches * o.batch, seed=4)
@@ -149,14 +151,14 @@ def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any], batc
         for b, prompt in enumerate(prompts):
             ids[b, width - len(prompt) :] = torch.tensor(prompt)
             real[b, width - len(prompt) :] = 1
-        made = bench.stock.generate(
+        sequences = bench.stock.generate(
             input_ids=ids.to(lm.device),
             attention_mask=real.to(lm.device),
             max_new_tokens=steps,
             do_sample=False,
             **cache,
         )
-        decoded: list[str] = lm.tokenizer.batch_decode(made[:, width:], skip_special_tokens=True)
+        decoded: list[str] = lm.tokenizer.batch_decode(sequences[:, width:], skip_special_tokens=True)
         return [text.strip() for text in decoded]
 
     def same(setting: Setting, mine: list[str], other: list[str]) -> Agreement:
@@ -177,7 +179,7 @@ def decoding_row(bench: Bench, name: str, said: str, cache: dict[str, Any], batc
     return Row(
         name=name,
         title=f"{steps} tokens behind each of {len(prompts)} prompts of up to {o.length} tokens",
-        peer=said,
+        peer=reference,
         prepare=nothing,
         ours=bench.work("ours", lambda: answers(bench, passes)),
         theirs=bench.work("theirs", lambda: bench.timed(write)),

@@ -148,18 +148,18 @@ def training_row(bench: Bench, name: str) -> Row:
     first: dict[str, Tensor] = {}
 
     def prepare(setting: Setting, folder: Path) -> None:
-        made = replace(case, config=METHODS[known][1]).make()
+        start = replace(case, config=METHODS[known][1]).make()
         if method != "full":
-            made.attach(bench.lm, seed=0)
-            first.update({k: x.detach().clone() for k, x in made.state().items()})
-            made.detach()
+            start.attach(bench.lm, seed=0)
+            first.update({k: x.detach().clone() for k, x in start.state().items()})
+            start.detach()
         (folder / "rows.json").write_text(json.dumps([asdict(row) for row in rows]))
-        facts = {"rate": made.default_rate, "pad": bench.lm.pad_id, "geometry": asdict(bench.lm.geometry)}
+        facts = {"rate": start.default_rate, "pad": bench.lm.pad_id, "geometry": asdict(bench.lm.geometry)}
         (folder / "facts.json").write_text(json.dumps(facts))
 
     def ours() -> Block:
-        made, lm = case.make(), bench.lm
-        made.attach(lm, seed=0)
+        tuned, lm = case.make(), bench.lm
+        tuned.attach(lm, seed=0)
         marks = [time.perf_counter()]
 
         def mark(progress: Any) -> None:
@@ -167,9 +167,9 @@ def training_row(bench: Bench, name: str) -> Row:
             marks.append(time.perf_counter())
 
         try:
-            result = train(made, rows, settings, seed=0, tell=mark)
+            result = train(tuned, rows, settings, seed=0, tell=mark)
         finally:
-            made.detach()
+            tuned.detach()
         seconds = [b - a for a, b in itertools.pairwise(marks)]
         return Block(seconds[1:], [point["loss"] for point in result.curve])
 
@@ -185,8 +185,10 @@ def training_row(bench: Bench, name: str) -> Row:
                 if method == "full":
                     base.requires_grad_(True)
                 model = peers.wrapped(base, method, first)
-                made, clock = peers.trainer(model, data, settings, facts["rate"], facts["pad"], setting, out)
-                made.train()
+                trainer, clock = peers.trainer(
+                    model, data, settings, facts["rate"], facts["pad"], setting, out
+                )
+                trainer.train()
             return Block(clock.seconds[1:], clock.losses)
 
         return block
@@ -226,8 +228,8 @@ def mask_row(bench: Bench) -> Row:
     )
 
     def side(flash: Callable[..., bool]) -> Block:
-        made = case.make()
-        made.attach(bench.lm, seed=0)
+        method = case.make()
+        method.attach(bench.lm, seed=0)
         kept, attention._flash = attention._flash, flash
 
         def step() -> float:
@@ -239,7 +241,7 @@ def mask_row(bench: Bench) -> Row:
             return bench.timed(step)
         finally:
             attention._flash = kept
-            made.detach()
+            method.detach()
 
     real = attention._flash
     tokens = int(batch.ids.numel())
@@ -268,8 +270,8 @@ def packing_row(bench: Bench) -> Row:
     }
 
     def side(name: str) -> Block:
-        made = case.make()
-        made.attach(lm, seed=0)
+        method = case.make()
+        method.attach(lm, seed=0)
 
         def step() -> float:
             loss = answer_loss(lm, batches[name])
@@ -279,7 +281,7 @@ def packing_row(bench: Bench) -> Row:
         try:
             return bench.timed(step)
         finally:
-            made.detach()
+            method.detach()
 
     way = "all texts in one line, no padding" if kernel else "several texts a line and a mask"
     tokens = sum(len(row.ids) - 1 for row in rows)
@@ -312,8 +314,8 @@ def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> Row:
     }
 
     def side(name: str) -> Block:
-        made = case.make()
-        made.attach(lm, seed=0)
+        method = case.make()
+        method.attach(lm, seed=0)
 
         def step() -> float:
             total = 0.0
@@ -326,7 +328,7 @@ def grid_row(bench: Bench, runs: int = 4, batch: int = 2) -> Row:
         try:
             return bench.timed(step)
         finally:
-            made.detach()
+            method.detach()
 
     tokens = sum(len(row.ids) - 1 for row in rows)
     return Row(

@@ -141,8 +141,8 @@ class Row:
 def run(row: Row, setting: Setting, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Measure a row; the result is what is written as JSON. ``passed`` is False when answers differ."""
     say(f"\n{row.name}: {row.title}")
-    with tempfile.TemporaryDirectory() as made:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
         _subprocess("prepare", row, setting, folder)
         memory = {side: _subprocess(side, row, setting, folder) for side in SIDES} if row.memory else {}
         result = turns(row, setting, folder) | {"memory": memory}
@@ -253,10 +253,10 @@ def _slopes(turns_of: dict[str, list[dict[int, float]]]) -> dict[str, Any]:
         },
         "lines": {
             side: {
-                "slope": _spread([line.slope for line in each]),
-                "fixed": _spread([line.intercept for line in each]),
+                "slope": _spread([line.slope for line in entry]),
+                "fixed": _spread([line.intercept for line in entry]),
             }
-            for side, each in lines.items()
+            for side, entry in lines.items()
         },
         "ratio": statistics.median(ratios),
         "ratio_spread": _spread(ratios),
@@ -275,8 +275,8 @@ def _subprocess(part: str, row: Row, setting: Setting, folder: Path) -> dict[str
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"{row.name} ({part}) failed:\n{done.stderr}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def alone(part: str, row: Row, setting: Setting, folder: Path) -> dict[str, Any]:

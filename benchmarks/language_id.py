@@ -78,7 +78,7 @@ def letters(text: str) -> int:
 def cut(words: Sequence[str], low: int, high: int, count: int, seed: str) -> Iterator[str]:
     """Up to `count` runs of whole words with `low` to `high` letters."""
     rng = random.Random(f"{seed}-{low}-{high}")
-    found = 0
+    hits = 0
     for _ in range(count * 30):
         start = end = rng.randrange(len(words))
         length, wanted = 0, rng.randint(low, high)
@@ -87,8 +87,8 @@ def cut(words: Sequence[str], low: int, high: int, count: int, seed: str) -> Ite
             end += 1
         if low <= length <= high:
             yield " ".join(words[start:end])
-            found += 1
-        if found == count:
+            hits += 1
+        if hits == count:
             return
 
 
@@ -253,9 +253,11 @@ def code_switch(data: Path) -> dict[str, Any]:
     for path in sorted((data / "tatoeba").glob("*.eng")):
         code = find(path.name.split(".")[1].split("-")[0]).code
         kind = "same script" if LANGUAGES[code].script == "Latn" else "other script"
-        own = next(p for p in path.parent.glob(path.stem + ".*") if p != path).read_text(encoding="utf-8")
+        transcript = next(p for p in path.parent.glob(path.stem + ".*") if p != path).read_text(
+            encoding="utf-8"
+        )
         for line, english in zip(
-            own.splitlines(), path.read_text(encoding="utf-8").splitlines(), strict=True
+            transcript.splitlines(), path.read_text(encoding="utf-8").splitlines(), strict=True
         ):
             if letters(line) >= 30 and letters(english) >= 30:
                 half = line[: len(line) // 2] if " " not in line else " ".join(halves(line)[0])
@@ -281,10 +283,10 @@ def gold_answers(data: Path) -> dict[str, dict[str, float]]:
     for path in sorted((data / "xquad").glob("xquad.*.json")):
         code = path.name.split(".")[1]
         articles = json.loads(path.read_text(encoding="utf-8"))["data"]
-        asked = [qa for article in articles for part in article["paragraphs"] for qa in part["qas"]]
+        questions = [qa for article in articles for part in article["paragraphs"] for qa in part["qas"]]
         target = "de" if code == "en" else code
-        labels = Counter(identify(qa["answers"][0]["text"], target, "en") for qa in asked)
-        result[code] = {label: round(n / len(asked), 4) for label, n in sorted(labels.items())}
+        labels = Counter(identify(qa["answers"][0]["text"], target, "en") for qa in questions)
+        result[code] = {label: round(n / len(questions), 4) for label, n in sorted(labels.items())}
     return result
 
 

@@ -56,8 +56,8 @@ def lingua() -> tuple[Callable[[str], bool], Guess]:
         key = tuple(codes)
         if key not in detectors:
             detectors[key] = LanguageDetectorBuilder.from_languages(*(names[code] for code in codes)).build()
-        found = detectors[key].compute_language_confidence_values(text)
-        return found[0].language.iso_code_639_1.name.lower()
+        label = detectors[key].compute_language_confidence_values(text)
+        return label[0].language.iso_code_639_1.name.lower()
 
     return names.__contains__, guess
 
@@ -130,8 +130,8 @@ def cld3() -> tuple[Callable[[str], bool], Guess]:
     }
 
     def guess(text: str, codes: Sequence[str]) -> str:
-        found = detector.FindLanguage(text).language
-        return names.get(found, found)
+        label = detector.FindLanguage(text).language
+        return names.get(label, label)
 
     return known.__contains__, guess
 

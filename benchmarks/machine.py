@@ -89,7 +89,7 @@ def facts(device: torch.device) -> dict[str, Any]:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    found = {
+    facts = {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
         "cpu": _cpu(),
@@ -100,8 +100,8 @@ def facts(device: torch.device) -> dict[str, Any]:
         "versions": versions,
     }
     if device.type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
 
 
 def _cpu_field(name: str) -> str:

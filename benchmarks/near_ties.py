@@ -69,12 +69,12 @@ class Judge:
 
     def scores(self, item: ChoiceItem) -> tuple[list[float], list[float]]:
         """Log-probability of each choice of a question, in fp32 and rounded."""
-        found: list[list[float]] = [[], []]
+        both: list[list[float]] = [[], []]
         behind = {ending: self._read([*item.prompt, *ending], 1 + len(ending)) for ending in item.endings}
         for label in item.labels:
-            for scores, logp in zip(found, behind[label[:-1]], strict=True):
+            for scores, logp in zip(both, behind[label[:-1]], strict=True):
                 scores.append(float(logp[range(len(label)), list(label)].sum()))
-        return found[0], found[1]
+        return both[0], both[1]
 
     def measure(self, items: Iterable[ChoiceItem]) -> None:
         """Take into account how far rounding moves the choices of some questions apart."""
@@ -91,8 +91,8 @@ class Judge:
 
     def likeliest(self, ids: Sequence[int]) -> list[int]:
         """The likeliest tokens behind a text, in fp32."""
-        found: list[int] = self._read(ids, 1)[0][0].topk(LIKELIEST).indices.tolist()
-        return found
+        likeliest: list[int] = self._read(ids, 1)[0][0].topk(LIKELIEST).indices.tolist()
+        return likeliest
 
     def parting(self, before: Sequence[int], one: int, other: int) -> Truth:
         """The question which token follows a text: one, other, or the likeliest; kept for later turns."""
@@ -106,7 +106,7 @@ class Judge:
     def truths(self, items: Sequence[ChoiceItem]) -> list[Truth]:
         """Questions in fp32, both ways."""
         ours = score_choices(self._ours, items, EvaluateSettings())
-        return [Truth(self.scores(item)[0], mine) for item, mine in zip(items, ours, strict=True)]
+        return [Truth(self.scores(item)[0], scored) for item, scored in zip(items, ours, strict=True)]
 
 
 @cache
@@ -150,12 +150,12 @@ def compare(
     judge = judge_for(folder, dtype)
     judge.measure(items[i] for i in spread(len(items)))
     truths = judge.truths([items[i] for i in apart])
-    found = [
+    differences = [
         {"question": i} | near_tie(picks[i], truth, judge.noise)
         for i, truth in zip(apart, truths, strict=True)
     ]
-    said, unproven = proofs(found, judge.noise)
-    return Agreement(not unproven, f"{text}; {said}", facts | {"apart": found, "noise": judge.noise})
+    message, unproven = proofs(differences, judge.noise)
+    return Agreement(not unproven, f"{text}; {message}", facts | {"apart": differences, "noise": judge.noise})
 
 
 def near_tie(picks: tuple[int, int], truth: Truth, noise: float) -> dict[str, Any]:
@@ -177,8 +177,8 @@ def near_tie(picks: tuple[int, int], truth: Truth, noise: float) -> dict[str, An
 
 def proofs(apart: Sequence[dict[str, Any]], noise: float) -> tuple[str, int]:
     """What is said of the differences, and how many are not proven near ties."""
-    unproven = sum(not each["near_tie"] for each in apart)
-    margins = sorted(max(each["below_the_best"]) for each in apart if "below_the_best" in each)
+    unproven = sum(not pair["near_tie"] for pair in apart)
+    margins = sorted(max(entry["below_the_best"]) for entry in apart if "below_the_best" in entry)
     below = ", ".join(f"{m:.3f}" for m in margins)
     text = (
         f"{len(apart) - unproven} of {len(apart)} differences are near ties, {unproven} UNPROVEN (in fp32 at "

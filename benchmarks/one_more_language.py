@@ -59,8 +59,8 @@ def main() -> int:
             table = evaluate(lm, task, spread, EvaluateSettings())
             if turn:  # the first one warms up, and tokenises
                 seconds[count].append(now() - began)
-            given = dict(zip(table["example"], table["prediction"], strict=True))
-            answers[count] = [given[question.id] for question in questions]
+            predictions = dict(zip(table["example"], table["prediction"], strict=True))
+            answers[count] = [predictions[question.id] for question in questions]
     lines = [
         statistics.linear_regression(list(seconds), took) for took in zip(*seconds.values(), strict=True)
     ]

@@ -85,14 +85,14 @@ def through_harness(harness: HFLM, name: str, examples: Sequence[Example]) -> li
             "metric_list": [{"metric": "acc"}],
         }
         Path(folder, f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
-        found = lm_eval.simple_evaluate(
+        evaluated = lm_eval.simple_evaluate(
             model=harness,
             tasks=[name],
             task_manager=TaskManager(include_path=folder, include_defaults=False),
             log_samples=True,
             bootstrap_iters=0,
         )
-    samples = sorted(found["samples"][name], key=lambda sample: sample["doc"]["number"])
+    samples = sorted(evaluated["samples"][name], key=lambda sample: sample["doc"]["number"])
     return [normalised([float(answer[0][0]) for answer in sample["resps"]]) for sample in samples]
 
 
@@ -106,9 +106,9 @@ def compare(
 
     apart = []
     largest = 0.0
-    for example, mine, other in zip(examples, ours, theirs, strict=True):
-        largest = max(largest, *(abs(a - b) for a, b in zip(mine, other, strict=True)))
-        if best(mine) != best(other):
+    for example, scores, other in zip(examples, ours, theirs, strict=True):
+        largest = max(largest, *(abs(a - b) for a, b in zip(scores, other, strict=True)))
+        if best(scores) != best(other):
             top = sorted(other, reverse=True)
             apart.append({"language": example.language, "id": example.id, "harness_margin": top[0] - top[1]})
     return {
@@ -120,23 +120,27 @@ def compare(
 
 
 def main() -> None:
-    asked = parse()
-    lm = load(asked.model, device="cpu", dtype="float32")
-    folder = prepare(asked.model) if asked.model.startswith("demo:") else Path(asked.model)
+    arguments = parse()
+    lm = load(arguments.model, device="cpu", dtype="float32")
+    folder = prepare(arguments.model) if arguments.model.startswith("demo:") else Path(arguments.model)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     # The tokenizer puts the beginning-of-text token in front where the model has one; so must the harness.
     bos = lm.tokenizer.bos_token_id
     begins = bos is not None and lm.tokens.prompts(["a"])[0][0] == bos
     harness = HFLM(
-        pretrained=plain, tokenizer=lm.tokenizer, device="cpu", batch_size=asked.batch, add_bos_token=begins
+        pretrained=plain,
+        tokenizer=lm.tokenizer,
+        device="cpu",
+        batch_size=arguments.batch,
+        add_bos_token=begins,
     )
     results = {}
-    for name in asked.tasks:
+    for name in arguments.tasks:
         kind, options = TASKS[name]
         task = make_task(kind, options)
         offered = task.languages()
-        wanted = asked.languages or ["en", "de", "sw", "th", "zh"]
-        per = {code: task.examples("test", code)[: asked.limit] for code in wanted if code in offered}
+        wanted = arguments.languages or ["en", "de", "sw", "th", "zh"]
+        per = {code: task.examples("test", code)[: arguments.limit] for code in wanted if code in offered}
         flat = [example for examples in per.values() for example in examples]
         table = evaluate(lm, task, per, EvaluateSettings(choices="label"))
         results[name] = compare(
@@ -150,16 +154,16 @@ def main() -> None:
         )
         for pair in shown["different"]:
             print(f"  differs: {pair}")
-    if asked.out is not None:
+    if arguments.out is not None:
         names = ("lm_eval", "transformers", "torch")
         facts = {
-            "model": asked.model,
+            "model": arguments.model,
             "dtype": "float32",
-            "limit": asked.limit,
+            "limit": arguments.limit,
             "versions": {name: importlib.metadata.version(name) for name in names},
             "hardware": hardware(),
         }
-        asked.out.write_text(json.dumps(facts | {"tasks": results}, indent=1) + "\n", encoding="utf-8")
+        arguments.out.write_text(json.dumps(facts | {"tasks": results}, indent=1) + "\n", encoding="utf-8")
     if any(result["agreement"] < LEAST for result in results.values()):
         sys.exit(f"an agreement is under {LEAST:.1%}")
 

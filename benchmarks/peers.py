@@ -151,13 +151,13 @@ def trainer(
         dataloader_num_workers=0,
         logging_nan_inf_filter=False,
     )
-    made = SameOrder(
+    trainer_ = SameOrder(
         model=model,
         args=arguments,
         train_dataset=data,
         callbacks=[clock],
         data_collator=lambda batch: pad(batch, fill),
     )
-    made.settings = settings
-    made.remove_callback(transformers.PrinterCallback)
-    return made, clock
+    trainer_.settings = settings
+    trainer_.remove_callback(transformers.PrinterCallback)
+    return trainer_, clock

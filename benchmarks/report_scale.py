@@ -73,15 +73,17 @@ def simulate(
     example = np.tile([f"{n:04}" for n in range(examples)], languages)
     prompts = [f"{value:016x}" for value in draw.integers(0, 2**63, languages * examples).tolist()]
     for method, label, train, seed in setups(shape, runs):
-        own = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{label}{train}".encode()).digest()[:4]))
+        generator = np.random.default_rng(
+            int.from_bytes(hashlib.sha256(f"{label}{train}".encode()).digest()[:4])
+        )
         assert train is not None
         skill = 0.25 * NAMES.index(method["name"]) - 0.35 * abs(np.log10(train["learning_rate"]) + 2)
-        logit = skill + reach[:, None] - difficulty + own.normal(0, 0.1, (languages, 1))
-        right = own.random((languages, examples)) < 1 / (1 + np.exp(-logit))
-        instead = ~right & (own.random((languages, examples)) < 0.4)
-        other = gold[np.arange(languages)[:, None], own.integers(0, examples, (languages, examples))]
+        logit = skill + reach[:, None] - difficulty + generator.normal(0, 0.1, (languages, 1))
+        right = generator.random((languages, examples)) < 1 / (1 + np.exp(-logit))
+        instead = ~right & (generator.random((languages, examples)) < 0.4)
+        other = gold[np.arange(languages)[:, None], generator.integers(0, examples, (languages, examples))]
         answer = np.where(right, gold, np.where(instead, english, other)).ravel()
-        said = np.where(instead.ravel(), "en", language).tolist()
+        answer_languages = np.where(instead.ravel(), "en", language).tolist()
         texts = answer.tolist()
         for place, text in enumerate(HOSTILE):
             texts[-1 - place] = text
@@ -97,7 +99,7 @@ def simulate(
                 "gold": gold.ravel(),
                 "score": score,
                 "choice_logprobs": pl.Series([None] * len(texts), dtype=pl.List(pl.Float64)),
-                "answer_language": said,
+                "answer_language": answer_languages,
                 "metric.value": score,
                 "metric.exact": score,
                 "metric.in_english": instead.ravel().astype(np.float64),
@@ -170,9 +172,9 @@ def measure(store: Path, page: Path) -> dict[str, float]:
     Returns:
         Wall and processor seconds, peak memory in GiB, size of the page in MB.
     """
-    asked = [sys.executable, "-m", "crosstune", "report", str(store), "--out", str(page)]
+    command = [sys.executable, "-m", "crosstune", "report", str(store), "--out", str(page)]
     done = subprocess.run(
-        [sys.executable, "-c", BETWEEN, *asked], stderr=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-c", BETWEEN, *command], stderr=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
         raise SystemExit(f"crosstune report failed: {done.stderr}")
@@ -216,23 +218,27 @@ def main() -> None:
     parser.add_argument(
         "--store", type=Path, help="Keep the simulated store here (and take one that is there)."
     )
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        store = asked.store or Path(scratch) / "store"
+        store = arguments.store or Path(scratch) / "store"
         if not stored.finished(store):
             simulate(
-                store, runs=asked.runs, languages=asked.languages, examples=asked.examples, shape=asked.shape
+                store,
+                runs=arguments.runs,
+                languages=arguments.languages,
+                examples=arguments.examples,
+                shape=arguments.shape,
             )
         page = Path(scratch) / "report.html"
-        rows = asked.runs * asked.languages * asked.examples
+        rows = arguments.runs * arguments.languages * arguments.examples
         print(
-            f"{asked.shape}: {asked.runs} runs x {asked.languages} languages x {asked.examples} examples"
-            f" = {rows:,} predictions"
+            f"{arguments.shape}: {arguments.runs} runs x {arguments.languages} languages"
+            f" x {arguments.examples} examples = {rows:,} predictions"
         )
-        found = measure(store, page)
+        measured = measure(store, page)
         print(
-            f"report: {found['seconds']:.1f} s ({found['cpu']:.1f} s of processor), "
-            f"peak {found['gib']:.2f} GiB, page {found['mb']:.2f} MB"
+            f"report: {measured['seconds']:.1f} s ({measured['cpu']:.1f} s of processor), "
+            f"peak {measured['gib']:.2f} GiB, page {measured['mb']:.2f} MB"
         )
         if shutil.which("chromium"):
             opened = open_page(page)

@@ -46,10 +46,10 @@ def cost(setting: Setting, folder: Path) -> Cost:
     return Cost()
 
 
-def row(said: str, case: Case) -> Row:
+def row(label: str, case: Case) -> Row:
     return Row(
         name=f"reuse-{case.method}-sib200",
-        title=f"seconds of training by epochs, {said} in the top 4 layers, SIB-200, batch of 16",
+        title=f"seconds of training by epochs, {label} in the top 4 layers, SIB-200, batch of 16",
         peer="crosstune without reuse",
         prepare=partial(prepare, case),
         ours=partial(side, True, case),
@@ -63,6 +63,6 @@ def row(said: str, case: Case) -> Row:
 
 
 ROWS = [
-    row(said, Case(method, {"layers": 4}, examples=160))
-    for said, method in (("LoRA", "lora"), ("prefix", "prefix"), ("LLaMA-Adapter", "llama-adapter"))
+    row(label, Case(method, {"layers": 4}, examples=160))
+    for label, method in (("LoRA", "lora"), ("prefix", "prefix"), ("LLaMA-Adapter", "llama-adapter"))
 ]

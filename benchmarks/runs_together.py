@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     method = METHODS["lora"](METHODS["lora"].Config())
     method.attach(lm, seed=0)
     adapters = [
-        {name: each(parameter, seed) for name, parameter in method.parameters().items()}
+        {name: start(parameter, seed) for name, parameter in method.parameters().items()}
         for seed in range(args.runs)
     ]
     modules = {id(module): name for name, module in method.wrapped.items()}  # type: ignore[attr-defined]
@@ -94,16 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with patch.object(Update, "forward", forward):
             batch = in_one_line(lm, line)
             loss = answer_loss(lm, batch)
-            found = torch.autograd.grad(loss, wanted)
-        return [loss.detach(), *found]
+            gradients = torch.autograd.grad(loss, wanted)
+        return [loss.detach(), *gradients]
 
     together, apart = list(range(args.runs)), [[run] for run in range(args.runs)]
     lm.model.train()
     with fused_parts(lm.model):
-        one, each_ = step(together), [step(run) for run in apart]
-        wanted = [sum(loss for loss, *_ in each_), *(x for _, *found in each_ for x in found)]
+        one, alone = step(together), [step(run) for run in apart]
+        wanted = [sum(loss for loss, *_ in alone), *(x for _, *gradients in alone for x in gradients)]
         worst = furthest(one, wanted)
-        others = furthest(each_[0][1:], each_[1][1:])
+        others = furthest(alone[0][1:], alone[1][1:])
         seconds: dict[str, list[float]] = {"one pass": [], "a pass each": []}
         for turn in range(args.rounds):
             for side in seconds if turn % 2 else reversed(seconds):
@@ -133,7 +133,7 @@ def furthest(some: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(some, others, strict=True))
 
 
-def each(parameter: Tensor, seed: int) -> Tensor:
+def start(parameter: Tensor, seed: int) -> Tensor:
     """A run's own weights, neither A nor B zero."""
     generator = torch.Generator().manual_seed(seed)
     return (0.02 * torch.randn(parameter.shape, generator=generator)).requires_grad_()

@@ -92,8 +92,8 @@ def part(case: Case, rows: list[dict[str, Any]], size: int) -> list[dict[str, An
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((folder / "examples.json").read_text())
-    return found
+    examples: list[dict[str, Any]] = json.loads((folder / "examples.json").read_text())
+    return examples
 
 
 def ours(case: Case, setting: Setting, folder: Path) -> Work:
@@ -103,7 +103,7 @@ def ours(case: Case, setting: Setting, folder: Path) -> Work:
     def score(chosen: list[dict[str, Any]]) -> tuple[list[ChoiceItem], list[list[float]]]:
         prompts = lm.tokens.prompts([row["prompt"] for row in chosen])
         labels = [tuple(tuple(lm.tokens.answer(choice)) for choice in row["choices"]) for row in chosen]
-        items = [ChoiceItem(p, each) for p, each in zip(prompts, labels, strict=True)]
+        items = [ChoiceItem(p, entry) for p, entry in zip(prompts, labels, strict=True)]
         return items, score_choices(lm, items, settings)
 
     def work(size: int) -> Block:
@@ -144,20 +144,20 @@ class Peer:
         from lm_eval.api.instance import Instance
 
         self.harness.batch_size_per_gpu = batch
-        asked = [
+        instances = [
             Instance("loglikelihood", row, (row["prompt"], f" {choice}"), i)
             for row in chosen
             for i, choice in enumerate(row["choices"])
         ]
-        found = iter(self.harness.loglikelihood(asked, disable_tqdm=True))
-        return [[next(found)[0] for _ in row["choices"]] for row in chosen]
+        actual = iter(self.harness.loglikelihood(instances, disable_tqdm=True))
+        return [[next(actual)[0] for _ in row["choices"]] for row in chosen]
 
 
 def fastest_batch(setting: Setting, folder: Path) -> int:
     """The peer's fastest batch size of `BATCHES`, on a part of the work."""
     peer, rows = Peer(setting, folder), read(folder)
     # Choices of one token go through together, longer ones are texts of their own.
-    tried = TRIED if any(" " in each for each in rows[0]["choices"]) else max(BATCHES)
+    tried = TRIED if any(" " in row for row in rows[0]["choices"]) else max(BATCHES)
     trial = rows[:: max(1, len(rows) // tried)][:tried]
     peer.answer(trial[:1], 1)
 
@@ -186,10 +186,10 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
 
 def same(setting: Setting, mine: dict[str, Any], other: dict[str, Any]) -> Agreement:
     """The choices picked."""
-    asked = (mine["model"], setting.torch_dtype, mine["items"])
-    found = near_ties.compare(*asked, mine["answers"], other["answers"])
-    text = f"{found.text}; the peer's batch {other['batch']}"
-    return Agreement(found.same, text, found.figures | {"batch_of_peer": other["batch"]})
+    setup = (mine["model"], setting.torch_dtype, mine["items"])
+    comparison = near_ties.compare(*setup, mine["answers"], other["answers"])
+    text = f"{comparison.text}; the peer's batch {other['batch']}"
+    return Agreement(comparison.same, text, comparison.figures | {"batch_of_peer": other["batch"]})
 
 
 def cost(case: Case, setting: Setting, folder: Path) -> Cost:
@@ -207,11 +207,11 @@ def cost(case: Case, setting: Setting, folder: Path) -> Cost:
     prompts = lm.tokens.prompts([row["prompt"] for row in rows])
     labels = [[lm.tokens.answer(choice) for choice in row["choices"]] for row in rows]
     pairs = list(zip(prompts, labels, strict=True))
-    texts = [[*prompt, *label[:-1]] for prompt, each in pairs for label in each]
+    texts = [[*prompt, *label[:-1]] for prompt, entry in pairs for label in entry]
     # A label's first token needs its own column alone.
-    answers = len({(*p, *x[:n]) for p, each in pairs for x in each for n in range(1, len(x))})
+    answers = len({(*p, *x[:n]) for p, pair in pairs for x in pair for n in range(1, len(x))})
     tree = grow(texts)
-    tokens, asked = len(tree.tokens), answers + len(rows)
+    tokens, scored = len(tree.tokens), answers + len(rows)
     window = getattr(lm.decoder.config, "sliding_window", None) or max(tree.positions) + 1
     seen = sum(min(place + 1, window) for place in tree.positions)
     squares = 2 * seen * (g.layers - 1) * g.q_size  # scores and mixtures, multiplications
@@ -221,12 +221,12 @@ def cost(case: Case, setting: Setting, folder: Path) -> Cost:
         "tokens_one_at_a_time": sum(map(len, texts)),
         "vocabulary_rows": answers,
     }
-    products = (body - top) * tokens + top * asked + table * answers + squares
+    products = (body - top) * tokens + top * scored + table * answers + squares
     return Cost(2 * products, (body + table) * setting.torch_dtype.itemsize, facts)
 
 
 def row(name: str, title: str, case: Case, **more: Any) -> Row:
-    parts = {each.__name__: partial(each, case) for each in (prepare, ours, theirs, cost)}
+    parts = {work.__name__: partial(work, case) for work in (prepare, ours, theirs, cost)}
     return Row(name=name, title=title, peer="lm-eval, hf backend", same=same, **parts, **more)
 
 

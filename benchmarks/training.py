@@ -135,8 +135,8 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
     def work(size: int) -> Block:
         model = peft_model(case, setting, folder / "model", state)
         with tempfile.TemporaryDirectory() as out:
-            made, clock = trainer(model, data, case.settings(), facts["rate"], facts["pad"], setting, out)
-            made.train()
+            stock, clock = trainer(model, data, case.settings(), facts["rate"], facts["pad"], setting, out)
+            stock.train()
         return Block(clock.seconds[1:], clock.losses)
 
     return work
@@ -198,23 +198,23 @@ ROWS = [
     *(
         row(
             f"train-{method}-sib200",
-            f"training step, {said}, SIB-200, batch of 16",
+            f"training step, {label}, SIB-200, batch of 16",
             Case(method, config),
             target=5.0,
             floor_target=0.6,
         )
-        for said, (method, config) in METHOD_FORMS.items()
+        for label, (method, config) in METHOD_FORMS.items()
     ),
     *(
         row(
             f"train-{method}-xquad",
-            f"training step, {said}, contexts of XQuAD's length, batch of 8",
+            f"training step, {label}, contexts of XQuAD's length, batch of 8",
             Case(method, config, **LONG),
             target=3.0,
             floor_target=0.6,
             memory_target=1 / 3,
         )
-        for said, (method, config) in METHOD_FORMS.items()
+        for label, (method, config) in METHOD_FORMS.items()
     ),
     row(
         "train-llama-adapter-sib200",

@@ -96,17 +96,17 @@ def at_once(case: Case, prompts: list[list[int]]) -> int:
 @contextmanager
 def kept() -> Iterator[dict[tuple[int, ...], list[int]]]:
     """Token ids of the answers written inside, by the ids of their prompts."""
-    found: dict[tuple[int, ...], list[int]] = {}
+    answers_of: dict[tuple[int, ...], list[int]] = {}
     write = generation._generate
 
     def keep(lm: Any, trees: Any, *more: Any) -> list[list[int]]:
-        made = write(lm, trees, *more)
+        written = write(lm, trees, *more)
         paths = [tuple(tree.tokens[at] for at in path) for tree in trees for path in tree.paths]
-        found.update(zip(paths, made, strict=True))
-        return made
+        answers_of.update(zip(paths, written, strict=True))
+        return written
 
     with patch.object(generation, "_generate", keep):
-        yield found
+        yield answers_of
 
 
 def ours(case: Case, setting: Setting, folder: Path) -> Work:
@@ -116,13 +116,13 @@ def ours(case: Case, setting: Setting, folder: Path) -> Work:
     def work(size: int) -> Block:
         lm.tokens.forget()  # kept from the block before
         longest = size or case.longest
-        with kept() as made:
+        with kept() as answers_of:
             began = now()
             prompts = lm.tokens.prompts([row["prompt"] for row in rows])
             generation.generate(lm, prompts, longest, case.stop, most)
             synchronise(lm.device)
             seconds = now() - began
-        answers = [made[tuple(prompt)] for prompt in prompts]
+        answers = [answers_of[tuple(prompt)] for prompt in prompts]
         (folder / "written.json").write_text(json.dumps([len(ids) for ids in answers]))
         return Block(
             [seconds], {"prompts": prompts, "answers": answers, "folder": str(folder), "longest": longest}
@@ -138,7 +138,7 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
     from lm_eval.models.huggingface import HFLM
 
     logging.disable(logging.WARNING)
-    made: dict[tuple[int, ...], list[int]] = {}
+    answers_of: dict[tuple[int, ...], list[int]] = {}
 
     class Kept(HFLM):  # type: ignore[misc]
         """Keeps the token ids of what it writes, by the ids of the prompts."""
@@ -147,7 +147,7 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
             out = super()._model_generate(context, *args, **kwargs)
             masks, width = kwargs["attention_mask"].bool(), context.shape[1]
             for ids, mask, whole in zip(context, masks, out, strict=True):
-                made[tuple(ids[mask].tolist())] = whole[width:].tolist()
+                answers_of[tuple(ids[mask].tolist())] = whole[width:].tolist()
             return out
 
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=setting.torch_dtype)
@@ -167,8 +167,8 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
 
     def answer(chosen: list[dict[str, Any]], longest: int) -> None:
         how = {"until": list(case.stop), "max_gen_toks": longest, "do_sample": False}
-        asked = [Instance("generate_until", row, (row["prompt"], how), i) for i, row in enumerate(chosen)]
-        harness.generate_until(asked, disable_tqdm=True)
+        instances = [Instance("generate_until", row, (row["prompt"], how), i) for i, row in enumerate(chosen)]
+        harness.generate_until(instances, disable_tqdm=True)
 
     def timed(batch: int, chosen: list[dict[str, Any]]) -> float:
         harness.batch_size_per_gpu = batch
@@ -182,12 +182,12 @@ def theirs(case: Case, setting: Setting, folder: Path) -> Work:
     harness.batch_size_per_gpu = min((most // 4 or 1, most), key=lambda batch: timed(batch, trial))
 
     def work(size: int) -> Block:
-        made.clear()
+        answers_of.clear()
         began = now()
         answer(rows, size or case.longest)
         synchronise(device)
         seconds = now() - began
-        answers = [made[tuple(prompt)] for prompt in prompts]
+        answers = [answers_of[tuple(prompt)] for prompt in prompts]
         return Block([seconds], {"batch": harness.batch_size_per_gpu, "most": most, "answers": answers})
 
     return work
@@ -236,8 +236,8 @@ def same(case: Case, setting: Setting, mine: dict[str, Any], other: dict[str, An
         for i in parted:
             tokens = [len(ids) for ids in pairs[i][1:]]
             facts["apart"].append({"answer": i, "tokens": tokens} | _proof(judge, *pairs[i]))
-        said, facts["unproven"] = near_ties.proofs(facts["apart"], judge.noise)
-        text += f"; {said}"
+        message, facts["unproven"] = near_ties.proofs(facts["apart"], judge.noise)
+        text += f"; {message}"
         facts["noise"] = judge.noise
     text += f"; {scores['metric']} {100 * scores['ours']:.1f} and {100 * scores['theirs']:.1f}"
     text += f"; the peer's batch {other['batch']}, of at most {other['most']} as ours"
@@ -305,7 +305,7 @@ def cost(case: Case, setting: Setting, folder: Path) -> Cost:
 
 
 def row(name: str, title: str, case: Case, **more: Any) -> Row:
-    parts = {each.__name__: partial(each, case) for each in (prepare, ours, theirs, cost, same)}
+    parts = {work.__name__: partial(work, case) for work in (prepare, ours, theirs, cost, same)}
     return Row(name=name, title=title, peer="lm-eval, hf backend", rounds=2, **parts, **more)
 
 

@@ -66,7 +66,7 @@ def hostile_runs() -> list[dict[str, Any]]:
     for number in range(32):
         pair = number // 2
 
-        def own(place: int, number: int = number) -> str:
+        def mark(place: int, number: int = number) -> str:
             return hostile(number + place)
 
         def both(place: int, pair: int = pair) -> str:
@@ -74,22 +74,22 @@ def hostile_runs() -> list[dict[str, Any]]:
 
         codes = ["de", both(3), both(7)]
         run = {
-            "study": own(0), "model": both(16), "revision": own(1), "label": own(2), "dtype": own(3),
-            "device": own(4), "method": {"name": own(5), own(6): own(7), "list": [own(8)]},
+            "study": mark(0), "model": both(16), "revision": mark(1), "label": mark(2), "dtype": mark(3),
+            "device": mark(4), "method": {"name": mark(5), mark(6): mark(7), "list": [mark(8)]},
             "task": {
                 "name": both(0), "version": 1, "kind": "generation",
                 "metrics": [both(1), both(2)],
                 "options": {both(4): both(5)},
-                "splits": {own(9): own(10)}, "file": {"path": own(11), "sha256": own(12)},
+                "splits": {mark(9): mark(10)}, "file": {"path": mark(11), "sha256": mark(12)},
             },
             "source_language": codes[1], "languages": codes, "seed": number % 2,
-            "train": {own(13): own(14), "learning_rate": own(15), "steps": own(16), "seed": number % 2},
-            "trained_parameters": number, "zero_shot": number % 3 > 0, "evaluate": {own(17): own(18)},
-            "fingerprints": {"train": own(19), "test": dict.fromkeys(codes, f"{pair}")},
-            "overlap": {"prompts": 1, "normalised": {own(20): 2}}, "versions": {own(21): own(22)},
-            "hardware": {own(23): own(24)}, "git": {own(25): own(26)}, "quantize": own(27),
-            "device_map": own(28), "started": own(29), "finished": own(30),
-            "cost": {"train_seconds": 1.0, "evaluate_seconds": 2.0, "energy_of": [own(31)]},
+            "train": {mark(13): mark(14), "learning_rate": mark(15), "steps": mark(16), "seed": number % 2},
+            "trained_parameters": number, "zero_shot": number % 3 > 0, "evaluate": {mark(17): mark(18)},
+            "fingerprints": {"train": mark(19), "test": dict.fromkeys(codes, f"{pair}")},
+            "overlap": {"prompts": 1, "normalised": {mark(20): 2}}, "versions": {mark(21): mark(22)},
+            "hardware": {mark(23): mark(24)}, "git": {mark(25): mark(26)}, "quantize": mark(27),
+            "device_map": mark(28), "started": mark(29), "finished": mark(30),
+            "cost": {"train_seconds": 1.0, "evaluate_seconds": 2.0, "energy_of": [mark(31)]},
             "curve": [{"step": step, "loss": 1.0 / step} for step in (1, 2)],
         }  # fmt: skip
         run["id"] = hashlib.sha256(f"{number}".encode()).hexdigest()[:16]

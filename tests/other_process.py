@@ -64,10 +64,10 @@ def call(folder: Path, *words: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command; it runs in a folder."""
     code = ended(started(_call, folder, words))
     out, err = (folder / name for name in (".stdout", ".stderr"))
-    found = code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
+    result = code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
     out.unlink()
     err.unlink()
-    return found
+    return result
 
 
 def killed_at(operation: int, folder: Path) -> contextlib.AbstractContextManager[object]:

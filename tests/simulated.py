@@ -74,9 +74,9 @@ def simulate(
     rng = np.random.default_rng([draw, *task.encode(), *model.encode()])
     hardness = rng.normal(size=(len(languages), examples)) * 0.5 + rng.normal(size=examples) * 0.5
     runs, tables = [], []
-    for label, given in methods.items():
-        own = dict(given) if isinstance(given, Mapping) else {"chance": given}
-        chance, english = own.pop("chance"), own.pop("english", 0.0)
+    for label, settings in methods.items():
+        chances = dict(settings) if isinstance(settings, Mapping) else {"chance": settings}
+        chance, english = chances.pop("chance"), chances.pop("english", 0.0)
         name = label.partition(" ")[0]
         for seed in seeds if name != "none" else seeds[:1]:
             run = make_run(name, label, seed, languages, task=task, model=model, written=written)
@@ -84,7 +84,7 @@ def simulate(
                 key: {**run[key], **value}
                 if isinstance(run.get(key), dict) and isinstance(value, Mapping)
                 else value
-                for key, value in own.items()
+                for key, value in chances.items()
             }
             run["id"] = hashlib.sha256(repr((task, model, draw, sorted(run.items()))).encode()).hexdigest()[
                 :16
@@ -157,11 +157,11 @@ def _answers(
                     "language": code,
                     "example": [str(i) for i in range(n)],
                     "prompt_hash": "0" * 16,
-                    "prediction": ["right" if each else "wrong" for each in right],
+                    "prediction": ["right" if correct else "wrong" for correct in right],
                     "gold": "right",
                     "score": right,
                     "choice_logprobs": pl.Series([None] * n, dtype=pl.List(pl.Float64)),
-                    "answer_language": ["en" if each else code for each in in_english]
+                    "answer_language": ["en" if switched else code for switched in in_english]
                     if run["task"]["kind"] == "generation"
                     else pl.Series([None] * n, dtype=pl.String),
                 }

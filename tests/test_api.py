@@ -15,7 +15,7 @@ def test_five_lines(tmp_path: Path) -> None:
     model = save_model(tmp_path / "m")
     file = write_study(tmp_path / "x.yaml", study_of(model, tmp_path / "s", tasks=["number-words"]))
     study = crosstune.read_study(file)
-    mine = crosstune.run(study)
+    ours = crosstune.run(study)
     results = crosstune.results(tmp_path / "s")
     page = crosstune.report(tmp_path / "s", tmp_path / "report.html")
     assert [run.label for run in results.runs] == ["none", "few-shot k 2", "lora"]
@@ -24,7 +24,7 @@ def test_five_lines(tmp_path: Path) -> None:
     assert isinstance(results.transfer, pl.DataFrame)
     assert set(results.transfer["method"]) == {"none", "few-shot k 2", "lora"}
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert mine.predictions.equals(results.predictions)
+    assert ours.predictions.equals(results.predictions)
     # The store may hold other runs as well; those of a study are its own.
     again = study.model_copy(update={"methods": study.methods[:1]})
     assert [run.label for run in crosstune.run(again).runs] == ["lora"]

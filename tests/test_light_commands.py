@@ -51,12 +51,12 @@ def test_plan_of_a_model_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyP
     model = save_model(tmp_path / "model")
     file = write_study(tmp_path / "x.yaml", study_of(model, tmp_path / "store", methods=["none", "lora"]))
     monkeypatch.setenv("CROSSTUNE_CACHE", str(tmp_path / "cache"))
-    asked = geometry_of(read_config(model, "tiny"))
-    assert geometry_for(str(model)) == asked
+    geometry = geometry_of(read_config(model, "tiny"))
+    assert geometry_for(str(model)) == geometry
     (kept,) = (tmp_path / "cache" / "geometry").iterdir()
     whole = kept.read_text(encoding="utf-8")
     kept.write_text(whole[:20], encoding="utf-8")
-    assert geometry_for(str(model)) == asked, "damaged, so asked again"
+    assert geometry_for(str(model)) == geometry, "damaged, so asked again"
     assert kept.read_text(encoding="utf-8") == whole
     assert imported("plan", str(file)) == set()
     config = model / "config.json"

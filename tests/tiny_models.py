@@ -85,6 +85,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "compacter": ("compacter", {"width": 8, "rank": 2, "layers": 2}),
     "ia3": ("ia3", {"layers": 2}),
     "stack": ("stack", {"stack": ["lora", {"name": "llama-adapter", "length": 4}]}),
+    "sparse": ("sparse", {"keep": 0.5, "l1": 0.1}),
     "full": ("full", {}),
     "full-norms": ("full", {"only": "norms", "layers": 2}),
 }
@@ -172,7 +173,7 @@ def make_method(case: str, **changes: Any) -> Method:
 
 def trains_weights(method: Method) -> bool:
     """Whether the model's own weights are what is trained."""
-    return method.name == "full"
+    return method.name in ("full", "sparse")
 
 
 def shake(method: Method, seed: int = 1, scale: float = 0.3) -> None:

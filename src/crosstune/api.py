@@ -113,14 +113,9 @@ class Results:
         return Charts(self.sections, self.runs, self.scores)
 
     def export(self, folder: str | Path, formats: Sequence[str] | None = None) -> list[Path]:
-        """Write figures (SVG, PDF, PNG) and tables (CSV, LaTeX) into a folder.
+        """Write figures (SVG, PDF, PNG) and tables (CSV, LaTeX) into ``figures`` and ``tables`` of a folder.
 
-        Args:
-            folder: Gets ``figures`` and ``tables``.
-            formats: Of "svg", "pdf", "png", "csv" and "tex"; all by default.
-
-        Returns:
-            The files written.
+        ``formats`` are of "svg", "pdf", "png", "csv" and "tex", all by default. Returns the files written.
 
         Raises:
             UserError: An unknown format, or a folder that cannot be written.
@@ -169,11 +164,14 @@ def placed_claims(claims: "Claims | None") -> "list[PlacedClaim]":
 
 def _check_settings(placed: "PlacedClaim") -> None:
     """Refuse settings that nothing has: no run could ever be as the claim says."""
+    from crosstune.claims.stated import check_keys
     from crosstune.methods import METHODS
     from crosstune.outputs.settings import EvaluateSettings
     from crosstune.training.settings import TrainSettings
 
     claim = placed.claim
+    settings = {key for method in METHODS.values() for key in method.Config.model_fields}
+    check_keys(claim, {*settings, *TrainSettings.model_fields}, placed.place)
     train, evaluate = TrainSettings.model_fields, EvaluateSettings.model_fields
     named: list[tuple[Iterable[str], Iterable[str], str]] = [(claim.evaluate, evaluate, "evaluate")]
     for pick in (*claim.method, *((claim.against,) if claim.against else ())):
@@ -207,11 +205,7 @@ def run(study: "Study", *, console: "Console | None" = None, retry_failed: bool 
 
 
 def results(store: str | Path, *, only: Collection[str] | None = None) -> Results:
-    """Read the finished runs of a store.
-
-    Args:
-        store: Folder that a study ran into.
-        only: Ids to read; all by default.
+    """Read the finished runs of a store, or only those with some ids.
 
     Raises:
         UserError: No store, no runs in it, or a damaged file (named).
@@ -234,16 +228,13 @@ def report(
     title: str | None = None,
     claims: "Claims | None" = None,
 ) -> Path:
-    """Write the results of a store as one HTML file.
+    """Write the results of a store as one HTML file, and return its path.
 
     Args:
         store: Folder that a study ran into.
         out: The file; ``report.html`` in the store by default.
         title: Heading; made of the studies' names by default.
         claims: As `Results.verdicts`: the claims whose verdicts the page opens with.
-
-    Returns:
-        The file's path.
 
     Raises:
         UserError: As `results`, or the file cannot be written.

@@ -52,14 +52,10 @@ def user_path(name: str | Path) -> Path:
 
 
 def open_file(file: Path, most: int | None = MOST_BYTES) -> BufferedReader:
-    """Open a regular file to read. A pipe would be waited for and a device may never end.
-
-    Args:
-        file: Its path; links are followed.
-        most: Bytes; None for any size.
+    """Open a regular file of at most so many bytes to read. A pipe would block, and a device may never end.
 
     Raises:
-        OSError: There is none, it cannot be read, is no regular file, or is larger than that.
+        OSError: It does not exist, cannot be read, is no regular file, or is larger.
     """
     stream = open(file, "rb", opener=_without_waiting)  # noqa: SIM115 - the caller's to close
     status = os.fstat(stream.fileno())
@@ -103,11 +99,7 @@ def as_text(content: bytes, file: Path) -> str:
 
 
 def read_text(file: Path, most: int = MOST_BYTES) -> str:
-    """All of a user's file as text.
-
-    Raises:
-        UserError: As `read_bytes` and `as_text`.
-    """
+    """All of a user's file as text; errors as of `read_bytes` and `as_text`."""
     return as_text(read_bytes(file, most), file)
 
 

@@ -114,10 +114,10 @@ def process(hub: HubServer, tmp_path: Path) -> Iterator[Callable[..., Fetch]]:
             )
             assert child.stdin is not None
             assert child.stdout is not None
-            asked, answers = child.stdin, child.stdout
+            requests, answers = child.stdin, child.stdout
 
             def fetch(repo: str, pattern: str, revision: str = "main") -> dict[str, Any]:
-                print(json.dumps([repo, pattern, revision]), file=asked, flush=True)
+                print(json.dumps([repo, pattern, revision]), file=requests, flush=True)
                 answer: dict[str, Any] = json.loads(answers.readline())
                 return answer
 
@@ -181,8 +181,8 @@ def test_names_that_lead_out_of_the_repository_are_not_fetched(hub, process, tmp
     hostile = ("../evil.parquet", "a/../../../evil.parquet", "/tmp/evil.parquet", "..\\evil.parquet")
     files = dict.fromkeys(hostile, table("Evil?")) | {"good.parquet": table("Good?")}
     hub.datasets[f"{OWNER}/hostile"] = Repository({NEW: files}, {"main": NEW})
-    found = process()(f"{OWNER}/hostile", "*.parquet")
-    assert questions(found) == ["Good?"]
+    fetched = process()(f"{OWNER}/hostile", "*.parquet")
+    assert questions(fetched) == ["Good?"]
     assert not [line for line in hub.asked if "evil" in line]
     assert not list(tmp_path.rglob("*evil*"))
 
@@ -194,8 +194,8 @@ def test_interrupted_download(hub, process):
     fetch, offline = process(), process(HF_HUB_OFFLINE="1")
 
     hub.fault = "cut"
-    found = fetch(f"{OWNER}/cut", "train.parquet")
-    assert [Path(path).read_bytes() for path in found["paths"]] == [whole]
+    files = fetch(f"{OWNER}/cut", "train.parquet")
+    assert [Path(path).read_bytes() for path in files["paths"]] == [whole]
     assert "train.parquet bytes=" in hub.asked[-1]  # taken up again, not begun anew
 
     for fault in ("die", "short"):
@@ -207,9 +207,9 @@ def test_interrupted_download(hub, process):
         assert "not in the local cache" in offline(f"{OWNER}/{fault}", "train.parquet")["error"]
 
         hub.fault = None
-        found = fetch(f"{OWNER}/{fault}", "train.parquet")
-        assert [Path(path).read_bytes() for path in found["paths"]] == [whole]
-        assert offline(f"{OWNER}/{fault}", "train.parquet") == found
+        files = fetch(f"{OWNER}/{fault}", "train.parquet")
+        assert [Path(path).read_bytes() for path in files["paths"]] == [whole]
+        assert offline(f"{OWNER}/{fault}", "train.parquet") == files
 
 
 def test_offline(hub, process):

@@ -20,13 +20,13 @@ TAGS = AnswerForm("tags", dict.fromkeys(COUNTS, pl.Int64), statistic=MICRO_F1)
 def tagged(sentences: int) -> list[tuple[set[int], set[int]]]:
     """Predicted and gold spans of sentences of very different lengths."""
     draw = random.Random(3)
-    made = []
+    outputs = []
     for _ in range(sentences):
         length = draw.choice((2, 3, 40))
         gold = set(draw.sample(range(100), draw.randint(1, length)))
         kept = {span for span in gold if draw.random() < 30 / (30 + length)}
-        made.append((kept | set(draw.sample(range(100, 200), draw.randint(0, 2))), gold))
-    return made
+        outputs.append((kept | set(draw.sample(range(100, 200), draw.randint(0, 2))), gold))
+    return outputs
 
 
 def table_of(sentences: list[tuple[set[int], set[int]]]) -> pl.DataFrame:
@@ -70,7 +70,7 @@ def test_a_mean_is_the_mean() -> None:
 def test_a_corpus_score_is_no_mean_of_sentences() -> None:
     sentences = tagged(60)
     assert TAGS.statistic.of(table_of(sentences)) == pytest.approx(micro_f1(sentences), rel=1e-14)
-    alone = [micro_f1([each]) for each in sentences if each[0] & each[1]]
+    alone = [micro_f1([claim]) for claim in sentences if claim[0] & claim[1]]
     assert abs(TAGS.statistic.of(table_of(sentences)) - sum(alone) / len(sentences)) > 0.02
 
 

@@ -2,19 +2,19 @@ from crosstune.data.example import Example
 from crosstune.data.leaks import normalised, overlap, repeats
 
 
-def asked(id_, answer="x", **fields):
+def example(id_, answer="x", **fields):
     return Example(id_, "en", f"prompt {id_}", (answer,), ("x", "y"), tuple(fields.items()))
 
 
 def test_a_paragraph_under_another_question_is_a_leak():
     train = [
-        asked("1", context="The cat sat.", question="Who?"),
-        asked("2", context="A dog.", question="What?"),
+        example("1", context="The cat sat.", question="Who?"),
+        example("2", context="A dog.", question="What?"),
     ]
     tested = [
-        asked("a", context="The cat sat.", question="Where?"),
-        asked("b", context="the  CAT sat", question="WHO"),
-        asked("c", context="A bird.", question="A dog."),
+        example("a", context="The cat sat.", question="Where?"),
+        example("b", context="the  CAT sat", question="WHO"),
+        example("c", context="A bird.", question="A dog."),
     ]
     assert overlap(train, tested) == {
         "prompts": 0,
@@ -30,10 +30,10 @@ def test_the_same_prompt_is_counted_without_fields():
 
 def test_repeats_and_contradictions():
     again = [
-        asked("1", "x", text="a"),
-        asked("2", "x", text="a"),
-        asked("3", "y", text="a"),
-        asked("4", text="b"),
+        example("1", "x", text="a"),
+        example("2", "x", text="a"),
+        example("3", "y", text="a"),
+        example("4", text="b"),
     ]
     assert repeats(again) == {"repeated": 2, "conflicting": 1}
     assert repeats(again[:2]) == {"repeated": 1, "conflicting": 0}

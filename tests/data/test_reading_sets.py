@@ -35,8 +35,8 @@ def questions(root, split="train", **options):
 
 
 def mctest(root, split="train", letters="A\tB\tC\tD"):
-    asked = [f'one: What {n}?\ta{n}\t"b" {n}\tc{n}\td{n}' for n in range(4)]
-    fields = [f"mc1.{split}.0", "Author: x", "It rained.\\newline\\tabIt stopped.", *asked]
+    questions_ = [f'one: What {n}?\ta{n}\t"b" {n}\tc{n}\td{n}' for n in range(4)]
+    fields = [f"mc1.{split}.0", "Author: x", "It rained.\\newline\\tabIt stopped.", *questions_]
     put(root, f"mctest/mc1.{split}.tsv", "\t".join(fields) + "\r\n")
     return put(root, f"mctest/mc1.{split}.ans", letters + "\r\n")
 
@@ -92,20 +92,20 @@ def test_dream(tmp_path):
 
 def test_mctest_is_not_read_as_quoted(tmp_path):
     mctest(tmp_path)
-    found = questions(tmp_path)
-    assert found["mctest/2"] == (
+    examples = questions(tmp_path)
+    assert examples["mctest/2"] == (
         'P: It rained.\n\tIt stopped.\nQ: What 1?\nA: a1\nB: "b" 1\nC: c1\nD: d1\nAnswer:',
         "B",
     )
-    assert [found[f"mctest/{n}"][1] for n in range(1, 5)] == ["A", "B", "C", "D"]
+    assert [examples[f"mctest/{n}"][1] for n in range(1, 5)] == ["A", "B", "C", "D"]
 
 
 def test_race_without_its_blanks(tmp_path):
     put(tmp_path, "RACE/train/high/1.txt", RACE)
     put(tmp_path, "RACE/train/middle/1.txt", RACE | {"article": "Another."})
-    found = questions(tmp_path)
-    assert set(found) == {"race/1", "race/3"}  # numbers count the questions left out
-    assert found["race/1"] == (
+    examples = questions(tmp_path)
+    assert set(examples) == {"race/1", "race/3"}  # numbers count the questions left out
+    assert examples["race/1"] == (
         "P: A cat\nsat.\nQ: Who sat?\nA: A dog\nB: A cat\nC: A cow\nD: I\nAnswer:",
         "B",
     )
@@ -114,11 +114,11 @@ def test_race_without_its_blanks(tmp_path):
 def test_sciq_answers_are_in_an_order_of_their_own(tmp_path):
     items = [SCIQ | {"question": f"What is wet, {n}?"} for n in range(400)]
     put(tmp_path, "SciQ/train.json", [*items, SCIQ | {"support": ""}, SCIQ | {"question": "Wet is _ ."}])
-    found = questions(tmp_path)
-    assert len(found) == 400
-    for prompt, letter in found.values():
+    examples = questions(tmp_path)
+    assert len(examples) == 400
+    for prompt, letter in examples.values():
         assert f"\n{letter}: water\n" in prompt
-    assert min(Counter(letter for _, letter in found.values()).values()) > 60
+    assert min(Counter(letter for _, letter in examples.values()).values()) > 60
 
 
 def test_multirc_in_both_forms(tmp_path):
@@ -163,10 +163,10 @@ def test_the_assembled_file_keeps_any_text(tmp_path_factory, text):
             questions(root)
         return
     text = re.sub("\r(?!\n)", " ", text)
-    found = questions(root)
-    assert found["assembled/1"][0].startswith('P: One\n\n"two"\tthree\nQ: Q?\nA: a')
-    assert found["assembled/1"][1] == "C"
-    assert found["assembled/2"] == (f"P: {text.strip()}\nQ: Q?\nA: a\nB: b\nC: c\nD: d\nAnswer:", "D")
+    examples = questions(root)
+    assert examples["assembled/1"][0].startswith('P: One\n\n"two"\tthree\nQ: Q?\nA: a')
+    assert examples["assembled/1"][1] == "C"
+    assert examples["assembled/2"] == (f"P: {text.strip()}\nQ: Q?\nA: a\nB: b\nC: c\nD: d\nAnswer:", "D")
     assert set(questions(root, "dev")) == {"assembled/3"}
 
 
@@ -175,9 +175,9 @@ def test_auto_takes_the_assembled_file_or_all_sets_in_order(tmp_path):
         put(tmp_path, f"dream/{name}.json", DREAM)
         mctest(tmp_path, split)
     put(tmp_path, "reclor/train.json", [RECLOR])
-    found = task(tmp_path)
-    assert len(found.examples("train", "en")) == 6
-    assert found.sources == [
+    belebele = task(tmp_path)
+    assert len(belebele.examples("train", "en")) == 6
+    assert belebele.sources == [
         {"split": "train", "language": "en", "set": name, "questions": count, "files": [files]}
         for name, count, files in (
             ("mctest", 4, "mctest/mc*.train.tsv"),
@@ -185,7 +185,7 @@ def test_auto_takes_the_assembled_file_or_all_sets_in_order(tmp_path):
             ("dream", 1, "dream/train.json"),
         )
     ]
-    assert len(found.examples("dev", "en")) == 5  # ReClor's is not there
+    assert len(belebele.examples("dev", "en")) == 5  # ReClor's is not there
     assert set(questions(tmp_path, train_sets=("dream", "reclor"))) == {"dream/1", "reclor/1"}
     row = ["0", "RACE", "train", "h1", "0", "P", "Q?", "a", "b", "c", "d", "c", "3"]
     assembled(tmp_path, row)
@@ -261,10 +261,10 @@ def test_damage_is_named_with_file_and_line(tmp_path, name, body, message):
 
 def test_bad_questions_can_be_left_out(tmp_path):
     put(tmp_path, "reclor/train.json", [RECLOR | {"label": 9}, RECLOR])
-    found = task(tmp_path, on_bad_rows="skip")
-    assert [e.id for e in found.examples("train", "en")] == ["reclor/2"]
-    assert len(found.skipped) == 1
-    assert found.sources[0]["questions"] == 1
+    belebele = task(tmp_path, on_bad_rows="skip")
+    assert [e.id for e in belebele.examples("train", "en")] == ["reclor/2"]
+    assert len(belebele.skipped) == 1
+    assert belebele.sources[0]["questions"] == 1
 
 
 @pytest.mark.parametrize(
@@ -316,14 +316,14 @@ def test_sets_from_the_hub(tmp_path, monkeypatch):
         return HubFiles([paths[repo]], repo, "0" * 40)
 
     monkeypatch.setattr("crosstune.data.hub.fetch_files", fetch)
-    found = questions(tmp_path, source="hub")
-    assert {name: answer for name, (_, answer) in found.items() if "sciq" not in name} == {
+    by_id = questions(tmp_path, source="hub")
+    assert {name: answer for name, (_, answer) in by_id.items() if "sciq" not in name} == {
         "race/1": "D",
         "multirc/1": "B",
         "mctest/1": "C",
     }
-    assert found["multirc/1"][0] == "P: Ann ran.\nQ: Q0\nA: x\nB: y\nAnswer:"
-    assert len(found) == 4
+    assert by_id["multirc/1"][0] == "P: Ann ran.\nQ: Q0\nA: x\nB: y\nAnswer:"
+    assert len(by_id) == 4
     dreams = task(tmp_path, source="hub", train_sets=("dream",))
     assert [e.answers for e in dreams.examples("train", "en")] == [("A",)]
     assert dreams.sources[0]["commit"] == "0" * 40
@@ -334,9 +334,9 @@ def test_sets_from_the_hub(tmp_path, monkeypatch):
 @pytest.mark.skipif(not (DATA / "dream").is_dir(), reason=f"DREAM is not under {DATA} (set CROSSTUNE_DATA)")
 def test_the_published_dream():
     for split, count in (("train", 6116), ("dev", 2040)):
-        found = task(DATA, train_sets=("dream",)).examples(split, "en")
-        assert len(found) == count
-        gold = Counter(e.answers[0] for e in found)
+        examples = task(DATA, train_sets=("dream",)).examples(split, "en")
+        assert len(examples) == count
+        gold = Counter(e.answers[0] for e in examples)
         assert set(gold) == {"A", "B", "C"}
         assert min(gold.values()) > count / 4
 
@@ -344,7 +344,7 @@ def test_the_published_dream():
 @pytest.mark.skipif(not (DATA / "mctest").is_dir(), reason=f"MCTest is not under {DATA} (set CROSSTUNE_DATA)")
 def test_the_published_mctest():
     for split, stories in (("train", 70 + 300), ("dev", 30 + 50)):
-        found = task(DATA, train_sets=("mctest",)).examples(split, "en")
-        assert len(found) == stories * 4
-        assert all(len(e.choices) == 4 and "\\newline" not in e.prompt for e in found)
-        assert not any(dict(e.fields)["question"].startswith(("one:", "multiple:")) for e in found)
+        examples = task(DATA, train_sets=("mctest",)).examples(split, "en")
+        assert len(examples) == stories * 4
+        assert all(len(e.choices) == 4 and "\\newline" not in e.prompt for e in examples)
+        assert not any(dict(e.fields)["question"].startswith(("one:", "multiple:")) for e in examples)

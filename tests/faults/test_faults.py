@@ -38,8 +38,8 @@ def settings(model: Path, folder: Path) -> dict[str, Any]:
 
 
 def go(study: Study) -> tuple[list[str], str]:
-    said = io.StringIO()
-    return run_study(study, console=Console(file=said, width=300)).done, said.getvalue()
+    log = io.StringIO()
+    return run_study(study, console=Console(file=log, width=300)).done, log.getvalue()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -109,9 +109,9 @@ def test_killed_at_random_moments(
         assert differences(files(folder), expected) == [], (
             f"{folder} differs from the study never stopped: {log}"
         )
-        found = audit(folder)
-        assert found.problems == ()
-        assert [note for note in found.notes if "/.tmp-study.yaml-" not in note] == []
+        audited = audit(folder)
+        assert audited.problems == ()
+        assert [note for note in audited.notes if "/.tmp-study.yaml-" not in note] == []
         resumed += sum(
             run.cost.resumed for kind in ("result", "search") for run in store.read_runs(folder, kind)
         )
@@ -175,9 +175,9 @@ def test_harmed_files(
     else:
         file.write_bytes(content if harm == "bit flipped" else content[: len(content) // 2])
     assert len(audit(study.folder).problems) == 1
-    done, said = go(study)
+    done, log = go(study)
     assert done == [run], "that run, and no other"
     assert differences(files(study.folder), files(whole.folder)) == []
     assert audit(study.folder).problems == ()
-    aside = " and moved aside" if "set aside as" in said else ""
+    aside = " and moved aside" if "set aside as" in log else ""
     outcome(f"{name} {harm}", f"reported{aside}; only that run repeated, byte-identical")

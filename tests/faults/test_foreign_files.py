@@ -35,9 +35,9 @@ class Spy(Task):
 
 
 def go(study: Study) -> str:
-    said = io.StringIO()
-    run_study(study, console=Console(file=said, width=300))
-    return said.getvalue()
+    log = io.StringIO()
+    run_study(study, console=Console(file=log, width=300))
+    return log.getvalue()
 
 
 def test_predict_runs_no_file_that_only_the_store_names(model: Path, tmp_path: Path) -> None:
@@ -75,14 +75,14 @@ def test_predict_runs_no_file_that_only_the_store_names(model: Path, tmp_path: P
 def test_a_folder_with_a_study_of_ones_own_is_no_store(model: Path, tmp_path: Path, inside: str) -> None:
     home = tmp_path / "examples"
     home.mkdir()
-    mine = home / "study.yaml"
-    mine.write_text("# mine, with notes\nname: mine\n")
+    ours = home / "study.yaml"
+    ours.write_text("# mine, with notes\nname: mine\n")
     settings = study_of(model, home, methods=["none"], languages=["de"])
-    file = write_study(tmp_path / "x.yaml" if inside == "other.yaml" else mine, settings)
-    before = mine.read_text()
+    file = write_study(tmp_path / "x.yaml" if inside == "other.yaml" else ours, settings)
+    before = ours.read_text()
     with pytest.raises(UserError, match=r"study\.yaml is there already, but .* is no store"):
         go(read_study(file))
-    assert mine.read_text() == before
+    assert ours.read_text() == before
     assert [path.name for path in home.iterdir()] == ["study.yaml"]
 
 

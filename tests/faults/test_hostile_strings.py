@@ -92,17 +92,15 @@ def test_the_terminal(store: Path, claims: Path, call: Call, words: str) -> None
 @pytest.mark.parametrize("text", [*HOSTILE, "half a \ud800 character"], ids=range(len(HOSTILE) + 1))
 def test_notes_and_errors(text: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal in (False, True):
-        said = io.StringIO()
-        with display(
-            Console(file=said, width=200, force_terminal=terminal, color_system=None), 2, 0
-        ) as shown:
+        log = io.StringIO()
+        with display(Console(file=log, width=200, force_terminal=terminal, color_system=None), 2, 0) as shown:
             shown.begin(text)
             shown.note(text)
             if terminal:
                 shown.bars.refresh()  # type: ignore[attr-defined]
         # What moves the bars of a terminal is not from the text.
-        own = re.sub(r"\x1b\[(\?25[lh]|[0-9]*[AK]|2K)|\r", "", said.getvalue())
-        assert active(own) == set()
+        source = re.sub(r"\x1b\[(\?25[lh]|[0-9]*[AK]|2K)|\r", "", log.getvalue())
+        assert active(source) == set()
     assert active(str(UserError(text))) == set()
     for variable in (environment.CHECKPOINT_SECONDS, environment.STATES_GB, environment.GPU_OFF):
         with monkeypatch.context() as patched:
@@ -205,23 +203,23 @@ def test_the_page(store: Path, claims: Path, tmp_path: Path) -> None:
         pytest.skip("no Chromium on this machine: no browser check")
     file = api.report(store, tmp_path / "report.html", claims=str(claims), title=HOSTILE[0])
     assert active(file.read_text(encoding="utf-8"), "\n\t") <= {"\x0b"}
-    said: list[str] = []
+    messages: list[str] = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page()
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}"))
-        page.on("request", lambda request: said.append(request.url))
+        page.on("console", lambda message: messages.append(message.text))
+        page.on("pageerror", lambda error: messages.append(str(error)))
+        page.on("dialog", lambda dialog: messages.append(f"dialog {dialog.message}"))
+        page.on("request", lambda request: messages.append(request.url))
         page.goto(file.as_uri())
         page.locator("html[data-ready]").wait_for(state="attached")
-        found: dict[str, Any] = page.evaluate(LOOK)
+        page_facts: dict[str, Any] = page.evaluate(LOOK)
         browser.close()
-    assert said == [file.as_uri()]
-    assert found["drawn"] > 12
-    assert found["scripts"] == 2
-    assert [name for name in found["names"] if name.startswith("on")] == []
-    assert not {*found["tags"]} & {
+    assert messages == [file.as_uri()]
+    assert page_facts["drawn"] > 12
+    assert page_facts["scripts"] == 2
+    assert [name for name in page_facts["names"] if name.startswith("on")] == []
+    assert not {*page_facts["tags"]} & {
         "IMG",
         "IFRAME",
         "FOREIGNOBJECT",
@@ -231,9 +229,9 @@ def test_the_page(store: Path, claims: Path, tmp_path: Path) -> None:
         "LINK",
         "BASE",
     }
-    assert {link[0] for link in found["links"]} == {"#"}
-    shown = "".join(found["texts"])
-    assert active("".join(found["values"]) + shown) == set()
+    assert {link[0] for link in page_facts["links"]} == {"#"}
+    shown = "".join(page_facts["texts"])
+    assert active("".join(page_facts["values"]) + shown) == set()
     assert [text for text in HOSTILE if visible(text)[:30].strip() not in shown] == []
 
 

@@ -73,9 +73,9 @@ def test_an_index_names_weights_alone(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_notes_do_not_act_on_a_terminal() -> None:
-    said = io.StringIO()
-    display(Console(file=said, width=200), 1, 0).note("label \x1b]0;title\x07 \x9b31m \r\n'x'")
-    assert said.getvalue() == "label \\x1b]0;title\\x07 \\x9b31m \\r\\n'x'\n"
+    log = io.StringIO()
+    display(Console(file=log, width=200), 1, 0).note("label \x1b]0;title\x07 \x9b31m \r\n'x'")
+    assert log.getvalue() == "label \\x1b]0;title\\x07 \\x9b31m \\r\\n'x'\n"
 
 
 def test_csv_neither_acts_nor_computes() -> None:

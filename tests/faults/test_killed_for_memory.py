@@ -39,24 +39,24 @@ def keep_dying(model: Path, folder: Path, tokens: int, batch_size: int = 8) -> t
 
 def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outcome) -> None:
     assert keep_dying(model, tmp_path, 1_000_000)[:2] == (0, 0)
-    died, code, said = keep_dying(model, tmp_path, 520)
+    died, code, log = keep_dying(model, tmp_path, 520)
     assert code == 0
-    lines = [line for line in said.splitlines() if f"killed {DEATHS} times in" in line]
+    lines = [line for line in log.splitlines() if f"killed {DEATHS} times in" in line]
     assert [line.partition(", as when")[0].rpartition(" ")[2] for line in lines] == ["training", "evaluation"]
     assert all("512 tokens at once from here on" in line for line in lines)
     # The first death in evaluation came behind a training that the others did not have to repeat.
     assert died == 2 * DEATHS + 1
-    ours, theirs = (store.read_runs(tmp_path / name) for name in ("at-520", "at-1000000"))
-    for mine, other in zip(ours, theirs, strict=True):
-        assert mine.cost.halvings > other.cost.halvings == 0
-        assert mine.cost.steps == other.cost.steps, "the same effective batch"
-        one, two = (tmp_path / name / mine.id for name in ("at-520", "at-1000000"))
+    ours, reference = (store.read_runs(tmp_path / name) for name in ("at-520", "at-1000000"))
+    for actual, other in zip(ours, reference, strict=True):
+        assert actual.cost.halvings > other.cost.halvings == 0
+        assert actual.cost.steps == other.cost.steps, "the same effective batch"
+        one, two = (tmp_path / name / actual.id for name in ("at-520", "at-1000000"))
         if (two / store.WEIGHTS).exists():
             expected = load_file(two / store.WEIGHTS)
             for name, tensor in load_file(one / store.WEIGHTS).items():
                 torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-5)
-    found = audit(tmp_path / "at-520")
-    assert (found.problems, found.notes) == ((), ())
+    audited = audit(tmp_path / "at-520")
+    assert (audited.problems, audited.notes) == ((), ())
     outcome(
         "processes killed for memory",
         f"{died} processes died in batches larger than memory; tokens per pass halved after "
@@ -65,21 +65,21 @@ def test_a_pass_that_kills_is_halved(model: Path, tmp_path: Path, outcome: Outco
 
 
 def test_one_example_that_kills_fails_its_run_alone(model: Path, tmp_path: Path) -> None:
-    died, code, said = keep_dying(model, tmp_path, 3, batch_size=1)
+    died, code, log = keep_dying(model, tmp_path, 3, batch_size=1)
     assert (died, code) == (DEATHS, 2)
     (failure,) = failures.read(tmp_path / "at-3").values()
     assert "process was killed 3 times in training on one example of" in failure.error
-    assert "1 of 1 runs failed" in said
+    assert "1 of 1 runs failed" in log
 
 
 def go(
     folder: Path, die_in: int | None, position: str = "a", made_for: str = "x"
 ) -> tuple[list[int], list[str]]:
     """Six passes by one process, killed in one of them; the limit at each, and what was said."""
-    said: list[str] = []
+    messages: list[str] = []
     passes, other = TokenLimit(1024, doing="training"), TokenLimit(512)
     limits, left = [], folder.parent / "left"
-    with attempt(folder, made_for, position, (passes, other), said.append):
+    with attempt(folder, made_for, position, (passes, other), messages.append):
         for number in range(1, 7):
             passes.begin(4, min(64, passes.limit))
             limits.append(passes.limit)
@@ -90,7 +90,7 @@ def go(
     assert other.limit == 512
     if die_in is not None:
         left.rename(folder / "pass.json")
-    return limits, said
+    return limits, messages
 
 
 @pytest.fixture
@@ -102,9 +102,9 @@ def folder(tmp_path: Path) -> Path:
 def test_three_deaths_in_the_same_pass(folder: Path) -> None:
     for _ in range(DEATHS):
         assert go(folder, 3) == ([1024] * 3, [])
-    limits, said = go(folder, 3)
+    limits, log = go(folder, 3)
     assert limits == [32] * 3, "a pass of 64 tokens has to be cut"
-    assert said == [
+    assert log == [
         "  this run's process was killed 3 times in training, as when memory runs out: "
         "32 tokens at once from here on"
     ]
@@ -116,7 +116,7 @@ def test_three_deaths_in_the_same_pass(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "deaths",
-    [[(3, "a"), (3, "a"), (4, "a"), (3, "a"), (3, "a"), (1, "a")], [(3, each) for each in "abcd"]],
+    [[(3, "a"), (3, "a"), (4, "a"), (3, "a"), (3, "a"), (1, "a")], [(3, entry) for entry in "abcd"]],
 )
 def test_other_kills_change_nothing(folder: Path, deaths: list[tuple[int, str]]) -> None:
     for die_in, position in deaths:

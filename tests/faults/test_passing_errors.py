@@ -23,8 +23,8 @@ RATES = [1e-3, 1e-1]
 
 
 def go(study: Study, **how: Any) -> tuple[list[str], str]:
-    said = io.StringIO()
-    return run_study(study, console=Console(file=said, width=300), **how).done, said.getvalue()
+    log = io.StringIO()
+    return run_study(study, console=Console(file=log, width=300), **how).done, log.getvalue()
 
 
 @pytest.fixture
@@ -102,9 +102,9 @@ def test_a_result_chosen_without_a_search_is_made_again(searching: Study) -> Non
     lacking = result.model_copy(update={"search": search})
     predictions = store.read_table(searching.folder, result.id)
     store.save(searching.folder, lacking, predictions, lambda at: at.write_bytes(b""))
-    done, said = go(searching)
+    done, log = go(searching)
     assert done == [result.id]
-    assert "its rate was chosen without all its searches" in said
+    assert "its rate was chosen without all its searches" in log
     assert store.read_run(folder).search == result.search
 
 
@@ -115,21 +115,21 @@ def test_a_run_replaced_while_it_is_read_is_not_set_aside(
     go(study)
     (record,) = store.read_runs(study.folder)
     predictions = store.read_table(study.folder, record.id)
-    real, asked = files.sha256_of, []
+    real, hashed = files.sha256_of, []
 
     def replaced_meanwhile(file: Path) -> str:
         digest = real(file)
-        if not asked:  # another process puts the run's fresh files in place between two reads
-            asked.append(file)
+        if not hashed:  # another process puts the run's fresh files in place between two reads
+            hashed.append(file)
             fresh = predictions.with_columns(prediction=predictions["prediction"] + "!")
             store.save(study.folder, record, fresh)
         return digest
 
     # checksums.json is the old one's, the files after the first are the new one's.
     monkeypatch.setattr(files, "sha256_of", replaced_meanwhile)
-    done, said = go(study)
-    assert asked
-    assert (done, "set aside" in said) == ([], False)
+    done, log = go(study)
+    assert hashed
+    assert (done, "set aside" in log) == ([], False)
     assert store.read_table(study.folder, record.id)["prediction"][0].endswith("!")
 
 
@@ -157,5 +157,5 @@ def test_what_cannot_be_read_is_not_damaged(
         assert "cannot be read" in problem
     assert store.finished(study.folder) == {run.id}
     assert go(study)[0] == []
-    with RunLocks(study.folder).acquire(run.id) as mine:
-        assert mine
+    with RunLocks(study.folder).acquire(run.id) as ours:
+        assert ours

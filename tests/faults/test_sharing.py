@@ -41,14 +41,14 @@ def test_two_processes_share_a_study_out(model: Path, tmp_path: Path, outcome: O
         for name in ("shared", "alone")
     )  # fmt: skip
     both = [start(shared), start(shared)]
-    said = log_of(shared.folder)
-    assert [ended(process) for process in both] == [0, 0], said.read_text(encoding="utf-8")
+    log = log_of(shared.folder)
+    assert [ended(process) for process in both] == [0, 0], log.read_text(encoding="utf-8")
     ids = set(run_study(alone, console=Console(quiet=True)).done)
     assert store.finished(shared.folder) == ids
     assert len(ids) == 2 * 2 + 2 * 2 + 1
-    lines = said.read_text(encoding="utf-8").splitlines()
-    made = [line for line in lines if line.startswith("[")]
-    assert len(made) == len(ids), "a run was made twice"
+    lines = log.read_text(encoding="utf-8").splitlines()
+    matching = [line for line in lines if line.startswith("[")]
+    assert len(matching) == len(ids), "a run was made twice"
     assert the_same(shared.folder, alone.folder)
     outcome("two processes on one store", f"{len(ids)} runs, each executed once; same bytes as one process")
 
@@ -83,17 +83,17 @@ def test_one_run_that_two_processes_want(
 ) -> None:
     """The second waits for the first, and makes the run itself where the first is killed."""
     shared, alone = one_run(model, tmp_path / "shared"), one_run(model, tmp_path / "alone")
-    said = log_of(shared.folder)
+    log = log_of(shared.folder)
     first = start(shared, partial(slowly, 60 if first_dies else 0.3))
-    wait_for(said, "[1/1]")
+    wait_for(log, "[1/1]")
     second = start(shared)
-    wait_for(said, "waiting for 1 runs that other processes are making")
+    wait_for(log, "waiting for 1 runs that other processes are making")
     if first_dies:
         first.kill()
     assert [ended(first), ended(second)] == [-signal.SIGKILL if first_dies else 0, 0]
     run_study(alone, console=Console(quiet=True))
     assert the_same(shared.folder, alone.folder)
-    lines = said.read_text(encoding="utf-8").splitlines()
+    lines = log.read_text(encoding="utf-8").splitlines()
     assert len([line for line in lines if line.startswith("[1/1]")]) == 1 + first_dies
     if first_dies:
         outcome("killed while another process waits for its run", "the other process executes it; same bytes")
@@ -109,20 +109,20 @@ def two_versions(folder: Path) -> tuple[RunRecord, dict[str, pl.DataFrame]]:
 
 def read_version(folder: Path, run: RunRecord, versions: dict[str, pl.DataFrame]) -> str:
     """Which version a reader sees; both runs are there in either."""
-    found = api.results(folder)
-    assert len(found.runs) == 2
+    outcome = api.results(folder)
+    assert len(outcome.runs) == 2
     return next(
         name
         for name, table in versions.items()
-        if found.predictions.filter(run=run.id).drop("run").equals(table)
+        if outcome.predictions.filter(run=run.id).drop("run").equals(table)
     )
 
 
 def read_all(folder: Path) -> int:
     """Read what a report reads; how many runs there are."""
-    found = api.results(folder)
-    assert set(found.predictions["run"]) == set(found.scores["run"]) == {run.id for run in found.runs}
-    return len([found.source.texts(run.id) for run in found.runs])
+    outcome = api.results(folder)
+    assert set(outcome.predictions["run"]) == set(outcome.scores["run"]) == {run.id for run in outcome.runs}
+    return len([outcome.source.texts(run.id) for run in outcome.runs])
 
 
 def test_a_run_is_replaced_in_one_step(tmp_path: Path) -> None:

@@ -53,8 +53,8 @@ BENCHMARKS = {
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_each_benchmarks_languages_are_distinct_rows(name):
     codes, count = BENCHMARKS[name]
-    found = {find(code).code for code in codes.split()}
-    assert len(found) == len(codes.split()) == count
+    canonical = {find(code).code for code in codes.split()}
+    assert len(canonical) == len(codes.split()) == count
 
 
 def test_belebeles_codes_are_kept_exactly():
@@ -64,8 +64,8 @@ def test_belebeles_codes_are_kept_exactly():
 def test_every_language_of_num2words_is_found():
     num2words = pytest.importorskip("num2words")
     for code in num2words.CONVERTER_CLASSES:
-        found = find(code).code
-        assert found == code.split("_")[0] or (code, found) in {("no", "nb"), ("kz", "kk")}
+        canonical = find(code).code
+        assert canonical == code.split("_")[0] or (code, canonical) in {("no", "nb"), ("kz", "kk")}
 
 
 def test_every_cldr_locale_with_territory_names_is_found_in_its_script():

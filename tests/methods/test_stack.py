@@ -109,6 +109,7 @@ def test_weights_that_fit_one_method_alone_change_nothing(tiny_lm):
         ([{"name": "few-shot"}, "lora"], "few-shot cannot be in one"),
         (["lora", {"stack": ["ia3", "prefix"]}], "needs its name"),
         (["lora", "stack"], "stack cannot be in one"),
+        (["lora", "mad-x"], "mad-x cannot be in one"),
         (["lora"], "at least 2 items"),
         (["lora", "prefixx"], 'unknown method "prefixx"'),
         (["lora", {"name": "prefix", "lenth": 3}], 'unknown key "lenth" in method prefix of a stack'),

@@ -131,5 +131,5 @@ def test_chrf_of_random_strings_is_sacrebleus() -> None:
         golds = [[text() for _ in range(4)] for _ in range(draw.randint(1, 3))]
         written = [gold[: draw.randint(0, 12)] if draw.random() < 0.6 else text() for gold in golds[0]]
         sums = [CORPUS["chrf"].sums(a, g, ()) for a, *g in zip(written, *golds, strict=True)]
-        found = float(CORPUS["chrf"].value(np.sum(sums, axis=0)))
-        assert 100 * found == pytest.approx(metric.corpus_score(written, golds).score, rel=1e-9)
+        actual = float(CORPUS["chrf"].value(np.sum(sums, axis=0)))
+        assert 100 * actual == pytest.approx(metric.corpus_score(written, golds).score, rel=1e-9)

@@ -17,12 +17,14 @@ def test_equals_the_published_definition_on_10000_pairs_in_12_scripts():
     scores = []
     for index, (script, answer, golds) in enumerate(pairs(10_000, seed=1)):
         language = LANGUAGES[index % len(LANGUAGES)]
-        said = published_mlqa(answer, language)
+        published = published_mlqa(answer, language)
         accepted = [published_mlqa(gold, language) for gold in golds]
-        assert normalise(answer, language) == " ".join(said), (language, script, answer)
-        assert exact_match(answer, golds, language) == float(said in accepted), (language, answer, golds)
+        assert normalise(answer, language) == " ".join(published), (language, script, answer)
+        assert exact_match(answer, golds, language) == float(published in accepted), (language, answer, golds)
         score = f1(answer, golds, language)
-        assert score == pytest.approx(float(max(published_f1(said, gold) for gold in accepted)), abs=1e-12)
+        assert score == pytest.approx(
+            float(max(published_f1(published, gold) for gold in accepted)), abs=1e-12
+        )
         scores.append((script, language, score))
     assert len({(script, language) for script, language, _ in scores}) == len(WORDS) * len(LANGUAGES)
     for script in WORDS:

@@ -9,11 +9,13 @@ from crosstune.metrics.squad import exact_match, f1, normalise
 def test_equals_the_published_definition_on_10000_pairs_in_12_scripts():
     scores = []
     for script, answer, golds in pairs(10_000):
-        said, accepted = published_squad(answer), [published_squad(gold) for gold in golds]
-        assert normalise(answer) == " ".join(said), (script, answer)
-        assert exact_match(answer, golds) == float(said in accepted), (script, answer, golds)
+        published, accepted = published_squad(answer), [published_squad(gold) for gold in golds]
+        assert normalise(answer) == " ".join(published), (script, answer)
+        assert exact_match(answer, golds) == float(published in accepted), (script, answer, golds)
         score = f1(answer, golds)
-        assert score == pytest.approx(float(max(published_f1(said, gold) for gold in accepted)), abs=1e-12)
+        assert score == pytest.approx(
+            float(max(published_f1(published, gold) for gold in accepted)), abs=1e-12
+        )
         scores.append((script, score))
     assert {script for script, _ in scores} == set(WORDS)
     for script in WORDS:

@@ -71,9 +71,9 @@ def compare(layout, seen, inputs, rtol=1e-9):
     torch.testing.assert_close(out, wanted, rtol=rtol, atol=rtol)
     leaves = [q, k, v, *(stood or ())]
     up = torch.randn(out.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    found = torch.autograd.grad(out, leaves, up.to(out.dtype))
-    for mine, right in zip(found, torch.autograd.grad(wanted, leaves, up.to(out.dtype)), strict=True):
-        torch.testing.assert_close(mine, right, rtol=rtol, atol=rtol)
+    gradients = torch.autograd.grad(out, leaves, up.to(out.dtype))
+    for ours, right in zip(gradients, torch.autograd.grad(wanted, leaves, up.to(out.dtype)), strict=True):
+        torch.testing.assert_close(ours, right, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("heads", [(4, 2), (3, 1), (2, 2)])
@@ -169,7 +169,7 @@ def test_nothing_passes_from_a_text_to_another_not_even_what_is_no_number(number
     start = sum(LENGTHS[:number])
     inside = torch.zeros(sum(LENGTHS), dtype=torch.bool)
     inside[start : start + LENGTHS[number]] = True
-    found = []
+    results = []
     for spoilt in (False, True):
         q, k, v, _ = line(0, 0, dtype=torch.float32)
         up = torch.randn(1, len(inside), 4, 8, generator=torch.Generator().manual_seed(5))
@@ -178,8 +178,8 @@ def test_nothing_passes_from_a_text_to_another_not_even_what_is_no_number(number
                 x.data[:, :, inside] = torch.nan
             up[:, inside] = torch.nan
         out = attend(PaddingFreeBatch(LENGTHS), q, k, v, SCALE)
-        found.append([out[0], *(g[0].transpose(0, 1) for g in torch.autograd.grad(out, (q, k, v), up))])
-    for clean, spoilt in zip(*found, strict=True):
+        results.append([out[0], *(g[0].transpose(0, 1) for g in torch.autograd.grad(out, (q, k, v), up))])
+    for clean, spoilt in zip(*results, strict=True):
         assert torch.equal(clean[~inside], spoilt[~inside])
         assert spoilt[inside].isnan().all()
 
@@ -212,9 +212,9 @@ def test_bfloat16_stays_as_near_as_its_rounding(shared_prefix):
         (wanted, *torch.autograd.grad(wanted, exact, up.double())),
         strict=True,
     )
-    for mine, right in pairs:
-        assert mine.dtype == torch.bfloat16
-        assert float((mine.double() - right).detach().norm() / right.detach().norm()) < 1e-2
+    for ours, right in pairs:
+        assert ours.dtype == torch.bfloat16
+        assert float((ours.double() - right).detach().norm() / right.detach().norm()) < 1e-2
 
 
 def test_the_same_bits_again_and_a_plan_made_once():
@@ -224,10 +224,10 @@ def test_the_same_bits_again_and_a_plan_made_once():
     assert torch.equal(out, again)
     # In a model all layers ask, each by the mask of its window.
     whole, wide, narrow = (pattern_of(layout.mask(window)) for window in (None, 500, 7))
-    made = [one.plan(5, 2, 2, torch.bfloat16) for one in (layout, whole, wide, narrow)]
-    assert made[0] is made[1] is made[2]
-    assert made[3] is not made[0]
-    assert layout.behind(2).plan(5, 2, 2, torch.bfloat16) is not made[0]
+    plans = [one.plan(5, 2, 2, torch.bfloat16) for one in (layout, whole, wide, narrow)]
+    assert plans[0] is plans[1] is plans[2]
+    assert plans[3] is not plans[0]
+    assert layout.behind(2).plan(5, 2, 2, torch.bfloat16) is not plans[0]
 
 
 def price(runs, lengths, shared):

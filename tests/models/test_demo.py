@@ -174,15 +174,15 @@ def test_asked_for_at_once_it_is_made_once(tiny, monkeypatch):
         convert(gguf, target)
 
     monkeypatch.setattr(demo, "_convert", slow)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(prepare(NAME))) for _ in range(4)]
+    folders = []
+    threads = [threading.Thread(target=lambda: folders.append(prepare(NAME))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(tiny) == 1
-    assert len(found) == 4
-    assert len(set(found)) == 1
+    assert len(folders) == 4
+    assert len(set(folders)) == 1
 
 
 @pytest.mark.parametrize(("missing", "message"), [("gguf", r"crosstune\[demo\]"), ("pip", "no pip")])

@@ -71,10 +71,10 @@ def test_avx512_bf16_without_amx_is_enough_on_amd_alone(monkeypatch, vendor, exp
 
 
 def test_the_vendor_is_read_from_the_system():
-    found = Path("/proc/cpuinfo")
-    if not found.exists() or "vendor_id" not in found.read_text():
+    file = Path("/proc/cpuinfo")
+    if not file.exists() or "vendor_id" not in file.read_text():
         pytest.skip("no vendor_id in /proc/cpuinfo here")
-    assert module._cpu_vendor().split(":")[1].strip() in found.read_text()
+    assert module._cpu_vendor().split(":")[1].strip() in file.read_text()
 
 
 def test_cpu_check_survives_a_torch_without_the_helpers(monkeypatch):
@@ -88,6 +88,6 @@ def test_arm_bf16(monkeypatch, architecture, expected):
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
     monkeypatch.setattr(torch._C, "_has_mkldnn", True)
-    found = {"architecture": architecture, "bf16": True}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    capabilities = {"architecture": architecture, "bf16": True}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
     assert module._cpu_has_bf16() is expected

@@ -44,23 +44,23 @@ class Card:
         # The cache of a trial that was made before it is not counted.
         self.most, before = 0, self.cache
         work()
-        found = self.most - (before if self.cache == before else 0)
-        self.measured.append(found)
+        bytes_held = self.most - (before if self.cache == before else 0)
+        self.measured.append(bytes_held)
         self.most = self.cache = 0
-        return found
+        return bytes_held
 
 
 @contextmanager
 def card(lm, monkeypatch, nbytes):
-    made = Card(lm, nbytes)
-    handle = lm.decoder.register_forward_pre_hook(made.forward, with_kwargs=True)
+    gpu = Card(lm, nbytes)
+    handle = lm.decoder.register_forward_pre_hook(gpu.forward, with_kwargs=True)
     with monkeypatch.context() as patch:
         patch.setattr(fitting, "measures", lambda lm: True)
         patch.setattr(fitting, "WORTH", 50)
-        patch.setattr(fitting, "peak", made.peak)
+        patch.setattr(fitting, "peak", gpu.peak)
         patch.setattr(fitting, "free", lambda device: nbytes)
-        patch.setattr(choose, "DecodingCache", made.slots)
-        yield made
+        patch.setattr(choose, "DecodingCache", gpu.slots)
+        yield gpu
     handle.remove()
 
 
@@ -75,53 +75,53 @@ def test_answers_take_what_a_pass_leaves(case, monkeypatch):
     for rows in (20, 11):
         nbytes = (FIXED + EACH * 100 + 2 * FIXED + rows * (row_bytes(lm, columns) + beside)) / SHARE
         passes = TokenLimit(100)
-        with card(lm, monkeypatch, nbytes) as made:
+        with card(lm, monkeypatch, nbytes) as gpu:
             assert generate(lm, PROMPTS, 5, (), passes=passes) == wanted
         assert passes.limit == 100
         # All four trials, and then no more rows than fit; a soft prompt's tokens are read beside the limit.
-        assert len(made.measured) == 4
-        assert abs(max(made.rows[4:]) - rows) <= 1
-        assert made.most <= SHARE * nbytes + EACH * 100
+        assert len(gpu.measured) == 4
+        assert abs(max(gpu.rows[4:]) - rows) <= 1
+        assert gpu.most <= SHARE * nbytes + EACH * 100
 
 
 def test_a_pass_that_does_not_fit_is_smaller(monkeypatch):
-    lm, said = make_lm("qwen3"), []
+    lm, messages = make_lm("qwen3"), []
     wanted = score_choices(lm, ITEMS, EvaluateSettings())
-    passes = TokenLimit(8192, note=said.append)
-    with card(lm, monkeypatch, (FIXED + EACH * 90) / SHARE) as made:
-        found = score_choices(lm, ITEMS, EvaluateSettings(), passes=passes)
-        assert FIXED + EACH * 60 < made.most <= FIXED + EACH * 90
+    passes = TokenLimit(8192, note=messages.append)
+    with card(lm, monkeypatch, (FIXED + EACH * 90) / SHARE) as gpu:
+        scores = score_choices(lm, ITEMS, EvaluateSettings(), passes=passes)
+        assert FIXED + EACH * 60 < gpu.most <= FIXED + EACH * 90
     assert 85 <= passes.limit <= 90
-    assert len(made.measured) == 2
-    assert said == [f"  about {passes.limit} tokens at once fit in the memory of cpu in evaluation"]
-    for one, other in zip(found, wanted, strict=True):
+    assert len(gpu.measured) == 2
+    assert messages == [f"  about {passes.limit} tokens at once fit in the memory of cpu in evaluation"]
+    for one, other in zip(scores, wanted, strict=True):
         assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_measured_once_and_never_more_than_asked_for(monkeypatch):
     lm, passes = make_lm("llama"), TokenLimit(100)
-    with card(lm, monkeypatch, 1e9) as made:
+    with card(lm, monkeypatch, 1e9) as gpu:
         score_choices(lm, ITEMS, EvaluateSettings(), passes=passes)
         score_choices(lm, ITEMS, EvaluateSettings(), passes=passes)
-    assert (passes.limit, len(made.measured)) == (100, 2)
+    assert (passes.limit, len(gpu.measured)) == (100, 2)
     few = TokenLimit(100)
-    with card(lm, monkeypatch, 1e9) as made:
+    with card(lm, monkeypatch, 1e9) as gpu:
         score_choices(lm, ITEMS[:2], EvaluateSettings(), passes=few)
-    assert (few.measured, made.measured) == (False, [])
+    assert (few.measured, gpu.measured) == (False, [])
 
 
 def test_trials_that_fail_leave_all_as_set(monkeypatch):
     lm, passes = make_lm("llama"), TokenLimit(100)
     wanted = generate(lm, PROMPTS, 5, ())
-    with card(lm, monkeypatch, 1e9) as made:
+    with card(lm, monkeypatch, 1e9) as gpu:
 
         def fails(device, work):
-            made.measured.append(None)
+            gpu.measured.append(None)
             raise RuntimeError("CUDA out of memory")
 
         monkeypatch.setattr(fitting, "peak", fails)
         assert generate(lm, PROMPTS, 5, (), passes=passes) == wanted
-    assert (passes.limit, passes.cached, len(made.measured)) == (100, CACHED, 1)
+    assert (passes.limit, passes.cached, len(gpu.measured)) == (100, CACHED, 1)
 
 
 def test_a_stopped_evaluation_goes_on_with_what_was_measured(monkeypatch, tmp_path):
@@ -148,9 +148,9 @@ def test_a_stopped_evaluation_goes_on_with_what_was_measured(monkeypatch, tmp_pa
         with pytest.raises(Killed):
             go(tmp_path / "stopped", before, dies)
     # With more memory than before.
-    with card(lm, monkeypatch, 1e9) as made:
+    with card(lm, monkeypatch, 1e9) as gpu:
         assert go(tmp_path / "stopped", after) == wanted
-    assert made.measured == []
+    assert gpu.measured == []
     assert 0 < before.cached < CACHED
     assert (after.cached, after.limit) == (before.cached, before.limit)
 
@@ -158,19 +158,19 @@ def test_a_stopped_evaluation_goes_on_with_what_was_measured(monkeypatch, tmp_pa
 # --- on a CPU ---------------------------------------------------------------------------------------
 
 
-def at_once(lm, monkeypatch, there, tokens=200):
+def at_once(lm, monkeypatch, available, tokens=200):
     """Answers, how many are written at once, what was said, and the passes, with so much memory at hand."""
-    rows, said = [], []
+    rows, messages = [], []
 
     def slots(lm, count, columns):
         rows.append(count)
         return DecodingCache(lm, count, columns)
 
-    passes = TokenLimit(tokens, note=said.append)
+    passes = TokenLimit(tokens, note=messages.append)
     with monkeypatch.context() as patch:
-        patch.setattr(machine, "at_hand", lambda: there)
+        patch.setattr(machine, "at_hand", lambda: available)
         patch.setattr(choose, "DecodingCache", slots)
-        return generate(lm, PROMPTS, 5, (), passes=passes), max(rows), said, passes
+        return generate(lm, PROMPTS, 5, (), passes=passes), max(rows), messages, passes
 
 
 @pytest.mark.skipif(make_lm("llama").device.type != "cpu", reason="what a CPU does")
@@ -179,15 +179,15 @@ def test_memory_at_hand_matters_only_where_the_cache_is_more(monkeypatch):
     lm = make_lm("llama")
     row = row_bytes(lm, LONGEST)
     set_ = CACHED * 200 // LONGEST
-    for there in (None, 2**40, int(set_ * row / SHARE) + row):
-        found = at_once(lm, monkeypatch, there)
-        assert (found[1], found[2], found[3].cached) == (set_, [], CACHED)
+    for available in (None, 2**40, int(set_ * row / SHARE) + row):
+        actual = at_once(lm, monkeypatch, available)
+        assert (actual[1], actual[2], actual[3].cached) == (set_, [], CACHED)
     less = at_once(lm, monkeypatch, int(15.5 * row / SHARE))
-    assert less[0] == found[0]
+    assert less[0] == actual[0]
     assert (less[1], less[2]) == (15, ["  15 answers at once fit in the memory of cpu in evaluation"])
     # So little that a pass has to be smaller too.
     least = at_once(lm, monkeypatch, int(2.5 * row / SHARE))
-    assert (least[0], least[1], least[3].limit) == (found[0], 2, 2 * LONGEST)
+    assert (least[0], least[1], least[3].limit) == (actual[0], 2, 2 * LONGEST)
 
 
 @pytest.mark.parametrize("case", SCORED)
@@ -199,14 +199,14 @@ def test_bytes_of_a_row(case, family):
 
 
 def test_memory_that_linux_and_a_container_leave(monkeypatch, tmp_path):
-    said = tmp_path / "meminfo"
-    monkeypatch.setattr(machine, "_MEMORY", said)
+    file = tmp_path / "meminfo"
+    monkeypatch.setattr(machine, "_MEMORY", file)
     monkeypatch.setattr(machine, "_GROUP", tmp_path)
     assert machine.at_hand() is None
-    said.write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    6000 kB\n")
+    file.write_text("MemTotal:  9000 kB\nMemFree:  10 kB\nMemAvailable:    6000 kB\n")
     assert machine.at_hand() == 6000 * 1024
-    for limit, there in (("max", 6000 * 1024), ("5000", 2500), ("90000000", 6000 * 1024)):
+    for limit, available in (("max", 6000 * 1024), ("5000", 2500), ("90000000", 6000 * 1024)):
         (tmp_path / "memory.max").write_text(limit + "\n")
         (tmp_path / "memory.current").write_text("3000\n")
         (tmp_path / "memory.stat").write_text("anon 2400\ninactive_file 500\n")
-        assert machine.at_hand() == there
+        assert machine.at_hand() == available

@@ -59,12 +59,12 @@ def test_equals_text_by_text(monkeypatch, shared_prefix, front, window):
     wanted = ragged.attend(PaddingFreeBatch(LENGTHS, shared_prefix, window=window), q, k, v, 0.3, stood)
     line = pattern_of(VarlenBatch(LENGTHS).behind(shared_prefix).mask(window))
     assert isinstance(line, VarlenBatch)
-    found = packed.attend(line, q, k, v, 0.3, stood)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    for mine, right in zip(
-        torch.autograd.grad(found, inputs, up), torch.autograd.grad(wanted, inputs, up), strict=True
+    outputs = packed.attend(line, q, k, v, 0.3, stood)
+    torch.testing.assert_close(outputs, wanted, rtol=1e-5, atol=1e-6)
+    for ours, right in zip(
+        torch.autograd.grad(outputs, inputs, up), torch.autograd.grad(wanted, inputs, up), strict=True
     ):
-        torch.testing.assert_close(mine, right, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
 
 
 def test_a_prefix_and_a_window_do_not_meet_the_kernel(monkeypatch):
@@ -240,12 +240,12 @@ def test_the_kernel_is_called_by_the_signature_that_this_pytorch_has(monkeypatch
     inputs = (q, k, v, *(stood or ()))
     up = numbers(1, tokens, 4, 8, seed=9).detach()
     wanted = ragged.attend(PaddingFreeBatch(LENGTHS, shared_prefix, window=window), q, k, v, 0.3, stood)
-    found = packed.attend(line, q, k, v, 0.3, stood)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
-    for mine, right in zip(
-        torch.autograd.grad(found, inputs, up), torch.autograd.grad(wanted, inputs, up), strict=True
+    outputs = packed.attend(line, q, k, v, 0.3, stood)
+    torch.testing.assert_close(outputs, wanted, rtol=1e-5, atol=1e-6)
+    for ours, right in zip(
+        torch.autograd.grad(outputs, inputs, up), torch.autograd.grad(wanted, inputs, up), strict=True
     ):
-        torch.testing.assert_close(mine, right, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours, right, rtol=1e-4, atol=1e-5)
 
 
 def test_where_texts_are_packed(monkeypatch):

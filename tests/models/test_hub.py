@@ -104,13 +104,13 @@ def test_errors_are_one_line_and_say_what_to_do(client, save_tiny):
         f"{OWNER}/pickled": "holds no model.safetensors",
         f"{OWNER}/notes": "not a transformers model",
     }
-    said = client.load(*cases)
-    said += client.load(f"{OWNER}/tiny", HF_HUB_OFFLINE="1")
+    log = client.load(*cases)
+    log += client.load(f"{OWNER}/tiny", HF_HUB_OFFLINE="1")
     messages = [*cases.items(), (f"{OWNER}/tiny", "HF_HUB_OFFLINE is set")]
-    assert len(said) == len(messages)
-    for line, (request, message) in zip(said, messages, strict=True):
+    assert len(log) == len(messages)
+    for line, (request, answer) in zip(log, messages, strict=True):
         assert line.startswith(f"UserError: {request.partition('@')[0]}"), line
-        assert message in line
+        assert answer in line
 
 
 @pytest.mark.parametrize(

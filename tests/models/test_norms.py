@@ -24,7 +24,7 @@ def test_same_bits_forward_and_the_true_gradient(family, dtype):
             norm.weight.add_(torch.randn_like(norm.weight) * 0.3)
         x = torch.randn(2, 5, norm.weight.shape[0], device=DEVICE, dtype=dtype) * 3
         grad = torch.randn_like(x)
-        found = []
+        gradients = []
         for fused in (False, True):
             leaf = x.clone().requires_grad_()
             if fused:
@@ -34,13 +34,13 @@ def test_same_bits_forward_and_the_true_gradient(family, dtype):
             else:
                 out = norm(leaf)
             out.backward(grad)
-            found.append((out, leaf.grad))
-        assert torch.equal(found[0][0], found[1][0])
+            gradients.append((out, leaf.grad))
+        assert torch.equal(gradients[0][0], gradients[1][0])
         exact = x.double().requires_grad_()
         eps = getattr(norm, "eps", None) or norm.variance_epsilon
         weight = norm.weight.double() + (1 if family == "gemma3" else 0)
         (exact * torch.rsqrt(exact.pow(2).mean(-1, keepdim=True) + eps) * weight).backward(grad.double())
-        errors = [float((g.double() - exact.grad).norm() / exact.grad.norm()) for _, g in found]
+        errors = [float((g.double() - exact.grad).norm() / exact.grad.norm()) for _, g in gradients]
         assert errors[1] < (1e-6 if dtype == torch.float32 else 4e-3)
         assert errors[1] <= 1.1 * errors[0] + 1e-8
 
@@ -85,18 +85,18 @@ def test_rotation_has_the_same_bits_and_the_true_gradient(family, dtype):
     # Heads stand behind tokens in memory, as a model hands them over. Sines whose halves differ: no symmetry.
     q, k = some(2, 7, 4, 16).transpose(1, 2), some(2, 7, 2, 16).transpose(1, 2)
     cos, sin, up = some(2, 7, 16), some(2, 7, 16), (some(2, 4, 7, 16), some(2, 2, 7, 16))
-    found = []
+    results = []
     for inside in (False, True):
         leaves = [x.clone().requires_grad_() for x in (q, k)]
         with fused_parts(model) if inside else nullcontext():
             assert (file.apply_rotary_pos_emb is plain) != inside
             out = file.apply_rotary_pos_emb(*leaves, cos, sin)
-        found.append((out, torch.autograd.grad(out, leaves, up)))
+        results.append((out, torch.autograd.grad(out, leaves, up)))
     assert file.apply_rotary_pos_emb is plain
-    for mine, right in zip(found[1][0], found[0][0], strict=True):
-        assert torch.equal(mine, right)
-    for mine, right in zip(found[1][1], found[0][1], strict=True):
-        torch.testing.assert_close(mine, right, rtol=1e-6, atol=1e-6 if dtype == torch.float32 else 2e-2)
+    for ours, right in zip(results[1][0], results[0][0], strict=True):
+        assert torch.equal(ours, right)
+    for ours, right in zip(results[1][1], results[0][1], strict=True):
+        torch.testing.assert_close(ours, right, rtol=1e-6, atol=1e-6 if dtype == torch.float32 else 2e-2)
 
 
 def test_a_rotation_of_another_kind_is_left_alone(monkeypatch):

@@ -14,12 +14,12 @@ def test_prompts_are_tokenised_once(tiny_lm, monkeypatch: pytest.MonkeyPatch):
     lm = tiny_lm("llama")
     texts = ["the tin", "yes", "the tin", ""]
     wanted = lm.tokenizer(texts)["input_ids"]
-    asked: list[str] = []
+    requested: list[str] = []
     real = lm.tokenizer
 
     class Counting:
         def __call__(self, some):
-            asked.extend(some)
+            requested.extend(some)
             return real(some)
 
     lm.tokens = Tokens(Counting(), lm.geometry.vocabulary, None)
@@ -27,13 +27,13 @@ def test_prompts_are_tokenised_once(tiny_lm, monkeypatch: pytest.MonkeyPatch):
     assert first == wanted
     first[0].append(9)  # the caller's own
     assert lm.tokens.prompts([*texts, "in"]) == [*wanted, *real(["in"])["input_ids"]]
-    assert asked == ["the tin", "yes", "", "in"]
+    assert requested == ["the tin", "yes", "", "in"]
     assert lm.tokens.prompts([]) == []
     # No more than so many are kept.
     monkeypatch.setattr(tokens, "TOKENS_KEPT", 1)
     assert lm.tokens.prompts(["he", "yes"]) == real(["he", "yes"])["input_ids"]
     lm.tokens.prompts(["he"])
-    assert asked.count("he") == 2
+    assert requested.count("he") == 2
 
 
 def closed(tokenizer):

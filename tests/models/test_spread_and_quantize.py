@@ -47,12 +47,12 @@ def spread_lm(family: str) -> LanguageModel:
 
     class Hook(AlignDevicesHook):
         def init_hook(self, module: torch.nn.Module) -> torch.nn.Module:
-            for each in module.modules():
-                for name, tensor in each._parameters.items():
+            for part in module.modules():
+                for name, tensor in part._parameters.items():
                     if tensor is not None:
-                        each._parameters[name] = torch.nn.Parameter(tensor.to(self.execution_device), False)
-                for name, tensor in each._buffers.items():
-                    each._buffers[name] = None if tensor is None else tensor.to(self.execution_device)
+                        part._parameters[name] = torch.nn.Parameter(tensor.to(self.execution_device), False)
+                for name, tensor in part._buffers.items():
+                    part._buffers[name] = None if tensor is None else tensor.to(self.execution_device)
             return module
 
     config = CONFIGS[family]()
@@ -117,7 +117,10 @@ def test_a_prompt_on_the_wrong_gpu_is_noticed() -> None:
 @pytest.mark.skipif(GPUS < 2, reason="needs two GPUs")
 def test_two_gpus_give_what_one_gives(tmp_path: Path) -> None:
     folder = str(save_model(tmp_path / "m"))
-    lms = [load(folder, device="cuda", dtype="float32", device_map=each) for each in (None, "balanced")]
+    lms = [
+        load(folder, device="cuda", dtype="float32", device_map=device_map)
+        for device_map in (None, "balanced")
+    ]
     assert len({lms[1].layer_device(i) for i in range(2)}) == 2
     losses = []
     for lm in lms:
@@ -132,7 +135,8 @@ def test_a_map_of_one_device_changes_nothing(tmp_path: Path) -> None:
     folder = str(save_model(tmp_path / "m"))
     ids = torch.arange(5)[None]
     plain, mapped = (
-        load(folder, device="cpu", dtype="float32", device_map=each) for each in (None, {"": "cpu"})
+        load(folder, device="cpu", dtype="float32", device_map=device_map)
+        for device_map in (None, {"": "cpu"})
     )
     assert torch.equal(plain.hidden(ids), mapped.hidden(ids))
 
@@ -178,8 +182,8 @@ def test_every_method_trains_on_packed_weights(bits: str, tmp_path: Path) -> Non
         method.detach()
         # The same from the start, activations computed anew in the backward pass.
         method.attach(lm, seed=3)
-        asked = TrainSettings(steps=8, batch_size=4, learning_rate=1e-2, gradient_checkpointing=True)
-        again = train(method, rows, asked).curve
+        settings = TrainSettings(steps=8, batch_size=4, learning_rate=1e-2, gradient_checkpointing=True)
+        again = train(method, rows, settings).curve
         assert [p["loss"] for p in again] == pytest.approx([p["loss"] for p in curve], rel=1e-4), case
         with torch.no_grad():
             plain = lm.hidden(ids)
@@ -242,8 +246,8 @@ def test_bits_make_another_run_and_places_do_not(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_study_in_4_bits(tmp_path: Path) -> None:
     model = save_model(tmp_path / "m")
-    asked = study_of(model, tmp_path / "s", tasks=["number-words"], methods=["lora"], quantize="4bit")
-    run_study(Study(**asked), console=Console(file=io.StringIO()))
+    spec = study_of(model, tmp_path / "s", tasks=["number-words"], methods=["lora"], quantize="4bit")
+    run_study(Study(**spec), console=Console(file=io.StringIO()))
     run = read_runs(tmp_path / "s")[0]
     assert (run.quantize, run.device_map) == ("4bit", None)
     assert predict(tmp_path / "s" / run.id, "17", device="cpu").prompt

@@ -15,11 +15,11 @@ def weights(lm):
 
 @pytest.fixture
 def lm(tiny_lm, family):
-    found = tiny_lm(family)
-    if found.device.type != "cpu":
+    lm = tiny_lm(family)
+    if lm.device.type != "cpu":
         pytest.skip("blocks are for a CPU")
-    found.model.to(torch.bfloat16)
-    return found
+    lm.model.to(torch.bfloat16)
+    return lm
 
 
 @pytest.mark.parametrize("case", ["none", "lora"])
@@ -33,8 +33,8 @@ def test_same_bits_and_weights_come_back(lm, case):
             wanted = [lm.logits(lm.hidden(ids).flatten(0, 1)) for ids in texts]
             with packed_weights(lm):
                 assert not any(layer.mlp.up_proj.weight.numel() for layer in lm.decoder.layers)
-                found = [lm.logits(lm.hidden(ids).flatten(0, 1)) for ids in texts]
-        assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
+                outputs = [lm.logits(lm.hidden(ids).flatten(0, 1)) for ids in texts]
+        assert all(torch.equal(a, b) for a, b in zip(wanted, outputs, strict=True))
         after = weights(lm)
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)

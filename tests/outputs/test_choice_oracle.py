@@ -12,20 +12,20 @@ from tiny_models import SCORED, VOCABULARY, WINDOW, attach, make_lm, near, rando
 
 def items() -> list[ChoiceItem]:
     """Prompts shorter and longer than the window; labels of 1 to 12 tokens, some starting alike."""
-    made = []
+    items = []
     for i, length in enumerate([3, 11, 6, 25, 1, 17]):
         labels = [random_ids(n, seed=100 * i + n) for n in (1, 4, 2)]
         labels.append([*labels[1][:2], 9, 8])  # shares two tokens with another label
         if i == 3:
             labels.append(random_ids(12, seed=5))
-        made.append(ChoiceItem(random_ids(length, seed=i), tuple(tuple(x) for x in labels)))
-    made.append(ChoiceItem(random_ids(9, seed=50), ((5,), (6,), (7,))))
+        items.append(ChoiceItem(random_ids(length, seed=i), tuple(tuple(x) for x in labels)))
+    items.append(ChoiceItem(random_ids(9, seed=50), ((5,), (6,), (7,))))
     # A passage longer than the window with three questions, one of them twice, labels that begin alike.
     passage = random_ids(3 * WINDOW, seed=51)
     for n in (2, 4, 4, 7):
         labels = ((8, 9, 10), (8, 9, 11, 12), (13,), (8,))
-        made.append(ChoiceItem([*passage, *random_ids(n, seed=52 + n)], labels))
-    return made
+        items.append(ChoiceItem([*passage, *random_ids(n, seed=52 + n)], labels))
+    return items
 
 
 def one_at_a_time(logits_of, item: ChoiceItem, choices: str) -> torch.Tensor:
@@ -56,12 +56,12 @@ def test_equals_one_label_at_a_time(tiny_lm, family, case, choices, longest, mon
         for tokens in (1, 60, 10_000):  # every item alone, a few batches, one or two
             settings = EvaluateSettings(choices=choices, tokens_per_pass=tokens)
             told: list[int] = []
-            found = score_choices(lm, items(), settings, tell=told.append)
+            scores = score_choices(lm, items(), settings, tell=told.append)
             assert sum(told) == len(wanted)
             assert (len(told) <= 2) == (tokens == 10_000)
             assert tokens > 1 or told == [1] * len(wanted)
-            for ours, theirs in zip(found, wanted, strict=True):
-                near(f"choices ({choices}) = one label at a time", torch.tensor(ours), theirs, 2e-5)
+            for ours, reference in zip(scores, wanted, strict=True):
+                near(f"choices ({choices}) = one label at a time", torch.tensor(ours), reference, 2e-5)
 
 
 @pytest.mark.parametrize("case", SCORED)
@@ -70,10 +70,10 @@ def test_equals_slow_decoder(tiny_lm, family, case):
     method = attach(lm, case)
     effect = effect_of(method, lm)
     some = [*items()[:4], *items()[-4:]]
-    found = score_choices(lm, some, EvaluateSettings())
-    for item, ours in zip(some, found, strict=True):
-        theirs = one_at_a_time(lambda ids: reference_logits(lm, ids, effect), item, "label")
-        near("choices = slow fp64 decoder", torch.tensor(ours), theirs, 2e-5)
+    scores = score_choices(lm, some, EvaluateSettings())
+    for item, ours in zip(some, scores, strict=True):
+        reference = one_at_a_time(lambda ids: reference_logits(lm, ids, effect), item, "label")
+        near("choices = slow fp64 decoder", torch.tensor(ours), reference, 2e-5)
 
 
 @pytest.mark.parametrize("case", SCORED)
@@ -86,8 +86,8 @@ def test_first_token(tiny_lm, family, case):
         with torch.no_grad():
             return lm.logits(lm.hidden(row(ids))[0]).cpu()
 
-    found = score_choices(lm, some, EvaluateSettings(choices="first-token"))
-    for item, ours in zip(some, found, strict=True):
+    scores = score_choices(lm, some, EvaluateSettings(choices="first-token"))
+    for item, ours in zip(some, scores, strict=True):
         near("choices (first-token)", torch.tensor(ours), one_at_a_time(logits_of, item, "first-token"), 2e-5)
 
 

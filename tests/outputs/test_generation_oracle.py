@@ -165,9 +165,9 @@ def written(lm, texts: list[str], max_tokens: int = 50, stop=("\n",), end: bool 
     )
     trees = [grow([[i + 3] * (100 * i + 1)]) for i in range(len(texts))]
     longest = len(trees[-1].tokens) + max_tokens
-    made = generation._generate(script, trees, max_tokens, stop, rows * longest)
-    assert all(len(ids) <= max_tokens for ids in made)
-    decoded = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in made]
+    written = generation._generate(script, trees, max_tokens, stop, rows * longest)
+    assert all(len(ids) <= max_tokens for ids in written)
+    decoded = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
     return [generation._cut(text, stop).strip() for text in decoded], script.steps
 
 

@@ -31,16 +31,16 @@ def narrow(monkeypatch):
 
 def decode(lm, monkeypatch, recorder, told=None):
     """Answers with recorded steps, four rows at once, and the last stepper's shapes."""
-    made = []
+    steppers = []
 
     def recorded(lm, slots, note=None):
-        made.append(graphs.FixedStep(lm, slots, recorder, None if told is None else told.append))
-        return made[-1]
+        steppers.append(graphs.FixedStep(lm, slots, recorder, None if told is None else told.append))
+        return steppers[-1]
 
     with monkeypatch.context() as patch:
         patch.setattr(generation, "stepper", recorded)
         trees = [grow([p]) for p in PROMPTS]
-        return generation._generate(lm, trees, TOKENS, (), 4 * (30 + TOKENS)), made[-1].recorded
+        return generation._generate(lm, trees, TOKENS, (), 4 * (30 + TOKENS)), steppers[-1].recorded
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3"])

@@ -34,10 +34,10 @@ class Toy(Task):
 
     def examples(self, split: str, language: str) -> list[Example]:
         choices = ("yes", "the end", "in") if self.kind == "choice" else ()
-        made = range(11)
+        numbers = range(11)
         return [
             Example(str(i), language, f"{language} {'the ' * (i * 5 % 11)}{i}:", ("yes",), choices)
-            for i in made
+            for i in numbers
         ]
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
@@ -79,9 +79,9 @@ def go(
 
 @pytest.fixture
 def lm(tiny_lm: Callable[..., Any]) -> Any:
-    made = tiny_lm("gemma3")
-    attach(made, "prefix-hidden")
-    return made
+    model = tiny_lm("gemma3")
+    attach(model, "prefix-hidden")
+    return model
 
 
 @pytest.mark.parametrize("kind", ["choice", "generation"])

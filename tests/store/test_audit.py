@@ -37,9 +37,9 @@ def reseal(folder: Path) -> None:
 def test_a_sound_store(tmp_path: Path) -> None:
     put(tmp_path)
     put(tmp_path, OTHER, kind="search")
-    found = audit(tmp_path)
-    assert (found.results, found.searches, found.problems, found.notes) == (1, 1, (), ())
-    assert found.bytes == sum(file.stat().st_size for file in tmp_path.glob("*/*"))
+    audited = audit(tmp_path)
+    assert (audited.results, audited.searches, audited.problems, audited.notes) == (1, 1, (), ())
+    assert audited.bytes == sum(file.stat().st_size for file in tmp_path.glob("*/*"))
 
 
 @pytest.mark.parametrize("name", ["run.json", "predictions.parquet", "weights.safetensors", "checksums.json"])
@@ -54,9 +54,9 @@ def test_every_file_is_looked_at(tmp_path: Path, name: str, harm: str) -> None:
         file.unlink()
     else:
         file.write_bytes({"flip": content, "cut": content[:-3], "empty": b""}[harm])
-    found = audit(tmp_path)
-    assert found.results == 1
-    (problem,) = found.problems
+    audited = audit(tmp_path)
+    assert audited.results == 1
+    (problem,) = audited.problems
     # A bit flipped in checksums.json accuses the file that it no longer fits.
     assert str(folder) in problem
 
@@ -120,12 +120,12 @@ def test_what_lies_beside_is_named(tmp_path: Path) -> None:
     failures.keep(tmp_path, OTHER, "sib200 · lora · seed 0", UserError("the loss became nan"))
     (tmp_path / store.WORK / OTHER).mkdir(parents=True)
     (tmp_path / f".tmp-{OTHER}-1-aa").mkdir()
-    found = audit(tmp_path)
-    assert found.problems == ()
-    assert [note.partition(":")[0] for note in found.notes] == [
+    audited = audit(tmp_path)
+    assert audited.problems == ()
+    assert [note.partition(":")[0] for note in audited.notes] == [
         "failed", "unfinished", "set aside", "left half-written by a process that was killed"
     ]  # fmt: skip
-    assert "sib200 · lora · seed 0: the loss became nan" in found.notes[0]
+    assert "sib200 · lora · seed 0: the loss became nan" in audited.notes[0]
 
 
 def test_no_store(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def test_plan_and_run_name_the_field(model: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"has no task\.version; .*run the study again"):
         crosstune.results(store)
 
-    said = io.StringIO()
-    summary = run_study(study, console=Console(file=said, width=1000))
+    log = io.StringIO()
+    summary = run_study(study, console=Console(file=log, width=1000))
     assert summary.done == [run.id]
     (aside,) = (store / DAMAGED).iterdir()
-    assert f"is run again: {file}: has no task.version; set aside as {aside}" in said.getvalue()
+    assert f"is run again: {file}: has no task.version; set aside as {aside}" in log.getvalue()
     assert plan_study(study).broken == []

@@ -89,7 +89,7 @@ WRONG = [
     (_with([], "task", "metrics"), "task.metrics list should have at least 1 item"),
     (_with("high", "curve", 0, "loss"), 'curve.0.loss should be a number; found "high";'),
     (_with(3, "fingerprints", "test", "en"), "fingerprints.test.en should be text; found 3;"),
-    (_with("draft", "kind"), "kind should be 'result' or 'search'; found \"draft\";"),
+    (_with("draft", "kind"), "kind should be 'result', 'search' or 'stage'; found \"draft\";"),
     (_with(99, "record_version"), f"record_version should be {RECORD_VERSION} or less: a newer crosstune"),
 ]
 
@@ -134,13 +134,13 @@ def test_every_command_says_it_in_one_line(tmp_path: Path, verb: str) -> None:
     sums = json.loads((folder / "checksums.json").read_text())
     sums["run.json"] = sha256_of(folder / "run.json")
     (folder / "checksums.json").write_text(json.dumps(sums))
-    given = [verb, str(store), *([str(tmp_path / "out")] if verb == "export" else [])]
-    command = [sys.executable, "-m", "crosstune", *given]
+    options = [verb, str(store), *([str(tmp_path / "out")] if verb == "export" else [])]
+    command = [sys.executable, "-m", "crosstune", *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    said = " ".join((done.stdout + done.stderr).split())
-    assert f"{folder / 'run.json'}: has no task;" in said
-    assert "Traceback" not in said
+    message = " ".join((done.stdout + done.stderr).split())
+    assert f"{folder / 'run.json'}: has no task;" in message
+    assert "Traceback" not in message
 
 
 def test_it_needs_no_torch_and_no_polars() -> None:

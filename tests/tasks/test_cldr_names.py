@@ -34,8 +34,8 @@ def test_every_language_is_asked_the_same_mix(tests):
 
 
 def test_kinds_are_balanced_in_training():
-    for split, each in (("train", 80), ("dev", 12)):
-        assert set(Counter(e.answers[0] for e in TASK.examples(split, "en")).values()) == {each}
+    for split, count in (("train", 80), ("dev", 12)):
+        assert set(Counter(e.answers[0] for e in TASK.examples(split, "en")).values()) == {count}
 
 
 def test_kinds_take_turns_so_that_a_prefix_is_balanced(tests):

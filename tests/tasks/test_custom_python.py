@@ -80,11 +80,11 @@ def test_a_mistake_found_when_the_task_is_used(tmp_path):
     task = define(tmp_path, PYTHON.replace('("a", "b")', '("a")')).task()
     with pytest.raises(UserError, match=r"order\.py:26: TypeError: .*missing 1 required .* argument: 'two'"):
         task.examples("test", "en")
-    own = PYTHON.replace(
+    source = PYTHON.replace(
         "        pair =", '        from crosstune import UserError\n        raise UserError("no b")\n#'
     )
     with pytest.raises(UserError, match=r"^no b$"):
-        define(tmp_path, own).task().examples("test", "en")
+        define(tmp_path, source).task().examples("test", "en")
 
 
 WORDS = """\

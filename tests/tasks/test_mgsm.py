@@ -47,7 +47,7 @@ def test_direct_answers(tmp_path):
     assert by_id["2"].prompt == "Question: And {now}?\nAnswer:"
     assert by_id["2"].answers == ("2,125",)
     assert [
-        mgsm.score(by_id["2"], said)["number_match"] for said in ("2125", "It is 2,125.", "2.125", "no")
+        mgsm.score(by_id["2"], answer)["number_match"] for answer in ("2125", "It is 2,125.", "2.125", "no")
     ] == [
         1,
         1,
@@ -81,13 +81,13 @@ def test_train_and_dev_are_parts_of_gsm8k_train_whatever_its_order(tmp_path):
     rows = some(2000)
     train_file(tmp_path, rows)
     parts = {split: task(tmp_path).examples(split, "en") for split in ("train", "dev")}
-    asked = {split: {e.prompt for e in examples} for split, examples in parts.items()}
-    assert len(asked["train"] | asked["dev"]) == 2000
-    assert not asked["train"] & asked["dev"]
-    assert 60 < len(asked["dev"]) < 140
+    prompts = {split: {e.prompt for e in examples} for split, examples in parts.items()}
+    assert len(prompts["train"] | prompts["dev"]) == 2000
+    assert not prompts["train"] & prompts["dev"]
+    assert 60 < len(prompts["dev"]) < 140
     train_file(tmp_path, [row | {"question": row["question"].replace(" ", "  ")} for row in rows[::-1]])
     again = task(tmp_path).examples("dev", "en")
-    assert {e.prompt.replace("  ", " ") for e in again} == asked["dev"]
+    assert {e.prompt.replace("  ", " ") for e in again} == prompts["dev"]
 
 
 def test_the_test_split_of_gsm8k_is_never_read(tmp_path):
@@ -197,5 +197,5 @@ def test_the_published_files():
         assert steps.score(example, example.answers[0])["number_match"]
         assert "<<" not in example.answers[0]
         assert not any(stop in example.answers[0] for stop in steps.stop)
-    asked = {dict(e.fields)["question"] for e in (*train, *dev)}
-    assert not asked & {dict(e.fields)["question"] for e in english}
+    questions = {dict(e.fields)["question"] for e in (*train, *dev)}
+    assert not questions & {dict(e.fields)["question"] for e in english}

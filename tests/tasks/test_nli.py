@@ -128,8 +128,8 @@ def test_prompts_are_whole_in_all_fifteen_languages():
 def test_every_published_form_of_multinli(tmp_path, name, body):
     write(tmp_path, name, body)
     task = make(Xnli, tmp_path)
-    found = task.examples("train", "en")
-    assert sorted((dict(e.fields)["hypothesis"], LABELS[e.gold]) for e in found) == sorted(
+    examples = task.examples("train", "en")
+    assert sorted((dict(e.fields)["hypothesis"], LABELS[e.gold]) for e in examples) == sorted(
         (h, g) for _, h, g in PAIRS
     )
     assert task.sources[0]["files"] == [name]
@@ -243,10 +243,10 @@ def test_hostile_text_comes_through_or_is_refused(tmp_path_factory, text):
 
 
 def test_on_the_hub_english_is_xnlis(tmp_path, monkeypatch):
-    asked = []
+    requested = []
 
     def fetch(repo, pattern, revision):
-        asked.append((repo, pattern, revision))
+        requested.append((repo, pattern, revision))
         table = {"premise": ["p"], "hypothesis": ["h"], "label": [2]}
         if "myXNLI" in repo:
             table = {"sentence1_my": ["p"], "sentence2_my": ["h"], "label": ["contradiction"]}
@@ -255,17 +255,20 @@ def test_on_the_hub_english_is_xnlis(tmp_path, monkeypatch):
         return HubFiles([path], repo, "c" * 40)
 
     monkeypatch.setattr(hub, "fetch_files", fetch)
-    for kind, own, code in ((AmericasNli, "nala-cub/americas_nli", "gn"), (MyXnli, "akhtet/myXNLI", "my")):
-        asked.clear()
+    for kind, repository, code in (
+        (AmericasNli, "nala-cub/americas_nli", "gn"),
+        (MyXnli, "akhtet/myXNLI", "my"),
+    ):
+        requested.clear()
         task = kind(kind.Options(source="hub", revision="v9"))
         assert task.languages()[0] == "en"
         assert [e.gold for e in task.examples("test", "en")] == [2]
         (example,) = task.examples("test", code)
         assert (example.gold, example.id) == (2, "gn:1" if code == "gn" else "1")
         assert len(task.examples("train", "en")) == 1
-        assert [(repo, revision == "v9") for repo, _, revision in asked] == [
+        assert [(repo, revision == "v9") for repo, _, revision in requested] == [
             ("facebook/xnli", False),
-            (own, True),
+            (repository, True),
             ("nyu-mll/multi_nli", False),
         ]
 

@@ -19,8 +19,8 @@ DATA = load_prompts("number_words")
 
 
 def example(number, language):
-    found = [e for s in ("train", "dev", "test") for e in TASK.examples(s, language) if e.id == str(number)]
-    return found[0]
+    samples = [e for s in ("train", "dev", "test") for e in TASK.examples(s, language) if e.id == str(number)]
+    return samples[0]
 
 
 def test_every_converter_is_used_or_excluded_with_a_reason():
@@ -40,23 +40,23 @@ def test_every_converter_is_used_or_excluded_with_a_reason():
 def test_regional_converters_say_nothing_that_is_not_accepted(code):
     for n in range(0, 10_000, 37):
         ours = {normalise_number_words(form) for form in number_in_words(n, code[:2])}
-        theirs = CONVERTER_CLASSES[code].to_cardinal(n)
-        repaired = re.sub(r"cents (?=\w)", "cent ", re.sub("quatre-vingt$", "quatre-vingts", theirs))
+        reference = CONVERTER_CLASSES[code].to_cardinal(n)
+        repaired = re.sub(r"cents (?=\w)", "cent ", re.sub("quatre-vingt$", "quatre-vingts", reference))
         assert normalise_number_words(repaired) in ours
 
 
 @pytest.mark.parametrize("language", CODES)
 def test_numbers_are_distinct_words_of_the_language(language):
-    asked = [*TASK.examples("test", language), *TASK.examples("dev", language)]
-    asked += TASK.examples("train", language)[::4]
-    said = {}
-    for e in asked:
+    examples = [*TASK.examples("test", language), *TASK.examples("dev", language)]
+    examples += TASK.examples("train", language)[::4]
+    wording = {}
+    for e in examples:
         assert not any(c.isdecimal() for c in e.answers[0])
         for form in e.answers:
             key = normalise_number_words(form, language)
             assert key
-            assert said.setdefault(key, e.id) == e.id, f"{form!r} is both {said[key]} and {e.id}"
-    english = sum(e.answers[0] == number_in_words(int(e.id), "en")[0] for e in asked)
+            assert wording.setdefault(key, e.id) == e.id, f"{form!r} is both {wording[key]} and {e.id}"
+    english = sum(e.answers[0] == number_in_words(int(e.id), "en")[0] for e in examples)
     assert language == "en" or english <= 1
 
 

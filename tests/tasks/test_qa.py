@@ -31,9 +31,9 @@ def test_an_example_reads_as_published(tmp_path):
     answers = [
         {"text": t, "answer_start": context.index(t)} for t in ("1900", "May} 1900", "1900", "1900\nshe")
     ]
-    asked = {"id": "a1", "question": " When? ", "answers": answers}
-    write(tmp_path, "xquad/xquad.en.json", squad(article(asked, context=context)))
-    write(tmp_path, "xquad/xquad.de.json", squad(article(asked, context=context)))
+    question = {"id": "a1", "question": " When? ", "answers": answers}
+    write(tmp_path, "xquad/xquad.en.json", squad(article(question, context=context)))
+    write(tmp_path, "xquad/xquad.de.json", squad(article(question, context=context)))
     english = "Context: In {May} 1900\nshe sailed.\n\nQuestion: When?\n\nAnswer:"
     assert xquad(tmp_path).examples("test", "de") == [
         Example(
@@ -183,11 +183,11 @@ def test_tydiqa_trains_on_its_own_english_or_on_squad(tmp_path):
         article(qa("english--7-2"), title="C"),
     )
     write(tmp_path, "tydiqa-goldp-v1.1-train.json", mixed)
-    own = TydiQa(TydiQa.Options(data=str(tmp_path)))
-    ids = {e.id for split in ("train", "dev") for e in own.examples(split, "en")}
+    tydiqa = TydiQa(TydiQa.Options(data=str(tmp_path)))
+    ids = {e.id for split in ("train", "dev") for e in tydiqa.examples(split, "en")}
     assert ids == {"english-12-0", "english--7-2"}
     with pytest.raises(UserError, match="nothing left for train in sw: 1 usable"):
-        own.examples("train", "sw")
+        tydiqa.examples("train", "sw")
     squads = TydiQa(TydiQa.Options(data=str(tmp_path), train_set="squad"))
     assert len(squads.examples("train", "en")) == 114
     write(tmp_path, "xquad/xquad.en.json", squad(article(qa())))
@@ -265,8 +265,8 @@ def published(path):
     """Context, id, question and answers of every question, read independently."""
     for entry in json.loads((DATA / path).read_text())["data"]:
         for paragraph in entry["paragraphs"]:
-            for asked in paragraph["qas"]:
-                yield paragraph["context"], asked
+            for question in paragraph["qas"]:
+                yield paragraph["context"], question
 
 
 @needs_data
@@ -280,11 +280,12 @@ def test_the_published_files():
         assert [e.id for e in examples] == [e.id for e in english]
         rows = {q["id"]: (c, q) for c, q in published(f"xquad/xquad.{language}.json")}
         for e in examples:
-            context, asked = rows[e.id]
+            context, question = rows[e.id]
             assert (
-                e.prompt == f"Context: {context.strip()}\n\nQuestion: {asked['question'].strip()}\n\nAnswer:"
+                e.prompt
+                == f"Context: {context.strip()}\n\nQuestion: {question['question'].strip()}\n\nAnswer:"
             )
-            assert e.answers == (asked["answers"][0]["text"],)
+            assert e.answers == (question["answers"][0]["text"],)
             assert e.answers[0] in context
             assert all(value == 1.0 for value in task.score(e, e.answers[0]).values())
     train, dev = task.examples("train", "en"), task.examples("dev", "en")
@@ -317,7 +318,7 @@ def test_the_published_mlqa_and_tydiqa_files():
     for code, count in {"bn": 113, "en": 440, "sw": 499}.items():
         rows = list(published(f"tydiqa_goldp/dev/tydiqa.goldp.{code}.dev.json"))
         assert len(rows) == count
-        assert not any(answer["text"] for _, asked in rows for answer in asked["answers"])
+        assert not any(answer["text"] for _, request in rows for answer in request["answers"])
         with pytest.raises(
             UserError, match="no question in it has an answer: this copy was published without"
         ):

@@ -44,13 +44,13 @@ def only(root, language, **options):
 def test_an_example_reads_as_it_should(tmp_path):
     rows = [item(0, 0), item(1, 1, "effect", first="I saw {it}.")]
     write(tmp_path, "copa_en/test-en.jsonl", *rows)
-    found = {e.id: e for e in make(tmp_path).examples("test", "en")}
-    assert found["0"].prompt == "The lamp went out because"
-    assert found["0"].choices == ("the bulb broke.", "it rained.")
-    assert (found["0"].gold, found["1"].gold) == (0, 1)
-    assert found["1"].prompt == "The lamp went out so"
-    assert found["1"].choices[0] == "I saw {it}."
-    assert found["1"].fields[1] == ("choice1", "I saw {it}.")
+    by_id = {e.id: e for e in make(tmp_path).examples("test", "en")}
+    assert by_id["0"].prompt == "The lamp went out because"
+    assert by_id["0"].choices == ("the bulb broke.", "it rained.")
+    assert (by_id["0"].gold, by_id["1"].gold) == (0, 1)
+    assert by_id["1"].prompt == "The lamp went out so"
+    assert by_id["1"].choices[0] == "I saw {it}."
+    assert by_id["1"].fields[1] == ("choice1", "I saw {it}.")
 
 
 @pytest.mark.parametrize(

@@ -53,10 +53,10 @@ def test_equals_transformers_loss(tiny_lm, family, case):
         ),
         with_kwargs=True,
     )
-    theirs = hugging_face_loss(lm.model, ROWS)
-    theirs.backward()
+    reference = hugging_face_loss(lm.model, ROWS)
+    reference.backward()
     method.after_backward()
-    near("answer loss = transformers", loss, theirs, 1e-5)
+    near("answer loss = transformers", loss, reference, 1e-5)
     for name, gradient in gradients(method).items():
         near("answer loss gradients = transformers", ours[name], gradient, 1e-5)
 
@@ -66,16 +66,16 @@ def test_in_pieces_equals_in_one(tiny_lm, family, case, monkeypatch):
     lm = tiny_lm(family)
     method = attach(lm, case)
     batch = collated(ROWS, torch.device(DEVICE))
-    found = []
+    results = []
     for rows_at_once in (256, 4):
         monkeypatch.setattr(loss_module, "ROWS_AT_ONCE", rows_at_once)
         loss = answer_loss(lm, batch)
         loss.backward()
         method.after_backward()
-        found.append((loss, gradients(method)))
-    near("loss in pieces", found[1][0], found[0][0], 1e-6)
-    for name, gradient in found[0][1].items():
-        near("loss in pieces, gradients", found[1][1][name], gradient, 1e-6)
+        results.append((loss, gradients(method)))
+    near("loss in pieces", results[1][0], results[0][0], 1e-6)
+    for name, gradient in results[0][1].items():
+        near("loss in pieces, gradients", results[1][1][name], gradient, 1e-6)
 
 
 LM = make_lm("qwen3")
@@ -129,10 +129,10 @@ def test_choice_loss_equals_one_row_at_a_time(tiny_lm, family):
     method.after_backward()
     ours = gradients(method)
     alone = torch.zeros((), device=DEVICE)
-    for each in rows:
-        scores = lm.logits(lm.hidden(row(each.ids[:-1]))[0, -1:])[0]
-        own = scores[torch.tensor(each.choices, device=DEVICE)]
-        alone = alone - own.log_softmax(0)[each.choices.index(each.ids[-1])]
+    for entry in rows:
+        scores = lm.logits(lm.hidden(row(entry.ids[:-1]))[0, -1:])[0]
+        offered = scores[torch.tensor(entry.choices, device=DEVICE)]
+        alone = alone - offered.log_softmax(0)[entry.choices.index(entry.ids[-1])]
     alone.backward()
     method.after_backward()
     near("choice loss = one row at a time", loss, alone, 1e-5)

@@ -73,11 +73,11 @@ def test_a_checkpointed_layer_computes_all_rows(family):
     method = METHODS["lora"]()
     method.attach(lm, seed=0)
     batch = collated(ROWS, DEVICE, form=BatchForm.PADDING_FREE)
-    found = []
+    gradients = []
     for checkpointing in (False, True):
         with _training_mode(method, TrainSettings(gradient_checkpointing=checkpointing), seed=0):
-            found.append(one_step(lm, method, batch))
-    (loss, grads, read), (again, recomputed, all_read) = found
+            gradients.append(one_step(lm, method, batch))
+    (loss, grads, read), (again, recomputed, all_read) = gradients
     assert (read, all_read) == (len(batch.rows), batch.ids.numel())
     torch.testing.assert_close(again, loss, rtol=1e-5, atol=1e-6)
     for key, grad in grads.items():

@@ -67,20 +67,20 @@ def test_like_lengths_stand_together_unless_asked_not_to():
 def test_rows_are_tokenised_when_drawn_and_once():
     """The same batches as from rows that were all there, though few were made."""
     examples = [Example(str(i), "en", "x" * (i * 7 % 23 + 1), ("a",)) for i in range(4000)]
-    asked: list[str] = []
+    read: list[str] = []
 
     def tokenise(some):
-        asked.extend(e.id for e in some)
+        read.extend(e.id for e in some)
         return [TrainingRow((int(e.id),) * len(e.prompt), 1) for e in some]
 
     ready = tokenise(examples)
     for by_length in (True, False):
-        asked.clear()
+        read.clear()
         rows = Rows(examples, tokenise)
         drawn = list(islice(order(rows, 8, 3, by_length), 20))
         assert drawn == list(islice(order(ready, 8, 3, by_length), 20))
-        assert len(asked) == len(set(asked)) <= 20 * 8 * (8 if by_length else 1)
+        assert len(read) == len(set(read)) <= 20 * 8 * (8 if by_length else 1)
     assert rows[5] == ready[5]
     assert rows[-2:] == ready[-2:]
     assert list(rows) == ready
-    assert len(asked) == len(set(asked)) == len(rows)
+    assert len(read) == len(set(read)) == len(rows)

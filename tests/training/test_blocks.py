@@ -62,15 +62,15 @@ def test_training_gives_the_same_bits(tiny_lm, family, case, checkpointing, monk
     laid = []
     backward = loop._backward
     monkeypatch.setattr(loop, "_backward", lambda *args: laid.append(overlaid(lm)) or backward(*args))
-    found, state = trained(lm, case, settings)
+    outcome, state = trained(lm, case, settings)
     assert same(before, weights(lm))
     assert not overlaid(lm)
     assert all(bool(names) == (case != "full") for names in laid)
     monkeypatch.setattr(weight_blocks, "SHARE", 0)
     plain, wanted = trained(lm, case, settings)
     assert laid[-1] == []
-    assert [point["loss"] for point in found.curve] == [point["loss"] for point in plain.curve]
-    assert found.dev == plain.dev
+    assert [point["loss"] for point in outcome.curve] == [point["loss"] for point in plain.curve]
+    assert outcome.dev == plain.dev
     assert same(wanted, state)
 
 
@@ -84,9 +84,9 @@ def test_gradients_of_one_layer_against_fp64(tiny_lm):
     outer = torch.randn(2, 9, 1, generator=draw).bfloat16().expand(2, 9, 96)
     weight, bias = layer.weight.double(), layer.bias.double()
     with packed_weights(lm, training=True):
-        found = layer(x)
-        found.backward(outer)
-    for got, wanted in ((found, x.double() @ weight.T + bias), (x.grad, outer.double() @ weight)):
+        outputs = layer(x)
+        outputs.backward(outer)
+    for got, wanted in ((outputs, x.double() @ weight.T + bias), (x.grad, outer.double() @ weight)):
         assert float((got.double() - wanted).detach().norm()) < 2**-8 * float(wanted.detach().norm())
 
 
@@ -95,11 +95,11 @@ def test_only_layers_that_a_gradient_goes_through_have_transposes(tiny_lm):
     method = attach(lm, "lora", layers=[1])
     with packed_weights(lm, training=True) as blocks:
         lm.hidden(torch.tensor([random_ids(20)])).float().sum().backward()
-        made = {id(layer.module) for layer in blocks._laid if "transposed" in vars(layer)}
+        transposed = {id(layer.module) for layer in blocks._laid if "transposed" in vars(layer)}
     layers = lm.decoder.layers
     attention = layers[1].self_attn
     wanted = [attention.o_proj, *layers[1].mlp.children(), *layers[2].modules()]
-    assert made == {id(m) for m in wanted if type(m) is torch.nn.Linear}
+    assert transposed == {id(m) for m in wanted if type(m) is torch.nn.Linear}
     method.detach()
 
 
@@ -124,12 +124,12 @@ def test_weights_are_back_after_a_stop(tiny_lm, error, where):
 def test_a_stop_while_blocks_are_made(tiny_lm, monkeypatch):
     lm = tiny_lm("llama", torch.bfloat16)
     before = weights(lm)
-    reorder, made = weight_blocks.reorder, []
+    reorder, reordered = weight_blocks.reorder, []
 
     def interrupted(weight):
-        if len(made) == 5:
+        if len(reordered) == 5:
             raise KeyboardInterrupt
-        made.append(weight)
+        reordered.append(weight)
         return reorder(weight)
 
     monkeypatch.setattr(weight_blocks, "reorder", interrupted)

@@ -24,10 +24,10 @@ from tiny_models import attach, make_lm
 )
 def test_a_pass_of_that_size_fits_and_one_more_does_not(fixed, each, tokens, more, room):
     small, large = (Trial(n, fixed + each * n) for n in (tokens, tokens + more))
-    found = need(small, large)
-    assert abs(found.fits(fixed + each * room) - room) <= 1  # to rounding of floats
-    assert found.fits(0) == 1
-    assert found.of(room) == pytest.approx(fixed + each * room)
+    estimate = need(small, large)
+    assert abs(estimate.fits(fixed + each * room) - room) <= 1  # to rounding of floats
+    assert estimate.fits(0) == 1
+    assert estimate.of(room) == pytest.approx(fixed + each * room)
 
 
 @pytest.mark.parametrize("large", [Trial(10, 500), Trial(20, 100)])
@@ -87,8 +87,8 @@ def test_a_trial_that_fails_leaves_it_to_the_step(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(fitting, "need", fails)
-    found, sizes, trials, told = trained(lm, monkeypatch, card=10)
-    assert (found, len(sizes), len(trials), len(told)) == (wanted, 4, 2, 1)
+    outcome, sizes, trials, told = trained(lm, monkeypatch, card=10)
+    assert (outcome, len(sizes), len(trials), len(told)) == (wanted, 4, 2, 1)
     assert "by halving what does not fit, not measured (CUDA out of memory)" in told[0]
 
 

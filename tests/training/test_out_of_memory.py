@@ -49,15 +49,15 @@ def go(lm: Any, case: str, tokens: int, passes: TokenLimit | None = None) -> tup
 @pytest.mark.parametrize("case", ["prefix-hidden", "lora-dropout", "full"])
 def test_training_is_as_if_so_from_the_start(tiny_lm: Callable[..., Any], case: str) -> None:
     """The largest part of a step is its last: others went through before it, and must not count twice."""
-    lm, said = tiny_lm("llama"), []
+    lm, messages = tiny_lm("llama"), []
     wanted, expected = go(lm, case, 32)
-    passes = TokenLimit(64, doing="training", note=said.append)
+    passes = TokenLimit(64, doing="training", note=messages.append)
     small = Small(lm, 33)
-    found, result = go(lm, case, 64, passes)
+    weights, result = go(lm, case, 64, passes)
     small.handle.remove()
     assert (passes.limit, passes.halvings) == (32, 1)
-    assert said == ["  memory of cpu ran out in training: 32 tokens at once from here on, not 64"]
-    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert messages == ["  memory of cpu ran out in training: 32 tokens at once from here on, not 64"]
+    assert all(torch.equal(weights[name], wanted[name]) for name in wanted)
     assert (result.curve, result.tokens, result.padded_tokens) == (
         expected.curve,
         expected.tokens,
@@ -69,12 +69,12 @@ def test_training_goes_on_from_the_failed_step(tiny_lm: Callable[..., Any]) -> N
     lm, passes = tiny_lm("llama"), TokenLimit(64)
     wanted, expected = go(lm, "lora", 64)
     small = Small(lm, 33, after=5)
-    found, result = go(lm, "lora", 64, passes)
+    weights, result = go(lm, "lora", 64, passes)
     small.handle.remove()
     assert passes.halvings == 1
-    assert [each["step"] for each in result.curve] == [1, 2, 3, 4]
+    assert [point["step"] for point in result.curve] == [1, 2, 3, 4]
     assert result.curve[0] == expected.curve[0]
-    assert all(torch.allclose(found[name], wanted[name], atol=1e-5) for name in wanted)
+    assert all(torch.allclose(weights[name], wanted[name], atol=1e-5) for name in wanted)
 
 
 def test_one_example_too_large_is_said_in_a_line(tiny_lm: Callable[..., Any]) -> None:
@@ -85,16 +85,16 @@ def test_one_example_too_large_is_said_in_a_line(tiny_lm: Callable[..., Any]) ->
 
 
 def test_evaluation_is_as_if_so_from_the_start(tiny_lm: Callable[..., Any]) -> None:
-    lm, said, told = tiny_lm("qwen3"), [], []
+    lm, messages, told = tiny_lm("qwen3"), [], []
     items = [ChoiceItem(random_ids(3 + i % 9, seed=i), ((5, 6), (7,), (8, 9, 10))) for i in range(30)]
     wanted = score_choices(lm, items, EvaluateSettings(tokens_per_pass=50))
     small = Small(lm, 60)
-    passes = TokenLimit(200, note=said.append)
-    found = score_choices(lm, items, EvaluateSettings(tokens_per_pass=200), tell=told.append, passes=passes)
+    passes = TokenLimit(200, note=messages.append)
+    scores = score_choices(lm, items, EvaluateSettings(tokens_per_pass=200), tell=told.append, passes=passes)
     small.handle.remove()
-    assert found == wanted
+    assert scores == wanted
     assert (passes.limit, passes.halvings, sum(told)) == (50, 2, 30)
-    assert len(said) == 2
+    assert len(messages) == 2
     assert passes.tokens == sum(item.width for item in items)
 
 

@@ -31,7 +31,7 @@ def test_packed_equals_one_a_line(family, case, ragged):
     lm = make_lm(family)
     method = attach(lm, case)
     shake(method)
-    found = []
+    results = []
     for balance in (None, BALANCE):
         batch = collated(
             some_rows(),
@@ -47,8 +47,8 @@ def test_packed_equals_one_a_line(family, case, ragged):
         assert grads
         for parameter in method.parameters().values():
             parameter.grad = None
-        found.append((loss.detach(), grads))
-    (one, grads), (packed, packed_grads) = found
+        results.append((loss.detach(), grads))
+    (one, grads), (packed, packed_grads) = results
     torch.testing.assert_close(packed, one, rtol=2e-5, atol=0)
     assert set(grads) == set(packed_grads)
     scale = max(float(g.abs().max()) for g in grads.values())

@@ -105,19 +105,21 @@ def test_loss_and_gradients_are_those_of_the_whole_model(
     assert max(len(row.ids) for row in ROWS) > WINDOW
     settings = TrainSettings(gradient_checkpointing=layout == "checkpointed")
     balance, ragged = (50.0 if layout == "lines" else None), layout in ("ragged", "checkpointed")
-    found = []
-    for given in (None, below):
-        batch = collated(ROWS, DEVICE, balance, form=BatchForm.PADDING_FREE if ragged else None, below=given)
+    results = []
+    for options in (None, below):
+        batch = collated(
+            ROWS, DEVICE, balance, form=BatchForm.PADDING_FREE if ragged else None, below=options
+        )
         if layout == "lines":
             assert 1 < len(batch.ids) < len(ROWS)
         with _training_mode(method, settings, seed=0), calls_of(lm.decoder.layers[0]) as calls:
             loss = answer_loss(lm, batch)
             loss.backward()
-        assert bool(calls) == (given is None)
-        found.append((loss.detach(), {name: p.grad.clone() for name, p in method.parameters().items()}))
+        assert bool(calls) == (options is None)
+        results.append((loss.detach(), {name: p.grad.clone() for name, p in method.parameters().items()}))
         for p in method.parameters().values():
             p.grad = None
-    (loss, grads), (again, reused_grads) = found
+    (loss, grads), (again, reused_grads) = results
     near("loss from reused states", again, loss, 1e-4)
     for name, grad in grads.items():
         near("gradients from reused states", reused_grads[name], grad, 1e-4)
@@ -135,8 +137,8 @@ def test_two_epochs_end_in_the_weights_of_a_plain_training(
     assert reuse["texts_kept"] in (len(ROWS), len(ROWS) + 1)
     for name, x in plain.items():
         near("weights from reused states", weights[name], x, 1e-4)
-    for mine, other in zip(curve, wanted, strict=True):
-        assert mine["loss"] == pytest.approx(other["loss"], rel=1e-4)
+    for ours, other in zip(curve, wanted, strict=True):
+        assert ours["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
 def test_on_a_gpu_texts_go_through_together(
@@ -166,10 +168,10 @@ def test_the_same_bits_whatever_is_kept(tiny_lm: Callable[..., Any], case: str, 
     for limit, least in ((0, 0), (wanted[1]["bytes"] // 3, 3)):
         lm = tiny_lm("gemma3", dtype)
         lm.activation_cache = ActivationCache(limit)
-        found = go(lm, case)
-        assert least <= found[1]["texts_kept"] < len(ROWS) - 5
-        assert found[1]["bytes"] <= limit
-        same(found, wanted)
+        outcome = go(lm, case)
+        assert least <= outcome[1]["texts_kept"] < len(ROWS) - 5
+        assert outcome[1]["bytes"] <= limit
+        same(outcome, wanted)
     # After a run with another seed, and so with another order, and after one of other positions or layers.
     lm = tiny_lm("gemma3", dtype)
     go(lm, case, seed=4)
@@ -203,9 +205,9 @@ def test_the_same_bits_after_a_kill(
         with pytest.raises(Killed):
             go(tiny_lm("mistral"), case, tell=tell, checkpoint=Checkpoint(folder, "x", print))
         # A new process has kept nothing.
-        found = go(tiny_lm("mistral"), case, checkpoint=Checkpoint(folder, "x", print))
-        same(found, wanted)
-        assert found[1]["texts_read"] == wanted[1]["texts_read"]
+        outcome = go(tiny_lm("mistral"), case, checkpoint=Checkpoint(folder, "x", print))
+        same(outcome, wanted)
+        assert outcome[1]["texts_read"] == wanted[1]["texts_read"]
 
 
 @ON_A_CPU
@@ -223,13 +225,13 @@ def test_the_same_bits_when_memory_runs_out(tiny_lm: Callable[..., Any]) -> None
 
     hook = lm.decoder.register_forward_pre_hook(small, with_kwargs=True)
     passes = TokenLimit(128)
-    found = go(lm, "lora", passes=passes)
+    outcome = go(lm, "lora", passes=passes)
     hook.remove()
     assert (passes.limit, passes.halvings) == (64, 1)
     assert lm.activation_cache.limit is not None
     assert lm.activation_cache.limit <= held // 2
-    assert found[1]["texts_read"] == 2 * len(ROWS)
-    same(found, wanted)
+    assert outcome[1]["texts_read"] == 2 * len(ROWS)
+    same(outcome, wanted)
 
 
 @ON_A_CPU
@@ -271,8 +273,8 @@ def test_lines_are_not_shared_where_bits_depend_on_them(tiny_lm: Callable[..., A
         linear.forward = forward
         assert not may_share(lm, 2)
         assert may_share(lm, 1)
-        found = go(lm, "lora-dropout")
-        assert found[1]["texts_kept"] >= len(ROWS)
+        outcome = go(lm, "lora-dropout")
+        assert outcome[1]["texts_kept"] >= len(ROWS)
 
 
 # --- what is not run again --------------------------------------------------------------------------
@@ -312,17 +314,19 @@ def test_states_go_with_the_model(tiny_lm: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("case", ["soft-prompt", "full", "prefix-hidden", "llama-adapter", "lora"])
 def test_methods_of_all_layers_are_trained_as_ever(tiny_lm: Callable[..., Any], case: str) -> None:
-    made = []
+    trainings = []
     for settings in (SIX, SIX.model_copy(update={"reuse_frozen_layers": False})):
         lm, method = tiny_lm("llama"), make_method(case)
         method.attach(lm, seed=1)
         result = train(method, ROWS, settings, 3)
-        made.append(({name: x.detach().clone() for name, x in method.state().items()}, None, result.curve))
+        trainings.append(
+            ({name: x.detach().clone() for name, x in method.state().items()}, None, result.curve)
+        )
         if settings.reuse_frozen_layers:
             assert result.reuse == {
                 "layers": 0, "texts_read": 0, "texts_kept": 0, "why_not": "adapted from the lowest layer up"
             }  # fmt: skip
-    same(*made)
+    same(*trainings)
 
 
 def test_a_model_with_dropout_is_not_reused(tiny_lm: Callable[..., Any]) -> None:
@@ -332,7 +336,7 @@ def test_a_model_with_dropout_is_not_reused(tiny_lm: Callable[..., Any]) -> None
 
 def test_layers_that_tell_each_other_more_are_not_reused(tiny_lm: Callable[..., Any]) -> None:
     """A model whose upper layer looks at what the lowest one has left for it beside its states."""
-    made = []
+    trainings = []
     for settings in (SIX, SIX.model_copy(update={"reuse_frozen_layers": False})):
         lm, left = tiny_lm("llama"), []
         first, last = lm.decoder.layers[0], lm.decoder.layers[2]
@@ -349,9 +353,9 @@ def test_layers_that_tell_each_other_more_are_not_reused(tiny_lm: Callable[..., 
         first.forward, last.forward = leave, look
         lm.decoder.register_forward_pre_hook(lambda *args, left=left: left.clear())
         lm.skips_unread_rows = False
-        made.append(go(lm, "lora", settings))
-    assert made[0][1]["why_not"] == "the model's layers cannot be entered midway"
-    same(*made)
+        trainings.append(go(lm, "lora", settings))
+    assert trainings[0][1]["why_not"] == "the model's layers cannot be entered midway"
+    same(*trainings)
 
 
 def test_a_model_that_was_changed_in_between_is_noticed(tiny_lm: Callable[..., Any]) -> None:

@@ -291,6 +291,8 @@ def settings_of(run: RunRecord) -> dict[str, Any]:
             flat[f"training {name}" if name in flat else name] = value
     flat["dtype"] = run.dtype
     flat["revision"] = run.revision
+    if run.quantize is not None:
+        flat["quantize"] = run.quantize
     flat["zero-shot"] = run.zero_shot
     flat["training data"] = _digest(run.fingerprints.train)[:6]
     return flat

@@ -3,150 +3,30 @@
 import functools
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import polars as pl
+from dataclasses import replace
 
 from crosstune.analysis.groups import family_order, group_of
-from crosstune.analysis.predictions import Predictions, as_predictions
-from crosstune.analysis.statistics.differences import Difference, by_language, difference, holm
-from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
+from crosstune.analysis.statistics.differences import Difference, by_language, difference
+from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import two_sided
 from crosstune.claims import choose_runs as claim_runs
+from crosstune.claims.cell import Cell, corrected, counted
 from crosstune.claims.choose_runs import NoRunsError, Setup
+from crosstune.claims.evidence import Evidence
+from crosstune.claims.fairness import effort, refuse_unequal
 from crosstune.claims.file import LOWER_IS_BETTER, Claim, Pick
 from crosstune.errors import did_you_mean
-from crosstune.metrics.language_id import UNDECIDABLE
-from crosstune.metrics.statistic import MEAN
-from crosstune.store.record import RunRecord
 
 # Verdicts use the test and its interval; bootstrap draws would take most of the time.
 _tested = functools.partial(difference, draws=1)
 
-Outcome = Literal["yes", "no", "open"]
-ALPHA = 0.05
 _OF_DIFFERENCE = ("difference", "low", "high", "detectable", "languages", "examples")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One of the comparisons that decide a claim.
-
-    Attributes:
-        where: What distinguishes it from the claim's other cells, such as "xnli, Uralic".
-        outcome: "yes" if the difference is significantly above the claim's threshold, "no" if significantly
-            below, otherwise "open".
-        why: Why it is open, unless only because of the interval.
-        a: Label of the method the claim is about.
-        b: Label of the other method.
-        difference: Mean of a - b over languages, in [-1, 1]; null without data.
-        low: Lower end of its 95% interval.
-        high: Upper end.
-        p: Two-sided, for a true difference equal to the threshold.
-        p_holm: p after Holm correction over the claim's cells.
-        detectable: Minimum detectable distance from the threshold, at 80% power.
-        languages: Number of target languages.
-        examples: Number of examples in all languages.
-        seeds_a: Seeds of a.
-        seeds_b: Seeds of b.
-        runs: Ids of the compared runs.
-    """
-
-    where: str
-    outcome: Outcome = "open"
-    why: str = ""
-    a: str = ""
-    b: str = ""
-    difference: float | None = None
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    p_holm: float | None = None
-    detectable: float | None = None
-    languages: int = 0
-    examples: int = 0
-    seeds_a: int = 0
-    seeds_b: int = 0
-    runs: tuple[str, ...] = ()
-
-
-class Evidence:
-    """Runs and their scores, paired on demand.
-
-    Args:
-        runs: Records of finished runs.
-        predictions: Of these.
-        scores: Their `crosstune.analysis.transfer.language_scores`.
-    """
-
-    def __init__(
-        self, runs: Sequence[RunRecord], predictions: pl.DataFrame | Predictions, scores: pl.DataFrame
-    ) -> None:
-        self.scores = scores
-        self.setups = claim_runs.setups(runs, scores)
-        self._source = {run.id: run.source_language for run in runs}
-        self._identifier = {run.id: run.identifier for run in runs}
-        self._predictions = as_predictions(predictions)
-        self._rows: dict[str, pl.DataFrame] = {}
-        self._paired: dict[tuple[Any, ...], PairedPredictions] = {}
-
-    def paired(self, setups: Sequence[Setup], metric: str) -> PairedPredictions:
-        """The examples shared by all runs of some setups, with one metric.
-
-        Raises:
-            NoRunsError: Some run has no such metric, or they share no example.
-        """
-        key = (
-            metric,
-            *sorted((setup.protocol, setup.setup) for setup in setups),
-            setups[0].model,
-            setups[0].task,
-        )
-        if key not in self._paired:
-            ids = [run.id for setup in setups for run in setup.runs]
-            scores = self.scores.filter(pl.col("run").is_in(ids))
-            # The score of a test set may have no value of an example.
-            if scores.filter(pl.col("sums") > 0)["measure"].unique().to_list() == [metric]:
-                metric = "score"
-            if metric in LOWER_IS_BETTER and len({self._identifier[run] for run in ids}) > 1:
-                raise NoRunsError(
-                    "the languages of their answers were identified by different rules: relabel them"
-                )
-            rows = pl.concat([self._metric(run, metric) for run in ids], how="diagonal_relaxed")
-            result = pair_predictions(scores, rows, None if metric == "score" else MEAN)
-            if not result or not result[0].targets:
-                raise NoRunsError("their runs have no example of a target language in common")
-            self._paired[key] = result[0]
-        return self._paired[key]
-
-    def _metric(self, run: str, metric: str) -> pl.DataFrame:
-        if run not in self._rows:
-            self._rows[run] = self._predictions.scores(run)
-        rows = self._rows[run]
-        label = pl.col("answer_language")
-        if metric in LOWER_IS_BETTER:
-            if "answer_language" not in rows.columns or rows["answer_language"].null_count() == rows.height:
-                raise NoRunsError("the task has no generated answers, so no language can be identified")
-            # Over all answers; one without an identified language (digits) does not count as wrong.
-            wrong = (label != pl.col("language")) & (label != UNDECIDABLE)
-            if metric == "source_language":
-                wrong &= label == self._source[run]
-            value = wrong.cast(pl.Float64)
-        elif metric == "score":
-            return rows
-        elif f"metric.{metric}" in rows.columns:
-            value = pl.col(f"metric.{metric}").cast(pl.Float64).fill_nan(None)
-        else:
-            raise NoRunsError(f"the runs recorded no metric {metric}")
-        scored = rows.select("run", "language", "example", value.alias("score"))
-        return scored.filter(pl.col("score").is_not_null())
 
 
 def cells_of(claim: Claim, evidence: Evidence) -> list[Cell]:
     """The tested cells of a claim; a cell without runs has no difference and gives the reason."""
     setups = claim_runs.of_claim(claim, evidence.setups)
-    places = _places(claim, setups)
+    places = _places(claim, setups, evidence)
     several = [len({str(place[i]) for place in places}) > 1 for i in range(3)]
     result: list[Cell] = []
     for model, task, pick in places:
@@ -161,15 +41,17 @@ def cells_of(claim: Claim, evidence: Evidence) -> list[Cell]:
                 result += _compared(claim, pick, candidates, evidence, where)
         except NoRunsError as why:
             result.append(Cell(where, why=str(why)))
-    return _corrected(result, claim.threshold)
+    return corrected(result, claim.quantifier, claim.threshold)
 
 
-def _places(claim: Claim, setups: Sequence[Setup]) -> list[tuple[str, str, Pick]]:
+def _places(claim: Claim, setups: Sequence[Setup], evidence: Evidence) -> list[tuple[str, str, Pick]]:
     """(model, task, method) of each set of cells.
 
     What a claim names must have runs; what it leaves open is filled with everything that has runs of both
-    methods. An empty model or task stands for any, if there are no runs.
+    methods, and the claim's metric. An empty model or task stands for any, if there are no runs.
     """
+    if claim.task is None:
+        setups = [setup for setup in setups if evidence.measures(setup, claim.metric)] or setups
     models: list[str] = []
     for wanted in claim.model or ():
         known = sorted({setup.model for setup in setups if claim_runs.same_model(wanted, setup.model)})
@@ -205,10 +87,12 @@ def _compared(
 ) -> list[Cell]:
     assert claim.against is not None
     a, b = claim_runs.pair(pick, claim.against, candidates)
+    refuse_unequal(claim, pick, a, b)
     paired = evidence.paired((a, b), claim.metric)
     codes = _target_codes(claim, paired)
     short = _short_of_seeds(claim, paired, (a, b))
-    base = Cell(where, a=a.label, b=b.label, runs=tuple(run.id for run in (*a.runs, *b.runs)))
+    runs = tuple(run.id for run in (*a.runs, *b.runs))
+    base = Cell(where, a=a.label, b=b.label, effort=effort(a, b), runs=runs)
     # "beats" on a rate of failures means fewer of them.
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
@@ -233,21 +117,18 @@ def _compared(
     groups: dict[str, list[str]] = {}
     for code in codes:
         groups.setdefault(group_of(code, by, paired.source), []).append(code)
-    large = {name: group for name, group in groups.items() if len(group) >= claim.at_least}
-    if not large or (len(large) < 2 and claim.quantifier != "some"):
-        raise NoRunsError(
-            f"{counted(len(large), by)} with {claim.at_least} target languages or more (of {len(groups)}): "
-            f"{'one is' if claim.quantifier == 'some' else 'two are'} needed"
-        )
-    return [
-        _cell(
-            replace(base, where=_joined(where, name)),
-            _tested(paired, first.label, second.label, large[name], language_effect="fixed"),
-            claim.threshold,
-            short,
-        )
-        for name in sorted(large)
-    ]
+    if len(groups) < 2 and claim.quantifier != "some":
+        raise NoRunsError(f"1 {by} among the target languages: two are needed")
+    result = []
+    for name, group in sorted(groups.items()):
+        cell = replace(base, where=_joined(where, name))
+        if len(group) < claim.at_least:
+            few = f"{counted(len(group), 'target language')} of {name}, fewer than {claim.at_least}"
+            result.append(replace(cell, why=few))
+            continue
+        tested = _tested(paired, first.label, second.label, group, language_effect="fixed")
+        result.append(_cell(cell, tested, claim.threshold, short))
+    return result
 
 
 def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence, where: str) -> Cell:
@@ -294,21 +175,6 @@ def _p(tested: Difference, threshold: float) -> float:
     return float(two_sided((tested.difference - threshold) / tested.se, tested.df))
 
 
-def _corrected(cells: list[Cell], threshold: float) -> list[Cell]:
-    """The cells with their outcomes, after Holm correction over those with data."""
-    adjusted = iter(holm([cell.p for cell in cells if cell.p is not None]))
-    result = []
-    for cell in cells:
-        if cell.p is None or cell.difference is None:
-            result.append(cell)
-            continue
-        p_holm, outcome = next(adjusted), cell.outcome
-        if not cell.why and p_holm < ALPHA:
-            outcome = "yes" if cell.difference > threshold else "no"
-        result.append(replace(cell, p_holm=p_holm, outcome=outcome))
-    return result
-
-
 def _target_codes(claim: Claim, paired: PairedPredictions) -> list[str]:
     codes = [code for code in paired.targets if claim.languages is None or code in claim.languages]
     if not codes:
@@ -323,17 +189,6 @@ def _short_of_seeds(claim: Claim, paired: PairedPredictions, setups: Iterable[Se
         if setup.label not in paired.seedless and seeds < claim.seeds:
             return f"{counted(seeds, 'seed')} of {setup.label}, fewer than {claim.seeds}"
     return ""
-
-
-def counted(count: int, what: str) -> str:
-    """Such as "1 seed", "3 languages", "2 families"."""
-    plural = {
-        "family": "families",
-        "branch": "branches",
-        "resource": "resource classes",
-        "seen_script": "kinds of script",
-    }.get(what, f"{what}s")
-    return f"{count:,} {what.replace('resource', 'resource class') if count == 1 else plural}"
 
 
 def _joined(*parts: str) -> str:

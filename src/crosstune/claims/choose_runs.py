@@ -1,8 +1,8 @@
 """Selects the runs of a claim, and one setup if several match: never the best on test data."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import polars as pl
@@ -18,7 +18,12 @@ class NoRunsError(Exception):
 
 @dataclass(frozen=True)
 class Setup:
-    """Runs that differ only in the seed."""
+    """Runs that differ only in the seed.
+
+    Attributes:
+        tried: Of how many settings this is the best by score on development data; 1 if none were searched.
+        selected_on: Seeds whose scores chose it.
+    """
 
     model: str
     task: str
@@ -27,6 +32,8 @@ class Setup:
     label: str
     examples: int
     runs: tuple[RunRecord, ...]
+    tried: int = 1
+    selected_on: frozenset[int] = frozenset()
 
     @property
     def first(self) -> RunRecord:
@@ -64,36 +71,60 @@ def of_claim(claim: Claim, setups: Iterable[Setup]) -> list[Setup]:
         setup
         for setup in setups
         if setup.first.zero_shot == claim.zero_shot
-        and _says(setup.first.task.options, claim.options)
-        and _says(setup.first.evaluate, claim.evaluate)
+        and says(setup.first.task.options, claim.options)
+        and says(setup.first.evaluate, claim.evaluate)
     ]
 
 
 def matching(pick: Pick, setups: Iterable[Setup]) -> list[Setup]:
     """The setups of a method whose settings are as picked."""
-    return [
-        setup
-        for setup in setups
-        if setup.first.method.name == pick.name
-        and _says(setup.first.method.entries(), pick.settings)
-        and _says(setup.first.train or {}, pick.train)
-        and (pick.most_parameters is None or _parameters(setup) <= pick.most_parameters)
-    ]
+    return [setup for setup in setups if selects(pick, setup.runs)]
+
+
+def selects(pick: Pick, runs: Sequence[RunRecord]) -> bool:
+    """Whether runs that differ only in the seed are as picked."""
+    first = runs[0]
+    return (
+        first.method.name == pick.name
+        and says(first.method.entries(), pick.settings)
+        and says(first.train or {}, pick.train)
+        and (
+            pick.most_parameters is None
+            or max(run.trained_parameters or 0 for run in runs) <= pick.most_parameters
+        )
+    )
 
 
 def pair(one: Pick, other: Pick, candidates: Sequence[Setup]) -> tuple[Setup, Setup]:
     """The setups to compare on one model and task.
+
+    The best of several settings owes part of its score to luck. Two methods that were searched alike owe the
+    same; of two that were not, only seeds that took no part in the choice are compared.
 
     Raises:
         NoRunsError: They share no protocol, or several setups match and no rule says which.
     """
     a, b = matching(one, candidates), matching(other, candidates)
     protocol = _one_protocol({setup.protocol for setup in a} & {setup.protocol for setup in b}, [*a, *b])
-    first = choose(one, [setup for setup in a if setup.protocol == protocol])
-    second = choose(other, [setup for setup in b if setup.protocol == protocol])
-    if first is second:
+    sides = [[setup for setup in side if setup.protocol == protocol] for side in (a, b)]
+    first, second = (choose(pick, side) for pick, side in zip((one, other), sides, strict=True))
+    if first.tried != second.tried:
+        first, second = (_held_out(pick, side) for pick, side in zip((one, other), sides, strict=True))
+    if first.setup == second.setup:
         raise NoRunsError(f"both sides of the claim are {first.label}: say what sets them apart")
     return first, second
+
+
+def _held_out(pick: Pick, matches: Sequence[Setup]) -> Setup:
+    """The setup that one seed chooses, with its other seeds."""
+    chosen = choose(pick, matches, one_seed=True)
+    left = tuple(run for run in chosen.runs if run.seed not in chosen.selected_on)
+    if not left:
+        raise NoRunsError(
+            f"{chosen.label} is the best of {chosen.tried} settings by its only seed: add seeds that took no "
+            "part in the choice"
+        )
+    return replace(chosen, runs=left)
 
 
 def variants(pick: Pick, setting: str, candidates: Sequence[Setup]) -> list[tuple[Any, Setup]]:
@@ -105,6 +136,8 @@ def variants(pick: Pick, setting: str, candidates: Sequence[Setup]) -> list[tupl
     matches = matching(pick, candidates)
     values = {setup.setup: _setting(setup, setting) for setup in matches}
     matches = [setup for setup in matches if values[setup.setup] is not None]
+    # The best of a search is no value of its own beside those that were given.
+    matches = [setup for setup in matches if not any(run.search for run in setup.runs)] or matches
     protocols = {setup.protocol for setup in matches}
     protocol = _one_protocol(protocols, matches) if protocols else ""
     matches = [setup for setup in matches if setup.protocol == protocol]
@@ -119,32 +152,46 @@ def variants(pick: Pick, setting: str, candidates: Sequence[Setup]) -> list[tupl
     return sorted(((values[setup.setup], setup) for setup in matches), key=lambda item: _order(item[0]))
 
 
-def choose(pick: Pick, matches: Sequence[Setup]) -> Setup:
+def choose(pick: Pick, matches: Sequence[Setup], *, one_seed: bool = False) -> Setup:
     """The setup that stands for a method in a comparison.
 
     Of several, the one whose learning rate was searched on development data; else, where every run recorded
-    its score on source-language development data, the best by that. Test scores take no part.
+    its score on source-language development data, the best by that (of all seeds, or of one seed that every
+    setup has). Test scores take no part.
 
     Raises:
         NoRunsError: Neither rule says which.
     """
-    if len(matches) == 1:
-        return matches[0]
     searched = [setup for setup in matches if all(run.search for run in setup.runs)]
-    if len(searched) == 1:
-        return searched[0]
-    left = searched or list(matches)
-    scored = {setup.setup: _dev_score(setup) for setup in left}
+    left = searched if searched and len(matches) > 1 else list(matches)
+    if len(left) == 1:
+        return _tried(left[0])
+    shared = set.intersection(*({run.seed for run in setup.runs} for setup in left))
+    seeds = {min(shared)} if one_seed and shared else {run.seed for setup in left for run in setup.runs}
+    scored = {setup.setup: _dev_score(setup, seeds) for setup in left}
     known = {key: score for key, score in scored.items() if score is not None}
     if len(known) == len(left):
         best = max(known.values())
         first = [setup for setup in left if scored[setup.setup] == best]
         if len(first) == 1:
-            return first[0]
+            tried = sum(_tried(setup).tried for setup in left)
+            return replace(first[0], tried=tried, selected_on=frozenset(seeds))
     names = ", ".join(sorted(setup.label for setup in left))
     raise NoRunsError(
         f"ambiguous: {len(left)} setups of {pick} ({names}); say which, as train: {{learning_rate: 1e-3}}, "
         "or search the rate on development data"
+    )
+
+
+def _tried(setup: Setup) -> Setup:
+    """A setup with what its own search says: how many rates, and the seed that chose."""
+    tried = max((len(run.search.runs) for run in setup.runs if run.search), default=1)
+    if tried < 2:
+        return setup
+    # The study's first seed searches; where it took over the search's weights, the record says so.
+    taken_over = [run.seed for run in setup.runs if run.cost.train_from is not None]
+    return replace(
+        setup, tried=tried, selected_on=frozenset(taken_over or [min(run.seed for run in setup.runs)])
     )
 
 
@@ -169,7 +216,8 @@ def _one_protocol(shared: set[str], setups: Sequence[Setup]) -> str:
     return max(sorted(size), key=lambda protocol: size[protocol])
 
 
-def _says(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def says(recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a record has these settings."""
     return all(key in recorded and _text(recorded[key]) == _text(value) for key, value in wanted.items())
 
 
@@ -190,11 +238,8 @@ def _setting(setup: Setup, name: str) -> Any:
     return train[name] if name in train else setup.first.method.settings.get(name)
 
 
-def _parameters(setup: Setup) -> int:
-    return max(run.trained_parameters or 0 for run in setup.runs)
-
-
-def _dev_score(setup: Setup) -> float | None:
-    """Mean over seeds of the score that training kept its weights by; None where a run has none."""
-    scores = [score for run in setup.runs if (score := run.dev_score) is not None]
-    return sum(scores) / len(scores) if len(scores) == len(setup.runs) else None
+def _dev_score(setup: Setup, seeds: Collection[int]) -> float | None:
+    """Mean over some seeds of the score that training kept its weights by; None where a run has none."""
+    scores = [run.dev_score for run in setup.runs if run.seed in seeds]
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if known and len(known) == len(scores) else None

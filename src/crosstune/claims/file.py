@@ -20,7 +20,9 @@ SHIPPED = Path(__file__).parent
 
 Quantifier = Literal["every", "most", "some"]
 Per = Literal["language", Grouping, "model", "task", "method"]
-RELATIONS = ("beats", "matches", "varies_with")
+RELATIONS = ("beats", "matches", "varies_with", "setup", "literature")
+STATED = ("setup", "literature")
+"""Relations of a claim that compares nothing."""
 QUANTIFIERS = get_args(Quantifier)
 LOWER_IS_BETTER = ("wrong_language", "source_language")
 """Metrics based on the language of generated answers; for these ``beats`` means lower."""
@@ -87,7 +89,7 @@ class Pick(BaseModel):
 
 
 class Claim(BaseModel):
-    """One claim, with exactly one of ``beats``, ``matches`` and ``varies_with``.
+    """One claim, with exactly one of `RELATIONS`.
 
     Attributes:
         claim: The claim in words.
@@ -97,6 +99,8 @@ class Claim(BaseModel):
         method: Methods the claim is about.
         beats: The method they exceed by more than ``by`` points.
         matches: The method they are less than ``within`` points below.
+        setup: What run.json of every run says: languages, learning_rates, rank, ...
+        literature: What an author says that no result of a study can decide.
         varies_with: The setting whose values make ``metric`` differ by more than ``by`` points.
         by: Points out of 100.
         within: Points out of 100.
@@ -105,10 +109,11 @@ class Claim(BaseModel):
         every: The claim holds in every one of these groups; ``most`` and ``some`` likewise.
         most: In more than half.
         some: In one or more.
-        at_least: Minimum number of target languages for a mean; smaller groups are skipped.
+        at_least: Minimum number of target languages for a mean; smaller groups are not judged.
         seeds: Minimum number of seeds of a method with randomness.
         options: Task options of the runs, such as prompt_language.
         evaluate: Evaluation settings of the runs.
+        despite: Settings that may differ between the two methods' runs, such as steps or dtype.
         zero_shot: Whether the runs are zero-shot.
     """
 
@@ -118,10 +123,12 @@ class Claim(BaseModel):
     source: str = ""
     model: Names | None = None
     task: Names | None = None
-    method: Annotated[tuple[Pick, ...], BeforeValidator(_listed), Field(min_length=1)]
+    method: Annotated[tuple[Pick, ...], BeforeValidator(_listed)] = ()
     beats: Pick | None = None
     matches: Pick | None = None
     varies_with: Text | None = None
+    setup: Annotated[dict[str, Any], Field(min_length=1)] | None = None
+    literature: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     by: float = Field(default=0.0, ge=0, lt=100)
     within: float | None = Field(default=None, gt=0, lt=100)
     metric: Text = "score"
@@ -133,6 +140,7 @@ class Claim(BaseModel):
     seeds: int = Field(default=2, ge=1)
     options: dict[str, Any] = {}
     evaluate: dict[str, Any] = {}
+    despite: Annotated[tuple[Text, ...], BeforeValidator(_listed)] = ()
     zero_shot: bool = True
 
     @model_validator(mode="before")
@@ -142,7 +150,8 @@ class Claim(BaseModel):
             raise invalid((), f'a claim is a mapping of keys: "claim:", "method:", ...; found {shown(raw)}')
         known_keys(raw, cls.model_fields, "a claim")
         for key, example in (("claim", "Prefix tuning beats LoRA."), ("method", "prefix")):
-            if raw.get(key) in (None, "", [], {}):
+            needed = key == "claim" or all(raw.get(stated) is None for stated in STATED)
+            if needed and raw.get(key) in (None, "", [], {}):
                 raise invalid((key,), f'a claim needs "{key}:", such as {example}')
         _one_of(raw, RELATIONS, "a claim needs")
         if any(raw.get(key) is not None for key in QUANTIFIERS):
@@ -167,6 +176,11 @@ class Claim(BaseModel):
                 if value in values[:i]:
                     raise invalid((what, i), f"{what}: {value} is listed twice")
         return self
+
+    @property
+    def compares(self) -> bool:
+        """Whether results decide it."""
+        return self.setup is None and self.literature is None
 
     @property
     def quantifier(self) -> Quantifier:

@@ -7,19 +7,23 @@ combines them into one verdict.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import polars as pl
 
 from crosstune.analysis.predictions import Predictions
+from crosstune.analysis.statistics.differences import holm
 from crosstune.analysis.transfer import language_scores
-from crosstune.claims.cells import Cell, Evidence, cells_of, counted
-from crosstune.claims.choose_runs import same_model
+from crosstune.claims.cell import Cell, counted, needed
+from crosstune.claims.cells import cells_of
+from crosstune.claims.choose_runs import NoRunsError, same_model
+from crosstune.claims.evidence import Evidence
 from crosstune.claims.file import Claim, PlacedClaim
+from crosstune.claims.stated import as_stated
 from crosstune.store.record import RunRecord
 
-Ruling = Literal["supported", "contradicted", "not enough data"]
+Ruling = Literal["supported", "contradicted", "not enough data", "literature"]
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,16 @@ class Verdict:
         claim: Text of the claim.
         source: Where it was made.
         place: Its file and line ("paper.yaml:12").
-        verdict: "supported", "contradicted" or "not enough data".
+        verdict: "supported", "contradicted", "not enough data"; "literature" where no result can decide.
         reason: In one sentence.
         threshold: The difference must be above it, in [-1, 1].
         metric: The compared metric.
-        cell: The cell that decides: of "every" the lowest difference, of "some" the highest, of "most" the
-            middle one. It has no difference where there are no runs.
+        p: Two-sided p value of the verdict, corrected over the claim's cells; None for not enough data.
+        cell: Of the cells that make the verdict the extreme one: of "every" the lowest difference, of "some"
+            the highest, of "most" the middle one. It has no difference where there are no runs.
         cells: All of them.
         runs: Ids of all compared runs.
+        p_together: ``p`` after Holm correction over all claims with data that are judged together.
     """
 
     claim: str
@@ -47,9 +53,11 @@ class Verdict:
     reason: str
     threshold: float
     metric: str
+    p: float | None
     cell: Cell
     cells: tuple[Cell, ...]
     runs: tuple[str, ...]
+    p_together: float | None = None
 
 
 def judge(
@@ -73,17 +81,25 @@ def judge(
         UserError: As `crosstune.analysis.transfer.language_scores`.
     """
     evidence = Evidence(runs, predictions, language_scores(runs, predictions) if scores is None else scores)
-    return [_verdict(placed, evidence) for placed in claims]
+    verdicts = [
+        _verdict(placed, evidence) if placed.claim.compares else _stated(placed, runs) for placed in claims
+    ]
+    tested = [verdict for verdict in verdicts if verdict.cell.difference is not None]
+    adjusted = dict(zip(map(id, tested), holm([verdict.p or 1.0 for verdict in tested]), strict=True))
+    return [
+        verdict if verdict.p is None else replace(verdict, p_together=adjusted[id(verdict)])
+        for verdict in verdicts
+    ]
 
 
 def about(claims: Sequence[PlacedClaim], runs: Sequence[RunRecord]) -> list[PlacedClaim]:
-    """The claims that name no model, or a model that some run uses."""
+    """The claims on results that name no model, and all that name a model that some run uses."""
     models = {run.model for run in runs}
     return [
         entry
         for entry in claims
-        if entry.claim.model is None
-        or any(same_model(wanted, model) for wanted in entry.claim.model for model in models)
+        if (entry.claim.model is None and entry.claim.compares)
+        or any(same_model(wanted, model) for wanted in entry.claim.model or () for model in models)
     ]
 
 
@@ -91,8 +107,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pl.DataFrame:
     """Verdicts as a table, one row a claim.
 
     Columns: verdict, claim, source, place, reason, metric, threshold, cells (how many), and of the deciding
-    cell where, a, b, difference, low, high, p, p_holm, detectable, languages, examples, seeds_a and seeds_b;
-    then runs (ids, of all cells).
+    cell where, a, b, difference, low, high, p, p_corrected, detectable, languages, examples, seeds_a, seeds_b
+    and effort; then p_together and runs (ids, of all cells).
     """
     rows = []
     for verdict in verdicts:
@@ -106,8 +122,10 @@ _SCHEMA: dict[str, Any] = {
     "threshold": pl.Float64,
     "cells": pl.Int64,
     **dict.fromkeys(("where", "a", "b"), pl.String),
-    **dict.fromkeys(("difference", "low", "high", "p", "p_holm", "detectable"), pl.Float64),
+    **dict.fromkeys(("difference", "low", "high", "p", "p_corrected", "detectable"), pl.Float64),
     **dict.fromkeys(("languages", "examples", "seeds_a", "seeds_b"), pl.Int64),
+    "effort": pl.String,
+    "p_together": pl.Float64,
     "runs": pl.List(pl.String),
 }
 
@@ -115,51 +133,94 @@ _SCHEMA: dict[str, Any] = {
 def _verdict(placed: PlacedClaim, evidence: Evidence) -> Verdict:
     claim = placed.claim
     cells = cells_of(claim, evidence)
-    ruling, reason = _ruling(claim, cells)
+    ruling = _ruling(claim, cells)
     return Verdict(
         claim=claim.claim,
         source=claim.source,
         place=placed.place,
         verdict=ruling,
-        reason=reason,
+        reason=_reason(claim, cells),
         threshold=claim.threshold,
         metric=claim.metric,
-        cell=_deciding(claim, cells),
+        p=_p(claim, ruling, cells),
+        cell=_deciding(claim, ruling, cells),
         cells=tuple(cells),
         runs=tuple(dict.fromkeys(run for cell in cells for run in cell.runs)),
     )
 
 
-def _deciding(claim: Claim, cells: Sequence[Cell]) -> Cell:
+def _stated(placed: PlacedClaim, runs: Sequence[RunRecord]) -> Verdict:
+    """On a claim that compares nothing: how runs are set up, or what the literature says."""
+    claim = placed.claim
+    ids: tuple[str, ...] = ()
+    ruling: Ruling = "literature"
+    reason = claim.literature or ""
+    if claim.setup is not None:
+        try:
+            holds, reason, ids = as_stated(claim, runs)
+            ruling = "supported" if holds else "contradicted"
+        except NoRunsError as why:
+            ruling, reason = "not enough data", str(why)
+    return Verdict(
+        claim.claim,
+        claim.source,
+        placed.place,
+        ruling,
+        reason,
+        0.0,
+        "setup",
+        None,
+        Cell("", runs=ids),
+        (),
+        ids,
+    )
+
+
+def _deciding(claim: Claim, ruling: Ruling, cells: Sequence[Cell]) -> Cell:
+    """The extreme one among the cells that make the verdict."""
+    outcome = {"supported": "yes", "contradicted": "no"}.get(ruling, "open")
     known = [cell for cell in cells if cell.difference is not None]
+    known = [cell for cell in known if cell.outcome == outcome] or known
     if not known:
         return cells[0]
     known.sort(key=lambda cell: cell.difference or 0.0)
     return known[{"every": 0, "some": -1, "most": (len(known) - 1) // 2}[claim.quantifier]]
 
 
-def _ruling(claim: Claim, cells: Sequence[Cell]) -> tuple[Ruling, str]:
-    """The verdict from the cells' outcomes, with the reason."""
-    yes, no = (sum(cell.outcome == which for cell in cells) for which in ("yes", "no"))
-    total = len(cells)
-    holds = {"every": yes == total, "some": yes > 0, "most": 2 * yes > total}[claim.quantifier]
-    fails = {"every": no > 0, "some": no == total, "most": 2 * no >= total}[claim.quantifier]
-    ruling: Ruling = "supported" if holds else "contradicted" if fails else "not enough data"
-    return ruling, _count(claim, cells, yes, no)
+def _ruling(claim: Claim, cells: Sequence[Cell]) -> Ruling:
+    """The verdict from the cells' outcomes."""
+    yes, no = needed(claim.quantifier, len(cells))
+    if sum(cell.outcome == "yes" for cell in cells) >= yes:
+        return "supported"
+    return "contradicted" if sum(cell.outcome == "no" for cell in cells) >= no else "not enough data"
 
 
-def _count(claim: Claim, cells: Sequence[Cell], yes: int, no: int) -> str:
+def _p(claim: Claim, ruling: Ruling, cells: Sequence[Cell]) -> float | None:
+    """The largest p value among as many cells as the verdict needs; None for no verdict."""
+    if ruling == "not enough data":
+        return None
+    outcome, place = ("yes", 0) if ruling == "supported" else ("no", 1)
+    p_values = sorted(cell.p_corrected or 0.0 for cell in cells if cell.outcome == outcome)
+    return p_values[needed(claim.quantifier, len(cells))[place] - 1]
+
+
+def _reason(claim: Claim, cells: Sequence[Cell]) -> str:
     if len(cells) == 1:
         return _one_reason(claim, cells[0])
-    what = claim.per if claim.per is not None else "comparison"
+    yes, no = (sum(cell.outcome == which for cell in cells) for which in ("yes", "no"))
+    places = len({cell.where.rpartition(", ")[0] for cell in cells})
+    # Of several models, tasks or methods, a cell is more than a language.
+    what = claim.per if claim.per is not None and places == 1 else "comparison"
     counts = f"holds in {yes} of {counted(len(cells), what)}, fails in {no}"
     if yes + no == len(cells):
         return counts
     missing = [cell for cell in cells if cell.difference is None]
     if missing:
-        more = f" (and {len(missing) - 1} more without results)" if len(missing) > 1 else ""
-        reason = f"{missing[0].why}{more}"
-        return reason if len(missing) == len(cells) else f"{counts}; {reason}"
+        if len(missing) == len(cells):
+            more = f" (and {len(missing) - 1} more without results)" if len(missing) > 1 else ""
+            return f"{missing[0].why}{more}"
+        judged = f"{len(cells) - len(missing)} of {len(cells)} judged"
+        return f"{counts}; {judged} ({missing[0].why}{', ...' if len(missing) > 1 else ''})"
     short = next((cell for cell in cells if cell.outcome == "open" and cell.why), None)
     return f"{counts}; {short.why}" if short is not None else f"{counts}, open in {len(cells) - yes - no}"
 

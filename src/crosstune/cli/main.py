@@ -215,7 +215,7 @@ def verdict(
         print_json([asdict(judged) for judged in verdicts])
     left = 0 if claims else len(api.placed_claims(None)) - len(verdicts)
     if left and form == "table":
-        say(f"{left} more claims are about models that are not here: crosstune list claims")
+        say(f"{left} more claims are about models that are not here, or about none: crosstune list claims")
 
 
 @app.command()
@@ -379,10 +379,10 @@ def main() -> NoReturn:
 
 
 def _read(file: Path, **options: str | None) -> "Study":
-    """The study in a file, with the options that were given in place of its own settings.
+    """The study in a file, with the options given in place of its own settings.
 
     Raises:
-        UserError: The file has a mistake, or an option is empty, as from a shell variable that is not set.
+        UserError: The file has a mistake, or an option is empty, as from an unset shell variable.
     """
     from crosstune.study.spec import read_study
 

@@ -68,21 +68,13 @@ def data_root(option: str | None) -> Path:
 
 
 def checkpoint_seconds() -> float:
-    """Least seconds between two checkpoints; 30 unless `CHECKPOINT_SECONDS` says otherwise.
-
-    Raises:
-        UserError: The variable is no number of seconds.
-    """
+    """Least seconds between two checkpoints, 30 by default; a `UserError` if the variable is no number."""
     seconds = _number(CHECKPOINT_SECONDS, "seconds; 0 writes a checkpoint after every step")
     return 30.0 if seconds is None else seconds
 
 
 def states_gigabytes() -> float | None:
-    """Most gigabytes of cached activations; None where `STATES_GB` is not set.
-
-    Raises:
-        UserError: The variable is no number of gigabytes.
-    """
+    """Most gigabytes of cached activations, None if not set; a `UserError` if the variable is no number."""
     return _number(STATES_GB, "gigabytes; 0 keeps no states")
 
 

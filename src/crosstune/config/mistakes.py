@@ -96,13 +96,9 @@ def read_levels(
     what: str,
     one_of: Iterable[tuple[str, str]] = (),
 ) -> M:
-    """Merge the settings of several parts of a file.
+    """Merge settings of several parts of a file (locations and values), later ones over earlier ones.
 
-    Args:
-        model: Their pydantic model.
-        levels: Location and values of each part; later ones override earlier ones.
-        what: Name of the settings in messages.
-        one_of: Pairs of settings that exclude each other: the later one wins.
+    ``what`` names the settings in messages; of two settings in ``one_of`` the later one applies.
 
     Raises:
         ValidationError: One problem per mistake, at the location of the value in effect.

@@ -30,21 +30,13 @@ COLUMNS: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class AnswerForm:
-    """One form of answer.
+    """One form of answer."""
 
-    Attributes:
-        name: As tasks and run.json give it.
-        columns: That its predictions have besides `COLUMNS`, with their types.
-        has_choices: Whether an answer is one of its example's `Example.choices`.
-        losses: Values of ``train.loss`` it can be trained with.
-        statistic: What the score of many predictions is.
-    """
-
-    name: str
-    columns: Mapping[str, Any]
-    has_choices: bool = False
-    losses: tuple[str, ...] = ("answer",)
-    statistic: Statistic = MEAN
+    name: str  # as tasks and run.json give it
+    columns: Mapping[str, Any]  # that its predictions have besides `COLUMNS`, with their types
+    has_choices: bool = False  # whether an answer is one of its example's `Example.choices`
+    losses: tuple[str, ...] = ("answer",)  # values of ``train.loss`` it can be trained with
+    statistic: Statistic = MEAN  # what the score of many predictions is
 
     def schema(self, metrics: Iterable[str] = (), sums: int = 0) -> dict[str, Any]:
         """All columns of a table of predictions, in order.
@@ -61,25 +53,21 @@ FORMS: dict[Kind, AnswerForm] = {
 }
 """``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding."""
 
+UNLABELLED = AnswerForm("text", {})
+"""Text that is trained on and asks nothing."""
+
 
 def form_of(kind: Kind) -> AnswerForm:
-    """The form of that name.
-
-    Raises:
-        UserError: There is none, as in a record of a later version.
-    """
+    """The form of that name; a `UserError` for an unknown one, as in a record of a later version."""
+    if kind == UNLABELLED.name:
+        return UNLABELLED
     if kind not in FORMS:
         raise UserError(f'unknown form of answer "{kind}"{did_you_mean(kind, FORMS)}')
     return FORMS[kind]
 
 
 def statistic_of(kind: Kind, metric: str, sums: int) -> Statistic:
-    """What the score of many predictions is.
-
-    Args:
-        kind: Form of the answers.
-        metric: The task's main one.
-        sums: How many columns ``sum.<i>`` the predictions have; 0 where the metric is none of a corpus.
+    """The statistic of predictions: the form's, or for ``sums`` > 0 columns ``sum.<i>`` the corpus metric's.
 
     Raises:
         UserError: There is no such form or corpus metric, as in a record of a later version.

@@ -41,26 +41,18 @@ class HubFiles:
 
 @dataclass(frozen=True, slots=True)
 class HubEntry:
-    """Where a dataset lies on the hub.
+    """Where a dataset lies on the hub."""
 
-    Attributes:
-        repo: ``owner/name``.
-        revision: Commit, or a branch where no commit is known.
-        files: Pattern of the files of each split there is, with ``{code}`` for the dataset's language code.
-        columns: That every file must have.
-        languages: The dataset's own code by canonical code.
-        rename: The task's column name by the published one.
-        labels: What the numbers in a label column mean, in order; empty where labels are texts.
-        language_prefix: Column that starts with a row's language code and "-", in files of many languages.
-    """
-
-    repo: str
-    revision: str
+    repo: str  # ``owner/name``
+    revision: str  # commit, or a branch where no commit is known
+    # Pattern of the files of each split there is, with ``{code}`` for the dataset's language code.
     files: Mapping[Split, str]
-    columns: Sequence[str]
-    languages: Mapping[str, str]
-    rename: Mapping[str, str] = field(default_factory=dict)
+    columns: Sequence[str]  # that every file must have
+    languages: Mapping[str, str]  # the dataset's own code by canonical code
+    rename: Mapping[str, str] = field(default_factory=dict)  # the task's column name by the published one
+    # What the numbers in a label column mean, in order; empty where labels are texts.
     labels: Sequence[str] = ()
+    # Column that starts with a row's language code and "-", in files of many languages.
     language_prefix: str | None = None
 
     def pattern(self, split: Split, language: str) -> str:
@@ -103,12 +95,9 @@ def hub_entry(name: str) -> HubEntry:
 def fetch_files(repo: str, pattern: str, revision: str) -> HubFiles:
     """Fetch a dataset's files into the hub's own cache, unless they are there.
 
-    Args:
-        repo: ``owner/name``.
-        pattern: Of paths in the repository, such as ``en/test-*.parquet``; it ends as data files do
-            (`DATA_SUFFIXES`), so no script can match.
-        revision: Commit, branch or tag. A branch is looked up once a process, and offline stands for what it
-            did when it was last looked up.
+    ``pattern`` is of paths in the repository ``owner/name``, such as ``en/test-*.parquet``; it ends as data
+    files do (`DATA_SUFFIXES`), so no script can match. The revision of a branch is looked up once a process;
+    offline it is the one of the last time.
 
     Raises:
         UserError: No such repository, revision or file; no access; not reachable and not cached; the

@@ -11,6 +11,9 @@ from typing import Any
 
 from crosstune.data.example import Example
 
+LONG = 20
+"""Characters of a text that cannot stand in another by chance."""
+
 
 def overlap(train: Sequence[Example], tested: Iterable[Example]) -> dict[str, Any]:
     """Count test examples that share a text with the training data.
@@ -32,6 +35,23 @@ def overlap(train: Sequence[Example], tested: Iterable[Example]) -> dict[str, An
             same_exact[name] += (name, text) in exact
             same_folded[name] += (name, normalised(text)) in folded
     return {"prompts": same_prompt, "exact": dict(same_exact), "normalised": dict(same_folded)}
+
+
+def in_text(lines: Iterable[str], tested: Iterable[Example]) -> tuple[int, int]:
+    """Count test examples of which a text of `LONG` characters or more stands in unlabelled text.
+
+    Both normalised. Shorter texts, such as a name or a number, say nothing wherever they stand.
+
+    Returns:
+        How many do, and how many have a text of that length.
+    """
+    whole = f" {' '.join(map(normalised, lines))} "
+    count = compared = 0
+    for example in tested:
+        texts = [text for _, field in example.fields if len(text := normalised(field)) >= LONG]
+        compared += bool(texts)
+        count += any(f" {text} " in whole for text in texts)
+    return count, compared
 
 
 def repeats(examples: Iterable[Example]) -> dict[str, int]:

@@ -21,6 +21,7 @@ from typing import Any
 from xml.parsers import expat
 
 from crosstune.data.example import Split, fair_order
+from crosstune.data.source import local_layouts
 from crosstune.data.tables import BadRow, Row, Rows, read_json, read_lines, read_rows
 from crosstune.errors import UserError
 from crosstune.files import read_bytes, read_text
@@ -28,38 +29,31 @@ from crosstune.files import read_bytes, read_text
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One question on a passage.
+    """One question on a passage."""
 
-    Attributes:
-        passage: Line breaks as published.
-        question: Without a number or mark before it.
-        options: At least two.
-        answer: Index of the right one.
-    """
-
-    passage: str
-    question: str
-    options: tuple[str, ...]
-    answer: int
+    passage: str  # line breaks as published
+    question: str  # without a number or mark before it
+    options: tuple[str, ...]  # at least two
+    answer: int  # index of the right one
 
 
 @dataclass(frozen=True)
 class ReadingSet:
-    """Where a set's files are and how they are read.
+    """Where a set's files are and how they are read."""
 
-    Attributes:
-        files: Patterns below the data folder by split; the first that matches anything is taken.
-        read: Rows of one file, one a question.
-        make: The question of a row, or None where it is left out. Raises `BadRow`.
-        hub: Entry of ``hub_datasets.toml``, with rows that `make` takes once `gather` has seen them.
-        gather: Where the hub spreads a question over several rows.
-    """
-
-    files: Mapping[Split, tuple[str, ...]]
-    read: Callable[[Path], Rows]
+    name: str  # of the set, and its entry in ``local_datasets.toml``
+    read: Callable[[Path], Rows]  # rows of one file, one a question
+    # The question of a row, or None where it is left out. Raises `BadRow`.
     make: Callable[[Row], Reading | None]
+    # Entry of ``hub_datasets.toml``, with rows that `make` takes once `gather` has seen them.
     hub: str | None = None
-    gather: Callable[[Rows], Rows] | None = None
+    gather: Callable[[Rows], Rows] | None = None  # where the hub spreads a question over several rows
+
+    @property
+    def files(self) -> Mapping[Split, tuple[str, ...]]:
+        """Patterns below the data folder by split; the first that matches anything is taken."""
+        layouts = local_layouts(self.name)
+        return {split: tuple(layout.files for layout in some) for split, some in layouts.items()}
 
     def find(self, root: Path, split: Split) -> tuple[str, list[Path]] | None:
         """The pattern that matches and its files in order of their names; None where there are none."""
@@ -68,7 +62,7 @@ class ReadingSet:
                 return pattern, paths
         return None
 
-    def questions(self, name: str, rows: Rows, split: Split) -> Rows:
+    def questions(self, rows: Rows, split: Split) -> Rows:
         """Rows with ``id`` (set and running number) and ``reading``, without the questions left out."""
         for number, row in enumerate(rows, start=1):
             if isinstance(row, BadRow):
@@ -82,7 +76,7 @@ class ReadingSet:
                 yield bad
                 continue
             if reading is not None:
-                yield Row(row.path, row.line, {"id": f"{name}/{number}", "reading": reading})
+                yield Row(row.path, row.line, {"id": f"{self.name}/{number}", "reading": reading})
 
 
 def checked(row: Row, passage: str, question: str, options: object, answer: int) -> Reading:
@@ -351,43 +345,14 @@ def _objects(path: Path, key: str | None = None) -> Rows:
         yield Row(path, line, item) if isinstance(item, dict) else BadRow(f"{path}:{line}: not an object")
 
 
-def _files(train: str, dev: str, *folders: str) -> dict[Split, tuple[str, ...]]:
-    """The same names in each of the folders a set is unpacked to."""
-    names: dict[Split, str] = {"train": train, "dev": dev}
-    return {split: tuple(f"{folder}/{name}" for folder in folders) for split, name in names.items()}
-
-
 SETS: dict[str, ReadingSet] = {
-    "assembled": ReadingSet(
-        _files("belebele_training_set.tsv", "belebele_training_set.tsv", ".", "belebele", "Belebele"),
-        _read_assembled,
-        _assembled,
-    ),
-    "race": ReadingSet(_files("train/*/*.txt", "dev/*/*.txt", "RACE", "race"), _read_race, _race, "race"),
-    "sciq": ReadingSet(
-        _files("train.json", "valid.json", "SciQ dataset-2 3", "SciQ", "sciq"), _objects, _sciq, "sciq"
-    ),
-    "multirc": ReadingSet(
-        {
-            "train": (
-                "splitv2/train_456-fixedIds.json",
-                "multirc/train_456-fixedIds.json",
-                "MultiRC/train.jsonl",
-            ),
-            "dev": ("splitv2/dev_83-fixedIds.json", "multirc/dev_83-fixedIds.json", "MultiRC/val.jsonl"),
-        },
-        _read_multirc,
-        _multirc,
-        "multirc",
-        _gather_multirc,
-    ),
-    "mctest": ReadingSet(
-        _files("mc*.train.tsv", "mc*.dev.tsv", "mctest", "MCTest"), _read_mctest, _mctest, "mctest"
-    ),
-    "mcscript": ReadingSet(
-        _files("train-data.xml", "dev-data.xml", "mcscript", "MCScript2.0"), _read_mcscript, _mcscript
-    ),
-    "reclor": ReadingSet(_files("train.json", "val.json", "reclor", "reclor_data"), _objects, _reclor),
-    "dream": ReadingSet(_files("train.json", "dev.json", "dream"), _read_dream, _dream, "dream"),
+    "assembled": ReadingSet("assembled", _read_assembled, _assembled),
+    "race": ReadingSet("race", _read_race, _race, "race"),
+    "sciq": ReadingSet("sciq", _objects, _sciq, "sciq"),
+    "multirc": ReadingSet("multirc", _read_multirc, _multirc, "multirc", _gather_multirc),
+    "mctest": ReadingSet("mctest", _read_mctest, _mctest, "mctest"),
+    "mcscript": ReadingSet("mcscript", _read_mcscript, _mcscript),
+    "reclor": ReadingSet("reclor", _objects, _reclor),
+    "dream": ReadingSet("dream", _read_dream, _dream, "dream"),
 }
 """In the order in which "auto" takes them."""

@@ -1,38 +1,37 @@
-"""Where a benchmark's files lie on this machine, and the shape of their rows."""
+"""Where a benchmark's files lie on this machine (``local_datasets.toml``), and the shape of their rows."""
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from crosstune.data.example import Split
 from crosstune.data.tables import BadRow, Row, Rows, changed, read_rows
 from crosstune.errors import UserError
 from crosstune.languages.table import find
 
+Reader = Callable[[Path], Rows]
+
 
 @dataclass(frozen=True)
 class FileLayout:
-    """One published form of a split.
+    """One published form of a split."""
 
-    Attributes:
-        files: Below the data folder, with ``{code}`` for the language and ``*`` for anything in a name.
-            Several files that match are read one after the other.
-        columns: That must be there, by default those renamed; all columns in a file without a header.
-        header: Whether the first line names the columns.
-        rename: The task's own column name by the published one.
-        language: Of files without ``{code}``; the source language by default.
-        column: That holds each row's language code, in a file of many languages; then ``language`` is unused.
-        read: For files that are no plain table, instead of `read_rows`.
-    """
-
+    # Below the data folder, with ``{code}`` for the language and ``*`` for anything in a name. Several
+    # files that match are read one after the other.
     files: str
+    # That must be there, by default those renamed; all columns in a file without a header.
     columns: tuple[str, ...] = ()
-    header: bool = True
-    rename: Mapping[str, str] = field(default_factory=dict)
-    language: str | None = None
+    header: bool = True  # whether the first line names the columns
+    rename: Mapping[str, str] = field(default_factory=dict)  # the task's own column name by the published one
+    language: str | None = None  # of files without ``{code}``; the source language by default
+    # That holds each row's language code, in a file of many languages; then ``language`` is unused.
     column: str | None = None
-    read: Callable[[Path], Rows] | None = None
+    read: Reader | None = None  # for files that are no plain table, instead of `read_rows`
 
     def rows(self, path: Path) -> Rows:
         """Rows of one file, under the task's column names."""
@@ -41,19 +40,32 @@ class FileLayout:
         return renamed(rows, self.rename) if self.rename else rows
 
 
+@cache
+def local_datasets() -> dict[str, Any]:
+    """The parsed ``local_datasets.toml``; callers do not change it."""
+    return tomllib.loads(Path(__file__).with_name("local_datasets.toml").read_text(encoding="utf-8"))
+
+
+def local_layouts(dataset: str, **readers: Reader) -> dict[Split, tuple[FileLayout, ...]]:
+    """Layouts of a dataset's splits in ``local_datasets.toml``, which names its readers."""
+
+    def layouts(entry: dict[str, Any]) -> list[FileLayout]:
+        patterns = [entry["files"]] if isinstance(entry["files"], str) else entry["files"]
+        more = {key: tuple(value) if key == "columns" else value for key, value in entry.items()}
+        more["read"] = readers[entry["read"]] if "read" in entry else None
+        return [FileLayout(**(more | {"files": pattern})) for pattern in patterns]
+
+    splits: dict[Split, list[dict[str, Any]]] = local_datasets()[dataset]
+    return {split: tuple(x for entry in some for x in layouts(entry)) for split, some in splits.items()}
+
+
 @dataclass(frozen=True)
 class Place:
-    """Files of one split in one language.
+    """Files of one split in one language."""
 
-    Attributes:
-        layout: Their form.
-        paths: The files, read one after the other.
-        code: What the dataset calls the language, where rows of many languages mix.
-    """
-
-    layout: FileLayout
-    paths: tuple[Path, ...]
-    code: str | None = None
+    layout: FileLayout  # their form
+    paths: tuple[Path, ...]  # the files, read one after the other
+    code: str | None = None  # what the dataset calls the language, where rows of many languages mix
 
     def rows(self) -> Rows:
         """Rows in the place's language, and those that cannot be read."""

@@ -84,6 +84,10 @@ def read_by_language(path: Path) -> list[Row | BadRow]:
     return list(changed(rows, lambda row: row.with_fields(language=str(row["id"]).partition("-")[0])))
 
 
+READERS = {"squad": read_squad, "squad_renumbered": read_renumbered, "squad_by_language": read_by_language}
+"""By the names of ``local_datasets.toml``."""
+
+
 def _list(holder: object, key: str) -> list[Any] | None:
     value = holder.get(key) if isinstance(holder, dict) else None
     return value if isinstance(value, list) else None

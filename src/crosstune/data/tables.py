@@ -79,11 +79,8 @@ def changed(rows: Rows, change: Callable[[Row], Row]) -> Iterator[Row | BadRow]:
 def read_rows(path: Path, columns: Sequence[str], *, header: bool = True) -> list[Row | BadRow]:
     """Rows of a table in the format its name ends in: .tsv, .txt (tabs), .csv, .jsonl or .parquet.
 
-    Args:
-        path: The file.
-        columns: Columns that must be there (others are kept); of a file without a header, the names of all
-            its columns in order.
-        header: Whether the first line of a .tsv, .txt or .csv names the columns.
+    ``columns`` must be there (others are kept); in a file without a ``header`` they are all columns, in
+    order.
 
     Raises:
         UserError: The file cannot be read, is empty, lacks a column, or its format is not known.

@@ -18,35 +18,21 @@ from crosstune.errors import UserError, did_you_mean
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """One language variety. Texts are empty where the sources say nothing.
+    """One language variety. Texts are empty where the sources say nothing."""
 
-    Attributes:
-        code: Canonical code, unique.
-        name: English name, unique.
-        endonym: The language's name for itself, in this variety's script.
-        iso639_1: Two-letter code of the language.
-        iso639_3: Three-letter code, of the member FLORES names where the language is a macrolanguage.
-        flores: FLORES-200 code such as ``deu_Latn``; for five romanised varieties, Belebele's.
-        bcp47: Tag for other software.
-        family: Top-level family, "isolate" or "Constructed".
-        branch: A commonly cited branch of the family (Germanic, Bantu, ...).
-        script: ISO 15924 code.
-        resource: Class 0 (least text) to 5 of Joshi et al. 2020; None where they list no such language.
-        macroarea: Glottolog's: Africa, Eurasia, Papunesia, North America, South America.
-    """
-
-    code: str
-    name: str
-    endonym: str
-    iso639_1: str
-    iso639_3: str
-    flores: str
-    bcp47: str
-    family: str
-    branch: str
-    script: str
+    code: str  # canonical code, unique
+    name: str  # English name, unique
+    endonym: str  # the language's name for itself, in this variety's script
+    iso639_1: str  # two-letter code of the language
+    iso639_3: str  # three-letter code, of the member FLORES names where the language is a macrolanguage
+    flores: str  # FLORES-200 code such as ``deu_Latn``; for five romanised varieties, Belebele's
+    bcp47: str  # tag for other software
+    family: str  # top-level family, "isolate" or "Constructed"
+    branch: str  # a commonly cited branch of the family (Germanic, Bantu, ...)
+    script: str  # ISO 15924 code
+    # Class 0 (least text) to 5 of Joshi et al. 2020; None where they list no such language.
     resource: int | None
-    macroarea: str
+    macroarea: str  # Glottolog's: Africa, Eurasia, Papunesia, North America, South America
 
 
 def _read() -> tuple[dict[str, Language], dict[str, list[str]]]:
@@ -129,17 +115,17 @@ def find(code: str) -> Language:
 
 
 def add(code: str, name: str, family: str, script: str, resource: int | None = None) -> None:
-    """Take up a language that the table lacks, for as long as the process lasts.
+    """Add a language that the table lacks, for as long as the process lasts.
 
     Args:
-        code: Of two or three letters, of ISO 639 where it has one; with a script for a second variety.
+        code: Two or three letters, of ISO 639 where it has one; with a script for a second variety.
         name: In English.
         family: Top-level family, as others of it are listed under.
         script: ISO 15924 code of a script that some language of the table is written in.
-        resource: Class 0 to 5 of Joshi et al. 2020, where it is known.
+        resource: Class 0 to 5 of Joshi et al. 2020, where known.
 
     Raises:
-        UserError: A code or name that the table has already for something else, or none that it could take.
+        UserError: A code or name that means something else in the table, or a value that it does not take.
     """
     row = Language(code, name, "", "", code.partition("-")[0], "", code, family, "", script, resource, "")
     if LANGUAGES.get(code) == row:
@@ -159,6 +145,27 @@ def add(code: str, name: str, family: str, script: str, resource: int | None = N
     if resource is not None:
         ADDED[code]["resource"] = resource
     _index.cache_clear()
+
+
+def relatives(code: str, among: Iterable[str]) -> list[str]:
+    """Of some varieties those of a language's family, the nearest first.
+
+    Nearer is the same language in another script, then the same branch, the same script, and more text.
+
+    Raises:
+        UserError: A code is unknown.
+    """
+    of = find(code)
+
+    def distance(row: Language) -> tuple[bool, bool, bool, int, str]:
+        other_branch = not of.branch or row.branch != of.branch
+        same_language = row.iso639_3 == of.iso639_3
+        return (not same_language, other_branch, row.script != of.script, -(row.resource or 0), row.code)
+
+    if of.family in ("isolate", "Constructed"):
+        return []
+    family = [row for row in map(find, among) if row.family == of.family and row.code != of.code]
+    return [row.code for row in sorted(family, key=distance)]
 
 
 def order_by_family(codes: Iterable[str]) -> list[str]:

@@ -97,12 +97,7 @@ class Method(ABC, Generic[Settings]):
         """
 
     def attach(self, lm: LanguageModel, seed: int = 0, languages: Collection[str] | None = None) -> None:
-        """Put the method on a model, on top of what is there.
-
-        Args:
-            lm: The model.
-            seed: Of the parameters' start.
-            languages: Codes of those it is active for; None for all.
+        """Put the method on a model, on top of what is there; active for some languages, or None for all.
 
         Raises:
             UserError: The settings do not fit the model, or the method cannot stand with one that is there.
@@ -137,12 +132,24 @@ class Method(ABC, Generic[Settings]):
         """By parameter, what its learning rate is multiplied by; 1 for those that are not named."""
         return {}
 
-    def begin_training(self, steps: int) -> None:
+    def trained_parameters(self) -> int:
+        """How many there are: `count`, of what is attached."""
+        return sum(parameter.numel() for parameter in self.parameters().values())
+
+    def begin_training(self, steps: int) -> list[int]:
         """Called before the first step, and again when training resumes.
+
+        Returns:
+            The steps in phases, each with a schedule of rates of its own and fresh moments. Scores on
+            development data are those of the last.
 
         Raises:
             UserError: The settings do not fit that many steps.
         """
+        return [steps]
+
+    def next_phase(self) -> None:
+        """Called between two phases."""
 
     def added_loss(self) -> Tensor | None:
         """What training adds to the loss of a step, a scalar; None for nothing."""

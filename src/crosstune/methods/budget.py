@@ -107,9 +107,8 @@ def _solve_stack(config: StackConfig, geometry: Geometry, budget: int) -> Solved
 def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
     """What else there is, of a method whose nearest size is more than `NEAR` off its budget.
 
-    Returns:
-        The nearest sizes on both sides, and the number of layers, nearest to that asked for, with which some
-        size is near; None where nothing needs to be said.
+    The nearest sizes on both sides, and the number of layers nearest to that asked for with which some size
+    is near; None where nothing needs to be said.
     """
     if abs(solved.off) <= NEAR:
         return None
@@ -135,9 +134,7 @@ def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
 def count_parameters(
     geometry: Geometry, method: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, int]:
-    """Trained parameters of one method, or of all with their default settings.
-
-    Settings are those of the one method, each ``key=value`` with the value as a study file has it.
+    """Trained parameters of one method with settings ``key=value`` as in a study file, or of all by default.
 
     Raises:
         UserError: Unknown method or setting, or a value that does not fit.
@@ -149,9 +146,7 @@ def count_parameters(
 def solve_budget(
     geometry: Geometry, budget: str, method: str | None = None, settings: Sequence[str] = ()
 ) -> dict[str, Solved | None]:
-    """The size that comes nearest to a budget such as "1.23M", of the methods that `count_parameters` counts.
-
-    It is None for methods without a size.
+    """The size nearest to a budget such as "1.23M" of one method, or of all; None where there is no size.
 
     Raises:
         UserError: Unknown method or setting, a value that does not fit, or no budget.

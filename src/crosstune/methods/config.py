@@ -27,7 +27,7 @@ class Layered(MethodConfig):
     """Settings of a method that can live in some layers only.
 
     Attributes:
-        layers: None for all, k for the last k, or a list of layer numbers from 0 at the bottom.
+        layers: None for all, k for the last k, or a list of layer numbers, from 0 for the lowest.
     """
 
     layers: int | list[int] | None = None

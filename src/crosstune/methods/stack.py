@@ -27,6 +27,7 @@ from crosstune.errors import UserError
 from crosstune.methods.base import Merge, Method
 from crosstune.methods.config import MethodConfig
 from crosstune.methods.deferred import LanguageModel, Tensor, nn
+from crosstune.methods.staged.stage import Staged
 from crosstune.models.adaptation import Part, conflict
 from crosstune.models.geometry import Geometry
 
@@ -56,8 +57,9 @@ class Stacked(BaseModel):
         if isinstance(value, Stacked):
             return value
         name, rest = named(value, "method", cls.known)
-        if cls.known[name].learning_rate is None or cls.known[name] is Stack:
-            raise invalid((), f"stack: {name} cannot be in one; give methods that are trained")
+        method = cls.known[name]
+        if method.learning_rate is None or issubclass(method, Stack | Staged):
+            raise invalid((), f"stack: {name} cannot be in one; give methods that are trained in one stage")
         rate = {key: rest.pop(key) for key in ("learning_rate",) if key in rest}
         config = cls.known[name].Config
         if not config.open_ended():
@@ -162,10 +164,11 @@ class Stack(Method[StackConfig]):
             for name in method.parameters()
         }
 
-    def begin_training(self, steps: int) -> None:
-        """Of each."""
+    def begin_training(self, steps: int) -> list[int]:
+        """Of each; what stacks has one phase."""
         for method in self.methods.values():
             method.begin_training(steps)
+        return [steps]
 
     def added_loss(self) -> Tensor | None:
         """The sum."""

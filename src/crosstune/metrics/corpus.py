@@ -24,17 +24,12 @@ _ENTITY = re.compile(r"[;\n]")
 
 @dataclass(frozen=True)
 class CorpusMetric:
-    """A metric of many answers together.
+    """A metric of many answers together."""
 
-    Attributes:
-        of_choices: Whether answers are choices, the same number for every example, or written.
-        sums: The numbers of one answer, from it, its accepted answers and its choices.
-        value: The score, from sums ``[..., columns]``; shape ``[...]``.
-    """
-
-    of_choices: bool
+    of_choices: bool  # whether answers are choices, the same number for every example, or written
+    # The numbers of one answer, from it, its accepted answers and its choices.
     sums: Callable[[str, Sequence[str], Sequence[str]], list[float]]
-    value: Callable[[Floats], Floats]
+    value: Callable[[Floats], Floats]  # the score, from sums ``[..., columns]``; shape ``[...]``
 
     def alone(self, answer: str, golds: Sequence[str], choices: Sequence[str]) -> float:
         """What one example scores by itself, in [0, 1]: of a choice, whether it is right."""

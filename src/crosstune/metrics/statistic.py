@@ -19,15 +19,12 @@ Floats = NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class Statistic:
-    """A score of a set of predictions.
+    """A score of a set of predictions."""
 
-    Attributes:
-        columns: Numeric columns of a table of predictions, without nulls, that are summed over examples.
-        value: The score in [0, 1], from the sums ``[..., columns]`` and how many examples they are over,
-            ``[...]``; shape ``[...]``. Of no examples it may be anything, NaN included.
-    """
-
+    # Numeric columns of a table of predictions, without nulls, that are summed over examples.
     columns: tuple[str, ...]
+    # The score in [0, 1], from the sums ``[..., columns]`` and how many examples they are over, ``[...]``;
+    # shape ``[...]``. Of no examples it may be anything, NaN included.
     value: Callable[[Floats, Floats], Floats]
 
     def of(self, predictions: pl.DataFrame) -> float:

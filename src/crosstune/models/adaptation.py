@@ -52,41 +52,29 @@ def conflict(below: Stackable, above: Stackable) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Trained keys and values for one layer's attention.
+    """Trained keys and values for one layer's attention."""
 
-    Attributes:
-        keys_values: Called in every forward; returns keys and values, each ``[kv_heads, n, head_dim]`` in the
-            model's dtype. Keys are used as they are, not rotated.
-        gate: Called for the factor of the gated form, ``[heads]`` or ``[1]``; None for the joint form, in
-            which the prompt shares the text's softmax.
-    """
-
+    # Called in every forward; returns keys and values, each ``[kv_heads, n, head_dim]`` in the model's
+    # dtype. Keys are used as they are, not rotated.
     keys_values: "Callable[[], tuple[Tensor, Tensor]]"
+    # Called for the factor of the gated form, ``[heads]`` or ``[1]``; None for the joint form, in which the
+    # prompt shares the text's softmax.
     gate: "Callable[[], Tensor] | None" = None
 
 
 @dataclass(eq=False)
 class Part:
-    """What one method leaves on a model.
+    """What one method leaves on a model."""
 
-    Attributes:
-        name: Of the method.
-        languages: Codes of the languages it is active for; None for all.
-        stacking: With which other parts it can stand.
-        soft_prompt: ``[n, hidden]``, in front of the text's embeddings.
-        prompts: By number of the layer.
-        shift: Added to the position of the first token.
-        switch: Called with True or False to switch on or off what the part changed in the model's modules.
-        undo: Takes the part out of the model's modules again, however far attaching it came.
-    """
-
-    name: str
-    languages: frozenset[str] | None = None
-    stacking: Stacking = "freely"
-    soft_prompt: "Tensor | None" = None
-    prompts: dict[int, Prompt] = field(default_factory=dict)
-    shift: int = 0
+    name: str  # of the method
+    languages: frozenset[str] | None = None  # codes of the languages it is active for; None for all
+    stacking: Stacking = "freely"  # with which other parts it can stand
+    soft_prompt: "Tensor | None" = None  # ``[n, hidden]``, in front of the text's embeddings
+    prompts: dict[int, Prompt] = field(default_factory=dict)  # by number of the layer
+    shift: int = 0  # added to the position of the first token
+    # Called with True or False to switch on or off what the part changed in the model's modules.
     switch: Callable[[bool], None] | None = None
+    # Takes the part out of the model's modules again, however far attaching it came.
     undo: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def active_for(self, language: str | None) -> bool:
@@ -104,7 +92,7 @@ class Adaptation:
     """The parts on one model.
 
     Args:
-        attentions: The model's attention modules, bottom first; the hook asks for their prompts.
+        attentions: The model's attention modules, lowest first; the hook asks for their prompts.
 
     Attributes:
         parts: In the order they were attached.

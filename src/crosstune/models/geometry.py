@@ -17,62 +17,40 @@ Counts = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """Sizes that decide how many parameters a method trains.
+    """Sizes that decide how many parameters a method trains."""
 
-    Attributes:
-        layers: Decoder layers.
-        hidden: Width of the residual stream.
-        heads: Query heads.
-        kv_heads: Key/value heads (grouped-query attention when fewer than ``heads``).
-        head_dim: Size of one head's keys; not always ``hidden / heads``.
-        intermediate: Width of the MLP.
-        vocabulary: Rows of the embedding.
-        tied: Whether the output embedding is the input embedding.
-        parameters: All parameters of the decoder (what ``full`` trains), a tied embedding counted once.
-        no_prompts: Why methods that plant keys and values cannot be used on it; empty where they can.
-        no_soft_prompt: Why it takes no embeddings but its own tokens'; empty where it does.
-        embedding: Width of the embedding where it is not ``hidden``, else 0.
-        value_dim: Size of one head's values where it is not ``head_dim``, else 0.
-        cached: Heads, and sizes of one's keys and values, of what a cache holds in their place (DeepSeek's
-            latents); None where it holds them.
-        apart: Why its texts are read one per row (`crosstune.models.attention.apart`); empty where they
-            share rows.
-        same_rotation: Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
-        unknown: What `crosstune.models.parts` knows by no name in some layer.
-        by_layer: Parameters of each layer, and last of all outside of them; None where they are Llama's.
-        linears: Name inside the layer, in and out of each linear layer, layer by layer; None where every
-            layer has those of Llama.
-    """
-
-    layers: int
-    hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    intermediate: int
-    vocabulary: int
-    tied: bool
-    parameters: int
-    no_prompts: str = ""
-    no_soft_prompt: str = ""
-    embedding: int = 0
-    value_dim: int = 0
+    layers: int  # decoder layers
+    hidden: int  # width of the residual stream
+    heads: int  # query heads
+    kv_heads: int  # key/value heads (grouped-query attention when fewer than ``heads``)
+    head_dim: int  # size of one head's keys; not always ``hidden / heads``
+    intermediate: int  # width of the MLP
+    vocabulary: int  # rows of the embedding
+    tied: bool  # whether the output embedding is the input embedding
+    parameters: int  # all parameters of the decoder (what ``full`` trains), a tied embedding counted once
+    no_prompts: str = ""  # why methods that plant keys and values cannot be used on it; empty where they can
+    no_soft_prompt: str = ""  # why it takes no embeddings but its own tokens'; empty where it does
+    embedding: int = 0  # width of the embedding where it is not ``hidden``, else 0
+    value_dim: int = 0  # size of one head's values where it is not ``head_dim``, else 0
+    # Heads, and sizes of one's keys and values, of what a cache holds in their place (DeepSeek's latents);
+    # None where it holds them.
     cached: tuple[int, int, int] | None = None
+    # Why its texts are read one per row (`crosstune.models.attention.apart`); empty where they share rows.
     apart: str = ""
+    # Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
     same_rotation: int = 0
-    unknown: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()  # what `crosstune.models.parts` knows by no name in some layer
+    # Parameters of each layer, and last of all outside of them; None where they are Llama's.
     by_layer: tuple[Counts, ...] | None = None
+    # Name inside the layer, in and out of each linear layer, layer by layer; None where every layer has
+    # those of Llama.
     linears: tuple[tuple[Linear, ...], ...] | None = None
 
     def usable(self, method: str, fault: str) -> None:
-        """Refuse a method that the model cannot be used with.
-
-        Args:
-            method: Its name.
-            fault: `no_prompts` or `no_soft_prompt`.
+        """Refuse a method that the model cannot be used with: `no_prompts` or `no_soft_prompt` says why.
 
         Raises:
-            UserError: There is one.
+            UserError: The reason is not empty.
         """
         if fault:
             raise UserError(f"{method}: {fault}; use lora on this model")

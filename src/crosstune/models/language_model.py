@@ -81,12 +81,12 @@ class LanguageModel:
 
     @property
     def attentions(self) -> list[nn.Module]:
-        """Self-attention of each layer that has one, bottom first."""
+        """Self-attention of each layer that has one, lowest first."""
         return [layer.attention for layer in self.parts.layers if layer.attends]
 
     @property
     def layers(self) -> list[Any]:
-        """The layers, bottom first."""
+        """The layers, lowest first."""
         return [layer.module for layer in self.parts.layers]
 
     @cached_property
@@ -214,10 +214,7 @@ class LanguageModel:
     ) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
 
-        Args:
-            layer: Its number, from 0 at the bottom.
-            ids: ``[batch, length]`` token ids.
-            layout: Who sees whom, when a row holds several texts.
+        ``ids`` are ``[batch, length]``; the layout says who sees whom if a row holds several texts.
         """
         assert self.adaptation.front == 0, "a soft prompt stands in front of the text"
         with torch.no_grad(), laid_out(layout), left_at(self.layers, layer) as reached:
@@ -253,15 +250,7 @@ class LanguageModel:
         return cast(Tensor, out.last_hidden_state[:, -1].to(ids.device))
 
     def logits(self, rows: Tensor, columns: Tensor | None = None) -> Tensor:
-        """Scores of the vocabulary (or of some of its columns) at chosen rows.
-
-        Args:
-            rows: ``[n, hidden]`` final hidden states.
-            columns: ``[m]`` token ids, or None for the whole vocabulary.
-
-        Returns:
-            fp32 ``[n, vocabulary]`` or ``[n, m]``.
-        """
+        """Scores ``[n, vocabulary]`` in fp32 of states ``[n, hidden]``, or of some token ids ``[n, m]``."""
         head: Any = self.model.get_output_embeddings()
         inputs = rows.to(head.weight.device)
         if columns is None:
@@ -314,10 +303,7 @@ class LanguageModel:
             self._calls = calls_of(self.decoder, self.attentions, token)
 
     def keys_values(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys, not rotated, and values that a layer's attention makes of hidden vectors ``[n, hidden]``.
-
-        Returns:
-            Two ``[kv_heads, n, size]``.
+        """Keys, not rotated, and values ``[kv_heads, n, size]`` that a layer makes of states ``[n, hidden]``.
 
         Raises:
             UserError: The architecture makes them in a way that crosstune does not know.

@@ -70,17 +70,11 @@ def linear_size(module: nn.Module) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A linear layer, or the columns of a fused one's output that are one of queries, keys and values.
+    """A linear layer, or the columns of a fused one's output that are one of queries, keys and values."""
 
-    Attributes:
-        parent: Holds the layer; which module it is may change while methods are attached.
-        name: Under which name.
-        columns: ``[n]`` numbers of the output's columns; None for all.
-    """
-
-    parent: nn.Module
-    name: str
-    columns: Tensor | None = None
+    parent: nn.Module  # holds the layer; which module it is may change while methods are attached
+    name: str  # under which name
+    columns: Tensor | None = None  # ``[n]`` numbers of the output's columns; None for all
 
     @property
     def module(self) -> nn.Module:
@@ -229,21 +223,13 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One parameter of a model.
+    """One parameter of a model."""
 
-    Attributes:
-        name: In the model.
-        tensor: Itself.
-        layer: Number of the layer that it is in; None outside of them.
-        bias: Whether it is a bias, a norm's among them.
-        norm: Whether it is a norm's.
-    """
-
-    name: str
-    tensor: nn.Parameter
-    layer: int | None
-    bias: bool
-    norm: bool
+    name: str  # in the model
+    tensor: nn.Parameter  # itself
+    layer: int | None  # number of the layer that it is in; None outside of them
+    bias: bool  # whether it is a bias, a norm's among them
+    norm: bool  # whether it is a norm's
 
 
 class Parts:

@@ -39,23 +39,15 @@ def wanted(part: Part) -> bool:
 
 @dataclass(eq=False)
 class FastWay:
-    """A fast way and the plain one beside it.
+    """A fast way and the plain one beside it."""
 
-    Attributes:
-        fast: What it is, as the line that is said names it.
-        plain: What is done in its place.
-        tolerance: Largest difference that is trusted, as a share of the plain way's largest number; 0 for
-            the same bits.
-        because: Why that much.
-        part: Its name among those that can be switched off, if it is one.
-        verdicts: By what was tried (a model, a shape): why it is not used; empty where it is.
-    """
-
-    fast: str
-    plain: str
+    fast: str  # what it is, as the line that is said names it
+    plain: str  # what is done in its place
+    # Largest difference that is trusted, as a share of the plain way's largest number; 0 for the same bits.
     tolerance: float
-    because: str
-    part: Part | None = None
+    because: str  # why that much
+    part: Part | None = None  # its name among those that can be switched off, if it is one
+    # By what was tried (a model, a shape): why it is not used; empty where it is.
     verdicts: dict[Hashable, str] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
 

@@ -12,14 +12,11 @@ TOKENS_KEPT = 20_000_000
 
 
 class Tokens:
-    """A tokenizer and the ids it gave; ``closed_by`` tokens that it puts behind every prompt are cut off.
+    """A tokenizer of Hugging Face and the ids it gave, for an embedding of so many rows.
 
-    Args:
-        tokenizer: Of Hugging Face.
-        rows: Of the embedding.
-        ends: Token ids that end a text. Those that the tokenizer's post-processor puts behind every text are
-            cut off: a causal model that goes on behind one answers a text it takes for finished. None for a
-            model that reads closed texts.
+    ``ends`` are the token ids that end a text. Those that the tokenizer's post-processor puts behind every
+    text are cut off (``closed_by`` of them): a causal model that goes on behind one takes the text for
+    finished. None for a model that reads closed texts.
     """
 
     def __init__(self, tokenizer: Any, rows: int, ends: Iterable[int] | None) -> None:

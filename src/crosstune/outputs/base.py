@@ -19,28 +19,19 @@ from crosstune.tasks.base import Task
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers to some examples, in their order.
+    """Answers to some examples, in their order."""
 
-    Attributes:
-        texts: What each is as text: column ``prediction``, and what `Task.score` is given.
-        columns: The form's own columns (`AnswerForm.columns`), one value an example.
-    """
-
-    texts: list[str]
+    texts: list[str]  # what each is as text: column ``prediction``, and what `Task.score` is given
+    # The form's own columns (`AnswerForm.columns`), one value an example.
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Output(ABC):
-    """One form of answer, of one model.
-
-    Attributes:
-        lm: The model.
-        settings: How it is evaluated; training learns no more than what they compare.
-    """
+    """One form of answer, of one model."""
 
     lm: LanguageModel
-    settings: EvaluateSettings
+    settings: EvaluateSettings  # how it is evaluated; training learns no more than what they compare
 
     @abstractmethod
     def rows(self, examples: Sequence[Example], loss: str = "answer") -> Rows:

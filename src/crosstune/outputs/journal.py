@@ -133,17 +133,13 @@ class _Section(Journal[T]):
 
 
 class Stream(TypedDict, total=False):
-    """What goes on while answers are computed.
+    """What goes on while answers are computed."""
 
-    Attributes:
-        tell: Called with the number of examples done since the last call.
-        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings
-            by default.
-        journal: Saves answers as they are computed, and has those computed before for the same examples.
-    """
-
-    tell: Callable[[int], None] | None
+    tell: Callable[[int], None] | None  # called with the number of examples done since the last call
+    # Says how many tokens go at once, and is lowered when memory runs out; made from the settings by
+    # default.
     passes: TokenLimit | None
+    # Saves answers as they are computed, and has those computed before for the same examples.
     journal: Journal[Any] | None
 
 

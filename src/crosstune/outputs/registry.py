@@ -10,10 +10,12 @@ from crosstune.outputs.choices import Choice
 from crosstune.outputs.generation import Generation
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.text import Text
 
 OUTPUTS: dict[Kind, type[Output]] = {
     "choice": Choice,
     "generation": Generation,
+    "text": Text,
 }
 
 

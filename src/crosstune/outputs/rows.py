@@ -10,16 +10,11 @@ from crosstune.models.language_model import LanguageModel
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One training example as token ids: prompt, then answer.
+    """One training example as token ids: prompt, then answer."""
 
-    Attributes:
-        ids: Of both.
-        answer: How many of the last are the answer.
-        choices: Tokens that the answer's one token is chosen from; empty for the whole vocabulary.
-    """
-
-    ids: tuple[int, ...]
-    answer: int
+    ids: tuple[int, ...]  # of both
+    answer: int  # how many of the last are the answer
+    # Tokens that the answer's one token is chosen from; empty for the whole vocabulary.
     choices: tuple[int, ...] = ()
 
 

@@ -26,17 +26,11 @@ def in_a_pass(tokens: int, device: torch.device) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Items that go through the model together.
+    """Items that go through the model together."""
 
-    Attributes:
-        items: Their indices.
-        lines: How many lines of a batch they take.
-        width: Tokens of the longest of these lines.
-    """
-
-    items: list[int]
-    lines: int
-    width: int
+    items: list[int]  # their indices
+    lines: int  # how many lines of a batch they take
+    width: int  # tokens of the longest of these lines
 
 
 def batches_by_length(groups: Sequence[Group], tokens: int, padded: bool = True) -> Iterator[list[Group]]:

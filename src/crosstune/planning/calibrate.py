@@ -6,6 +6,7 @@ from typing import Any
 
 from crosstune.data.example import Example
 from crosstune.methods.base import Method
+from crosstune.methods.staged.stage import Staged
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.planning import timings as measurements
@@ -45,7 +46,9 @@ def calibrate(study: Study, tell: Callable[[str], None]) -> None:
         before = measurements.read(first, lm.revision)
         measured = before or Measured(lm.revision)
         measured.load_seconds = loaded.seconds
-        for entry in study.tasks:
+        for i, entry in enumerate(tasks := [run.task for run in of_model]):
+            if entry in tasks[:i]:
+                continue
             of_task = [run for run in of_model if run.task == entry]
             _time_task(lm, of_task, measured, tell)
             measurements.keep(first, measured)
@@ -54,7 +57,7 @@ def calibrate(study: Study, tell: Callable[[str], None]) -> None:
 def _time_task(
     lm: LanguageModel, runs: Sequence[Run], measured: Measured, tell: Callable[[str], None]
 ) -> None:
-    tested = next(run for run in runs if run.kind == "result")
+    tested = next((run for run in runs if run.kind == "result"), runs[0])
     data = read_for(tested.task.make(), runs)
     measured.tests[test_key(tested)] = sum(len(examples) for examples in data.test.values())
     seen: set[str] = set()
@@ -65,10 +68,13 @@ def _time_task(
         seen.add(key)
         tell(f"timing {run.label} on {run.task.name}")
         method = run.new_method()
-        with attached(method, lm, run.seed):
+        if run.stages is not None and isinstance(method, Staged):
+            method.uses = run.stages.uses
+        with attached(method, lm, run.seed, run.task.task_class.source_language):
             if run.train is not None:
                 measured.steps[key] = _time_steps(run, method, data)
-            measured.answers[answer_key(run)] = _time_answers(run, method, data)
+            if data.test:
+                measured.answers[answer_key(run)] = _time_answers(run, method, data)
 
 
 def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:

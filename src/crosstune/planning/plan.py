@@ -16,6 +16,7 @@ from crosstune.planning import timings as measurements
 from crosstune.planning.timings import Measured
 from crosstune.store import store
 from crosstune.store.record import Cost, Kind, RunRecord
+from crosstune.study.entries import TaskEntry
 from crosstune.study.runs import LAST_STEP, Run, expand
 from crosstune.study.spec import Study
 
@@ -31,7 +32,7 @@ class PlanGroup:
         model: As the study names it.
         task: Its name.
         method: The label.
-        kind: "result" or "search".
+        kind: "result", "search" or "stage".
         parameters: Trained; None where the model's shape cannot be had without asking the network.
         runs: How many.
         done: Of these, in the store.
@@ -139,9 +140,11 @@ def plan_study(study: Study) -> StudyPlan:
     measured = {run.model: _measured(run) for run in {run.model: run for run in runs}.values()}
     seeds = {run.id: run.seed for run in runs}
     grouped: dict[tuple[Any, ...], list[Run]] = {}
+    tasks: list[TaskEntry] = []
     for run in runs:
-        task = study.tasks.index(run.task)
-        grouped.setdefault((run.model, task, run.label, run.kind), []).append(run)
+        if run.task not in tasks:
+            tasks.append(run.task)
+        grouped.setdefault((run.model, tasks.index(run.task), run.label, run.kind), []).append(run)
     related: dict[tuple[Any, ...], list[tuple[Kind, Cost]]] = {}
     for (model, task, label, _), members in grouped.items():
         finished = [records[run.id] for run in members if run.id in done][:_LOOKED_AT]
@@ -235,7 +238,9 @@ def _from_finished(run: Run, costs: Sequence[tuple[Kind, Cost]]) -> Estimate | N
 def _from_measured(run: Run, measured: Measured) -> Estimate | None:
     """One run's cost, from calibration."""
     training, answering, peaks = 0.0, 0.0, []
-    answer = measured.answers.get(measurements.answer_key(run))
+    answer = measured.answers.get(
+        measurements.answer_key(run), {"seconds": 0.0} if run.kind == "stage" else None
+    )
     if answer is None:
         return None
     if run.train is not None:

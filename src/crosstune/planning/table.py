@@ -22,7 +22,7 @@ def plan_table(plan: StudyPlan, study_file: str) -> Group:
         table.add_row(
             Text("" if model == above[0] else visible(model)),
             Text("" if (model, task) == above else visible(task)),
-            Text(visible(group.method, 60) + (", search" if group.kind == "search" else "")),
+            Text(visible(group.method, 60) + ("" if group.kind == "result" else f", {group.kind}")),
             "?" if group.parameters is None else f"{group.parameters:,}",
             str(group.runs),
             str(group.done),

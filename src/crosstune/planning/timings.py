@@ -48,6 +48,8 @@ def step_key(run: Run) -> str:
     """Equal for runs whose training steps cost the same."""
     assert run.train is not None
     train = run.train.model_dump(mode="json")
+    if run.kind == "stage":
+        train["languages"] = None  # a step costs the same in all
     return _key(run, {key: train[key] for key in _PER_STEP})
 
 

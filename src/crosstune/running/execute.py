@@ -19,11 +19,12 @@ from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.models.tensor_file import write_tensors
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
+from crosstune.running.earlier.search_weights import take_up
+from crosstune.running.earlier.stages import FinishedStages
 from crosstune.running.prepared import attached, predictions, training_rows
 from crosstune.running.progress import Display
-from crosstune.running.recording import write_record
+from crosstune.running.recording import with_text, write_record
 from crosstune.running.resume.folder import ResumeFolder, made_for
-from crosstune.running.search_weights import take_up
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance, store
 from crosstune.store.record import Cost, RunRecord
@@ -43,11 +44,7 @@ class LoadedModel:
 
 
 def load_for(study: Study, model: str) -> LoadedModel:
-    """One of a study's models, loaded as the study says.
-
-    Raises:
-        UserError: It cannot be loaded.
-    """
+    """One of a study's models, loaded as the study says; a `UserError` where it cannot be."""
     began = time.perf_counter()
     options = {name: getattr(study, name) for name in ("device", "dtype", "quantize", "device_map")}
     lm = load(model, **options)
@@ -56,17 +53,11 @@ def load_for(study: Study, model: str) -> LoadedModel:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A run's result, in memory.
+    """A run's result, in memory."""
 
-    Attributes:
-        record: Its run.json.
-        predictions: One row an example.
-        weights: The trained tensors on the CPU; None where nothing is trained.
-    """
-
-    record: RunRecord
-    predictions: pl.DataFrame
-    weights: dict[str, Tensor] | None
+    record: RunRecord  # its run.json
+    predictions: pl.DataFrame  # one row an example
+    weights: dict[str, Tensor] | None  # the trained tensors on the CPU; None where nothing is trained
 
     def save(self, folder: Path) -> None:
         """Write it into the store."""
@@ -80,6 +71,8 @@ class RunResult:
         seconds = f"{trained + (cost.evaluate_seconds or 0):.0f} s"
         if self.record.kind == "search":
             return f"dev {100 * (self.record.dev_score or 0):.1f}, {seconds}"
+        if self.record.kind == "stage":
+            return f"loss {self.record.curve[-1].get('loss') or 0:.2f}, {seconds}"
         task = self.record.task
         statistic = statistic_of(task.kind, task.metrics[0], task.sums)
         parts_of = self.predictions.partition_by("language", as_dict=True)
@@ -98,19 +91,14 @@ def execute(
     shown: Display,
     work: Path | None = None,
     searched: Path | None = None,
+    stages: FinishedStages | None = None,
 ) -> RunResult:
-    """Make one run on a loaded model, which is left as it was found.
+    """Make one run (its learning rate resolved) on a loaded model, which is left unchanged.
 
-    A run of kind "search" is trained and scored on development data; nothing is evaluated.
-
-    Args:
-        run: What to make, its learning rate resolved.
-        loaded: The model.
-        data: Examples of the run's task.
-        shown: Told how far it is.
-        work: A folder of this run alone, to go on from where a killed process was; None to start anew.
-        searched: Folder of the finished search run of the chosen learning rate. If it was trained as this
-            run would be, its weights are taken.
+    A run of kind "search" is trained and scored on development data only, a "stage" is only trained. ``work``
+    is the folder from which a killed run resumes. ``searched`` is the finished search run of the chosen
+    learning rate: its weights are taken if it was trained as this run would be. ``stages`` are those that the
+    run's method stands on.
 
     Raises:
         UserError: The method does not fit the model, training diverged, or memory ran out.
@@ -120,13 +108,17 @@ def execute(
     lm, method = loaded.lm, run.new_method()
     trained, train_from, seconds = None, None, 0.0
     table = pl.DataFrame(schema=form_of(data.task.kind).schema())
-    resume = ResumeFolder(work, made_for(run, lm, data), shown.note)
+    digests = {} if stages is None else stages.digests()
+    resume = ResumeFolder(work, made_for(run, lm, data, digests), shown.note)
     tokens = (run.evaluate if run.train is None else run.train).tokens_per_pass
     learning = TokenLimit(tokens, lm.device, "training", shown.note)
     # On development data and on test data alike.
     answering = TokenLimit(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note)
+    if stages is not None:
+        stages.give(method)
+    source = data.task.source_language
     try:
-        with resume.attempt(learning, answering), attached(method, lm, run.seed):
+        with resume.attempt(learning, answering), attached(method, lm, run.seed, source):
             count = _count(run, method, lm)
             if run.train is not None:
                 rows = training_rows(run, lm, data, learning)
@@ -157,6 +149,8 @@ def execute(
         resumed=resume.resumed,
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
+    if stages is not None:
+        record = with_text(record, stages.record(data.test))
     return RunResult(record, table, weights)
 
 
@@ -176,7 +170,7 @@ def _evaluate(
 def _count(run: Run, method: Method, lm: LanguageModel) -> int:
     """Trained parameters: the closed form, which must be what is attached."""
     count = type(method).count(run.config, lm.geometry)
-    attached = sum(parameter.numel() for parameter in method.parameters().values())
+    attached = method.trained_parameters()
     if attached != count:
         raise UserError(
             f"{run.method} on {lm.name}: {attached:,} parameters attached where {count:,} were counted; "

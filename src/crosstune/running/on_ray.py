@@ -40,25 +40,15 @@ _VARIABLES = (*environment.NAMES, "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
 
 @dataclass(frozen=True)
 class WorkerOrder:
-    """The settings sent to a worker.
+    """The settings sent to a worker."""
 
-    Attributes:
-        study: The complete study as YAML, with the absolute path of its store.
-        text: The original text of the study, for the store.
-        folder: Working directory of the command; paths in the study are relative to it.
-        variables: Those of `_VARIABLES` that are set.
-        cpus: Number of threads.
-        device: Replaces the study's.
-        dtype: Replaces the study's.
-    """
-
-    study: str
-    text: str
-    folder: str
-    variables: dict[str, str]
-    cpus: int
-    device: str
-    dtype: str
+    study: str  # the complete study as YAML, with the absolute path of its store
+    text: str  # the original text of the study, for the store
+    folder: str  # working directory of the command; paths in the study are relative to it
+    variables: dict[str, str]  # those of `_VARIABLES` that are set
+    cpus: int  # number of threads
+    device: str  # replaces the study's
+    dtype: str  # replaces the study's
 
     def read(self) -> Study:
         """Read the study on the worker's machine."""
@@ -214,16 +204,16 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    silent: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address is None:
-            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECTS, **quiet)
+            ray.init(address="local", include_dashboard=False, object_store_memory=_OBJECTS, **silent)
         else:
             host, _, port = address.rpartition(":")
             if host and port.isdigit():
                 # Ray itself would retry for minutes.
                 socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(address=address, **quiet)
+            ray.init(address=address, **silent)
     except (OSError, RuntimeError, ValueError, AssertionError) as error:
         where = f"no Ray cluster at {address}" if address else "Ray cannot be started on this machine"
         raise UserError(f"{where}: {first_line(error)}; see docs/cluster.md") from error

@@ -20,6 +20,7 @@ from crosstune.models.loading.load import load
 from crosstune.models.tensor_file import read_tensors
 from crosstune.outputs.registry import OUTPUTS
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.running.earlier.stages import FinishedStages
 from crosstune.running.prepared import attached, solved_examples
 from crosstune.store import store
 from crosstune.store.record import RunRecord
@@ -32,16 +33,11 @@ from crosstune.tasks.prompts import render
 
 @dataclass(frozen=True)
 class Prediction:
-    """A run's answer to one text.
+    """A run's answer to one text."""
 
-    Attributes:
-        prompt: What the model read (without a method's exemplars).
-        answer: The best choice, or the text written.
-        choices: Each choice and its probability, best first; empty for a written answer.
-    """
-
-    prompt: str
-    answer: str
+    prompt: str  # what the model read (without a method's exemplars)
+    answer: str  # the best choice, or the text written
+    # Each choice and its probability, best first; empty for a written answer.
     choices: list[tuple[str, float]]
 
 
@@ -104,10 +100,13 @@ def predict(
     # A task whose answers are written may be asked to choose all the same.
     form = OUTPUTS[task.kind if form_of(task.kind).has_choices or not choices else "choice"]
     output = form(lm, EvaluateSettings.model_validate(run.evaluate))
-    with attached(method, lm, run.seed):
+    if run.unlabelled is not None:
+        ids = {text: stage.run for text, stage in run.unlabelled.stages.items()}
+        FinishedStages(folder.parent, run.unlabelled.uses, ids).give(method)
+    with attached(method, lm, run.seed, code):
         if method.trains:
             method.load_state(read_tensors(folder / store.WEIGHTS, lm.device))
-        with method.evaluating(), lm.adaptation.for_language(code):
+        with method.evaluating():
             answers = output.answers(task, with_exemplars([example], solved))
     (logprobs,) = answers.columns.get("choice_logprobs", [()])
     probabilities = [math.exp(logprob) for logprob in logprobs]

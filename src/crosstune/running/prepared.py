@@ -22,11 +22,12 @@ from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
 
 
 @contextmanager
-def attached(method: Method, lm: LanguageModel, seed: int) -> Iterator[None]:
-    """The method on the model, which is left as it was found."""
+def attached(method: Method, lm: LanguageModel, seed: int, language: str) -> Iterator[None]:
+    """The method on the model, active for a language; the model is left as it was found."""
     method.attach(lm, seed)
     try:
-        yield
+        with lm.adaptation.for_language(language):
+            yield
     finally:
         method.detach()
 
@@ -43,12 +44,9 @@ def training_rows(run: Run, lm: LanguageModel, data: TaskData, passes: TokenLimi
 
 
 def solved_examples(method: Method, train: Callable[[], list[Example]], seed: int) -> list[Example]:
-    """The examples whose solutions a method shows in front of every prompt; most methods show none.
+    """The exemplars that a method shows in front of every prompt; most methods show none.
 
-    Args:
-        method: Says how many.
-        train: Reads the source language's training split; called only where there are any to show.
-        seed: Of the run.
+    ``train`` reads the source language's training split, and is called only if there are any to show.
 
     Raises:
         UserError: The split has too few, or cannot be read.

@@ -19,7 +19,7 @@ from crosstune.training.state import Trained
 
 def fingerprints(run: Run, data: TaskData) -> Fingerprints:
     """Of the examples a run sees; a search run sees no test examples."""
-    return Fingerprints(**data.of(run.train) | ({"test": {}} if run.kind == "search" else {}))
+    return Fingerprints(**data.of(run.train) | ({} if run.kind == "result" else {"test": {}}))
 
 
 def write_record(
@@ -33,18 +33,10 @@ def write_record(
     cost: Cost,
     started: str,
 ) -> RunRecord:
-    """The record of a run that is finished now.
+    """The record of a run that has just finished.
 
-    Args:
-        run: What was asked.
-        method: As it was evaluated.
-        lm: The model.
-        data: Examples of the run's task.
-        sums: How many columns of its predictions a corpus metric sums.
-        trained: What training left; None where nothing is trained.
-        count: Trained parameters.
-        cost: What the run took, but for its training and memory, which are filled in here.
-        started: When.
+    ``sums`` is the number of columns that a corpus metric sums. Training costs and memory are filled into
+    ``cost`` here.
     """
     task, file = data.task, run.task.file
     facts = asdict(trained) if trained is not None else {}
@@ -96,7 +88,7 @@ def write_record(
         "trained_parameters": count,
         "zero_shot": data.zero_shot(run.train),
         "fingerprints": fingerprints(run, data).entries(),
-        "overlap": None if run.kind == "search" else data.overlap(run.train),
+        "overlap": data.overlap(run.train) if run.kind == "result" else None,
         "data": data.facts(run.train) | {"train_examples": _train_examples(run, data)},
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
@@ -113,6 +105,13 @@ def write_record(
         "finished": provenance.now(),
     }
     # Through JSON, so that a record in memory is the one that will be read.
+    return RunRecord.model_validate_json(json.dumps(content, allow_nan=False))
+
+
+def with_text(record: RunRecord, unlabelled: dict[str, Any]) -> RunRecord:
+    """The record of a run that stands on stages: with text of target languages it is not zero-shot."""
+    source_alone = set(unlabelled["stages"]) <= {record.source_language}
+    content = record.entries() | {"unlabelled": unlabelled, "zero_shot": record.zero_shot and source_alone}
     return RunRecord.model_validate_json(json.dumps(content, allow_nan=False))
 
 

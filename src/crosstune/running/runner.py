@@ -19,19 +19,14 @@ from crosstune.study.spec import Study
 
 @dataclass
 class Summary:
-    """What a call of `run_study` did.
+    """What a call of `run_study` did."""
 
-    Attributes:
-        store: Folder of the results.
-        runs: Ids of all the study's runs that have a result; those that only search a setting left out.
-        done: Ids of those made now, by this process; searches among them.
-        seconds: Wall time.
-    """
-
-    store: Path
+    store: Path  # folder of the results
+    # Ids of all the study's runs that have a result; those that only search a setting left out.
     runs: list[str]
+    # Ids of those made now, by this process; searches among them.
     done: list[str] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: float = 0.0  # wall time
 
 
 def run_study(study: Study, *, console: Console | None = None, retry_failed: bool = False) -> Summary:

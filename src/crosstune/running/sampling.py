@@ -8,16 +8,11 @@ from crosstune.training.settings import TrainSettings
 
 
 def draw(examples: Sequence[Example], settings: TrainSettings, seed: int) -> list[Example]:
-    """What a run trains on, the same for every method with the same seed.
-
-    Args:
-        examples: All that the task has for the run, in its fixed order.
-        settings: ``limit`` or ``per_label`` say how many; with neither, all are taken.
-        seed: Of the run.
+    """What a run trains on (``limit``, ``per_label`` or all), the same for every method with the same seed.
 
     Returns:
-        At least one example (where there is one), in the order drawn; all in their own order when nothing is
-        left out. Of a label with fewer than ``per_label`` examples, all.
+        At least one example (where there is one), in the order drawn; in their own order if all are taken.
+        All examples of a label with fewer than ``per_label``.
     """
     if settings.per_label is not None:
         return _of_each_label(examples, settings.per_label, seed)

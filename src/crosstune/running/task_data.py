@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crosstune.data.example import Example, fingerprint
-from crosstune.data.forms import form_of
+from crosstune.data.forms import UNLABELLED, form_of
 from crosstune.data.leaks import overlap, repeats
 from crosstune.errors import UserError
 from crosstune.languages import find
@@ -20,21 +20,14 @@ SKIPPED_SHOWN = 5
 
 @dataclass
 class TaskData:
-    """Examples of one task, read once for all runs.
-
-    Attributes:
-        task: The task.
-        train: Training examples by language: the source language's, and those that ``train.languages`` names.
-        dev: Source-language development examples; empty when no run asks for any.
-        test: Test examples by language, the limit applied.
-        fingerprints: Of train (by language), dev, and test (by language).
-    """
+    """Examples of one task, read once for all runs."""
 
     task: Task
+    # Training examples by language: the source language's, and those that ``train.languages`` names.
     train: dict[str, list[Example]]
-    dev: list[Example]
-    test: dict[str, list[Example]]
-    fingerprints: dict[str, Any]
+    dev: list[Example]  # source-language development examples; empty when no run asks for any
+    test: dict[str, list[Example]]  # test examples by language, the limit applied
+    fingerprints: dict[str, Any]  # of train (by language), dev, and test (by language)
     _overlaps: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
 
     def train_for(self, settings: TrainSettings | None) -> list[Example]:
@@ -67,17 +60,25 @@ class TaskData:
         seen = {"train": repeats(self.train_for(settings)), "dev": repeats(self.dev)}
         seen |= {f"test {code}": repeats(examples) for code, examples in self.test.items()}
         return {
-            "sources": self.task.sources,
+            "sources": self._sources(settings),
             "skipped_rows": len(self.task.skipped),
             "skipped": self.task.skipped[:SKIPPED_SHOWN],
             "repeats": {name: counts for name, counts in seen.items() if any(counts.values())},
         }
+
+    def _sources(self, settings: TrainSettings | None) -> list[dict[str, Any]]:
+        """Where the examples came from; of unlabelled text, that of the run's own language."""
+        if self.task.kind != UNLABELLED.name:
+            return self.task.sources
+        return [source for source in self.task.sources if source["language"] in self._languages(settings)]
 
     def remarks(self) -> list[str]:
         """What a person should know of the data before any result: a line each, most often none."""
         lines = []
         if self.task.skipped:
             lines.append(f"{len(self.task.skipped)} rows left out, the first: {self.task.skipped[0]}")
+        if self.task.kind == UNLABELLED.name:
+            return lines
         source = self.task.source_language
         if "answer_language" in form_of(self.task.kind).columns and (
             alike := [code for code in self.test if not measurable(code, source)]
@@ -106,16 +107,12 @@ def training_languages(task: Task, settings: TrainSettings | None) -> tuple[str,
 
 
 def read_for(task: Task, runs: Sequence[Run]) -> TaskData:
-    """Read what all of a task's runs see.
-
-    Args:
-        task: The task.
-        runs: At least one of kind "result"; all are evaluated alike.
+    """Read what all of a task's runs need; those that are evaluated are evaluated alike.
 
     Raises:
         UserError: As `read_data`.
     """
-    tested = next(run for run in runs if run.kind == "result")
+    tested = next((run for run in runs if run.kind == "result"), runs[0])
     with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
     return read_data(task, tested.languages, tested.evaluate.limit, with_dev, [run.train for run in runs])
 
@@ -127,20 +124,18 @@ def read_data(
     with_dev: bool,
     settings: Iterable[TrainSettings | None] = (),
 ) -> TaskData:
-    """Read a task's splits in some languages.
+    """Read a task's splits: tests in some languages, at most ``limit`` examples each (None: all).
 
-    Args:
-        task: The task.
-        languages: Of the test split.
-        limit: Test examples a language, the first so many; None for all.
-        with_dev: Whether the development split is wanted; it is the source language's, always.
-        settings: Of the runs that will train on the data: they may name further training languages.
+    The development split is the source language's, always. ``settings`` may name further training languages.
 
     Raises:
         UserError: A split is missing, damaged or empty, or holds another language than it should.
     """
     source = task.source_language
-    wanted = {source: None} | {code: None for of_run in settings for code in training_languages(task, of_run)}
+    own = {} if task.kind == UNLABELLED.name else {source: None}
+    wanted: dict[str, None] = own | {
+        code: None for of_run in settings for code in training_languages(task, of_run)
+    }
     train = {code: _in_language(task, "training", code, task.examples("train", code)) for code in wanted}
     dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
     test = {language: task.examples("test", language)[:limit] for language in languages}

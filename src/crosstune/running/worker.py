@@ -13,6 +13,7 @@ from pathlib import Path
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.known import cheap_revision
+from crosstune.running.earlier.stages import FinishedStages, weights_digest
 from crosstune.running.execute import LoadedModel, execute, load_for
 from crosstune.running.progress import Display
 from crosstune.running.recording import fingerprints
@@ -33,24 +34,17 @@ POLL = 1.0
 
 @dataclass
 class Worker:
-    """Makes a process's share of a study's runs.
-
-    Attributes:
-        study: The study.
-        runs: All its runs; search runs come before those that need them.
-        finished: run.json of the runs that the store holds, whichever process made them.
-        failed: What went wrong, by id, of the runs that failed, now or before.
-        diverged: Ids of those of them whose training diverged.
-        done: Ids of the runs made by this process.
-        causes: What kept whole groups of runs from being tried: a model that cannot be loaded, missing data.
-    """
+    """Makes a process's share of a study's runs."""
 
     study: Study
-    runs: Sequence[Run]
+    runs: Sequence[Run]  # all its runs; stages and search runs come before those that need them
+    # Records of the runs that the store holds, whichever process made them.
     finished: dict[str, RunRecord] = field(default_factory=dict)
+    # What went wrong, by id, of the runs that failed, now or before.
     failed: dict[str, str] = field(default_factory=dict)
-    diverged: set[str] = field(default_factory=set)
-    done: list[str] = field(default_factory=list)
+    diverged: set[str] = field(default_factory=set)  # ids of those of them whose training diverged
+    done: list[str] = field(default_factory=list)  # ids of the runs made by this process
+    # What kept whole groups of runs from being tried: a model that cannot be loaded, missing data.
     causes: list[UserError] = field(default_factory=list)
     _model: tuple[str, LoadedModel] | None = None
     _data: tuple[TaskEntry, TaskData] | None = None
@@ -59,6 +53,9 @@ class Worker:
         self.store = self.study.folder
         self.locks = RunLocks(self.store)
         self.by_id = {run.id: run for run in self.runs}
+        # Text first: what stages train on.
+        text = [run.task for run in self.runs if run.kind == "stage"]
+        self.tasks = [entry for i, entry in enumerate(text) if entry not in text[:i]] + [*self.study.tasks]
 
     # --- before any run ----------------------------------------------------------------
 
@@ -131,7 +128,8 @@ class Worker:
         for model in self.study.models:
             if (refused := self._of(model)[0].refused) is not None:
                 self._give_up(self._of(model), UserError(refused))
-        self._follow_searches(self.runs)
+        self._follow(self.runs)
+        self._tell_of_missing_text()
         for entry in self.study.tasks:
             of_task = [run for run in self.runs if run.task == entry]
             if entry.file is not None and self._free(of_task):
@@ -172,9 +170,9 @@ class Worker:
                 continue
             self._drop_other_revisions(of_model, self._loaded(model).lm.revision)
             self._drop_closed_prompts(of_model)
-            for entry in self.study.tasks:
+            for entry in self.tasks:
                 of_task = [run for run in of_model if run.task == entry]
-                if not self._free(of_task):
+                if not self._free([*of_task, *self._standing_on(of_task)]):
                     continue
                 try:
                     data = self._read_data(entry, of_task)
@@ -183,7 +181,7 @@ class Worker:
                     continue
                 self._drop_other_data(of_task, data)
                 for run in of_task:
-                    self._follow_searches([run])
+                    self._follow([run])
                     if self._left([run]) and self._ready(run):
                         self._take(run, data)
         return len(self.finished) + len(self.failed) > before
@@ -195,10 +193,15 @@ class Worker:
         return [run for run in runs if run.id not in self.finished and run.id not in self.failed]
 
     def _ready(self, run: Run) -> bool:
-        return run.search is None or not self._left(self.by_id[run_id] for run_id in run.search.runs)
+        return not self._left(self.by_id[run_id] for run_id in (*_searches(run), *_stages(run)))
 
-    def _follow_searches(self, runs: Iterable[Run]) -> None:
-        """Results fail with a search that failed, and are made again when a search has come to a score since.
+    def _standing_on(self, stages: Iterable[Run]) -> list[Run]:
+        """The runs that need any of these stages."""
+        ids = {run.id for run in stages if run.kind == "stage"}
+        return [run for run in self.runs if not ids.isdisjoint(_stages(run))]
+
+    def _follow(self, runs: Iterable[Run]) -> None:
+        """Runs fail with a search or stage that failed, and are made again when one of them is another now.
 
         Else the learning rate would be chosen among the rest, for good and under the same id. A rate at which
         training diverged is settled: it is not chosen.
@@ -207,10 +210,28 @@ class Worker:
             if self._lacks_search(run, self.finished.get(run.id)):
                 del self.finished[run.id]
                 self.shown.note(f"{run.name} is run again: its rate was chosen without all its searches")
-            searches = () if run.search is None else run.search.runs
-            lost = [run_id for run_id in searches if run_id in self.failed and run_id not in self.diverged]
+            if self._other_stages(run, self.finished.get(run.id)):
+                del self.finished[run.id]
+                self.shown.note(f"{run.name} is run again: a stage it stands on was trained again")
+            lost = [run_id for run_id in _searches(run) if run_id not in self.diverged]
+            lost = [run_id for run_id in (*_stages(run), *lost) if run_id in self.failed]
             if lost and self._left([run]):
-                self.failed[run.id] = f"{run.name}: a search it waits for failed: {self.failed[lost[0]]}"
+                what = self.by_id[lost[0]].kind
+                self.failed[run.id] = f"{run.name}: a {what} it waits for failed: {self.failed[lost[0]]}"
+
+    def _other_stages(self, run: Run, record: RunRecord | None) -> bool:
+        """Whether a stage that a finished run stands on has other weights by now."""
+        if run.stages is None or record is None or record.unlabelled is None:
+            return False
+        known = {stage.run: stage.weights for stage in record.unlabelled.stages.values()}
+        finished = [run_id for run_id in _stages(run) if run_id in self.finished]
+        return any(known.get(run_id) != weights_digest(self.store / run_id) for run_id in finished)
+
+    def _tell_of_missing_text(self) -> None:
+        lines = ((run.label, run.stages.remark()) for run in self._left(self.runs) if run.stages is not None)
+        for label, line in dict.fromkeys(lines):
+            if line is not None:
+                self.shown.note(f"{label}: {line}")
 
     def _lacks_search(self, run: Run, record: RunRecord | None) -> bool:
         """Whether a result's learning rate was chosen without one of its finished searches."""
@@ -248,7 +269,7 @@ class Worker:
             or record.fingerprints != fingerprints(run, data)
         ):
             return False
-        if self._lacks_search(run, record):
+        if self._lacks_search(run, record) or self._other_stages(run, record):
             return False
         self.finished[run.id] = record
         return True
@@ -262,7 +283,9 @@ class Worker:
             run = resolve(run, self.finished)
             self.trackers.begin(run)
             with Meter(_gpus(loaded.lm)) as meter:
-                result = execute(run, loaded, data, self.shown, folder, self._searched(run))
+                need = run.stages
+                stages = None if need is None else FinishedStages(self.store, need.uses, need.runs)
+                result = execute(run, loaded, data, self.shown, folder, self._searched(run), stages)
             joules = meter.joules
             result.record.cost.energy_joules = None if joules is None else sum(joules.values())
             result.record.cost.energy_of = sorted(joules or ())
@@ -346,6 +369,14 @@ class Worker:
             if self.finished[run.id].fingerprints != fingerprints(run, data):
                 del self.finished[run.id]
                 self.shown.note(f"{run.name} is run again: the task's examples have changed since")
+
+
+def _searches(run: Run) -> tuple[str, ...]:
+    return () if run.search is None else run.search.runs
+
+
+def _stages(run: Run) -> tuple[str, ...]:
+    return () if run.stages is None else tuple(run.stages.runs.values())
 
 
 def _gpus(lm: LanguageModel) -> list[int]:

@@ -19,29 +19,18 @@ _NEEDED = ("run", "language", "example", "prediction", "gold", "score")
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found in a store.
+    """What was found in a store."""
 
-    Attributes:
-        results: Whole runs with a result.
-        searches: Whole runs that only chose a setting.
-        bytes: Size of all whole runs.
-        problems: One line for each thing that is wrong; empty when the store is sound.
-        notes: One line for each thing worth knowing: failures, unfinished runs, what was set aside.
-    """
-
-    results: int
-    searches: int
-    bytes: int
-    problems: tuple[str, ...]
+    results: int  # whole runs with a result
+    searches: int  # whole runs that only chose a setting
+    bytes: int  # size of all whole runs
+    problems: tuple[str, ...]  # one line for each thing that is wrong; empty when the store is sound
+    # One line for each thing worth knowing: failures, unfinished runs, what was set aside.
     notes: tuple[str, ...]
 
 
 def audit(store: Path, forms: Collection[str] = ()) -> Audit:
-    """Read every file of a store. Nothing is changed.
-
-    Args:
-        store: Folder of all runs.
-        forms: Names of the forms of answers that can be read; none for any.
+    """Read every file of a store, and change nothing; ``forms`` of answers that can be read (none: any).
 
     Raises:
         UserError: There is no such folder, or no store in it.

@@ -18,20 +18,13 @@ FOLDER = ".failed"
 
 @dataclass(frozen=True)
 class Failure:
-    """One failed run.
+    """One failed run."""
 
-    Attributes:
-        id: Of the run.
-        name: Task, method and seed.
-        error: What went wrong, in one line.
-        when: UTC, ISO 8601.
-        diverged: Whether training diverged, as it would again; any other failure may have been the moment's.
-    """
-
-    id: str
-    name: str
-    error: str
-    when: str
+    id: str  # of the run
+    name: str  # task, method and seed
+    error: str  # what went wrong, in one line
+    when: str  # UTC, ISO 8601
+    # Whether training diverged, as it would again; any other failure may have been the moment's.
     diverged: bool = False
 
 

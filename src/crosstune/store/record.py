@@ -22,7 +22,7 @@ RECORD_VERSION = 1
 Json = dict[str, Any]
 """A mapping of JSON values whose keys are not the store's to decide."""
 
-Kind = Literal["result", "search"]
+Kind = Literal["result", "search", "stage"]
 
 Whole = Annotated[int, Field(ge=0, lt=2**63)]
 """A number of things. What is larger overflows in every table."""
@@ -50,39 +50,26 @@ class MethodRecord(_Part):
 
 
 class MethodFacts(_Part):
-    """What analysis has to know of a method.
+    """What analysis has to know of a method."""
 
-    Attributes:
-        trains: It trains weights.
-        random: Another seed would give other answers: it draws weights, an order of examples, or exemplars.
-        untuned: It is a baseline that tuned methods are held against: the model as it came.
-    """
-
-    trains: bool
+    trains: bool  # it trains weights
+    # Another seed would give other answers: it draws weights, an order of examples, or exemplars.
     random: bool
-    untuned: bool
+    untuned: bool  # it is a baseline that tuned methods are held against: the model as it came
 
 
 class TaskRecord(_Part):
-    """The task, its version and options.
-
-    Attributes:
-        kind: Form of its answers, which decides their columns and their statistic (`crosstune.data.forms`).
-        metrics: Their names; the first is what ``score`` measures.
-        sums: Of a metric of the whole test set: how many columns ``sum.<i>`` it is computed from; else 0.
-        options: Of the task, such as prompt_language.
-        file: Path and SHA-256 of a task from a user's file.
-        splits: Where each split came from.
-    """
+    """The task, its version and options."""
 
     name: str
     version: Whole
-    kind: str
-    metrics: list[str] = Field(min_length=1)
+    kind: str  # form of its answers, which decides their columns and their statistic (`crosstune.data.forms`)
+    metrics: list[str] = Field(min_length=1)  # their names; the first is what ``score`` measures
+    # Of a metric of the whole test set: how many columns ``sum.<i>`` it is computed from; else 0.
     sums: Whole = 0
-    options: Json = {}
-    file: Json | None = None
-    splits: Json = {}
+    options: Json = {}  # of the task, such as prompt_language
+    file: Json | None = None  # path and SHA-256 of a task from a user's file
+    splits: Json = {}  # where each split came from
 
 
 class Fingerprints(_Part):
@@ -101,10 +88,30 @@ class Overlap(_Part):
 
 
 class DataRecord(_Part):
-    """Rows that could not be used, and how many examples were drawn for training."""
+    """Where examples came from, rows that could not be used, and how many were drawn for training."""
 
+    sources: list[Json] = []
     skipped_rows: Whole = 0
     train_examples: Whole | None = None
+
+
+class StageRecord(_Part):
+    """A run that trained on unlabelled text, and whose weights this one stands on."""
+
+    run: str  # its id
+    weights: str  # SHA-256
+    text: Json  # source, files, lines and characters
+    tokens: Whole | None = None  # read in its training
+    trained_parameters: Whole | None = None
+
+
+class Unlabelled(_Part):
+    """Unlabelled text that a run's method was made with."""
+
+    uses: dict[str, str | None]  # by language that the run is scored in, that of the text; None for none
+    stages: dict[str, StageRecord]  # by language of the text
+    in_text: Whole = 0  # test examples of which a text stands in the unlabelled text of their language
+    compared: Whole = 0  # test examples that have a text long enough to be looked for
 
 
 class SearchRecord(_Part):
@@ -116,16 +123,7 @@ class SearchRecord(_Part):
 
 
 class Cost(_Part):
-    """Seconds, tokens, bytes and joules; None where the machine does not tell.
-
-    Attributes:
-        train_from: The search run whose weights were taken instead of training again.
-        too_long: Test texts longer than the model has positions for.
-        train_too_long: Training texts likewise, of those drawn for training.
-        halvings: How often a pass was halved because memory ran out.
-        resumed: How often the run was resumed.
-        energy_of: The processors and boards that were measured.
-    """
+    """Seconds, tokens, bytes and joules; None where the machine does not tell."""
 
     train_seconds: float | None = None
     train_tokens: Whole | None = None
@@ -135,31 +133,26 @@ class Cost(_Part):
     peak_memory_bytes: Whole | None = None
     load_seconds: float | None = None
     evaluate_seconds: float | None = None
-    train_from: str | None = None
+    train_from: str | None = None  # the search run whose weights were taken instead of training again
     test_tokens: Whole | None = None
-    too_long: Whole = 0
-    train_too_long: Whole = 0
-    halvings: Whole = 0
-    resumed: Whole = 0
+    too_long: Whole = 0  # test texts longer than the model has positions for
+    train_too_long: Whole = 0  # training texts likewise, of those drawn for training
+    halvings: Whole = 0  # how often a pass was halved because memory ran out
+    resumed: Whole = 0  # how often the run was resumed
     energy_joules: float | None = None
-    energy_of: list[str] = []
+    energy_of: list[str] = []  # the processors and boards that were measured
 
 
 class MergeRecord(_Part):
     """How an update of weights, such as LoRA's, was evaluated: added to the weights or computed beside them.
 
     Rounding to the weights' dtype takes a share of what is added, ``|kept - update| / |update|``.
-
-    Attributes:
-        tensors: Weights that have an update.
-        merged: Of these, those it was added to; the others compute it beside the weight.
-        lost: The largest share taken of those that were merged; None where none was.
-        avoided: The largest share that merging the others would have taken; None where it was not measured.
     """
 
-    tensors: Whole
-    merged: Whole
-    lost: float | None = None
+    tensors: Whole  # weights that have an update
+    merged: Whole  # of these, those it was added to; the others compute it beside the weight
+    lost: float | None = None  # the largest share taken of those that were merged; None where none was
+    # The largest share that merging the others would have taken; None where it was not measured.
     avoided: float | None = None
 
 
@@ -180,28 +173,12 @@ class DevPoint(TypedDict):
 
 
 class RunRecord(_Part):
-    """One finished run.
+    """One finished run."""
 
-    Attributes:
-        id: Hash of everything that decides the result; its folder's name.
-        record_version: `RECORD_VERSION` of the crosstune that wrote it.
-        kind: "search" for a run that only chose a setting on development data.
-        label: The method with those settings that tell it from others of its study.
-        train: Training settings; None where nothing is trained.
-        search: None where the learning rate was given.
-        evaluate: Evaluation settings.
-        closed_by: How many tokens that the tokenizer puts behind every text were cut off prompts; None where
-            it puts none, and in older records, whose prompts kept them.
-        identifier: `crosstune.metrics.language_id.IDENTIFIER`, version of the rules that told the language of
-            written answers; None for choices, and in older records.
-        merge: None for a method that changes no weights, and in older records.
-        zero_shot: Nothing but source-language data was trained on.
-        started: UTC, ISO 8601.
-        finished: UTC, ISO 8601.
-    """
-
-    id: str
-    record_version: Whole
+    id: str  # hash of everything that decides the result; its folder's name
+    record_version: Whole  # `RECORD_VERSION` of the crosstune that wrote it
+    # "search" for a run that only chose a setting on development data, "stage" for one that only trained on
+    # unlabelled text what others stand on.
     kind: Kind = "result"
     study: str
     model: str
@@ -210,20 +187,25 @@ class RunRecord(_Part):
     model_layers: Whole | None = None
     method: MethodRecord
     method_facts: MethodFacts
-    label: str
+    label: str  # the method with those settings that tell it from others of its study
     task: TaskRecord
     source_language: str
     languages: list[str]
     added_languages: dict[str, dict[str, Any]] = {}
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)]
-    train: Json | None = None
-    search: SearchRecord | None = None
-    evaluate: Json = {}
+    train: Json | None = None  # training settings; None where nothing is trained
+    search: SearchRecord | None = None  # None where the learning rate was given
+    evaluate: Json = {}  # evaluation settings
+    # How many tokens that the tokenizer puts behind every text were cut off prompts; None where it puts
+    # none, and in older records, whose prompts kept them.
     closed_by: Whole | None = None
+    # `crosstune.metrics.language_id.IDENTIFIER`, version of the rules that told the language of written
+    # answers; None for choices, and in older records.
     identifier: Whole | None = None
-    merge: MergeRecord | None = None
+    merge: MergeRecord | None = None  # None for a method that changes no weights, and in older records
     trained_parameters: Whole | None
-    zero_shot: bool
+    zero_shot: bool  # nothing but source-language data was trained on
+    unlabelled: Unlabelled | None = None  # text that parts of the method were trained on
     fingerprints: Fingerprints
     overlap: Overlap | None = None
     data: DataRecord = DataRecord()
@@ -238,8 +220,8 @@ class RunRecord(_Part):
     curve: list[LossPoint] = []
     dev: list[DevPoint] = []
     chosen_step: Whole | None = None
-    started: str | None = None
-    finished: str | None = None
+    started: str | None = None  # UTC, ISO 8601
+    finished: str | None = None  # UTC, ISO 8601
 
     @model_validator(mode="before")
     @classmethod

@@ -56,11 +56,7 @@ _TEXTS = ("language", "example", "prompt_hash", "prediction", "gold", "answer_la
 
 
 def open_store(store: Path, study: str) -> None:
-    """Make a folder a store, or go on with one, and put the study into it.
-
-    Args:
-        store: Folder of all runs; made where it is missing.
-        study: Text of the study file.
+    """Make a folder a store, or continue one, and put the study's text into it.
 
     Raises:
         UserError: Its ``study.yaml`` is not a store's, something in it is a symbolic link through which files
@@ -96,16 +92,10 @@ def save(
     predictions: pl.DataFrame,
     write_weights: Callable[[Path], None] | None = None,
 ) -> Path:
-    """Write a finished run; one of the same id is replaced.
+    """Write a finished run, and give its folder; a run of the same id is replaced.
 
-    Args:
-        store: Folder of all runs.
-        run: Written as run.json; its ``id`` names the folder.
-        predictions: One row an example.
-        write_weights: Writes the trained tensors to the path it is given.
-
-    Returns:
-        The run's folder.
+    ``predictions`` has one row an example; ``write_weights`` writes the trained tensors to the path it is
+    given.
 
     Raises:
         UserError: The disk is full or cannot be written; nothing of the run is left then.
@@ -150,14 +140,10 @@ def finished(store: Path) -> set[str]:
 
 
 def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> str | None:
-    """What is wrong with a run's files, in one line that says what to do; None when nothing is.
-
-    Args:
-        folder: The run's.
-        files: Those to look at; None for all that its checksums name.
+    """What is wrong with a run's files (None: all that its checksums name), in one line; None if nothing is.
 
     Raises:
-        UserError: A file is there and cannot be read, which says nothing of what it holds.
+        UserError: A file exists and cannot be read, which says nothing about its content.
     """
     try:
         verify(folder, (RUN, PREDICTIONS) if files is None else files, others=files is None)
@@ -167,10 +153,7 @@ def damage(folder: Path, files: Sequence[str] | None = (RUN, PREDICTIONS)) -> st
 
 
 def set_aside(folder: Path) -> Path:
-    """Move a damaged run out of the way, into ``.damaged`` of its store. The caller holds its claim.
-
-    Returns:
-        Where it lies now.
+    """Move a damaged run into ``.damaged`` of its store, and give its new path. The caller holds its lock.
 
     Raises:
         UserError: The store cannot be written.
@@ -204,11 +187,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
-    """The record of every run of a store, oldest first.
-
-    Args:
-        store: Folder of all runs.
-        kind: "result", "search" for those that only chose a setting on development data, or None for both.
+    """The records of a store's runs, oldest first; ``kind`` None for results and searches.
 
     Raises:
         UserError: No store, no runs in it, or a damaged file (named).
@@ -239,12 +218,7 @@ def read_predictions(store: Path, runs: Sequence[RunRecord]) -> pl.DataFrame:
 def read_table(
     store: Path, run_id: str, columns: list[str] | Callable[[str], bool] | None = None
 ) -> pl.DataFrame:
-    """Predictions of one run, their checksum verified.
-
-    Args:
-        store: Folder of all runs.
-        run_id: Of the run.
-        columns: Which, or what says of a name whether it is one; None for all.
+    """Predictions of one run, checksum verified; ``columns``: their names or a test of a name, None for all.
 
     Raises:
         UserError: The file is missing or damaged, is no table of predictions, or lacks a column.
@@ -277,7 +251,7 @@ def _wrong_column(schema: Mapping[str, pl.DataType]) -> str | None:
 
 
 def clean(store: Path, run_id: str) -> None:
-    """Remove what a killed process left of a run half-written. The caller holds its claim."""
+    """Remove half-written files of a killed process. The caller holds the run's lock."""
     for leftover in store.glob(f"{TMP}{_checked(run_id)}-*"):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover, ignore_errors=True)

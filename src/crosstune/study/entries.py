@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -30,6 +29,7 @@ from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import TASKS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.load import SUFFIXES, TaskFile, load_task
+from crosstune.tasks.text.task import UnlabelledText
 from crosstune.training.settings import TrainSettings
 
 Codes = Literal["all"] | tuple[str, ...]
@@ -106,23 +106,17 @@ class StudyPart(BaseModel):
 
 
 class MethodEntry(StudyPart):
-    """One method of a study.
-
-    Attributes:
-        name: In `METHODS`.
-        config: The method's settings.
-        train: Training settings for this method.
-        search: Learning rates searched for this method; False for no search, None for the study's.
-        budget: Trained parameters that the method's size is solved for, model by model; False for none, None
-            for the study's.
-    """
+    """One method of a study."""
 
     kind = "method"
 
-    name: str
-    config: SerializeAsAny[MethodConfig]
-    train: dict[str, Any] = {}
+    name: str  # in `METHODS`
+    config: SerializeAsAny[MethodConfig]  # the method's settings
+    train: dict[str, Any] = {}  # training settings for this method
+    # Learning rates searched for this method; False for no search, None for the study's.
     search: SearchSettings | Literal[False] | None = None
+    # Trained parameters that the method's size is solved for, model by model; False for none, None for the
+    # study's.
     budget: int | Literal[False] | None = None
 
     @model_validator(mode="before")
@@ -197,23 +191,15 @@ class MethodEntry(StudyPart):
 
 
 class TaskEntry(StudyPart):
-    """One task of a study: its options, and the settings that hold for it alone.
-
-    Attributes:
-        name: In `TASKS`, or as the user's own file has it.
-        options: The task's.
-        train: Training settings for this task.
-        evaluate: Evaluation settings for this task.
-        file: Where a task of the user's own comes from; None for one of crosstune's.
-    """
+    """One task of a study: its options, and the settings that hold for it alone."""
 
     kind = "task"
 
-    name: str
-    options: TaskOptions
-    train: dict[str, Any] = {}
-    evaluate: dict[str, Any] = {}
-    file: TaskFile | None = None
+    name: str  # in `TASKS`, or as the user's own file has it
+    options: TaskOptions  # the task's
+    train: dict[str, Any] = {}  # training settings for this task
+    evaluate: dict[str, Any] = {}  # evaluation settings for this task
+    file: TaskFile | None = None  # where a task of the user's own comes from; None for one of crosstune's
 
     @model_validator(mode="before")
     @classmethod
@@ -242,7 +228,9 @@ class TaskEntry(StudyPart):
     @property
     def task_class(self) -> type[Task]:
         """What makes the task."""
-        return TASKS[self.name] if self.file is None else self.file.task
+        if self.file is not None:
+            return self.file.task
+        return UnlabelledText if self.name == UnlabelledText.name else TASKS[self.name]
 
     def make(self) -> Task:
         """The task itself."""
@@ -251,9 +239,8 @@ class TaskEntry(StudyPart):
     def chosen_languages(self, chosen: Codes | Mapping[str, Codes], index: int) -> tuple[str, ...]:
         """Canonical codes of the languages the task is evaluated in, its source language first.
 
-        Args:
-            chosen: By the study: for all its tasks, or by task.
-            index: Of the task in the study.
+        ``chosen`` is the study's choice, for all its tasks or by task; ``index`` is the task's place in the
+        study.
 
         Raises:
             ValidationError: A language that the task has not, or its files cannot be read.
@@ -291,31 +278,6 @@ class TaskEntry(StudyPart):
         named = {"name": self.name} if self.file is None else {"file": str(self.file.path)}
         options = self.options.model_dump(mode="json")
         return {**named, **options, "train": self.train, "evaluate": self.evaluate}
-
-
-@dataclass(frozen=True)
-class Combination:
-    """One task with one method of a study, and what holds for their runs.
-
-    Attributes:
-        task: The task.
-        method: The method.
-        label: Short name of the method, unique in the study.
-        budget: Trained parameters that the method's size is solved for; None where its size is given.
-        languages: Canonical codes of the languages the task is evaluated in, its source language first.
-        evaluate: Evaluation settings.
-        train: Training settings, with a learning rate where none is searched; None where nothing is trained.
-        rates: Learning rates that are searched; None for no search.
-    """
-
-    task: TaskEntry
-    method: MethodEntry
-    label: str
-    budget: int | None
-    languages: tuple[str, ...]
-    evaluate: EvaluateSettings
-    train: TrainSettings | None
-    rates: tuple[float, ...] | None
 
 
 def labels(methods: Sequence[MethodEntry], budget: int | Literal[False] | None = None) -> list[str]:

@@ -24,17 +24,11 @@ Axes = dict[str, tuple[list[Any], Loc]]
 
 @dataclass(frozen=True)
 class GridCell:
-    """One entry of the methods after grids are written out.
+    """One entry of the methods after grids are written out."""
 
-    Attributes:
-        entry: As a study file could have it; read already where that shows whether it is there twice.
-        index: Of the entry in the study's own list that it comes from.
-        origin: Where the file has the values of swept settings.
-    """
-
-    entry: Any
-    index: int
-    origin: dict[str, Loc] = field(default_factory=dict)
+    entry: Any  # as a study file could have it; read already where that shows whether it is there twice
+    index: int  # of the entry in the study's own list that it comes from
+    origin: dict[str, Loc] = field(default_factory=dict)  # where the file has the values of swept settings
 
     def place(self, rest: Loc) -> Loc:
         """The place in the file of a part of the entry."""
@@ -45,14 +39,10 @@ class GridCell:
 
 
 def sweep(methods: Sequence[Any], grid: Any) -> list[GridCell]:
-    """Write out the grids of a study and of its methods.
+    """Write out the grids of a study (settings such as ``lora.rank`` to lists of values) and of its methods.
 
-    Entries that a grid makes and that are already there are left out. A setting that a method gives itself is
-    not swept by the study's grid.
-
-    Args:
-        methods: The study's entries: names, mappings or `MethodEntry`.
-        grid: The study's own: settings (``train.limit``, ``lora.rank``) to lists of values; None for none.
+    Entries that a grid makes and that exist already are left out. The study's grid does not sweep a setting
+    that a method gives itself.
 
     Raises:
         ValidationError: An unknown key, no list, an empty list, or far too many combinations.

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
@@ -15,7 +15,8 @@ from crosstune.methods.config import MethodConfig
 from crosstune.models.loading.device import named
 from crosstune.models.loading.known import geometry_for
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.store.record import RunRecord
+from crosstune.store.record import Kind, RunRecord
+from crosstune.study.combination import StagePlan, Stages
 from crosstune.study.entries import TaskEntry
 from crosstune.study.spec import Study
 from crosstune.training.settings import TrainSettings
@@ -29,65 +30,42 @@ LAST_STEP = 1_000_000_000
 
 @dataclass(frozen=True)
 class Search:
-    """The runs that a result run waits for.
+    """The runs that a result run waits for."""
 
-    Attributes:
-        runs: Ids of the search runs.
-        rates: Their learning rates, in the same order.
-    """
-
-    runs: tuple[str, ...]
-    rates: tuple[float, ...]
+    runs: tuple[str, ...]  # ids of the search runs
+    rates: tuple[float, ...]  # their learning rates, in the same order
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that decides one result.
+    """Everything that decides one result."""
 
-    Attributes:
-        study: Name of the study, for the record; not part of the id.
-        model: As the study names it. Its revision is known when it is loaded, and is checked on resuming.
-        device: Kind of device ("cpu", "cuda", ...); arithmetic differs between kinds.
-        dtype: Of the frozen weights, such as "bfloat16".
-        task: Name and options.
-        languages: Evaluated in, source language first.
-        method: Name in `METHODS`.
-        config: The method's settings.
-        train: With the learning rate filled in; None when nothing is trained.
-        evaluate: Evaluation settings.
-        seed: Of the method's start, the order of examples and the exemplars.
-        label: Short name, unique among the methods of the study.
-        kind: "result", or "search": trained and scored on source-language development data, nothing else.
-        search: For a result whose learning rate is searched: the runs that decide it. Its ``train`` has no
-            learning rate then, until `crosstune.study.runs.resolve` fills it in.
-        chosen: Development score by searched rate, once resolved.
-        quantize: "4bit" or "8bit" for the frozen weights; in the id when set.
-        device_map: How the model is spread over GPUs; not in the id.
-        known_as: The id from before it was resolved, which it keeps.
-        refused: Why it cannot be made: its model's shape cannot be read, or is not one that crosstune loads.
-        unsolved: Of a refused run: the budget that its method's size could not be solved for.
-    """
-
-    study: str
-    model: str
-    device: str
-    dtype: str
-    task: TaskEntry
-    languages: tuple[str, ...]
-    method: str
-    config: MethodConfig
-    train: TrainSettings | None
-    evaluate: EvaluateSettings
-    seed: int
-    label: str
-    kind: Literal["result", "search"] = "result"
+    study: str  # name of the study, for the record; not part of the id
+    model: str  # as the study names it. Its revision is known when it is loaded, and is checked on resuming.
+    device: str  # kind of device ("cpu", "cuda", ...); arithmetic differs between kinds
+    dtype: str  # of the frozen weights, such as "bfloat16"
+    task: TaskEntry  # name and options
+    languages: tuple[str, ...]  # evaluated in, source language first
+    method: str  # name in `METHODS`
+    config: MethodConfig  # the method's settings
+    train: TrainSettings | None  # with the learning rate filled in; None when nothing is trained
+    evaluate: EvaluateSettings  # evaluation settings
+    seed: int  # of the method's start, the order of examples and the exemplars
+    label: str  # short name, unique among the methods of the study
+    # "result", or "search": trained and scored on source-language development data, nothing else; or "stage":
+    # trained on unlabelled text of ``train.languages``, and not scored.
+    kind: Kind = "result"
+    # For a result whose learning rate is searched: the runs that decide it. Its ``train`` has no learning
+    # rate then, until `crosstune.study.runs.resolve` fills it in.
     search: Search | None = None
-    chosen: dict[float, float] | None = None
-    quantize: str | None = None
-    device_map: str | None = None
-    known_as: str | None = None
+    chosen: dict[float, float] | None = None  # development score by searched rate, once resolved
+    stages: Stages | None = None  # that the method stands on; in the id when there are any
+    quantize: str | None = None  # "4bit" or "8bit" for the frozen weights; in the id when set
+    device_map: str | None = None  # how the model is spread over GPUs; not in the id
+    known_as: str | None = None  # the id from before it was resolved, which it keeps
+    # Why it cannot be made: its model's shape cannot be read, or is not one that crosstune loads.
     refused: str | None = None
-    unsolved: int | None = None
+    unsolved: int | None = None  # of a refused run: the budget that its method's size could not be solved for
 
     @cached_property
     def id(self) -> str:
@@ -121,6 +99,9 @@ class Run:
             content["kind"] = self.kind
         if self.search is not None:
             content["search"] = sorted(self.search.runs)
+        if self.stages is not None:
+            runs = self.stages.runs
+            content["stages"] = {code: text and runs[text] for code, text in self.stages.uses.items()}
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -128,6 +109,8 @@ class Run:
     def name(self) -> str:
         """For people: "cldr-names · lora · seed 0"; of a search run with its learning rate."""
         name = f"{self.task.name} · {self.label} · seed {self.seed}"
+        if self.kind == "stage" and self.train is not None:
+            name = f"{self.label} · {', '.join(self.train.languages or ())}"
         if self.kind == "search" and self.train is not None:
             name += f" · searching, rate {self.train.learning_rate:g}"
         return name
@@ -181,33 +164,60 @@ def expand(study: Study) -> list[Run]:
             if geometry is not None and combination.budget is not None:
                 solved = solve(base.method, base.config, geometry, combination.budget)
                 base = base if solved is None else replace(base, config=solved.config)
+            stages: list[Run] = []
+            if combination.stages is not None:
+                stages, base = _with_stages(base, combination.stages)
             rates = combination.rates or ()
             searches = [_search_run(base, rate) for rate in rates]
             if searches:
                 base = replace(base, search=Search(tuple(run.id for run in searches), rates))
-            for run in [*searches, *(replace(base, seed=seed) for seed in study.seeds)]:
+            for run in [*stages, *searches, *(replace(base, seed=seed) for seed in study.seeds)]:
                 runs.setdefault(run.id, run)
     if len(refused) == len(study.models):
         raise UserError(next(iter(refused.values())))
     return list(runs.values())
 
 
+def _with_stages(base: Run, plan: StagePlan) -> tuple[list[Run], Run]:
+    """The runs of a method's stages, and the method's own that needs them.
+
+    Nothing but the stage itself decides theirs: they are shared by all that need them, in other studies too.
+    """
+    runs = {
+        text: replace(
+            base,
+            task=plan.text,
+            languages=(),
+            method=plan.stage.method,
+            config=plan.stage.config,
+            train=plan.settings(text),
+            evaluate=EvaluateSettings(),
+            seed=0,
+            label=plan.stage.label,
+            kind="stage",
+            unsolved=None,
+        )
+        for text in dict.fromkeys(text for text in plan.uses.values() if text is not None)
+    }
+    ids = {text: run.id for text, run in runs.items()}
+    return list(runs.values()), replace(base, stages=Stages(plan.uses, ids))
+
+
 def _search_run(base: Run, rate: float) -> Run:
     """A run with the study's first seed that tries one rate, and is scored at least after its last step."""
     assert base.train is not None
     update = {"learning_rate": rate, "evaluate_every": base.train.evaluate_every or LAST_STEP}
-    return replace(base, kind="search", languages=(), train=base.train.model_copy(update=update))
+    train, stages = base.train.model_copy(update=update), base.stages
+    if stages is not None:
+        stages = stages.of((base.task.task_class.source_language,))
+    return replace(base, kind="search", languages=(), train=train, stages=stages)
 
 
 def resolve(run: Run, finished: Mapping[str, RunRecord]) -> Run:
     """A run with its learning rate filled in: the best on development data, the smaller one on ties.
 
-    The run keeps its id. A run without a search is given back as it is.
-
-    Args:
-        run: A result run.
-        finished: Records of finished runs by id. Search runs that are not among them are left out of the
-            choice: they failed.
+    The run keeps its id; a run without a search is returned unchanged. Search runs without a record in
+    ``finished`` failed, and are left out of the choice.
 
     Raises:
         UserError: None of its search runs is finished (the first is named), or one was never scored.

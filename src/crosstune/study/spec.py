@@ -25,9 +25,9 @@ from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.study.combination import Combination, stage_plan
 from crosstune.study.entries import (
     Codes,
-    Combination,
     MethodEntry,
     SearchSettings,
     StudyPart,
@@ -324,6 +324,7 @@ class Study(StudyPart):
                     evaluate=evaluate,
                     train=train if method.trains else None,
                     rates=rates,
+                    stages=stage_plan(entry, ("methods", m), task.task_class.source_language, languages),
                 )
 
     @property

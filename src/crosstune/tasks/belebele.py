@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from crosstune.config.environment import DATA
 from crosstune.data.example import Example, Split
 from crosstune.data.reading_sets import SETS, Reading, checked
-from crosstune.data.source import FileLayout
+from crosstune.data.source import local_layouts
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.prompts import render
@@ -86,12 +86,7 @@ class Belebele(PublishedTask):
         "test": "test",
     }
     prompts = "belebele"
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "test": tuple(
-            FileLayout(f"{folder}/{{code}}.jsonl", read=read_belebele)
-            for folder in ("belebele", "Belebele", "data")
-        ),
-    }
+    layouts = local_layouts("belebele", belebele=read_belebele)
     hub: Mapping[Split, str] = {"test": "belebele"}
     Options = BelebeleOptions
     options: BelebeleOptions
@@ -125,7 +120,7 @@ class Belebele(PublishedTask):
     def _training_rows(self, split: Split) -> Iterator[Row | BadRow]:
         for name in self._training_sets():
             rows, origin = self._on_hub(name, split) if self.on_hub else self._local(name, split)
-            questions = list(SETS[name].questions(name, rows, split))
+            questions = list(SETS[name].questions(rows, split))
             if questions:
                 count = sum(isinstance(question, Row) for question in questions)
                 self.note_source(split, self.source_language, set=name, questions=count, **origin)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split, fair_order
-from crosstune.data.source import FileLayout
+from crosstune.data.source import local_layouts
 from crosstune.data.tables import Row
 from crosstune.errors import UserError
 from crosstune.metrics.numbers import ANSWER_WORDS, number_match
@@ -56,13 +56,7 @@ class Mgsm(PublishedTask):
         "test": "test",
     }
     prompts = "mgsm"
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "train": tuple(
-            FileLayout(f"{folder}/train.jsonl", ("question", "answer"))
-            for folder in ("gsm8k", "grade_school_math/data")
-        ),
-        "test": (FileLayout("mgsm/mgsm_{code}.tsv", ("question", "answer_number"), header=False),),
-    }
+    layouts = local_layouts("gsm8k") | local_layouts("mgsm")
     hub: Mapping[Split, str] = {"train": "gsm8k", "test": "mgsm"}
     Options = MgsmOptions
     options: MgsmOptions

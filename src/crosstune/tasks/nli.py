@@ -15,7 +15,7 @@ from statistics import mode
 from typing import Any, ClassVar, Literal
 
 from crosstune.data.example import Example, Split
-from crosstune.data.source import FileLayout
+from crosstune.data.source import local_layouts
 from crosstune.data.tables import BadRow, Row, Rows, changed, read_lines, read_rows
 from crosstune.errors import UserError
 from crosstune.tasks.base import TaskOptions
@@ -30,32 +30,6 @@ NO_GOLD = ("-", -1)
 
 # SICK writes labels in capitals; the training files that came with XNLI have a word of their own.
 _SPELLINGS = {**{label: label for label in LABELS}, "contradictory": "contradiction"}
-
-_ORIGINAL = {"sentence1": "premise", "sentence2": "hypothesis", "gold_label": "label"}
-_SICK = {"sentence_A": "premise", "sentence_B": "hypothesis", "entailment_judgment": "label"}
-_MACHINE_TRANSLATED = {"premise": "premise", "hypo": "hypothesis", "label": "label"}
-_OF_MANY_LANGUAGES = {"language": "language", **_ORIGINAL}
-
-
-TRAIN: Mapping[str, tuple[FileLayout, ...]] = {
-    "mnli": (
-        FileLayout("multinli_1.0/multinli_1.0_train.jsonl", rename=_ORIGINAL),
-        FileLayout("multinli_1.0/multinli_1.0_train.txt", rename=_ORIGINAL),
-        FileLayout("MNLI/train.tsv", rename=_ORIGINAL),
-        FileLayout("multi_nli/data/train-*.parquet", COLUMNS),
-        FileLayout("XNLI-MT-1.0/multinli/multinli.train.en.tsv", rename=_MACHINE_TRANSLATED),
-        FileLayout("xnli/train-en.tsv", COLUMNS, header=False),
-        FileLayout("english_nli/mnli/dev.csv", COLUMNS),
-    ),
-    "snli": (
-        FileLayout("snli_1.0/snli_1.0_train.jsonl", rename=_ORIGINAL),
-        FileLayout("snli_1.0/snli_1.0_train.txt", rename=_ORIGINAL),
-        FileLayout("english_nli/snli/dev.csv", COLUMNS),
-    ),
-    "sick": tuple(
-        FileLayout(f"{folder}/SICK_train.txt", rename=_SICK) for folder in ("SICK", "english_nli/sick")
-    ),
-}
 
 XNLI_ROWS: Mapping[Split, int] = {"dev": 2490, "test": 5010}
 """Pairs in each split of XNLI, in every language."""
@@ -90,12 +64,6 @@ def _with_or_without_label(path: Path) -> Rows:
     widths = [line.count("\t") + 1 for line in read_lines(path) if isinstance(line, str)]
     unlabelled = bool(widths) and mode(widths) == 2
     return read_rows(path, COLUMNS[:2] if unlabelled else COLUMNS, header=False)
-
-
-def _side(files: str, code: str) -> FileLayout:
-    """One of the two languages that a file of myXNLI holds side by side."""
-    names = {"label": "label", f"sentence1_{code}": "premise", f"sentence2_{code}": "hypothesis"}
-    return FileLayout(files, rename=names, language=code)
 
 
 class NliOptions(PublishedOptions):
@@ -174,24 +142,12 @@ class Xnli(_Nli):
         "test": "XNLI test",
     }
     hub: Mapping[Split, str] = {"train": "multi_nli", "dev": "xnli", "test": "xnli"}
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "train": TRAIN["mnli"],
-        "dev": (
-            FileLayout("XNLI-1.0/xnli.dev.tsv", rename=_OF_MANY_LANGUAGES, column="language"),
-            FileLayout("xnli/{code}/validation-*.parquet", COLUMNS),
-            FileLayout("xnli/dev-{code}.tsv", COLUMNS, header=False),
-        ),
-        "test": (
-            FileLayout("XNLI-1.0/xnli.test.tsv", rename=_OF_MANY_LANGUAGES, column="language"),
-            FileLayout("xnli/{code}/test-*.parquet", COLUMNS),
-            FileLayout("xnli/test-{code}.tsv", read=_with_or_without_label),
-        ),
-    }
+    layouts = local_layouts("mnli") | local_layouts("xnli", with_or_without_label=_with_or_without_label)
 
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
         if self.options.train_set != "mnli":
-            self.layouts = {**self.layouts, "train": TRAIN[self.options.train_set]}
+            self.layouts = {**self.layouts, **local_layouts(self.options.train_set)}
             self.hub = {"dev": "xnli", "test": "xnli"}
 
     def row_id(self, row: Row, split: Split, language: str) -> str:
@@ -294,13 +250,7 @@ class AmericasNli(_FurtherLanguages):
         "test": "AmericasNLI test; the same pairs of XNLI test (English)",
     }
     hub: Mapping[Split, str] = {"dev": "americas_nli", "test": "americas_nli"}
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        split: tuple(
-            FileLayout(f"{folder}/{split}/{{code}}.tsv", ("id", *COLUMNS))
-            for folder in ("americasnli", "anli_final")
-        )
-        for split in ("dev", "test")
-    }
+    layouts = local_layouts("americasnli")
 
     def examples(self, split: Split, language: str) -> list[Example]:
         """All examples of a split, shuffled by id; of the English test side, pairs that were translated."""
@@ -333,10 +283,7 @@ class MyXnli(_FurtherLanguages):
         "test": "myXNLI test",
     }
     hub: Mapping[Split, str] = {"dev": "myxnli", "test": "myxnli"}
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "dev": (_side("myxnli/my.genre.dev.tsv", "my"),),
-        "test": (_side(TEST_LABELS, "my"), _side(TEST_LABELS, "en")),
-    }
+    layouts = local_layouts("myxnli")
 
     def row_id(self, row: Row, split: Split, language: str) -> str:
         """The number of the pair in XNLI."""

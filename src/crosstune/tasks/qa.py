@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split, fair_order
-from crosstune.data.source import FileLayout
-from crosstune.data.squad import read_by_language, read_renumbered, read_squad
+from crosstune.data.source import FileLayout, local_layouts
+from crosstune.data.squad import READERS
 from crosstune.data.tables import LARGEST_ROW, Row
 from crosstune.errors import UserError
 from crosstune.metrics import mlqa, squad
@@ -35,14 +35,6 @@ _ARTICLES: dict[Split, str] = {
 _LINE_BREAK = re.compile(r"\s*\n\s*")
 
 
-TRAIN_LAYOUTS = {
-    "squad": (FileLayout("squad/train-v1.1*.json", read=read_squad),),
-    "tydiqa": (
-        FileLayout("tydiqa-goldp-v1.1-train.json", column="language", read=read_by_language),
-        FileLayout("tydiqa_goldp/train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
-        FileLayout("tydiqa/tydiqa-goldp-v1.1-train/tydiqa.goldp.{code}.train.json", read=read_renumbered),
-    ),
-}
 TRAIN_ON_HUB = {"squad": "squad", "tydiqa": "tydiqa_goldp"}
 
 
@@ -86,7 +78,7 @@ class ExtractiveQa(PublishedTask):
     def __init__(self, options: TaskOptions | None = None) -> None:
         super().__init__(options)
         # An option says which they are, so they cannot stand in the class.
-        self.layouts = {**self.layouts, "train": TRAIN_LAYOUTS[self.options.train_set]}
+        self.layouts = {**self.layouts, "train": local_layouts(self.options.train_set, **READERS)["train"]}
         self.hub = {**self.hub, "train": TRAIN_ON_HUB[self.options.train_set]}
         self._halves: dict[str, dict[Split, list[Example]]] = {}
 
@@ -166,20 +158,8 @@ class Xquad(ExtractiveQa):
     name = "xquad"
     summary = "answer from a paragraph, parallel in 12 languages (XQuAD)"
     split_names: ClassVar[dict[Split, str]] = {**_ARTICLES, "test": "the whole of XQuAD"}
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "dev": (),
-        "test": (FileLayout("xquad/xquad.{code}.json", read=read_squad),),
-    }
+    layouts = local_layouts("xquad", **READERS)
     hub: Mapping[Split, str] = {"test": "xquad"}
-
-
-# XTREME's copies of the dev files have their answers blanked: they come last.
-_TYDIQA_DEV = (
-    FileLayout("tydiqa-goldp-v1.1-dev/tydiqa-goldp-dev-{code}.json", read=read_squad),
-    FileLayout("tydiqa-goldp-v1.1-dev.json", column="language", read=read_by_language),
-    FileLayout("tydiqa_goldp/dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
-    FileLayout("tydiqa/tydiqa-goldp-v1.1-dev/tydiqa.goldp.{code}.dev.json", read=read_squad),
-)
 
 
 class TydiQa(ExtractiveQa):
@@ -195,7 +175,9 @@ class TydiQa(ExtractiveQa):
         "dev": "passages held out of train",
         "test": "dev (the answers of the published test set are hidden)",
     }
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {"dev": _TYDIQA_DEV, "test": _TYDIQA_DEV}
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = dict.fromkeys(
+        ("dev", "test"), local_layouts("tydiqa", **READERS)["dev"]
+    )
     hub: Mapping[Split, str] = {"dev": "tydiqa_goldp", "test": "tydiqa_goldp"}
     Options: ClassVar[type[TaskOptions]] = TydiQaOptions
 
@@ -206,14 +188,7 @@ class Mlqa(ExtractiveQa):
     name = "mlqa"
     summary = "answer from a paragraph, parallel in part, 7 languages (MLQA)"
     split_names: ClassVar[dict[Split, str]] = {**_ARTICLES, "test": "test (dev by the option evaluate_on)"}
-    # The full release has a file for every pair of languages: context and question are in one language here.
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        split: tuple(
-            FileLayout(f"{folder}/{split}/{split}-context-{{code}}-question-{{code}}.json", read=read_squad)
-            for folder in ("mlqa", "MLQA_V1", "mlqa/MLQA_V1")
-        )
-        for split in ("dev", "test")
-    }
+    layouts = local_layouts("mlqa", **READERS)
     hub: Mapping[Split, str] = {"dev": "mlqa", "test": "mlqa"}
 
 

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from crosstune.data.example import Example, Split
-from crosstune.data.source import FileLayout
+from crosstune.data.source import local_layouts
 from crosstune.data.tables import Row
 from crosstune.tasks.prompts import load_prompts, render
 from crosstune.tasks.published import PublishedTask
-
-COLUMNS = ("index_id", "category", "text")
 
 
 class Sib200(PublishedTask):
@@ -29,10 +27,7 @@ class Sib200(PublishedTask):
     summary = "topic of a sentence, 7 choices (SIB-200)"
     split_names: ClassVar[dict[Split, str]] = {"train": "train", "dev": "dev", "test": "test"}
     prompts = "sib200"
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        split: (FileLayout(f"sib200/annotated/{{code}}/{split}.tsv", COLUMNS),)
-        for split in ("train", "dev", "test")
-    }
+    layouts = local_layouts("sib200")
     hub: Mapping[Split, str] = {"train": "sib200", "dev": "sib200", "test": "sib200"}
 
     def example(self, row: Row, split: Split, language: str) -> Example:

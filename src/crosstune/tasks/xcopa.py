@@ -9,26 +9,15 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split
-from crosstune.data.source import FileLayout
+from crosstune.data.source import local_layouts
 from crosstune.data.tables import BadRow, Row, Rows, changed
 from crosstune.errors import UserError
 from crosstune.tasks.prompts import render
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
-COLUMNS = ("premise", "choice1", "choice2", "question", "idx")
-LABELLED = (*COLUMNS, "label")
 QUESTIONS = ("cause", "effect")
 
 _TURKISH = {"I": "ı", "İ": "i"}
-
-
-def _copa(name: str, columns: tuple[str, ...] = LABELLED) -> tuple[FileLayout, ...]:
-    return FileLayout(f"copa_en/{name}-en.jsonl", columns), FileLayout(f"COPA/{name}.jsonl", columns)
-
-
-def _translated(name: str) -> tuple[FileLayout, ...]:
-    folders = ("xcopa", "xcopa/data")
-    return tuple(FileLayout(f"{folder}/{{code}}/{name}.*.jsonl", LABELLED) for folder in folders)
 
 
 class XcopaOptions(PublishedOptions):
@@ -73,11 +62,7 @@ class Xcopa(PublishedTask):
     Options = XcopaOptions
     options: XcopaOptions
     hub: Mapping[Split, str] = {"train": "copa", "dev": "xcopa", "test": "xcopa"}
-    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
-        "train": _copa("train"),
-        "dev": (*_copa("val"), *_translated("val")),
-        "test": (*_copa("test", COLUMNS), *_translated("test")),
-    }
+    layouts = local_layouts("xcopa")
 
     def languages(self) -> list[str]:
         """Canonical codes, English first where COPA's test file is there."""

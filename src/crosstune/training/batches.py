@@ -24,24 +24,16 @@ POOL = 8
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """What one forward reads.
+    """What one forward reads."""
 
-    Attributes:
-        ids: ``[lines, width]``, padded on the right.
-        rows: ``[answers]`` flat indices (lines * width) of the positions that predict an answer token.
-        targets: ``[answers]`` what to predict there: token ids, or with ``columns`` places among them.
-        layout: Who sees whom, when a line holds several examples.
-        columns: ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
-        offered: ``[answers, columns]`` which of them each answer is chosen from.
-        entry: What the frozen layers below the lowest adapted one hand to it; None to run them.
-    """
-
-    ids: Tensor
-    rows: Tensor
-    targets: Tensor
-    layout: Layout | PaddingFreeBatch | None = None
+    ids: Tensor  # ``[lines, width]``, padded on the right
+    rows: Tensor  # ``[answers]`` flat indices (lines * width) of the positions that predict an answer token
+    targets: Tensor  # ``[answers]`` what to predict there: token ids, or with ``columns`` places among them
+    layout: Layout | PaddingFreeBatch | None = None  # who sees whom, when a line holds several examples
+    # ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
     columns: Tensor | None = None
-    offered: Tensor | None = None
+    offered: Tensor | None = None  # ``[answers, columns]`` which of them each answer is chosen from
+    # What the frozen layers below the lowest adapted one hand to it; None to run them.
     entry: EntryStates | None = None
 
 

@@ -28,26 +28,18 @@ _SHARE = 1 / 20
 
 @dataclass(frozen=True)
 class Saved:
-    """A checkpoint's content.
+    """A checkpoint's content."""
 
-    Attributes:
-        tensors: On the CPU.
-        facts: JSON values.
-    """
-
-    tensors: dict[str, Tensor]
-    facts: dict[str, Any]
+    tensors: dict[str, Tensor]  # on the CPU
+    facts: dict[str, Any]  # JSON values
 
 
 class Checkpoint:
-    """The checkpoint of one training.
+    """The checkpoint of one training, in an existing folder for it only.
 
-    Args:
-        folder: Existing folder for this training only.
-        made_for: Hash of everything that determines the training; other checkpoints are not used.
-        note: Logs one line when resuming, and for checkpoints that cannot be used or written.
-        passes: Their limits and counts are saved and restored too.
-        taken_up: Called when training resumes from a checkpoint.
+    ``made_for`` is a hash of everything that determines the training: other checkpoints are not used. The
+    limits and counts of ``passes`` are saved too. ``note`` logs one line when resuming, and for checkpoints
+    that cannot be used or written; ``taken_up`` is called when training resumes.
 
     Raises:
         UserError: The environment variable is no number of seconds.

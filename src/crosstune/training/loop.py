@@ -30,21 +30,13 @@ from crosstune.training.state import Best, LoopState, Trained, random_state, set
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What is told after each step.
+    """What is told after each step."""
 
-    Attributes:
-        step: Steps done.
-        total: Steps to do.
-        loss: Mean nats an answer token in this step's batch.
-        tokens: Text tokens read so far, padding left out.
-        seconds: Since training began.
-    """
-
-    step: int
-    total: int
-    loss: float
-    tokens: int
-    seconds: float
+    step: int  # steps done
+    total: int  # steps to do
+    loss: float  # mean nats an answer token in this step's batch
+    tokens: int  # text tokens read so far, padding left out
+    seconds: float  # since training began
 
 
 def rate(settings: TrainSettings, peak: float, step: int, total: int) -> float:
@@ -77,16 +69,14 @@ def train(
         rows: Tokenised source-language examples.
         settings: Steps, batch, learning rate, ...
         seed: Decides the order of the examples.
-        dev_score: Score on source-language development data, higher is better; called every
-            ``evaluate_every`` steps and at the end. The weights of the best score are kept, the
-            earlier one on ties.
+        dev_score: On source-language development data, higher is better; called every ``evaluate_every``
+            steps and at the end. The weights of the best score are kept, the earlier one on ties.
         tell: Called after each step.
-        passes: Says how many tokens go at once, and is lowered when memory runs out; made from the settings.
-        checkpoint: Where a training that was stopped goes on from, to the same bits.
+        passes: Limits the tokens of a pass; lowered when memory runs out. Made from the settings by default.
+        checkpoint: From which a stopped training resumes, to the same bits.
 
     Raises:
-        UserError: There is nothing to train on, the loss is no longer a number, or one example is more
-            than memory holds.
+        UserError: No examples, a loss that is not finite, or one example that does not fit into memory.
     """
     if not rows:
         raise UserError("there are no training examples")
@@ -97,7 +87,7 @@ def train(
         method.set_parameters(saved.tensors)
         return Trained(**saved.facts["trained"])
     total = settings.total_steps(len(rows))
-    method.begin_training(total)
+    phases = method.begin_training(total)
     optimiser = torch.optim.AdamW(_groups(method), lr=peak, weight_decay=settings.weight_decay)
     state = LoopState(method, optimiser, Trained(learning_rate=peak), Best(method))
     passes = passes or TokenLimit(settings.tokens_per_pass, method.attached().device, "training")
@@ -119,15 +109,15 @@ def train(
                     f"the loss became {loss} at step {step}; "
                     f"try a learning rate below {peak:g} or dtype: float32"
                 )
-            now = rate(settings, peak, step - 1, total)
-            _move(method, optimiser, step, now, settings.clip)
+            now = rate(settings, peak, *_in_phase(phases, step))
+            _move(method, optimiser, step, now, settings.clip, phases)
             result.steps, result.tokens = step, result.tokens + tokens
             result.padded_tokens += padded
             result.reuse = None if reuse is None else reuse.facts()
             result.curve.append({"step": step, "loss": loss, "learning_rate": now})
             if tell is not None:
                 tell(Progress(step, total, loss, result.tokens, time.perf_counter() - began))
-            every = settings.evaluate_every
+            every = settings.evaluate_every if step > total - phases[-1] else None
             if dev_score is not None and every is not None and (step % every == 0 or step == total):
                 with _paused(method), blocks.away():
                     score = dev_score()
@@ -144,13 +134,21 @@ def train(
     return result
 
 
+def _in_phase(phases: Sequence[int], step: int) -> tuple[int, int]:
+    """A step (from 1) counted in its phase (from 0), and the steps of that."""
+    for steps in phases:
+        if step <= steps:
+            break
+        step -= steps
+    return step - 1, steps
+
+
 def _gradients(
     method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
-    Returns:
-        Its loss in nats an answer token, and the tokens read, padding left out and included.
+    Returns the loss in nats an answer token, and the tokens read, without and with padding.
     """
     before = random_state()
     counted = (0, 0) if reuse is None else (reuse.read, reuse.from_cache)
@@ -213,8 +211,15 @@ def _groups(method: Method) -> list[dict[str, Any]]:
     return [{"params": [p for _, p in run], "factor": factor} for factor, run in runs]
 
 
-def _move(method: Method, optimiser: torch.optim.Optimizer, step: int, rate: float, clip: float) -> None:
-    """One step of the optimiser; gradients are gone after it."""
+def _move(
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    rate: float,
+    clip: float,
+    phases: Sequence[int],
+) -> None:
+    """One step of the optimiser; gradients are gone after it, and behind a phase its moments."""
     if clip:
         torch.nn.utils.clip_grad_norm_(method.parameters().values(), clip)
     for group in optimiser.param_groups:
@@ -223,6 +228,9 @@ def _move(method: Method, optimiser: torch.optim.Optimizer, step: int, rate: flo
     method.with_gradients(step)
     optimiser.zero_grad(set_to_none=True)
     method.after_step()
+    if step in itertools.accumulate(phases[:-1]):
+        method.next_phase()
+        optimiser.state.clear()
 
 
 def _backward(

@@ -124,7 +124,7 @@ class Reuse:
         return *self._place(), array("i", text).tobytes()
 
     def _enters(self, text: Text) -> bool:
-        """Whether this model can be entered midway: a text comes out as it does all the way through."""
+        """Whether this model can be entered at that layer: a text comes out as through all layers."""
         lm = self._lm
         ids = torch.tensor([text], device=lm.device)
 
@@ -152,13 +152,10 @@ class Reuse:
 
 
 def states_of(lm: LanguageModel, layer: int, texts: Sequence[Text], shared: bool) -> list[Tensor]:
-    """What a layer receives of each text, ``[tokens, hidden]`` on the CPU.
+    """What a layer (1 or above) receives of each text of token ids, ``[tokens, hidden]`` on the CPU.
 
-    Args:
-        lm: Nothing is attached below ``layer``, but the first position may be shifted.
-        layer: 1 or more.
-        texts: Token ids.
-        shared: Whether they may share lines on a CPU (`may_share`).
+    Nothing is attached below the layer, but the first position may be shifted. ``shared``: texts may share
+    lines on a CPU (`may_share`).
     """
     states: dict[int, Tensor] = {}
     for line in _lines(lm, texts, shared):

@@ -14,28 +14,19 @@ from crosstune.training.checkpoint import Saved
 
 @dataclass
 class Trained:
-    """What training leaves beside the weights.
+    """What training leaves beside the weights."""
 
-    Attributes:
-        steps: Optimiser steps taken.
-        chosen_step: Step whose weights were kept (the last, or the best on development data).
-        learning_rate: Peak.
-        tokens: Text tokens read.
-        padded_tokens: Tokens computed, padding included.
-        seconds: Wall time of the loop.
-        curve: One ``{"step", "loss", "learning_rate"}`` a step.
-        dev: One ``{"step", "score"}`` for each score on development data.
-        reuse: What was reused of frozen layers (`crosstune.training.reuse`), if that was asked for.
-    """
-
-    steps: int = 0
-    chosen_step: int = 0
-    learning_rate: float = 0.0
-    tokens: int = 0
-    padded_tokens: int = 0
-    seconds: float = 0.0
+    steps: int = 0  # optimiser steps taken
+    chosen_step: int = 0  # step whose weights were kept (the last, or the best on development data)
+    learning_rate: float = 0.0  # peak
+    tokens: int = 0  # text tokens read
+    padded_tokens: int = 0  # tokens computed, padding included
+    seconds: float = 0.0  # wall time of the loop
+    # One ``{"step", "loss", "learning_rate"}`` a step.
     curve: list[dict[str, float]] = field(default_factory=list)
+    # One ``{"step", "score"}`` for each score on development data.
     dev: list[dict[str, float]] = field(default_factory=list)
+    # What was reused of frozen layers (`crosstune.training.reuse`), if that was asked for.
     reuse: dict[str, Any] | None = None
 
 

@@ -5,17 +5,20 @@ where the `adapters` library has it, and ``inside``, which suits decoders and is
 `crosstune.methods.adapters.placement`. U, b and c are zero at the start, so that the model is the base model
 bit for bit, and D is drawn from U(-1/sqrt(d), 1/sqrt(d)), as He et al. do; with ``init: normal`` both are
 drawn from N(0, 0.02²), as that library does in the other placements. Trained parameters:
-layers * sub-layers * (2 d w + w + d), and one for each learned s.
+layers * sub-layers * (2 d w + w + d), and one for each learned s; ``invertible`` has its own
+(`crosstune.methods.adapters.invertible`).
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
+from crosstune.methods.adapters import invertible
 from crosstune.methods.adapters.inserted import Inserted, InsertedConfig, Published
+from crosstune.methods.adapters.invertible import Invertible
 from crosstune.methods.adapters.placement import Placement
-from crosstune.methods.deferred import LanguageModel, Tensor, torch
+from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
 
@@ -34,10 +37,19 @@ class BottleneckConfig(InsertedConfig):
     Attributes:
         scale: s, or "learned" from 1; None for 4 in ``parallel``, 1 elsewhere.
         init: "zero" for U = 0, or "normal".
+        invertible: Also an invertible adapter at the embeddings, as language adapters of MAD-X have one.
     """
 
     scale: Annotated[float, Field(gt=0)] | Literal["learned"] | None = None
     init: Literal["zero", "normal"] = "zero"
+    invertible: bool = False
+
+    @model_serializer(mode="wrap")
+    def _as_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # What is not set is not said: the ids of runs are older than the setting.
+        content: dict[str, Any] = handler(self)
+        default = type(self).model_fields["invertible"].default
+        return {name: value for name, value in content.items() if name != "invertible" or value != default}
 
     @property
     def published(self) -> Published:
@@ -55,12 +67,15 @@ class Bottleneck(Inserted[BottleneckConfig]):
         "SIB-200 with Gemma 3 270M, 60 steps, loss: choices: English 64.7 to 83.8, at 3e-3 too"
     )
     Config = BottleneckConfig
+    ends: Invertible | None = None
 
     @classmethod
     def count(cls, config: BottleneckConfig, geometry: Geometry) -> int:
         """Layers * sub-layers * (2 d w + w + d, and 1 for a learned scale)."""
         d, w = geometry.hidden, config.width_in(geometry.hidden)
-        return config.adapters_on(cls.name, geometry) * (2 * d * w + w + d + (config.scale == "learned"))
+        adapters = config.adapters_on(cls.name, geometry)
+        embeddings = invertible.count(geometry) if config.invertible else 0
+        return adapters * (2 * d * w + w + d + (config.scale == "learned")) + embeddings
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """An adapter in each place."""
@@ -80,6 +95,27 @@ class Bottleneck(Inserted[BottleneckConfig]):
                 yield "scale", torch.ones(1)
 
         self.insert(lm, part, make)
+        self.ends = None
+        if self.has_ends:
+            start = invertible.tensors(lm.geometry, draw)
+            self.tensors |= {f"embeddings.{name}": nn.Parameter(t.to(lm.device)) for name, t in start}
+            activation = self.config.activation or self.config.published.activation
+            self.ends = Invertible(lm, part, lambda name: self.tensors[f"embeddings.{name}"], activation)
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether it has an invertible adapter."""
+        return self.config.invertible
+
+    @property
+    def lowest_layer(self) -> int:
+        """An invertible adapter changes what the first one reads."""
+        return 0 if self.has_ends else super().lowest_layer
+
+    def _switch(self, on: bool) -> None:
+        super()._switch(on)
+        if self.ends is not None:
+            self.ends.active = on
 
     def projections(self, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """As they are trained."""

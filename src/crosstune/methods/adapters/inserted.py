@@ -135,12 +135,17 @@ class Inserted(Method[Settings]):
     def _switch(self, on: bool) -> None:
         self.active = on
 
+    def dtype(self, lm: LanguageModel) -> "torch.dtype":
+        """What adapters are computed in."""
+        narrow = self.config.width_in(lm.geometry.hidden) < NARROW
+        return torch.float32 if narrow and lm.device.type == "cpu" else lm.dtype
+
     def _add(self, lm: LanguageModel, name: str, x: Tensor, to: Tensor) -> Tensor:
         """``to + A(x)``."""
         if not self.active:
             return to
         down, b, up, c = self.projections(name)
-        dtype = torch.float32 if x.device.type == "cpu" and len(b) < NARROW else x.dtype
+        dtype = self.dtype(lm)
         down, b, up, c = (tensor.to(dtype) for tensor in (down, b, up, c))
         config, compute = self.config, nn.functional
         inner = compute.linear(x.to(dtype), down, b)

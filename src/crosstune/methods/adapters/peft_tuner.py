@@ -249,10 +249,11 @@ class PeftTuner(Method[PeftConfig]):
             if any(id(parameter) in norms for parameter in module.parameters(recurse=False))
         ]
 
-    def begin_training(self, steps: int) -> None:
+    def begin_training(self, steps: int) -> list[int]:
         """AdaLoRA's schedule of ranks."""
         if self.allocation is not None:
             self.allocation.begin(steps)
+        return [steps]
 
     def added_loss(self) -> Tensor | None:
         """AdaLoRA's orthogonality term."""

@@ -9,14 +9,10 @@ from crosstune.methods.deferred import LanguageModel, Tensor, torch
 
 
 def attention_inputs(lm: LanguageModel, ids: Tensor) -> list[Tensor]:
-    """What every layer's attention receives of a text, behind the layer's norm.
-
-    Args:
-        lm: The model, as the methods before this one left it.
-        ids: ``[n]`` token ids; of a soft prompt in front of them nothing is returned.
+    """What every layer's attention receives of a text ``[n]``, behind the layer's norm.
 
     Returns:
-        fp32 ``[n, hidden]`` a layer, bottom first.
+        fp32 ``[n, hidden]`` a layer, lowest first; nothing of a soft prompt in front.
     """
     inputs: list[Tensor] = []
 
@@ -32,14 +28,10 @@ def attention_inputs(lm: LanguageModel, ids: Tensor) -> list[Tensor]:
 
 
 def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Keys (rotated, from the model's first position) and values of a text in every layer.
-
-    Args:
-        lm: The model, as the methods before this one left it; of a soft prompt nothing is read.
-        ids: ``[n]`` token ids.
+    """Keys (rotated, from the model's first position) and values of a text ``[n]``, but not of a soft prompt.
 
     Returns:
-        A pair of ``[kv_heads, n, head_dim]`` a layer, bottom first.
+        A pair of ``[kv_heads, n, head_dim]`` a layer, lowest first.
     """
     from transformers import DynamicCache
 

@@ -61,15 +61,10 @@ def with_alibi(
 def with_sinks(
     sinks: Tensor, query: Tensor, key: Tensor, value: Tensor, front: Pair | None, scaling: float
 ) -> tuple[Tensor, Tensor, Pair]:
-    """Queries and keys, and what stands in front of the text, with a key of the sinks' score and no value.
+    """Queries, keys and what is in front of the text, with a key of the sinks' score and no value.
 
-    Args:
-        sinks: ``[heads]``, of scores behind the scaling.
-        query: As in `with_alibi`.
-        key: As in `with_alibi`.
-        value: ``[batch, kv_heads, columns, size]``.
-        front: As in `with_alibi`.
-        scaling: As in `with_alibi`.
+    ``sinks`` are ``[heads]``, ``value`` is ``[batch, kv_heads, columns, size]``; the others as in
+    `with_alibi`.
     """
     heads, size = key.shape[1], key.shape[3]
     sink = key.new_zeros(heads, 1, size + ADDED)

@@ -25,17 +25,12 @@ class OwnCache:
 
 @dataclass
 class OwnCaches:
-    """Texts that are being written, each with what the model itself keeps of it: the slow way.
-
-    Attributes:
-        caches: Of each text.
-        lengths: Tokens that each of them holds, a prefix left out.
-    """
+    """Texts that are being written, each with what the model itself keeps of it: the slow way."""
 
     reader: ClassVar[type[OwnCache]] = OwnCache
 
-    caches: list[OwnCache] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
+    caches: list[OwnCache] = field(default_factory=list)  # of each text
+    lengths: list[int] = field(default_factory=list)  # tokens that each of them holds, a prefix left out
 
     def add(self, read: Any, texts: Sequence[tuple[int, list[int]]]) -> None:
         """As `DecodingCache.add`, of one text."""
@@ -73,16 +68,10 @@ def _width(prompt: tuple[Tensor, Tensor] | None) -> int:
 
 @dataclass
 class DecodingCache:
-    """Keys and values of the texts being written, and the attention of their next tokens.
+    """Keys and values of so many rows of texts being written, and the attention of their next tokens.
 
-    Args:
-        lm: The model, with whatever a method left on it.
-        rows: How many texts at once.
-        columns: Tokens of the longest, a soft prompt's among them.
-
-    Attributes:
-        live: How many rows are in use: the first so many.
-        lengths: ``[live]`` tokens that each of them holds, a prefix left out.
+    ``columns`` are the tokens of the longest, soft prompt included, on a model with whatever a method left on
+    it.
     """
 
     # What transformers asks of every cache.
@@ -94,7 +83,8 @@ class DecodingCache:
     lm: Model
     rows: int
     columns: int
-    live: int = 0
+    live: int = 0  # how many rows are in use: the first so many
+    # ``[live]`` tokens that each of them holds, a prefix left out.
     lengths: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -130,11 +120,7 @@ class DecodingCache:
             self.live += 1
 
     def drop(self, ended: Sequence[int]) -> list[int]:
-        """Free some rows; the last ones move into the gaps.
-
-        Returns:
-            Which row each row now in use was before.
-        """
+        """Free some rows; the last ones move into the gaps. Returns each row's previous number."""
         order = list(range(self.live))
         for row in sorted(ended, reverse=True):
             last = len(order) - 1
@@ -156,11 +142,9 @@ class DecodingCache:
         return lengths
 
     def fix(self, lengths: Tensor, columns: int) -> None:
-        """Make ready to read one more token of the first rows, over so many columns.
+        """Prepare reading one more token of the first rows, over so many columns.
 
-        Args:
-            lengths: ``[rows]`` tokens that each holds; rows not in use have none.
-            columns: More than the longest of them.
+        ``lengths`` ``[rows]``: tokens that each holds, fewer than ``columns``; 0 for rows not in use.
         """
         self._longest = columns
         self._at = {lengths.device: (torch.arange(len(lengths), device=lengths.device), lengths)}

@@ -61,19 +61,12 @@ def reading_form(model: Model, longest: int) -> BatchForm:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A batch as tensors.
+    """A batch as tensors."""
 
-    Attributes:
-        ids: ``[rows, width]`` token ids.
-        layout: Who sees whom; None for plain causal order.
-        starts: Of each text: place of its first token, counted through rows and width.
-        order: The texts in the order in which they stand.
-    """
-
-    ids: Tensor
-    layout: Layout | PaddingFreeBatch | None
-    starts: list[int]
-    order: list[int]
+    ids: Tensor  # ``[rows, width]`` token ids
+    layout: Layout | PaddingFreeBatch | None  # who sees whom; None for plain causal order
+    starts: list[int]  # of each text: place of its first token, counted through rows and width
+    order: list[int]  # the texts in the order in which they stand
 
 
 def lay_out(
@@ -150,13 +143,11 @@ def for_writing(model: Model, rows: int, longest: int) -> DecodingCache | OwnCac
 
 
 def bins(lengths: Sequence[int], balance: float, shared_prefix: int = 0) -> list[list[int]]:
-    """Rows packed into lines: the cheapest of first-fit packings into a few line lengths.
+    """Rows packed into lines: the cheapest of first-fit packings into a few line lengths, as rows' indices.
 
-    A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of
-    the line is what packing pays for less padding. Its rows share a prefix in front of it.
-
-    Returns:
-        Indices of the rows of each line. One row a line unless packing saves a twentieth.
+    A line of width w costs w * (1 + w / balance): the part of attention that grows with the square of the
+    line is what packing pays for less padding. Its rows share a prefix in front. One row a line unless
+    packing saves a twentieth.
     """
     longest = max(lengths)
 

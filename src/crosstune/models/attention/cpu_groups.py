@@ -25,21 +25,13 @@ MOST = 1 << 17
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Texts that attend at once.
+    """Texts that attend at once."""
 
-    Attributes:
-        start: Where its rows begin among those of all blocks, key heads counted in.
-        texts: How many, times the heads of the keys.
-        rows: Tokens of each, filled up.
-        shared: Columns that every text sees before its own: those in front of all, and the shared prefix.
-        mask: ``[1 or texts, rows * group, shared + rows]``, to be added.
-    """
-
-    start: int
-    texts: int
-    rows: int
-    shared: int
-    mask: Tensor
+    start: int  # where its rows begin among those of all blocks, key heads counted in
+    texts: int  # how many, times the heads of the keys
+    rows: int  # tokens of each, filled up
+    shared: int  # columns that every text sees before its own: those in front of all, and the shared prefix
+    mask: Tensor  # ``[1 or texts, rows * group, shared + rows]``, to be added
 
     def of(self, blocks: Tensor) -> Tensor:
         """Its part of ``[filled, ...]``, ``[texts, rows, ...]``; no copy."""
@@ -53,20 +45,15 @@ class GroupPlan:
 
     In a block the rows of a text stand behind one another for each key head: what a product takes, without a
     copy. So places and rows are those of pairs of a token and a key head.
-
-    Attributes:
-        blocks: The shared prefix's (if there is one) first.
-        places: ``[filled]``: the place in the line of each row of the blocks; None where both are the same.
-        home: ``[line * kv_heads]``: the row of each place in the line; None where both are the same.
-        filling: Rows that no place has.
-        filled: Rows of all blocks.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[Block, ...]  # the shared prefix's (if there is one) first
+    # ``[filled]``: the place in the line of each row of the blocks; None where both are the same.
     places: Tensor | None
+    # ``[line * kv_heads]``: the row of each place in the line; None where both are the same.
     home: Tensor | None
-    filling: Tensor
-    filled: int
+    filling: Tensor  # rows that no place has
+    filled: int  # rows of all blocks
 
     def gather(self, line: Tensor) -> Tensor:
         """``[line, kv_heads, ...]`` as ``[filled, ...]``."""
@@ -113,14 +100,10 @@ def _cheapest(lengths: Sequence[int], shared: int, fill: bool) -> tuple[int, lis
 
 
 def plan(layout: Any, front: int, heads: int, group: int, dtype: torch.dtype) -> GroupPlan:
-    """The blocks of a `crosstune.models.attention.cpu_line.PaddingFreeBatch` line.
+    """The blocks of a `crosstune.models.attention.cpu_line.PaddingFreeBatch` with the layer's window.
 
-    Args:
-        layout: Of the line, with the layer's window.
-        front: Keys that stand in front of all texts.
-        heads: Of the keys.
-        group: Query heads that share one.
-        dtype: Of the scores.
+    ``front`` keys stand before all texts; ``heads`` are those of the keys, each shared by ``group`` query
+    heads.
     """
     texts = list(layout.pieces())
     shared_prefix, texts = (texts[:1], texts[1:]) if layout.shared_prefix else ([], texts)

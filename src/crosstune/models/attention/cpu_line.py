@@ -27,26 +27,19 @@ class PaddingFreeBatch:
 
     Where `places` and `ends` are given, a text is a tree in depth-first order, as in `attention.Layout`: a
     token sees only those that it follows.
-
-    Attributes:
-        lengths: Of the texts, in line.
-        shared_prefix: Tokens at the beginning of the line that all texts follow.
-        device: Where the model's input is.
-        places: ``[line]``, the shared prefix left out: of each token in its text; None for its order.
-        ends: As long: last token of its tree that sees this one, counted from the tree's first.
-        window: How many tokens each sees, itself included; None for all before it.
-        apart: Each text attends by itself, so that its bits depend on no other's length.
     """
 
     prompts_inside: ClassVar[bool] = False
 
-    lengths: tuple[int, ...]
-    shared_prefix: int = 0
-    device: torch.device | str = "cpu"
+    lengths: tuple[int, ...]  # of the texts, in line
+    shared_prefix: int = 0  # tokens at the beginning of the line that all texts follow
+    device: torch.device | str = "cpu"  # where the model's input is
+    # ``[line]``, the shared prefix left out: of each token in its text; None for its order.
     places: Tensor | None = None
+    # As long: last token of its tree that sees this one, counted from the tree's first.
     ends: Tensor | None = None
-    window: int | None = None
-    apart: bool = False
+    window: int | None = None  # how many tokens each sees, itself included; None for all before it
+    apart: bool = False  # each text attends by itself, so that its bits depend on no other's length
     # EntryStates on by `replace`, so that all layers of a forward find the blocks of the first.
     _plans: dict[tuple[Any, ...], GroupPlan] = field(default_factory=dict, repr=False, compare=False)
 
@@ -124,12 +117,9 @@ def attend(
 
 
 def _columns(blocks: Tensor, common: Tensor, block: Block) -> Tensor:
-    """What a block's texts see, ``[texts, columns, d]``.
+    """What a block's texts see, ``[texts, columns, d]``, of keys or values ``[filled, d]``.
 
-    Args:
-        blocks: Keys or values, ``[filled, d]``.
-        common: Those in front and the shared prefix's, ``[kv_heads, front + shared_prefix, d]``.
-        block: Of them.
+    ``common``: those in front and the shared prefix's, ``[kv_heads, front + shared_prefix, d]``.
     """
     text = block.of(blocks)
     if not block.shared:

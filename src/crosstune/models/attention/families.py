@@ -142,9 +142,7 @@ def _rotate_half(x: Tensor) -> Tensor:
 def _attends(scaling: Callable[[Any], float], dropout: str) -> Method:
     """In place of ``_attn``, which gets queries, keys and values as they are attended with.
 
-    Args:
-        scaling: Of the module's scores.
-        dropout: Name of the module that drops probabilities.
+    ``scaling`` is of the module's scores, ``dropout`` the name of the module that drops probabilities.
     """
 
     def attn(

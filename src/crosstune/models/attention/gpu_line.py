@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crosstune.models.attention import cpu_line as ragged
+from crosstune.models.attention import cpu_line
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.proof import FastWay, Note
 
@@ -43,27 +43,17 @@ class VarlenBatch(PaddingFreeBatch):
 
 @dataclass(frozen=True, slots=True)
 class KernelPlan:
-    """Where the kernel finds what, made once for all layers.
+    """Where the kernel finds what, made once for all layers."""
 
-    Attributes:
-        columns: ``[keys]``: of each key of each text, its place among those in front and then the line's.
-        home: ``[line]``: of each of the line's tokens, its place among ``columns`` in its own text.
-        of_front: ``[texts, front]``: places among ``columns`` of what stands in front of all.
-        of_shared_prefix: ``[texts, shared prefix]``: the same of the shared prefix.
-        ends_q: ``[texts + 1]`` int32: where each text's queries begin, and the last one's end.
-        ends_k: The same of keys.
-        longest_q: Queries of the longest text.
-        longest_k: The most keys.
-    """
-
+    # ``[keys]``: of each key of each text, its place among those in front and then the line's.
     columns: Tensor
-    home: Tensor
-    of_front: Tensor
-    of_shared_prefix: Tensor
-    ends_q: Tensor
-    ends_k: Tensor
-    longest_q: int
-    longest_k: int
+    home: Tensor  # ``[line]``: of each of the line's tokens, its place among ``columns`` in its own text
+    of_front: Tensor  # ``[texts, front]``: places among ``columns`` of what stands in front of all
+    of_shared_prefix: Tensor  # ``[texts, shared prefix]``: the same of the shared prefix
+    ends_q: Tensor  # ``[texts + 1]`` int32: where each text's queries begin, and the last one's end
+    ends_k: Tensor  # the same of keys
+    longest_q: int  # queries of the longest text
+    longest_k: int  # the most keys
 
 
 @lru_cache(maxsize=4)
@@ -146,7 +136,7 @@ def attend(
     text = layout.shared_prefix + max(layout.lengths)
     window = None if layout.window is None or layout.window >= text else layout.window
     if n and window is not None:
-        return ragged.attend(layout, query, key, value, scaling, front)
+        return cpu_line.attend(layout, query, key, value, scaling, front)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     where = plan(layout.lengths, layout.shared_prefix, n, q.device)
     if n or layout.shared_prefix:
@@ -183,12 +173,9 @@ class _Gather(torch.autograd.Function):
 
 
 def suits(lm: Any, longest: int, note: Note | None = None) -> bool:
-    """Whether texts of up to ``longest`` tokens are packed while training a model as it stands.
+    """Whether texts of up to ``longest`` tokens (soft prompt included) are packed in training this model.
 
-    Args:
-        lm: The `LanguageModel`, with whatever a method left on it.
-        longest: Tokens of the longest text, a soft prompt's among them.
-        note: Told in one line when the kernel is not used though it was wanted.
+    ``note`` logs one line if the kernel is wanted and not used.
     """
     config = lm.decoder.config
     if lm.device.type != "cuda" or lm.dtype not in (torch.float16, torch.bfloat16):
@@ -238,5 +225,5 @@ def compared(
         out = attend(line, q, k, v, None, front or None)
         fast = (out, *torch.autograd.grad(out, inputs, up))
         exact = [x.detach().float().requires_grad_() for x in inputs]
-        true = ragged.attend(line, exact[0], exact[1], exact[2], None, (exact[3], exact[4]) if n else None)
+        true = cpu_line.attend(line, exact[0], exact[1], exact[2], None, (exact[3], exact[4]) if n else None)
         yield from zip(fast, (true, *torch.autograd.grad(true, exact, up.float())), strict=True)

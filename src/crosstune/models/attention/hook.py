@@ -44,7 +44,7 @@ from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Prompt, prompts_of
-from crosstune.models.attention import gpu_line as packed
+from crosstune.models.attention import gpu_line
 from crosstune.models.attention.biases import with_alibi, with_sinks
 from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
 from crosstune.models.attention.gpu_line import VarlenBatch
@@ -61,15 +61,9 @@ def _lower_right(rows: int, columns: int, device: torch.device) -> Tensor:
 
 
 def _with_prompt(mask: Tensor | None, n: int, rows: int, key: Tensor, causal: bool) -> Tensor | None:
-    """The text's mask, widened by ``n`` columns in front that every row sees.
+    """The text's mask ``[batch, 1, rows, columns]``, widened by ``n`` columns in front that every row sees.
 
-    Args:
-        mask: ``[batch, 1, rows, columns]`` of the text, boolean or to be added; None for plain causal
-            order, or of a module that is not causal for none at all.
-        n: Length of the prompt.
-        rows: Of queries.
-        key: ``[batch, kv_heads, columns, head_dim]`` of the text alone.
-        causal: Whether the module is.
+    Boolean or to be added; None for plain causal order, or in a module that is not causal for no mask.
     """
     if mask is not None:
         return pad(mask, (n, 0), value=mask.dtype == torch.bool)
@@ -77,13 +71,9 @@ def _with_prompt(mask: Tensor | None, n: int, rows: int, key: Tensor, causal: bo
 
 
 def _with_bias(mask: Tensor | None, bias: Tensor, causal: bool) -> Tensor:
-    """What is added to the scores: the bias of each pair, and the lowest number where it is not seen.
+    """The bias ``[1 or batch, heads, rows, columns]``, and the lowest number for pairs that are not seen.
 
-    Args:
-        mask: As scaled dot-product attention takes it; None for plain causal order or, ``causal`` or not
-            with one row, for none.
-        bias: ``[1 or batch, heads, rows, columns]``; 0 for columns of a prompt.
-        causal: Whether the module is.
+    No mask means plain causal order, or none at all in a module that is not causal or with one row.
     """
     if mask is None and causal and bias.shape[2] > 1:
         mask = _lower_right(bias.shape[2], bias.shape[3], bias.device)
@@ -106,15 +96,8 @@ def _capped(
 ) -> Tensor:
     """``softmax(cap * tanh(scaling * Q K' / cap) + mask) V``, ``[batch, rows, heads, size]``.
 
-    Args:
-        query: ``[batch, heads, rows, head_dim]``.
-        key: ``[batch, kv_heads, columns, head_dim]``.
-        value: ``[batch, kv_heads, columns, size]``.
-        mask: As in `_with_bias`.
-        causal: As in `_with_bias`.
-        scaling: Factor of the scores.
-        cap: What they stay below.
-        dropout: Of the probabilities.
+    Queries ``[batch, heads, rows, head_dim]``, keys and values ``[batch, kv_heads, columns, head_dim or
+    size]``; mask as in `_with_bias`.
     """
     key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
     scores = cap * torch.tanh(query @ key.transpose(2, 3) * (scaling / cap))
@@ -232,7 +215,7 @@ def attention(
         return plain(keys, values, _with_prompt(attention_mask, n, rows, key, causal))
 
     if isinstance(line, VarlenBatch) and softcap is None and query.shape[-1] == value.shape[-1]:
-        out = packed.attend(line, query, key, value, scaling, joint)
+        out = gpu_line.attend(line, query, key, value, scaling, joint)
     elif line is not None:
         out = attend(line, query, key, value, scaling, joint, softcap)
     else:
@@ -250,11 +233,7 @@ def _refuse(
     padding_free: bool,
     bias: Tensor | None,
 ) -> None:
-    """Raise where this attention would see what it should not.
-
-    Raises:
-        UserError: See above; one line.
-    """
+    """Raise a one-line `UserError` where this attention would see what it should not."""
     name, use = type(module).__name__, in_use()
     if not causal and (padding_free or (use is not None and not use.applied)):
         raise UserError(

@@ -22,16 +22,12 @@ class Layout:
 
     Tokens stand in depth-first order, so the tokens of a subtree are neighbours. A shared prefix with
     branches, a passage with questions that have choices, and several unrelated texts are all written so.
-
-    Attributes:
-        ends: ``[batch, length]``: column of the last token that sees this one; -1 for padding.
-        positions: ``[batch, length]``: place of each token in its own text.
     """
 
     prompts_inside: ClassVar[bool] = False
 
-    ends: Tensor
-    positions: Tensor
+    ends: Tensor  # ``[batch, length]``: column of the last token that sees this one; -1 for padding
+    positions: Tensor  # ``[batch, length]``: place of each token in its own text
 
     def mask(self, window: int | None) -> Tensor:
         """Boolean ``[batch, 1, length, length]``, True where row may attend to column."""

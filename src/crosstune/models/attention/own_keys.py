@@ -54,10 +54,9 @@ def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> li
 
 
 def keys_values(module: nn.Module, states: Tensor, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    """Keys, not rotated, and values that an attention module makes of states ``[n, hidden]``.
+    """Keys, not rotated, and values ``[kv_heads, n, size]`` that a module makes of states ``[n, hidden]``.
 
-    Returns:
-        ``[kv_heads, n, size]`` each; the sizes of keys and values may differ.
+    The sizes of keys and values may differ.
     """
     rest = {key: value for key, value in call.items() if key != "args"}
     reset = capturing.set("keys")

@@ -15,19 +15,12 @@ WORTH = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Tree:
-    """Some texts in one line.
+    """Some texts in one line."""
 
-    Attributes:
-        tokens: Of the line.
-        positions: Place of each in its own text.
-        ends: Last place in the line that sees it.
-        paths: Of each text, in the order given: where its tokens stand in the line.
-    """
-
-    tokens: list[int]
-    positions: list[int]
-    ends: list[int]
-    paths: list[list[int]]
+    tokens: list[int]  # of the line
+    positions: list[int]  # place of each in its own text
+    ends: list[int]  # last place in the line that sees it
+    paths: list[list[int]]  # of each text, in the order given: where its tokens stand in the line
 
     @property
     def branches(self) -> bool:
@@ -67,12 +60,10 @@ def shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class Shared:
-    """Which of many items are worth reading together.
+    """Which of many items are worth reading together, by their prompts' token ids.
 
-    Args:
-        prompts: Token ids of each item's prompt.
-        widths: Tokens of each item alone: its prompt, and whatever branches it has behind that.
-        balance: Line length at which a token costs as much in attention as in everything else.
+    ``widths`` are an item's tokens alone, branches behind its prompt included; ``balance`` is the line length
+    at which a token costs as much in attention as in everything else.
 
     Attributes:
         groups: Items in the order in which their prompts sort, in runs that are worth a line each.

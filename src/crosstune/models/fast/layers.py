@@ -14,15 +14,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class EntryStates:
-    """What a layer receives from those below it.
+    """What a layer receives from those below it."""
 
-    Attributes:
-        layer: Its number, 1 or more.
-        states: ``[lines, width, hidden]``, in the model's dtype.
-    """
-
-    layer: int
-    states: Tensor
+    layer: int  # its number, 1 or more
+    states: Tensor  # ``[lines, width, hidden]``, in the model's dtype
 
 
 def _hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:

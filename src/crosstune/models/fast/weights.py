@@ -110,15 +110,11 @@ class _Layer:
 
 
 class Blocks:
-    """A model's frozen linear layers over blocks: laid down, and put back as they were.
+    """A model's frozen linear layers computing over blocks, and put back as they were.
 
-    Of a bf16 model on a CPU; on others nothing is ever changed. Who reads or changes a weight, as merging a
-    LoRA does, does it `away` from them; who calls the layer need not.
-
-    Args:
-        lm: The model.
-        training: Whether gradients go through the layers, and not through the vocabulary's table. Without
-            it the table, whose rows are looked up as well, is held twice.
+    Only for a bf16 model on a CPU. Code that reads or changes a weight, such as merging a LoRA, does it
+    `away` from them; calling a layer needs nothing. In ``training``, gradients go through the layers and not
+    through the vocabulary's table; otherwise the table, whose rows are looked up as well, is held twice.
     """
 
     def __init__(self, lm: Model, training: bool) -> None:

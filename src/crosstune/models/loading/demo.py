@@ -35,25 +35,16 @@ CONVERTER = 1  # raise it when the conversion below changes what it writes
 
 @dataclass(frozen=True, slots=True)
 class DemoModel:
-    """Where an embedded model comes from.
+    """Where an embedded model comes from."""
 
-    Attributes:
-        parts: ``(distribution on PyPI, import name, path of its GGUF bytes inside)``, in order.
-        version: Of all the distributions.
-        gguf_sha256: Of the parts put together.
-        gguf_bytes: Their size.
-        download_bytes: Size of the wheels.
-        converted_bytes: About what the cache folder takes.
-        terms: Licence, in one line.
-    """
-
+    # ``(distribution on PyPI, import name, path of its GGUF bytes inside)``, in order.
     parts: tuple[tuple[str, str, str], ...]
-    version: str
-    gguf_sha256: str
-    gguf_bytes: int
-    download_bytes: int
-    converted_bytes: int
-    terms: str
+    version: str  # of all the distributions
+    gguf_sha256: str  # of the parts put together
+    gguf_bytes: int  # their size
+    download_bytes: int  # size of the wheels
+    converted_bytes: int  # about what the cache folder takes
+    terms: str  # licence, in one line
 
     @property
     def room(self) -> int:

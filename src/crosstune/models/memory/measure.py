@@ -68,17 +68,17 @@ def measures(lm: Model) -> bool:
 def fit(
     passes: TokenLimit, tokens: int, trial: Callable[[int], Trial], device: torch.device, later: int = 0
 ) -> Need | None:
-    """Lower the limit of passes to what two parts of the first large batch tell of a GPU's memory.
+    """Lower the limit of passes to what two parts of the first large batch show of a GPU's memory.
 
     Args:
-        passes: Of which no batch was large enough before.
+        passes: None of which was large enough before.
         tokens: Of the batch.
-        trial: Does a part of so many of its tokens, and leaves everything as it was.
+        trial: Runs a part of so many of its tokens, and changes nothing.
         device: The GPU.
-        later: Bytes that will be held beside the passes, and are not yet.
+        later: Bytes that will be allocated later, beside the passes.
 
     Returns:
-        What was found; None if that is nothing. Small batches tell nothing yet.
+        The measurement; None if it failed, or for batches too small to measure.
     """
     tokens = min(tokens, passes.limit)
     if tokens < WORTH:

@@ -17,21 +17,15 @@ CACHED = 2
 class TokenLimit:
     """The passes of one kind through the model, and how large they may be.
 
-    Args:
-        limit: Most tokens at once, padding included.
-        device: Where the model is, for what is said.
-        doing: Such as "training".
-        note: Told in one line when memory ran out.
-
     Attributes:
-        limit: As it is now.
-        halvings: How often it was halved.
+        limit: Most tokens at once, padding included.
+        doing: Such as "training".
+        halvings: How often the limit was halved.
         tokens: Text tokens that went through, padding left out; counted by those who use it.
         too_long: Texts longer than the model has positions for; counted by those who use it.
-        doing: As given.
         measured: Whether memory has been measured for the limit, or the limit is another's.
         cached: Tokens of answers being written that are held for each token of the limit.
-        watch: Told of each pass before it begins: of what kind, with how many examples and tokens.
+        watch: Called before each pass, with its kind and its numbers of examples and tokens.
     """
 
     def __init__(
@@ -66,14 +60,10 @@ class TokenLimit:
             self.watch(self, rows, size)
 
     def attempt(self, work: Callable[[], T], undo: Callable[[], None] | None = None) -> T | None:
-        """Do some work of one or more passes.
-
-        Args:
-            work: Calls `begin` before each pass.
-            undo: Takes back what failed work has left.
+        """Do work of some passes, which calls `begin` before each; ``undo`` reverts what failed work left.
 
         Returns:
-            What the work gave; None when memory ran out: the limit is lower now, do it again.
+            The work's result; None if memory ran out: the limit is lower now, do it again.
 
         Raises:
             UserError: Memory ran out on one example alone.

@@ -13,6 +13,7 @@ from crosstune.analysis.transfer import comparable
 from crosstune.claims.judge import Verdict, verdict_table
 from crosstune.report.findings import not_shown
 from crosstune.report.sections import IN_ENGLISH, Section, outcome
+from crosstune.report.tables.verdicts import why
 from crosstune.report.text import (
     GROUPINGS,
     group_name,
@@ -294,7 +295,8 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
         Column("Languages", known([str(cell.languages) for cell in cells])),
         Column("Examples", known([f"{cell.examples:,}" for cell in cells])),
         Column("Seeds", known([f"{cell.seeds_a}, {cell.seeds_b}" for cell in cells])),
-        Column("Why", [visible(verdict.reason, 300) for verdict in verdicts], right=False, wide=True),
+        Column("Effort", [visible(cell.effort, 300) or "–" for cell in cells], right=False, wide=True),
+        Column("Why", [visible(why(verdict), 300) for verdict in verdicts], right=False, wide=True),
     ]
     data = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
     caption = "Verdicts on claims; differences in points out of 100, of the comparison that decides"

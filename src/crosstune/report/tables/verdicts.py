@@ -8,14 +8,19 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from crosstune.claims.cells import Cell
+from crosstune.claims.cell import ALPHA, Cell
 from crosstune.claims.judge import Ruling, Verdict
 from crosstune.report.text import counted, p_value, points, visible
 
-ORDER: tuple[Ruling, ...] = ("supported", "contradicted", "not enough data")
-SIGNS = {"supported": "✓", "contradicted": "✗", "not enough data": "?"}
+ORDER: tuple[Ruling, ...] = ("supported", "contradicted", "not enough data", "literature")
+SIGNS = {"supported": "✓", "contradicted": "✗", "not enough data": "?", "literature": "·"}
 OUTCOMES = {"yes": "above", "no": "below", "open": "open"}
-STYLES = {"supported": "bold green", "contradicted": "bold red", "not enough data": "yellow"}
+STYLES = {
+    "supported": "bold green",
+    "contradicted": "bold red",
+    "not enough data": "yellow",
+    "literature": "dim",
+}
 
 
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
@@ -31,7 +36,7 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     table.add_column("Of", justify="right", no_wrap=True)
     for verdict in verdicts:
         text = Text(visible(verdict.claim, 500))
-        for line in (visible(verdict.reason, 500), compared(verdict), runs_line(verdict)):
+        for line in (visible(why(verdict), 500), compared(verdict), runs_line(verdict)):
             if line:
                 text.append(f"\n{line}", style="dim")
         table.add_row(
@@ -44,14 +49,23 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
+def why(verdict: Verdict) -> str:
+    """The reason, and whether the verdict holds for all claims that are judged together."""
+    if verdict.p_together is None or verdict.p_together < ALPHA:
+        return verdict.reason
+    together = p_value(verdict.p_together)
+    return f"{verdict.reason}; not significant after Holm over all claims judged here ({together})"
+
+
 def compared(verdict: Verdict) -> str:
-    """What the difference is of: "lora r4 - none, on xnli", and the metric where it is not the score."""
+    """What the difference is of: "lora r4 - none, on xnli", the metric if not the score, and the effort."""
     cell = verdict.cell
     if cell.difference is None:
         return ""
     first = f"{visible(cell.a, 60)} against {visible(cell.b, 60)}"
     metric = "" if verdict.metric == "score" else visible(verdict.metric.replace("_", " "), 40)
-    return ", ".join(part for part in (first, visible(cell.where, 120), metric) if part)
+    effort = visible(cell.effort, 300)
+    return ", ".join(part for part in (first, visible(cell.where, 120), metric, effort) if part)
 
 
 def interval(cell: Cell) -> str:
@@ -88,7 +102,7 @@ def verdicts_view(verdicts: Sequence[Verdict]) -> dict[str, Any]:
     counts = Counter(verdict.verdict for verdict in verdicts)
     rulings = ", ".join(f"{counts[name]} {name}" for name in ORDER if counts[name])
     ordered = sorted(verdicts, key=lambda verdict: ORDER.index(verdict.verdict))
-    entries = [(verdict.cell.difference is None, _entry(verdict)) for verdict in ordered]
+    entries = [(verdict.cell.difference is None and not verdict.runs, _entry(verdict)) for verdict in ordered]
     return {
         "summary": f"Of {counted(len(verdicts), 'claim')}: {rulings}.",
         "shown": [entry for empty, entry in entries if not empty],
@@ -101,9 +115,11 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
     cells = [
         {
             "where": cell.where,
-            "compared": f"{cell.a} against {cell.b}" if cell.a else "",
+            "compared": ", ".join(filter(None, (f"{cell.a} against {cell.b}", cell.effort)))
+            if cell.a
+            else "",
             "difference": "–" if cell.difference is None else interval(cell).replace("\n", " (") + ")",
-            "p": "–" if cell.p_holm is None else p_value(cell.p_holm),
+            "p": "–" if cell.p_corrected is None else p_value(cell.p_corrected),
             "sample": "–" if cell.difference is None else sample(cell).replace("\n", ", "),
             "outcome": OUTCOMES[cell.outcome] + (f": {cell.why}" if cell.why else ""),
         }
@@ -115,7 +131,7 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
         "sign": SIGNS[verdict.verdict],
         "claim": verdict.claim,
         "source": verdict.source,
-        "reason": verdict.reason,
+        "reason": why(verdict),
         "compared": compared(verdict),
         "difference": difference,
         "interval": between,

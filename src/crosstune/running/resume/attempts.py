@@ -30,41 +30,25 @@ _BYTES = 4096
 
 @dataclass(frozen=True)
 class _Mark:
-    """A pass that has begun.
+    """A pass that has begun."""
 
-    Attributes:
-        made_for: Names everything that decides the run.
-        position: What was kept of the run when its process began.
-        number: Of the pass, counted from there.
-        doing: "training" or "evaluation".
-        rows: Examples in the pass.
-        size: Tokens, padding included.
-        limits: By what is done: most tokens at once, and how often that was halved.
-        deaths: How many processes before this one died in the very same pass.
-    """
-
-    made_for: str
-    position: str
-    number: int
-    doing: str
-    rows: int
-    size: int
-    limits: dict[str, tuple[int, int]]
-    deaths: int = 0
+    made_for: str  # names everything that decides the run
+    position: str  # what was kept of the run when its process began
+    number: int  # of the pass, counted from there
+    doing: str  # "training" or "evaluation"
+    rows: int  # examples in the pass
+    size: int  # tokens, padding included
+    limits: dict[str, tuple[int, int]]  # by what is done: most tokens at once, and how often that was halved
+    deaths: int = 0  # how many processes before this one died in the very same pass
 
 
 @contextmanager
 def attempt(
     folder: Path, made_for: str, position: str, passes: Sequence[TokenLimit], note: Callable[[str], None]
 ) -> Iterator[None]:
-    """Inside, passes are written down; fewer tokens go at once where processes before were killed.
+    """Inside, passes are written down; fewer tokens go at once where earlier processes were killed.
 
-    Args:
-        folder: Of this run alone; it exists.
-        made_for: Names everything that decides the run.
-        position: Names what is kept of the run so far.
-        passes: Of the run, each of another kind.
-        note: Told in one line when something was learnt.
+    ``position`` names what is saved of the run so far; ``passes`` are of different kinds.
 
     Raises:
         UserError: They were killed on one example alone.

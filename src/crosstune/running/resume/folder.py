@@ -91,8 +91,11 @@ class ResumeFolder:
             (self._folder / "resumed").write_text(str(self.resumed), encoding="utf-8")
 
 
-def made_for(run: Run, lm: LanguageModel, data: TaskData) -> str:
-    """One name for everything that decides a run: id, learning rate, data, model revision, versions."""
+def made_for(run: Run, lm: LanguageModel, data: TaskData, stages: Mapping[str, str]) -> str:
+    """One name for everything that decides a run: id, learning rate, data, model revision, versions.
+
+    ``stages`` are the digests of those it stands on.
+    """
     content = {
         "run": run.id,
         "train": None if run.train is None else run.train.facts(),
@@ -100,6 +103,8 @@ def made_for(run: Run, lm: LanguageModel, data: TaskData) -> str:
         "revision": lm.revision,
         "versions": provenance.versions(),
     }
+    if stages:
+        content["stages"] = dict(stages)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -15,11 +15,7 @@ from crosstune.store.store import CLAIMS
 
 
 class RunLocks:
-    """The locks of a store's runs.
-
-    Args:
-        store: Folder of the runs; it exists.
-    """
+    """The locks of a store's runs; the store's folder exists."""
 
     def __init__(self, store: Path) -> None:
         self.folder = store / CLAIMS

@@ -18,17 +18,11 @@ _ZONES = ("package", "dram")  # a package includes its cores but not the memory
 
 @dataclass
 class Counter:
-    """An energy counter that increases until it wraps around to 0.
+    """An energy counter that increases until it wraps around to 0."""
 
-    Attributes:
-        read: Returns its value in joules.
-        limit: Value at which it wraps around, in joules; None if it does not.
-        joules: Energy since the first reading.
-    """
-
-    read: Callable[[], float]
-    limit: float | None = None
-    joules: float = 0.0
+    read: Callable[[], float]  # returns its value in joules
+    limit: float | None = None  # value at which it wraps around, in joules; None if it does not
+    joules: float = 0.0  # energy since the first reading
     last: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -45,12 +39,7 @@ class Counter:
 
 
 class Meter:
-    """Measures the energy of a ``with`` block.
-
-    Args:
-        gpus: PyTorch indices of the NVIDIA GPUs in use.
-        powercap: Folder of the kernel's counters.
-    """
+    """Measures the energy of a ``with`` block: of GPUs by PyTorch index, and by the kernel's counters."""
 
     def __init__(self, gpus: Sequence[int] = (), powercap: Path = POWERCAP) -> None:
         self.gpus, self.powercap = gpus, powercap

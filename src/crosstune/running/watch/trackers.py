@@ -123,12 +123,7 @@ KINDS: dict[str, Callable[[Path], Tracker]] = {
 
 
 class Trackers:
-    """The trackers of a study, which follow one run after another.
-
-    Args:
-        names: Keys of `KINDS`.
-        store: The study's store.
-        note: Logs a failure.
+    """The trackers (keys of `KINDS`) of a study's store, which follow one run after another.
 
     Raises:
         UserError: A library is not installed.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from crosstune.data.example import Example, fair_order
+from crosstune.data.forms import form_of
 from crosstune.errors import UserError
 from crosstune.languages.table import find
 from crosstune.metrics.corpus import CORPUS
@@ -108,7 +109,7 @@ def _pair(value: Any) -> bool:
 def _unanswerable(task: Task, example: Example) -> Iterator[str]:
     if not example.answers:
         yield "it has no answer"
-    elif task.kind == "choice":
+    elif form_of(task.kind).has_choices:
         if len(example.choices) < 2 or len(set(example.choices)) < len(example.choices):
             yield f"it should have two or more different choices; found {_shown(example.choices)}"
         elif example.answers[0] not in example.choices:

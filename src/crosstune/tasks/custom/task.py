@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, get_args
 from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
 from crosstune.data.example import Example, Split
+from crosstune.data.forms import form_of
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, read_rows
 from crosstune.errors import UserError
@@ -176,6 +177,8 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
         UserError: One line, ``<file>:<line>: <what is wrong>``, for the first mistake.
     """
     definition = read_definition(Document(text, str(path)))
+    more = ("accuracy",) if form_of(definition.kind).has_choices else ()
+    metrics_ = tuple(dict.fromkeys((definition.scored_by, *more)))
     layouts_ = {split: _layouts(definition, split) for split in get_args(Split)}
 
     class Options(DefinedOptions):
@@ -189,9 +192,7 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
         name = definition.name
         version = definition.version
         kind = definition.kind
-        metrics = tuple(
-            dict.fromkeys((definition.scored_by, *(("accuracy",) if definition.kind == "choice" else ())))
-        )
+        metrics = metrics_
         summary = f"from {path.name}"
         source_language = definition.source_language
         max_answer_tokens = definition.max_answer_tokens

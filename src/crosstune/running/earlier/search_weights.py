@@ -19,18 +19,11 @@ from crosstune.training.state import Trained
 def take_up(
     folder: Path, run: Run, method: Method, lm: LanguageModel, data: TaskData, shown: Display
 ) -> tuple[Trained, str] | None:
-    """Put a search run's weights into an attached method, if training again would give the same.
-
-    Args:
-        folder: Of the finished search run.
-        run: The result run.
-        method: Attached; holds the weights afterwards.
-        lm: The model.
-        data: What the result run would train on.
-        shown: Told why weights are not taken where that is nobody's intention.
+    """Load a search run's weights into an attached method, if training again would give the same.
 
     Returns:
-        What training left, and the search run's id; None where the run has to be trained.
+        The training's facts and the search run's id; None if the run has to be trained, with the reason
+        logged where it is unexpected.
     """
     if wrong := store.damage(folder, (store.RUN, store.WEIGHTS)):
         shown.note(f"trained again: {wrong}")

@@ -1,0 +1,91 @@
+"""One cell of a claim, and how the cells of a claim are corrected for being several."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from crosstune.analysis.statistics.differences import holm
+from crosstune.claims.file import Quantifier
+
+Outcome = Literal["yes", "no", "open"]
+ALPHA = 0.05
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One of the comparisons that decide a claim.
+
+    Attributes:
+        where: What distinguishes it from the claim's other cells, such as "xnli, Uralic".
+        outcome: "yes" if the difference is significantly above the claim's threshold, "no" if significantly
+            below, otherwise "open".
+        why: Why it is open, unless only because of the interval.
+        a: Label of the method the claim is about.
+        b: Label of the other method.
+        difference: Mean of a - b over languages, in [-1, 1]; null without data.
+        low: Lower end of its 95% interval.
+        high: Upper end.
+        p: Two-sided, for a true difference equal to the threshold.
+        p_corrected: The p value that decides the outcome; see `corrected`.
+        detectable: Minimum detectable distance from the threshold, at 80% power.
+        languages: Number of target languages.
+        examples: Number of examples in all languages.
+        seeds_a: Seeds of a.
+        seeds_b: Seeds of b.
+        effort: What each side was given besides the method, where that differs: "best of 10 rates against 1".
+        runs: Ids of the compared runs.
+    """
+
+    where: str
+    outcome: Outcome = "open"
+    why: str = ""
+    a: str = ""
+    b: str = ""
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    p_corrected: float | None = None
+    detectable: float | None = None
+    languages: int = 0
+    examples: int = 0
+    seeds_a: int = 0
+    seeds_b: int = 0
+    effort: str = ""
+    runs: tuple[str, ...] = ()
+
+
+def corrected(cells: Sequence[Cell], quantifier: Quantifier, threshold: float) -> list[Cell]:
+    """The cells with their outcomes.
+
+    That all cells hold needs no correction (intersection-union test; Berger 1982), and neither that all fail,
+    for which `some` asks. In every other case p values are Holm-corrected over the cells with data.
+    """
+    adjusted = iter(holm([cell.p for cell in cells if cell.p is not None]))
+    result = []
+    for cell in cells:
+        if cell.p is None or cell.difference is None:
+            result.append(cell)
+            continue
+        above, p_holm = cell.difference > threshold, next(adjusted)
+        p = cell.p if quantifier == ("every" if above else "some") else p_holm
+        decided: Outcome = "yes" if above else "no"
+        outcome = decided if not cell.why and p < ALPHA else "open"
+        result.append(replace(cell, p_corrected=p, outcome=outcome))
+    return result
+
+
+def needed(quantifier: Quantifier, total: int) -> tuple[int, int]:
+    """How many cells have to hold for a claim to be supported, and how many to fail to contradict it."""
+    return {"every": (total, 1), "some": (1, total), "most": (total // 2 + 1, (total + 1) // 2)}[quantifier]
+
+
+def counted(count: int, what: str) -> str:
+    """Such as "1 seed", "3 languages", "2 families"."""
+    plural = {
+        "family": "families",
+        "branch": "branches",
+        "resource": "resource classes",
+        "seen_script": "kinds of script",
+    }.get(what, f"{what}s")
+    return f"{count:,} {what.replace('resource', 'resource class') if count == 1 else plural}"

@@ -1,0 +1,4 @@
+"""Methods on parts that are trained before them, on unlabelled text.
+
+May import `adapters`, `base`, `config`, `deferred`.
+"""

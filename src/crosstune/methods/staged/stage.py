@@ -1,0 +1,74 @@
+"""A stage: parts of a method that are trained before it, each on unlabelled text of one language.
+
+A study makes a run of its own for each language (`crosstune.study.stages`): another method, trained by
+next-token loss. Runs that need its weights share it.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+from typing_extensions import TypeVar
+
+from crosstune.methods.base import Method
+from crosstune.methods.config import MethodConfig
+from crosstune.methods.deferred import Tensor
+
+Missing = Literal["error", "none", "nearest"]
+
+
+class StagedConfig(MethodConfig):
+    """Settings of a method with a stage.
+
+    Attributes:
+        text: Where unlabelled text comes from: "udhr", "tatoeba", a folder, or a mapping of the settings of
+            `crosstune.tasks.text.task.TextOptions`. There is no default.
+        text_train: Training settings of the stage; the study's ``train`` is that of the task.
+        missing: What a language without text gets: "error" refuses the study, "none" gives it no part of its
+            own, "nearest" that of its nearest relative in the table of languages.
+    """
+
+    text: str | dict[str, Any] = ""
+    text_train: dict[str, Any] = Field(default_factory=dict)
+    missing: Missing = "error"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What is trained on the text of a language."""
+
+    label: str  # for people
+    method: str  # name in `crosstune.methods.METHODS`
+    config: MethodConfig
+
+
+Settings = TypeVar("Settings", bound=StagedConfig, default=Any)
+
+
+class Staged(Method[Settings]):
+    """A method with a stage.
+
+    Attributes:
+        uses: By language of examples, the language whose stage it gets; None for none. Set before `attach`.
+        weights: By language of the text, what its stage trained; empty to attach untrained parts, as for
+            timing.
+    """
+
+    uses: Mapping[str, str | None] = {}
+    weights: Mapping[str, Mapping[str, Tensor]] = {}
+
+    @property
+    @abstractmethod
+    def stage(self) -> Stage:
+        """What is trained first."""
+
+    @property
+    def users(self) -> dict[str, list[str]]:
+        """By language of the text, the languages that get its stage."""
+        users: dict[str, list[str]] = {}
+        for language, text in self.uses.items():
+            if text is not None:
+                users.setdefault(text, []).append(language)
+        return users

@@ -1,0 +1,4 @@
+"""What a run takes from runs made before it: a search's weights, and stages.
+
+May import `progress`, `recording`, `task_data`.
+"""

@@ -1,0 +1,136 @@
+"""One task with one method of a study, and the stages of the method: which language gets which text."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
+from crosstune.errors import UserError
+from crosstune.languages.table import relatives
+from crosstune.methods import METHODS
+from crosstune.methods.staged.stage import Stage, Staged
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.study.entries import MethodEntry, TaskEntry
+from crosstune.tasks.text.task import TextOptions, UnlabelledText
+from crosstune.training.settings import TrainSettings
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """The stage of one method of a study."""
+
+    stage: Stage  # what is trained
+    text: TaskEntry  # on which text, as an entry of tasks
+    train: TrainSettings  # how; ``languages`` is filled in for each language
+    uses: Mapping[str, str | None]  # by language of examples, the language whose stage it gets; None for none
+
+    def settings(self, language: str) -> TrainSettings:
+        """For the stage of one language."""
+        return self.train.model_copy(update={"languages": (language,)})
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What a run needs of stages."""
+
+    uses: Mapping[str, str | None]  # as of `StagePlan`, for the run's own languages
+    runs: Mapping[str, str]  # by language of the text, the id of the run that trains on it
+
+    def of(self, languages: Iterable[str]) -> "Stages":
+        """What some of the languages need."""
+        uses = {code: self.uses[code] for code in languages}
+        return Stages(uses, {text: self.runs[text] for text in uses.values() if text is not None})
+
+    def remark(self) -> str | None:
+        """One line on languages that get another's stage or none."""
+        said = [
+            f"{code} {'none' if text is None else text}" for code, text in self.uses.items() if text != code
+        ]
+        return f"no unlabelled text of their own, used in its place: {', '.join(said)}" if said else None
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One task with one method of a study, and what holds for their runs."""
+
+    task: TaskEntry
+    method: MethodEntry
+    label: str  # short name of the method, unique in the study
+    # Trained parameters that the method's size is solved for; None where its size is given.
+    budget: int | None
+    # Canonical codes of the languages the task is evaluated in, its source language first.
+    languages: tuple[str, ...]
+    evaluate: EvaluateSettings  # evaluation settings
+    # Training settings, with a learning rate where none is searched; None where nothing is trained.
+    train: TrainSettings | None
+    rates: tuple[float, ...] | None  # learning rates that are searched; None for no search
+    stages: StagePlan | None = None  # what is trained before the method
+
+
+def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[str]) -> StagePlan | None:
+    """The stage of a method, None for one without.
+
+    Args:
+        entry: The method.
+        where: It stands in the study.
+        source: Language of the task's training data.
+        languages: That the task is evaluated in.
+
+    Raises:
+        ValidationError: There is no such text, or a language has none and may not go without.
+    """
+    method = entry.make()
+    if not isinstance(method, Staged):
+        return None
+    config, stage = method.config, method.stage
+    text = _text_entry(entry.name, config.text, (*where, "text"))
+    try:
+        offered = set(text.make().languages())
+    except UserError as error:
+        raise invalid((*where, "text"), f"method {entry.name}: {error}") from error
+    uses: dict[str, str | None] = {}
+    for code in dict.fromkeys((source, *languages)):
+        near = relatives(code, offered) if config.missing == "nearest" and code not in offered else []
+        uses[code] = code if code in offered else next(iter(near), None)
+    lacking = [code for code in uses if code not in offered]
+    if source in lacking or (lacking and config.missing == "error"):
+        raise invalid(
+            (*where, "text"),
+            f"method {entry.name}: text {text.options.source} has nothing in {', '.join(lacking)}; "  # type: ignore[attr-defined]
+            + ("bring some in the source language" if source in lacking else "set missing: nearest or none"),
+        )
+    what = f"text_train of method {entry.name}"
+    try:
+        known_keys(config.text_train, set(TrainSettings.model_fields) - {"languages"}, what)
+        train = read_settings(TrainSettings, config.text_train, what)
+    except ValidationError as error:
+        raise _within(error, (*where, "text_train")) from None
+    if train.evaluate_every is not None or train.loss != "answer":
+        raise invalid(
+            (*where, "text_train"), f"{what}: text has no answers to score; leave evaluate_every out"
+        )
+    if train.learning_rate is None:
+        rate = METHODS[stage.method](stage.config).default_rate
+        train = train.model_copy(update={"learning_rate": rate})
+    return StagePlan(stage, text, train, uses)
+
+
+def _text_entry(method: str, text: str | Mapping[str, Any], where: Loc) -> TaskEntry:
+    if not text:
+        raise invalid(
+            where, f"method {method} needs text:, such as udhr, tatoeba or a folder of {{code}}.txt"
+        )
+    settings = {"source": text} if isinstance(text, str) else dict(text)
+    try:
+        known_keys(settings, TextOptions.model_fields, f"text of method {method}")
+        options = read_settings(TextOptions, settings, f"text of method {method}")
+    except ValidationError as error:
+        raise _within(error, where) from None
+    return TaskEntry.model_construct(name=UnlabelledText.name, options=options)
+
+
+def _within(error: ValidationError, where: Loc) -> ValidationError:
+    first = error.errors()[0]
+    return invalid((*where, *first["loc"]), first["msg"])

@@ -1,0 +1,143 @@
+"""Stages: parts trained on unlabelled text first, as runs of their own that others stand on."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from rich.console import Console
+
+from crosstune.errors import UserError
+from crosstune.planning.plan import plan_study
+from crosstune.running.runner import run_study
+from crosstune.store import store as stored
+from crosstune.store.record import RunRecord
+from crosstune.study.runs import Run, expand
+from crosstune.study.spec import Study
+from saved_model import study_of
+
+TEXTS = {
+    "en": "The hen sat on a hat.\nNo one saw the cat.\nA red rose is a rose.",
+    "de": "Die Henne saß auf einem Hut.\nNiemand sah die Katze im Garten.",
+    "cs": "Slepice seděla na klobouku.\nNikdo neviděl kočku.",
+}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for code, lines in TEXTS.items():
+        (folder / f"{code}.txt").write_text(lines, encoding="utf-8")
+    return folder
+
+
+def study(model: Path, text: Path, **changes: Any) -> Study:
+    settings: dict[str, Any] = {"text": changes.pop("source", str(text))}
+    settings |= {"text_train": {"steps": 2, "batch_size": 2}, "missing": "nearest"}
+    settings |= {"width": 4, "language_width": 8} | changes
+    of_study: Any = settings.pop("study", {})
+    methods = [{"name": "mad-x", **settings}]
+    return Study(**study_of(model, text.parent / "store", methods=methods, **of_study))
+
+
+def run(study: Study) -> str:
+    said = io.StringIO()
+    run_study(study, console=Console(file=said, width=300))
+    return said.getvalue()
+
+
+def records(study: Study) -> dict[str, RunRecord]:
+    return {record.id: record for record in stored.read_runs(study.folder, kind=None)}
+
+
+def of_kind(study: Study, kind: str) -> list[Run]:
+    return [run for run in expand(study) if run.kind == kind]
+
+
+def test_a_stage_is_a_run_that_results_name_and_share(model: Path, text: Path) -> None:
+    small = study(model, text, study={"seeds": [0, 1]})
+    stages, results = of_kind(small, "stage"), of_kind(small, "result")
+    assert [stage.train.languages for stage in stages if stage.train] == [("en",), ("de",), ("cs",)]
+    assert len(results) == 2
+    assert [(group.kind, group.runs, group.to_do) for group in plan_study(small).groups] == [
+        ("stage", 3, 3),
+        ("result", 2, 2),
+    ]
+    said = run(small)
+    assert "no unlabelled text of their own, used in its place: ru cs" in said
+    made = records(small)
+    assert list(made) == [run.id for run in expand(small)], "stages first"
+    record = made[results[0].id]
+    assert record.unlabelled is not None
+    assert record.unlabelled.uses == {"en": "en", "de": "de", "ru": "cs"}
+    assert {code: stage.run for code, stage in record.unlabelled.stages.items()} == {
+        stage.train.languages[0]: stage.id for stage in stages if stage.train and stage.train.languages
+    }
+    assert record.unlabelled.stages["de"].text["lines"] == 2
+    assert record.unlabelled.stages["de"].text["files"] == ["de.txt"]
+    assert not record.zero_shot
+    stage = made[stages[1].id]
+    assert (stage.kind, stage.unlabelled, stage.label) == ("stage", None, "language adapter")
+    assert [source["language"] for source in stage.data.sources] == ["de"]
+    assert stage.trained_parameters == 2 * (2 * 64 * 8 + 8 + 64) + 2 * (2 * 32 * 16 + 16 + 32)
+    assert "nothing to do" in run(small)
+
+
+def test_changed_text_is_trained_on_again_with_all_that_stands_on_it(model: Path, text: Path) -> None:
+    small = study(model, text)
+    run(small)
+    before = records(small)
+    (text / "de.txt").write_text("Ein Hund bellt.", encoding="utf-8")
+    (result,) = of_kind(small, "result")
+    (small.folder / result.id / stored.CHECKSUMS).unlink()  # something is left to do: the text is read
+    said = run(small)
+    after = records(small)
+    changed = {run.name for run in expand(small) if before[run.id].started != after[run.id].started}
+    assert changed == {"language adapter · de", result.name}, said
+
+
+@pytest.mark.parametrize(
+    ("missing", "languages", "uses"),
+    [
+        ("none", ["ru", "sw"], {"en": "en", "ru": None, "sw": None}),
+        ("nearest", ["ru", "sw"], {"en": "en", "ru": "cs", "sw": None}),
+    ],
+)
+def test_a_language_without_text(
+    model: Path, text: Path, missing: str, languages: list[str], uses: dict[str, str | None]
+) -> None:
+    small = study(model, text, missing=missing, study={"languages": languages})
+    (result,) = of_kind(small, "result")
+    assert result.stages is not None
+    assert result.stages.uses == uses
+
+
+def test_mistakes_are_told_before_anything_is_computed(model: Path, text: Path) -> None:
+    for changes, wrong in {
+        "missing: error": ({"missing": "error"}, "has nothing in ru; set missing: nearest or none"),
+        "no source": ({"study": {"languages": ["de"]}}, "has nothing in en; bring some"),
+        "no text": ({"source": ""}, "method mad-x needs text:"),
+        "no folder": ({"source": "nowhere"}, "nowhere is no folder"),
+        "training": ({"text_train": {"step": 3}}, 'unknown key "step" in text_train of method mad-x'),
+        "options": (
+            {"source": {"source": "udhr", "file": "x"}},
+            'unknown key "file" in text of method mad-x',
+        ),
+    }.values():
+        if "bring" in wrong:
+            (text / "en.txt").unlink()
+        with pytest.raises((UserError, ValidationError), match=wrong.replace("(", r"\(")):
+            expand(study(model, text, **changes))
+        (text / "en.txt").write_text(TEXTS["en"], encoding="utf-8")
+
+
+def test_text_that_holds_a_test_example_is_counted(model: Path, text: Path) -> None:
+    small = study(model, text)
+    run(small)
+    (record,) = stored.read_runs(small.folder)
+    assert record.unlabelled is not None
+    assert (record.unlabelled.in_text, record.unlabelled.compared) == (0, 0)  # names are short
+    assert json.loads((small.folder / record.id / "run.json").read_text())["unlabelled"]["in_text"] == 0

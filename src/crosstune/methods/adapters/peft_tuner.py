@@ -190,6 +190,8 @@ class PeftTuner(Method[PeftConfig]):
         names = [f"{i}.{name}" for i, name, _ in linears]
         if config.type == "SHIRA":  # chooses entries of a weight, which it cannot without storage
             return int(_settings(config, names).r) * sum(size for _, _, size in linears)
+        if config.type == "ADALORA":  # without storage PEFT takes its numbers of ranks for trained
+            return int(_settings(config, names).init_r) * sum(size + 1 for _, _, size in linears)
         with torch.random.fork_rng(devices=[]):
             layers = _without_storage(geometry, config)
             return sum(p.numel() for p in _put_on(layers, config, names).parameters() if p.requires_grad)

@@ -28,6 +28,8 @@ class Effect:
         first: Position of the first token.
         adapters: Layer and place (such as "inside mlp") -> what each adapter adds, made of what it reads.
         scales: (IA)3's vectors, by name.
+        embedded: What becomes of the embeddings.
+        finished: What becomes of the final hidden states.
     """
 
     joint: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -36,6 +38,8 @@ class Effect:
     first: int = 0
     adapters: dict[tuple[int, str], list[Callable[[Tensor], Tensor]]] = field(default_factory=dict)
     scales: dict[str, Tensor] = field(default_factory=dict)
+    embedded: Callable[[Tensor], Tensor] = lambda x: x
+    finished: Callable[[Tensor], Tensor] = lambda x: x
 
     def adapted(self, layer: int, place: str, x: Tensor, read: Tensor | None = None) -> Tensor:
         """``x`` with what the adapters of a place add, one after the other."""
@@ -235,6 +239,7 @@ def reference_hidden(lm: LanguageModel, ids: list[int], effect: Effect | None = 
     h = weights["model.embed_tokens.weight"][torch.tensor(ids)]
     if gemma:
         h = h * config.hidden_size**0.5
+    h = effect.embedded(h)
     n = 0 if effect.front is None else len(effect.front)
     if effect.front is not None:
         h = torch.cat([effect.front, h])
@@ -284,7 +289,7 @@ def reference_hidden(lm: LanguageModel, ids: list[int], effect: Effect | None = 
         h = h + effect.adapted(layer, "houlsby mlp", x)
         h = effect.adapted(layer, "pfeiffer mlp", h)
         h = effect.adapted(layer, "parallel mlp", h, stream)
-    return norm(h, weights["model.norm.weight"], config)[n:]
+    return effect.finished(norm(h, weights["model.norm.weight"], config))[n:]
 
 
 def reference_logits(lm: LanguageModel, ids: list[int], effect: Effect | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 # first, the subpackage leaves the name to the function for good.
 importlib.import_module("crosstune.report")
 
-from crosstune.api import Results, report, results, run  # noqa: E402
+from crosstune.api import Results, import_results, report, results, run  # noqa: E402
 from crosstune.errors import UserError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ __all__ = [
     "TrainSettings",
     "UserError",
     "evaluate",
+    "import_results",
     "load",
     "make_task",
     "read_study",

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from crosstune.claims.judge import Verdict
     from crosstune.report.notebook import Charts
     from crosstune.report.sections import Section
+    from crosstune.store.frozen import Frozen
     from crosstune.store.record import RunRecord
     from crosstune.study.spec import Study
 
@@ -40,11 +41,13 @@ class Results:
         runs: The record of each (`crosstune.store.record.RunRecord`).
         source: Where their predictions are read, one run at a time.
         searches: Records of the runs that only searched a setting on development data.
+        frozen: Files of claims that were fixed in the store (`crosstune.store.frozen`).
     """
 
     runs: "list[RunRecord]"
     source: "Predictions"
     searches: "list[RunRecord]" = field(default_factory=list)
+    frozen: "list[Frozen]" = field(default_factory=list)
 
     @cached_property
     def predictions(self) -> "pl.DataFrame":
@@ -83,7 +86,7 @@ class Results:
     def differences(self) -> "pl.DataFrame":
         """Paired differences of all pairs of methods, one row a pair, with columns model, task and protocol.
 
-        The others are those of `crosstune.analysis.statistics.differences.differences`; p_holm is over the
+        The others are those of `crosstune.analysis.statistics.differences.differences`; p is over the
         pairs of one model, task and protocol.
         """
         import polars as pl
@@ -139,7 +142,7 @@ class Results:
 
         placed = placed_claims(claims)
         wanted = about(placed, self.runs) if claims is None else placed
-        return judge(wanted, self.runs, self.source, self.scores)
+        return judge(wanted, self.runs, self.source, self.scores, self.frozen)
 
     def verdict(self, claims: "Claims | None" = None) -> "pl.DataFrame":
         """`verdicts` as a table, one row a claim; see `crosstune.claims.judge.verdict_table`."""
@@ -212,13 +215,40 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     """
     from crosstune.analysis.predictions import Predictions
     from crosstune.store import store as stored
+    from crosstune.store.frozen import read_frozen
 
     folder = user_path(store)
     every = stored.read_runs(folder, kind=None)
     runs = [run for run in every if run.kind == "result" and (only is None or run.id in only)]
     wanted = {run_id for run in runs if run.search is not None for run_id in run.search.runs}
     searches = [run for run in every if run.kind == "search" and (only is None or run.id in wanted)]
-    return Results(runs, Predictions(folder), searches)
+    return Results(runs, Predictions(folder), searches, read_frozen(folder))
+
+
+def import_results(
+    files: "str | Path | Sequence[str | Path]", store: str | Path, *, source: str = "en", **about: Any
+) -> Results:
+    """Put results of another program into a store: lm-evaluation-harness's samples, or a table of answers.
+
+    Args:
+        files: A table (CSV, TSV, JSON lines, parquet) with columns language, example, method and score; a
+            ``samples_*.jsonl`` that lm-evaluation-harness wrote with ``--log_samples``, or a folder of these.
+        store: A store, or a folder to make one of.
+        source: Code of the language that methods were trained in.
+        about: What the files do not say: fields of `crosstune.importing.lm_eval.Samples`.
+
+    Raises:
+        UserError: A file that cannot be read or used; file and line are named.
+    """
+    from crosstune.importing.into_store import import_files
+    from crosstune.importing.lm_eval import Samples
+
+    listed = [files] if isinstance(files, str | Path) else files
+    samples = Samples(
+        **{"model": "imported", **{key: value for key, value in about.items() if value is not None}}
+    )
+    made = import_files([user_path(file) for file in listed], user_path(store), samples, source)
+    return results(store, only=[run.id for run in made])
 
 
 def report(

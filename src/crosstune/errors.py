@@ -1,4 +1,4 @@
-"""The one kind of error a person can mend, and the nearest right name for a wrong one."""
+"""The error that a user can correct, and the nearest known name for a wrong one."""
 
 import difflib
 import re
@@ -14,11 +14,11 @@ Zero-width joiners are none of them: Persian and Indic scripts need them.
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: a name, a file, a setting.
+    """A user's mistake: a name, a file, a setting.
 
-    Its text is one line that names the file and line where there is one, what was found,
-    and what to do. The command line prints it without a traceback and exits with code 2.
-    Characters in it that would end the line, act on a terminal or have no UTF-8 are shown as escapes.
+    Its text is one line with the file and line where there is one, what was found, and what to do. The
+    command line prints it without a traceback and exits with code 2. Characters that would end the line,
+    control a terminal or have no UTF-8 encoding are escaped.
     """
 
     def __init__(self, text: str) -> None:
@@ -26,7 +26,7 @@ class UserError(Exception):
 
 
 def inert(text: str) -> str:
-    """The text with escapes for the characters in it that act instead of show."""
+    """The text with control and formatting characters escaped."""
     return ACTS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
@@ -36,7 +36,7 @@ def first_line(error: BaseException) -> str:
 
 
 class Diverged(UserError):  # noqa: N818 - what a training did, an error only where its weights are wanted
-    """A training whose loss is no number any more. The same settings would do it again."""
+    """A training whose loss is not finite. The same settings would diverge again."""
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The door to users' files: only regular ones are read, and they are written whole or not at all."""
+"""Reads and writes users' files: only regular ones are read, and they are written whole or not at all."""
 
 import ctypes
 import errno
@@ -104,7 +104,7 @@ def read_text(file: Path, most: int = MOST_BYTES) -> str:
 
 
 def _without_waiting(name: str, flags: int) -> int:
-    """What `open` opens a file with: a pipe that nobody writes to opens at once."""
+    """How `open` opens a file: a pipe without a writer does not block."""
     return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
 
 
@@ -114,9 +114,9 @@ def _why(error: Exception) -> str:
 
 @contextmanager
 def draft(target: Path) -> Iterator[Path]:
-    """A free path beside ``target`` to write a file or folder to; `put` moves it to its place.
+    """A free path beside ``target`` to write a file or folder to, which `put` moves to its final name.
 
-    What is still there when the block ends is removed.
+    Whatever is left there is removed when the block ends.
     """
     path = target.with_name(f"{TMP}{target.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -129,7 +129,7 @@ def draft(target: Path) -> Iterator[Path]:
 
 
 def put(path: Path, target: Path) -> None:
-    """Rename a written file or folder to its final name, once the disk has it; what is there is replaced."""
+    """Rename a written file or folder to its final name once it is on disk, replacing what is there."""
     sync(path)
     if not (path.is_dir() and target.is_dir()):
         path.replace(target)
@@ -145,7 +145,7 @@ def put(path: Path, target: Path) -> None:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step, so that no reader finds neither; False where the system cannot."""
+    """Swap two folders atomically, so that no reader finds one missing; False where the system cannot."""
     try:
         rename = ctypes.CDLL(None).renameat2  # of Linux
     except (AttributeError, OSError, TypeError):
@@ -167,7 +167,7 @@ def write_whole(file: Path, content: str | bytes) -> None:
 
 
 def write_text(store: Path, name: str, text: str) -> None:
-    """Put a small text file into a store, whole.
+    """Write a small text file into a store, whole.
 
     Raises:
         UserError: The disk is full or cannot be written.
@@ -191,13 +191,13 @@ def disk_errors(store: Path) -> Iterator[None]:
 
 
 def write_synced(file: Path, content: bytes) -> None:
-    """Write a file and wait until the disk has it."""
+    """Write a file and wait until it is on disk."""
     file.write_bytes(content)
     sync(file)
 
 
 def sync(path: Path) -> None:
-    """Wait until the disk has a file's content or a folder's entries."""
+    """Wait until a file's content or a folder's entries are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -219,11 +219,11 @@ class DamagedError(UserError):
 
 
 def verify(folder: Path, names: Sequence[str], others: bool = False) -> None:
-    """Hold files of a run against its checksums; with ``others`` all that these name as well.
+    """Check files of a run against its checksums; with ``others`` all files that these name too.
 
     Raises:
         DamagedError: One is missing or damaged.
-        UserError: One is there and cannot be read, which says nothing of what it holds.
+        UserError: One exists and cannot be read, which says nothing about its content.
     """
 
     def compare(sums: Mapping[str, str]) -> None:
@@ -271,7 +271,7 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def _against_sums(folder: Path, check: Callable[[dict[str, str]], T]) -> T:
-    """Check a run by its checksums; again where another process has put a fresh run there meanwhile."""
+    """Check a run by its checksums; retry if another process has replaced the run meanwhile."""
     before = None
     while True:
         sums = checksums(folder)
@@ -290,7 +290,7 @@ def _compare(file: Path, digest: str, sums: Mapping[str, str]) -> None:
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Tell a file that is missing from one that cannot be read."""
+    """Distinguish a missing file from one that cannot be read."""
     try:
         yield
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:

@@ -18,7 +18,7 @@ def table(*rows):
 
 
 def test_rates_are_means_over_what_could_be_told():
-    found = with_answer_language(
+    actual = with_answer_language(
         table(
             ("r", "de", 1.0, "de"),
             ("r", "de", 0.5, "de"),
@@ -29,7 +29,7 @@ def test_rates_are_means_over_what_could_be_told():
         ),
         {"r": "en"},
     )
-    german, english = (found.filter(pl.col("language") == code) for code in ("de", "en"))
+    german, english = (actual.filter(pl.col("language") == code) for code in ("de", "en"))
     assert german[CORRECT].mean() == 0.5
     assert german[SOURCE].mean() == 0.25
     assert german[SWITCHED].mean() == 0.25
@@ -41,8 +41,8 @@ def test_rates_are_means_over_what_could_be_told():
 
 
 def test_choices_have_no_language():
-    found = with_answer_language(table(("r", "de", 1.0, None)), {"r": "en"})
-    assert found.select(CORRECT, SOURCE, SWITCHED, UNDECIDED, SCORE_IF_CORRECT).row(0) == (None,) * 5
+    actual = with_answer_language(table(("r", "de", 1.0, None)), {"r": "en"})
+    assert actual.select(CORRECT, SOURCE, SWITCHED, UNDECIDED, SCORE_IF_CORRECT).row(0) == (None,) * 5
 
 
 def test_older_tables_come_back_as_they_are():
@@ -63,6 +63,6 @@ def test_stored_labels_are_made_anew_from_the_stored_texts():
         schema=columns,
         orient="row",
     )
-    made = relabel(older, {"r": "en", "s": "ru"})
-    assert made["answer_language"].to_list() == ["ru", "undecidable", "ru", "ru", None]
-    assert made.drop("answer_language").equals(older.drop("answer_language"))
+    built = relabel(older, {"r": "en", "s": "ru"})
+    assert built["answer_language"].to_list() == ["ru", "undecidable", "ru", "ru", None]
+    assert built.drop("answer_language").equals(older.drop("answer_language"))

@@ -39,13 +39,15 @@ def counts() -> dict[tuple[str, str], np.ndarray]:
     """Run and language to [sentences, 3]; long sentences are answered worse."""
     rng = np.random.default_rng(5)
     gold = {code: rng.choice([1, 2, 3, 30], SENTENCES) for code in LANGUAGES}
-    made = {}
+    created = {}
     for place, run in enumerate(("a", "b")):
         for code in LANGUAGES:
             chance = np.where(gold[code] > 10, 0.3 + 0.15 * place, 0.8)
             correct = rng.binomial(gold[code], chance)
-            made[run, code] = np.stack([correct, correct + rng.poisson(1.0, SENTENCES), gold[code]], axis=1)
-    return made
+            created[run, code] = np.stack(
+                [correct, correct + rng.poisson(1.0, SENTENCES), gold[code]], axis=1
+            )
+    return created
 
 
 @pytest.fixture
@@ -76,8 +78,8 @@ def study(
 
 @pytest.fixture
 def paired(study: tuple[list[RunRecord], pl.DataFrame]) -> PairedPredictions:
-    (found,) = pair_predictions(language_scores(*study), study[1].sample(fraction=1.0, shuffle=True, seed=3))
-    return found
+    (pairs,) = pair_predictions(language_scores(*study), study[1].sample(fraction=1.0, shuffle=True, seed=3))
+    return pairs
 
 
 def test_a_language_is_scored_by_its_sums(
@@ -100,23 +102,23 @@ def test_a_language_is_scored_by_its_sums(
 def test_a_difference_and_its_interval(
     paired: PairedPredictions, counts: dict[tuple[str, str], np.ndarray]
 ) -> None:
-    found = difference(paired, "ma", "mb", language_effect="fixed", draws=4000)
+    estimate = difference(paired, "ma", "mb", language_effect="fixed", draws=4000)
 
     def plain(kept: np.ndarray) -> float:
         """Sentences are parallel: the same are kept in every language."""
         return float(np.mean([f1(counts["a", c][kept]) - f1(counts["b", c][kept]) for c in ("de", "sw")]))
 
     every = np.arange(SENTENCES)
-    assert found.difference == pytest.approx(plain(every), abs=1e-6)
+    assert estimate.difference == pytest.approx(plain(every), abs=1e-6)
     without = np.array([plain(np.delete(every, i)) for i in every])
     jackknife = (SENTENCES - 1) / SENTENCES * np.sum((without - without.mean()) ** 2)
-    assert found.se == pytest.approx(np.sqrt(jackknife + 2 / (2 * SENTENCES) ** 2), rel=0.05)
+    assert estimate.se == pytest.approx(np.sqrt(jackknife + 2 / (2 * SENTENCES) ** 2), rel=0.05)
     rng = np.random.default_rng(9)
     slow = [plain(rng.integers(0, SENTENCES, SENTENCES)) for _ in range(1500)]
     low, high = np.quantile(slow, [0.025, 0.975])
     width = high - low
-    assert found.bootstrap_low == pytest.approx(low, abs=0.12 * width)
-    assert found.bootstrap_high == pytest.approx(high, abs=0.12 * width)
+    assert estimate.bootstrap_low == pytest.approx(low, abs=0.12 * width)
+    assert estimate.bootstrap_high == pytest.approx(high, abs=0.12 * width)
     table = by_language(paired, "ma", "mb")
     assert table["test"].unique().to_list() == ["t"]
     for row in table.rows(named=True):

@@ -74,7 +74,7 @@ def test_the_chart_draws_every_rate(table: pl.DataFrame) -> None:
         "exact match", "in the right language", "in the source language", "language not identified"
     ]  # fmt: skip
     values = spec["datasets"][row["hconcat"][0]["layer"][0]["data"]["name"]]
-    assert {(each["method"], each["value"], each["percent"]) for each in values} == {
+    assert {(value["method"], value["value"], value["percent"]) for value in values} == {
         ("lora", 1e-3, 50.0), ("lora", 1e-2, 25.0)
     }  # fmt: skip
 
@@ -94,8 +94,8 @@ def of(name: str, settings: dict[str, Any], train: dict[str, Any] | None, **chan
 
 def scored(runs: list[RunRecord]) -> pl.DataFrame:
     tables = [
-        answers(each.id, {"en": [1, 1], "de": [1, i % 2], "sw": [0, i % 2]}, "de")
-        for i, each in enumerate(runs)
+        answers(record.id, {"en": [1, 1], "de": [1, i % 2], "sw": [0, i % 2]}, "de")
+        for i, record in enumerate(runs)
     ]
     return language_scores(runs, pl.concat(tables))
 
@@ -149,9 +149,9 @@ def test_a_curve_through_models() -> None:
     train = {"learning_rate": 1e-2}
     small, large = {"model": "x-270m", "model_parameters": 268_098_176}, {"model": "org/X-1B-base"}
     runs = [
-        of(name, {}, each, **model)
+        of(name, {}, entry, **model)
         for model in (small, large)
-        for name, each in (("none", None), ("lora", train))
+        for name, entry in (("none", None), ("lora", train))
     ]
     scores = scored(runs)
     assert swept(runs, scores) == ["model_parameters"]

@@ -34,7 +34,7 @@ def run(run_id: str, label: str, seed: int, languages: list[str], **changes: Any
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
     rng = random.Random(0)
-    found = []
+    collected = []
     for run_id, languages in {
         "r1": ["en", "de", "sw"],
         "r2": ["en", "de", "sw", "th"],
@@ -42,9 +42,9 @@ def rows() -> list[dict[str, Any]]:
     }.items():
         for code in languages:
             for i in range(12):
-                found.append({"run": run_id, "language": code, "example": f"x{i}", "score": rng.random()})
-    rng.shuffle(found)
-    return found
+                collected.append({"run": run_id, "language": code, "example": f"x{i}", "score": rng.random()})
+    rng.shuffle(collected)
+    return collected
 
 
 def paired(rows: list[dict[str, Any]]) -> PairedPredictions:
@@ -54,25 +54,25 @@ def paired(rows: list[dict[str, Any]]) -> PairedPredictions:
         run("r3", "none", 0, ["en", "de", "sw"]),
     ]
     table = pl.DataFrame(rows)
-    (found,) = pair_predictions(language_scores(runs, table), table)
-    return found
+    (pairs,) = pair_predictions(language_scores(runs, table), table)
+    return pairs
 
 
 def test_every_score_is_at_its_place(rows: list[dict[str, Any]]) -> None:
-    found = paired(rows)
+    measured = paired(rows)
     value = {(r["run"], r["language"], r["example"]): r["score"] for r in rows}
-    assert found.languages == ["de", "en", "sw"]  # Thai was not asked of every run
-    assert found.targets == ["de", "sw"]
-    assert found.methods == ["lora", "none"]
-    assert found.seeds == {"lora": (0, 1), "none": (0,)}
-    assert found.seedless == {"none"}
+    assert measured.languages == ["de", "en", "sw"]  # Thai was not asked of every run
+    assert measured.targets == ["de", "sw"]
+    assert measured.methods == ["lora", "none"]
+    assert measured.seeds == {"lora": (0, 1), "none": (0,)}
+    assert measured.seedless == {"none"}
     order = {"lora": ["r2", "r1"], "none": ["r3"]}
     for method, ids in order.items():
-        for i, code in enumerate(found.languages):
-            for column in range(found.offsets[i], found.offsets[i + 1]):
+        for i, code in enumerate(measured.languages):
+            for column in range(measured.offsets[i], measured.offsets[i + 1]):
                 for row, run_id in enumerate(ids):
-                    expected = value[run_id, code, found.examples[column]]
-                    assert found.scores[method][row, column] == np.float32(expected)
+                    expected = value[run_id, code, measured.examples[column]]
+                    assert measured.scores[method][row, column] == np.float32(expected)
 
 
 def test_the_order_of_rows_does_not_matter(rows: list[dict[str, Any]]) -> None:
@@ -88,8 +88,8 @@ def test_only_examples_that_every_run_has(rows: list[dict[str, Any]]) -> None:
         row | {"example": "y"} if (row["run"], row["language"], row["example"]) == ("r1", "sw", "x3") else row
         for row in rows
     ]
-    found = paired(changed)
-    swahili = found.examples[found.offsets[2] : found.offsets[3]].tolist()
+    measured = paired(changed)
+    swahili = measured.examples[measured.offsets[2] : measured.offsets[3]].tolist()
     assert "x3" not in swahili
     assert "y" not in swahili
     assert len(swahili) == 11
@@ -102,6 +102,6 @@ def test_comparisons_are_kept_apart(rows: list[dict[str, Any]]) -> None:
         run("r3", "none", 0, ["en", "de", "sw"]),
     ]
     table = pl.DataFrame(rows)
-    found = pair_predictions(language_scores(runs, table), table)
-    assert [(each.model, each.methods) for each in found] == [("m", ["lora", "none"]), ("n", ["lora"])]
-    assert found[1].languages == ["de", "en", "sw", "th"]
+    pairs = pair_predictions(language_scores(runs, table), table)
+    assert [(entry.model, entry.methods) for entry in pairs] == [("m", ["lora", "none"]), ("n", ["lora"])]
+    assert pairs[1].languages == ["de", "en", "sw", "th"]

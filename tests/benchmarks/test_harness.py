@@ -27,7 +27,7 @@ def timed(fixed, each, answer):
 
 
 def row(**more):
-    asked = {
+    facts = {
         "name": "toy",
         "title": "a toy",
         "peer": "a peer",
@@ -38,16 +38,16 @@ def row(**more):
         "cost": lambda setting, folder: Cost(flop=1e9, facts={"rows": 3}),
         "memory": False,
     }
-    return Row(**asked | more)
+    return Row(**facts | more)
 
 
 def test_ratio_floor_and_spread(tmp_path):
-    found = harness.turns(row(), SETTING, tmp_path)
-    assert found["ratio"] == 4.0
-    assert found["passed"]
-    assert found["seconds"]["ours"]["all"] == [1.0] * 6
-    assert found["floor"]["seconds"] == pytest.approx(1e9 / (found["matrix_gflops"] * 1e9))
-    assert found["share_of_floor"] == found["floor"]["seconds"]
+    measured = harness.turns(row(), SETTING, tmp_path)
+    assert measured["ratio"] == 4.0
+    assert measured["passed"]
+    assert measured["seconds"]["ours"]["all"] == [1.0] * 6
+    assert measured["floor"]["seconds"] == pytest.approx(1e9 / (measured["matrix_gflops"] * 1e9))
+    assert measured["share_of_floor"] == measured["floor"]["seconds"]
 
 
 def test_sizes_give_slopes(tmp_path):
@@ -58,13 +58,13 @@ def test_sizes_give_slopes(tmp_path):
         return lambda size: Block([(4.0 + 2.0 * size) * next(slower)], [1, 2])
 
     told, toy = [], row(sizes=(1, 2, 4), theirs=theirs)
-    found = harness.turns(toy, SETTING, tmp_path) | {"memory": {}}
-    ours, theirs = found["lines"]["ours"], found["lines"]["theirs"]
+    measured = harness.turns(toy, SETTING, tmp_path) | {"memory": {}}
+    ours, theirs = measured["lines"]["ours"], measured["lines"]["theirs"]
     assert (ours["slope"]["median"], ours["fixed"]["median"]) == (pytest.approx(0.5), pytest.approx(1.0))
     assert theirs["slope"]["all"] == [pytest.approx(2.0), pytest.approx(4.0)]
     assert theirs["fixed"]["all"] == [pytest.approx(4.0), pytest.approx(8.0)]
-    assert found["ratio"] == pytest.approx(6.0)
-    harness.tell(toy, found, told.append)
+    assert measured["ratio"] == pytest.approx(6.0)
+    harness.tell(toy, measured, told.append)
     assert "500.00 ms a unit more (500.00 to 500.00), 1.000 s fixed (1.00 to 1.00)" in told[0]
     assert "6.00 times as fast (4.00 to 8.00 in 2 turns)" in told[2]
 
@@ -72,9 +72,9 @@ def test_sizes_give_slopes(tmp_path):
 def test_a_wrong_answer_fails_in_whatever_block_it_comes(tmp_path):
     answers = iter([[1, 2], [1, 3]])
     wrong = row(ours=lambda setting, folder: lambda size: Block([0.1], next(answers)))
-    found = harness.turns(wrong, SETTING, tmp_path)
-    assert not found["passed"]
-    assert found["answers"]["text"] == "[1, 3] [1, 2]"
+    measured = harness.turns(wrong, SETTING, tmp_path)
+    assert not measured["passed"]
+    assert measured["answers"]["text"] == "[1, 3] [1, 2]"
 
 
 def test_sides_change_who_goes_first(tmp_path):

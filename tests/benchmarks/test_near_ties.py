@@ -47,26 +47,26 @@ def scores(folder):
 
 
 def test_a_wrong_answer_fails(folder, scores):
-    mine, other = scores
-    right = near_ties.compare(folder, torch.bfloat16, ITEMS, mine, other)
+    ours, other = scores
+    right = near_ties.compare(folder, torch.bfloat16, ITEMS, ours, other)
     assert right.same, right.text
     # The choice that is clearly the worst of a question, said to be the best by one side.
-    i = max(range(len(mine)), key=lambda i: max(mine[i]) - min(mine[i]))
-    wrong = [list(each) for each in mine]
+    i = max(range(len(ours)), key=lambda i: max(ours[i]) - min(ours[i]))
+    wrong = [list(entry) for entry in ours]
     wrong[i][wrong[i].index(min(wrong[i]))] = 1.0
-    found = near_ties.compare(folder, torch.bfloat16, ITEMS, wrong, other)
-    assert not found.same
-    (unproven,) = [each for each in found.figures["apart"] if not each["near_tie"]]
+    comparison = near_ties.compare(folder, torch.bfloat16, ITEMS, wrong, other)
+    assert not comparison.same
+    (unproven,) = [pair for pair in comparison.figures["apart"] if not pair["near_tie"]]
     assert unproven["question"] == i
-    assert found.figures["same"] + len(found.figures["apart"]) == len(ITEMS)
+    assert comparison.figures["same"] + len(comparison.figures["apart"]) == len(ITEMS)
     assert unproven["fp32_difference"] < near_ties.EXACT
 
 
 def test_rounding_as_the_judge_measures_it(folder, scores):
     """The plain model in bf16 is what a plain forward says; in fp32 it is what crosstune says."""
-    judge, (mine, other) = near_ties.judge_for(folder, torch.bfloat16), scores
+    judge, (actual, other) = near_ties.judge_for(folder, torch.bfloat16), scores
     moved = []
-    for item, ours, low in zip(ITEMS, mine, other, strict=True):
+    for item, ours, low in zip(ITEMS, actual, other, strict=True):
         exact, rounded = judge.scores(item)
         assert rounded == pytest.approx(low, abs=1e-2)
         gaps = [exact[0] - x for x in exact]
@@ -99,12 +99,14 @@ def tie(truth=LEVEL, picks=(1, 0), noise=0.03):
 
 
 def test_a_near_tie_is_within_what_rounding_moves():
-    found = tie()
-    assert found["near_tie"]
-    assert found["below_the_best"] == [pytest.approx(0.01), 0]
-    said, unproven = near_ties.proofs([found, tie(SURE)], 0.03)
+    comparison = tie()
+    assert comparison["near_tie"]
+    assert comparison["below_the_best"] == [pytest.approx(0.01), 0]
+    message, unproven = near_ties.proofs([comparison, tie(SURE)], 0.03)
     assert unproven == 1
-    assert said.startswith("1 of 2 differences are near ties, 1 UNPROVEN (in fp32 at most 0.010, 4.000 nats")
+    assert message.startswith(
+        "1 of 2 differences are near ties, 1 UNPROVEN (in fp32 at most 0.010, 4.000 nats"
+    )
 
 
 def test_what_rounding_does_not_move_is_no_tie():

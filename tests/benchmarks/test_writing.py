@@ -50,19 +50,19 @@ def ranked(lm, prompt, common, rank):
 
 def test_the_same_answers(written):
     _, folder, answers = written
-    found = compare(folder, answers, answers)
-    assert found.same
-    assert found.text.startswith("3 of 3 answers the same;")
+    comparison = compare(folder, answers, answers)
+    assert comparison.same
+    assert comparison.text.startswith("3 of 3 answers the same;")
 
 
 def test_a_wrong_answer_fails(written):
     lm, folder, answers = written
     wrong = [*answers[1][:2], ranked(lm, PROMPTS[1], answers[1][:2], -1), *answers[1][3:]]
-    for mine, other in ((wrong, answers[1]), (answers[1], wrong)):
-        found = compare(folder, [answers[0], mine, answers[2]], [answers[0], other, answers[2]])
-        assert not found.same
-        assert "0 of 1 differences are near ties" in found.text
-        assert found.figures["apart"][0]["at"] == 2
+    for ours, other in ((wrong, answers[1]), (answers[1], wrong)):
+        comparison = compare(folder, [answers[0], ours, answers[2]], [answers[0], other, answers[2]])
+        assert not comparison.same
+        assert "0 of 1 differences are near ties" in comparison.text
+        assert comparison.figures["apart"][0]["at"] == 2
 
 
 def test_the_second_likeliest_passes_within_the_error_alone(written):

@@ -34,9 +34,9 @@ def read(tmp_path: Path, text: str) -> list[Any]:
 
 
 def test_a_claim_is_read_as_it_stands(tmp_path: Path) -> None:
-    (found,) = read(tmp_path, GOOD)
-    claim = found.claim
-    assert found.place == "c.yaml:2"
+    (parsed,) = read(tmp_path, GOOD)
+    claim = parsed.claim
+    assert parsed.place == "c.yaml:2"
     assert claim.model == ("demo:gemma-3-270m",)
     assert claim.task == ("sib200", "cldr-names")
     assert claim.method == (
@@ -62,14 +62,16 @@ def test_the_shipped_claims_are_read_and_cover_what_the_paper_says() -> None:
     assert sum(claim.compares for claim in founding) == 3
     assert sum(claim.setup is not None for claim in founding) == 11
     for models in ("meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B-v0.3"):
-        assert any(each.model == (models,) and each.task == ("belebele",) and each.beats for each in paper)
-    assert any(each.by == 6 for each in paper)
-    assert any(each.method[0].most_parameters == 1_230_000 and each.matches for each in paper)
-    assert any(each.beats == Pick(name="full") and each.languages for each in founding)
-    assert {"family", "script", "model"} <= {each.per for each in paper}
-    assert any(each.varies_with == "learning_rate" and each.metric == "wrong_language" for each in paper)
-    assert {each.model for each in demo} == {("demo:gemma-3-270m",)}
-    assert {task for each in demo for task in each.task or ()} == {"sib200", "cldr-names", "number-words"}
+        assert any(c.model == (models,) and c.task == ("belebele",) and c.beats for c in paper)
+    assert any(c.by == 6 for c in paper)
+    assert any(c.method[0].most_parameters == 1_230_000 and c.matches for c in paper)
+    assert any(c.beats == Pick(name="full") and c.languages for c in founding)
+    assert {"family", "script", "model"} <= {c.per for c in paper}
+    assert any(c.varies_with == "learning_rate" and c.metric == "wrong_language" for c in paper)
+    assert {c.model for c in demo} == {("demo:gemma-3-270m",)}
+    questions = read_claims(str(Path(__file__).parents[2] / "docs" / "prefix-vs-adapters" / "claims.yaml"))
+    assert {c.claim.task for c in questions} == {("number-words",), ("xquad",), ("sib200",)}
+    assert {task for c in demo for task in c.task or ()} == {"sib200", "cldr-names", "number-words"}
 
 
 @pytest.mark.parametrize(
@@ -156,14 +158,14 @@ def test_wild_files_are_claims_or_one_line_and_nothing_else(
     file = tmp_path_factory.mktemp("wild") / "c.yaml"
     file.write_text(json.dumps({"claims": claims}), encoding="utf-8")
     try:
-        found = read_claims(file)
+        listed = read_claims(file)
     except UserError as error:
-        said = str(error)
+        message = str(error)
     else:
-        assert len(found) == len(claims)
+        assert len(listed) == len(claims)
         return
-    assert said.startswith(str(file))
-    assert len(said.splitlines()) == 1
+    assert message.startswith(str(file))
+    assert len(message.splitlines()) == 1
 
 
 PART = st.sampled_from(["prefix", "lora", "none", "x"])
@@ -187,11 +189,11 @@ def test_sound_claims_are_read_and_judged(claim: dict[str, Any]) -> None:
     from crosstune.claims.judge import judge
     from simulated import simulate
 
-    made = Claim.model_validate(claim | {"beats": "lora"})
+    checked = Claim.model_validate(claim | {"beats": "lora"})
     store = simulate(
         {"prefix": 0.7, "lora": 0.6}, examples=2, seeds=(0, 1), languages=["en", "de", "fr", "sw"]
     )
-    (verdict,) = judge([PlacedClaim(made, "x")], *store)
+    (verdict,) = judge([PlacedClaim(checked, "x")], *store)
     assert verdict.claim == claim["claim"]
     assert (verdict.cell.difference is None) <= (verdict.verdict == "not enough data")
     assert yaml.safe_dump(verdict.reason)

@@ -43,10 +43,10 @@ def test_better_by_a_lot_is_supported_and_the_reverse_contradicted() -> None:
 
 
 def test_no_difference_is_not_enough_data_and_says_what_would_have_been_found() -> None:
-    found = verdict_of(simulate({"prefix": 0.6, "lora": 0.6}, examples=30), **BEATS)
-    assert found.verdict == "not enough data"
-    assert found.cell.detectable is not None
-    assert f"{100 * found.cell.detectable:.1f} points" in found.reason
+    outcome = verdict_of(simulate({"prefix": 0.6, "lora": 0.6}, examples=30), **BEATS)
+    assert outcome.verdict == "not enough data"
+    assert outcome.cell.detectable is not None
+    assert f"{100 * outcome.cell.detectable:.1f} points" in outcome.reason
 
 
 def test_a_margin_moves_the_threshold() -> None:
@@ -69,28 +69,28 @@ def test_not_below_is_another_claim_than_above() -> None:
 
 
 def test_p_values_against_a_margin_are_those_of_the_interval() -> None:
-    found = verdict_of(simulate({"prefix": 0.7, "lora": 0.6}), **BEATS, by=4).cell
-    assert found.p is not None
-    assert found.low is not None
-    assert found.difference is not None
+    verdict = verdict_of(simulate({"prefix": 0.7, "lora": 0.6}), **BEATS, by=4).cell
+    assert verdict.p is not None
+    assert verdict.low is not None
+    assert verdict.difference is not None
     # The interval reaches the margin exactly when p is the interval's own level.
-    edge = verdict_of(simulate({"prefix": 0.7, "lora": 0.6}), **BEATS, by=100 * found.low).cell
+    edge = verdict_of(simulate({"prefix": 0.7, "lora": 0.6}), **BEATS, by=100 * verdict.low).cell
     assert edge.p == pytest.approx(0.05, abs=1e-6)
-    assert (found.p < 0.05) == (found.low > 0.04 or (found.high or 1) < 0.04)
+    assert (verdict.p < 0.05) == (verdict.low > 0.04 or (verdict.high or 1) < 0.04)
 
 
 @pytest.mark.parametrize("by", ["family", "script"])
 def test_a_gain_that_holds_in_every_group(by: str) -> None:
     everywhere = simulate({"prefix": 0.8, "lora": 0.6})
-    found = verdict_of(everywhere, **BEATS, every=by, at_least=1)
+    outcome = verdict_of(everywhere, **BEATS, every=by, at_least=1)
     groups: dict[str, int] = {}
     for code in LANGUAGES[1:]:
         group = group_of(code, by)  # type: ignore[arg-type]
         groups[group] = groups.get(group, 0) + 1
-    assert {cell.where for cell in found.cells} == set(groups)
-    assert found.verdict == "supported"
-    assert found.cell.difference == min(
-        cell.difference for cell in found.cells if cell.difference is not None
+    assert {cell.where for cell in outcome.cells} == set(groups)
+    assert outcome.verdict == "supported"
+    assert outcome.cell.difference == min(
+        cell.difference for cell in outcome.cells if cell.difference is not None
     )
 
 
@@ -111,9 +111,9 @@ def test_one_family_the_other_way_contradicts_every_and_not_some_or_most() -> No
 
 def test_groups_of_one_kind_are_no_evidence_for_every() -> None:
     store = simulate({"prefix": 0.9, "lora": 0.5}, languages=["en", "de", "fr", "ru", "fi"])
-    found = verdict_of(store, **BEATS, every="family")
-    assert found.verdict == "not enough data"
-    assert "1 of 2 judged (1 target language of Uralic, fewer than 3)" in found.reason
+    outcome = verdict_of(store, **BEATS, every="family")
+    assert outcome.verdict == "not enough data"
+    assert "1 of 2 judged (1 target language of Uralic, fewer than 3)" in outcome.reason
     alone = simulate({"prefix": 0.9, "lora": 0.5}, languages=["en", "de", "fr", "ru"])
     assert verdict_of(alone, **BEATS, every="family").reason.startswith("1 family among")
 
@@ -125,18 +125,18 @@ def test_can_surpass_in_a_language() -> None:
     store = simulate({"soft-prompt": only_swahili, "full": 0.65})
     claim = {"method": "soft-prompt", "beats": "full", "languages": {"resource": [0, 1, 2]}}
     assert verdict_of(store, **claim, most="language").verdict == "contradicted"
-    found = verdict_of(store, **claim, some="language")
-    assert (found.verdict, found.cell.where) == ("supported", "sw")
+    outcome = verdict_of(store, **claim, some="language")
+    assert (outcome.verdict, outcome.cell.where) == ("supported", "sw")
     nowhere = simulate({"soft-prompt": 0.3, "full": 0.8})
     assert verdict_of(nowhere, **claim, some="language").verdict == "contradicted"
 
 
 def test_language_cells_use_the_exact_test_of_one_seed_each() -> None:
     store = simulate({"prefix": 0.7, "lora": 0.55}, seeds=[0], examples=60)
-    found = verdict_of(store, **BEATS, some="language", seeds=1)
+    verdict = verdict_of(store, **BEATS, some="language", seeds=1)
     runs, rows = store
     a, b = (rows.filter(run=run.id) for run in runs)
-    for cell in found.cells:
+    for cell in verdict.cells:
         both = a.filter(language=cell.where).join(b.filter(language=cell.where), on="example")
         up = both.filter(pl.col("score") > pl.col("score_right")).height
         down = both.filter(pl.col("score") < pl.col("score_right")).height
@@ -161,8 +161,8 @@ def test_no_verdict_out_of_noise(quantifier: str) -> None:
     wrong = 0
     for draw in range(12):
         store = simulate({"prefix": 0.6, "lora": 0.6}, examples=20, seeds=(0, 1), draw=draw)
-        found = verdict_of(store, **BEATS, **{quantifier: "family"})
-        wrong += found.verdict != "not enough data"
+        outcome = verdict_of(store, **BEATS, **{quantifier: "family"})
+        wrong += outcome.verdict != "not enough data"
     assert wrong <= 3
 
 
@@ -173,18 +173,18 @@ def test_scale_is_never_compared_across_models() -> None:
     small = simulate({"prefix": 0.6, "lora": 0.5}, model="org/Small-1B")
     large = simulate({"prefix": 0.9, "lora": 0.8}, model="org/Large-24B")
     claim = {**BEATS, "every": "model"}
-    found = verdict_of(together(small, large), **claim, model=["org/Small-1B", "org/Large-24B"])
-    assert found.verdict == "supported"
-    assert [cell.where for cell in found.cells] == ["org/Large-24B", "org/Small-1B"]
-    for cell in found.cells:
+    outcome = verdict_of(together(small, large), **claim, model=["org/Small-1B", "org/Large-24B"])
+    assert outcome.verdict == "supported"
+    assert [cell.where for cell in outcome.cells] == ["org/Large-24B", "org/Small-1B"]
+    for cell in outcome.cells:
         assert cell.difference == pytest.approx(0.1, abs=0.05)
     missing = verdict_of(small, **claim, model=["org/Small-1B", "org/Large-24B"])
     assert missing.verdict == "not enough data"
     assert "no zero-shot runs with org/Large-24B" in missing.reason
     # prefix of one model and LoRA of the other are no comparison.
     apart = together(simulate({"prefix": 0.9}, model="a/x"), simulate({"lora": 0.5}, model="b/y"))
-    found = verdict_of(apart, **BEATS)
-    assert (found.verdict, found.reason) == (
+    outcome = verdict_of(apart, **BEATS)
+    assert (outcome.verdict, outcome.reason) == (
         "not enough data",
         "the two methods never ran on the same model and task",
     )
@@ -199,17 +199,17 @@ def test_a_model_in_a_folder_is_known_by_its_last_part() -> None:
 def test_never_across_protocols() -> None:
     one = simulate({"prefix": 0.9}, evaluate={"choices": "label"})
     other = simulate({"lora": 0.5}, evaluate={"choices": "first-token"})
-    found = verdict_of(together(one, other), **BEATS)
-    assert (found.verdict, found.cell.difference) == ("not enough data", None)
-    assert "protocol" in found.reason
+    outcome = verdict_of(together(one, other), **BEATS)
+    assert (outcome.verdict, outcome.cell.difference) == ("not enough data", None)
+    assert "protocol" in outcome.reason
 
 
 def test_of_two_sizes_of_test_set_the_larger_counts() -> None:
     """The choice is by size, whatever the scores: the smaller one says the opposite."""
     small = simulate({"prefix": 0.2, "lora": 0.9}, examples=20, draw=1)
     large = simulate({"prefix": 0.9, "lora": 0.5}, examples=60)
-    found = verdict_of(together(small, large), **BEATS)
-    assert (found.verdict, found.cell.examples) == ("supported", 26 * 60)
+    outcome = verdict_of(together(small, large), **BEATS)
+    assert (outcome.verdict, outcome.cell.examples) == ("supported", 26 * 60)
 
 
 def test_two_kinds_of_prompt_are_ambiguous_until_the_claim_says_which() -> None:
@@ -223,8 +223,8 @@ def test_two_kinds_of_prompt_are_ambiguous_until_the_claim_says_which() -> None:
         ], rows
 
     store = together(prompted("source", 0.9), prompted("target", 0.2))
-    found = verdict_of(store, **BEATS)
-    assert (found.verdict, found.reason[:9]) == ("not enough data", "ambiguous")
+    outcome = verdict_of(store, **BEATS)
+    assert (outcome.verdict, outcome.reason[:9]) == ("not enough data", "ambiguous")
     assert verdict_of(store, **BEATS, options={"prompt_language": "source"}).verdict == "supported"
     assert verdict_of(store, **BEATS, options={"prompt_language": "target"}).verdict == "contradicted"
 
@@ -234,19 +234,19 @@ def test_two_kinds_of_prompt_are_ambiguous_until_the_claim_says_which() -> None:
 
 def rates(**own: Any) -> dict[str, Any]:
     """LoRA at three learning rates, the best of them on test data far ahead."""
-    made = {}
+    created = {}
     for rate, chance in ((1e-4, 0.5), (1e-3, 0.95), (1e-2, 0.6)):
         more = {key: value[rate] if isinstance(value, dict) else value for key, value in own.items()}
-        made[f"lora lr {rate:g}"] = {"chance": chance, "train": {"learning_rate": rate}, **more}
-    return made
+        created[f"lora lr {rate:g}"] = {"chance": chance, "train": {"learning_rate": rate}, **more}
+    return created
 
 
 def test_several_rates_without_a_rule_are_ambiguous() -> None:
     store = simulate({"prefix": 0.75, **rates()})
-    found = verdict_of(store, **BEATS)
-    assert (found.verdict, found.cell.difference) == ("not enough data", None)
-    assert found.reason.startswith("ambiguous: 3 setups of lora")
-    assert "train: {learning_rate" in found.reason
+    outcome = verdict_of(store, **BEATS)
+    assert (outcome.verdict, outcome.cell.difference) == ("not enough data", None)
+    assert outcome.reason.startswith("ambiguous: 3 setups of lora")
+    assert "train: {learning_rate" in outcome.reason
     for rate, expected in ((1e-4, "supported"), (1e-3, "contradicted"), (1e-2, "supported")):
         picked = {"name": "lora", "train": {"learning_rate": rate}}
         assert verdict_of(store, method="prefix", beats=picked).verdict == expected
@@ -254,9 +254,9 @@ def test_several_rates_without_a_rule_are_ambiguous() -> None:
 
 def test_the_searched_rate_stands_for_its_method() -> None:
     search = {1e-4: None, 1e-3: None, 1e-2: {"runs": ["0" * 16], "scores": [], "chosen": 1e-2}}
-    found = verdict_of(simulate({"prefix": 0.75, **rates(search=search)}), **BEATS)
-    assert found.verdict == "supported"
-    assert found.cell.b == "lora lr 0.01"
+    outcome = verdict_of(simulate({"prefix": 0.75, **rates(search=search)}), **BEATS)
+    assert outcome.verdict == "supported"
+    assert outcome.cell.b == "lora lr 0.01"
 
 
 def test_else_the_best_on_development_data_stands_for_it() -> None:
@@ -265,10 +265,10 @@ def test_else_the_best_on_development_data_stands_for_it() -> None:
         rate: [{"step": i, "score": score} for i, score in enumerate(of_rate)]
         for rate, of_rate in scores.items()
     }
-    found = verdict_of(simulate({"prefix": 0.9, **rates(dev=dev)}), **BEATS)
-    assert (found.verdict, found.cell.b) == ("supported", "lora lr 0.01")
+    outcome = verdict_of(simulate({"prefix": 0.9, **rates(dev=dev)}), **BEATS)
+    assert (outcome.verdict, outcome.cell.b) == ("supported", "lora lr 0.01")
     # The best of three against one: the seed that chose is not tested.
-    assert (found.cell.effort, found.cell.seeds_b) == (
+    assert (outcome.cell.effort, outcome.cell.seeds_b) == (
         "one rate against best of 3 rates, without the seed that chose",
         2,
     )
@@ -302,9 +302,9 @@ def test_parameters_and_settings_pick_runs() -> None:
 
 def test_one_seed_is_not_enough_unless_the_claim_says_so() -> None:
     store = simulate({"prefix": 0.9, "lora": 0.4, "none": 0.2}, seeds=[0])
-    found = verdict_of(store, **BEATS)
-    assert (found.verdict, found.reason) == ("not enough data", "1 seed of prefix, fewer than 2")
-    assert found.cell.difference == pytest.approx(0.5, abs=0.05)
+    outcome = verdict_of(store, **BEATS)
+    assert (outcome.verdict, outcome.reason) == ("not enough data", "1 seed of prefix, fewer than 2")
+    assert outcome.cell.difference == pytest.approx(0.5, abs=0.05)
     assert verdict_of(store, **BEATS, seeds=1).verdict == "supported"
     # The model without tuning draws nothing: one run of it is all there is.
     three = simulate({"lora": 0.6, "none": 0.3})
@@ -313,8 +313,8 @@ def test_one_seed_is_not_enough_unless_the_claim_says_so() -> None:
 
 def test_two_languages_are_not_enough() -> None:
     store = simulate({"prefix": 0.9, "lora": 0.4}, languages=["en", "de", "sw"])
-    found = verdict_of(store, **BEATS)
-    assert (found.verdict, found.reason) == ("not enough data", "2 target languages, fewer than 3")
+    outcome = verdict_of(store, **BEATS)
+    assert (outcome.verdict, outcome.reason) == ("not enough data", "2 target languages, fewer than 3")
     only_source = verdict_of(simulate({"prefix": 0.9, "lora": 0.4}, languages=["en"]), **BEATS)
     assert only_source.verdict == "not enough data"
     none = verdict_of(store, **BEATS, languages=["yo"])
@@ -357,10 +357,10 @@ def languages_by_rate(shares: Mapping[float, float], **more: Any) -> Store:
 
 def test_the_learning_rate_drives_wrong_language() -> None:
     driven = languages_by_rate({1e-4: 0.1, 1e-3: 0.12, 1e-2: 0.6})
-    found = verdict_of(driven, **DRIVES)
-    assert found.verdict == "supported"
-    assert (found.cell.a, found.cell.b) == ("lora lr 0.01", "lora lr 0.0001")
-    assert found.cell.difference == pytest.approx(0.5, abs=0.03)
+    outcome = verdict_of(driven, **DRIVES)
+    assert outcome.verdict == "supported"
+    assert (outcome.cell.a, outcome.cell.b) == ("lora lr 0.01", "lora lr 0.0001")
+    assert outcome.cell.difference == pytest.approx(0.5, abs=0.03)
     level = languages_by_rate({1e-4: 0.1, 1e-3: 0.1, 1e-2: 0.1}, examples=300)
     assert verdict_of(level, **DRIVES).verdict == "contradicted"
     assert verdict_of(level, **{**DRIVES, "by": 0}).verdict == "not enough data"
@@ -374,10 +374,10 @@ def test_fewer_wrong_answers_are_better() -> None:
         {"prefix": {"chance": 0.4, "english": 0.1}, "lora": {"chance": 0.4, "english": 0.5}}, written=True
     )
     for metric in ("wrong_language", "source_language"):
-        found = verdict_of(store, **BEATS, metric=metric)
-        assert found.verdict == "supported"
-        assert found.cell.difference == pytest.approx(0.4, abs=0.05)
-        assert (found.cell.a, found.cell.b) == ("prefix", "lora")
+        outcome = verdict_of(store, **BEATS, metric=metric)
+        assert outcome.verdict == "supported"
+        assert outcome.cell.difference == pytest.approx(0.4, abs=0.05)
+        assert (outcome.cell.a, outcome.cell.b) == ("prefix", "lora")
         assert verdict_of(store, method="lora", beats="prefix", metric=metric).verdict == "contradicted"
 
 
@@ -391,8 +391,8 @@ def test_an_answer_whose_language_cannot_be_told_is_not_in_a_wrong_one() -> None
     from crosstune.metrics.language_id import UNDECIDABLE
 
     quiet = quiet.with_columns(pl.col("answer_language").replace("und", UNDECIDABLE))
-    found = verdict_of((store[0], quiet), **DRIVES, seeds=1)
-    assert found.cell.difference == pytest.approx(0.5 / 3, abs=0.05)
+    verdict = verdict_of((store[0], quiet), **DRIVES, seeds=1)
+    assert verdict.cell.difference == pytest.approx(0.5 / 3, abs=0.05)
 
 
 # --- the whole --------------------------------------------------------------------------------------

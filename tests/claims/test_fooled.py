@@ -53,11 +53,11 @@ def test_the_comparison_shown_is_one_that_decides() -> None:
     swahili = pl.col("language") == "sw"
     rows = rows.with_columns(score=pl.when(swahili).then(prefix.cast(pl.Float64)).otherwise("score"))
     few = ~swahili | pl.col("example").is_in(["0", "1", "2"])
-    found = verdict_of((runs, rows.filter(few)), **BEATS, some="language")
-    assert (found.verdict, found.cell.where) == ("supported", "de")
-    assert found.cell.low is not None
-    assert found.cell.low > 0
-    widest = max(found.cells, key=lambda cell: cell.difference or 0)
+    actual = verdict_of((runs, rows.filter(few)), **BEATS, some="language")
+    assert (actual.verdict, actual.cell.where) == ("supported", "de")
+    assert actual.cell.low is not None
+    assert actual.cell.low > 0
+    widest = max(actual.cells, key=lambda cell: cell.difference or 0)
     assert (widest.where, widest.outcome) == ("sw", "open"), "this one would have been shown"
 
 
@@ -96,17 +96,17 @@ def test_what_differs_besides_the_method_is_refused_until_the_claim_names_it(
     change: dict[str, Any], said: str
 ) -> None:
     store = simulate({"prefix": {"chance": 0.9, **change}, "lora": 0.5}, examples=20)
-    found = verdict_of(store, **BEATS)
-    assert (found.verdict, said in found.reason) == ("not enough data", True), found.reason
-    named = found.reason.rpartition("[")[2].rstrip("]")
+    outcome = verdict_of(store, **BEATS)
+    assert (outcome.verdict, said in outcome.reason) == ("not enough data", True), outcome.reason
+    named = outcome.reason.rpartition("[")[2].rstrip("]")
     accepted = verdict_of(store, **BEATS, despite=named)
     assert (accepted.verdict, said in accepted.cell.effort) == ("supported", True)
 
 
 def test_a_recipe_of_its_own_is_shown_and_no_reason_to_refuse() -> None:
     store = simulate({"prefix": {"chance": 0.9, "train": {"clip": 0.5}}, "lora": 0.5}, examples=20)
-    found = verdict_of(store, **BEATS)
-    assert (found.verdict, found.cell.effort) == ("supported", "clip 0.5 against none")
+    outcome = verdict_of(store, **BEATS)
+    assert (outcome.verdict, outcome.cell.effort) == ("supported", "clip 0.5 against none")
 
 
 def test_runs_with_4_bit_weights_are_a_method_of_their_own() -> None:
@@ -131,11 +131,11 @@ def test_the_seed_that_chose_among_ten_rates_is_not_tested_against_one_rate() ->
     # Its first seed drew luck on every test set as well.
     (first,) = (run.id for run in runs if run.label == f"lora lr {lucky}" and run.seed == 0)
     rows = rows.with_columns(score=pl.when(pl.col("run") == first).then(1.0).otherwise("score"))
-    found = verdict_of((runs, rows), method="lora", beats="prefix")
-    assert found.cell.seeds_a == 2
-    assert first not in found.runs
-    assert found.cell.difference == pytest.approx(0, abs=0.08)
-    assert found.cell.effort.startswith("best of 10 rates against one rate")
+    verdict = verdict_of((runs, rows), method="lora", beats="prefix")
+    assert verdict.cell.seeds_a == 2
+    assert first not in verdict.runs
+    assert verdict.cell.difference == pytest.approx(0, abs=0.08)
+    assert verdict.cell.effort.startswith("best of 10 rates against one rate")
 
 
 # --- what a store also holds ------------------------------------------------------------------------
@@ -158,13 +158,13 @@ def test_a_choice_task_takes_nothing_from_a_claim_on_the_language_of_answers() -
         examples=10,
     )
     claim: dict[str, Any] = {"method": "lora", "varies_with": "learning_rate", "metric": "wrong_language"}
-    found = verdict_of(together(written, choices), **claim, by=5)
-    assert (found.verdict, len(found.cells)) == ("supported", 1)
+    outcome = verdict_of(together(written, choices), **claim, by=5)
+    assert (outcome.verdict, len(outcome.cells)) == ("supported", 1)
     alone = verdict_of(choices, **claim, by=5)
     assert "no generated answers" in alone.reason
 
 
 def test_pairs_of_task_and_language_are_not_counted_as_languages() -> None:
     stores = [simulate({"prefix": 0.9, "lora": 0.5}, task=task, examples=10) for task in ("a", "b")]
-    found = verdict_of(together(*stores), **BEATS, some="language")
-    assert "of 52 comparisons" in found.reason
+    verdict = verdict_of(together(*stores), **BEATS, some="language")
+    assert "of 52 comparisons" in verdict.reason

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from crosstune.data.hub import HubFiles, hub_entry
 from crosstune.data.reading_sets import SETS
 from crosstune.errors import UserError
-from crosstune.tasks.belebele import Belebele
+from crosstune.tasks.benchmarks.belebele import Belebele
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crosstune.errors import UserError
-from crosstune.tasks.qa import Xquad
+from crosstune.tasks.benchmarks.qa import Xquad
 from squad_json import CONTEXT, article, qa, squad, write
 
 

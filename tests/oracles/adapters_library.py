@@ -67,9 +67,9 @@ def main() -> None:
     for config, settings in CONFIGS.items():
         model.add_adapter("it", config=settings)
         model.set_active_adapters("it")
-        own = {name: p for name, p in model.named_parameters() if ".it" in name or "phm" in name}
+        parameters = {name: p for name, p in model.named_parameters() if ".it" in name or "phm" in name}
         with torch.no_grad():
-            for name, weight in own.items():
+            for name, weight in parameters.items():
                 weight.copy_(torch.randn_like(weight) * 0.5)
                 stored[f"{config}.{renamed(name)}"] = weight.clone()
             stored[f"{config}.logits"] = model(input_ids=ids).logits[0].clone()

@@ -28,8 +28,8 @@ def test_hooked_model_equals_transformers_eager(tiny_lm, kind):
     hooked, eager = tiny_lm(kind), tiny_lm(kind, implementation="eager")
     ids = row(random_ids(LONG))
     with torch.no_grad():
-        theirs = eager.model(input_ids=ids, use_cache=False).logits[0]
-    near("no method = transformers eager", all_logits(hooked, ids[0]), theirs)
+        reference = eager.model(input_ids=ids, use_cache=False).logits[0]
+    near("no method = transformers eager", all_logits(hooked, ids[0]), reference)
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
@@ -168,22 +168,22 @@ def test_lower_right_order_without_a_mask_equals_the_mask(tiny_lm, monkeypatch, 
     """
     lm = tiny_lm(kind)
     method = attach(lm, case, layers=None)
-    real, made = attention.causal_lower_right, []
-    monkeypatch.setattr(attention, "causal_lower_right", lambda *size: made.append(size) or real(*size))
+    real, sizes = attention.causal_lower_right, []
+    monkeypatch.setattr(attention, "causal_lower_right", lambda *size: sizes.append(size) or real(*size))
     for length in (1, WINDOW - 1, LONG):
         ids = torch.stack([row(random_ids(length, seed))[0] for seed in (1, 2)])
         monkeypatch.setattr(attention, "_flash", lambda *args: False)
         masked, gradients = loss_and_gradients(lm, method, ids)
-        assert not made
+        assert not sizes
         monkeypatch.setattr(attention, "_flash", lambda *args: True)
         free, ours = loss_and_gradients(lm, method, ids)
         near("lower right = mask", free, masked)
         for one, other in zip(ours, gradients, strict=True):
             near("lower right = mask, gradients", one, other)
         if length == WINDOW - 1:
-            assert set(made) == {(length, length + 4)}
-        assert bool(made) == (length > 1 and (length < WINDOW or kind != "mistral"))
-        made.clear()
+            assert set(sizes) == {(length, length + 4)}
+        assert bool(sizes) == (length > 1 and (length < WINDOW or kind != "mistral"))
+        sizes.clear()
 
 
 @pytest.mark.parametrize("kind", sorted(CONFIGS))
@@ -194,7 +194,7 @@ def test_grouped_heads_equal_repeated_ones(tiny_lm, monkeypatch, kind, case):
     method = attach(lm, case)
     ids = row(random_ids(LONG))
     layout = Layout(row([8] * 9 + [LONG - 1] * (LONG - 9)), row([*range(9), *range(LONG - 9)]))
-    found = []
+    collected = []
     for repeated in (False, True):
         if repeated:
             sdpa = attention.scaled_dot_product_attention
@@ -206,12 +206,12 @@ def test_grouped_heads_equal_repeated_ones(tiny_lm, monkeypatch, kind, case):
                 )
 
             monkeypatch.setattr(attention, "scaled_dot_product_attention", repeat)
-        found.append(loss_and_gradients(lm, method, ids, layout))
-    assert (found[0][0] - loss_and_gradients(lm, method, ids)[0]).abs().max() > 0.05, (
+        collected.append(loss_and_gradients(lm, method, ids, layout))
+    assert (collected[0][0] - loss_and_gradients(lm, method, ids)[0]).abs().max() > 0.05, (
         "the layout does something"
     )
-    near("grouped = repeated", found[0][0], found[1][0])
-    for one, other in zip(found[0][1], found[1][1], strict=True):
+    near("grouped = repeated", collected[0][0], collected[1][0])
+    for one, other in zip(collected[0][1], collected[1][1], strict=True):
         near("grouped = repeated, gradients", one, other)
 
 

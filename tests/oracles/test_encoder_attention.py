@@ -85,13 +85,13 @@ def inputs(family, padded, text=7, source=9):
     mask = torch.ones_like(ids)
     if padded:
         mask[1, 5:] = 0
-    given = {"input_ids": ids, "attention_mask": mask}
+    batch = {"input_ids": ids, "attention_mask": mask}
     if family in ("mbart", "t5"):
         target = torch.randint(5, 60, (2, text), generator=draw)
-        given |= {"decoder_input_ids": target, "decoder_attention_mask": torch.ones_like(target)}
+        batch |= {"decoder_input_ids": target, "decoder_attention_mask": torch.ones_like(target)}
         if padded:
-            given["decoder_attention_mask"][0, 4:] = 0
-    return given
+            batch["decoder_attention_mask"][0, 4:] = 0
+    return batch
 
 
 def put(module, prompt):
@@ -118,13 +118,13 @@ def by_hand(query, key, value, seen, bias, scaling, form, prompt_keys, prompt_va
                 scores = scaling * k[b, h, at] @ q[b, h, i]
                 if bias is not None:
                     scores = scores + bias.double()[min(b, len(bias) - 1), h, i, at]
-                mine, values = scaling * pk[h] @ q[b, h, i], v[b, h, at]
+                ours, values = scaling * pk[h] @ q[b, h, i], v[b, h, at]
                 if form == "joint":
                     # A prompt is at no distance from anything: no bias.
-                    scores, values = torch.cat([mine, scores]), torch.cat([pv[h], values])
+                    scores, values = torch.cat([ours, scores]), torch.cat([pv[h], values])
                 out[b, i, h] = scores.softmax(0) @ values
                 if form == "gated":
-                    out[b, i, h] += (0.7, -1.3, 0.4, 2.0)[h] * (mine.softmax(0) @ pv[h])
+                    out[b, i, h] += (0.7, -1.3, 0.4, 2.0)[h] * (ours.softmax(0) @ pv[h])
     return out
 
 
@@ -161,18 +161,18 @@ def test_a_prompt_beside_any_attention_equals_it_written_out(monkeypatch, family
     placed, keys, values = prompt(form)
     if form != "none":
         put(module, placed)
-    given, calls = inputs(family, padded), watched(monkeypatch, module)
+    batch, calls = inputs(family, padded), watched(monkeypatch, module)
     with torch.no_grad():
-        model(**given)
+        model(**batch)
     ((query, key, value, bias, scaling, ours, mask),) = calls
     assert (mask is None) == (not padded)
     assert (bias is not None) == (family == "t5")
     if family == "t5" and part != "cross":
         assert float(bias.std()) > 0.3
-    seen = seen_by(part, given)
+    seen = seen_by(part, batch)
     wanted = by_hand(query, key, value, seen, bias, scaling, form, keys, values)
     # A padding token of the text sees what its row's mask lets it: no one reads it.
-    real = given["attention_mask" if part == "self" else "decoder_attention_mask"].bool()
+    real = batch["attention_mask" if part == "self" else "decoder_attention_mask"].bool()
     near(f"{form} prompt in {part}-attention = fp64", ours[real], wanted[real], 1e-5)
     # And the comparison can fail: the same taken for causal, or with a bias for the prompt's columns.
     if part == "self" and form != "gated" and not padded:
@@ -203,10 +203,10 @@ def test_without_a_prompt_models_are_transformers_own(family):
     eager = AutoModel.from_config(CONFIGS[family](), attn_implementation="eager").eval()
     eager.load_state_dict(hooked.state_dict())
     for padded in (False, True):
-        given = inputs(family, padded)
-        real = given.get("decoder_attention_mask", given["attention_mask"]).bool()
+        batch = inputs(family, padded)
+        real = batch.get("decoder_attention_mask", batch["attention_mask"]).bool()
         with torch.no_grad():
-            ours, wanted = (model(**given).last_hidden_state for model in (hooked, eager))
+            ours, wanted = (model(**batch).last_hidden_state for model in (hooked, eager))
         near("hooked encoder = eager", ours[real], wanted[real], 1e-5)
 
 
@@ -239,36 +239,36 @@ def decode(model, given, encoded, layout):
 
 def test_cross_attention_keeps_its_own_mask_beside_a_pattern():
     """Two texts in each row of a decoder, all of a row about one source: each as it is alone."""
-    model, given = make("mbart"), inputs("mbart", padded=True)
+    model, batch = make("mbart"), inputs("mbart", padded=True)
     for place in modules("mbart", model)["cross"]:
         put(place, prompt("joint")[0])
     # The second text of a row stands at the positions that it would have alone.
     layout = Layout(torch.tensor([[3] * 4 + [6] * 3] * 2), torch.arange(7).repeat(2, 1))
     with torch.no_grad():
-        encoded = model.encoder(given["input_ids"], given["attention_mask"]).last_hidden_state
-    both = decode(model, given, encoded, layout)
-    first = decode(model, given | {"decoder_input_ids": given["decoder_input_ids"][:, :4]}, encoded, None)
+        encoded = model.encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    both = decode(model, batch, encoded, layout)
+    first = decode(model, batch | {"decoder_input_ids": batch["decoder_input_ids"][:, :4]}, encoded, None)
     near("packed decoder = alone", both[:, :4], first, 1e-5)
     # The second one: nothing that the first says reaches it.
-    other = given["decoder_input_ids"].clone()
+    other = batch["decoder_input_ids"].clone()
     other[:, :4] = 7
-    again = decode(model, given | {"decoder_input_ids": other}, encoded, layout)
+    again = decode(model, batch | {"decoder_input_ids": other}, encoded, layout)
     near("packed decoder: apart", again[:, 4:], both[:, 4:], 1e-6)
-    assert float((decode(model, given, encoded, None)[:, 4:] - both[:, 4:]).abs().max()) > 0.01
+    assert float((decode(model, batch, encoded, None)[:, 4:] - both[:, 4:]).abs().max()) > 0.01
 
 
 def test_a_padding_free_line_does_not_meet_several_sources():
-    model, given = make("mbart"), inputs("mbart", padded=False)
+    model, batch = make("mbart"), inputs("mbart", padded=False)
     with torch.no_grad():
-        encoded = model.encoder(given["input_ids"]).last_hidden_state
-    line = given | {"decoder_input_ids": given["decoder_input_ids"].reshape(1, -1)}
+        encoded = model.encoder(batch["input_ids"]).last_hidden_state
+    line = batch | {"decoder_input_ids": batch["decoder_input_ids"].reshape(1, -1)}
     with pytest.raises(UserError, match="1 rows of queries and 2 of keys"):
         decode(model, line, encoded, PaddingFreeBatch((7, 7)))
 
 
 def test_position_biases_are_refused_beside_a_pattern():
-    model, given = make("t5"), inputs("t5", padded=False)
+    model, batch = make("t5"), inputs("t5", padded=False)
     with torch.no_grad():
-        encoded = model.encoder(given["input_ids"]).last_hidden_state
+        encoded = model.encoder(batch["input_ids"]).last_hidden_state
     with pytest.raises(UserError, match="position biases"):
-        decode(model, given, encoded, PATTERNS["packed"](7))
+        decode(model, batch, encoded, PATTERNS["packed"](7))

@@ -40,7 +40,7 @@ def test_lora(tiny_lm, family, case):
     method = attach(lm, case)
     logits, grads = ours(lm, method, ids)
     config = method.config
-    theirs = peft.get_peft_model(
+    peft_model = peft.get_peft_model(
         stock(family),
         peft.LoraConfig(
             r=config.rank,
@@ -50,19 +50,19 @@ def test_lora(tiny_lm, family, case):
             task_type="CAUSAL_LM",
         ),
     )
-    found = dict(theirs.named_parameters())
+    by_name = dict(peft_model.named_parameters())
 
     def named(name: str) -> Any:
         module, _, letter = name.rpartition(".")
-        return found[f"base_model.model.{module}.lora_{letter}.default.weight"]
+        return by_name[f"base_model.model.{module}.lora_{letter}.default.weight"]
 
     with torch.no_grad():
         for name, parameter in method.parameters().items():
             named(name).copy_(parameter)
-    out = theirs(input_ids=ids).logits
+    out = peft_model(input_ids=ids).logits
     loss_of(out).backward()
     near("LoRA logits = PEFT", logits, out, 1e-5)
-    assert sum(p.requires_grad for p in found.values()) == len(grads)
+    assert sum(p.requires_grad for p in by_name.values()) == len(grads)
     for name, grad in grads.items():
         near("LoRA gradients = PEFT", grad, named(name).grad, 1e-5)
 
@@ -78,10 +78,10 @@ def test_ia3(tiny_lm, family):
         target_modules=["k_proj", "v_proj", "down_proj"],
         feedforward_modules=["down_proj"],
     )
-    theirs = peft.get_peft_model(stock(family), config)
-    found = dict(theirs.named_parameters())
+    peft_model = peft.get_peft_model(stock(family), config)
+    by_name = dict(peft_model.named_parameters())
     at = {
-        name: found[
+        name: by_name[
             f"base_model.model.model.{name.rpartition('.')[0]}.{ends[name.rpartition('.')[2]]}.ia3_l.default"
         ]
         for name in grads
@@ -89,10 +89,10 @@ def test_ia3(tiny_lm, family):
     with torch.no_grad():
         for name, parameter in method.parameters().items():
             at[name].copy_(parameter.view_as(at[name]))
-    out = theirs(input_ids=ids).logits
+    out = peft_model(input_ids=ids).logits
     loss_of(out).backward()
     near("(IA)3 logits = PEFT", logits, out, 1e-5)
-    assert sum(p.requires_grad for p in found.values()) == len(grads)
+    assert sum(p.requires_grad for p in by_name.values()) == len(grads)
     for name, grad in grads.items():
         near("(IA)3 gradients = PEFT", grad, at[name].grad.flatten(), 1e-5)
 
@@ -102,11 +102,11 @@ def test_soft_prompt(tiny_lm, family):
     method = attach(lm, "soft-prompt")
     logits, grads = ours(lm, method, ids)
     config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
-    theirs = peft.get_peft_model(stock(family), config)
-    table = theirs.prompt_encoder["default"].embedding.weight
+    peft_model = peft.get_peft_model(stock(family), config)
+    table = peft_model.prompt_encoder["default"].embedding.weight
     with torch.no_grad():
         table.copy_(method.prompt)
-    out = theirs(input_ids=ids).logits[:, 3:]
+    out = peft_model(input_ids=ids).logits[:, 3:]
     loss_of(out).backward()
     near("soft prompt logits = PEFT", logits, out, 1e-5)
     near("soft prompt gradients = PEFT", grads["prompt"], table.grad, 1e-5)
@@ -121,8 +121,8 @@ def test_kv_prefix(tiny_lm, kind):
     method = attach(lm, "prefix-kv", length=n, layers=None)
     logits, grads = ours(lm, method, ids)
     config = peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n)
-    theirs = peft.get_peft_model(stock(kind), config)
-    table = theirs.prompt_encoder["default"].embedding.weight
+    peft_model = peft.get_peft_model(stock(kind), config)
+    table = peft_model.prompt_encoder["default"].embedding.weight
 
     def flat(of: dict[str, Tensor]) -> Tensor:
         """[2, n, width] a layer -> PEFT's [n, layers * 2 * width]."""
@@ -130,7 +130,7 @@ def test_kv_prefix(tiny_lm, kind):
 
     with torch.no_grad():
         table.copy_(flat(method.parameters()))
-    out = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    out = peft_model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
     loss_of(out).backward()
     near("kv prefix logits = PEFT", logits, out, 1e-5)
     near("kv prefix gradients = PEFT", flat(grads), table.grad, 1e-5)
@@ -142,28 +142,28 @@ def test_adaption_prompt_on_llama(tiny_lm, layers):
     method = attach(lm, "llama-adapter-plain", layers=layers)
     logits, grads = ours(lm, method, ids)
     config = peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=layers)
-    theirs = peft.get_peft_model(stock("llama"), config)
-    found = dict(theirs.named_parameters())
+    peft_model = peft.get_peft_model(stock("llama"), config)
+    by_name = dict(peft_model.named_parameters())
     at = {f"layers.{i}": f"base_model.model.model.layers.{i}.self_attn" for i in range(3 - layers, 3)}
     with torch.no_grad():
-        for mine, yours in at.items():
-            found[f"{yours}.adaption_prompt"].copy_(method.parameters()[f"{mine}.prompt"])
-            found[f"{yours}.adaption_gate"].copy_(method.parameters()[f"{mine}.gate"])
-    out = theirs(input_ids=ids).logits
+        for name, yours in at.items():
+            by_name[f"{yours}.adaption_prompt"].copy_(method.parameters()[f"{name}.prompt"])
+            by_name[f"{yours}.adaption_gate"].copy_(method.parameters()[f"{name}.gate"])
+    out = peft_model(input_ids=ids).logits
     loss_of(out).backward()
     near("adaption prompt logits = PEFT", logits, out, 1e-5)
-    for mine, yours in at.items():
-        prompt, gate = found[f"{yours}.adaption_prompt"].grad[0], found[f"{yours}.adaption_gate"].grad
-        near("adaption prompt gradients = PEFT", grads[f"{mine}.prompt"], prompt, 1e-5)
-        near("adaption gate gradients = PEFT", grads[f"{mine}.gate"], gate.reshape(1), 1e-5)
+    for name, yours in at.items():
+        prompt, gate = by_name[f"{yours}.adaption_prompt"].grad[0], by_name[f"{yours}.adaption_gate"].grad
+        near("adaption prompt gradients = PEFT", grads[f"{name}.prompt"], prompt, 1e-5)
+        near("adaption gate gradients = PEFT", grads[f"{name}.gate"], gate.reshape(1), 1e-5)
 
 
 def test_adaption_prompt_where_peft_cannot(tiny_lm):
     """PEFT takes k_proj's in / out for heads / kv_heads, which needs head_dim = hidden / heads; ours runs."""
     config = peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=4, adapter_layers=3)
-    theirs = peft.get_peft_model(stock("mistral"), config)
+    peft_model = peft.get_peft_model(stock("mistral"), config)
     with pytest.raises(RuntimeError):
-        theirs(input_ids=batch(5))
+        peft_model(input_ids=batch(5))
     lm = tiny_lm("mistral")
     attach(lm, "llama-adapter-plain")
     assert lm.hidden(batch(5)).isfinite().all()

@@ -34,8 +34,8 @@ def study(model: Path, tmp_path: Path, **changes: Any) -> Study:
 
 def test_nothing_is_known_at_first(model: Path, tmp_path: Path) -> None:
     plan = plan_study(study(model, tmp_path, search={"learning_rates": [1e-3, 1e-2]}))
-    found = [(g.method, g.kind, g.runs, g.done, g.to_do, g.seconds) for g in plan.groups]
-    assert found == [
+    entries = [(g.method, g.kind, g.runs, g.done, g.to_do, g.seconds) for g in plan.groups]
+    assert entries == [
         ("none", "result", 1, 0, 1, None),
         ("few-shot k 2", "result", 2, 0, 2, None),
         ("lora", "search", 2, 0, 2, None),
@@ -51,17 +51,17 @@ def test_nothing_is_known_at_first(model: Path, tmp_path: Path) -> None:
 
 
 def test_calibration_gives_an_estimate_for_every_run(model: Path, tmp_path: Path) -> None:
-    made = study(model, tmp_path, search={"learning_rates": [1e-3, 1e-2]})
-    said: list[str] = []
-    calibrate(made, said.append)
+    spec = study(model, tmp_path, search={"learning_rates": [1e-3, 1e-2]})
+    messages: list[str] = []
+    calibrate(spec, messages.append)
     # The search and the result step alike: timed once.
-    assert said == [
+    assert messages == [
         f"loading {model}",
         "timing none on cldr-names",
         "timing few-shot k 2 on cldr-names",
         "timing lora on cldr-names",
     ]
-    plan = plan_study(made)
+    plan = plan_study(spec)
     assert plan.unknown == 0
     assert {group.basis for group in plan.groups} == {"calibration"}
     assert all(group.seconds > 0 and group.peak_bytes > 0 for group in plan.groups)
@@ -70,19 +70,19 @@ def test_calibration_gives_an_estimate_for_every_run(model: Path, tmp_path: Path
 
 
 def test_an_estimate_is_arithmetic_on_what_was_measured(model: Path, tmp_path: Path) -> None:
-    made = study(model, tmp_path, train={"epochs": 2, "batch_size": 4, "evaluate_every": 7, "limit": 40})
-    run = next(run for run in expand(made) if run.method == "lora")
+    spec = study(model, tmp_path, train={"epochs": 2, "batch_size": 4, "evaluate_every": 7, "limit": 40})
+    run = next(run for run in expand(spec) if run.method == "lora")
     measured = Measured("another revision", load_seconds=5.0)
     measured.steps[measurements.step_key(run)] = {"seconds": 0.5, "examples": 40, "dev": 10, "peak_bytes": 3}
     measured.answers[measurements.answer_key(run)] = {"seconds": 0.25, "peak_bytes": 7}
     measured.tests[measurements.test_key(run)] = 12
     measurements.keep(run, measured)
-    assert plan_study(made).unknown == 5, "another revision of the model was measured"
+    assert plan_study(spec).unknown == 5, "another revision of the model was measured"
     revision = measurements.read(run).revision  # type: ignore[union-attr]
     assert revision == "another revision"
     measured.revision = str(cheap_revision(run.model))
     measurements.keep(run, measured)
-    plan = plan_study(made)
+    plan = plan_study(spec)
     lora = plan.groups[-1]
     # 20 steps, 3 scores on 10 development examples, 12 test examples; two seeds.
     assert lora.seconds == pytest.approx(2 * (20 * 0.5 + 3 * 10 * 0.25 + 12 * 0.25))
@@ -94,44 +94,44 @@ def test_an_estimate_is_arithmetic_on_what_was_measured(model: Path, tmp_path: P
 def test_a_result_of_the_searchs_seed_is_not_trained_again(model: Path, tmp_path: Path) -> None:
     """The estimate counts what `run_study` does: the search's own weights are taken for the first seed."""
     train = {"steps": 6, "batch_size": 4, "evaluate_every": 3, "dev_limit": 8}
-    made = study(model, tmp_path, methods=["lora"], train=train, search={"learning_rates": [1e-3, 1e-2]})
-    run = next(run for run in expand(made) if run.kind == "result")
+    spec = study(model, tmp_path, methods=["lora"], train=train, search={"learning_rates": [1e-3, 1e-2]})
+    run = next(run for run in expand(spec) if run.kind == "result")
     measured = Measured(str(cheap_revision(run.model)))
     measured.steps[measurements.step_key(run)] = {"seconds": 1.0, "examples": 40, "dev": 8, "peak_bytes": 3}
     measured.answers[measurements.answer_key(run)] = {"seconds": 0.5, "peak_bytes": 7}
     measured.tests[measurements.test_key(run)] = 12
     measurements.keep(run, measured)
-    search, result = plan_study(made).groups
+    search, result = plan_study(spec).groups
     once = 6 * 1.0 + 2 * 8 * 0.5
     assert search.seconds == pytest.approx(2 * once)
     assert result.seconds == pytest.approx(once + 2 * 12 * 0.5), "two seeds, one of them trained"
-    run_study(made, console=Console(file=io.StringIO()))
-    records = read_runs(made.folder)
+    run_study(spec, console=Console(file=io.StringIO()))
+    records = read_runs(spec.folder)
     assert sum(record.cost.train_from is None for record in records) == 1
     # From finished runs likewise: take the result that was trained away, then the one that was not.
     for record in records:
-        folder = made.folder / record.id
+        folder = spec.folder / record.id
         folder.rename(tmp_path / "aside")
-        left = plan_study(made).groups[1]
-        other = next(each.cost for each in records if each is not record)
+        left = plan_study(spec).groups[1]
+        other = next(run_record.cost for run_record in records if run_record is not record)
         trained = record.cost.train_from is None
-        known = [each.cost.train_seconds for each in read_runs(made.folder, None)]
+        known = [entry.cost.train_seconds for entry in read_runs(spec.folder, None)]
         expected = other.evaluate_seconds + trained * sum(known) / len(known)
         assert (left.basis, left.seconds) == ("finished runs", pytest.approx(expected))
         (tmp_path / "aside").rename(folder)
 
 
 def test_a_calibration_is_of_one_way_to_load_the_model(model: Path, tmp_path: Path) -> None:
-    made = study(model, tmp_path, methods=["none"])
-    (run,) = expand(made)
+    spec = study(model, tmp_path, methods=["none"])
+    (run,) = expand(spec)
     measurements.keep(run, Measured("plain"))
     packed = replace(run, quantize="4bit")
     assert measurements.read(packed) is None
     measurements.keep(packed, Measured("packed"))
     spread = replace(run, device_map="auto")
     assert measurements.read(spread) is None
-    found = [measurements.read(each) for each in (run, packed)]
-    assert [each.revision for each in found if each is not None] == ["plain", "packed"]
+    measured = [measurements.read(item) for item in (run, packed)]
+    assert [entry.revision for entry in measured if entry is not None] == ["plain", "packed"]
 
 
 def test_finished_runs_give_better_figures(model: Path, tmp_path: Path) -> None:

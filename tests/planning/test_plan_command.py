@@ -40,8 +40,8 @@ def test_plan_calibrates_and_prints_json(model: Path, tmp_path: Path) -> None:
 
 def test_plan_says_what_would_come_nearer_to_a_budget(model: Path, tmp_path: Path) -> None:
     # Of 2 layers 64 wide: a prefix token is 128 parameters, or 64 in one layer.
-    given = study_of(model, tmp_path / "store", methods=["none", "prefix", "soft-prompt"]) | {"budget": 1216}
-    file = write_study(tmp_path / "x.yaml", given)
+    spec = study_of(model, tmp_path / "store", methods=["none", "prefix", "soft-prompt"]) | {"budget": 1216}
+    file = write_study(tmp_path / "x.yaml", spec)
     told = call("plan", str(file), CROSSTUNE_CACHE=str(tmp_path / "cache"))
     line = (
         f"  {model}, prefix: length 9 is 1,152 (-5.3%), length 10 is 1,280 (+5.3%); "

@@ -58,19 +58,19 @@ def test_report_draws_without_a_message_or_a_request(
     browser: Any, report: Path, width: int, scheme: str
 ) -> None:
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-    said: list[str] = []
-    asked: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("dialog", lambda dialog: said.append(f"dialog {dialog.message}"))
-    page.on("request", lambda request: asked.append(request.url))
+    messages: list[str] = []
+    requested: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("dialog", lambda dialog: messages.append(f"dialog {dialog.message}"))
+    page.on("request", lambda request: requested.append(request.url))
     open_drawn(page, report)
     assert page.locator("figure[data-drawn]").count() < 34
     draw_all(page)
     assert page.locator("html").get_attribute("data-drawn") == str(page.locator("figure").count()) == "34"
     assert page.locator("figure").locator("svg, canvas").count() == 34
-    assert said == []
-    assert asked == [report.as_uri()]
+    assert messages == []
+    assert requested == [report.as_uri()]
     # Wide things scroll inside their own box, never the page.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.close()
@@ -137,9 +137,9 @@ def test_predictions_by_language_method_and_outcome(browser: Any, report: Path) 
 
 def test_hostile_answers_are_text(browser: Any, report: Path) -> None:
     page = browser.new_page()
-    said: list[str] = []
-    page.on("dialog", lambda dialog: said.append(dialog.message))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    messages: list[str] = []
+    page.on("dialog", lambda dialog: messages.append(dialog.message))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     open_drawn(page, report)
     shown = set()
     for drill in page.locator("[data-drill]").all():
@@ -152,7 +152,7 @@ def test_hostile_answers_are_text(browser: Any, report: Path) -> None:
     assert any(text.endswith("… (100,000 characters)") and len(text) < 300 for text in shown)
     assert not {char for text in shown for char in text} & set("\x1b\x07\x00\u202e\n")
     assert page.locator("[data-drill] img, [data-examples] script").count() == 0
-    assert said == []
+    assert messages == []
     page.close()
 
 
@@ -196,13 +196,13 @@ def test_a_sweep_without_an_untuned_model_draws_without_a_message(browser: Any, 
         sections(runs, frame(rows)), as_predictions(frame(rows)), tmp_path / "swept.html", "Swept"
     )
     page = browser.new_page()
-    said: list[str] = []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
+    messages: list[str] = []
+    page.on("console", lambda message: messages.append(message.text))
+    page.on("pageerror", lambda error: messages.append(str(error)))
     open_drawn(page, report)
     draw_all(page)
     captions = page.locator("figcaption").all_inner_texts()
     assert any("by learning rate" in text for text in captions)
     assert "Language of the answers, where it could be identified" in captions
-    assert said == []
+    assert messages == []
     page.close()

@@ -56,9 +56,9 @@ COMMANDS = {
 
 def problems(text: str) -> list[str]:
     """What a reader of LaTeX would stumble over in a cell."""
-    found = []
+    collected = []
     if not text.isascii():
-        found.append("not ASCII")
+        collected.append("not ASCII")
     depth = place = 0
     dollars = 0
     while place < len(text):
@@ -66,23 +66,23 @@ def problems(text: str) -> list[str]:
         if char == "\\":
             command = re.match(r"\\([A-Za-z]+|[{}$&#_%`'^~=.\"])", text[place:])
             if command is None:
-                found.append(f"stray backslash at {text[place : place + 5]!r}")
+                collected.append(f"stray backslash at {text[place : place + 5]!r}")
                 place += 1
                 continue
             if command[1].isalpha() and command[1] not in COMMANDS:
-                found.append(f"command {command[0]}")
+                collected.append(f"command {command[0]}")
             place += len(command[0])
             continue
         depth += (char == "{") - (char == "}")
         dollars += char == "$"
         if depth < 0 or char in "&#%_^" or (char in "[*" and text[place - 1 : place] != "{"):
-            found.append(f"bare {char!r}")
+            collected.append(f"bare {char!r}")
         place += 1
     if depth:
-        found.append("braces do not match")
+        collected.append("braces do not match")
     if dollars % 2:
-        found.append("odd dollars")
-    return found
+        collected.append("odd dollars")
+    return collected
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -115,25 +115,25 @@ def hostile_columns(title: str, rows: int, *, wide: bool = False) -> list[Column
 
 @pytest.mark.parametrize("rows", [3, LONG + 5])
 def test_tables_have_as_many_cells_as_columns(rows: int) -> None:
-    made = table(
+    tex = table(
         Table("c_1 & d", hostile_columns("A & b", rows), pl.DataFrame()),
         "x",
     )
-    body = made.split(r"\midrule")[1].split(r"\bottomrule" if rows <= LONG else r"\end{longtable}")[0]
+    body = tex.split(r"\midrule")[1].split(r"\bottomrule" if rows <= LONG else r"\end{longtable}")[0]
     lines = [line for line in body.splitlines() if line.endswith(r" \\")]
     assert len(lines) == rows
     for line in lines:
         assert len(re.findall(r"(?<!\\)&", line)) == 1
         assert not line.lstrip().startswith(("[", "*"))
-    assert r"\toprule" in made
-    assert (r"\begin{longtable}{@{}lr@{}}" if rows > LONG else r"\begin{tabular}{@{}lr@{}}") in made
+    assert r"\toprule" in tex
+    assert (r"\begin{longtable}{@{}lr@{}}" if rows > LONG else r"\begin{tabular}{@{}lr@{}}") in tex
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
 def test_it_compiles(tmp_path: Path) -> None:
     for name, rows in (("short", 6), ("long", LONG + 9)):
-        made = table(Table(HOSTILE[1], hostile_columns("[Head] %", rows, wide=True), pl.DataFrame()), name)
-        (tmp_path / f"{name}.tex").write_text(made)
+        tex = table(Table(HOSTILE[1], hostile_columns("[Head] %", rows, wide=True), pl.DataFrame()), name)
+        (tmp_path / f"{name}.tex").write_text(tex)
     (tmp_path / "all.tex").write_text(document(["short", "long"]))
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"],

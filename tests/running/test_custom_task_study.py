@@ -101,8 +101,8 @@ def test_a_choice_task_from_every_format(
     write_data(tmp_path / "own", suffix)
     (tmp_path / "own" / "weather.yaml").write_text(CHOICE.replace("SUFFIX", suffix))
     study = study_with(tmp_path, model, ["own/weather.yaml"], methods=["lora", "none"])
-    made = go(study)
-    assert len(made) == 2
+    outcome = go(study)
+    assert len(outcome) == 2
     runs = {run.label: run for run in store.read_runs(study.folder)}
     table = store.read_predictions(study.folder, list(runs.values()))
     assert table.group_by("run", "language").len().sort("language")["len"].to_list() == [4] * 4
@@ -138,14 +138,14 @@ def test_written_answers_and_a_python_task(model: Path, tmp_path: Path) -> None:
     assert table.filter(task="copy")["metric.squad_f1"].is_between(0, 1).all()
     assert {run.train["steps"] for run in runs if run.train} == {2, 3}
     for run in runs:
-        own = run.task.name == "copy"
-        language, text = ("de", f"{ROWS[0]['text']} (test_de)") if own else ("en", "First of ef:")
-        asked = predict(
-            study.folder / run.id, text, raw=not own, choices=() if own else "ef", language="de",
-            task_file=None if own else tmp_path / "letters.py",
+        custom = run.task.name == "copy"
+        language, text = ("de", f"{ROWS[0]['text']} (test_de)") if custom else ("en", "First of ef:")
+        prediction = predict(
+            study.folder / run.id, text, raw=not custom, choices=() if custom else "ef", language="de",
+            task_file=None if custom else tmp_path / "letters.py",
         )  # fmt: skip
-        first = table.filter(run=run.id, language=language, example="1" if own else "ef")
-        assert asked.answer == first["prediction"].item()
+        first = table.filter(run=run.id, language=language, example="1" if custom else "ef")
+        assert prediction.answer == first["prediction"].item()
 
 
 def test_a_changed_definition_is_another_task(model: Path, tmp_path: Path) -> None:
@@ -196,12 +196,12 @@ def test_the_id_is_made_of_the_content_not_the_place(
         assert read_study(tmp_path / "again.yaml").tasks == study.tasks
     assert ids[0] == ids[1]
     monkeypatch.chdir(tmp_path / "here")
-    made = Study(
+    spec = Study(
         **study_of(model, tmp_path / "store", tasks=["here.yaml"], methods=["none"], languages="all")
     )
-    assert [run.id for run in expand(made)] == [ids[0][0]]
-    copy = study_of(model, tmp_path / "store", tasks=list(made.tasks), languages="all")
-    assert Study(**copy).tasks == made.tasks
+    assert [run.id for run in expand(spec)] == [ids[0][0]]
+    copy = study_of(model, tmp_path / "store", tasks=list(spec.tasks), languages="all")
+    assert Study(**copy).tasks == spec.tasks
     (tmp_path / "here" / "here.yaml").write_text(text + "version: 2\n")
     again = Study(
         **study_of(model, tmp_path / "store", tasks=["here.yaml"], methods=["none"], languages="all")

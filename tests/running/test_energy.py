@@ -11,12 +11,12 @@ from crosstune.running.watch.energy import Meter, nvml, rapl
 
 def zone(folder: Path, number: str, name: str, joules: float, limit: float = 1000.0) -> Path:
     """One counter, as /sys/class/powercap has it."""
-    made = folder / f"intel-rapl:{number}"
-    made.mkdir(parents=True)
-    (made / "name").write_text(name + "\n")
-    (made / "max_energy_range_uj").write_text(f"{limit * 1e6:.0f}\n")
-    count(made, joules)
-    return made
+    built = folder / f"intel-rapl:{number}"
+    built.mkdir(parents=True)
+    (built / "name").write_text(name + "\n")
+    (built / "max_energy_range_uj").write_text(f"{limit * 1e6:.0f}\n")
+    count(built, joules)
+    return built
 
 
 def count(zone: Path, joules: float) -> None:
@@ -29,8 +29,8 @@ def test_packages_and_memory_are_summed_and_parts_of_them_are_not(tmp_path: Path
     package, memory = zone(tmp_path, "0", "package-0", 100.0), zone(tmp_path, "0:1", "dram", 10.0)
     core, second = zone(tmp_path, "0:0", "core", 50.0), zone(tmp_path, "1", "package-1", 5.0)
     with Meter(powercap=tmp_path) as meter:
-        for each, joules in ((package, 130.5), (memory, 12.0), (core, 70.0), (second, 6.0)):
-            count(each, joules)
+        for entry, joules in ((package, 130.5), (memory, 12.0), (core, 70.0), (second, 6.0)):
+            count(entry, joules)
     assert meter.joules == {"cpu": pytest.approx(30.5 + 2.0 + 1.0)}
 
 

@@ -52,21 +52,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def many(model: Path, folder: Path) -> Made:
     """500 runs, each trained and evaluated."""
-    given = settings(model, folder / "many", 100)
-    study = Study(**given)
+    options = settings(model, folder / "many", 100)
+    study = Study(**options)
     done = run_study(study, console=Console(file=io.StringIO())).done
     assert len(set(done)) == 500
-    return Made(study, write_study(folder / "many.yaml", given))
+    return Made(study, write_study(folder / "many.yaml", options))
 
 
 @pytest.fixture(scope="module")
 def few(model: Path, folder: Path, many: Made) -> Made:
     """50 of them in a store of their own."""
-    given = settings(model, folder / "few", 10)
-    study = Study(**given)
+    options = settings(model, folder / "few", 10)
+    study = Study(**options)
     for run in expand(study):
         shutil.copytree(many.study.folder / run.id, study.folder / run.id)
-    return Made(study, write_study(folder / "few.yaml", given))
+    return Made(study, write_study(folder / "few.yaml", options))
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def light_and_flat(of_many: Told, of_few: Told, *, most_reads: int) -> None:
 
 def test_plan(many: Made, few: Made) -> None:
     command(many.study.folder, "plan", str(many.file))  # a model's shape is asked of transformers once
-    told, small = (command(made.study.folder, "plan", str(made.file), "--json") for made in (many, few))
+    told, small = (command(built.study.folder, "plan", str(built.file), "--json") for built in (many, few))
     plan = json.loads(told.text)
     assert (plan["runs"], plan["done"], json.loads(small.text)["done"]) == (500, 500, 50)
     light_and_flat(told, small, most_reads=1)
@@ -148,7 +148,7 @@ def test_plan_of_what_is_not_done_yet(many: Made, model: Path, folder: Path) -> 
 
 
 def test_results(many: Made, few: Made) -> None:
-    told, small = (command(made.study.folder, "results", str(made.study.folder)) for made in (many, few))
+    told, small = (command(built.study.folder, "results", str(built.study.folder)) for built in (many, few))
     assert "100 seeds per method" in told.text
     light_and_flat(told, small, most_reads=2)
     assert told.opened == {"run.json": 500, "predictions.parquet": 500, "checksums.json": 2 * 500}
@@ -158,8 +158,8 @@ def test_results(many: Made, few: Made) -> None:
     # Each mean against the rows of that run's own file.
     for run, language, score in rows.sample(40, seed=0).select("run", "language", "score").iter_rows():
         table = pl.read_parquet(many.study.folder / run / "predictions.parquet")
-        own = table.filter(pl.col("language") == language)["score"].to_list()
-        assert score == pytest.approx(sum(own) / len(own))
+        part = table.filter(pl.col("language") == language)["score"].to_list()
+        assert score == pytest.approx(sum(part) / len(part))
 
 
 def test_results_read_run_by_run(many: Made) -> None:
@@ -182,8 +182,8 @@ def test_a_damaged_run_among_500_is_found(many: Made) -> None:
     file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
     try:
         for verb in ("results", "check"):
-            asked = [sys.executable, "-m", "crosstune", verb, str(many.study.folder)]
-            done = subprocess.run(asked, capture_output=True, text=True, check=False)
+            argv = [sys.executable, "-m", "crosstune", verb, str(many.study.folder)]
+            done = subprocess.run(argv, capture_output=True, text=True, check=False)
             assert done.returncode == 2
             assert f"{run}/predictions.parquet is damaged" in done.stdout + done.stderr
     finally:

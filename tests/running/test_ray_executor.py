@@ -54,9 +54,9 @@ def long(model: Path, tmp_path: Path) -> Study:
 
 
 def go(study: Study, **more: Any) -> tuple[Summary, str]:
-    said = io.StringIO()
-    summary = run_on_ray(study, console=Console(file=said, width=300), **{"cpus": 1, "gpus": 0} | more)
-    return summary, said.getvalue()
+    log = io.StringIO()
+    summary = run_on_ray(study, console=Console(file=log, width=300), **{"cpus": 1, "gpus": 0} | more)
+    return summary, log.getvalue()
 
 
 def logs(study: Study) -> list[str]:
@@ -71,8 +71,8 @@ def when(study: Study, pattern: str) -> str:
     until = time.monotonic() + 60
     while time.monotonic() < until:
         for line in logs(study) if (study.folder / LOGS).is_dir() else []:
-            if found := re.search(pattern, line):
-                return found[found.lastindex or 0]
+            if match := re.search(pattern, line):
+                return match[match.lastindex or 0]
         time.sleep(0.02)
     raise AssertionError(f"no worker said {pattern}")
 
@@ -97,10 +97,12 @@ def same_bits(one: Study, other: Study) -> None:
     runs = {run.id: run for run in store.read_runs(one.folder)}
     assert set(runs) == {run.id for run in store.read_runs(other.folder)}
     for run_id, run in runs.items():
-        mine, theirs = one.folder / run_id, other.folder / run_id
-        assert pl.read_parquet(mine / store.PREDICTIONS).equals(pl.read_parquet(theirs / store.PREDICTIONS))
+        ours, reference = one.folder / run_id, other.folder / run_id
+        assert pl.read_parquet(ours / store.PREDICTIONS).equals(
+            pl.read_parquet(reference / store.PREDICTIONS)
+        )
         if run.train is not None:
-            first, second = load_file(mine / store.WEIGHTS), load_file(theirs / store.WEIGHTS)
+            first, second = load_file(ours / store.WEIGHTS), load_file(reference / store.WEIGHTS)
             assert all(torch.equal(first[name], second[name]) for name in first), run.label
 
 
@@ -119,12 +121,12 @@ def local(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Study:
 
 
 def test_two_workers_share_a_study(ray: Any, long: Study, local: Study) -> None:
-    summary, said = go(long, workers=2)
+    summary, log = go(long, workers=2)
     runs = {run.id for run in store.read_runs(long.folder)}
     assert set(summary.done) == set(summary.runs) == runs
-    assert "[4/4] " in said
-    made = [line for line in logs(long) if re.match(r"  .*: en ", line)]
-    assert len(made) == len(set(made)) == 4
+    assert "[4/4] " in log
+    lines = [line for line in logs(long) if re.match(r"  .*: en ", line)]
+    assert len(lines) == len(set(lines)) == 4
     same_bits(long, local)
     assert (long.folder / "study.yaml").read_text() == long.to_yaml()
     assert go(long, workers=1)[0].done == []
@@ -148,9 +150,9 @@ def test_a_killed_worker_is_replaced(ray: Any, long: Study, local: Study) -> Non
     thread.join()
     assert errors == []
     assert len(summary.done) == 4
-    made = [line for line in logs(long) if re.match(r"  .*: en ", line)]
+    lines = [line for line in logs(long) if re.match(r"  .*: en ", line)]
     begun = [line for line in logs(long) if re.match(r"\[\d/4\] ", line)]
-    assert len(made) == len(set(made)) == 4
+    assert len(lines) == len(set(lines)) == 4
     assert len(begun) == 5  # the killed run twice
     assert len([line for line in logs(long) if line.startswith("worker ")]) == 3
     same_bits(long, local)
@@ -179,8 +181,8 @@ def test_ctrl_c_stops_all_workers(ray: Any, long: Study, local: Study) -> None:
 
 def test_a_failing_run_costs_no_other(ray: Any, model: Path, tmp_path: Path) -> None:
     wild = {"name": "full", "train": {"learning_rate": 1e9, "steps": 9, "clip": 0}}
-    asked = study_of(model, tmp_path / "store", tasks=["number-words"], methods=[wild, "none"])
-    study = Study(**asked)
+    spec = study_of(model, tmp_path / "store", tasks=["number-words"], methods=[wild, "none"])
+    study = Study(**spec)
     for again in (False, True):
         with pytest.raises(
             UserError, match=r"1 of 2 runs are not finished, .*; worker 1: .* the loss became"
@@ -196,8 +198,8 @@ def test_overrides_and_relative_folders_reach_the_workers(
 ) -> None:
     (tmp_path / "models").symlink_to(model.parent)
     monkeypatch.chdir(tmp_path)
-    asked = study_of(Path("models", model.name), Path("elsewhere"), methods=["none"], tasks=["number-words"])
-    study = read_study(write_study(tmp_path / "study.yaml", asked | {"dtype": "float32"}))
+    spec = study_of(Path("models", model.name), Path("elsewhere"), methods=["none"], tasks=["number-words"])
+    study = read_study(write_study(tmp_path / "study.yaml", spec | {"dtype": "float32"}))
     study = study.model_copy(update={"store": "here", "dtype": "bfloat16"})
     go(study, workers=1)
     assert [run.dtype for run in store.read_runs(tmp_path / "here")] == ["bfloat16"]

@@ -33,30 +33,30 @@ def models(model: Path, tmp_path: Path) -> list[str]:
 
 def study(models: list[str], tmp_path: Path, **changes: Any) -> Study:
     facts = {"methods": ["none", "lora"], "tasks": ["cldr-names"], "train": {"steps": 1}} | changes
-    made = study_of(Path(models[0]), tmp_path / "store", **facts)
-    made.pop("model", None)
-    return Study(**made | {"models": models})
+    spec = study_of(Path(models[0]), tmp_path / "store", **facts)
+    spec.pop("model", None)
+    return Study(**spec | {"models": models})
 
 
 @pytest.mark.parametrize("budget", [None, 900])
 def test_the_others_go_on(models: list[str], tmp_path: Path, budget: int | None) -> None:
-    made = study(models, tmp_path, budget=budget)
-    plan = plan_study(made)
+    spec = study(models, tmp_path, budget=budget)
+    plan = plan_study(spec)
     assert list(plan.refused) == models[:1]
     assert "model_type" in plan.refused[models[0]]
     assert [group.to_do for group in plan.groups] == [0, 0, 1, 1, 1, 1]
     assert ": 0 finished, 4 to do, 2 of refused models" in totals(plan)
-    said = io.StringIO()
+    log = io.StringIO()
     with pytest.raises(UserError, match="4 of 6 runs failed, the others are kept in") as failed:
-        run_study(made, console=Console(file=said, width=400))
+        run_study(spec, console=Console(file=log, width=400))
     assert "abacus" in str(failed.value)
-    assert {run.model for run in store.read_runs(made.folder)} == {models[2]}
-    assert len(store.read_runs(made.folder)) == 2
-    lines = [line for line in said.getvalue().splitlines() if line.startswith("failed: 2 runs: ")]
+    assert {run.model for run in store.read_runs(spec.folder)} == {models[2]}
+    assert len(store.read_runs(spec.folder)) == 2
+    lines = [line for line in log.getvalue().splitlines() if line.startswith("failed: 2 runs: ")]
     assert "abacus" in lines[0]
     assert "torn" in lines[1]
     assert len(lines) == 2
-    assert plan_study(made).done == 2
+    assert plan_study(spec).done == 2
 
 
 def test_a_size_that_could_not_be_solved_has_an_id_of_its_own(models: list[str], tmp_path: Path) -> None:

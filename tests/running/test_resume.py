@@ -82,9 +82,9 @@ def make(tmp_path: Path, name: str, given: dict[str, Any], step: int = 0, batch:
 
 def content(folder: Path) -> tuple[RunRecord, dict[str, bytes]]:
     record = store.read_runs(folder)[0]
-    there = folder / record.id
+    run_folder = folder / record.id
     names = ("weights.safetensors", "predictions.parquet")
-    return record, {name: (there / name).read_bytes() for name in names if (there / name).exists()}
+    return record, {name: (run_folder / name).read_bytes() for name in names if (run_folder / name).exists()}
 
 
 @pytest.mark.parametrize(
@@ -94,18 +94,18 @@ def test_killed_in_training_and_in_evaluation(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any, task: str
 ) -> None:
     monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
-    given = study(model, tmp_path / "store", method, task)
-    assert make(tmp_path, "whole", given)[0] == 0
-    assert make(tmp_path, "killed", given, step=4) == (-9, "")
-    code, said = make(tmp_path, "killed", given, batch=2)
-    assert (code, said) == (-9, "  training resumes after step 3\n")
-    code, said = make(tmp_path, "killed", given)
-    assert code == 0, said
-    assert said.startswith("  training resumes after step 6\n  evaluation resumes after ")
+    spec = study(model, tmp_path / "store", method, task)
+    assert make(tmp_path, "whole", spec)[0] == 0
+    assert make(tmp_path, "killed", spec, step=4) == (-9, "")
+    code, log = make(tmp_path, "killed", spec, batch=2)
+    assert (code, log) == (-9, "  training resumes after step 3\n")
+    code, log = make(tmp_path, "killed", spec)
+    assert code == 0, log
+    assert log.startswith("  training resumes after step 6\n  evaluation resumes after ")
     wanted, files = content(tmp_path / "whole")
-    record, found = content(tmp_path / "killed")
+    record, after = content(tmp_path / "killed")
     assert set(files) == {"weights.safetensors", "predictions.parquet"}
-    assert found == files
+    assert after == files
     assert (record.cost.resumed, wanted.cost.resumed) == (2, 0)
     for name in ("curve", "dev", "chosen_step", "fingerprints", "trained_parameters"):
         assert getattr(record, name) == getattr(wanted, name)
@@ -115,12 +115,12 @@ def test_killed_in_training_and_in_evaluation(
 
 
 def test_an_untrained_run_goes_on_in_evaluation(model: Path, tmp_path: Path) -> None:
-    given = study(model, tmp_path / "store", "none", "cldr-names")
-    assert make(tmp_path, "whole", given)[0] == 0
-    assert make(tmp_path, "killed", given, batch=3)[0] == -9
-    code, said = make(tmp_path, "killed", given)
-    assert code == 0, said
-    assert "evaluation resumes after" in said
+    spec = study(model, tmp_path / "store", "none", "cldr-names")
+    assert make(tmp_path, "whole", spec)[0] == 0
+    assert make(tmp_path, "killed", spec, batch=3)[0] == -9
+    code, log = make(tmp_path, "killed", spec)
+    assert code == 0, log
+    assert "evaluation resumes after" in log
     assert content(tmp_path / "killed")[1] == content(tmp_path / "whole")[1]
 
 
@@ -130,29 +130,29 @@ def test_work_of_other_data_is_not_gone_on_from(
     monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
     run = expand(Study(**study(model, tmp_path / "store", LORA, "cldr-names")))[0]
     loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
-    work, said = tmp_path / "work", io.StringIO()
-    shown = display(Console(file=said, width=200), 1, 0)
+    work, log = tmp_path / "work", io.StringIO()
+    shown = display(Console(file=log, width=200), 1, 0)
     data = read_data(run.task.make(), run.languages, 4, True, [run.train])
     execute(run, loaded, data, shown, work)
     changed = read_data(run.task.make(), run.languages, 4, True, [run.train])
     changed.fingerprints["train"]["en"] = "another"
-    made = execute(run, loaded, changed, shown, work)
-    assert made.record.cost.resumed == 0
-    assert "is not used: trained from the start" in said.getvalue()
-    assert "are not used: starting again" in said.getvalue()
+    outcome = execute(run, loaded, changed, shown, work)
+    assert outcome.record.cost.resumed == 0
+    assert "is not used: trained from the start" in log.getvalue()
+    assert "are not used: starting again" in log.getvalue()
     again = execute(run, loaded, changed, shown, work)
     # All of it was there: training and evaluation, with the time they took.
-    assert again.record.cost.train_seconds == made.record.cost.train_seconds
-    assert again.predictions.equals(made.predictions)
+    assert again.record.cost.train_seconds == outcome.record.cost.train_seconds
+    assert again.predictions.equals(outcome.predictions)
 
 
 def test_a_work_folder_that_cannot_be_made(model: Path, tmp_path: Path) -> None:
     run = expand(Study(**study(model, tmp_path / "store", LORA, "cldr-names")))[0]
     loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
-    said = io.StringIO()
+    log = io.StringIO()
     data = read_data(run.task.make(), run.languages, 2, True, [run.train])
     (tmp_path / "file").write_text("")
-    shown = display(Console(file=said, width=200), 1, 0)
-    made = execute(run, loaded, data, shown, tmp_path / "file" / "work")
-    assert made.predictions.height == 2 * len(run.languages)
-    assert "cannot be written" in said.getvalue()
+    shown = display(Console(file=log, width=200), 1, 0)
+    outcome = execute(run, loaded, data, shown, tmp_path / "file" / "work")
+    assert outcome.predictions.height == 2 * len(run.languages)
+    assert "cannot be written" in log.getvalue()

@@ -19,13 +19,13 @@ def go(model: Path, store: Path, **changes: Any) -> dict[tuple[str, int], tuple[
     """Record and weights of each trained run, by label and seed."""
     study = Study(**study_of(model, store, **{"train": TRAIN | {"reuse_frozen_layers": True}} | changes))
     run_study(study, console=Console(file=io.StringIO()))
-    made = {}
+    created = {}
     for run in expand(study):
         record = RunRecord.read(store / run.id / "run.json")
         if record.trained_parameters:
             weights = (store / run.id / "weights.safetensors").read_bytes()
-            made[record.label, record.seed] = record, weights
-    return made
+            created[record.label, record.seed] = record, weights
+    return created
 
 
 def test_runs_of_a_grid_are_those_made_alone(model: Path, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_the_second_method_of_a_seed_reads_nothing_new(model: Path, tmp_path: Pa
 def test_without_it_ids_and_records_are_as_they_were(model: Path, tmp_path: Path) -> None:
     methods = [{"name": "lora", "layers": 1}]
     ((plain, _),) = go(model, tmp_path, methods=methods, train=TRAIN).values()
-    ((asked, _),) = go(model, tmp_path, methods=methods).values()
+    ((request, _),) = go(model, tmp_path, methods=methods).values()
     assert "reuse_frozen_layers" not in plain.train
     assert plain.cost.reuse is None
-    assert plain.id != asked.id
+    assert plain.id != request.id

@@ -21,8 +21,8 @@ def ids(examples: list[Example]) -> list[str]:
 
 
 def test_all_in_their_own_order() -> None:
-    for given in ({}, {"limit": 100}, {"limit": 5000}):
-        assert draw(FREE, TrainSettings(**given), 3) == FREE
+    for options in ({}, {"limit": 100}, {"limit": 5000}):
+        assert draw(FREE, TrainSettings(**options), 3) == FREE
 
 
 def test_a_number_is_the_draw_of_earlier_versions() -> None:

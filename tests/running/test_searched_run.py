@@ -45,8 +45,8 @@ def data_of(run: Run) -> TaskData:
 
 
 def quiet() -> tuple[Display, io.StringIO]:
-    said = io.StringIO()
-    return display(Console(file=said, width=200), 1, 0), said
+    log = io.StringIO()
+    return display(Console(file=log, width=200), 1, 0), log
 
 
 def saved(made: RunResult, store: Path) -> Path:
@@ -63,14 +63,14 @@ def same_weights(a: RunResult, b: RunResult) -> bool:
 def test_a_search_run_is_scored_on_development_data_alone(model: Path, loaded: LoadedModel) -> None:
     run = search_of(result_run(model, "lora"))
     shown, _ = quiet()
-    made = execute(run, loaded, data_of(run), shown)
-    assert (made.predictions.height, dict(made.predictions.schema)) == (0, FORMS["generation"].schema())
-    assert made.record.kind == "search"
-    assert [each["step"] for each in made.record.dev] == [3]
-    assert made.record.fingerprints.test == {}
-    assert made.record.cost.evaluate_seconds == 0
-    assert made.summary() == f"dev {100 * made.record.dev[0]['score']:.1f}, " + made.summary()[-3:]
-    assert made.weights is not None
+    outcome = execute(run, loaded, data_of(run), shown)
+    assert (outcome.predictions.height, dict(outcome.predictions.schema)) == (0, FORMS["generation"].schema())
+    assert outcome.record.kind == "search"
+    assert [point["step"] for point in outcome.record.dev] == [3]
+    assert outcome.record.fingerprints.test == {}
+    assert outcome.record.cost.evaluate_seconds == 0
+    assert outcome.summary() == f"dev {100 * outcome.record.dev[0]['score']:.1f}, " + outcome.summary()[-3:]
+    assert outcome.weights is not None
 
 
 @pytest.mark.parametrize("method", ["lora", SOFT, "full"], ids=["lora", "prefix-mlp", "full"])
@@ -80,7 +80,7 @@ def test_a_search_runs_weights_are_those_of_training_again(
 ) -> None:
     run = result_run(model, method, evaluate_every=every)
     search = search_of(run)
-    data, (shown, said) = data_of(run), quiet()
+    data, (shown, message) = data_of(run), quiet()
     folder = saved(execute(search, loaded, data, shown), tmp_path)
     run = replace(run, search=Search((search.id,), (0.01,)), chosen={0.01: 0.5})
     took = execute(run, loaded, data, shown, searched=folder)
@@ -97,7 +97,7 @@ def test_a_search_runs_weights_are_those_of_training_again(
         "scores": [{"learning_rate": 0.01, "dev_score": 0.5}],
         "chosen": 0.01,
     }
-    assert said.getvalue() == ""
+    assert message.getvalue() == ""
 
 
 @pytest.mark.parametrize(
@@ -120,10 +120,10 @@ def test_a_search_run_of_other_settings_is_not_taken(
 
 def test_a_damaged_search_run_is_not_taken(model: Path, loaded: LoadedModel, tmp_path: Path) -> None:
     run = result_run(model, "lora")
-    data, (shown, said) = data_of(run), quiet()
+    data, (shown, message) = data_of(run), quiet()
     folder = saved(execute(search_of(run), loaded, data, shown), tmp_path)
     file = folder / "weights.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     assert execute(run, loaded, data, shown, searched=folder).record.cost.train_from is None
-    assert f"trained again: {file} is damaged" in said.getvalue()
+    assert f"trained again: {file} is damaged" in message.getvalue()
     assert json.loads((folder / "run.json").read_bytes())["kind"] == "search"

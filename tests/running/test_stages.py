@@ -44,9 +44,9 @@ def study(model: Path, text: Path, **changes: Any) -> Study:
 
 
 def run(study: Study) -> str:
-    said = io.StringIO()
-    run_study(study, console=Console(file=said, width=300))
-    return said.getvalue()
+    log = io.StringIO()
+    run_study(study, console=Console(file=log, width=300))
+    return log.getvalue()
 
 
 def records(study: Study) -> dict[str, RunRecord]:
@@ -66,11 +66,11 @@ def test_a_stage_is_a_run_that_results_name_and_share(model: Path, text: Path) -
         ("stage", 3, 3),
         ("result", 2, 2),
     ]
-    said = run(small)
-    assert "no unlabelled text of their own, used in its place: ru cs" in said
-    made = records(small)
-    assert list(made) == [run.id for run in expand(small)], "stages first"
-    record = made[results[0].id]
+    log = run(small)
+    assert "no unlabelled text of their own, used in its place: ru cs" in log
+    by_id = records(small)
+    assert list(by_id) == [run.id for run in expand(small)], "stages first"
+    record = by_id[results[0].id]
     assert record.unlabelled is not None
     assert record.unlabelled.uses == {"en": "en", "de": "de", "ru": "cs"}
     assert {code: stage.run for code, stage in record.unlabelled.stages.items()} == {
@@ -79,7 +79,8 @@ def test_a_stage_is_a_run_that_results_name_and_share(model: Path, text: Path) -
     assert record.unlabelled.stages["de"].text["lines"] == 2
     assert record.unlabelled.stages["de"].text["files"] == ["de.txt"]
     assert not record.zero_shot
-    stage = made[stages[1].id]
+    assert record.label.endswith(", unlabelled target text used")
+    stage = by_id[stages[1].id]
     assert (stage.kind, stage.unlabelled, stage.label) == ("stage", None, "language adapter")
     assert [source["language"] for source in stage.data.sources] == ["de"]
     assert stage.trained_parameters == 2 * (2 * 64 * 8 + 8 + 64) + 2 * (2 * 32 * 16 + 16 + 32)
@@ -93,10 +94,10 @@ def test_changed_text_is_trained_on_again_with_all_that_stands_on_it(model: Path
     (text / "de.txt").write_text("Ein Hund bellt.", encoding="utf-8")
     (result,) = of_kind(small, "result")
     (small.folder / result.id / stored.CHECKSUMS).unlink()  # something is left to do: the text is read
-    said = run(small)
+    log = run(small)
     after = records(small)
     changed = {run.name for run in expand(small) if before[run.id].started != after[run.id].started}
-    assert changed == {"language adapter · de", result.name}, said
+    assert changed == {"language adapter · de", result.name}, log
 
 
 @pytest.mark.parametrize(

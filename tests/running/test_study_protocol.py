@@ -12,8 +12,8 @@ from crosstune.study.spec import Study, read_study
 
 
 def study(**changes: Any) -> Study:
-    given = {"name": "s", "model": "demo:gemma-3-270m", "tasks": ["cldr-names"], "methods": ["lora"]}
-    return Study(**given | changes)
+    settings = {"name": "s", "model": "demo:gemma-3-270m", "tasks": ["cldr-names"], "methods": ["lora"]}
+    return Study(**settings | changes)
 
 
 def test_a_loss_over_choices_needs_choices_compared_by_their_first_token(tmp_path: Path) -> None:
@@ -47,20 +47,22 @@ def write_xcopa(root: Path, *codes: str) -> None:
 
 def test_a_study_sets_the_prompt_language_where_a_task_has_one(tmp_path: Path) -> None:
     write_xcopa(tmp_path, "et")
-    own = {"name": "xcopa", "data": str(tmp_path)}
-    made = study(
-        tasks=[own, "cldr-names"], prompt_language="target", languages={"xcopa": "all", "cldr-names": ["de"]}
+    custom = {"name": "xcopa", "data": str(tmp_path)}
+    spec = study(
+        tasks=[custom, "cldr-names"],
+        prompt_language="target",
+        languages={"xcopa": "all", "cldr-names": ["de"]},
     )
-    assert made.tasks[0].options.prompt_language == "target"  # type: ignore[attr-defined]
-    kept = study(tasks=[own | {"prompt_language": "source"}], prompt_language="target")
+    assert spec.tasks[0].options.prompt_language == "target"  # type: ignore[attr-defined]
+    kept = study(tasks=[custom | {"prompt_language": "source"}], prompt_language="target")
     assert kept.tasks[0].options.prompt_language == "source"  # type: ignore[attr-defined]
     file = tmp_path / "again.yaml"
-    file.write_text(made.to_yaml(), encoding="utf-8")
-    assert read_study(file).tasks == made.tasks
-    assert yaml.safe_load(made.to_yaml())["prompt_language"] == "target"
+    file.write_text(spec.to_yaml(), encoding="utf-8")
+    assert read_study(file).tasks == spec.tasks
+    assert yaml.safe_load(spec.to_yaml())["prompt_language"] == "target"
 
 
 def test_a_set_without_the_source_language_is_evaluated_in_what_it_has(tmp_path: Path) -> None:
     write_xcopa(tmp_path, "et", "vi")
-    made = study(tasks=[{"name": "xcopa", "data": str(tmp_path)}], languages=["vi"])
-    assert next(made.combinations()).languages == ("vi",)
+    spec = study(tasks=[{"name": "xcopa", "data": str(tmp_path)}], languages=["vi"])
+    assert next(spec.combinations()).languages == ("vi",)

@@ -49,7 +49,7 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
 
     read = EventAccumulator(str(folder))
     read.Reload()
-    return {tag: {each.step: each.value for each in read.Scalars(tag)} for tag in read.Tags()["scalars"]}
+    return {tag: {entry.step: entry.value for entry in read.Scalars(tag)} for tag in read.Tags()["scalars"]}
 
 
 def test_tensorboard_shows_what_the_record_says(done: Any, tmp_path: Path) -> None:
@@ -65,10 +65,10 @@ def test_tensorboard_shows_what_the_record_says(done: Any, tmp_path: Path) -> No
     assert shown["train/tokens_per_second"] == {1: 200, 2: 200, 3: 200}
     assert shown["dev/score"] == pytest.approx({point["step"]: point["score"] for point in record.dev})
     means = {key[0]: table["score"].mean() for key, table in predictions.group_by("language")}
-    found = {
+    entries = {
         name.removeprefix("score/"): value[3] for name, value in shown.items() if name.startswith("score/")
     }
-    assert found == pytest.approx(means)
+    assert entries == pytest.approx(means)
     assert notes == []
 
 

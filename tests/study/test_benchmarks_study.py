@@ -37,16 +37,16 @@ def test_every_benchmark_from_its_files_to_a_score(tmp_path, monkeypatch):
         evaluate={"limit": 2, "max_answer_tokens": 3},
         store=str(tmp_path / "store"),
     )
-    said = io.StringIO()
-    run_study(study, console=Console(file=said, width=200))
-    found = results(tmp_path / "store")
-    assert found.scores.select("task").n_unique() == len(read.tasks) == 6
-    assert found.scores["n"].unique().to_list() == [2]
-    for run in found.runs:
+    log = io.StringIO()
+    run_study(study, console=Console(file=log, width=200))
+    outcome = results(tmp_path / "store")
+    assert outcome.scores.select("task").n_unique() == len(read.tasks) == 6
+    assert outcome.scores["n"].unique().to_list() == [2]
+    for run in outcome.runs:
         sources = run.data.sources
         assert {source["split"] for source in sources} >= {"train", "test"}, run.task.name
         assert set(run.overlap.exact.values()) == {0}, (run.task.name, run.overlap)
         assert run.zero_shot is True
-    answers = found.predictions.filter(pl.col("answer_language").is_not_null())
-    written = {run.id for run in found.runs if run.task.kind == "generation"}
+    answers = outcome.predictions.filter(pl.col("answer_language").is_not_null())
+    written = {run.id for run in outcome.runs if run.task.kind == "generation"}
     assert set(answers["run"]) == written

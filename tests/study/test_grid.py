@@ -55,8 +55,8 @@ def test_a_key_may_name_its_method() -> None:
 
 
 def test_what_a_method_gives_itself_is_not_swept() -> None:
-    own = {"name": "lora", "rank": 2, "train": {"limit": 7}}
-    assert named([own], grid={"lora.rank": [4, 8], "train.limit": [1, 2]}) == ["lora rank 2 limit 7"]
+    custom = {"name": "lora", "rank": 2, "train": {"limit": 7}}
+    assert named([custom], grid={"lora.rank": [4, 8], "train.limit": [1, 2]}) == ["lora rank 2 limit 7"]
     # K-shot and a limit say the same thing.
     assert named([{"name": "lora", "train": {"per_label": 7}}], grid={"train.limit": [1, 2]}) == [
         "lora per label 7"
@@ -80,8 +80,8 @@ def test_a_grid_gives_the_runs_of_the_entries_written_out() -> None:
 
 
 def test_it_reads_back() -> None:
-    made = study(["lora"], grid={"lora.rank": [4, 8]}, budget="1M")
-    assert Study.model_validate(Document(made.to_yaml(), "x.yaml").data) == made
+    spec = study(["lora"], grid={"lora.rank": [4, 8]}, budget="1M")
+    assert Study.model_validate(Document(spec.to_yaml(), "x.yaml").data) == spec
 
 
 FILE = """\

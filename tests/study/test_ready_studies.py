@@ -26,7 +26,9 @@ def test_a_ready_study(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_study_of_many_languages(monkeypatch: pytest.MonkeyPatch) -> None:
     study = read_ready(ROOT / "studies" / "many_languages.yaml", monkeypatch)
-    sib, names = {each.task.name: each.languages for each in study.combinations()}.values()
+    sib, names = {
+        combination.task.name: combination.languages for combination in study.combinations()
+    }.values()
     assert len(sib) - 1 == 55
     assert len(names) - 1 == 72
     both = {*sib, *names}

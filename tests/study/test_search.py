@@ -15,8 +15,8 @@ RATES = [3e-3, 1e-3]
 
 
 def study(model: Path, **changes: Any) -> Study:
-    given = {"search": {"learning_rates": RATES}, "seeds": [4, 5], "methods": ["none", "lora"]}
-    return Study(**study_of(model, Path("s")) | given | changes)
+    settings = {"search": {"learning_rates": RATES}, "seeds": [4, 5], "methods": ["none", "lora"]}
+    return Study(**study_of(model, Path("s")) | settings | changes)
 
 
 def test_a_search_is_one_run_a_rate_before_the_runs_that_wait_for_it(model: Path) -> None:
@@ -36,6 +36,15 @@ def test_a_search_is_one_run_a_rate_before_the_runs_that_wait_for_it(model: Path
         assert run.languages == ("en", "de", "ru")
         assert run.train.evaluate_every is None
     assert len({run.id for run in expand(study(model))}) == 5
+
+
+def test_a_seed_of_the_search_is_not_a_tested_one(model: Path) -> None:
+    spec = study(model, search={"learning_rates": RATES, "seed": 9})
+    seeds = [(run.kind, run.seed) for run in expand(spec) if run.method == "lora"]
+    assert seeds == [("search", 9), ("search", 9), ("result", 4), ("result", 5)]
+    # The first seed given by name is the default by another name.
+    by_name = study(model, search={"learning_rates": RATES, "seed": 4})
+    assert [run.id for run in expand(by_name)] == [run.id for run in expand(study(model))]
 
 
 def test_an_own_evaluate_every_is_kept(model: Path) -> None:
@@ -59,8 +68,8 @@ def test_the_same_search_serves_other_studies(model: Path) -> None:
 
 def test_other_rates_are_another_result(model: Path) -> None:
     def results(*rates: float) -> set[str]:
-        made = expand(study(model, search={"learning_rates": rates}))
-        return {run.id for run in made if run.search is not None}
+        runs = expand(study(model, search={"learning_rates": rates}))
+        return {run.id for run in runs if run.search is not None}
 
     assert results(3e-3, 1e-3) == results(1e-3, 3e-3)
     assert not results(3e-3, 1e-3) & results(3e-3, 1e-4)
@@ -79,16 +88,16 @@ def test_other_rates_are_another_result(model: Path) -> None:
     ids=str,
 )
 def test_what_is_said_of_the_method_holds(model: Path, method: Any, rates: list[float]) -> None:
-    made = expand(study(model, methods=[method]))
-    assert [run.train.learning_rate for run in made if run.kind == "search"] == rates
-    assert all(run.search is None for run in made) == (not rates)
+    runs = expand(study(model, methods=[method]))
+    assert [run.train.learning_rate for run in runs if run.kind == "search"] == rates
+    assert all(run.search is None for run in runs) == (not rates)
 
 
 def test_a_rate_of_the_task_is_nearer_than_the_studys_search(model: Path) -> None:
     task = {"name": "cldr-names", "train": {"learning_rate": 0.5}}
     assert {run.kind for run in expand(study(model, tasks=[task]))} == {"result"}
-    own = {"name": "lora", "search": {"learning_rates": RATES}}
-    assert {run.kind for run in expand(study(model, tasks=[task], methods=[own]))} == {"result", "search"}
+    custom = {"name": "lora", "search": {"learning_rates": RATES}}
+    assert {run.kind for run in expand(study(model, tasks=[task], methods=[custom]))} == {"result", "search"}
 
 
 @pytest.mark.parametrize(
@@ -115,9 +124,9 @@ def test_a_rate_of_the_task_is_nearer_than_the_studys_search(model: Path) -> Non
 def test_searches_that_make_no_sense(
     model: Path, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    given = study_of(model, Path("s"), search={"learning_rates": RATES}) | changes
+    spec = study_of(model, Path("s"), search={"learning_rates": RATES}) | changes
     file = tmp_path / "x.yaml"
-    file.write_text(dump(given), encoding="utf-8")
+    file.write_text(dump(spec), encoding="utf-8")
     with pytest.raises(UserError) as error:
         read_study(file)
     assert message in str(error.value)
@@ -139,22 +148,22 @@ def test_a_task_without_development_data(model: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(NO_DEV, encoding="utf-8")
     for split in ("train", "test"):
         (tmp_path / f"{split}.csv").write_text("text,label\nx,a\n", encoding="utf-8")
-    given = study_of(model, Path("s"), search={"learning_rates": RATES}, languages="all")
-    file = write_study(tmp_path / "x.yaml", given | {"tasks": [{"file": "mine.yaml"}]})
+    spec = study_of(model, Path("s"), search={"learning_rates": RATES}, languages="all")
+    file = write_study(tmp_path / "x.yaml", spec | {"tasks": [{"file": "mine.yaml"}]})
     with pytest.raises(UserError, match=r"x\.yaml:\d+: search: task mine has no development data"):
         read_study(file)
 
 
 def test_a_study_with_searches_reads_back(model: Path) -> None:
-    made = study(model, methods=["lora", {"name": "prefix", "search": False}, {"name": "soft-prompt"}])
-    again = Study.model_validate(Document(made.to_yaml(), "x.yaml").data)
-    assert again == made
-    assert [run.id for run in expand(again)] == [run.id for run in expand(made)]
+    spec = study(model, methods=["lora", {"name": "prefix", "search": False}, {"name": "soft-prompt"}])
+    again = Study.model_validate(Document(spec.to_yaml(), "x.yaml").data)
+    assert again == spec
+    assert [run.id for run in expand(again)] == [run.id for run in expand(spec)]
 
 
 def test_ids_of_trained_runs_do_not_move() -> None:
     """If this fails, every finished run of every user will be made again: only ever on purpose."""
-    made = Study(
+    spec = Study(
         name="x",
         model="demo:gemma-3-270m",
         device="cpu",
@@ -164,4 +173,4 @@ def test_ids_of_trained_runs_do_not_move() -> None:
         languages=["de"],
         train={"steps": 3, "limit": 64},
     )
-    assert [run.id for run in expand(made)] == ["47dedddbaa25a6aa"]
+    assert [run.id for run in expand(spec)] == ["47dedddbaa25a6aa"]

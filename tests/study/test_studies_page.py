@@ -18,8 +18,8 @@ BASE = {"name": "x", "model": "demo:gemma-3-270m", "tasks": ["cldr-names"], "met
 
 
 def example(beginning: str) -> str:
-    (found,) = [block for block in BLOCKS if block.startswith(beginning)]
-    return str(found)
+    (shown,) = [block for block in BLOCKS if block.startswith(beginning)]
+    return str(shown)
 
 
 @pytest.fixture

@@ -78,23 +78,23 @@ def test_a_place_has_the_line_of_its_key() -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes("a: 1\nb: é".encode("latin-1"))
-    for name, said in (
+    for name, message in (
         ("latin.yaml", "latin.yaml:2: not UTF-8 text"),
         ("none.yaml", "none.yaml: no such file"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             read_document(tmp_path / name)
 
 
 @given(st.text(alphabet=st.sampled_from("ab:-[]{},#&*!|>'\"%@`?\n \t1.é\u2028\x00\ufeff"), max_size=60))
 def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
-    said = ""
+    message = ""
     try:
         Document(text, "f.yaml")
     except UserError as error:
-        said = str(error)
-    assert "\n" not in said
-    assert said == "" or said.startswith("f.yaml:")
+        message = str(error)
+    assert "\n" not in message
+    assert message == "" or message.startswith("f.yaml:")
 
 
 @given(

@@ -23,7 +23,7 @@ def test_the_page_adds_a_task(tmp_path: Path) -> None:
     registry = "src/crosstune/tasks/__init__.py"
     assert list(written) == [
         "src/crosstune/tasks/prompts/masakhanews.toml",
-        "src/crosstune/tasks/masakhanews.py",
+        "src/crosstune/tasks/benchmarks/masakhanews.py",
         registry,
         "tests/tasks/test_masakhanews.py",
     ]
@@ -34,7 +34,9 @@ def test_the_page_adds_a_task(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content, encoding="utf-8")
     text = (tmp_path / registry).read_text(encoding="utf-8")
-    text = text.replace("from crosstune.tasks.mgsm", f"{import_line}\nfrom crosstune.tasks.mgsm")
+    text = text.replace(
+        "from crosstune.tasks.benchmarks.mgsm", f"{import_line}\nfrom crosstune.tasks.benchmarks.mgsm"
+    )
     text = text.replace('    "mgsm": Mgsm,\n', f'{entry}\n    "mgsm": Mgsm,\n')
     (tmp_path / registry).write_text(text, encoding="utf-8")
     shutil.copy(ROOT / "tests" / "tasks" / "test_task_registry.py", tmp_path / "tests" / "tasks")
@@ -56,6 +58,6 @@ def test_the_page_adds_a_task(tmp_path: Path) -> None:
         options = [
             "--config",
             str(ROOT / "pyproject.toml"),
-            str(tmp_path / "src/crosstune/tasks/masakhanews.py"),
+            str(tmp_path / "src/crosstune/tasks/benchmarks/masakhanews.py"),
         ]
         subprocess.run([sys.executable, "-m", *tool, *options], check=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from crosstune.errors import UserError
-from crosstune.tasks.belebele import Belebele
+from crosstune.tasks.benchmarks.belebele import Belebele
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()
 needs_data = pytest.mark.skipif(

@@ -9,7 +9,7 @@ import pytest
 from crosstune.data.hub import HubFiles
 from crosstune.errors import UserError
 from crosstune.metrics.numbers import ANSWER_WORDS
-from crosstune.tasks.mgsm import Mgsm
+from crosstune.tasks.benchmarks.mgsm import Mgsm
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()
 needs_data = pytest.mark.skipif(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from crosstune.data import hub
 from crosstune.data.hub import HubFiles
 from crosstune.errors import UserError
-from crosstune.tasks.nli import LABELS, AmericasNli, MyXnli, Xnli
+from crosstune.tasks.benchmarks.nli import LABELS, AmericasNli, MyXnli, Xnli
 from crosstune.tasks.prompts import load_prompts
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()

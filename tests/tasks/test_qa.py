@@ -12,8 +12,8 @@ from crosstune.data import hub
 from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.languages import find
+from crosstune.tasks.benchmarks.qa import HELD_OUT, ExtractiveQa, Mlqa, TydiQa, Xquad, held_out
 from crosstune.tasks.prompts import load_prompts
-from crosstune.tasks.qa import HELD_OUT, ExtractiveQa, Mlqa, TydiQa, Xquad, held_out
 from squad_json import CONTEXT, article, qa, squad, write
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()

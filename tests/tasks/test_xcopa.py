@@ -10,8 +10,8 @@ import pytest
 from crosstune.data import hub
 from crosstune.data.hub import HubFiles, hub_entry
 from crosstune.errors import UserError
+from crosstune.tasks.benchmarks.xcopa import Xcopa
 from crosstune.tasks.prompts import load_prompts
-from crosstune.tasks.xcopa import Xcopa
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()
 needs_data = pytest.mark.skipif(

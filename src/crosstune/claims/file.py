@@ -12,7 +12,7 @@ from crosstune.config.counts import parse_count
 from crosstune.config.mistakes import invalid, known_keys, reworded, shown
 from crosstune.config.yaml_file import read_document
 from crosstune.errors import UserError, did_you_mean
-from crosstune.files import user_path
+from crosstune.files import sha256_of, user_path
 from crosstune.languages import LANGUAGES, find
 
 SHIPPED = Path(__file__).parent
@@ -206,10 +206,11 @@ class Claim(BaseModel):
 
 @dataclass(frozen=True)
 class PlacedClaim:
-    """A claim, and where it stands ("paper.yaml:12")."""
+    """A claim, where it stands ("paper.yaml:12"), and the SHA-256 of that file."""
 
     claim: Claim
     place: str
+    sha256: str = ""
 
 
 _GROUPS = ("language", *get_args(Grouping))
@@ -224,11 +225,7 @@ def read_claims(path: str | Path) -> list[PlacedClaim]:
     Raises:
         UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
     """
-    file = user_path(path)
-    if str(path) in shipped():
-        file = SHIPPED / f"{path}.yaml"
-    elif not file.exists() and not file.suffix:
-        raise UserError(f'no claims "{path}": give a file, or a name{did_you_mean(str(path), shipped())}')
+    file = claims_file(path)
     document = read_document(file)
     data = document.data
     if not isinstance(data, dict) or not isinstance(data.get("claims"), list) or not data["claims"]:
@@ -236,17 +233,31 @@ def read_claims(path: str | Path) -> list[PlacedClaim]:
     for key in data:
         if key != "claims":
             raise document.error((key,), f'unknown key "{key}"; a file of claims has "claims:" alone')
-    result, problems = [], []
+    result, problems, digest = [], [], sha256_of(file)
     for i, raw in enumerate(data["claims"]):
         try:
             claim = Claim.model_validate(raw)
         except ValidationError as error:
             problems += [(("claims", i, *loc), text) for loc, text in reworded(error, raw)]
             continue
-        result.append(PlacedClaim(claim, f"{file.name}:{document.line(('claims', i))}"))
+        result.append(PlacedClaim(claim, f"{file.name}:{document.line(('claims', i))}", digest))
     if problems:
         raise document.first_error(problems)
     return result
+
+
+def claims_file(path: str | Path) -> Path:
+    """The file that a path, or the name of one that crosstune ships, stands for.
+
+    Raises:
+        UserError: There is no such name.
+    """
+    file = user_path(path)
+    if str(path) in shipped():
+        return SHIPPED / f"{path}.yaml"
+    if not file.exists() and not file.suffix:
+        raise UserError(f'no claims "{path}": give a file, or a name{did_you_mean(str(path), shipped())}')
+    return file
 
 
 def shipped() -> dict[str, str]:

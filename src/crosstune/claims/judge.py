@@ -13,7 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from crosstune.analysis.predictions import Predictions
-from crosstune.analysis.statistics.differences import holm
+from crosstune.analysis.statistics.multiplicity import holm
 from crosstune.analysis.transfer import language_scores
 from crosstune.claims.cell import Cell, counted, needed
 from crosstune.claims.cells import cells_of
@@ -21,6 +21,7 @@ from crosstune.claims.choose_runs import NoRunsError, same_model
 from crosstune.claims.evidence import Evidence
 from crosstune.claims.file import Claim, PlacedClaim
 from crosstune.claims.stated import as_stated
+from crosstune.store.frozen import Frozen
 from crosstune.store.record import RunRecord
 
 Ruling = Literal["supported", "contradicted", "not enough data", "literature"]
@@ -44,6 +45,7 @@ class Verdict:
         cells: All of them.
         runs: Ids of all compared runs.
         p_together: ``p`` after Holm correction over all claims with data that are judged together.
+        frozen: When the claim was fixed, and whether before its runs; "" if it was not.
     """
 
     claim: str
@@ -58,6 +60,7 @@ class Verdict:
     cells: tuple[Cell, ...]
     runs: tuple[str, ...]
     p_together: float | None = None
+    frozen: str = ""
 
 
 def judge(
@@ -65,6 +68,7 @@ def judge(
     runs: Sequence[RunRecord],
     predictions: pl.DataFrame | Predictions,
     scores: pl.DataFrame | None = None,
+    frozen: Sequence[Frozen] = (),
 ) -> list[Verdict]:
     """Judge claims by results.
 
@@ -73,6 +77,7 @@ def judge(
         runs: Records of finished runs.
         predictions: Of these, one row an example; `Predictions` of a store are read when a claim needs them.
         scores: Their `crosstune.analysis.transfer.language_scores`, where they are at hand.
+        frozen: Files of claims that were fixed before results.
 
     Returns:
         One verdict a claim, in the claims' order.
@@ -87,8 +92,12 @@ def judge(
     tested = [verdict for verdict in verdicts if verdict.cell.difference is not None]
     adjusted = dict(zip(map(id, tested), holm([verdict.p or 1.0 for verdict in tested]), strict=True))
     return [
-        verdict if verdict.p is None else replace(verdict, p_together=adjusted[id(verdict)])
-        for verdict in verdicts
+        replace(
+            verdict,
+            p_together=None if verdict.p is None else adjusted[id(verdict)],
+            frozen=_frozen(placed, verdict, frozen),
+        )
+        for placed, verdict in zip(claims, verdicts, strict=True)
     ]
 
 
@@ -108,7 +117,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pl.DataFrame:
 
     Columns: verdict, claim, source, place, reason, metric, threshold, cells (how many), and of the deciding
     cell where, a, b, difference, low, high, p, p_corrected, detectable, languages, examples, seeds_a, seeds_b
-    and effort; then p_together and runs (ids, of all cells).
+    and effort; then p_together, frozen and runs (ids, of all cells).
     """
     rows = []
     for verdict in verdicts:
@@ -126,6 +135,7 @@ _SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("languages", "examples", "seeds_a", "seeds_b"), pl.Int64),
     "effort": pl.String,
     "p_together": pl.Float64,
+    "frozen": pl.String,
     "runs": pl.List(pl.String),
 }
 
@@ -147,6 +157,17 @@ def _verdict(placed: PlacedClaim, evidence: Evidence) -> Verdict:
         cells=tuple(cells),
         runs=tuple(dict.fromkeys(run for cell in cells for run in cell.runs)),
     )
+
+
+def _frozen(placed: PlacedClaim, verdict: Verdict, frozen: Sequence[Frozen]) -> str:
+    for entry in frozen:
+        if entry.sha256 == placed.sha256:
+            early = len(set(verdict.runs) & set(entry.runs))
+            when = f"after {early} of its {len(verdict.runs)} runs" if early else "before its runs"
+            return f"frozen on {entry.day}, {when}"
+    name = placed.place.rpartition(":")[0]
+    changed = [entry for entry in frozen if entry.name == name]
+    return f"changed since it was frozen on {changed[-1].day}" if changed else ""
 
 
 def _stated(placed: PlacedClaim, runs: Sequence[RunRecord]) -> Verdict:
@@ -231,8 +252,5 @@ def _one_reason(claim: Claim, cell: Cell) -> str:
         return cell.why
     if cell.outcome != "open":
         return f"the interval is {'above' if cell.outcome == 'yes' else 'below'} {side}"
-    assert cell.detectable is not None
-    return (
-        f"the interval includes {side}; minimum detectable difference from it: "
-        f"{100 * cell.detectable:.1f} points (80% power)"
-    )
+    shown = "none" if cell.detectable is None else f"{100 * cell.detectable:.1f} points"
+    return f"the interval includes {side}; minimum detectable difference from it: {shown} (80% power)"

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from crosstune.cli.claims import freeze, verdict
+from crosstune.cli.importing import import_results
+from crosstune.cli.options import Claims, Form, StoreFolder
 from crosstune.cli.printing import complain, print_csv, print_json, print_rows, print_sizes, say, show
 from crosstune.errors import UserError
 from crosstune.files import user_path
@@ -23,20 +26,12 @@ app = typer.Typer(
 )
 
 
-Form = Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="How to print them.")]
-Claims = Annotated[
-    list[str] | None,
-    typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
-]
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="The study's file.")]
 Store = Annotated[
     str | None, typer.Option(help="Folder of the results; over the study's own, or runs/<name>.")
 ]
 Dtype = Annotated[str | None, typer.Option(help="auto, bfloat16, float32, ...; over the study's own.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; over the study's own.")]
-StoreFolder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Folder a study ran into, such as runs/demo.")
-]
 
 
 @app.callback()
@@ -163,6 +158,9 @@ def results(
         print_json({name: table.to_dicts() for name, table in tables.items()})
 
 
+app.command("import")(import_results)
+
+
 @app.command()
 def check(store: StoreFolder) -> None:
     """Audit a store: every file of every run, and what lies beside them. Nothing is changed.
@@ -185,37 +183,8 @@ def check(store: StoreFolder) -> None:
         )
 
 
-@app.command()
-def verdict(
-    store: StoreFolder,
-    claims: Claims = None,
-    form: Form = "table",
-) -> None:
-    """Hold results against claims: supported, contradicted, or not enough data.
-
-    By default every claim that crosstune ships about a model of these results. csv has one row a claim; json
-    has every comparison a claim was judged by as well. What each verdict means is in docs/claims.md.
-
-    Example: crosstune verdict runs/demo --claims demo
-    """
-    from dataclasses import asdict
-
-    import polars as pl
-
-    from crosstune import api
-    from crosstune.claims.judge import verdict_table
-    from crosstune.report.tables.verdicts import verdicts_table
-
-    verdicts = api.results(store).verdicts(claims or None)
-    if form == "table":
-        show(verdicts_table(verdicts))
-    elif form == "csv":
-        print_csv(verdict_table(verdicts).with_columns(pl.col("runs").list.join(" ")))
-    else:
-        print_json([asdict(judged) for judged in verdicts])
-    left = 0 if claims else len(api.placed_claims(None)) - len(verdicts)
-    if left and form == "table":
-        say(f"{left} more claims are about models that are not here, or about none: crosstune list claims")
+app.command()(verdict)
+app.command()(freeze)
 
 
 @app.command()

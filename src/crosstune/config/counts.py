@@ -11,11 +11,7 @@ _MOST = 10**12
 
 
 def parse_count(count: Any, what: str) -> int:
-    """A number of parameters; ``what`` is its name in messages.
-
-    Raises:
-        UserError: It is none.
-    """
+    """A number of parameters; ``what`` is its name in the `UserError` for anything else."""
     number = -1.0
     if isinstance(count, int | float) and not isinstance(count, bool):
         number = count

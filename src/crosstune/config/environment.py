@@ -1,4 +1,4 @@
-"""The environment variables crosstune reads, each in one place; `check` reads all before anything runs."""
+"""The environment variables that crosstune reads; `check` reads all of them before anything runs."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ def check() -> None:
 
 
 def cache_root() -> Path:
-    """Folder for what crosstune keeps between runs: `CACHE`, else the platform's cache folder."""
+    """Folder for data kept between runs: `CACHE`, or the platform's cache folder."""
     if folder := os.environ.get(CACHE):
         return user_path(folder)
     if sys.platform == "win32":
@@ -52,7 +52,7 @@ def cache_root() -> Path:
 
 
 def data_root(option: str | None) -> Path:
-    """The folder that holds the benchmarks: a task's ``data`` option, else `DATA`, else a default.
+    """The folder of the benchmarks: a task's ``data`` option, or `DATA`, or a default.
 
     Raises:
         UserError: The option or the variable names no folder.

@@ -1,9 +1,9 @@
-"""English multiple-choice reading sets that Belebele is trained on, each in the layout it was published in.
+"""English multiple-choice reading sets that Belebele is trained on, in their published layouts.
 
 Belebele (Bandarkar et al. 2024, arXiv 2308.16884) is a test set only; its authors assemble 67.5k training
-questions from RACE, SciQ, MultiRC, MCTest, MCScript2.0 and ReClor. `SETS` reads the file their script writes,
-each of the six on its own, and DREAM. Of the six we leave out what they leave out, blanks to be filled in,
-questions without a passage and those without exactly one right answer, but no passage for its length; all
+questions from RACE, SciQ, MultiRC, MCTest, MCScript2.0 and ReClor. `SETS` reads the file that their script
+writes, each of the six, and DREAM. Like their script it leaves out fill-in-the-blank questions, questions
+without a passage and those without exactly one right answer, but it drops no passage for its length; all
 options are kept, in the published order where there is one.
 """
 

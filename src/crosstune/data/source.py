@@ -77,7 +77,7 @@ class Place:
 
 
 def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str) -> dict[str, Place]:
-    """Local files of one split by language; the first layout that has a language wins.
+    """Local files of one split by language; the first layout that has a language is used.
 
     Files whose layout names no language are in the source language.
     """
@@ -149,7 +149,7 @@ def renamed(rows: Rows, names: Mapping[str, str]) -> Rows:
 
 
 def labelled(rows: Rows, labels: Sequence[str]) -> Rows:
-    """The same rows with the number in a ``label`` column put in words; one beyond the labels is left."""
+    """The same rows with numbers in a ``label`` column replaced by words; other numbers stay."""
 
     def in_words(row: Row) -> Row:
         number = row.fields.get("label")
@@ -161,7 +161,7 @@ def labelled(rows: Rows, labels: Sequence[str]) -> Rows:
 
 
 def _path_pattern(files: str) -> re.Pattern[str]:
-    """What paths of a layout look like; a code that stands there twice is the same both times."""
+    """Regular expression of a layout's paths; a code that occurs twice is the same both times."""
     first, *rest = re.escape(files).replace(r"\*", r"[^/]*").split(r"\{code\}", maxsplit=1)
     named = [r"(?P<code>[\w-]+)" + part.replace(r"\{code\}", r"(?P=code)") for part in rest]
     return re.compile(first + "".join(named))

@@ -76,9 +76,9 @@ def read_renumbered(path: Path) -> list[Row | BadRow]:
 
 
 def read_by_language(path: Path) -> list[Row | BadRow]:
-    """The questions of a file of many languages, with the ``language`` that each id begins with.
+    """The questions of a file of many languages, with the ``language`` that each id starts with.
 
-    TyDi QA's own ids read "english-12345-0".
+    TyDi QA's ids have the form "english-12345-0".
     """
     rows = read_squad(path)
     return list(changed(rows, lambda row: row.with_fields(language=str(row["id"]).partition("-")[0])))

@@ -1,7 +1,7 @@
-"""Published data files read row by row: tab-separated, CSV, JSON lines, parquet; and whole JSON documents.
+"""Reads published data files row by row: tab-separated, CSV, JSON lines, parquet; and whole JSON documents.
 
-A row that cannot be read comes out as a `BadRow` in its place, so that the reader of a whole file can stop
-at it or count it and go on. What is wrong with the file itself is a `UserError` at once.
+An unreadable row is returned as a `BadRow` in its place, so that a caller can stop at it, or count and skip
+it. A fault of the file itself is a `UserError` at once.
 """
 
 import csv
@@ -21,7 +21,7 @@ LARGEST_ROW = 1_000_000
 
 
 class BadRow(UserError):  # noqa: N818 - it is a row as much as an error
-    """One row that cannot be used. A task stops at it, or counts it and goes on (``on_bad_rows``)."""
+    """One row that cannot be used: a task stops at it, or counts and skips it (``on_bad_rows``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ Rows = Iterable[Row | BadRow]
 
 
 def changed(rows: Rows, change: Callable[[Row], Row]) -> Iterator[Row | BadRow]:
-    """The same rows, those that can be read as ``change`` makes them."""
+    """The same rows, with ``change`` applied to those that can be read."""
     return (change(row) if isinstance(row, Row) else row for row in rows)
 
 
@@ -247,7 +247,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Of a key given twice one value would be lost."""
+    """Refuse a repeated key: one of its values would be lost."""
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
@@ -256,7 +256,7 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_number(name: str) -> Any:
-    """Python reads these, JSON does not have them, and as a text "nan" would be an answer."""
+    """Refuse what Python reads and JSON does not have; as a text, "nan" would be an answer."""
     raise ValueError(f"{name} is no number; write null or leave the row out")
 
 

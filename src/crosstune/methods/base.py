@@ -37,6 +37,17 @@ class Merge:
         )
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One of the passes of a training step."""
+
+    step: int  # of the optimiser, from 1
+    share: float  # of the step's text tokens, those in this pass
+    tokens: Tensor  # ``[n]``: places of the texts' tokens, counted through lines and width
+    lines: int
+    width: int  # without a soft prompt in front
+
+
 class Method(ABC, Generic[Settings]):
     """A way to adapt a frozen model. A subclass is one file and one line in `crosstune.methods.METHODS`.
 
@@ -151,9 +162,12 @@ class Method(ABC, Generic[Settings]):
     def next_phase(self) -> None:
         """Called between two phases."""
 
-    def added_loss(self) -> Tensor | None:
-        """What training adds to the loss of a step, a scalar; None for nothing."""
-        return None
+    def objective(self, loss: Tensor, of: Pass) -> Tensor:
+        """What is minimised of a pass, instead of its part of the mean loss of the step's answer tokens.
+
+        Called after each forward.
+        """
+        return loss
 
     def after_backward(self) -> None:
         """Called after each backward pass, before gradients are clipped."""

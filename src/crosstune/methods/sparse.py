@@ -14,7 +14,7 @@ from pydantic import Field
 from typing_extensions import TypeVar
 
 from crosstune.errors import UserError
-from crosstune.methods.base import Method
+from crosstune.methods.base import Method, Pass
 from crosstune.methods.config import Layered
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
@@ -140,13 +140,13 @@ class Sparse(Method[Settings]):
                 change.zero_()
         self.after_step()
 
-    def added_loss(self) -> Tensor | None:
-        """``l1 * mean |d|``."""
+    def objective(self, loss: Tensor, of: Pass) -> Tensor:
+        """With ``l1 * mean |d|``."""
         if not self.config.l1:
-            return None
-        sums = [change.abs().sum() for change in self.changes.values()]
+            return loss
         numel = sum(change.numel() for change in self.changes.values())
-        return torch.stack([total.to(sums[0].device) for total in sums]).sum() * (self.config.l1 / numel)
+        sums = [change.abs().sum().to(loss.device) for change in self.changes.values()]
+        return loss + of.share * self.config.l1 / numel * torch.stack(sums).sum()
 
     def after_backward(self) -> None:
         """Add the weights' gradients to those of the changes that may be."""

@@ -24,9 +24,10 @@ from pydantic import (
 
 from crosstune.config.mistakes import invalid, known_keys, named, read_settings
 from crosstune.errors import UserError
-from crosstune.methods.base import Merge, Method
+from crosstune.methods.base import Merge, Method, Pass
 from crosstune.methods.config import MethodConfig
 from crosstune.methods.deferred import LanguageModel, Tensor, nn
+from crosstune.methods.head import Probe
 from crosstune.methods.staged.stage import Staged
 from crosstune.models.adaptation import Part, conflict
 from crosstune.models.geometry import Geometry
@@ -58,7 +59,7 @@ class Stacked(BaseModel):
             return value
         name, rest = named(value, "method", cls.known)
         method = cls.known[name]
-        if method.learning_rate is None or issubclass(method, Stack | Staged):
+        if method.learning_rate is None or issubclass(method, Stack | Staged | Probe):
             raise invalid((), f"stack: {name} cannot be in one; give methods that are trained in one stage")
         rate = {key: rest.pop(key) for key in ("learning_rate",) if key in rest}
         config = cls.known[name].Config
@@ -170,10 +171,11 @@ class Stack(Method[StackConfig]):
             method.begin_training(steps)
         return [steps]
 
-    def added_loss(self) -> Tensor | None:
-        """The sum."""
-        terms = [term for method in self.methods.values() if (term := method.added_loss()) is not None]
-        return sum(terms[1:], terms[0]) if terms else None
+    def objective(self, loss: Tensor, of: Pass) -> Tensor:
+        """Each method's of what those before it make of the loss."""
+        for method in self.methods.values():
+            loss = method.objective(loss, of)
+        return loss
 
     def with_gradients(self, step: int) -> None:
         """Of each."""

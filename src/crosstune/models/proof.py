@@ -1,9 +1,9 @@
-"""One rule of trust for every fast way to numbers that a plain way gives too.
+"""One rule of trust for every fast way to compute what a plain way computes too.
 
-A fast way is compared with the plain one before its first use, on the machine and the model at hand. It is
-used where it gives the same within its tolerance. Where it does not, or raises an error of any class, then or
-later, the plain way is taken, and that is said in one line. Those that only a GPU has can be switched off:
-``CROSSTUNE_GPU_OFF=graphs`` takes the plain way from the start, which only costs time.
+A fast way is compared with the plain one before its first use, on this machine and model. It is used if the
+results agree within its tolerance. If they do not, or if it raises any error then or later, the plain way is
+used, and one line is logged. Those that only a GPU has can be switched off: ``CROSSTUNE_GPU_OFF=graphs``
+always uses the plain way, which only costs time.
 """
 
 import logging
@@ -29,11 +29,7 @@ _log = logging.getLogger("crosstune")
 
 
 def wanted(part: Part) -> bool:
-    """Whether a part has been left on.
-
-    Raises:
-        UserError: The environment variable names something else.
-    """
+    """Whether a part is not switched off; a `UserError` if the environment variable names something else."""
     return part not in gpu_off(get_args(Part))
 
 
@@ -52,16 +48,16 @@ class FastWay:
     _said: set[str] = field(default_factory=set)
 
     def same(self, fast: Tensor, plain: Tensor) -> bool:
-        """Whether two results are the same within the tolerance; never if a number is none."""
+        """Whether two results agree within the tolerance; never if one holds NaN."""
         if fast.shape != plain.shape or not self.tolerance:
             return torch.equal(fast, plain)
         fast, plain = fast.detach().float(), plain.detach().float()
         return bool((fast - plain).abs().max() <= self.tolerance * plain.abs().max())
 
     def fault(self, compare: Callable[[], Iterable[tuple[Tensor, Tensor]]]) -> str:
-        """Why not to use it: it raises, or differs; empty if it does neither.
+        """Why not to use it: it raises or differs; empty if it is right.
 
-        What is compared are results of the fast way, each with the plain one's.
+        ``compare`` yields results of the fast way, each with the plain one's.
         """
         try:
             right = all(self.same(fast, plain) for fast, plain in compare())
@@ -75,9 +71,9 @@ class FastWay:
         compare: Callable[[], Iterable[tuple[Tensor, Tensor]]],
         note: Note | None = None,
     ) -> bool:
-        """Whether to use it: compared, as in `fault`, the first time that this is asked for ``key``.
+        """Whether to use it: compared, as in `fault`, the first time for each ``key``.
 
-        A model is a key by a weak reference. ``note`` is told in one line if it is not used.
+        A model is a key by a weak reference. ``note`` logs one line if it is not used.
         """
         if self.part is not None and not wanted(self.part):
             return False
@@ -88,7 +84,7 @@ class FastWay:
         return not self.verdicts[key]
 
     def distrust(self, key: Hashable, why: str | BaseException, note: Note | None = None) -> bool:
-        """Use it no more for ``key``; whether it was in use, and so may be what went wrong."""
+        """Stop using it for ``key``; returns whether it was in use, and so may be the cause."""
         used = self.verdicts.get(key) == ""
         self.verdicts[key] = why if isinstance(why, str) else first_line(why)
         if used:
@@ -96,7 +92,7 @@ class FastWay:
         return used
 
     def attempt(self, work: Callable[[], T], note: Note | None = None) -> T | None:
-        """Do what has no number to compare; None, and a line, if it raises."""
+        """Run work whose result cannot be compared; if it raises, log one line and return None."""
         try:
             return work()
         except Exception as error:  # as in `fault`
@@ -104,7 +100,7 @@ class FastWay:
             return None
 
     def tell(self, why: str, note: Note | None = None) -> None:
-        """Say that the plain way is taken: to ``note``, or else once to the log."""
+        """Log that the plain way is used: to ``note``, or else once to the log."""
         off = f"; {GPU_OFF}={self.part} does not try" if self.part else ""
         line = f"{self.plain}, not {self.fast} ({why}){off}"
         if note is not None:

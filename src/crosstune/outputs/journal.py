@@ -1,8 +1,8 @@
 """Answers on disk as they are computed, so that a killed evaluation resumes after its last whole batch.
 
-One line a batch: the CRC-32 of what follows, and JSON. The first line identifies what the answers are to.
-From the first torn or damaged line on, the file is cut off. Nothing here can end an evaluation: when the
-disk is full, it logs one line and continues without a journal.
+Each line holds one batch: the CRC-32 of the rest, and JSON. The first line identifies the evaluation. The
+file is cut off at the first torn or damaged line. Nothing here can end an evaluation: if the disk is full,
+one line is logged and evaluation continues without a journal.
 """
 
 import json
@@ -23,11 +23,11 @@ SYNC_EVERY = 5.0
 
 
 class Journal(Generic[T]):
-    """The answers of one evaluation, in a file that is made if it is not there.
+    """The answers of one evaluation, in a file that is created if missing.
 
-    ``made_for`` names everything that decides the answers: a journal of something else is emptied. ``note``
-    is told in one line what was read, and what could not be used or written; ``taken_up`` is called when
-    there are answers to continue from.
+    ``made_for`` names everything that determines the answers: a journal of another evaluation is emptied.
+    ``note`` logs one line about what was read, and what could not be used or written; ``taken_up`` is called
+    if answers are reused.
 
     Attributes:
         answers: Those read, by index.
@@ -63,7 +63,7 @@ class Journal(Generic[T]):
                 taken_up()
 
     def add(self, items: Sequence[int], answers: Sequence[T], passes: TokenLimit) -> None:
-        """Keep the answers of a finished batch."""
+        """Append the answers of a finished batch."""
         if self._stream is None:
             return
         try:
@@ -133,7 +133,7 @@ class _Section(Journal[T]):
 
 
 class Stream(TypedDict, total=False):
-    """What goes on while answers are computed."""
+    """Progress, limits and journal of an evaluation."""
 
     tell: Callable[[int], None] | None  # called with the number of examples done since the last call
     # Says how many tokens go at once, and is lowered when memory runs out; made from the settings by

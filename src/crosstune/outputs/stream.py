@@ -20,7 +20,7 @@ CPU_PASS = 2048
 
 
 def in_a_pass(tokens: int, device: torch.device) -> int:
-    """How many tokens to read at once where ``tokens`` would be allowed: what is fastest."""
+    """The fastest number of tokens to read at once, up to ``tokens``."""
     return min(tokens, CPU_PASS) if device.type == "cpu" else tokens
 
 
@@ -34,10 +34,10 @@ class Group:
 
 
 def batches_by_length(groups: Sequence[Group], tokens: int, padded: bool = True) -> Iterator[list[Group]]:
-    """Groups in batches of at most ``tokens`` each, longest first.
+    """Groups in batches of at most ``tokens``, longest first: one too large for memory fails at once.
 
-    Longest first, so that a batch too large for the memory shows at once and not at the end. Where lines are
-    padded, a batch of at least an eighth of ``tokens`` takes no group that would be padded by more than 15%.
+    With padding, a batch of at least an eighth of ``tokens`` takes no group that would be padded by more than
+    15%.
     """
     batch: list[Group] = []
     for group in sorted(groups, key=lambda group: -group.width):
@@ -53,7 +53,7 @@ def batches_by_length(groups: Sequence[Group], tokens: int, padded: bool = True)
 
 
 def size_of(batch: Sequence[Group], padded: bool) -> int:
-    """Tokens of a batch, longest group first: of lines as long as the longest, or of the lines themselves."""
+    """Tokens of a batch, longest group first: padded to the longest line, or the lines' own."""
     if padded:
         return sum(group.lines for group in batch) * batch[0].width
     return sum(group.lines * group.width for group in batch)
@@ -110,7 +110,7 @@ def in_batches(
 
 
 def _parts(items: list[int], measure: Callable[[list[int]], tuple[int, int]], tokens: int) -> list[Group]:
-    """The group, or its halves, or their halves: the cuts are the same at every limit, only fewer or more."""
+    """The group, or its halves, or their halves: cuts are the same at every limit, only fewer or more."""
     lines, width = measure(items)
     if len(items) == 1 or lines * width <= tokens:
         return [Group(items, lines, width)]

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a study runs: both end it, at once or, if that is lost, at the next step."""
+"""Ctrl-C and SIGTERM while a study runs: both stop it, at once or at the next step."""
 
 import signal
 import threading
@@ -19,11 +19,11 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts:
-    """While entered, SIGINT and SIGTERM raise `KeyboardInterrupt`, and are not forgotten if that gets lost.
+    """While entered, SIGINT and SIGTERM raise `KeyboardInterrupt`; `check` raises it again if it was lost.
 
-    Python drops an exception that a handler raises inside a finaliser or a callback from C; `check`, called
-    at every step, raises it again. Handlers are put back on leaving, and signals that are ignored (under
-    nohup) stay ignored. Outside the main thread, where Python takes no handlers, nothing changes.
+    Python drops an exception that a handler raises inside a finaliser or a C callback; `check` is called at
+    every step. The previous handlers are restored on leaving, and ignored signals (under nohup) stay ignored.
+    Outside the main thread, where Python allows no handlers, nothing changes.
     """
 
     def __init__(self) -> None:

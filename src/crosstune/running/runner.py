@@ -1,4 +1,4 @@
-"""Run a study: every run made once, by this process or another, and kept before the next begins."""
+"""Runs a study: every run once, by this process or another, stored before the next one starts."""
 
 import time
 from collections.abc import Callable
@@ -32,15 +32,15 @@ class Summary:
 def run_study(study: Study, *, console: Console | None = None, retry_failed: bool = False) -> Summary:
     """Make every run of a study that its store does not hold yet.
 
-    A run is kept as soon as it is finished, and an unfinished one goes on from its last checkpoint, so an
-    interrupted study goes on where it stopped. Finished runs are made again only if their files are damaged,
-    or the model or the data has changed since. Several processes, on one machine or on many that share the
-    store, may do this at once: they share the runs out.
+    Each run is stored as soon as it is finished, and an unfinished one resumes from its last checkpoint, so
+    an interrupted study resumes where it stopped. Finished runs are repeated only if their files are damaged,
+    or the model or the data has changed. Several processes, on one or more machines with a shared store, may
+    run the same study: they divide the runs among themselves.
 
     Args:
         study: From `read_study` or made in Python.
-        console: Where progress goes; standard error by default.
-        retry_failed: Try the runs again that failed before.
+        console: For progress; standard error by default.
+        retry_failed: Also try runs again that failed before.
 
     Raises:
         UserError: The model cannot be loaded, the disk is full, or some runs failed (after all others ran).

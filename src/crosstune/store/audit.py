@@ -1,4 +1,4 @@
-"""Audit a store: every file of every run, by checksum and by form, and what lies beside the runs."""
+"""Audits a store: every file of every run, by checksum and by form, and everything beside the runs."""
 
 import json
 from collections.abc import Collection, Iterator
@@ -65,10 +65,10 @@ def _runs(store: Path) -> list[Path]:
 
 
 def _whole(folder: Path) -> RunRecord:
-    """The record of a run with nothing wrong.
+    """The record of an intact run.
 
     Raises:
-        UserError: The first thing that is wrong.
+        UserError: The first fault.
     """
     mend = f"delete {folder} and run the study again"
     if (wrong := stored.damage(folder, None)) is not None:

@@ -1,4 +1,4 @@
-"""Runs that failed, and why: ``<store>/.failed/<run id>.json``, until they are tried again."""
+"""Failed runs and their errors: ``<store>/.failed/<run id>.json``, until they are tried again."""
 
 import json
 import traceback
@@ -32,7 +32,7 @@ _NOTE = TypeAdapter(Failure)
 
 
 def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
-    """Write down that a run failed, and with what. An error that is no `UserError` keeps its traceback.
+    """Record that a run failed, and why. An error that is no `UserError` keeps its traceback.
 
     Raises:
         UserError: The disk is full or cannot be written.
@@ -49,7 +49,7 @@ def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
 
 
 def read(store: Path) -> dict[str, Failure]:
-    """The failures of a store by run id. A note that cannot be read counts as none: its run is made again."""
+    """The failures of a store by run id. An unreadable file is ignored: its run is tried again."""
     failures = {}
     for file in sorted((store / FOLDER).glob("*.json")):
         with suppress(OSError, ValueError):
@@ -61,5 +61,5 @@ def read(store: Path) -> dict[str, Failure]:
 
 
 def forget(store: Path, run_id: str) -> None:
-    """Take a failure off the store: its run is made again, or has been."""
+    """Remove a failure: its run is tried again, or has finished."""
     (store / FOLDER / f"{run_id}.json").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: versions, machine, memory."""
+"""Provenance of a run: versions, machine, memory."""
 
 import importlib.metadata
 import os
@@ -25,13 +25,13 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Of Python, crosstune and the libraries that decide results."""
+    """Versions of Python, crosstune and the libraries that determine results."""
     return dict(_versions())
 
 
 @cache
 def _versions() -> dict[str, str]:
-    """Read once: they are those of this process, and take as long as a small run."""
+    """Read once per process: reading them takes as long as a small run."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:
@@ -42,9 +42,9 @@ def _versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Name of the machine, CPU model and its instructions, cores, threads, memory in GiB, and the GPU if any.
+    """Machine name, CPU model and instruction set, cores, threads, memory in GiB, and the GPU if any.
 
-    Instructions and threads are there because sums of floats may differ with them.
+    Instruction set and threads are included because sums of floats may depend on them.
     """
     import torch
 
@@ -62,9 +62,9 @@ def hardware() -> dict[str, Any]:
 
 @cache
 def git_state() -> dict[str, dict[str, Any] | None]:
-    """Commit, and whether anything was changed since, of crosstune's own checkout and of the working folder.
+    """Commit of crosstune's own checkout and of the working folder, and whether files have changed since.
 
-    None for a folder that is no checkout, or where git is missing.
+    None for a folder that is no checkout, or without git.
     """
     return {"crosstune": _git(Path(__file__).parent), "working_folder": _git(Path.cwd())}
 
@@ -93,7 +93,7 @@ def _git(folder: Path) -> dict[str, Any] | None:
 
 
 def peak_memory(device: str) -> int:
-    """Most bytes held so far: of GPU memory since `reset_peak_memory`, or by the whole process on a CPU."""
+    """Peak bytes: of GPU memory since `reset_peak_memory`, or of the whole process on a CPU."""
     if device == "cuda":
         import torch
 
@@ -104,7 +104,7 @@ def peak_memory(device: str) -> int:
 
 
 def reset_peak_memory(device: str) -> None:
-    """Start counting again, where the device allows it."""
+    """Restart the count, where the device supports it."""
     if device == "cuda":
         import torch
 

@@ -12,7 +12,7 @@ from crosstune.languages.table import relatives
 from crosstune.methods import METHODS
 from crosstune.methods.staged.stage import Stage, Staged
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.study.entries import MethodEntry, TaskEntry
+from crosstune.study.entries import MethodEntry, SearchSettings, TaskEntry
 from crosstune.tasks.text.task import TextOptions, UnlabelledText
 from crosstune.training.settings import TrainSettings
 
@@ -45,10 +45,10 @@ class Stages:
 
     def remark(self) -> str | None:
         """One line on languages that get another's stage or none."""
-        said = [
+        texts = [
             f"{code} {'none' if text is None else text}" for code, text in self.uses.items() if text != code
         ]
-        return f"no unlabelled text of their own, used in its place: {', '.join(said)}" if said else None
+        return f"no unlabelled text of their own, used in its place: {', '.join(texts)}" if texts else None
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Combination:
     evaluate: EvaluateSettings  # evaluation settings
     # Training settings, with a learning rate where none is searched; None where nothing is trained.
     train: TrainSettings | None
-    rates: tuple[float, ...] | None  # learning rates that are searched; None for no search
+    search: SearchSettings | None  # learning rates that are searched; None for no search
     stages: StagePlan | None = None  # what is trained before the method
 
 

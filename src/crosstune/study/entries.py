@@ -41,13 +41,18 @@ _SETTINGS: dict[str, type[BaseModel]] = {"train": TrainSettings, "evaluate": Eva
 class SearchSettings(BaseModel):
     """Learning rates to choose from, on source-language development data.
 
-    The method is trained once with each, with the first of the study's seeds. No target language and no test
-    split takes part.
+    The method is trained once with each. No target language and no test split takes part.
+
+    Attributes:
+        learning_rates: Two or more.
+        seed: Of the search runs; None for the first of the study's seeds. With a seed that the study does not
+            test, no result comes from a run that was itself chosen.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     learning_rates: tuple[Annotated[float, Field(gt=0)], ...]
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
 
     @field_validator("learning_rates")
     @classmethod
@@ -172,6 +177,7 @@ class MethodEntry(StudyPart):
         if (solved_for := self.budget_of(budget)) is not None:
             parts.append(written(solved_for))
         settings = {name: value for name, value in config if value != getattr(default, name, None)}
+        settings = {name: value for name, value in settings.items() if not isinstance(value, dict)}
         fields = TrainSettings.model_fields
         train = {key: x for key, x in self.train.items() if x is not None or fields[key].default is not None}
         if train.get("learning_rate") == self.make().default_rate:

@@ -1,7 +1,7 @@
 """A study file merged with its includes and presets into one mapping with line numbers.
 
-The including file overrides what it includes; mappings are merged key by key, lists are replaced. Later
-includes override earlier ones, and any of them overrides a preset.
+The including file overrides its includes; mappings are merged key by key, lists are replaced. Later includes
+override earlier ones, and any include overrides a preset.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -66,7 +66,7 @@ class StudyFile:
 
 
 def presets() -> dict[str, str]:
-    """The presets: name and first line of each."""
+    """Name and first line of each preset."""
     first_lines = {}
     for file in sorted(PRESETS.rglob("*.yaml")):
         head = file.read_text(encoding="utf-8").partition("\n")[0]
@@ -136,7 +136,7 @@ def _merge(high: Any, low: Any) -> Any:
 
 
 def _steps(loc: Loc, data: Any) -> Loc:
-    """A location in the study as in the file: ``model`` for ``models``, a single entry without its index."""
+    """A location of the study as in its file: ``model`` for ``models``, a single entry without its index."""
     mapping = data if isinstance(data, Mapping) else {}
     if loc[:1] == ("models",) and "models" not in mapping:
         loc = ("model", *loc[1:])

@@ -142,6 +142,8 @@ def expand(study: Study) -> list[Run]:
                 geometry = geometry_for(model)
             except UserError as error:
                 refused[model] = str(error)
+        first: dict[str, Run] = {}
+        rest: dict[str, Run] = {}
         for combination in combinations:
             base = Run(
                 study=study.name,
@@ -164,15 +166,17 @@ def expand(study: Study) -> list[Run]:
             if geometry is not None and combination.budget is not None:
                 solved = solve(base.method, base.config, geometry, combination.budget)
                 base = base if solved is None else replace(base, config=solved.config)
-            stages: list[Run] = []
             if combination.stages is not None:
                 stages, base = _with_stages(base, combination.stages)
-            rates = combination.rates or ()
-            searches = [_search_run(base, rate) for rate in rates]
-            if searches:
-                base = replace(base, search=Search(tuple(run.id for run in searches), rates))
-            for run in [*stages, *searches, *(replace(base, seed=seed) for seed in study.seeds)]:
-                runs.setdefault(run.id, run)
+                first |= {run.id: run for run in stages if run.id not in first}
+            searches = []
+            if (search := combination.search) is not None:
+                seed = base.seed if search.seed is None else search.seed
+                searches = [_search_run(replace(base, seed=seed), rate) for rate in search.learning_rates]
+                base = replace(base, search=Search(tuple(run.id for run in searches), search.learning_rates))
+            for run in [*searches, *(replace(base, seed=seed) for seed in study.seeds)]:
+                rest.setdefault(run.id, run)
+        runs |= first | rest
     if len(refused) == len(study.models):
         raise UserError(next(iter(refused.values())))
     return list(runs.values())
@@ -204,7 +208,7 @@ def _with_stages(base: Run, plan: StagePlan) -> tuple[list[Run], Run]:
 
 
 def _search_run(base: Run, rate: float) -> Run:
-    """A run with the study's first seed that tries one rate, and is scored at least after its last step."""
+    """A run that tries one rate, and is scored at least after its last step."""
     assert base.train is not None
     update = {"learning_rate": rate, "evaluate_every": base.train.evaluate_every or LAST_STEP}
     train, stages = base.train.model_copy(update=update), base.stages

@@ -24,6 +24,7 @@ from crosstune.methods import METHODS
 from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
+from crosstune.outputs.fits import check_fits
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.combination import Combination, stage_plan
 from crosstune.study.entries import (
@@ -187,11 +188,12 @@ class Study(StudyPart):
         for i, method in enumerate(self.methods):
             if self.quantize is not None and method.name == "full":
                 raise invalid(("methods", i), "full cannot train quantised weights; take it or quantize out")
-        for combination in self.combinations():
+        combinations = list(self.combinations())
+        for combination in combinations:
             self._check_loss(combination)
             self._check_dev(combination)
         for i, model in enumerate(self.models):
-            self._check_model(model, i)
+            self._check_model(model, i, combinations)
         if len(self._refused) == len(self.models):
             raise invalid(("models", 0), self._refused[self.models[0]])
         return self
@@ -254,7 +256,7 @@ class Study(StudyPart):
                 f"evaluate_every: task {task.name} has no development data to score on; give it a dev split, "
                 "or take evaluate_every out",
             )
-        if combination.rates is None:
+        if combination.search is None:
             return
         where: Loc = ("methods", self.methods.index(method)) if method.search else ()
         raise invalid(
@@ -263,7 +265,7 @@ class Study(StudyPart):
             "split, or a train.learning_rate and search: false",
         )
 
-    def _check_model(self, model: str, at: int) -> None:
+    def _check_model(self, model: str, at: int, combinations: Sequence[Combination]) -> None:
         """A name that is none is a mistake of the file; a model that is refused fails alone."""
         try:
             check_model(model)
@@ -281,6 +283,12 @@ class Study(StudyPart):
                 METHODS[method.name].count(method.config, geometry)
             except UserError as error:
                 raise invalid(("methods", i), f"method {method.name} on {model}: {error}") from error
+        for combination in combinations:
+            task, method = combination.task, combination.method
+            try:
+                check_fits(task.name, task.task_class.kind, method.make(), geometry, combination.evaluate)
+            except UserError as error:
+                raise invalid(("methods", self.methods.index(method)), f"{model}: {error}") from error
 
     # --- what holds for a run -----------------------------------------------------------------
 
@@ -310,11 +318,10 @@ class Study(StudyPart):
                 search, nearer = entry.search, entry.train
                 if search is None:
                     search, nearer = self.search, task.train | entry.train
-                rates = None
-                if search and method.trains and "learning_rate" not in nearer:
-                    rates = search.learning_rates
+                if not (method.trains and "learning_rate" not in nearer):
+                    search = None
                 rate = method.default_rate if train.learning_rate is None else train.learning_rate
-                train = train.model_copy(update={"learning_rate": None if rates else rate})
+                train = train.model_copy(update={"learning_rate": None if search else rate})
                 yield Combination(
                     task=task,
                     method=entry,
@@ -323,7 +330,7 @@ class Study(StudyPart):
                     languages=languages,
                     evaluate=evaluate,
                     train=train if method.trains else None,
-                    rates=rates,
+                    search=search or None,
                     stages=stage_plan(entry, ("methods", m), task.task_class.source_language, languages),
                 )
 

@@ -9,15 +9,15 @@ from crosstune.data.example import Split
 from crosstune.data.hub import hub_entry
 from crosstune.errors import UserError, did_you_mean
 from crosstune.tasks.base import Task
-from crosstune.tasks.belebele import Belebele
+from crosstune.tasks.benchmarks.belebele import Belebele
+from crosstune.tasks.benchmarks.mgsm import Mgsm
+from crosstune.tasks.benchmarks.nli import AmericasNli, MyXnli, Xnli
+from crosstune.tasks.benchmarks.qa import Mlqa, TydiQa, Xquad
+from crosstune.tasks.benchmarks.sib200 import Sib200
+from crosstune.tasks.benchmarks.xcopa import Xcopa
 from crosstune.tasks.cldr_names import CldrNames
-from crosstune.tasks.mgsm import Mgsm
-from crosstune.tasks.nli import AmericasNli, MyXnli, Xnli
 from crosstune.tasks.number_words import NumberWords
 from crosstune.tasks.published import PublishedTask
-from crosstune.tasks.qa import Mlqa, TydiQa, Xquad
-from crosstune.tasks.sib200 import Sib200
-from crosstune.tasks.xcopa import Xcopa
 
 TASKS: dict[str, type[Task]] = {
     "cldr-names": CldrNames,

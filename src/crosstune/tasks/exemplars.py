@@ -1,4 +1,4 @@
-"""Solved examples in front of a prompt: what a frozen model can do without any tuning."""
+"""Solved examples in front of a prompt, for few-shot prompting without tuning."""
 
 import random
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from crosstune.errors import UserError
 
 
 def pick_exemplars(train: list[Example], k: int, seed: int) -> list[Example]:
-    """Draw ``k`` training examples with ``seed``, for a choice task as evenly over the answers as can be.
+    """Draw ``k`` training examples with ``seed``; for a choice task as evenly over the answers as possible.
 
     Raises:
-        UserError: ``k`` is negative or more than there are.
+        UserError: ``k`` is negative or larger than the split.
     """
     if not 0 <= k <= len(train):
         raise UserError(

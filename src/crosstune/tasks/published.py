@@ -42,20 +42,20 @@ class PublishedOptions(TaskOptions):
 class PublishedTask(Task):
     """A task whose examples come from files. A subclass gives its layouts, its prompts, and `example`.
 
-    What is peculiar to a dataset goes into one of these, overridden: `rows`, where rows are dropped, changed
-    or completed from another file before examples are made of them; `examples`, where a split is made of
-    another one or of several datasets; `wording` and `template`, where options choose among prompts;
-    `languages`, where a language has its files elsewhere; `data_folder` and `missing_split`, where files do
-    not lie in the folder of the benchmarks. The other methods are there to be called.
+    A dataset's peculiarities go into an override: `rows` drops, changes or completes rows before examples are
+    made of them; `examples` makes a split from another split or from several datasets; `wording` and
+    `template` let options choose among prompts; `languages` handles languages whose files are elsewhere;
+    `data_folder` and `missing_split` handle files outside the folder of the benchmarks. The other methods are
+    helpers.
 
     Attributes:
         options: The task's settings; a subclass with options of its own declares their type here.
         layouts: Of each split, tried in order.
         hub: Of each split, the entry of ``hub_datasets.toml``.
         prompts: Name of the file of prompts.
-        may_be_blank: Columns that are blank in some rows as published: such rows are always left out, and
-            counted, where ``on_bad_rows`` stops at any other.
-        without_prompt: What an error tells to do about a language that has no prompt.
+        may_be_blank: Columns that are blank in some published rows: such rows are left out and counted, even
+            where ``on_bad_rows`` stops at any other.
+        without_prompt: What an error suggests for a language without a prompt.
     """
 
     options: PublishedOptions
@@ -220,7 +220,7 @@ class PublishedTask(Task):
             self.sources.append(entry)
 
     def missing_split(self, split: Split) -> UserError:
-        """The error for a split without any local file: what was looked for, and what to do."""
+        """The error for a split without local files: where they were looked for, and what to do."""
         wanted = " or ".join(layout.files for layout in self.layouts.get(split, ()))
         present = [name for name, places in self.places.items() if places]
         also = f" (it has {', '.join(present)})" if present else ""

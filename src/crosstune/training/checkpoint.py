@@ -60,7 +60,7 @@ class Checkpoint:
         self._next = time.monotonic() + self._every
 
     def load(self) -> Saved | None:
-        """The newest whole checkpoint; None if there is none of this training."""
+        """The newest intact checkpoint of this training, or None."""
         # What a killed process has half written, under its own name or that of safetensors.
         with suppress(OSError):
             for leftover in self._folder.glob(".tmp*"):
@@ -91,7 +91,7 @@ class Checkpoint:
         return None
 
     def due(self) -> bool:
-        """Whether it is time for the next one."""
+        """Whether it is time to write one."""
         return self._writes and time.monotonic() >= self._next
 
     def save(self, step: int, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from crosstune.errors import Diverged, UserError
-from crosstune.methods.base import Method
+from crosstune.methods.base import Method, Pass
 from crosstune.models.attention.gpu_line import KERNEL, kernel_shape
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import Blocks, packed_weights
@@ -103,7 +103,7 @@ def train(
         batches = itertools.islice(batches, result.steps, None)
         while result.steps < total and not (settings.patience and best.since >= settings.patience):
             step = result.steps + 1
-            loss, tokens, padded = _gradients(method, next(batches), passes, reuse)
+            loss, tokens, padded = _gradients(method, next(batches), passes, reuse, step)
             if not math.isfinite(loss):
                 raise Diverged(
                     f"the loss became {loss} at step {step}; "
@@ -144,7 +144,11 @@ def _in_phase(phases: Sequence[int], step: int) -> tuple[int, int]:
 
 
 def _gradients(
-    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
+    method: Method,
+    batch: Sequence[TrainingRow],
+    passes: TokenLimit,
+    reuse: Reuse | None = None,
+    step: int = 1,
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
@@ -163,13 +167,13 @@ def _gradients(
 
     def work() -> tuple[float, int, int]:
         try:
-            return _backward(method, batch, passes, reuse)
+            return _backward(method, batch, passes, reuse, step)
         except Exception as error:
             if ran_out(error) or not KERNEL.distrust(kernel_shape(method.attached()), error, passes.say):
                 raise
         # Once more on padded lines: what they do not mend is an error of its own.
         undo()
-        return _backward(method, batch, passes, reuse)
+        return _backward(method, batch, passes, reuse, step)
 
     if not passes.measured and fitting.measures(method.attached()):
         _fit(method, batch, passes, undo, reuse)
@@ -234,23 +238,25 @@ def _move(
 
 
 def _backward(
-    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, reuse: Reuse | None = None
+    method: Method,
+    batch: Sequence[TrainingRow],
+    passes: TokenLimit,
+    reuse: Reuse | None = None,
+    step: int = 1,
 ) -> tuple[float, int, int]:
     """Gradients of a batch, part by part."""
     lm = method.attached()
-    answers = sum(row.answer for row in batch)
+    answers, total = sum(row.learned for row in batch), sum(len(row.text) for row in batch)
     summed, padded = 0.0, 0
     for part in ready_parts(lm, batch, passes, reuse):
         loss = answer_loss(lm, part)
-        extra = method.added_loss()
-        whole = loss / answers
-        if extra is not None:  # once a step: each part adds its share
-            whole = whole + extra * (part.targets.numel() / answers)
-        whole.backward()
+        tokens = torch.tensor(list(itertools.chain(*part.tokens)), device=part.ids.device)
+        read = Pass(step, len(tokens) / total, tokens, *part.ids.shape)
+        method.objective(loss / answers, read).backward()
         method.after_backward()
         summed += float(loss.detach())
         padded += part.ids.numel()
-    return summed / answers, sum(len(row.ids) - 1 for row in batch), padded
+    return summed / answers, total, padded
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class TrainSettings(BaseModel):
     def facts(self) -> dict[str, Any]:
         """For the record of a run. A setting that older records lack is left out at its default.
 
-        Else new seeds of an old setup would count as a setup of their own.
+        Otherwise new seeds of an old setup would count as another setup.
         """
         content = self.model_dump(mode="json")
         if not self.reuse_frozen_layers:
@@ -96,14 +96,14 @@ class TrainSettings(BaseModel):
         return content
 
     def identity(self) -> dict[str, Any]:
-        """What enters a run's id: settings newer than the first ids only where they are not the default."""
+        """What enters a run's id: settings added later only where they differ from the default."""
         content = self.facts()
         if self.per_label is None:
             del content["per_label"]
         return content
 
     def total_steps(self, examples: int) -> int:
-        """Optimiser steps for a training set of that many examples (one epoch when nothing is said)."""
+        """Optimiser steps for so many training examples (one epoch by default)."""
         if self.steps is not None:
             return self.steps
         per_epoch = -(-examples // self.batch_size)

@@ -14,10 +14,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from crosstune.methods.adapters import invertible
+from crosstune.errors import UserError
+from crosstune.methods.adapters import invertible, orthogonal
 from crosstune.methods.adapters.inserted import Inserted, InsertedConfig, Published
 from crosstune.methods.adapters.invertible import Invertible
+from crosstune.methods.adapters.orthogonal import Ortho
 from crosstune.methods.adapters.placement import Placement
+from crosstune.methods.base import Pass
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
@@ -38,18 +41,21 @@ class BottleneckConfig(InsertedConfig):
         scale: s, or "learned" from 1; None for 4 in ``parallel``, 1 elsewhere.
         init: "zero" for U = 0, or "normal".
         invertible: Also an invertible adapter at the embeddings, as language adapters of MAD-X have one.
+        ortho: Weight of the orthogonality term (`crosstune.methods.adapters.orthogonal`), or "alternate" for
+            steps of the loss and of that term in turn.
     """
 
     scale: Annotated[float, Field(gt=0)] | Literal["learned"] | None = None
     init: Literal["zero", "normal"] = "zero"
     invertible: bool = False
+    ortho: Ortho | None = None
 
     @model_serializer(mode="wrap")
     def _as_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What is not set is not said: the ids of runs are older than the setting.
+        # What is not set is not said: the ids of runs are older than these settings.
+        new = {name: type(self).model_fields[name].default for name in ("invertible", "ortho")}
         content: dict[str, Any] = handler(self)
-        default = type(self).model_fields["invertible"].default
-        return {name: value for name, value in content.items() if name != "invertible" or value != default}
+        return {name: value for name, value in content.items() if name not in new or value != new[name]}
 
     @property
     def published(self) -> Published:
@@ -68,6 +74,7 @@ class Bottleneck(Inserted[BottleneckConfig]):
     )
     Config = BottleneckConfig
     ends: Invertible | None = None
+    pairs: dict[str, tuple[Tensor, Tensor]]
 
     @classmethod
     def count(cls, config: BottleneckConfig, geometry: Geometry) -> int:
@@ -79,6 +86,10 @@ class Bottleneck(Inserted[BottleneckConfig]):
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """An adapter in each place."""
+        if self.config.ortho is not None and lm.geometry.apart:
+            raise UserError(
+                f"ortho: {lm.geometry.apart}, so its tokens cannot be told from padding; take ortho out"
+            )
         d, draw = lm.geometry.hidden, torch.Generator().manual_seed(seed)
         w = self.config.width_in(d)
 
@@ -95,7 +106,7 @@ class Bottleneck(Inserted[BottleneckConfig]):
                 yield "scale", torch.ones(1)
 
         self.insert(lm, part, make)
-        self.ends = None
+        self.ends, self.pairs = None, {}
         if self.has_ends:
             start = invertible.tensors(lm.geometry, draw)
             self.tensors |= {f"embeddings.{name}": nn.Parameter(t.to(lm.device)) for name, t in start}
@@ -111,6 +122,24 @@ class Bottleneck(Inserted[BottleneckConfig]):
     def lowest_layer(self) -> int:
         """An invertible adapter changes what the first one reads."""
         return 0 if self.has_ends else super().lowest_layer
+
+    def seen(self, name: str, added: Tensor, to: Tensor) -> None:
+        """Keep them for the orthogonality term, while training."""
+        if self.config.ortho is not None and torch.is_grad_enabled() and self.attached().model.training:
+            self.pairs[name] = added, to
+
+    def objective(self, loss: Tensor, of: Pass) -> Tensor:
+        """With the orthogonality term, or in its turn that alone."""
+        weight, pairs, self.pairs = self.config.ortho, self.pairs, {}
+        if weight is None or (weight == "alternate" and of.step % 2):
+            return loss
+        front = self.attached().adaptation.front
+        extra = of.share * orthogonal.term(pairs.values(), of.tokens, of.lines, of.width, front)
+        return extra if weight == "alternate" else loss + weight * extra
+
+    def after_backward(self) -> None:
+        """Drop what layers that were computed again have left."""
+        self.pairs = {}
 
     def _switch(self, on: bool) -> None:
         super()._switch(on)

@@ -110,6 +110,9 @@ class Inserted(Method[Settings]):
         """``s added``, s that of the adapter of a name."""
         return added
 
+    def seen(self, name: str, added: Tensor, to: Tensor) -> None:
+        """Called with what the adapter of a name adds, and what it is added to."""
+
     def insert(
         self, lm: LanguageModel, part: Part, make: Callable[[str], Iterable[tuple[str, Tensor]]]
     ) -> None:
@@ -151,6 +154,7 @@ class Inserted(Method[Settings]):
         inner = compute.linear(x.to(dtype), down, b)
         inner = getattr(compute, config.activation or config.published.activation)(inner)
         added = self.scaled(name, compute.linear(inner, up, c))
+        self.seen(name, added, to)
         if config.dropout:
             added = compute.dropout(added, config.dropout, lm.model.training)
         return (to.to(dtype) + added).to(to.dtype)

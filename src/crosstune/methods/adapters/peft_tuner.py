@@ -19,7 +19,7 @@ from crosstune.methods.adapters.adalora import Allocation
 from crosstune.methods.adapters.lora import Targeted, targets
 from crosstune.methods.adapters.merged import merged_layers
 from crosstune.methods.adapters.placement import swap_hooks
-from crosstune.methods.base import Method
+from crosstune.methods.base import Method, Pass
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
@@ -257,9 +257,9 @@ class PeftTuner(Method[PeftConfig]):
             self.allocation.begin(steps)
         return [steps]
 
-    def added_loss(self) -> Tensor | None:
-        """AdaLoRA's orthogonality term."""
-        return None if self.allocation is None else self.allocation.loss()
+    def objective(self, loss: Tensor, of: Pass) -> Tensor:
+        """With AdaLoRA's orthogonality term."""
+        return loss if self.allocation is None else loss + of.share * self.allocation.loss().to(loss.device)
 
     def with_gradients(self, step: int) -> None:
         """AdaLoRA's choice of ranks."""

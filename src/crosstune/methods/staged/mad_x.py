@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 
 from crosstune.methods.adapters.bottleneck import Bottleneck, BottleneckConfig
 from crosstune.methods.adapters.inserted import Width
+from crosstune.methods.adapters.orthogonal import Ortho
 from crosstune.methods.adapters.placement import insert
 from crosstune.methods.config import MethodConfig
 from crosstune.methods.deferred import LanguageModel, Tensor, torch
@@ -35,12 +36,14 @@ class MadXConfig(StagedConfig, BottleneckConfig):
         placement: Of both adapters.
         language_width: Inner dimension of language adapters.
         invertible: Language adapters with invertible ones at the embeddings.
+        language_ortho: As ``ortho``, of language adapters.
         residual: What the task adapter adds to.
     """
 
     placement: Literal["inside", "houlsby", "pfeiffer"] = "inside"
     language_width: Width = "d/2"
     invertible: bool = True
+    language_ortho: Ortho | None = None
     residual: Literal["library", "paper"] = "library"
 
     @property
@@ -52,6 +55,7 @@ class MadXConfig(StagedConfig, BottleneckConfig):
             width=self.language_width,
             activation=self.activation,
             invertible=self.invertible,
+            ortho=self.language_ortho,
         )
 
 
@@ -136,6 +140,9 @@ class LanguageAdapter(Bottleneck):
             for name, tensor in self.tensors.items()
         }
         self._switch(False)
+
+    def seen(self, name: str, added: Tensor, to: Tensor) -> None:
+        """Its term was minimised in its stage."""
 
     def _switch(self, on: bool) -> None:
         super()._switch(on)

@@ -1,7 +1,7 @@
-"""States of texts halfway up a model, kept in the machine's memory to be used again.
+"""Cached activations of frozen layers, in the machine's memory.
 
-What is kept is what would be computed again, so whether it is kept, and how much, changes no result: the
-limit may depend on the machine.
+A cached tensor is exactly what would be recomputed, so the cache and its size change no result: the limit may
+depend on the machine.
 """
 
 from collections.abc import Hashable
@@ -16,23 +16,22 @@ _SHARE = 1 / 4
 
 
 class ActivationCache:
-    """Tensors by key, up to a number of bytes.
+    """Tensors by key, up to a limit in bytes.
 
-    Trainings go through their texts again and again in changing order. So what does not fit is left out: to
-    put it in the place of another of the same training would lose as much as it brings. Only what earlier
-    trainings left, and this one has not used, makes room, longest unused first.
+    A training reads its texts again and again in changing order, so evicting one of its own tensors for
+    another would lose as much as it gains: a tensor that does not fit is not cached. Only tensors of earlier
+    trainings that this one has not used are evicted, least recently used first.
 
     Args:
-        limit: Bytes; None to ask the environment variable, or else take a quarter of the free memory.
+        limit: Bytes; by default the environment variable, or else a quarter of the free memory.
 
     Raises:
         UserError: The environment variable is no number of gigabytes.
 
     Attributes:
-        held: Bytes kept now.
-        limit: Most bytes; None before the first states come.
-        shared: Whether texts may share a line (`crosstune.training.reuse.may_share`), by what was
-            tried.
+        held: Bytes cached now.
+        limit: Most bytes; None before the first training.
+        shared: Verdicts of `crosstune.training.reuse.may_share`, by what was tried.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -51,7 +50,7 @@ class ActivationCache:
             self.limit = int(quarter if gigabytes is None else gigabytes * 1e9)
 
     def get(self, key: Hashable) -> Tensor | None:
-        """What is kept under a key."""
+        """The cached tensor of a key."""
         if key not in self._kept:
             return None
         states = self._kept.pop(key)[1]
@@ -59,7 +58,7 @@ class ActivationCache:
         return states
 
     def put(self, key: Hashable, states: Tensor) -> None:
-        """Keep a tensor that owns its memory, if there is room."""
+        """Cache a tensor that owns its memory, if it fits."""
         assert key not in self._kept, "kept already"
         assert self.limit is not None, "no training has begun"
         while self._kept and self.held + states.nbytes > self.limit:
@@ -73,12 +72,12 @@ class ActivationCache:
             self.held += states.nbytes
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Drop everything."""
         self._kept.clear()
         self.held = 0
         self.shared.clear()
 
     def give_way(self) -> None:
-        """Memory ran out: let everything go, and keep half as much from here on."""
+        """Memory ran out: drop everything, and cache half as much from now on."""
         self.limit = self.held // 2
         self.clear()

@@ -1,16 +1,15 @@
-"""A decoding step recorded as a CUDA graph, and replayed.
+"""Records a decoding step as a CUDA graph and replays it.
 
-A step of a few rows is thousands of small kernels, which a GPU finishes sooner than Python can start them. A
-graph starts them all at once, but always with the same shapes and addresses. So the step is done over a fixed
-number of rows and columns, the next powers of two: rows that hold no text write and read their own first
-column, columns behind a text are masked.
+A step for a few rows is thousands of small kernels, which a GPU finishes faster than Python can launch them.
+A graph launches them all at once, but only with fixed shapes and addresses. So the step runs with fixed
+numbers of rows and columns, the next powers of two: unused rows write and read their own first column, and
+columns after a text are masked.
 
-A recording repeats whatever Python did while it was made, so it is trusted in steps. A shape's first step is
-plain: a shape that never comes back is not worth recording. At the second, the step is rehearsed beside the
-other work with PyTorch refusing whatever waits for the GPU, which a recording cannot hold and which would
-leave a failed one behind; then it is recorded, and compared. At the third it is compared again, on numbers
-that it has not seen: one that repeats a number of its own recording is caught there. Where anything fails,
-steps of this model are plain from then on, and it is said in one line.
+A recording repeats whatever Python did while it was made, so it is verified step by step. The first step of a
+shape is plain: a shape that never comes back is not worth recording. The second is rehearsed while PyTorch
+forbids everything that synchronises with the GPU, which a graph cannot contain; then it is recorded and
+compared. At the third it is compared again on other numbers, which detects a recording that repeats one of
+its own numbers. If anything fails, all further steps of this model are plain, and one line is logged.
 """
 
 import warnings
@@ -42,7 +41,7 @@ def stepper(
 ) -> Callable[[Tensor], Tensor]:
     """What reads one more token of each text: `LanguageModel.step`, or on one GPU its recorded form.
 
-    ``note`` is told in one line when steps cannot be recorded.
+    ``note`` logs one line if steps cannot be recorded.
     """
     # Left on, and not failed with this model before.
     usable = lm.device.type == "cuda" and not lm.quantized and RECORDED.trusted(ref(lm.model), lambda: ())
@@ -93,7 +92,7 @@ class FixedStep:
         return self._lm.read_next(self._ids[:rows], lengths, self._slots)
 
     def _read(self, shape: tuple[int, int], live: int) -> Tensor:
-        """Hidden states of the live rows. Doing a step twice writes the same keys to the same places."""
+        """Hidden states of the live rows. Repeating a step writes the same keys to the same places."""
         work = partial(self._compute, *shape)
         if self._recorder is None:
             return work()[:live]
@@ -107,7 +106,7 @@ class FixedStep:
     def _prove(
         self, shape: tuple[int, int], work: Callable[[], Tensor], live: int, recorder: "CudaRecorder"
     ) -> Tensor:
-        """The step computed, and compared with its recording, which is made first if there is none."""
+        """The computed step, compared with its recording, which is made first if it does not exist."""
         steps: list[Tensor] = []
 
         def compare() -> Iterator[tuple[Tensor, Tensor]]:
@@ -149,7 +148,7 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     def rehearse(self, work: Callable[[], Tensor]) -> Tensor:
-        """Do the work on the recorder's stream, and refuse what waits for the GPU."""
+        """Run the work on the recorder's stream, and refuse everything that synchronises with the GPU."""
         before = torch.cuda.get_sync_debug_mode()
         with torch.cuda.device(self._device):
             self._aside.wait_stream(torch.cuda.current_stream())
@@ -167,7 +166,7 @@ class CudaRecorder:
         return done
 
     def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """Record the work on the recorder's stream: what replays it gives the same tensor every time."""
+        """Record the work on the recorder's stream. Each replay writes its result to the same tensor."""
         graph: Any = torch.cuda.CUDAGraph()
         with (
             torch.cuda.device(self._device),

@@ -1,7 +1,7 @@
-"""A decoder left, or entered, at one of its layers: the states that the layers below hand to it.
+"""Leave a decoder at one of its layers, or enter it there with cached activations of the layers below.
 
-Layers that are not to run stand aside by handing on what they get, so that every other keeps its number, its
-kind of attention, its mask and its positions, whatever the architecture does around its layers.
+Skipped layers return their input, so that every other layer keeps its number, kind of attention, mask and
+positions, whatever the architecture does around its layers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ def _hand_on(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 @contextmanager
 def in_place_of(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) -> Iterator[None]:
-    """Inside, modules compute something else."""
+    """Inside, modules run other forward functions."""
     replaced = [vars(module).get("forward") for module in modules]
     for module, forward in zip(modules, forwards, strict=True):
         module.forward = forward
@@ -42,7 +42,7 @@ def in_place_of(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) 
 
 @contextmanager
 def left_at(layers: Sequence[Any], layer: int) -> Iterator[list[Tensor]]:
-    """Inside, nothing runs from ``layer`` up; what would enter it comes into the list."""
+    """Inside, no layer from ``layer`` up runs; its input is appended to the list."""
     reached: list[Tensor] = []
 
     def take(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,15 +1,15 @@
-"""Root-mean-square norms and rotation in fewer passes over memory, in training and in scoring.
+"""Fused RMS norms and rotary embeddings, for training and scoring.
 
-A norm of transformers is eight element-wise operations in fp32, each with its own gradient and its own
-tensors kept for it: on a CPU a tenth of a training step. `RmsNorm` computes the very same bits forward (the
-same operations in the same order, in place) and the gradient in closed form from the input alone, with
+An RMS norm of transformers is eight element-wise operations in fp32, each with its own gradient and its own
+saved tensors: on a CPU a tenth of a training step. `RmsNorm` computes the same bits forward (the same
+operations in the same order, in place) and the gradient in closed form from the input alone, with
 
     y = x r u,  r = rsqrt(mean(x²) + eps)        dx = r (g u - x r mean(g u x r))
 
-in half the time and with an eighth of the memory. `Rotate` does the same for the rotation of queries and
-keys, ``x cos + (-x2, x1) sin`` of the halves x1 and x2: no halves are put together, and its gradient is the
-rotation back, where autograd would fill up each half to the whole. A norm is replaced only where its weights
-are frozen, either only where a probe shows the same bits; whatever is replaced is put back after.
+in half the time and an eighth of the memory. `Rotate` does the same for the rotation of queries and keys,
+``x cos + (-x2, x1) sin`` of the halves x1 and x2: the halves are not concatenated, and the gradient is the
+inverse rotation, where autograd would pad each half to the whole. A norm is replaced only if its weights are
+frozen, and both only if a probe gives identical bits; everything is restored afterwards.
 """
 
 import sys
@@ -82,7 +82,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _norm(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
-    """What computes the same as a norm, bit for bit; None for one that is not known or is trained."""
+    """A function that computes the same as a norm, bit for bit; None for an unknown or a trained norm."""
     weight: Any = getattr(norm, "weight", None)
     eps: Any = getattr(norm, "eps", getattr(norm, "variance_epsilon", None))
     if not isinstance(weight, Tensor) or not isinstance(eps, float) or weight.requires_grad:
@@ -101,7 +101,7 @@ def _norm(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
 
 
 def _rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
-    """What computes the same as a model's rotation of queries and keys; None for one that is not known."""
+    """A function that computes the same as a model's rotation of queries and keys, or None."""
     run: Any = Rotate.apply
 
     def turn(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -1,10 +1,10 @@
-"""Cross-entropy over a frozen vocabulary in one pass over its table, loss and gradient together.
+"""Cross-entropy over a frozen vocabulary: loss and gradient in one pass over the embedding table.
 
     loss = log sum_v exp(h w_v) - h w_target        d loss / dh = sum_v softmax_v w_v - w_target
 
-Both sums go chunk by chunk with a running maximum, as FlashAttention does over keys (arXiv 2205.14135):
-every chunk of the table is read once, while it is in the cache, and scores of the whole vocabulary, their
-softmax and its gradient are never held. Only for a table that is not trained: there is no gradient of it.
+Both sums are accumulated chunk by chunk with a running maximum, as in FlashAttention (arXiv 2205.14135). Each
+chunk of the table is read once while it is in the cache; the scores of the whole vocabulary, their softmax
+and its gradient are never stored. The table itself gets no gradient.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ class VocabularyLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor) -> Tensor:
-        """Loss, with the gradient kept for the backward pass."""
+        """The loss; its gradient is saved for the backward pass."""
         highest = torch.full((len(hidden), 1), -torch.inf, device=hidden.device)
         total = torch.zeros_like(highest)
         mixed = torch.zeros(hidden.shape, dtype=torch.float32, device=hidden.device)
@@ -43,6 +43,6 @@ class VocabularyLoss(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """The kept gradient, scaled."""
+        """The saved gradient, scaled."""
         (gradient,) = ctx.saved_tensors
         return (gradient * grad).to(gradient.dtype), None, None

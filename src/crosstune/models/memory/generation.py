@@ -31,10 +31,10 @@ def measure(
     longest: int,
     read: Callable[[Sequence[Tree], DecodingCache | OwnCaches], object],
 ) -> None:
-    """Let passes and the cache be as large as a GPU's memory takes; nothing if the prompts are few.
+    """Set the sizes of passes and cache from a GPU's measured memory; does nothing for few prompts.
 
-    The trees are those of a first batch of prompts, and ``read`` puts some into free rows, a line each. The
-    longest prompt with its answer has ``longest`` tokens.
+    ``trees`` are a first batch of prompts, and ``read`` reads some into free rows, one line each. ``longest``
+    is the length in tokens of the longest prompt with its answer.
     """
     columns = longest + lm.adaptation.front
     width = max(len(tree.tokens) for tree in trees)
@@ -68,9 +68,10 @@ def measure(
 
 
 def keep_to_memory(lm: Model, passes: TokenLimit, longest: int, count: int) -> None:
-    """On a CPU, let fewer answers be written at once where the cache of as many as set is more than there is.
+    """On a CPU, decode fewer answers at once if the cache would exceed available memory.
 
-    The longest prompt with its answer has so many tokens, and there are ``count`` answers in all.
+    ``longest`` is the length in tokens of the longest prompt with its answer, ``count`` the number of
+    answers.
     """
     available = machine.at_hand() if lm.device.type == "cpu" else None
     if available is None:
@@ -82,6 +83,6 @@ def keep_to_memory(lm: Model, passes: TokenLimit, longest: int, count: int) -> N
 
 
 def _hold(passes: TokenLimit, tokens: int) -> None:
-    """Let the cache hold so many tokens. Questions that are read together are written together: as many."""
+    """Let the cache hold so many tokens; questions that are read together are decoded together."""
     passes.lower_to(tokens)
     passes.cached = tokens / passes.limit

@@ -20,14 +20,14 @@ _LIMITS = (_GROUP / "memory.max", _GROUP / "memory/memory.limit_in_bytes")
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of a GPU's or of the machine's."""
+    """Whether an error means that memory ran out, of the GPU or the machine."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAYS)
 
 
 def machine_memory() -> int:
-    """Bytes of the machine's memory, or what its control group (a container, a batch job) may have of it."""
+    """Bytes of the machine's memory, or the limit of its control group (a container, a batch job)."""
     nbytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in _LIMITS:
         try:
@@ -38,9 +38,9 @@ def machine_memory() -> int:
 
 
 def at_hand() -> int | None:
-    """Bytes of the machine's memory that can still be had, within a container's limit; None if not known.
+    """Bytes of available memory within a container's limit, from Linux; None if not known.
 
-    Linux says both; of what a container holds, files that were read lately can be let go.
+    The page cache of a container counts as available.
     """
     try:
         lines = _MEMORY.read_text("ascii").splitlines()

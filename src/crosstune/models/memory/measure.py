@@ -1,8 +1,9 @@
-"""How much a device's memory takes at once, from two small trials measured on it.
+"""How many tokens fit into a GPU's memory, from two small measured trials.
 
-A pass needs bytes that do not depend on its size (gradients, say) and bytes a token; two passes of different
-sizes tell both. So the first large pass has the right size at once, where halving after a failure costs the
-failed pass and stops at up to half of what would have fitted. Halving stays as the net below it.
+A pass needs a fixed number of bytes (such as gradients) and a number of bytes per token, which two passes of
+different sizes reveal. So the first large pass has the right size at once, where halving after a failure
+wastes the failed pass and stops at as little as half of what would have fitted. Halving remains as a
+fallback.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ MEASURED = FastWay(
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Work that was measured: its size (tokens of a pass, padding included), and the most bytes it held."""
+    """Measured work: its size (tokens of a pass, padding included), and its peak memory in bytes."""
 
     size: int
     nbytes: int
@@ -37,7 +38,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Bytes that work of any size holds, and bytes that each token more adds."""
+    """Memory of work of any size: fixed bytes, and bytes per token."""
 
     fixed: float
     per_token: float
@@ -52,7 +53,7 @@ class Need:
 
 
 def need(small: Trial, large: Trial) -> Need | None:
-    """What two trials tell; None if they do not."""
+    """The memory need that two trials show; None if they are inconsistent."""
     if large.size <= small.size or large.nbytes <= small.nbytes:
         return None
     per_token = (large.nbytes - small.nbytes) / (large.size - small.size)
@@ -60,7 +61,7 @@ def need(small: Trial, large: Trial) -> Need | None:
 
 
 def measures(lm: Model) -> bool:
-    """Whether a model's memory can be measured: it is on one GPU, and that is left on."""
+    """Whether memory is measured for this model: it is on one GPU, and measuring is not switched off."""
     one = {lm.layer_device(i) for i in range(lm.geometry.layers)} == {lm.device}
     return lm.device.type == "cuda" and one and wanted("fitting")
 
@@ -96,7 +97,7 @@ def fit(
 
 
 def peak(device: torch.device, work: Callable[[], object]) -> int:
-    """The most bytes that some work holds on a GPU beyond what was held before."""
+    """Peak bytes that some work allocates on a GPU beyond what was allocated before."""
     torch.cuda.synchronize(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -105,6 +106,6 @@ def peak(device: torch.device, work: Callable[[], object]) -> int:
 
 
 def free(device: torch.device) -> int:
-    """Bytes of a GPU that can still be had: those nobody holds, and those PyTorch holds without use."""
+    """Free bytes of a GPU: those of the device, and those that PyTorch has reserved without using them."""
     unused, _ = torch.cuda.mem_get_info(device)
     return unused + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""How much goes through the model at once: less, whenever memory runs out."""
+"""Limits the tokens that go through the model at once, and halves the limit when memory runs out."""
 
 import gc
 from collections.abc import Callable
@@ -45,11 +45,11 @@ class TokenLimit:
 
     @property
     def cache(self) -> int:
-        """Tokens of answers being written that are held."""
+        """Tokens of the key/value cache for answers being decoded."""
         return round(self.cached * self.limit)
 
     def say(self, line: str) -> None:
-        """Tell something that concerns these passes, in one line."""
+        """Log one line about these passes."""
         if self._note is not None:
             self._note(line)
 
@@ -91,30 +91,30 @@ class TokenLimit:
         return None
 
     def lower_to(self, tokens: int) -> None:
-        """Lower the limit to what was found to fit."""
+        """Lower the limit to a measured size."""
         if tokens < self.limit:
             self.limit = tokens
             self.say(f"  about {tokens} tokens at once fit in the memory of {self._device} in {self.doing}")
 
     def state(self) -> dict[str, float]:
-        """Limits and counts, to go on from."""
+        """Limits and counts, to resume from."""
         names = ("limit", "halvings", "tokens", "measured", "cached")
         return {name: getattr(self, name) for name in names}
 
     def put_back(self, state: dict[str, Any]) -> None:
-        """Go on from another's `state`."""
+        """Resume from a `state`."""
         self.limit, self.halvings, self.tokens = state["limit"], state["halvings"], state["tokens"]
         self.measured = state.get("measured", True)
         self.cached = state.get("cached", CACHED)
         self._hold()
 
     def cap(self, limit: int, halvings: int) -> None:
-        """A limit that was in force before, and how often it had been halved: none higher is put back."""
+        """Keep the limit at or below an earlier one, which had been halved so many times."""
         self._cap = (limit, halvings)
         self._hold()
 
     def cap_below(self, size: int) -> None:
-        """Halve the limit until a pass of so many tokens has to be cut: none higher is put back."""
+        """Halve the limit until a pass of so many tokens has to be split, and keep it at or below that."""
         self._lower(size)
         self._cap = (self.limit, self.halvings)
 

@@ -50,11 +50,12 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
 
 
 def why(verdict: Verdict) -> str:
-    """The reason, and whether the verdict holds for all claims that are judged together."""
-    if verdict.p_together is None or verdict.p_together < ALPHA:
-        return verdict.reason
-    together = p_value(verdict.p_together)
-    return f"{verdict.reason}; not significant after Holm over all claims judged here ({together})"
+    """The reason, whether it holds for all claims judged together, and whether the claim was fixed before."""
+    parts = [verdict.reason]
+    if verdict.p_together is not None and verdict.p_together >= ALPHA:
+        together = p_value(verdict.p_together)
+        parts.append(f"not significant after Holm over all claims judged here ({together})")
+    return "; ".join([*parts, *((verdict.frozen,) if verdict.frozen else ())])
 
 
 def compared(verdict: Verdict) -> str:

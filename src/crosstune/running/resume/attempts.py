@@ -1,12 +1,12 @@
-"""Which pass a run's process is in, on disk, so that a process that was killed in it can be learnt from.
+"""Records on disk which pass a run is in, so that a process killed in it can be learned from.
 
-A kernel that runs out of memory kills a process at once: no error, and the next process would do the same.
-So every pass through the model is written down before it begins, and the file is removed however the run
-ends, be it by an error or by Ctrl-C. Where it is still there, the process was killed in that pass. After
-`DEATHS` processes killed in the very same pass, one after the other, fewer tokens go through at once.
+A kernel that runs out of memory kills a process without an error, and the next process would do the same. So
+every pass through the model is recorded before it begins, and the file is removed however the run ends, even
+by an error or Ctrl-C. If the file still exists, the process was killed in that pass. After `DEATHS` processes
+in a row killed in the same pass, the token limit is lowered.
 
-Who killed them is not asked: Ray, systemd-oomd and clusters kill for memory too. Kills for other reasons do
-not hit one pass that often: they come in another, or after a checkpoint or answers that are further on.
+The cause of the kill does not matter: Ray, systemd-oomd and clusters kill for memory too. Kills for other
+reasons do not hit the same pass that often: they hit another, or come after a later checkpoint or answer.
 """
 
 import json
@@ -46,12 +46,12 @@ class _Mark:
 def attempt(
     folder: Path, made_for: str, position: str, passes: Sequence[TokenLimit], note: Callable[[str], None]
 ) -> Iterator[None]:
-    """Inside, passes are written down; fewer tokens go at once where earlier processes were killed.
+    """Inside, passes are recorded; the token limit is lowered if earlier processes were killed.
 
     ``position`` names what is saved of the run so far; ``passes`` are of different kinds.
 
     Raises:
-        UserError: They were killed on one example alone.
+        UserError: They were killed on a single example.
     """
     file = folder / _FILE
     before = _read(file, made_for)
@@ -87,7 +87,7 @@ def attempt(
 
 
 def _learn(mark: _Mark, position: str, passes: Sequence[TokenLimit], note: Callable[[str], None]) -> None:
-    """Put back the limits that held, and lower one if processes died in the same pass again and again."""
+    """Restore the limits that applied, and lower one if processes repeatedly died in the same pass."""
     for kind in passes:
         kind.cap(*mark.limits[kind.doing])
     if mark.position != position or mark.deaths < DEATHS:
@@ -104,7 +104,7 @@ def _learn(mark: _Mark, position: str, passes: Sequence[TokenLimit], note: Calla
 
 
 def _read(file: Path, made_for: str) -> _Mark | None:
-    """What a process that was killed was doing; None if none was, or the file cannot be read."""
+    """What a killed process was doing; None if none was killed, or the file cannot be read."""
     try:
         mark = TypeAdapter(_Mark).validate_json(file.read_bytes())
     except (OSError, ValueError):

@@ -23,7 +23,7 @@ class RunLocks:
 
     @contextmanager
     def acquire(self, run_id: str) -> Iterator[bool]:
-        """Lock a run for the block; gives False, at once, when another process holds it.
+        """Lock a run for the block; yields False immediately if another process holds the lock.
 
         Raises:
             UserError: The store's file system has no locks.
@@ -47,7 +47,7 @@ class RunLocks:
             lock.release()
 
     def held(self, run_id: str) -> bool:
-        """Whether another process is making a run at this moment."""
+        """Whether another process is making the run now."""
         if not (self.folder / f"{run_id}.lock").exists():
             return False
         with self.acquire(run_id) as acquired:

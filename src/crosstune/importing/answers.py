@@ -1,0 +1,103 @@
+"""One answer of another program's results, and how its parts are read."""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from crosstune.data.tables import BadRow, Row
+from crosstune.errors import UserError
+from crosstune.languages import find
+
+LONGEST_NAME = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An example's answer and score.
+
+    Attributes:
+        run: Model, task, method and seed; answers that share them make one run.
+        language: Canonical code where the language table has it, otherwise as written.
+        example: Id; methods are compared on equal ids, and languages that share ids on parallel examples.
+        score: In [0, 1].
+        prediction: What was answered.
+        gold: What would have been right.
+        choices: Log-probability of each choice; None where there were none.
+        document: Hash or text of what was asked, to tell test sets apart; "" where it is not known.
+        cluster: What examples that are not independent share, such as a passage; None for independent ones.
+        metric: What the score measures.
+    """
+
+    run: tuple[str, str, str, int]
+    language: str
+    example: str
+    score: float
+    prediction: str = ""
+    gold: str = ""
+    choices: tuple[float, ...] | None = None
+    document: str = ""
+    cluster: str | None = None
+    metric: str = "score"
+
+
+def whole(row: Row | BadRow) -> Row:
+    """The row.
+
+    Raises:
+        BadRow: It could not be read.
+    """
+    if isinstance(row, BadRow):
+        raise row
+    return row
+
+
+def score_of(row: Row, name: str) -> float:
+    """A score in [0, 1].
+
+    Raises:
+        BadRow: It is something else.
+    """
+    value = row.fields.get(name)
+    try:
+        score = float(value)  # type: ignore[arg-type]  # whatever it is
+    except (TypeError, ValueError):
+        score = math.nan
+    if not 0 <= score <= 1:
+        raise row.error(f"{name} is {short(value)}; a score is a number from 0 to 1")
+    return score
+
+
+def name_of(row: Row, name: str) -> str:
+    """A short text or a number, as text.
+
+    Raises:
+        BadRow: It is something else.
+    """
+    value = row.fields.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    text = Row(row.path, row.line, {name: value}).text(name)
+    if len(text) > LONGEST_NAME:
+        raise row.error(f"{name} has {len(text):,} letters; the most is {LONGEST_NAME}")
+    return text
+
+
+def text_of(value: Any) -> str:
+    """Any value as text that a file can hold."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text.encode("utf-8", "replace").decode()
+
+
+def language_code(name: str) -> str:
+    """Its canonical code, or the name as it stands."""
+    try:
+        return find(name).code
+    except UserError:
+        return name
+
+
+def short(value: Any) -> str:
+    """A value in a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

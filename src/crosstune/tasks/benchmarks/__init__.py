@@ -1,0 +1,1 @@
+"""Published benchmarks, a file each. May import `base`, `published`, `prompts`."""

@@ -227,11 +227,11 @@ def test_training_texts_are_held_to_the_positions_too(tiny_lm, kind):
 
 
 def test_a_table_of_positions_that_ends_is_an_error_by_default():
-    lm = SimpleNamespace(decoder=torch.nn.ModuleDict({"embed_positions": torch.nn.Embedding(4, 2)}))
-    assert lengths._has_table(lm)
-    assert not lengths._has_table(
-        SimpleNamespace(decoder=torch.nn.ModuleDict({"embed": torch.nn.Embedding(4, 2)}))
-    )
+    computed = SimpleNamespace(same_rotation=0, long_rotation=False)
+    for name, refuses in (("embed_positions", True), ("embed", False)):
+        decoder = torch.nn.ModuleDict({name: torch.nn.Embedding(4, 2)})
+        lm = SimpleNamespace(decoder=decoder, geometry=computed)
+        assert lengths.refuses(lm, EvaluateSettings()) is refuses
 
 
 def test_a_setting_that_older_records_lack_enters_nothing_at_its_default():

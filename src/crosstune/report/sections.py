@@ -10,6 +10,7 @@ import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.predictions import Predictions, as_predictions
+from crosstune.analysis.statistics.clusters import ON_PASSAGES
 from crosstune.analysis.statistics.differences import by_language, differences
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.transfer import COMPARISON, SCORING, language_scores, seed_means, transfer
@@ -153,6 +154,11 @@ class Section:
             result.append(
                 "in some runs of lora, made by an older crosstune, 16-bit weights rounded small updates "
                 "away: their scores are not comparable with others'; remove them, run it again"
+            )
+        if self.task in ON_PASSAGES and self.paired is not None and self.paired.clusters is None:
+            result.append(
+                "these runs, made by an older crosstune, do not say which questions share a passage: they "
+                "are taken as independent, and intervals are too narrow; remove the runs, run them again"
             )
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")

@@ -268,7 +268,7 @@ class Sample:
             terms.append((sum(pool.total[name] / parts[name].seeds for name in names), pool.df))
         squares = sum(v**2 / max(k, 1.0) for v, k in terms)
         df = max(float(variance**2 / squares), 1.0) if squares else 1.0
-        if pool is not None and any(self.method(m).seeds == 1 and pool.added[m] for m in names):
+        if pool is not None and any(self.method(m).seeds == 1 and pool.total[m] for m in names):
             df = min(df, pool.df)  # One seed's part of the variance is no more certain than where it is from.
         value = self.estimate(a) - (0.0 if b is None else self.estimate(b))
         most = {"mean": 1.0, "relative": float("inf")}.get(self.of.quantity, len(names))

@@ -144,4 +144,5 @@ def test_a_part_made_by_hand(tiny_lm):
 
 
 def test_every_method_has_a_case():
-    assert {name for name, _ in CASES.values()} == set(METHODS)
+    # MAD-X is made of bottleneck adapters: test_language_adapters.py. A probe changes nothing.
+    assert {name for name, _ in CASES.values()} == set(METHODS) - {"mad-x", "probe"}

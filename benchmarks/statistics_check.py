@@ -2,24 +2,15 @@
 
     python benchmarks/statistics_check.py
 
-takes some minutes and writes benchmarks/results/statistics.json and the tables of docs/statistics.md.
-
-Predictions of two methods are drawn from a logistic-normal model. What decides whether method m, trained with
-seed s, gets example e of language l right is a sum of independent normal effects (standard deviations in
-`EFFECTS`, in logits): how hard the example is in all languages, how hard the language is, example x language,
-method x language, method x example, method x example x language, seed (shared by all languages), seed x
-language and seed x example. Scores are right (1) with the logistic of that sum, or graded: that logistic.
-Seeds, examples and, for a random language effect, languages are drawn anew every time.
+takes some minutes on one core and writes benchmarks/results/statistics.json and the tables of
+docs/statistics.md. `simulated_predictions` says what is drawn. ``--only pairs`` makes one table alone.
 """
 
 import argparse
+import itertools
 import json
-import math
-import multiprocessing
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,351 +18,340 @@ import numpy as np
 from scipy import stats
 
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
-from crosstune.analysis.statistics.differences import by_language, mcnemar
-from crosstune.analysis.statistics.pairing import PairedPredictions
+from crosstune.analysis.statistics.differences import _by_language, mcnemar
+from crosstune.analysis.statistics.estimand import Estimand
+from crosstune.analysis.statistics.studentized import two_sided
 from crosstune.analysis.statistics.variance import LanguageEffect, Sample
+from simulated_predictions import EFFECTS, Shape, frame, shift_for, simulate
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "statistics.json"
 DOCS = HERE.parent / "docs" / "statistics.md"
 
-EFFECTS = {
-    "example": 2.4,
-    "language": 1.2,
-    "example x language": 1.6,
-    "method x language": 0.4,
-    "method x family": 0.0,
-    "method x example": 0.8,
-    "method x example x language": 0.6,
-    "seed": 0.24,
-    "seed x language": 0.2,
-    "seed x example": 0.6,
-}
-SLOPE = {"binary": 1.0, "graded": 2.0}
-DRAWS = 500  # Of the bootstraps that are checked.
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A study's size, and what of the model is not as `EFFECTS` has it."""
-
-    seeds: tuple[int, int]
-    languages: int
-    examples: int
-    scores: str = "binary"
-    parallel: bool = True
-    families: int = 1
-    changed: tuple[tuple[str, float], ...] = ()
-
-    def effects(self) -> dict[str, float]:
-        return EFFECTS | dict(self.changed)
-
-    def named(self) -> dict[str, Any]:
-        return asdict(self) | {"seeds": list(self.seeds), "changed": dict(self.changed)}
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """One simulated study, and the true difference of the mean over exactly its languages."""
-
-    paired: PairedPredictions
-    fixed: float
-
-
-def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0) -> Drawn:
-    """Draw the predictions of methods a and b, a better by ``shift`` logits."""
-    sd, languages, n = shape.effects(), shape.languages, shape.examples
-    draw = rng.standard_normal
-    one = (1, n) if shape.parallel else (languages, n)
-    language = sd["language"] * draw((languages, 1))
-    text = sd["example"] * draw(one) + sd["example x language"] * draw((languages, n)) + language
-    family = np.arange(languages) % shape.families
-    scores, truths = {}, []
-    for name, seeds, sign in (("a", shape.seeds[0], 0.5), ("b", shape.seeds[1], -0.5)):
-        own = sign * shift + sd["method x language"] * draw((languages, 1))
-        own = own + sd["method x family"] * draw((shape.families, 1))[family]
-        mine = text + own + sd["method x example"] * draw(one)
-        mine = mine + sd["method x example x language"] * draw((languages, n))
-        logit = mine + sd["seed"] * draw((seeds, 1, 1)) + sd["seed x language"] * draw((seeds, languages, 1))
-        logit = logit + sd["seed x example"] * draw((seeds, languages, n))
-        share = 1 / (1 + np.exp(-SLOPE[shape.scores] * logit))
-        found = (rng.random(share.shape) < share) if shape.scores == "binary" else share
-        scores[name] = found.reshape(seeds, -1).astype(np.float32)
-        truths.append(float(_expected(shape, within=True)((own + language).ravel()).mean()))
-    ids = np.tile(np.arange(n), languages) if shape.parallel else np.arange(languages * n)
-    paired = PairedPredictions(
-        model="simulated",
-        task="simulated",
-        protocol="one",
-        source="none of them",
-        methods=["a", "b"],
-        languages=[f"l{i}" for i in range(languages)],
-        offsets=np.arange(languages + 1) * n,
-        examples=ids.astype(object),
-        scores=scores,
-        seeds={name: tuple(range(len(values))) for name, values in scores.items()},
-    )
-    return Drawn(paired, truths[0] - truths[1])
-
-
-@cache
-def _expected(shape: Shape, within: bool) -> Callable[[Any], Any]:
-    """Mean score at some logits: over examples and seeds, and over languages too unless ``within`` one."""
-    sd = shape.effects()
-    fixed = ("language", "method x language", "method x family") if within else ()
-    spread = math.sqrt(sum(size**2 for name, size in sd.items() if name not in fixed))
-    nodes = np.linspace(-6, 6, 241)
-    weights = np.exp(-(nodes**2) / 2) / np.exp(-(nodes**2) / 2).sum()
-    grid = np.linspace(-16, 16, 1601)
-    means = (1 / (1 + np.exp(-SLOPE[shape.scores] * (grid[:, None] + spread * nodes)))) @ weights
-    return lambda logits: np.interp(logits, grid, means)
-
-
-def true_difference(shape: Shape, shift: float) -> float:
-    """Of the mean over all languages there could be."""
-    mean = _expected(shape, within=False)
-    return float(mean(shift / 2) - mean(-shift / 2))
-
-
-def shift_for(shape: Shape, wanted: float) -> float:
-    """Logits that make this true difference."""
-    shifts = np.linspace(0, 16, 3201)
-    return float(np.interp(wanted, [true_difference(shape, each) for each in shifts], shifts))
+LEVEL = 0.05
+DRAWS = 500  # Of the bootstraps that are compared with.
+PASSAGES = (("passage", 1.0), ("method x passage", 0.8))
+STILL = (("seed", 0.0), ("seed x language", 0.0))
+FAMILIES = (9, 3, 3, 3, 2, 2, 2, 2)
 
 
 def share(hits: int, of: int) -> dict[str, float]:
     """A share with its 95% interval (Clopper and Pearson)."""
-    low, high = stats.binomtest(hits, of).proportion_ci(0.95, "exact")
+    low, high = stats.binomtest(int(hits), of).proportion_ci(0.95, "exact")
     return {"share": hits / of, "low": float(low), "high": float(high)}
 
 
 def check(shape: Shape, effect: LanguageEffect, times: int, seed: int = 0) -> dict[str, Any]:
-    """False positives, coverage, and power at the detectable difference, of what `difference` reports."""
+    """The family of all pairs: any false difference, one pair's, coverage, and power where it is promised."""
     rng = np.random.default_rng([seed, times])
     # With a fixed language effect, "no difference" means none in the mean over exactly these languages.
-    null = shape
-    if effect == "fixed":
-        null = replace(shape, changed=(*shape.changed, ("method x language", 0.0), ("method x family", 0.0)))
-    quiet = [Sample(simulate(null, rng).paired).pair("a", "b", effect) for _ in range(times)]
-    size = float(np.mean([each.detectable() for each in quiet]))
-    shift = shift_for(shape, size)
-    shown = covered = 0
+    null = shape.without("method x language", "method x family") if effect == "fixed" else shape
+    methods = frame(shape).paired.methods
+    first, second = methods[:2]
+    alone = any_pair = supported = shown = covered = 0
+    sizes: list[float | None] = []
+    for i in range(times):
+        sample = simulate(null, rng).sample
+        pairs = [sample.pair(a, b, effect) for a, b in itertools.combinations(methods, 2)]
+        t = [pair.difference / pair.se for pair in pairs]
+        p = two_sided(t, [pair.df for pair in pairs], len(methods))
+        alone += pairs[0].p < LEVEL
+        any_pair += p.min() < LEVEL
+        supported += p[0] < LEVEL and pairs[0].difference > 0
+        if i < 200:
+            sizes.append(sample.detectable(pairs[0], first, second, 1 - LEVEL, len(methods)))
+    known = [size for size in sizes if size is not None]
+    size = float(np.mean(known)) if 2 * len(known) > len(sizes) else None
+    shift = 0.0 if size is None else shift_for(shape, size)
     for _ in range(times):
         drawn = simulate(shape, rng, shift)
-        found = Sample(drawn.paired).pair("a", "b", effect)
-        low, high = found.interval()
-        covered += low <= (drawn.fixed if effect == "fixed" else size) <= high
+        pair = drawn.sample.pair(first, second, effect)
+        here = float((drawn.truth[0] - drawn.truth[1]).mean())
+        low, high = pair.interval(1 - LEVEL)
+        covered += low <= (here if effect == "fixed" else size or 0.0) <= high
         # What these languages differ by is not quite the size asked for: moved to it, the rest is the same.
-        shown += low > (drawn.fixed - size if effect == "fixed" else 0)
+        low, _ = pair.interval(1 - LEVEL, len(methods))
+        shown += low > (here - (size or 0.0) if effect == "fixed" else 0.0)
     return {
         "shape": shape.named(),
-        "language_effect": effect,
+        "language_effect": frame(shape).sample.possible(effect),
         "times": times,
-        "seed_variation": Sample(drawn.paired).seed_variation("a", "b"),
-        "false_positives": share(sum(each.p < 0.05 for each in quiet), times),
+        "alone": share(alone, times),
+        "family": share(any_pair, times),
+        "supported": share(supported, times),
         "coverage": share(covered, times),
         "detectable": size,
-        "power": share(shown, times),
+        "power": None if size is None else share(shown, times),
     }
 
 
 def check_languages(shape: Shape, times: int, seed: int = 0) -> dict[str, Any]:
-    """Of `by_language`, with no difference in any language: false positives of one test, and of any."""
+    """Tests in each language, with no difference in any: false positives of one, and of any after Holm."""
     rng = np.random.default_rng([seed, times, 1])
-    null = replace(shape, changed=(*shape.changed, ("method x language", 0.0)))
-    single = any_found = inside = 0
+    null = shape.without("method x language")
+    single = any_language = inside = 0
     test = ""
     for _ in range(times):
-        table = by_language(simulate(null, rng).paired, "a", "b")
-        single += int((table["p"] < 0.05).sum())
+        table = _by_language(simulate(null, rng).sample, "m00", "m01", 1 - LEVEL)
+        single += int((table["p"] < LEVEL).sum())
         inside += int(((table["low"] <= 0) & (table["high"] >= 0)).sum())
-        any_found += int((table["outcome"] != "tie").any())
+        any_language += int((table["outcome"] != "tie").any())
         test = table["test"][0]
     tests = times * shape.languages
-    # Tests of one study are correlated: the interval is that of as many studies, not of as many tests.
     return {
         "shape": shape.named(),
         "times": times,
         "test": test,
-        "false_positives": single / tests,
+        "one": single / tests,
         "coverage": inside / tests,
-        "any_after_holm": share(any_found, times),
+        "any": share(any_language, times),
     }
 
 
-def _plain_bootstrap(paired: PairedPredictions, factors: tuple[Any, ...], seed: int) -> bool:
-    drawn = bootstrap_means(Sample(paired), ["a", "b"], factors, draws=DRAWS, seed=seed)
+ESTIMANDS: dict[str, Estimand] = {
+    "gap": Estimand("gap"),
+    "relative transfer": Estimand("relative"),
+    "method x group of languages": Estimand(
+        "contrast", tuple(f"l{i:03}" for i in range(1, 8)), tuple(f"l{i:03}" for i in range(8, 21))
+    ),
+}
+
+
+def check_estimand(name: str, shape: Shape, times: int, seed: int = 0) -> dict[str, Any]:
+    """Differences between methods of something else than a mean: false positives, for random languages."""
+    rng = np.random.default_rng([seed, times, 2])
+    of, hits = ESTIMANDS[name], 0
+    for _ in range(times):
+        hits += simulate(shape, rng, of=of).sample.pair("m00", "m01", "random").p < LEVEL
+    return {"shape": shape.named(), "of": name, "times": times, "false": share(hits, times)}
+
+
+def check_equivalence(shape: Shape, times: int, seed: int = 0, margin: float = 0.1) -> dict[str, Any]:
+    """TOST: how often it says "equivalent" of methods that differ by the margin, and of equal ones."""
+    rng = np.random.default_rng([seed, times, 3])
+    found = {}
+    for name, shift in (("false", shift_for(shape, margin)), ("power", 0.0)):
+        hits = 0
+        for _ in range(times):
+            pair = simulate(shape, rng, shift).sample.pair("m00", "m01", "random")
+            hits += pair.p_equivalent(margin) < LEVEL
+        found[name] = share(hits, times)
+    return {"shape": shape.named(), "times": times, "margin": margin, **found}
+
+
+def check_selection(shape: Shape, times: int, rates: int, seed: int = 0) -> dict[str, Any]:
+    """One method at the best of many rates against one at a single rate, no rate being better than another.
+
+    The best is chosen by the scores that are tested, or by the source language's own examples.
+    """
+    rng = np.random.default_rng([seed, times, 4])
+    several = Shape(**(shape.named() | {"methods": rates + 1, "source": True, "parallel": False}))
+    hits = {"by the tested scores": 0, "by the source language": 0}
+    for _ in range(times):
+        sample = simulate(several, rng).sample
+        source = Sample(sample.paired, ["l000"])
+        for how, chooser in zip(hits, (sample, source), strict=True):
+            best = max(sample.paired.methods[1:], key=chooser.estimate)
+            pair = sample.pair(best, "m00", "random")
+            hits[how] += pair.p < LEVEL and pair.difference > 0
+    found = {how: share(count, times) for how, count in hits.items()}
+    return {"shape": several.named(), "rates": rates, "times": times, "supported": found}
+
+
+def _plain_bootstrap(sample: Sample, factors: tuple[Any, ...], seed: int) -> bool:
+    drawn = bootstrap_means(sample, ["m00", "m01"], factors, draws=DRAWS, seed=seed)
     low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975])
     return bool(low > 0 or high < 0)
 
 
-def _pooled_mcnemar(paired: PairedPredictions, seed: int) -> bool:
-    one, other = paired.scores["a"][0], paired.scores["b"][0]
-    return bool(mcnemar(np.array([(one > other).sum()]), np.array([(one < other).sum()]))[0] < 0.05)
+def _pooled_mcnemar(sample: Sample, seed: int) -> bool:
+    one, other = (sample.paired.scores[name][0] for name in ("m00", "m01"))
+    return bool(mcnemar(np.array([(one > other).sum()]), np.array([(one < other).sum()]))[0] < LEVEL)
 
 
-def _t_over_languages(paired: PairedPredictions, seed: int) -> bool:
-    sample = Sample(paired)
-    one, other = (sample.method(name).by_language.mean(axis=0) for name in "ab")
-    return bool(stats.ttest_rel(one, other).pvalue < 0.05)
+def _t_over_languages(sample: Sample, seed: int) -> bool:
+    one, other = (sample.method(name).by_language.mean(axis=0) for name in ("m00", "m01"))
+    return bool(stats.ttest_rel(one, other).pvalue < LEVEL)
 
 
-NAIVE: dict[str, Callable[[PairedPredictions, int], bool]] = {
+USUAL: dict[str, Callable[[Sample, int], bool]] = {
     "McNemar, languages pooled, first seed": _pooled_mcnemar,
-    "bootstrap over examples": lambda paired, seed: _plain_bootstrap(paired, ("examples",), seed),
-    "bootstrap over seeds and examples": lambda paired, seed: _plain_bootstrap(
-        paired, ("seeds", "examples"), seed
-    ),
-    "bootstrap over languages, seeds and examples": lambda paired, seed: _plain_bootstrap(
-        paired, ("languages", "seeds", "examples"), seed
+    "bootstrap over examples": lambda sample, seed: _plain_bootstrap(sample, ("examples",), seed),
+    "bootstrap over languages, seeds and examples": lambda sample, seed: _plain_bootstrap(
+        sample, ("languages", "seeds", "examples"), seed
     ),
     "t test over languages": _t_over_languages,
-    "crosstune, fixed languages": lambda paired, seed: Sample(paired).pair("a", "b", "fixed").p < 0.05,
-    "crosstune, random languages": lambda paired, seed: Sample(paired).pair("a", "b", "random").p < 0.05,
+    "crosstune, fixed languages": lambda sample, seed: sample.pair("m00", "m01", "fixed").p < LEVEL,
+    "crosstune, random languages": lambda sample, seed: sample.pair("m00", "m01", "random").p < LEVEL,
 }
 
 
-def check_naive(shape: Shape, times: int, seed: int = 0) -> dict[str, Any]:
+def check_usual(shape: Shape, times: int, seed: int = 0) -> dict[str, Any]:
     """False positives of the usual tests beside ours, on the same predictions without a true difference."""
-    rng = np.random.default_rng([seed, times, 2])
-    same = replace(shape, changed=(*shape.changed, ("method x language", 0.0)))
+    rng = np.random.default_rng([seed, times, 5])
     out: dict[str, Any] = {"shape": shape.named(), "times": times}
-    for name, null in (("fixed", same), ("random", shape)):
-        hits = dict.fromkeys(NAIVE, 0)
+    for name, null in (("fixed", shape.without("method x language")), ("random", shape)):
+        hits = dict.fromkeys(USUAL, 0)
         for i in range(times):
-            paired = simulate(null, rng).paired
-            for test, positive in NAIVE.items():
-                hits[test] += positive(paired, i)
+            sample = simulate(null, rng).sample
+            for test, positive in USUAL.items():
+                hits[test] += positive(sample, i)
         out[name] = {test: share(count, times) for test, count in hits.items()}
     return out
 
 
 SHAPES = [
-    Shape((3, 3), 5, 30),
-    Shape((3, 3), 5, 200),
-    Shape((3, 3), 20, 30),
-    Shape((3, 3), 20, 200),
-    Shape((3, 3), 55, 30),
-    Shape((3, 3), 55, 200),
-    Shape((5, 5), 5, 30),
-    Shape((5, 5), 20, 200),
-    Shape((2, 2), 20, 200),
-    Shape((5, 2), 20, 200),
-    Shape((3, 3), 20, 200, parallel=False),
-    Shape((3, 3), 5, 200, "graded"),
-    Shape((3, 3), 20, 30, "graded"),
-    Shape((5, 5), 55, 200, "graded"),
-    Shape((3, 1), 20, 200),
-    Shape((1, 1), 20, 200),
-    Shape((1, 1), 20, 200, changed=(("seed", 0.0), ("seed x language", 0.0))),
-    Shape((3, 3), 20, 200, families=4, changed=(("method x family", 0.4),)),
+    Shape(),
+    Shape(seeds=(2,)),
+    Shape(seeds=(5,)),
+    Shape(seeds=(5, 2)),
+    Shape(seeds=(3, 1)),
+    Shape(seeds=(1,), changed=STILL),
+    Shape(seeds=(2,), changed=(("seed x language", 0.4),)),
+    Shape(methods=3),
+    Shape(methods=6),
+    Shape(methods=6, seeds=(2,)),
+    Shape(methods=10, examples=50),
+    Shape(methods=10, examples=50, seeds=(2,)),
+    Shape(languages=2, examples=200),
+    Shape(languages=3, examples=200),
+    Shape(languages=5),
+    Shape(languages=5, examples=30),
+    Shape(languages=55, examples=50),
+    Shape(languages=120, examples=30),
+    Shape(examples=200, level=0.02),
+    Shape(level=0.1),
+    Shape(level=0.9),
+    Shape(examples=200, level=0.98),
+    Shape(examples=200, fewest=20, parallel=False),
+    Shape(examples=200, fewest=20),
+    Shape(scores="graded"),
+    Shape(scores="f1", examples=60),
+    Shape(scores="f1", examples=60, level=0.2),
+    Shape(questions=5, changed=PASSAGES),
+    Shape(questions=5, parallel=False, changed=PASSAGES),
+    Shape(languages=26, families=FAMILIES, changed=(("method x family", 0.4),)),
+    Shape(languages=26, families=FAMILIES, methods=6, changed=(("method x family", 0.4),)),
+    Shape(languages=14, families=(8, 1, 1, 1, 1, 1, 1), changed=(("method x family", 0.2),)),
 ]
 LANGUAGE_SHAPES = [
-    Shape((1, 1), 20, 30, changed=(("seed", 0.0), ("seed x language", 0.0))),
-    Shape((1, 1), 20, 200, changed=(("seed", 0.0), ("seed x language", 0.0))),
-    Shape((1, 1), 20, 200, "graded", changed=(("seed", 0.0), ("seed x language", 0.0))),
-    Shape((1, 1), 20, 200),
-    Shape((3, 3), 20, 30),
-    Shape((3, 3), 20, 200),
-    Shape((5, 5), 55, 200),
-    Shape((3, 3), 20, 200, "graded"),
+    Shape(seeds=(1,), changed=STILL),
+    Shape(seeds=(1,), scores="graded", changed=STILL),
+    Shape(seeds=(1,), questions=5, changed=(*STILL, *PASSAGES)),
+    Shape(seeds=(2,)),
+    Shape(seeds=(2,), changed=(("seed x language", 0.4),)),
+    Shape(changed=(("seed x language", 0.4),)),
+    Shape(languages=55, examples=200, changed=(("seed x language", 0.4),)),
+    Shape(seeds=(5,), scores="graded"),
+    Shape(questions=5, changed=PASSAGES),
 ]
-NAIVE_SHAPES = [Shape((3, 3), 5, 200), Shape((3, 3), 20, 200), Shape((1, 1), 20, 200)]
-
+WITH_SOURCE = Shape(languages=21, source=True)
+USUAL_SHAPES = [Shape(languages=5, examples=200), Shape(), Shape(seeds=(1,))]
 
 Job = tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]
 
 
 def jobs(times: int) -> list[Job]:
-    """All checks; of studies of more than 20 languages half as many."""
-    found: list[Job] = []
-    for shape in SHAPES:
-        count = times // 2 if shape.languages > 20 else times
-        found += [("differences", check, (shape, effect, count)) for effect in ("random", "fixed")]
-    found += [("languages", check_languages, (shape, times // 2)) for shape in LANGUAGE_SHAPES]
-    return found + [("usual", check_naive, (shape, times // 2)) for shape in NAIVE_SHAPES]
+    """All checks, by table."""
+    found: list[Job] = [
+        ("pairs", check, (shape, effect, times))
+        for shape in SHAPES
+        for effect in ("random", "fixed")
+        if effect == "fixed" or frame(shape).sample.possible("random") == "random"
+    ]
+    found += [("languages", check_languages, (shape, times)) for shape in LANGUAGE_SHAPES]
+    found += [("estimands", check_estimand, (name, WITH_SOURCE, times)) for name in ESTIMANDS]
+    found += [("equivalence", check_equivalence, (shape, times)) for shape in (Shape(), Shape(seeds=(5,)))]
+    found += [("selection", check_selection, (Shape(), times, rates)) for rates in (3, 10)]
+    return found + [("usual", check_usual, (shape, times // 4)) for shape in USUAL_SHAPES]
 
 
-def _done(job: Job) -> tuple[str, dict[str, Any]]:
-    kind, function, arguments = job
-    return kind, function(*arguments)
-
-
-def run(times: int, processes: int) -> dict[str, Any]:
-    """All checks. Each draws its own random numbers: the number of processes changes nothing."""
+def run(times: int, only: str | None, known: Mapping[str, Any]) -> dict[str, Any]:
+    """All checks, or those of one table; the others stay as known."""
     started = time.perf_counter()
-    found: dict[str, Any] = {
-        "effects": EFFECTS,
-        "draws": DRAWS,
-        "differences": [],
-        "languages": [],
-        "usual": [],
-    }
-    with multiprocessing.Pool(processes) as pool:
-        for kind, row in pool.imap(_done, jobs(times)):
-            found[kind].append(row)
-            print(f"{time.perf_counter() - started:.0f} s: {kind}, {describe(row['shape'])}", flush=True)
-    return found | {"minutes": round((time.perf_counter() - started) / 60, 1)}
+    found: dict[str, Any] = dict(known) | {"effects": EFFECTS, "draws": DRAWS}
+    chosen = [job for job in jobs(times) if only in (None, job[0])]
+    found |= {kind: [] for kind, _, _ in chosen}
+    for kind, function, arguments in chosen:
+        found[kind].append(function(*arguments))
+        print(f"{time.perf_counter() - started:.0f} s: {kind}, {found[kind][-1]}", flush=True)
+    return found
 
 
-def describe(shape: dict[str, Any]) -> str:
+def describe(named: Mapping[str, Any]) -> str:
     """A shape in words."""
-    a, b = shape["seeds"]
+    shape = Shape(**{key: tuple(map(_hashable, value)) if isinstance(value, list) else value
+                     for key, value in named.items()})  # fmt: skip
+    seeds = [shape.seeds_of(i) for i in range(min(shape.methods, len(shape.seeds)))]
+    changed = dict(shape.changed)
+    sizes = f"{shape.languages} x {shape.examples}" if shape.fewest is None else (
+        f"{shape.languages} x {shape.fewest} to {shape.examples}"
+    )  # fmt: skip
     parts = [
-        f"{a} {'seed' if a == 1 else 'seeds'}" if a == b else f"{a} and {b} seeds",
-        f"{shape['languages']} x {shape['examples']}",
-        shape["scores"],
+        f"{shape.methods} methods" if shape.methods > 2 else "",
+        f"{' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}",
+        sizes,
+        "" if shape.scores == "binary" else shape.scores.replace("f1", "micro-F1"),
+        "" if shape.level == 0.5 else f"mean score {shape.level:g}",
+        "" if shape.parallel else "not parallel",
+        f"{shape.questions} questions a passage" if shape.questions > 1 else "",
+        f"{len(shape.families)} families" if shape.families else "",
+        "these trained models" if changed.get("seed") == 0 else "",
+        "seeds differ by language" if changed.get("seed x language", 0) > 0.2 else "",
     ]
-    if not shape["parallel"]:
-        parts.append("not parallel")
-    if shape["families"] > 1:
-        parts.append(f"{shape['families']} families that favour a method")
-    if shape["changed"].get("seed") == 0:
-        parts.append("seeds change nothing")
-    return ", ".join(parts)
+    return ", ".join(filter(None, parts))
 
 
-def tables(found: dict[str, Any]) -> dict[str, str]:
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def tables(found: Mapping[str, Any]) -> dict[str, str]:
     """Markdown tables by the name that docs/statistics.md has for them."""
-    rows = [
-        "| seeds, languages x examples, scores | language effect | false positives | coverage | power | at |",
-        "|---|---|--:|--:|--:|--:|",
+    pairs = [
+        "| study | languages | one pair | any pair | wrongly better | coverage | power | at |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    for row in found["differences"]:
-        outside = row["coverage"]["share"] < 0.93 or row["coverage"]["share"] > 0.97
-        mark = "**" if outside else ""
-        rows.append(
-            f"| {describe(row['shape'])} | {row['language_effect']} | {_percent(row['false_positives'])} "
-            f"| {mark}{_percent(row['coverage'])}{mark} | {_percent(row['power'])} "
-            f"| {100 * row['detectable']:.1f} |"
-        )
-    single = [
-        "| seeds, languages x examples, scores | test | one language | any of them, after Holm | coverage |",
-        "|---|---|--:|--:|--:|",
-    ]
-    names = {"mcnemar": "exact McNemar", "t": "t, seeds in it"}
+    for row in found["pairs"]:
+        size = row["detectable"]
+        power = "– | –" if size is None else f"{_percent(row['power'])} | {100 * size:.1f}"
+        cells = [describe(row["shape"]), row["language_effect"]]
+        cells += [_percent(row[name]) for name in ("alone", "family", "supported", "coverage")]
+        pairs.append(f"| {' | '.join(cells)} | {power} |")
+    single = ["| study | test | one language | any, after Holm | coverage |", "|---|---|--:|--:|--:|"]
     for row in found["languages"]:
-        test = "t" if row["test"] == "t" and row["shape"]["seeds"] == [1, 1] else names[row["test"]]
         single.append(
-            f"| {describe(row['shape'])} | {test} | {100 * row['false_positives']:.1f} "
-            f"| {_percent(row['any_after_holm'])} | {100 * row['coverage']:.1f} |"
+            f"| {describe(row['shape'])} | {'exact McNemar' if row['test'] == 'mcnemar' else 't'} "
+            f"| {100 * row['one']:.1f} | {_percent(row['any'])} | {100 * row['coverage']:.1f} |"
         )
+    other = ["| test | study | false positives | power |", "|---|---|--:|--:|"]
+    for row in found["estimands"]:
+        other.append(f"| difference of {row['of']} | {describe(row['shape'])} | {_percent(row['false'])} | |")
+    for row in found["equivalence"]:
+        name = f"equivalence within {100 * row['margin']:g} points"
+        shape = describe(row["shape"])
+        other.append(f"| {name} | {shape} | {_percent(row['false'])} | {_percent(row['power'])} |")
+    for row in found["selection"]:
+        for how, hits in row["supported"].items():
+            name = f"best of {row['rates']} rates {how}, against one rate"
+            other.append(f"| {name}: wrongly better | {describe(Shape().named())} | {_percent(hits)} | |")
     heads = [describe(row["shape"]) for row in found["usual"]]
     usual = ["| test | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
-    for test in NAIVE:
+    for test in USUAL:
         cells = [
             f"{_percent(row['fixed'][test])} / {_percent(row['random'][test])}" for row in found["usual"]
         ]
         usual.append(f"| {test} | " + " | ".join(cells) + " |")
-    return {"differences": "\n".join(rows), "languages": "\n".join(single), "usual": "\n".join(usual)}
+    made = {"pairs": pairs, "languages": single, "other": other, "usual": usual}
+    return {name: "\n".join(rows) for name, rows in made.items()}
 
 
-def _percent(found: dict[str, float]) -> str:
+def _percent(found: Mapping[str, float]) -> str:
     half = 100 * (found["high"] - found["low"]) / 2
     return f"{100 * found['share']:.1f} ± {half:.1f}"
 
 
-def fill(text: str, filled: dict[str, str]) -> str:
+def fill(text: str, filled: Mapping[str, str]) -> str:
     """Put tables between the marks that a page has for them."""
     for name, table in filled.items():
         begin, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
@@ -383,11 +363,13 @@ def fill(text: str, filled: dict[str, str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--times", type=int, default=1000, help="simulated studies of each shape")
-    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", choices=sorted({kind for kind, _, _ in jobs(4)}), help="one table alone")
     parser.add_argument("--tables", action="store_true", help="only write the tables, from stored results")
-    given = parser.parse_args()
-    if not given.tables:
-        RESULTS.write_text(json.dumps(run(given.times, given.processes), indent=1) + "\n", encoding="utf-8")
+    arguments = parser.parse_args()
+    if not arguments.tables:
+        known = json.loads(RESULTS.read_text(encoding="utf-8")) if arguments.only else {}
+        found = run(arguments.times, arguments.only, known)
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     DOCS.write_text(fill(DOCS.read_text(encoding="utf-8"), tables(found)), encoding="utf-8")
 

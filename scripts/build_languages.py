@@ -52,6 +52,15 @@ kok:Deva ksb ksf ksh kxv la lag lld lu luy mas mer mfe mgh mua myv:Cyrl mzn:Arab
 pcm rif rm rof rwk saq sbp se seh ses shi:Tfng shp smn sms syr:Syrc tar teo tet tig:Ethi to tok trw:Arab twq
 vai:Vaii vun wae wal:Ethi xnr:Deva xog yav yrl za zgh:Tfng
 """
+# Those of NusaX, MasakhaNER, AfriSenti, WikiANN (PAN-X), Universal Dependencies and Tatoeba that none of the
+# above has; dead languages in transliteration, sign languages and code-switching are left out.
+OTHERS += """
+ach ang apu aqz arc:Syrc arq:Arab arr azz bar bbc bbj bej bxr:Cyrl cbk cdo ch ckt:Cyrl co cop:Copt csb cu:Cyrl
+diq doi:Deva dtp dv:Thaa egl ess ext fro gan:Hans got:Goth grc:Grek gub gun gv hak hbo:Hebr hyw:Armn io jbo
+kfm:Arab koi:Cyrl kpv:Cyrl krl kw lfn lgg lzh:Hant mad mdf:Cyrl mhr:Cyrl mpu mwl myu nan nap nij nov olo
+orv:Cyrl os:Cyrl pam pdc pms pnb:Arab quc sah:Cyrl sco sgs swg tpn urb vep vls vo vro wa wbp wuu:Hans
+xcl:Armn xmf:Geor zea
+"""
 # Second scripts in which CLDR has a full set of names.
 OTHER_SCRIPTS = """
 az-Cyrl bal-Latn bs-Cyrl ff-Adlm kk-Arab kxv-Deva kxv-Orya kxv-Telu shi-Latn sr-Latn uz-Cyrl vai-Latn yue-Hans
@@ -64,6 +73,8 @@ MACRO = {
     "san": "sa", "swh": "sw", "uzn": "uz", "ydd": "yi", "zsm": "ms",
 }  # fmt: skip
 DEFAULT_SCRIPT = {"ace": "Latn", "bjn": "Latn", "kr": "Latn", "min": "Latn", "yue": "Hant", "zh": "Hans"}
+# Languages of two letters that LinguaMeta lacks.
+ISO_639_3 = {"cu": "chu", "ia": "ina", "ie": "ile", "io": "ido", "la": "lat", "vo": "vol"}
 # ISO 639-2/5 codes of groups of languages, which have no ISO 639-3 code of their own.
 NOT_ISO_639_3 = {"nah", "oto"}
 # The script a language is nearly always written in is left out of a BCP-47 tag (IANA: Suppress-Script).
@@ -87,11 +98,14 @@ SCRIPT_NAMES = {
 CORRECTIONS = """
 ab; Abkhaz; abkhazian
 ace; Acehnese
+ach; Acholi
 acq; Ta'izzi-Adeni Arabic
 aeb;;;; تونسي
 ajp; South Levantine Arabic;;; اللهجة الشامية
 ak; Akan;; Fante; Akan
+ang; Old English;;; Ænglisc
 ar;;; Standard Arabic|Modern Standard Arabic
+arc; Aramaic;;; ܐܪܡܝܐ
 ars;;;; نجدي
 ary;;;; الدارجة المغربية
 arz;;;; مصرى
@@ -103,35 +117,56 @@ azb; South Azerbaijani; southern azerbaijani
 ba;;;; башҡорт теле
 bal;; baluchi;; بلۆچی
 bas; Basaa; basaá
+bbc;;; Toba Batak; Batak Toba
+bbj;;; Ghomala
 bew;; melayu betawi
 bgn; Western Balochi;;; بلوچی (رخشانی)
+bho;;; bh|bih
 blo;;;; anii
 bo;;;; བོད་སྐད་
 brx;;;; बर’
 bs-Cyrl;;;; босански
 bug;;;; Basa Ugi
+bxr;; buriat; Buriat
+cbk;;; cbk-zam
+cdo;; min dong; Min Dong
 ckb; Central Kurdish; kurdish (sorani); Sorani|Sorani Kurdish; کوردیی ناوەندی
+ckt; Chukchi
 cni; Asháninka;; Ashaninka; Asháninka
+cu; Church Slavonic;; Old Church Slavonic; словѣньскъ
 dik; Southwestern Dinka; dinka; din|Dinka; Thuɔŋjäŋ
+diq; Zazaki;; zza|Dimli
+dtp; Central Dusun;; kzj|Kadazan Dusun
+dv;; divehi; Divehi|Maldivian
 dyo;; diola-fogny
+egl;; emilian-romagnol; eml; Emiliân
 el;;; Modern Greek
 et;;; ekk
 fa;;; Farsi|Western Persian|Iranian Persian
 ff; Fulfulde; fula; Fulah|Fula|Nigerian Fulfulde
 ff-Adlm;;;; 𞤆𞤵𞤤𞤢𞤪
+fro; Old French;;; franceis
 frr; North Frisian
 fy; West Frisian
 gaa; Gã;; Ga language
+gan;; gan; Gan
 gd; Scottish Gaelic
 gez; Geez;;; ግዕዝ
 gn;; guarani; gug|Paraguayan Guarani
+got; Gothic
+grc; Ancient Greek;;; Ἑλληνική
 gsw;; alemannic
+gub; Guajajara
+hak;; hakka; Hakka; Hak-kâ-fa
+hbo; Ancient Hebrew;; Biblical Hebrew; עברית מקראית
 hch; Wixárika; huichol; Huichol|Wixarika; Wixárika
 he;;; iw; עברית
 ht;; haitian; Haitian
 ia; Interlingua;;; interlingua
 id;;; in
 ie; Interlingue;;; Interlingue
+io; Ido;;; Ido
+jbo; Lojban;;; lojban
 jv;;; jw
 kaa; Karakalpak;;; қарақалпақша
 kab;;;; Taqbaylit
@@ -143,6 +178,9 @@ kk;;; kz; қазақ тілі
 kk-Arab;;;; قازاق تىلى
 kl;; greenlandic
 ko;;; ko-Kore|kor_Kore
+koi;; komi
+kok;;; gom|Goan Konkani
+kpv;; komi; kv|Komi; Коми кыв
 kr; Kanuri;; Central Kanuri
 ks-Deva;;;; कॉशुर
 ksh;; ripuarian
@@ -150,14 +188,17 @@ ku; Kurmanji Kurdish; kurdish (kurmanji); Kurdish|Northern Kurdish|Kurmanji
 kxv;;;; Kuvi
 ky;; kirghiz
 la; Latin;;; Latina
+lfn; Lingua Franca Nova;;; Lingua Franca nova
 lg;;; Ganda
 li; Limburgish;; Limburgan
 lu;; kiluba
 lua;; ciluba
 lv;;; Standard Latvian; latviešu
+lzh; Classical Chinese;; zh-classical|Literary Chinese; 文言
 mas;; maasai
 mfe; Mauritian Creole
 mg;;; Plateau Malagasy
+mhr;;; chm|Meadow Mari
 mn;;; Halh Mongolian|Khalkha Mongolian
 mni; Meitei; meithei; Manipuri; মৈতৈলোন্
 mos;; mooré
@@ -166,27 +207,36 @@ ms;;; Standard Malay
 my; Burmese;; Myanmar
 mzn; Mazandarani
 nah; Nahuatl;; nhi|Náhuatl; Nahuatl
+nan;; min nan; zh-min-nan|Hokkien|Min Nan|Southern Min; Bân-lâm-gú
 nb;; norwegian (bokmål); no|nor|Norwegian|Bokmål
 nds;; low saxon
 nn;; norwegian (nynorsk); Nynorsk
+nov; Novial;;; Novial
 nso; Northern Sotho;; Sepedi|Pedi
 ny; Chichewa;; Nyanja
 nyn;; runyankore
 om;;; West Central Oromo
 or; Odia;; Oriya; ଓଡ଼ିଆ
+orv; Old East Slavic;; Old Russian; рѹсьскъ
 oto; Otomi; otomí; ote|Otomí
 pa;; eastern punjabi; Panjabi|Eastern Panjabi; ਪੰਜਾਬੀ
+pam;; kapampangan; Kapampangan
 pap;; papiamentu
+pms; Piedmontese
+pnb; Western Punjabi
 prs;;; fa-AF; دری
 ps;;; Southern Pashto
 qu;;; Ayacucho Quechua|qve|quz
+quc;; quiché
 rif; Riffian;; Tarifit
 rn;; kirundi; Kirundi
 ro;;; Moldovan|mo|mol
 sa; Sanskrit;;; संस्कृतम्
+sah;; sakha; Sakha
 sat;;; sat_Beng|Santhali; ᱥᱟᱱᱛᱟᱲᱤ
 se; Northern Sami
 ses; Koyraboro Senni
+sgs;;; bat-smg
 shi;; tashlhiyt;; ⵜⴰⵛⵍⵃⵉⵜ
 shi-Latn;;;; Tashelḥiyt
 shp; Shipibo-Konibo
@@ -199,21 +249,27 @@ syr;;; aii; ܣܘܪܝܝܐ
 taq;; tamashek
 tar; Rarámuri; tarahumara; Tarahumara|Raramuri; Rarámuri
 tet; Tetum
+tig;; tigré
 tl;;; fil|Filipino; Tagalog
 to; Tongan
-tig;; tigré
 tok; Toki Pona;;; toki pona
 tw; Twi
 tzm;;;; ⵜⴰⵎⴰⵣⵉⵖⵜ
 uz;;; Northern Uzbek
 uz-Cyrl;;;; ўзбекча
 vai-Latn;;;; Vai
+vls; West Flemish
+vo; Volapük;;; Volapük
+vro;;; fiu-vro
 wae; Walser German
 wal;;;; ወላይታቱ
+wuu;;; Wu
+xcl; Classical Armenian;;; գրաբար
 yi;;; Eastern Yiddish
 yrl; Nheengatu
-yue; Cantonese;; Yue Chinese
+yue; Cantonese;; zh-yue|Yue Chinese
 yue-Hans;;;; 粤语
+zea; Zeelandic
 zh;; mandarin; cmn|Chinese|Mandarin|Mandarin Chinese; 简体中文
 zh-Hant;;;; 繁體中文
 """
@@ -224,6 +280,7 @@ SHARES_RESOURCE = {"zh-Hant", "sr-Latn"}
 GLOTTOLOG = {
     "bal": "bcc", "est": "ekk", "grn": "gug", "kok": "gom", "kon": "kng", "luy": "bxk", "nah": "nhi",
     "oto": "ote", "srd": "sro", "syr": "aii", "zho": "cmn", "tok": "epo", "ia": "epo", "ie": "epo",
+    "io": "epo", "ido": "epo", "vol": "epo",
 }  # fmt: skip
 # N'Ko is a written standard for Manding languages, which Glottolog files under artificial languages.
 FAMILY_OF = {"nqo": "Mande"}
@@ -238,24 +295,26 @@ NO_MACROAREA = {"Constructed"}
 # The published Glottolog table names families but no branches: these are the commonly cited ones. Creoles
 # follow their lexifier, as in Glottolog.
 BRANCHES = {
-    "Germanic": "af da de en fo frr fy gsw is ksh lb li nb nds nl nn pcm sv tpi wae yi",
+    "Germanic": "af ang bar da de en fo frr fy got gsw is ksh lb li nb nds nl nn pcm pdc sco sv swg tpi vls "
+    "wae yi zea",
     "Italic": "la",
-    "Romance": "an ast ca es fr fur gl ht it kea lij lld lmo mfe oc pap pt rm ro sc scn vec",
-    "Slavic": "be bg bs cs dsb hr hsb mk pl ru sk sl sr szl uk",
-    "Baltic": "lt ltg lv",
-    "Celtic": "br cy ga gd",
-    "Hellenic": "el",
+    "Romance": "an ast ca cbk co egl es ext fr fro fur gl ht it kea lij lld lmo mfe mwl nap oc pap pms pt rm "
+    "ro sc scn vec wa",
+    "Slavic": "be bg bs cs csb cu dsb hr hsb mk orv pl ru sk sl sr szl uk",
+    "Baltic": "lt ltg lv sgs",
+    "Celtic": "br cy ga gd gv kw",
+    "Hellenic": "el grc",
     "Albanian": "sq",
-    "Armenian": "hy",
-    "Iranian": "bal bgn ckb fa ku mzn prs ps tg",
-    "Indo-Aryan": "as awa bho bn ccp gu hi hne kok ks mag mai mr ne or pa sa sd si trw ur xnr",
-    "Semitic": "acm acq aeb ajp am apc ar ars ary arz gez he mt syr ti tig",
-    "Cushitic": "byn om so",
+    "Armenian": "hy hyw xcl",
+    "Iranian": "bal bgn ckb diq fa kfm ku mzn os prs ps tg",
+    "Indo-Aryan": "as awa bho bn ccp doi dv gu hi hne kok ks mag mai mr ne or pa pnb sa sd si trw ur xnr",
+    "Semitic": "acm acq aeb ajp am apc ar arc arq ars ary arz gez hbo he mt syr ti tig",
+    "Cushitic": "bej byn om so",
     "Chadic": "ha",
     "Berber": "kab rif shi taq tzm zgh",
     "Bantu": "asa bas bem bez cgg cjk dav ebu ewo guz jmc kam kde kg ki kmb ksb ksf lag lg ln lu lua luy mer "
     "mgh nd nmg nso ny nyn rn rof rw rwk sbp seh sn ss st sw tn ts tum umb vun xh xog yav zu",
-    "Grassfields": "agq",
+    "Grassfields": "agq bbj",
     "Gur": "kbp mos",
     "Kwa": "ak blo gaa tw",
     "Volta-Niger": "ee fon ig yo",
@@ -264,37 +323,39 @@ BRANCHES = {
     "Ubangian": "sg",
     "Western Mande": "bm dyu nqo vai",
     "Malayic": "bew bjn id min ms",
-    "Philippine": "ceb ilo pag tl war",
+    "Philippine": "ceb ilo pag pam tl war",
     "Oceanic": "fj mi sm to",
     "Chamic": "ace",
     "South Sulawesi": "bug",
-    "Barito": "mg",
+    "Barito": "mg nij",
     "Bali-Sasak-Sumbawa": "ban",
-    "Sinitic": "yue zh",
+    "Sinitic": "cdo gan hak lzh nan wuu yue zh",
     "Tibeto-Burman": "bo brx dz kac lus mni my",
     "Oghuz": "az azb tk tr",
     "Kipchak": "ba crh kaa kk ky tt",
     "Karluk": "ug uz",
     "Oghur": "cv",
-    "Finnic": "et fi",
+    "Finnic": "et fi krl olo vep vro",
     "Ugric": "hu",
     "Sami": "se smn sms",
-    "Mordvinic": "myv",
+    "Mordvinic": "mdf myv",
     "South Dravidian": "kn ml ta",
     "South-Central Dravidian": "kxv te",
     "Vietic": "vi",
     "Khmeric": "km",
     "Munda": "sat",
     "Tai": "lo shn th za",
-    "Western Nilotic": "dik luo nus",
+    "Western Nilotic": "ach dik luo nus",
     "Eastern Nilotic": "mas saq teo",
     "Southern Nilotic": "kln",
     "Nakh": "ce",
-    "Nahuan": "nah",
+    "Nahuan": "azz nah",
     "Corachol": "hch",
     "Oto-Pamean": "oto",
-    "Tupi-Guarani": "gn yrl",
+    "Tupi-Guarani": "gn gub gun tpn urb yrl",
     "Inuit": "kl",
+    "Permic": "koi kpv",
+    "Mari": "mhr",
 }
 BRANCH_OF = {code: branch for branch, codes in BRANCHES.items() for code in codes.split()}
 
@@ -359,7 +420,7 @@ def varieties(sources: Sources) -> list[tuple[str, str, str, str]]:
     for entry in OTHERS.split():
         base, _, script = entry.partition(":")
         row = sources.lingua.get(base)
-        iso = row["iso_639_3_code"] if row else {"la": "lat", "ia": "ina", "ie": "ile"}.get(base, base)
+        iso = row["iso_639_3_code"] if row else ISO_639_3.get(base, base)
         iso_of[base] = "" if base in NOT_ISO_639_3 else iso
         found.append((base, iso_of[base], script or "Latn", ""))
     for entry in OTHER_SCRIPTS.split():

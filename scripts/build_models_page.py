@@ -25,15 +25,18 @@ TOP = """# Architectures
     crosstune plan my_study.yaml               # refuses a model that crosstune would compute incorrectly
 
 For this table, every architecture was built with two layers and random weights, and every method (with
-weights away from their initial values) was compared with transformers' eager attention, which reads one
-text at a time without crosstune's hook. The comparison covers single texts, padded batches, packed texts,
-branches that share a prefix, decoding steps, and gradients in training. `scripts/build_models_page.py`
+weights away from their initial values) was compared with transformers' eager attention (for Falcon with
+ALiBi, which eager adds twice, its default), which reads one text at a time without crosstune's hook. The
+comparison covers single texts, padded batches, packed texts, branches that share a prefix, decoding steps,
+and gradients in training. `scripts/build_models_page.py`
 wrote this page with transformers {version} and PyTorch {torch}; `tests/zoo` repeats it in every CI run.
 
 Any other architecture is checked the same way when it is loaded: on a small copy built from the config,
 before weights are downloaded. If crosstune would compute something incorrectly, `plan`, `params` and `run`
-refuse the model with a one-line error. LongRoPE and dynamic NTK are supported up to the length at which
-their frequencies depend on the longest text of a batch; a longer text is refused.
+refuse the model with a one-line error. With LongRoPE, texts on both sides of the length at which its
+frequencies change are read apart, and an answer that crosses it is read anew there; no question is compared
+with labels from both sides. With dynamic NTK a longer text is refused before training (or cut or left out,
+`evaluate.on_too_long`): its frequencies would depend on the longest text of a batch.
 
 "+" means correct. "one per row" means correct with one text per row, which is slower: a model that keeps a
 state beside attention cannot read packed texts or branches. A number is a refusal, listed below. Nothing is

@@ -86,7 +86,7 @@ class Results:
     def differences(self) -> "pl.DataFrame":
         """Paired differences of all pairs of methods, one row a pair, with columns model, task and protocol.
 
-        The others are those of `crosstune.analysis.statistics.differences.differences`; p_holm is over the
+        The others are those of `crosstune.analysis.statistics.differences.differences`; p is over the
         pairs of one model, task and protocol.
         """
         import polars as pl

@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crosstune.analysis.answer_language import CORRECT
+from crosstune.analysis.curves import curve
+from crosstune.analysis.groups import language_rates
 from crosstune.analysis.transfer import comparable, language_scores, seed_means, transfer
 from crosstune.errors import UserError
+from crosstune.metrics.language_id import UNDECIDABLE
 from crosstune.store.record import RunRecord
 from records import as_record
 
@@ -220,3 +224,19 @@ def test_the_best_and_the_worst_language() -> None:
     out = transfer(language_scores(*table((run("a", "lora", lora), lora), (run("c", "none", none), none))))
     actual = out.select("method", "best_language", "best_score", "worst_language", "worst_score").rows()
     assert sorted(actual) == [("lora", "th", 1.0, "sw", 0.0), ("none", "th", 1.0, "fr", 0.0)]
+
+
+def test_rates_are_averaged_in_one_order() -> None:
+    """A language in which one seed has no identified answer: seeds first, then languages, in every table."""
+    scores = {"en": [1], "de": [1], "sw": [0]}
+    labels = {("a", "de"): "de", ("a", "sw"): "sw", ("b", "de"): UNDECIDABLE, ("b", "sw"): "en"}
+    written = {"kind": "generation"}
+    runs, predictions = table(
+        *((run(name, "lora", scores, k, task=written), scores) for k, name in enumerate("ab"))
+    )
+    answers = [labels.get((row["run"], row["language"]), "en") for row in predictions.rows(named=True)]
+    out = language_scores(runs, predictions.with_columns(answer_language=pl.Series(answers)))
+    (expected,) = language_rates(out)[CORRECT]
+    assert expected == pytest.approx((1 + (1 + 0) / 2) / 2)
+    assert transfer(out)[CORRECT].to_list() == [pytest.approx(expected)]
+    assert curve(runs, out, "learning_rate")[CORRECT].to_list() == [pytest.approx(expected)]

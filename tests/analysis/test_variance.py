@@ -8,7 +8,8 @@ import pytest
 
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
 from crosstune.analysis.statistics.pairing import PairedPredictions
-from crosstune.analysis.statistics.power import critical, detectable, two_sided
+from crosstune.analysis.statistics.power import detectable
+from crosstune.analysis.statistics.studentized import critical, two_sided
 from crosstune.analysis.statistics.variance import Sample
 
 
@@ -53,11 +54,9 @@ def test_variances_of_a_parallel_sample_are_those_of_plain_means() -> None:
         assert parts.v_seed == pytest.approx(values.mean(axis=(1, 2)).var(ddof=1) / len(values))
         expected = values.var(axis=0, ddof=1)  # by language and example
         assert expected.shape == (4, 7)
-        v_seed, v_example_seed = sample.seed_variance_by_language(parts)
-        np.testing.assert_allclose(v_seed, values.mean(axis=2).var(axis=0, ddof=1) / len(values))
         rest = values - values.mean(0) - values.mean(2, keepdims=True) + values.mean((0, 2), keepdims=True)
         squares = (rest**2).sum(axis=(0, 2)) / ((len(values) - 1) * 6)  # mean square of seed x example
-        np.testing.assert_allclose(v_example_seed, squares / (7 * len(values)))
+        np.testing.assert_allclose(parts.example_seed_by_language, squares / (7 * len(values)))
     z = a.mean(axis=0) - b.mean(axis=0)
     found, _ = sample._examples((z - z.mean(axis=1, keepdims=True)).ravel())
     assert found == pytest.approx(z.mean(axis=0).var(ddof=1) / 7)
@@ -169,6 +168,13 @@ def test_both_agree_where_languages_share_some_ids() -> None:
     assert sample.pair("a", "b", "fixed").se > 2 * alone  # taking them for independent would be wrong
 
 
+def own(sample: Sample, name: str, effect: str) -> float:
+    """What a method's seeds add by themselves, before it is taken to vary no less than the others."""
+    parts = sample.method(name)
+    more = parts.v_all - parts.v_language_seed if effect == "random" else 0.0
+    return max(parts.v_seed - parts.v_example_seed + more, 0.0)
+
+
 @pytest.mark.parametrize("effect", ["random", "fixed"])
 def test_the_variance_is_right_on_average(effect: str) -> None:
     """Normal scores of the crossed design, where the variance of the difference is known."""
@@ -189,7 +195,9 @@ def test_the_variance_is_right_on_average(effect: str) -> None:
             scores[name] = y.reshape(3, -1)
         sample = Sample(made(scores, [[str(i) for i in range(20)]] * 6))
         pair = sample.pair("a", "b", effect)  # type: ignore[arg-type]
-        found.append(pair.se**2)
+        pool = sample.seed_variance(effect)  # type: ignore[arg-type]
+        assert pool is not None
+        found.append(pair.se**2 + sum(own(sample, name, effect) - pool.added[name] / 3 for name in "ab"))
         difference.append(pair.difference)
     cells = {"s": 3, "l": 6, "e": 20}
     truth = 2 * sum(size**2 / np.prod([cells[c] for c in axes]) for axes, size in sd.items())
@@ -206,8 +214,11 @@ def test_a_method_that_no_seed_changes_adds_no_seed_variance() -> None:
     fixed = Sample(replace(plain, seedless=frozenset({"b"})))
     assert lent.seed_variation("a", "b") == "borrowed"
     assert fixed.seed_variation("a", "b") == "measured"
-    (_, factor), (_, own) = lent.seed_parts("a", "b")[0], fixed.seed_parts("a", "b")[0]
-    assert (factor, own) == (4.0, 1.0)  # s² (1/3 + 1/1) = 4 (s² / 3)
+    pools = [sample.seed_variance("fixed") for sample in (lent, fixed)]
+    assert pools[0] is not None
+    assert pools[1] is not None
+    assert pools[0].added["b"] == pools[0].added["a"]  # s² of one seed
+    assert (pools[1].added["b"], pools[1].total["b"]) == (0.0, 0.0)
     alone = Sample(made({name: values[:1] for name, values in scores.items()}, PARALLEL))
     assert alone.seed_variation("a", "b") == "absent"
 

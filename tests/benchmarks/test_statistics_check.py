@@ -1,10 +1,8 @@
 """The check of the statistics, small: the simulator is right, and the tests hold on what it draws."""
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,62 +11,86 @@ from scipy import stats
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import statistics_check as check
-from crosstune.analysis.statistics.differences import difference
-from crosstune.analysis.statistics.variance import LanguageEffect, Sample
-from statistics_check import Shape
+from crosstune.analysis.statistics.differences import AllPairs
+from crosstune.analysis.statistics.variance import LanguageEffect
+from simulated_predictions import Shape, frame, intercept, mean_score, shift_for, simulate
+
+TIMES = 200
 
 
-def likely(found: dict[str, float], times: int, truth: float) -> bool:
+def likely(found: dict[str, float], truth: float) -> bool:
     """Whether a share of simulated studies is one that the truth gives."""
-    return stats.binomtest(round(found["share"] * times), times, truth).pvalue > 1e-3
+    return stats.binomtest(round(found["share"] * TIMES), TIMES, truth).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("scores", ["binary", "graded"])
+@pytest.mark.parametrize("scores", ["binary", "graded", "f1"])
 def test_the_simulated_truth_is_the_mean_of_many_predictions(scores: str) -> None:
-    shape = Shape((40, 40), 60, 400, scores)
-    means, fixed = [], []
+    shape = Shape(seeds=(20,), languages=60, examples=300, scores=scores, level=0.4)
+    gains, truths, levels = [], [], []
     for seed in range(6):
-        drawn = check.simulate(shape, np.random.default_rng(seed), shift=1.5)
-        entries = {name: values.mean() for name, values in drawn.paired.scores.items()}
-        means.append(entries["a"] - entries["b"])
-        fixed.append(drawn.fixed)
-    assert np.mean(means) == pytest.approx(np.mean(fixed), abs=0.015)
-    assert np.mean(fixed) == pytest.approx(check.true_difference(shape, 1.5), abs=0.015)
-    assert check.true_difference(shape, check.shift_for(shape, 0.1)) == pytest.approx(0.1, abs=1e-3)
+        drawn = simulate(shape, np.random.default_rng(seed), shift=1.5)
+        one, other = (drawn.sample.estimate(name) for name in drawn.sample.paired.methods)
+        gains.append(one - other)
+        levels.append((one + other) / 2)
+        truths.append(drawn.truth[0].mean() - drawn.truth[1].mean())
+    assert np.mean(gains) == pytest.approx(np.mean(truths), abs=0.012)
+    assert np.mean(levels) == pytest.approx(0.4, abs=0.05)
+    shift = shift_for(shape, 0.1)
+    base = intercept(shape)
+    gain = mean_score(shape, base + shift / 2) - mean_score(shape, base - shift / 2)
+    assert gain == pytest.approx(0.1, abs=1e-3)
 
 
-@pytest.mark.parametrize("effect", ["random", "fixed"])
-def test_false_positives_coverage_and_power(effect: str) -> None:
-    measured = check.check(Shape((4, 4), 8, 40), effect, 300)  # type: ignore[arg-type]
-    assert measured["seed_variation"] == "measured"
-    assert likely(measured["false_positives"], 300, 0.05)
-    assert likely(measured["coverage"], 300, 0.95)
-    assert likely(measured["power"], 300, 0.8)
+def test_a_sample_taken_over_is_one_made_anew() -> None:
+    """Drawing reuses what a shape's samples share; the library's own way gives the same numbers."""
+    for shape in (Shape(methods=3, languages=6), Shape(questions=4, parallel=False, fewest=20, source=True)):
+        sample = simulate(shape, np.random.default_rng(0)).sample
+        for effect in ("random", "fixed"):
+            kind: LanguageEffect = effect  # type: ignore[assignment]
+            pair = sample.pair("m00", "m01", kind)
+            found = AllPairs(sample.paired, language_effect=kind).pair("m00", "m01")
+            assert (found.difference, found.se, found.df) == (pair.difference, pair.se, pair.df)
+            assert (found.low_alone, found.high_alone) == pair.interval()
 
 
-def test_with_one_seed_the_library_says_what_is_missing() -> None:
-    measured = check.check(Shape((1, 1), 20, 100), "random", 150)
-    assert measured["seed_variation"] == "absent"
-    assert not likely(measured["false_positives"], 150, 0.05)
+SMALL = [
+    Shape(languages=8, examples=40),
+    Shape(methods=5, seeds=(2,), languages=6, examples=30),
+    Shape(questions=5, languages=6, examples=60, changed=check.PASSAGES),
+    Shape(languages=12, examples=40, families=(4, 2, 2, 2, 2), changed=(("method x family", 0.4),)),
+    Shape(seeds=(3, 1), languages=6, examples=40),
+]
 
 
-def test_holm_keeps_false_wins_rare() -> None:
-    for shape in (Shape((3, 3), 10, 60), replace(check.LANGUAGE_SHAPES[0], languages=10)):
-        measured = check.check_languages(shape, 150)
-        assert measured["any_after_holm"]["low"] <= 0.05
-        assert measured["false_positives"] < 0.07
+@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: check.describe(shape.named()))
+def test_false_differences_are_rare_and_true_ones_found(shape: Shape) -> None:
+    found = check.check(shape, "random", TIMES)
+    assert found["family"]["low"] <= 0.065
+    assert found["supported"]["low"] <= 0.025
+    assert found["coverage"]["high"] >= 0.93
+    assert likely(found["power"], 0.8) or 0.7 < found["power"]["share"] < 0.93
 
 
-def test_what_is_checked_is_what_is_reported() -> None:
-    paired = check.simulate(Shape((3, 2), 6, 30), np.random.default_rng(0), shift=1.0).paired
-    for effect in get_args(LanguageEffect):
-        estimate = difference(paired, "a", "b", language_effect=effect, draws=2)
-        pair = Sample(paired).pair("a", "b", effect)
-        assert (estimate.low, estimate.high) == pair.interval()
-        assert (estimate.p, estimate.detectable) == (pair.p, pair.detectable())
+def test_wins_and_losses_by_language_are_rarely_false() -> None:
+    for shape in (
+        replace(check.LANGUAGE_SHAPES[4], languages=8),
+        replace(check.LANGUAGE_SHAPES[0], languages=8),
+    ):
+        found = check.check_languages(shape, TIMES)
+        assert found["any"]["low"] <= 0.05
+        assert found["one"] < 0.07
 
 
-def test_the_page_shows_the_stored_results() -> None:
-    stored = json.loads(check.RESULTS.read_text(encoding="utf-8"))
-    page = check.DOCS.read_text(encoding="utf-8")
-    assert check.fill(page, check.tables(stored)) == page
+def test_what_is_claimed_of_more_than_means_holds() -> None:
+    shape = replace(check.WITH_SOURCE, examples=40)
+    for name in check.ESTIMANDS:
+        assert check.check_estimand(name, shape, TIMES)["false"]["low"] <= 0.06
+    assert check.check_equivalence(Shape(languages=8, examples=60), TIMES)["false"]["low"] <= 0.06
+    picked = check.check_selection(Shape(languages=8, examples=40), TIMES, 5)["supported"]
+    assert picked["by the source language"]["low"] <= 0.025
+
+
+def test_two_languages_are_no_sample_of_others() -> None:
+    assert frame(Shape(languages=2)).sample.possible("random") == "fixed"
+    assert frame(Shape(languages=6, families=(5, 1))).sample.possible("random") == "fixed"
+    assert frame(Shape(languages=3)).sample.possible("random") == "random"

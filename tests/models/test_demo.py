@@ -72,7 +72,7 @@ def test_prepared_once_and_found_after(tiny, tmp_path, capfd, monkeypatch):
     assert tiny == [b"".join(BYTES)]
     assert "Terms apply." in capfd.readouterr().err
     marker = json.loads((folder / "crosstune.json").read_text())
-    assert marker["gguf_sha256"] == DEMOS[NAME].gguf_sha256
+    assert marker["gguf_sha256"] == DEMOS[NAME].sha256
     assert marker["model_sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert demo.revision(folder) == marker["model_sha256"][:16]
     assert kept(tmp_path) == [folder.name]

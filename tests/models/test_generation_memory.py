@@ -3,6 +3,7 @@
 from contextlib import contextmanager
 
 import pytest
+import torch
 
 from crosstune.models.attention import choose
 from crosstune.models.attention.cache import DecodingCache, row_bytes
@@ -195,7 +196,11 @@ def test_bytes_of_a_row(case, family):
     lm = make_lm(family)
     attach(lm, case)
     slots = DecodingCache(lm, 3, 7)
-    assert 3 * row_bytes(lm, 7) == sum(x.nbytes for x in (*slots.keys, *slots.values))
+    with torch.inference_mode():
+        lm.hidden(torch.ones(1, 2, dtype=torch.long, device=lm.device), read=(read := slots.reader()))
+    slots.add(read, [(0, [0, 1])])
+    blocks = (*slots.keys.values(), *slots.values.values())
+    assert 3 * row_bytes(lm, 7) == sum(x.nbytes for x in blocks)
 
 
 def test_memory_that_linux_and_a_container_leave(monkeypatch, tmp_path):

@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import pytest
-from transformers import Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config
+from transformers import BertConfig, Gemma3TextConfig, LlamaConfig, MistralConfig, Qwen3Config
 
 from crosstune.errors import UserError
 from crosstune.models.geometry import geometry_of
@@ -14,6 +14,7 @@ CONFIGS = {
     "mistral": MistralConfig,
     "gemma": Gemma3TextConfig,
     "qwen3": Qwen3Config,
+    "e5": BertConfig,
 }
 
 

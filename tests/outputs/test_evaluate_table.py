@@ -181,6 +181,18 @@ def test_texts_longer_than_the_positions_are_counted_and_done_with_as_asked(tiny
         answered("skip")
 
 
+def test_texts_whose_rotation_follows_the_longest_are_refused_unless_shortened(tiny_lm):
+    """Dynamic NTK: not read all the same, as other texts beyond the positions are."""
+    lm = copy.copy(tiny_lm("llama"))
+    lm.geometry = replace(lm.geometry, same_rotation=20)
+    examples = {"en": [Example("long", "en", "a " * 80 + "hat:", ("yes",), ("yes", "no"))]}
+    with pytest.raises(UserError, match=r"en long: \d+ tokens .* has room for 20; set evaluate.on_too_long"):
+        evaluate(lm, Toy(), examples, EvaluateSettings())
+    assert len(evaluate(lm, Toy(), examples, EvaluateSettings(on_too_long="truncate-left"))) == 1
+    lm.geometry = replace(lm.geometry, long_rotation=True)
+    assert len(evaluate(lm, Toy(), examples, EvaluateSettings())) == 1
+
+
 @pytest.mark.parametrize("kind", [Toy, Free])
 def test_training_texts_are_held_to_the_positions_too(tiny_lm, kind):
     """Of a size at which byte counts alone say nothing: each is tokenised, with its answer."""

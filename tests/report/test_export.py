@@ -157,7 +157,7 @@ def test_charts_and_tables_in_two_lines(results: Results) -> None:
         assert isinstance(chart, alt.TopLevelMixin)
         assert chart.to_dict()["$schema"]
     assert results.groups("family")["group"].n_unique() == 3
-    assert {"a", "b", "difference", "low", "high", "p_holm", "detectable", "model"} <= set(
+    assert {"a", "b", "difference", "low", "high", "p", "detectable", "model"} <= set(
         results.differences.columns
     )
 

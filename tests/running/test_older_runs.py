@@ -94,3 +94,7 @@ def test_updates_that_were_rounded_away_are_told_apart(model: Path, tmp_path: Pa
         found = [line for section in results.sections for line in section.warnings]
         assert any("rounded small updates away" in line for line in found) == wanted
     assert second.merge is not None
+    for run in (first, second):  # nor is a store of older ones alone silent
+        aged(tmp_path / "store" / run.id, merge=None, dtype="bfloat16")
+    found = [line for section in crosstune.results(tmp_path / "store").sections for line in section.warnings]
+    assert any("rounded small updates away" in line for line in found)

@@ -19,7 +19,7 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.languages import LANGUAGES
 from crosstune.methods import METHODS
-from crosstune.running import execute, progress
+from crosstune.running import execute, prepared, progress
 from crosstune.running.interrupts import Stopped
 from crosstune.running.predict import predict
 from crosstune.running.progress import BarDisplay, display
@@ -220,6 +220,17 @@ def test_one_diverging_run_does_not_cost_the_others(small: Study) -> None:
         run_study(study, console=Console(file=said, width=200), retry_failed=True)
     assert "[3/3] number-words · full" in said.getvalue()
     assert failures.read(small.folder)[failure.id].when > failure.when
+
+
+def test_a_test_text_too_long_costs_no_training(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: Any) -> None:
+        raise UserError("de 7: too long")
+
+    monkeypatch.setattr(execute, "train", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(prepared, "fitted", refused)
+    more = {"tasks": ["number-words"], "methods": ["lora"], "evaluate": {"on_too_long": "error"}}
+    with pytest.raises(UserError, match="de 7: too long"):
+        go(Study(**study_of(Path(small.models[0]), small.folder, **more)))
 
 
 def test_an_unforeseen_fault_is_written_down_with_its_traceback(

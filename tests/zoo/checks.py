@@ -37,6 +37,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix-kv": ("prefix", {"length": PROMPT, "space": "kv"}),
     "llama-adapter": ("llama-adapter", {"length": PROMPT}),
     "lora": ("lora", {"rank": 2}),
+    "peft-loha": ("peft", {"type": "LOHA", "r": 2, "alpha": 4}),
     "bottleneck": ("bottleneck", {"width": 5, "sublayers": "both"}),
     "bottleneck-parallel": ("bottleneck", {"width": 5, "placement": "parallel"}),
     "compacter": ("compacter", {"width": 8, "placement": "pfeiffer"}),
@@ -85,7 +86,7 @@ def one_line(error: UserError) -> str:
 
 def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
     name, settings = CASES[case]
-    if case == "lora":
+    if name in ("lora", "peft"):
         settings = settings | {"target_modules": targets(lm)}
     kind = METHODS[name]
     method = kind(kind.Config(**settings))
@@ -115,7 +116,7 @@ def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
 def shake(method: Any) -> None:
     """Move every trained parameter away from where it starts: no gate, no B is zero after this."""
     generator = torch.Generator().manual_seed(1)
-    scale = {"full": 0.02, "lora": 0.1}.get(method.name, 0.3)
+    scale = {"full": 0.02, "lora": 0.1, "peft": 0.1}.get(method.name, 0.3)
     with torch.no_grad():
         for parameter in method.parameters().values():
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
@@ -178,6 +179,16 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
             update = scale * p[f"{name}.B"] @ p[f"{name}.A"]
             module = eager.get_submodule(name)
             weights[f"{name}.weight"] = module.weight + (update.T if isinstance(module, Conv1D) else update)
+        yield independent.with_weights(eager, weights)
+    elif name == "peft":
+        a, b, c, d = (f".hada_{factor}.default" for factor in ("w1_a", "w1_b", "w2_a", "w2_b"))
+        weights = {}
+        for name in (key.removesuffix(a) for key in p if key.endswith(a)):
+            _, layer, rest = name.split(".", 2)
+            at = f"{names[id(lm.layers[int(layer)])]}.{rest}.weight"
+            update = method.config.model_extra["alpha"] / method.config.model_extra["r"]
+            update = update * (p[name + a] @ p[name + b]) * (p[name + c] @ p[name + d])
+            weights[at] = eager.get_parameter(at) + update
         yield independent.with_weights(eager, weights)
     elif name == "ia3":
         yield independent.with_weights(eager, independent.scaled(eager, stack, dict(p)))

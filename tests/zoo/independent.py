@@ -23,7 +23,7 @@ Logits = Callable[[Sequence[int]], Tensor]
 Pair = tuple[Tensor, Tensor]
 # Attention that asks for no attention function, or caches something else than its keys and values.
 OWN = {"bloom", "codegen", "falcon", "gpt_neo", "gpt_neox_japanese", "gptj", "xglm"}
-OWN |= {"deepseek_v2", "deepseek_v3", "minicpm3", "youtu"}
+OWN |= {"deepseek_v2", "deepseek_v3", "glm4_moe_lite", "minicpm3", "youtu"}
 GATED = "zoo-gated"
 
 
@@ -146,6 +146,7 @@ def scaled(model: Any, layers: Sequence[nn.Module], vectors: dict[str, Tensor]) 
     names = {id(module): name for name, module in model.named_modules()}
 
     def scale(module: nn.Module, by: Tensor, inputs: bool = False) -> None:
+        module = getattr(module, "linear", module)  # Moshi's wrap one
         at, transposed = names[id(module)], type(module).__name__ == "Conv1D"
         for end in ("weight",) if inputs or module.bias is None else ("weight", "bias"):
             tensor = changed.get(f"{at}.{end}", getattr(module, end))

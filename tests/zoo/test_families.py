@@ -3,7 +3,7 @@
 import pytest
 import torch
 from architectures import eager_model
-from checks import apart, save
+from checks import apart, save, shake
 
 from crosstune.methods import METHODS
 from crosstune.models.attention.choose import BatchForm, for_training, lay_out, training_form
@@ -20,7 +20,7 @@ ANSWER = 12
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    "name", ["xglm", "bloom", "falcon", "gptj", "gpt-neo", "codegen", "lfm2", "falcon-h1"]
+    "name", ["xglm", "bloom", "falcon", "falcon-alibi", "gptj", "gpt-neo", "codegen", "lfm2", "falcon-h1"]
 )
 def test_written_answers_are_those_of_transformers(name, dtype, tmp_path, monkeypatch):
     """Prompts of many lengths, two with a shared beginning, read in one line or in padded rows.
@@ -109,3 +109,98 @@ def test_a_training_batch_in_16_bits_is_right_on_this_device(name, tmp_path):
         for start, prompt in zip(placed.starts, PROMPTS, strict=True):
             logits = lm.logits(states[start : start + len(prompt)]).cpu()
             assert not apart(logits, eager(torch.tensor([prompt])).logits[0], near=0.06)
+
+
+# Of both sides of LongRoPE's boundary, 40 tokens here; two with a shared beginning that part before it.
+SIDES = [[1, *range(5, 5 + n)] for n in (3, 38, 60)]
+SIDES += [[1, *range(5, 34), *range(70, 70 + n)] for n in (4, 30)]
+
+
+@pytest.fixture(scope="module")
+def longrope(tmp_path_factory):
+    eager = eager_model("phi3-longrope")
+    folder = save(eager, tmp_path_factory.mktemp("longrope") / "model")
+    return eager, load(str(folder), device="cpu", dtype="float32")
+
+
+def test_longrope_answers_and_choices_of_both_sides(longrope, monkeypatch):
+    """Some answers cross the boundary while they are written: transformers reads the text anew there."""
+    eager, lm = longrope
+    monkeypatch.setattr(type(lm), "stop_ids", frozenset())
+    kept = {"max_new_tokens": ANSWER, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    trees = [grow([prompt]) for prompt in SIDES[:3]] + [grow(SIDES[3:])]
+    for prompt, answer in zip(SIDES, generation._generate(lm, trees, ANSWER, (), 8192), strict=True):
+        assert answer == eager.generate(torch.tensor([prompt]), **kept)[0, len(prompt) :].tolist()
+    labels = ((30,), (30, 31, 32, 33), (40, 41))
+    items = [ChoiceItem(prompt, labels) for prompt in SIDES]
+    for item, scores in zip(items, score_choices(lm, items, EvaluateSettings(choices="label")), strict=True):
+        wanted = []
+        for label in labels:
+            # All labels of a question have the rotation of the longest, which is all that padding changes.
+            padded = [*item.prompt, *label[:-1], *[0] * (4 - len(label))]
+            logits = eager(torch.tensor([padded])).logits[0, len(item.prompt) - 1 :]
+            wanted.append(logits.log_softmax(-1)[: len(label)].gather(1, torch.tensor(label)[:, None]).sum())
+        assert not apart(torch.tensor(scores), torch.stack(wanted).log_softmax(0).detach())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("soft-prompt", {"length": 3}),
+        ("prefix", {"length": 3}),
+        ("llama-adapter", {"length": 3}),
+        ("lora", {"rank": 2, "target_modules": "all-linear"}),
+    ],
+)
+def test_longrope_with_methods_of_both_sides(name, settings, longrope, monkeypatch):
+    """Each text, its gradients and its answer as by itself: a method's own prompt decides the side too."""
+    _, lm = longrope
+    monkeypatch.setattr(type(lm), "stop_ids", frozenset())
+    method = METHODS[name](METHODS[name].Config(**settings))
+    method.attach(lm, seed=0)
+    try:
+        shake(method)
+        parameters = list(method.parameters().values())
+        placed = for_training(lm, SIDES)
+        states = lm.hidden(placed.ids, placed.layout).flatten(0, 1)
+        together = torch.cat(
+            [states[start : start + len(text)] for start, text in zip(placed.starts, SIDES, strict=True)]
+        )
+        alone = torch.cat([lm.hidden(torch.tensor([text]))[0] for text in SIDES])
+        assert not apart(together, alone)
+        weights = torch.linspace(-1, 1, alone.numel()).view_as(alone)
+        for ours, theirs in zip(
+            *(torch.autograd.grad((x * weights).sum(), parameters) for x in (together, alone)), strict=True
+        ):
+            assert not apart(ours, theirs, near=1e-3)
+        with torch.no_grad(), method.evaluating():
+            crossing = SIDES[1][:-1]
+            text = list(crossing)
+            for _ in range(5):
+                text.append(int(lm.best(lm.hidden(torch.tensor([text]))[0, -1:])))
+            answers = generation._generate(lm, [grow([crossing])], 5, (), 8192)
+        assert answers == [text[len(crossing) :]]
+    finally:
+        method.detach()
+
+
+def test_falcons_alibi_is_added_once_as_it_was_trained(tmp_path):
+    """falcon-rw's own code: ``softmax((Q K' + alibi) / sqrt(d))``, alibi in bf16; here by hand in float64.
+
+    transformers' eager attention adds it once more with the mask, its default attention does not.
+    """
+    eager = eager_model("falcon-alibi")
+    lm = load(str(save(eager, tmp_path / "model")), device="cpu", dtype="float32")
+    module, seen = lm.attentions[0], {}
+    for end in ("query_key_value", "dense"):
+        layer = module.get_submodule(end)
+        layer.register_forward_hook(lambda _, x, y, end=end: seen.update({end: (x[0], y)}))
+    lm.hidden(torch.arange(100)[None])
+    heads, size = 4, 8
+    q, k, v = seen["query_key_value"][1][0].double().view(-1, heads, 3, size).unbind(2)
+    slopes = torch.tensor([2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8])
+    alibi = (slopes.bfloat16()[:, None] * torch.arange(100).bfloat16()).double()
+    scores = (torch.einsum("ihd,jhd->hij", q, k) + alibi[:, None]) / size**0.5
+    scores = scores.masked_fill(torch.ones(100, 100, dtype=torch.bool).triu(1), -torch.inf)
+    wanted = torch.einsum("hij,jhd->ihd", scores.softmax(-1), v).flatten(1)
+    assert not apart(seen["dense"][0][0].double(), wanted, near=1e-5)

@@ -28,7 +28,7 @@ def with_answer_language(predictions: pl.DataFrame, source: dict[str, str]) -> p
     Returns:
         The table with `CORRECT`, `SOURCE` (null for the source language's own examples), `SWITCHED` (these
         null where undecidable), `UNDECIDED`, and `SCORE_IF_CORRECT` (the score, null unless in the right
-        language).
+        language; its mean is over other examples for each method, and no corpus score).
     """
     if "answer_language" not in predictions.columns:
         return predictions

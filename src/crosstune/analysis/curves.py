@@ -118,12 +118,15 @@ def curve(runs: Sequence[RunRecord], scores: pl.DataFrame, setting: str) -> pl.D
         model=pl.col("model") if "model" in inside else pl.lit(None, pl.String),
     )
     keys = ["model", "task", "protocol", "method_name", "line", "value"]
-    totals = [pl.col("n").sum(), pl.col("score", *metrics).mean()]
+    # Rates have no value in some languages of some runs: seeds first, then languages, as in every table.
+    rates = drawn.group_by([*keys, "language"]).agg(pl.col(metrics).mean()).group_by(keys)
+    totals = [pl.col("n").sum(), pl.col("score").mean()]
     targets_of_run = pl.col("language").n_unique().alias("targets")
     per_run = drawn.group_by([*keys, "run"]).agg(pl.col("measure").first(), targets_of_run, *totals)
     shared, spread = pl.col("measure", "targets").first(), pl.col("score").std().alias("sd")
     points = per_run.sort("run").group_by(keys).agg(pl.len().alias("seeds"), shared, spread, *totals)
-    return points.sort(keys, nulls_last=False)
+    means = rates.agg(pl.col(metrics).mean())
+    return points.join(means, on=keys, how="left", nulls_equal=True).sort(keys, nulls_last=False)
 
 
 def _inside(setting: str) -> list[str]:

@@ -40,7 +40,8 @@ class Predictions:
         """What one run scored.
 
         Returns:
-            run, language, example, score, and ``answer_language`` and each ``metric.<name>`` where there.
+            run, language, example, score, and where there ``cluster``, ``answer_language`` and each
+            ``metric.<name>``.
         """
         if isinstance(self._source, Path):
             table = stored.read_table(self._source, run_id, _is_score)
@@ -112,11 +113,12 @@ def _small(scores: pl.DataFrame) -> pl.DataFrame:
     """What pairing takes of some runs' scores."""
     names = [pl.col(name).cast(pl.Categorical) for name in ("run", "language", "example")]
     summed = cs.by_name(*_summed(), require_all=False) | cs.starts_with(SUM)
-    return scores.select(*names, summed.cast(pl.Float32))
+    cluster = cs.by_name("cluster", require_all=False).cast(pl.Categorical)
+    return scores.select(*names, cluster, summed.cast(pl.Float32))
 
 
 def _is_score(name: str) -> bool:
-    known = {"language", "example", "answer_language", *_summed()}
+    known = {"language", "example", "cluster", "answer_language", *_summed()}
     return name in known or name.startswith(("metric.", SUM))
 
 

@@ -140,13 +140,14 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
         gap = source - target_mean, relative = target_mean / source (null when the source score is 0), the
         standard deviations over seeds source_sd, target_sd, gap_sd (null for one seed), best_language and
         worst_language among the targets with best_score and worst_score, and ``metric.<name>`` means over
-        the same targets. ``source`` is null when some run lacks the source language. Scores are in [0, 1].
+        the same targets of the means over seeds. ``source`` is null when some run lacks the source language.
+        Scores are in [0, 1].
     """
     shared = comparable(scores)
     targets = shared.filter(~pl.col("is_source"))
     metrics = [name for name in scores.columns if name.startswith("metric.")]
     run = [*ROW, "run"]
-    means = targets.group_by(run).agg(pl.col(metrics).mean(), target_mean=pl.col("score").mean())
+    means = targets.group_by(run).agg(target_mean=pl.col("score").mean())
     per_run = (
         scores.select(run)
         .unique()
@@ -157,7 +158,7 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
     )
     rows = per_run.group_by(ROW).agg(
         pl.len().alias("seeds"),
-        pl.col("source", "target_mean", "gap", *metrics).mean(),
+        pl.col("source", "target_mean", "gap").mean(),
         source_sd=pl.col("source").std(),
         target_sd=pl.col("target_mean").std(),
         gap_sd=pl.col("gap").std(),
@@ -169,6 +170,8 @@ def transfer(scores: pl.DataFrame) -> pl.DataFrame:
         best_score=pl.col("score").first(),
         worst_language=pl.col("language").last(),
         worst_score=pl.col("score").last(),
+        # A rate has no value where no answer was identified: seeds first, then languages, as in every table.
+        **{name: pl.col(name).mean() for name in metrics},
     )
     seen = scores.group_by(COMPARISON).agg(
         targets_seen=pl.col("language").filter(~pl.col("is_source")).n_unique()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from crosstune.analysis.statistics.differences import holm
+from crosstune.analysis.statistics.multiplicity import holm
 from crosstune.claims.file import Quantifier
 
 Outcome = Literal["yes", "no", "open"]

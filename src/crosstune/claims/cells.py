@@ -8,7 +8,7 @@ from dataclasses import replace
 from crosstune.analysis.groups import family_order, group_of
 from crosstune.analysis.statistics.differences import Difference, by_language, difference
 from crosstune.analysis.statistics.pairing import PairedPredictions
-from crosstune.analysis.statistics.power import two_sided
+from crosstune.analysis.statistics.studentized import two_sided
 from crosstune.claims import choose_runs as claim_runs
 from crosstune.claims.cell import Cell, corrected, counted
 from crosstune.claims.choose_runs import NoRunsError, Setup
@@ -18,7 +18,7 @@ from crosstune.claims.file import LOWER_IS_BETTER, Claim, Pick
 from crosstune.errors import did_you_mean
 
 # Verdicts use the test and its interval; bootstrap draws would take most of the time.
-_tested = functools.partial(difference, draws=1)
+_tested = functools.partial(difference, draws=0)
 
 _OF_DIFFERENCE = ("difference", "low", "high", "detectable", "languages", "examples")
 

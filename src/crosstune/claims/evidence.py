@@ -85,5 +85,5 @@ class Evidence:
             value = pl.col(f"metric.{metric}").cast(pl.Float64).fill_nan(None)
         else:
             raise NoRunsError(f"the runs recorded no metric {metric}")
-        scored = rows.select("run", "language", "example", value.alias("score"))
+        scored = rows.select("run", "language", "example", pl.col("^cluster$"), value.alias("score"))
         return scored.filter(pl.col("score").is_not_null())

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import polars as pl
 
 from crosstune.analysis.predictions import Predictions
-from crosstune.analysis.statistics.differences import holm
+from crosstune.analysis.statistics.multiplicity import holm
 from crosstune.analysis.transfer import language_scores
 from crosstune.claims.cell import Cell, counted, needed
 from crosstune.claims.cells import cells_of
@@ -252,8 +252,5 @@ def _one_reason(claim: Claim, cell: Cell) -> str:
         return cell.why
     if cell.outcome != "open":
         return f"the interval is {'above' if cell.outcome == 'yes' else 'below'} {side}"
-    assert cell.detectable is not None
-    return (
-        f"the interval includes {side}; minimum detectable difference from it: "
-        f"{100 * cell.detectable:.1f} points (80% power)"
-    )
+    shown = "none" if cell.detectable is None else f"{100 * cell.detectable:.1f} points"
+    return f"the interval includes {side}; minimum detectable difference from it: {shown} (80% power)"

@@ -68,9 +68,9 @@ def _selected(claim: Claim, runs: Sequence[RunRecord]) -> Iterator[RunRecord]:
 
 def _first_difference(run: RunRecord, setup: Mapping[str, Any]) -> str | None:
     for key, wanted in setup.items():
-        found = _value(run, key)
-        if found is not None and not _same(key, found, wanted):
-            shown = ", ".join(map(str, found)) if isinstance(found, list) else found
+        value = _value(run, key)
+        if value is not None and not _same(key, value, wanted):
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else value
             return f"{key.replace('_', ' ')} {shown}"
     return None
 
@@ -95,20 +95,20 @@ def _value(run: RunRecord, key: str) -> Any:
     return train.get(key, run.method.settings.get(key))
 
 
-def _same(key: str, found: Any, wanted: Any) -> bool:
+def _same(key: str, value: Any, wanted: Any) -> bool:
     if key == "learning_rates" and not isinstance(wanted, list):
         wanted = [wanted]
-    if isinstance(found, list) and isinstance(wanted, list):
+    if isinstance(value, list) and isinstance(wanted, list):
         # A rate that was given, not searched, has to be one of those stated.
-        within = set(found) <= set(wanted)
-        return within if key == "learning_rates" and len(found) == 1 else within and len(found) == len(wanted)
+        within = set(value) <= set(wanted)
+        return within if key == "learning_rates" and len(value) == 1 else within and len(value) == len(wanted)
     if key == "train_data":
-        return str(wanted).casefold() in str(found).casefold()
-    if isinstance(wanted, str) and isinstance(found, int) and (written := _DIGITS.fullmatch(wanted.strip())):
+        return str(wanted).casefold() in str(value).casefold()
+    if isinstance(wanted, str) and isinstance(value, int) and (written := _DIGITS.fullmatch(wanted.strip())):
         # "67.5K" is any number that rounds to it.
         unit = _UNITS[written[2].upper()] / 10 ** len(written[1] or "")
-        return bool(abs(found - parse_count(wanted, key)) <= unit / 2)
-    return bool(found == wanted)
+        return bool(abs(value - parse_count(wanted, key)) <= unit / 2)
+    return bool(value == wanted)
 
 
 def check_keys(claim: Claim, known: Collection[str], place: str) -> None:

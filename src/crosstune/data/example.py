@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 Split = Literal["train", "dev", "test"]
@@ -23,6 +23,8 @@ class Example:
         choices: What is scored, for a choice task (each without leading space); empty for a free answer.
         fields: The dataset's own texts by name, such as ("premise", "..."): what overlap with training data
             and repeated questions are looked for in.
+        cluster: What it shares with examples that are not independent of it, such as a key of its passage;
+            empty where it stands alone. Tests of significance need it; it decides nothing in a run.
     """
 
     id: str
@@ -31,6 +33,7 @@ class Example:
     answers: tuple[str, ...]
     choices: tuple[str, ...] = ()
     fields: tuple[tuple[str, str], ...] = ()
+    cluster: str = field(default="", compare=False)
 
     @property
     def gold(self) -> int:
@@ -44,6 +47,11 @@ def fair_order(key: str) -> bytes:
     Files are often sorted by label; in this order the first n examples of a split are a fair sample of it.
     """
     return hashlib.sha256(key.encode()).digest()
+
+
+def passage_key(text: str) -> str:
+    """A short name for a passage: the same for the same text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def fingerprint(examples: Iterable[Example]) -> str:

@@ -117,6 +117,8 @@ def find(code: str) -> Language:
 def add(code: str, name: str, family: str, script: str, resource: int | None = None) -> None:
     """Add a language that the table lacks, for as long as the process lasts.
 
+    Nothing happens where the table has the code, of the same family and script.
+
     Args:
         code: Two or three letters, of ISO 639 where it has one; with a script for a second variety.
         name: In English.
@@ -128,8 +130,9 @@ def add(code: str, name: str, family: str, script: str, resource: int | None = N
         UserError: A code or name that means something else in the table, or a value that it does not take.
     """
     row = Language(code, name, "", "", code.partition("-")[0], "", code, family, "", script, resource, "")
-    if LANGUAGES.get(code) == row:
-        return
+    known = LANGUAGES.get(code)
+    if known is not None and (known.family, known.script) == (family, script):
+        return  # called twice, or of a file from before the table had it
     if not re.fullmatch("[a-z]{2,3}(-[A-Z][a-z]{3})?", code):
         raise UserError(f"a language's code is two or three letters such as bbc; found {code!r}")
     if resource is not None and resource not in range(6):
@@ -137,8 +140,8 @@ def add(code: str, name: str, family: str, script: str, resource: int | None = N
     if script not in {known.script for known in LANGUAGES.values()}:
         raise UserError(f"{code}: unknown script {script!r}; give an ISO 15924 code such as Latn or Arab")
     for name_or_code in (code, name):
-        if known := _index().get(_key(name_or_code)):
-            raise UserError(f"{name_or_code!r} is in the language table: {LANGUAGES[known].name} ({known})")
+        if taken := _index().get(_key(name_or_code)):
+            raise UserError(f"{name_or_code!r} is in the language table: {LANGUAGES[taken].name} ({taken})")
     LANGUAGES[code] = row
     _ALIASES[code] = []
     ADDED[code] = {"name": name, "family": family, "script": script}

@@ -10,6 +10,7 @@ from crosstune.methods.adapters.peft_tuner import PeftTuner
 from crosstune.methods.base import Method
 from crosstune.methods.few_shot import FewShot
 from crosstune.methods.full import Full
+from crosstune.methods.head import Probe
 from crosstune.methods.none import NoTuning
 from crosstune.methods.prompts.llama_adapter import LlamaAdapter
 from crosstune.methods.prompts.prefix import Prefix
@@ -29,4 +30,5 @@ METHODS: dict[str, type[Method[Any]]] = {
     "peft": PeftTuner,
     "mad-x": MadX,
     "full": Full,
+    "probe": Probe,
 }

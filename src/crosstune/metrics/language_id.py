@@ -59,6 +59,8 @@ _NO_LANGUAGE = regex.compile(
 _SECOND_VARIETY = {"sr": "sr-Latn", "uz": "uz-Cyrl", "bs": "bs-Cyrl"}
 # Labels of the identifier that may be taken for one another: none is a third language beside another of them.
 _ALIKE = (frozenset({"ar", "ary", "arz"}), frozenset({"no", "nn"}), frozenset({"bs", "hr", "sr"}))
+# The rules were measured without these, which are near to much larger languages or read by few.
+_NEVER_THIRD = frozenset({"ext", "grc", "hbo", "vo", "wa", "wuu"})
 # The identifier's own names. It knows other varieties with a script in their code not at all.
 _LABELS = {"nb": "no", "gn": "gug", "ki": "kik", "ff": "fuv", "sr-Latn": "sr"}
 
@@ -223,7 +225,7 @@ def _third(text: str, group: str, expected: frozenset[str]) -> str | None:
     if _letters(text) < MIN_THIRD_LETTERS:
         return None
     code_of = _in_script(group)
-    ranked = dict(_identifier(tuple(code_of)).rank(text))
+    ranked = dict(_identifier(tuple(sorted(code_of.keys() | expected))).rank(text))
     best = max(ranked, key=ranked.__getitem__)
     expected = expected.union(*(labels for labels in _ALIKE if labels & expected))
     left = sum(ranked.get(label, 0.0) for label in expected)
@@ -233,9 +235,9 @@ def _third(text: str, group: str, expected: frozenset[str]) -> str | None:
 
 @functools.cache
 def _in_script(group: str) -> dict[str, str]:
-    """The languages of a script that the identifier knows, by its names for them."""
+    """The languages of a script that the identifier may name unasked, by its names for them."""
     labels = {_LABELS.get(code, code): code for code, row in LANGUAGES.items() if row.script == group}
-    return {label: labels[label] for label in sorted(labels.keys() & _known())}
+    return {label: labels[label] for label in sorted((labels.keys() & _known()) - _NEVER_THIRD)}
 
 
 def _by_kana(text: str, candidates: tuple[str, ...]) -> tuple[str, ...]:

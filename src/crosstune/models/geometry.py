@@ -35,16 +35,23 @@ class Geometry:
     # Heads, and sizes of one's keys and values, of what a cache holds in their place (DeepSeek's latents);
     # None where it holds them.
     cached: tuple[int, int, int] | None = None
+    uneven: tuple[str, ...] = ()  # "keys and values", "MLPs": what some layers have in other sizes
     # Why its texts are read one per row (`crosstune.models.attention.apart`); empty where they share rows.
     apart: str = ""
     # Longest text up to which the rotation is the same whatever stands beside it; 0 for any.
     same_rotation: int = 0
+    # Whether all longer texts have one other rotation (LongRoPE). Otherwise it follows the longest text read
+    # with them (dynamic NTK), and they are refused.
+    long_rotation: bool = False
     unknown: tuple[str, ...] = ()  # what `crosstune.models.parts` knows by no name in some layer
     # Parameters of each layer, and last of all outside of them; None where they are Llama's.
     by_layer: tuple[Counts, ...] | None = None
     # Name inside the layer, in and out of each linear layer, layer by layer; None where every layer has
     # those of Llama.
     linears: tuple[tuple[Linear, ...], ...] | None = None
+    # "masked" or "bare" for an encoder with or without a masked language model; empty for a causal one.
+    encoder: str = ""
+    first_position: int = 0  # number of the first (RoBERTa's tables begin with rows that no text uses)
 
     def usable(self, method: str, fault: str) -> None:
         """Refuse a method that the model cannot be used with: `no_prompts` or `no_soft_prompt` says why.
@@ -121,26 +128,26 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
     for every architecture transformers knows, and takes milliseconds at any size.
 
     Args:
-        config: Of a causal LM, or of a multimodal model, whose text decoder is then the one described.
+        config: Of a causal LM, of an encoder, or of a multimodal model, whose text decoder is then the one
+            described.
 
     Raises:
-        UserError: Not a decoder that transformers can build, or one whose layers differ in shape.
+        UserError: Not a model that transformers can build, or one whose layers differ in shape.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
+    from crosstune.models.family import encoder_of, from_config
     from crosstune.models.parts import Parts
 
-    auto: Any = AutoModelForCausalLM
     text: Any = config.get_text_config(decoder=True)
+    text.allow_global_per_layer_attribute_access = True  # layers tell their sizes themselves
     try:
         with torch.device("meta"):
-            # Never code from a repository: an architecture is one that transformers ships.
-            model = auto.from_config(text, trust_remote_code=False)
+            model = from_config(text)
     except Exception as error:  # architectures raise whatever their code meets first
         raise UserError(
             f'"{text.model_type}" is not a causal language model that transformers can build; '
-            "choose a decoder such as Llama, Mistral, Gemma or Qwen"
+            "choose a decoder such as Llama, Mistral, Gemma or Qwen, or an encoder such as XLM-R"
         ) from error
     parts = Parts(model)
     output = model.get_output_embeddings()
@@ -161,8 +168,15 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         tied=output is not None and output.weight is inputs,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding=0 if inputs.shape[1] == hidden else inputs.shape[1],
-        same_rotation=_same_rotation(text),
+        **_rotation(text),
+        uneven=tuple(
+            what
+            for what, names in (("keys and values", ("kv_heads", "head_dim")), ("MLPs", ("intermediate",)))
+            if len({tuple(sizes.get(name) for name in names) for sizes in read}) > 1
+        ),
         unknown=tuple(part for part in parts.layers[0].named if any(not x.named[part] for x in parts.layers)),
+        encoder=encoder_of(text),
+        first_position=parts.first_position,
     )
     linears = tuple(layer.linears() for layer in parts.layers)
     if any(set(names) != set(shape.linears_of(i)) for i, names in enumerate(linears)):
@@ -181,17 +195,22 @@ def _counts(model: Any, parts: "Parts") -> tuple[Counts, ...]:
     return tuple((every, biases, norms) for every, biases, norms in counts)
 
 
-def _same_rotation(config: Any) -> int:
-    """Tokens beyond which frequencies follow the longest text of a forward (LongRoPE, dynamic NTK); or 0."""
+def _rotation(config: Any) -> dict[str, Any]:
+    """`Geometry.same_rotation` and `Geometry.long_rotation`."""
     rope = getattr(config, "rope_parameters", None) or {}
-    limits = [
-        part.get("original_max_position_embeddings")
-        or getattr(config, "original_max_position_embeddings", None)
-        or config.max_position_embeddings
-        for part in (rope, *(part for part in rope.values() if isinstance(part, dict)))
-        if part.get("rope_type", part.get("type")) in ("dynamic", "longrope", "su")
-    ]
-    return min((int(limit) for limit in limits), default=0)
+    limits: dict[int, set[str]] = {}
+    for part in (rope, *(part for part in rope.values() if isinstance(part, dict))):
+        if (kind := part.get("rope_type", part.get("type"))) in ("dynamic", "longrope", "su"):
+            limit = (
+                part.get("original_max_position_embeddings")
+                or getattr(config, "original_max_position_embeddings", None)
+                or config.max_position_embeddings
+            )
+            limits.setdefault(int(limit), set()).add(kind)
+    return {
+        "same_rotation": min(limits, default=0),
+        "long_rotation": len(limits) == 1 and "dynamic" not in limits[min(limits)],
+    }
 
 
 def _size(config: Any, name: str, default: int | None = None) -> int:

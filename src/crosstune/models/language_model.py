@@ -1,4 +1,4 @@
-"""A loaded decoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
+"""A loaded decoder or encoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
 
 import inspect
 from contextlib import nullcontext
@@ -9,25 +9,37 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.apart import one_per_row
 from crosstune.models.attention.cache import DecodingCache, OwnCache, OwnCaches
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
-from crosstune.models.attention.layout import Layout, laid_out
+from crosstune.models.attention.layout import Layout, TwoWayLayout, laid_out
 from crosstune.models.attention.own_keys import calls_of, keys_values
+from crosstune.models.family import stack_of, uncached
 from crosstune.models.fast.activation_cache import ActivationCache
-from crosstune.models.fast.layers import EntryStates, entered_at, left_at
+from crosstune.models.fast.layers import EntryStates, entered_at, in_place_of, left_at
 from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
 from crosstune.models.parts import Parts
 from crosstune.models.tokens import Tokens
 
+TextLayout = Layout | TwoWayLayout | PaddingFreeBatch
+"""Who sees whom in a batch of texts."""
+
+
+def means(states: Tensor, pools: Tensor, count: int) -> Tensor:
+    """Mean in fp32 of the states ``[n, hidden]`` of each pool, ``[count, hidden]``; ``pools`` is ``[n]``."""
+    pools = pools.to(states.device)
+    sums = states.new_zeros(count, states.shape[-1], dtype=torch.float32).index_add(0, pools, states.float())
+    return sums / torch.bincount(pools, minlength=count)[:, None]
+
 
 @dataclass
 class LanguageModel:
-    """One Hugging Face causal language model, frozen, with what methods left on it.
+    """One Hugging Face causal language model or encoder, frozen, with what methods left on it.
 
     Attributes:
         model: The transformers model, loaded with ``attn_implementation="crosstune"``.
@@ -39,6 +51,7 @@ class LanguageModel:
         adaptation: What methods left on it.
         tokens: Its token ids of prompts and answers.
         skips_unread_rows: Whether the top layer can compute some rows alone (`fast.top_rows`).
+        head: What makes scores of states, while one is trained or used; None for the model's own words.
         remarks: What a person should know of the model before any result: a line each, most often none.
         activation_cache: Of training texts, for as long as the model lives (`crosstune.training.reuse`).
     """
@@ -52,6 +65,7 @@ class LanguageModel:
     adaptation: Adaptation = field(init=False, repr=False)
     tokens: Tokens = field(init=False, repr=False)
     skips_unread_rows: bool = field(init=False, repr=False)
+    head: nn.Module | None = field(default=None, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
     activation_cache: ActivationCache = field(default_factory=ActivationCache, repr=False)
     _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
@@ -59,20 +73,21 @@ class LanguageModel:
     def __post_init__(self) -> None:
         self.parts = Parts(self.model)
         self.adaptation = Adaptation(self.attentions)
-        self.skips_unread_rows = has_top_rows(self.parts)
+        self.skips_unread_rows = has_top_rows(self.parts) and not self.geometry.encoder
         if self.tokenizer is None:  # a copy that is tried
             return
         # An encoder reads closed texts.
-        ends = None if self.model.config.is_encoder_decoder else self.stop_ids
+        closed = self.geometry.encoder or self.model.config.is_encoder_decoder
+        ends = None if closed else self.stop_ids
         self.tokens = Tokens(self.tokenizer, self.geometry.vocabulary, ends)
-        self.remarks += self.tokens.remarks
+        self.remarks += [] if self.geometry.encoder else self.tokens.remarks
 
     # --- parts ------------------------------------------------------------------------------
 
     @property
     def decoder(self) -> Any:
-        """The stack of layers, without the output embedding."""
-        return self.model.get_decoder()
+        """The embedding and the layers, without the output embedding; an encoder's too."""
+        return stack_of(self.model)
 
     @property
     def embedding(self) -> nn.Module:
@@ -133,14 +148,15 @@ class LanguageModel:
     def hidden(
         self,
         ids: Tensor,
-        layout: Layout | PaddingFreeBatch | None = None,
+        layout: TextLayout | None = None,
         read: DynamicCache | OwnCache | None = None,
         rows: Tensor | None = None,
         entry: EntryStates | None = None,
     ) -> Tensor:
         """Final hidden states of right-padded rows, those of the text alone.
 
-        Padding stands behind the text, and a token sees only what is before it: no mask is needed.
+        Padding stands behind the text, and a token sees only what is before it: no mask is needed. Of an
+        encoder's rows, those with padding have a layout.
 
         Args:
             ids: ``[batch, length]`` token ids.
@@ -163,37 +179,56 @@ class LanguageModel:
             embeds = torch.cat([front, embeds], dim=1)
         layout = None if layout is None else layout.behind(n)
         home = None  # where a token's states will be
-        if layout is not None and self.geometry.apart:
+        by_rotation = isinstance(layout, Layout) and layout.by_rotation
+        if isinstance(layout, Layout | PaddingFreeBatch) and self.geometry.apart:
             (embeds, home), layout = one_per_row(embeds, layout), None
-        positions = self._positions(embeds.shape[1], layout)
         if rows is not None:
             length = ids.shape[1]
             rows = rows + n * (rows // length + 1)  # as counted with the soft prompts in front
         # A checkpointed layer runs again in the backward pass, when this no longer leaves rows out.
-        skips_unread_rows = self.skips_unread_rows and not (
-            home is not None or (self.decoder.training and self.layers[-1].gradient_checkpointing)
-        )
+        checkpointed = self.decoder.training and self.layers[-1].gradient_checkpointing
+        skips_unread_rows = self.skips_unread_rows and not (home is not None or by_rotation or checkpointed)
         narrow = top_rows(self.parts, rows) if rows is not None and skips_unread_rows else None
         entered = nullcontext() if entry is None else entered_at(self.layers, entry)
-        with laid_out(layout), narrow or nullcontext(), entered:
-            out = self.decoder(
-                inputs_embeds=embeds,
-                position_ids=positions,
-                use_cache=read is not None,
-                **({} if isinstance(read, OwnCache) else {self.cache_argument: read}),
-            )
-        states: Tensor = out.last_hidden_state
-        if isinstance(read, OwnCache):
-            read.cache = getattr(out, self.cache_argument)
+
+        def run(embeds: Tensor, layout: TextLayout | None) -> Tensor:
+            with laid_out(layout), narrow or nullcontext(), entered:
+                out = self.decoder(
+                    inputs_embeds=embeds,
+                    position_ids=self._positions(embeds.shape[1], layout),
+                    **self._caching(read),
+                )
+            if isinstance(read, OwnCache):
+                read.cache, read.ids = getattr(out, self.cache_argument), ids
+            return cast(Tensor, out.last_hidden_state)
+
+        if by_rotation:
+            most = self.geometry.same_rotation - self.adaptation.first_position
+            states = cast(Layout, layout).apart(run, embeds, most)
+        else:
+            states = run(embeds, layout)
         if home is not None:
             states = states[home]
         if rows is None:
             return states[:, n:].to(ids.device)
         return (take(states, rows) if narrow is None else states)[0].to(ids.device)
 
-    def _positions(self, length: int, layout: Layout | PaddingFreeBatch | None) -> Tensor:
+    def _caching(self, read: DynamicCache | OwnCache | None) -> dict[str, Any]:
+        """Arguments of a forward that keeps keys and values in ``read``."""
+        if self.geometry.encoder:
+            assert read is None, "an encoder keeps no keys"
+            return uncached(self.decoder.config)
+        own = isinstance(read, OwnCache)
+        return {"use_cache": read is not None} | ({} if own else {self.cache_argument: read})
+
+    @property
+    def first_position(self) -> int:
+        """Position of the first token of a text, or of a soft prompt in front of it."""
+        return self.geometry.first_position + self.adaptation.first_position
+
+    def _positions(self, length: int, layout: TextLayout | None) -> Tensor:
         positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
-        return self._rotated_alike(positions + self.adaptation.first_position)
+        return self._rotated_alike(positions + self.first_position)
 
     def _rotated_alike(self, positions: Tensor) -> Tensor:
         """Positions, none so far back that a text's rotation would depend on the texts beside it.
@@ -201,7 +236,7 @@ class LanguageModel:
         Raises:
             UserError: A text is too long for that.
         """
-        most = self.geometry.same_rotation
+        most = 0 if self.geometry.long_rotation else self.geometry.same_rotation
         if most and int(positions.max()) >= most:
             raise UserError(
                 f"{self.name}: a text of {int(positions.max()) + 1} tokens, and beyond {most} this model's "
@@ -209,9 +244,7 @@ class LanguageModel:
             )
         return positions
 
-    def entry_states(
-        self, layer: int, ids: Tensor, layout: Layout | PaddingFreeBatch | None = None
-    ) -> Tensor:
+    def entry_states(self, layer: int, ids: Tensor, layout: TextLayout | None = None) -> Tensor:
         """What a layer receives of right-padded rows, ``[batch, length, hidden]``; no layer from it up runs.
 
         ``ids`` are ``[batch, length]``; the layout says who sees whom if a row holds several texts.
@@ -221,7 +254,7 @@ class LanguageModel:
             self.decoder(
                 inputs_embeds=self.embedding(ids),
                 position_ids=self._positions(ids.shape[1], layout),
-                use_cache=False,
+                **uncached(self.decoder.config),
             )
         return reached[0]
 
@@ -238,6 +271,12 @@ class LanguageModel:
 
     def read_next(self, ids: Tensor, lengths: Tensor, slots: DecodingCache | OwnCache) -> Tensor:
         """A step's arithmetic alone: ``ids`` behind texts of ``lengths``; ``slots`` was made ready for it."""
+        if isinstance(slots, OwnCache):
+            assert slots.ids is not None
+            slots.ids = torch.cat([slots.ids, ids[:, None]], dim=1)
+            at = int(lengths) + self.adaptation.first_position
+            if self.geometry.long_rotation and at == self.geometry.same_rotation:
+                return self.hidden(slots.ids, read=slots)[:, -1]
         with laid_out(None if isinstance(slots, OwnCache) else slots):
             out = self.decoder(
                 inputs_embeds=self.embedding(ids[:, None]),
@@ -251,6 +290,9 @@ class LanguageModel:
 
     def logits(self, rows: Tensor, columns: Tensor | None = None) -> Tensor:
         """Scores ``[n, vocabulary]`` in fp32 of states ``[n, hidden]``, or of some token ids ``[n, m]``."""
+        if self.geometry.encoder:
+            words = self._words(rows)
+            return words if columns is None else words[:, columns.to(words.device)]
         head: Any = self.model.get_output_embeddings()
         inputs = rows.to(head.weight.device)
         if columns is None:
@@ -261,9 +303,23 @@ class LanguageModel:
             scores = nn.functional.linear(inputs, head.weight[columns], bias)
         return self.parts.scores(scores.float().to(rows.device))
 
+    def _words(self, rows: Tensor) -> Tensor:
+        """What an encoder's masked language model makes of states: its whole head, whatever it is made of."""
+        assert self.geometry.encoder == "masked", "an encoder without a masked language model has no words"
+
+        def states(*args: Any, **kwargs: Any) -> BaseModelOutput:
+            return BaseModelOutput(last_hidden_state=rows[None])
+
+        with in_place_of([self.decoder], [states]):
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            scores: Tensor = self.model(input_ids=token).logits[0]
+        return scores.float().to(rows.device)
+
     @property
     def plain_table(self) -> Tensor | None:
         """``[vocabulary, hidden]`` where the scores are products with it and nothing else; None elsewhere."""
+        if self.geometry.encoder:
+            return None
         head: Any = self.model.get_output_embeddings()
         # Not a subclass: one with adapters or packed bits computes something else.
         plain = type(head) is nn.Linear and head.bias is None and self.parts.plain_scores
@@ -280,10 +336,16 @@ class LanguageModel:
             UserError: The architecture scales or caps its logits, or masks its attention, in a way
                 that crosstune does not know.
         """
-        ids = torch.arange(5, device=self.device)[None] % self.geometry.vocabulary
+        # RoBERTa's own positions pass over padding.
+        pad = self.model.config.pad_token_id if self.geometry.encoder else None
+        tokens = [token for token in range(self.geometry.vocabulary) if token != pad][:5]
+        ids = torch.tensor([tokens], device=self.device)
+        bare = self.geometry.encoder == "bare"
         with torch.inference_mode():
-            logits = self.logits(self.hidden(ids)[0])
-            expected = self.model(input_ids=ids, use_cache=False).logits[0].float().to(logits.device)
+            hidden = self.hidden(ids)[0]
+            logits = hidden.float() if bare else self.logits(hidden)
+            out = self.model(input_ids=ids, **uncached(self.model.config))
+            expected = (out.last_hidden_state if bare else out.logits)[0].float().to(logits.device)
             some = torch.tensor([1, 4], device=self.device)
             if self.skips_unread_rows and (
                 why := TOP_ROWS.fault(lambda: [(self.hidden(ids, rows=some), self.hidden(ids)[0, some])])

@@ -14,18 +14,21 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.errors import UserError
+from crosstune.models.family import encoder_of, stack_of
 
-LAYERS = ("layers", "h")
-ATTENTION = ("self_attn", "self_attention", "attention", "attn.attention", "attn")
-KEY, VALUE = ("k_proj",), ("v_proj",)
-OUTPUT = ("o_proj", "dense", "out_proj", "c_proj")
-MLP = ("mlp", "feed_forward")
-MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "fc_out")
+LAYERS = ("layers", "h", "encoder.layer", "transformer.layer")
+ATTENTION = ("self_attn", "self_attention", "attention.self", "attention", "attn.attention", "attn")
+KEY, VALUE = ("k_proj", "key", "k_lin"), ("v_proj", "value", "v_lin")
+OUTPUT = ("o_proj", "dense", "out_proj", "c_proj", "out_lin", "Wo")
+OUTPUT_BESIDE = ("attention.output.dense",)  # beside the attention, in the layer
+MLP = ("mlp", "feed_forward", "ffn")
+MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "fc_out", "output.dense", "lin2", "Wo")
 NORM_BEFORE_ATTENTION = ("input_layernorm", "ln_1", "attention_layernorm")
 NORM_BEFORE_MLP = (
     "pre_feedforward_layernorm",
     "pre_mlp_layernorm",
     "pre_ff_layernorm",
+    "mlp_norm",
     "feedforward_layernorm",
     "ln_2",
     "post_attention_layernorm",  # in the layers that have none of the others; in those it follows attention
@@ -33,10 +36,13 @@ NORM_BEFORE_MLP = (
 NORM_AFTER_ATTENTION = ("post_self_attn_layernorm", "post_norm1", "post_attention_layernorm")
 NORM_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_norm2")
 
+POSITIONS = "embeddings.position_embeddings"
+
 # Queries, keys and values in one projection: one block after the other, or the three of each head together.
 FUSED: dict[str, Literal["blocks", "heads"]] = {
     "qkv_proj": "blocks",
     "c_attn": "blocks",
+    "Wqkv": "blocks",
     "query_key_value": "heads",
 }
 # Attentions whose fused projection has another order.
@@ -55,6 +61,22 @@ def child(parent: nn.Module, names: tuple[str, ...]) -> str | None:
         with suppress(AttributeError):
             if not isinstance(parent.get_submodule(name), nn.ModuleList):
                 return name
+    return None
+
+
+def _list(stack: nn.Module, name: str) -> nn.ModuleList | None:
+    """A list of modules under a dotted name, if there is one."""
+    with suppress(AttributeError):
+        if isinstance(layers := stack.get_submodule(name), nn.ModuleList):
+            return layers
+    return None
+
+
+def _position_table(stack: nn.Module) -> nn.Embedding | None:
+    """The table of learned positions, if the model has one."""
+    with suppress(AttributeError):
+        if isinstance(table := stack.get_submodule(POSITIONS), nn.Embedding):
+            return table
     return None
 
 
@@ -119,7 +141,9 @@ class Layer:
     @property
     def output(self) -> Projection | None:
         """The attention's output projection."""
-        return None if self._attention is None else projection(self.attention, OUTPUT)
+        if self._attention is None:
+            return None
+        return projection(self.module, OUTPUT_BESIDE) or projection(self.attention, OUTPUT)
 
     @property
     def mlp_output(self) -> Projection | None:
@@ -143,14 +167,21 @@ class Layer:
         names = dict(self.module.named_children())
         if getattr(self.module, "do_layer_norm_before", False):
             return names.get("final_layer_norm")  # OPT
+        if self._norms_sums:
+            return None
         if "post_feedforward_layernorm" in names and "pre_feedforward_layernorm" not in names:
             return names.get("mlp")  # OLMo 2: normed behind it alone
         return names.get(child(self.module, NORM_BEFORE_MLP) or "")
 
     @property
+    def _norms_sums(self) -> bool:
+        """Whether it norms the stream itself behind each sub-layer, as BERT does, and not what is added."""
+        return hasattr(self.module, "post_mlp_layernorm") and self.norm_before_attention is None
+
+    @property
     def norms_behind(self) -> tuple[nn.Module | None, nn.Module | None]:
         """What the outputs of attention and of the MLP go through before they are added to the stream."""
-        names = dict(self.module.named_children())
+        names = {} if self._norms_sums else dict(self.module.named_children())
         attention = names.get(child(self.module, NORM_AFTER_ATTENTION) or "")
         return (
             None if attention is self.before_mlp else attention,
@@ -197,8 +228,9 @@ class Layer:
         """Size of one head."""
         if self._attention is None:
             return None
-        size = getattr(self.attention, "head_dim", getattr(self.attention, "head_size", None))
-        return size if isinstance(size, int) else None
+        names = ("head_dim", "head_size", "attention_head_size")
+        sizes = (getattr(self.attention, name, None) for name in names)
+        return next((size for size in sizes if isinstance(size, int)), None)
 
     def _output_size(self) -> int | None:
         size = None if self.output is None else linear_size(self.output.module)
@@ -233,7 +265,7 @@ class Weight:
 
 
 class Parts:
-    """What a decoder is made of.
+    """What a decoder or an encoder is made of.
 
     Args:
         model: A transformers model, on any device.
@@ -243,9 +275,8 @@ class Parts:
     """
 
     def __init__(self, model: Any) -> None:
-        stack = model.get_decoder()
-        lists = (getattr(stack, name, None) for name in LAYERS)
-        modules = next((list(layers) for layers in lists if isinstance(layers, nn.ModuleList)), [])
+        stack = stack_of(model)
+        modules = next((list(layers) for name in LAYERS if (layers := _list(stack, name)) is not None), [])
         attentions = [child(module, ATTENTION) for module in modules]
         if not any(attentions):
             raise UserError(
@@ -256,6 +287,9 @@ class Parts:
         self.layers = [Layer(*layer) for layer in zip(modules, attentions, strict=True)]
         config = stack.config
         self.cap: float | None = getattr(config, CAP, None)
+        table = _position_table(stack) if encoder_of(config) else None
+        # As RoBERTa's code has it: behind the row that stands for padding.
+        self.first_position = 0 if table is None or table.padding_idx is None else table.padding_idx + 1
         self.scale = 1.0
         for name, factor in SCALES.items():
             if isinstance(value := getattr(config, name, None), int | float):

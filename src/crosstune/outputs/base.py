@@ -26,6 +26,14 @@ class Answers:
     columns: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
+def picked(examples: Sequence[Example], logprobs: Sequence[list[float]]) -> Answers:
+    """The best choice of each example, by the log-probabilities of its choices."""
+    best = [
+        example.choices[scores.index(max(scores))] for example, scores in zip(examples, logprobs, strict=True)
+    ]
+    return Answers(best, {"choice_logprobs": list(logprobs)})
+
+
 @dataclass(frozen=True)
 class Output(ABC):
     """One form of answer, of one model."""

@@ -17,13 +17,13 @@ from torch import Tensor
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
-from crosstune.models.attention.choose import BatchForm, lay_out, reading_form
+from crosstune.models.attention.choose import BatchForm, lay_out, reading_form, turns
 from crosstune.models.attention.trees import Shared, grow
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.base import Answers, Output
+from crosstune.outputs.base import Answers, Output, picked
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
@@ -70,11 +70,7 @@ class Choice(Output):
             for ids, example in zip(prompts, examples, strict=True)
         ]
         logprobs = score_choices(self.lm, items, self.settings, **stream)
-        picked = [
-            example.choices[scores.index(max(scores))]
-            for example, scores in zip(examples, logprobs, strict=True)
-        ]
-        return Answers(picked, {"choice_logprobs": logprobs})
+        return picked(examples, logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +119,12 @@ def score_choices(
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
 
     widths = [item.width for item in items]
-    together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)
-
     front = lm.adaptation.front
-    form = reading_form(lm, front + max(widths, default=0))
+    together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)
+    groups, longest = together.groups, front + max(widths, default=0)
+    if turns(lm, longest):  # labels of a question are compared with one rotation, other questions' aside
+        groups = [[i] for i in range(len(items))]
+    form = reading_form(lm, longest)
 
     def score(batch: list[Group]) -> list[Tensor]:
         some = [[items[i] for i in group.items] for group in batch]
@@ -150,7 +148,7 @@ def score_choices(
 
     with fused_parts(lm.model):
         fill, fitted = partial(in_a_pass, device=lm.device), fit if fitting.measures(lm) else None
-        return in_batches(together.groups, measure, answer, passes, stream, fill, form.fills_up, fitted)
+        return in_batches(groups, measure, answer, passes, stream, fill, form.fills_up, fitted)
 
 
 @torch.inference_mode()
@@ -159,6 +157,8 @@ def _score_batch(
 ) -> list[Tensor]:
     """One ``[choices]`` fp64 vector an item, comparable within it, group by group."""
     trees = [grow([text for item in group for text in item.texts]) for group in groups]
+    if form is BatchForm.BY_ROTATION:  # because of texts that this batch need not have
+        form = reading_form(lm, lm.adaptation.front + max(len(tree.tokens) for tree in trees))
     placed = lay_out(form, trees, lm.pad_id, lm.device)
     items: list[ChoiceItem] = []
     row_at: dict[int, int] = {}  # number of the answer row at a position, counted through all lines

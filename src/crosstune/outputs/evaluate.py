@@ -15,7 +15,7 @@ from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.lengths import fitted
-from crosstune.outputs.registry import OUTPUTS
+from crosstune.outputs.registry import output_of
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
 
@@ -33,7 +33,8 @@ def evaluate(
     test examples of each language.
 
     Returns:
-        One row an example, in their order, with the columns of `AnswerForm.schema`.
+        One row an example, in their order, with the columns of `AnswerForm.schema`, and ``cluster`` of tasks
+        whose examples name one.
     """
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
     tell, journal = stream.get("tell"), stream.get("journal")
@@ -46,15 +47,16 @@ def evaluate(
             if not flat:
                 continue
             section = None if journal is None else journal.section(done, len(flat))
-            output = OUTPUTS[task.kind](lm, settings)
-            answers = output.answers(task, flat, tell=tell, passes=passes, journal=section)
+            answers = output_of(task.kind, lm, settings).answers(
+                task, flat, tell=tell, passes=passes, journal=section
+            )
         tables.append(_rows(task, flat, answers))
         done += len(flat)
     if not tables:
         if any(examples.values()):
             raise UserError(f"task {task.name}: every text is longer than the positions of {lm.name}")
         return pl.DataFrame(schema=form_of(task.kind).schema(task.metrics))
-    table = pl.concat(tables)
+    table = pl.concat(tables, how="diagonal")
     if len(groups) > 1:
         table = table.sort(pl.col("language").cast(pl.Enum(list(examples))), maintain_order=True)
     return table
@@ -80,4 +82,8 @@ def _rows(task: Task, examples: Sequence[Example], answers: Answers) -> pl.DataF
         **{f"metric.{name}": [score[name] for score in scores] for name in others},
         **{f"{SUM}{i}": numbers for i, numbers in enumerate(zip(*sums, strict=True))},
     }
-    return pl.DataFrame(columns, schema=form_of(task.kind).schema(others, len(sums[0]) if sums else 0))
+    table = pl.DataFrame(columns, schema=form_of(task.kind).schema(others, len(sums[0]) if sums else 0))
+    if not any(example.cluster for example in examples):
+        return table
+    clusters = pl.Series("cluster", [example.cluster or None for example in examples], pl.String)
+    return table.insert_column(2, clusters)

@@ -18,7 +18,7 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.metrics.language_id import identify
 from crosstune.models.attention.cache import DecodingCache, OwnCaches
-from crosstune.models.attention.choose import BatchForm, for_writing, lay_out, reading_form
+from crosstune.models.attention.choose import BatchForm, for_writing, lay_out, reading_form, turns
 from crosstune.models.attention.trees import Shared, Tree, grow
 from crosstune.models.fast.graphs import stepper
 from crosstune.models.fast.norms import fused_parts
@@ -107,7 +107,8 @@ def generate(
 
     with fused_parts(lm.model), packed_weights(lm):
         budget.keep_to_memory(lm, passes, longest, len(prompts))
-        fitted = fit if fitting.measures(lm) and not lm.geometry.apart else None
+        one_per_row = lm.geometry.apart or turns(lm, lm.adaptation.front + longest)
+        fitted = fit if fitting.measures(lm) and not one_per_row else None
         return in_batches(together.groups, measure, answer, passes, stream, fill, fit=fitted)
 
 
@@ -135,6 +136,8 @@ def _generate(
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
     slots = for_writing(lm, room, longest)
     form = reading_form(lm, lm.adaptation.front + max(len(tree.tokens) for tree in trees))
+    if form is BatchForm.BY_ROTATION:
+        form = BatchForm.PADDED  # only branches together are long; or `OwnCaches` read one text
     step = stepper(lm, slots, note)
     waiting = deque(trees)
     begun = 0

@@ -19,6 +19,8 @@ _TABLES = frozenset({"wpe", "embed_positions", "position_embeddings"})
 
 # A token takes a byte or more, but for those that a tokenizer puts around a text.
 _AROUND = 8
+# An encoder reads no answer, at most a mask with a space before it.
+MASK = 2
 
 
 def fitted(
@@ -35,6 +37,8 @@ def fitted(
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
 
     def answer(example: Example) -> int:
+        if lm.geometry.encoder:
+            return MASK
         return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
 
     fitting = _fitted(lm, examples, answer, answer, settings, passes, "texts", mentioned=passes.too_long > 0)
@@ -54,6 +58,8 @@ def fitted_rows(
     """
 
     def answer(example: Example) -> int:
+        if lm.geometry.encoder:
+            return MASK
         return len(lm.tokens.answer(example.answers[0])) + (not example.choices)
 
     def most(example: Example) -> int:
@@ -77,9 +83,11 @@ def _fitted(
 ) -> list[Example]:
     """Those that fit beside their answer (at ``most`` so many tokens), and what becomes of the others."""
     positions = getattr(lm.decoder.config, "max_position_embeddings", None)
+    if follows_longest(lm):
+        positions = lm.geometry.same_rotation
     if not isinstance(positions, int):
         return list(examples)
-    room = positions - lm.adaptation.first_position - lm.adaptation.front
+    room = positions - lm.first_position - lm.adaptation.front
     # Nearly all are shorter by far, and need not be tokenised to know it.
     doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + _AROUND > room}
     sizes = iter(map(len, lm.tokens.prompts([examples[i].prompt for i in sorted(doubtful)])))
@@ -89,7 +97,7 @@ def _fitted(
             fitting.append(example)
             continue
         count += 1
-        if settings.on_too_long == "error" or (settings.on_too_long is None and _has_table(lm)):
+        if refuses(lm, settings):
             raise UserError(
                 f"{example.language} {example.id}: {size} tokens and {answer} of an answer, where "
                 f"{lm.name} has room for {room}; set evaluate.on_too_long to truncate-left or skip"
@@ -108,8 +116,19 @@ def _fitted(
     return fitting
 
 
-def _has_table(lm: LanguageModel) -> bool:
-    """Whether positions are learned, one row each, and not computed."""
+def follows_longest(lm: LanguageModel) -> bool:
+    """Whether the rotation of a long text depends on the texts beside it."""
+    return lm.geometry.same_rotation > 0 and not lm.geometry.long_rotation
+
+
+def refuses(lm: LanguageModel, settings: EvaluateSettings) -> bool:
+    """Whether a text that is too long is an error.
+
+    Without a setting it is where positions are learned, one row each, and not computed; or where what is
+    computed depends on the longest text of a batch (dynamic NTK).
+    """
+    if settings.on_too_long is not None or follows_longest(lm):
+        return settings.on_too_long in ("error", None)
     return any(
         isinstance(module, nn.Embedding) and name.split(".")[-1] in _TABLES
         for name, module in lm.decoder.named_modules()

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from crosstune.data.example import Example
-from crosstune.data.forms import Kind
+from crosstune.data.forms import Kind, form_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.outputs.base import Output
 from crosstune.outputs.choices import Choice
+from crosstune.outputs.fits import uses_head
 from crosstune.outputs.generation import Generation
+from crosstune.outputs.heads.classes import HeadChoice, MaskedChoice
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.outputs.text import Text
@@ -17,6 +19,15 @@ OUTPUTS: dict[Kind, type[Output]] = {
     "generation": Generation,
     "text": Text,
 }
+
+
+def output_of(kind: Kind, lm: LanguageModel, settings: EvaluateSettings) -> Output:
+    """What computes a form of answer on a model: with a head or at a mask where the words are not written."""
+    if uses_head(kind, lm.geometry, settings) and form_of(kind).has_choices:
+        return HeadChoice(lm, settings)
+    if kind == "choice" and lm.geometry.encoder:
+        return MaskedChoice(lm, settings)
+    return OUTPUTS[kind](lm, settings)
 
 
 def tokenize(

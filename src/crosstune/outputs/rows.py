@@ -10,12 +10,25 @@ from crosstune.models.language_model import LanguageModel
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """One training example as token ids: prompt, then answer."""
+    """One training example as token ids: a prompt and then an answer, or a whole text with its labels."""
 
-    ids: tuple[int, ...]  # of both
-    answer: int  # how many of the last are the answer
+    ids: tuple[int, ...]  # of all
+    answer: int = 0  # how many of the last are the answer, each predicted by the token before it
     # Tokens that the answer's one token is chosen from; empty for the whole vocabulary.
     choices: tuple[int, ...] = ()
+    # Of a text that is read whole: places whose mean state is compared with a number, and that number: a
+    # head's class, or a word's token.
+    labels: tuple[tuple[tuple[int, ...], int], ...] = ()
+
+    @property
+    def text(self) -> tuple[int, ...]:
+        """The tokens that are read: the last of an answer predicts nothing."""
+        return self.ids if self.labels else self.ids[:-1]
+
+    @property
+    def learned(self) -> int:
+        """How many numbers are compared."""
+        return len(self.labels) or self.answer
 
 
 class Rows(Sequence[TrainingRow]):

@@ -22,6 +22,10 @@ class EvaluateSettings(BaseModel):
         on_too_long: What becomes of a text that, with its answer, is longer than the model has positions for:
             "error"; "truncate-left" cuts the beginning of its prompt; "skip" leaves it out. None reads it as
             it is, and is an error where positions are a table that ends. They are counted in any case.
+        head: Whether choices are told by a trained head; None for those of encoders alone. Without one, an
+            encoder predicts the words of the choices at a mask.
+        pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
+            for the first of an encoder's and the last of a causal model's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -31,11 +35,14 @@ class EvaluateSettings(BaseModel):
     tokens_per_pass: int = Field(default=8192, ge=1)
     max_answer_tokens: int | None = Field(default=None, ge=1, le=MOST_ANSWER_TOKENS)
     on_too_long: Literal["error", "truncate-left", "skip"] | None = None
+    head: bool | None = None
+    pooling: Literal["first", "last", "mean"] | None = None
 
     @model_serializer(mode="wrap")
     def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A setting that older records lack is left out at its default, and so are the ids of runs."""
         content: dict[str, Any] = dump(self)
-        if self.on_too_long is None:
-            del content["on_too_long"]
+        for name in ("on_too_long", "head", "pooling"):
+            if content[name] is None:
+                del content[name]
         return content

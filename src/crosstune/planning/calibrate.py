@@ -6,13 +6,14 @@ from typing import Any
 
 from crosstune.data.example import Example
 from crosstune.methods.base import Method
+from crosstune.methods.head import without_head
 from crosstune.methods.staged.stage import Staged
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.planning import timings as measurements
 from crosstune.planning.timings import Measured, answer_key, step_key, test_key
 from crosstune.running.execute import load_for
-from crosstune.running.prepared import attached, predictions, training_rows
+from crosstune.running.prepared import attached, method_of, predictions, training_rows
 from crosstune.running.task_data import TaskData, read_for
 from crosstune.store import provenance
 from crosstune.study.runs import Run, expand
@@ -67,9 +68,9 @@ def _time_task(
             continue
         seen.add(key)
         tell(f"timing {run.label} on {run.task.name}")
-        method = run.new_method()
-        if run.stages is not None and isinstance(method, Staged):
-            method.uses = run.stages.uses
+        method = method_of(run, lm, data)
+        if run.stages is not None and isinstance(staged := without_head(method), Staged):
+            staged.uses = run.stages.uses
         with attached(method, lm, run.seed, run.task.task_class.source_language):
             if run.train is not None:
                 measured.steps[key] = _time_steps(run, method, data)

@@ -75,7 +75,8 @@ def leader(section: Section) -> str | None:
 
 def not_shown(row: Mapping[str, Any]) -> str:
     """The text for a difference that is not significant."""
-    return f"not significant; minimum detectable difference: {percent(row['detectable'])} points"
+    size = "none" if row["detectable"] is None else f"{percent(row['detectable'])} points"
+    return f"not significant; minimum detectable difference: {size}"
 
 
 def _against_best(section: Section) -> tuple[list[str], str]:
@@ -84,11 +85,11 @@ def _against_best(section: Section) -> tuple[list[str], str]:
     tests = {row["a"]: row for row in section.against(best).rows(named=True)}
     if not tests:
         return list(others), "No example was scored with all methods, so nothing is tested. "
-    undecided = [name for name in others if tests[name]["p_holm"] >= ALPHA]
+    undecided = [name for name in others if tests[name]["p"] >= ALPHA]
     row = tests[others[0]]
     sentence = (
         f"The difference from {others[0]} is {percent(-row['difference'])} points (95% interval "
-        f"{points(-row['high'])} to {points(-row['low'])}, {p_value(row['p_holm'])} after Holm"
+        f"{points(-row['high'])} to {points(-row['low'])}, {p_value(row['p'])}"
     )
     sentence += f"; {not_shown(row)}). " if others[0] in undecided else "). "
     if row["seed_variation"] == "absent":

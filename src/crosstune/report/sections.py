@@ -11,6 +11,7 @@ import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.predictions import Predictions, as_predictions
+from crosstune.analysis.statistics.clusters import ON_PASSAGES
 from crosstune.analysis.statistics.differences import by_language, differences
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.transfer import (
@@ -66,12 +67,12 @@ class Section:
             ``b`` being the reference; no rows where the runs share no example in a target language.
         """
         if self.paired is None or len(self.methods) < 2:
-            return pl.DataFrame(schema={"a": pl.String, "b": pl.String, "p_holm": pl.Float64})
+            return pl.DataFrame(schema={"a": pl.String, "b": pl.String, "p": pl.Float64})
         if reference not in self._against:
             rank = {method: place for place, method in enumerate(self.methods)}
             place = pl.col("a").replace_strict(rank, return_dtype=pl.Int64)
             # The page shows the interval that the test is of; bootstrap draws would take most of its time.
-            tests = differences(self.paired, reference, draws=1).drop("bootstrap_low", "bootstrap_high")
+            tests = differences(self.paired, reference, draws=0).drop("bootstrap_low", "bootstrap_high")
             self._against[reference] = tests.sort(place)
         return self._against[reference]
 
@@ -188,16 +189,16 @@ class Section:
                 "the languages of answers were identified by different rules, in older runs by earlier ones: "
                 "their rates are not comparable; see docs/language-identification.md for `relabel`"
             )
-        merging = {run.method.name for run in self.runs if run.merge is not None}
-        rounded = {
-            run.method.name
-            for run in self.runs
-            if run.merge is None and run.method.name in merging and run.dtype != "float32"
-        }
-        if rounded:
+        lora = [run for run in self.runs if run.method.name == "lora" and run.quantize is None]
+        if any(run.merge is None and run.dtype != "float32" for run in lora):  # no other method was there
             result.append(
-                f"in some runs of {', '.join(sorted(rounded))}, made by an older crosstune, 16-bit weights "
-                "rounded small updates away: their scores are not comparable; remove them, run it again"
+                "in some runs of lora, made by an older crosstune, 16-bit weights rounded small updates "
+                "away: their scores are not comparable with others'; remove them, run it again"
+            )
+        if self.task in ON_PASSAGES and self.paired is not None and self.paired.clusters is None:
+            result.append(
+                "these runs, made by an older crosstune, do not say which questions share a passage: they "
+                "are taken as independent, and intervals are too narrow; remove the runs, run them again"
             )
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")
@@ -230,8 +231,8 @@ class Section:
 
 
 def outcome(row: Mapping[str, Any]) -> str:
-    """Whether a is "better" or "worse" than b, or "not significant", by the p value after Holm."""
-    if row["p_holm"] >= ALPHA:
+    """Whether a is "better" or "worse" than b, or "not significant", by the p value of all pairs."""
+    if row["p"] >= ALPHA:
         return "not significant"
     return "better" if row["difference"] > 0 else "worse"
 

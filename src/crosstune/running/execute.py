@@ -10,7 +10,9 @@ from torch import Tensor
 
 from crosstune.data.forms import form_of, statistic_of
 from crosstune.errors import UserError
+from crosstune.methods import METHODS
 from crosstune.methods.base import Method
+from crosstune.methods.head import without_head
 from crosstune.metrics.corpus import sums_in
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
@@ -21,7 +23,7 @@ from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
 from crosstune.running.earlier.search_weights import take_up
 from crosstune.running.earlier.stages import FinishedStages
-from crosstune.running.prepared import attached, predictions, training_rows
+from crosstune.running.prepared import attached, check_lengths, method_of, predictions, training_rows
 from crosstune.running.progress import Display
 from crosstune.running.recording import with_text, write_record
 from crosstune.running.resume.folder import ResumeFolder, made_for
@@ -105,7 +107,8 @@ def execute(
     """
     started = provenance.now()
     provenance.reset_peak_memory(run.device)
-    lm, method = loaded.lm, run.new_method()
+    lm = loaded.lm
+    method = method_of(run, lm, data)
     trained, train_from, seconds = None, None, 0.0
     table = pl.DataFrame(schema=form_of(data.task.kind).schema())
     digests = {} if stages is None else stages.digests()
@@ -115,12 +118,14 @@ def execute(
     # On development data and on test data alike.
     answering = TokenLimit(run.evaluate.tokens_per_pass, lm.device, "evaluation", shown.note)
     if stages is not None:
-        stages.give(method)
+        stages.give(without_head(method))
     source = data.task.source_language
     try:
         with resume.attempt(learning, answering), attached(method, lm, run.seed, source):
             count = _count(run, method, lm)
             if run.train is not None:
+                if run.kind == "result":
+                    check_lengths(run, lm, data)
                 rows = training_rows(run, lm, data, learning)
                 taken = None if searched is None else take_up(searched, run, method, lm, data, shown)
                 if taken is not None:
@@ -168,9 +173,9 @@ def _evaluate(
 
 
 def _count(run: Run, method: Method, lm: LanguageModel) -> int:
-    """Trained parameters: the closed form, which must be what is attached."""
-    count = type(method).count(run.config, lm.geometry)
-    attached = sum(parameter.numel() for parameter in method.parameters().values())
+    """Trained parameters but for a head's: the closed form, which must be what is attached."""
+    count = METHODS[run.method].count(run.config, lm.geometry)
+    attached = sum(parameter.numel() for parameter in without_head(method).parameters().values())
     if attached != count:
         raise UserError(
             f"{run.method} on {lm.name}: {attached:,} parameters attached where {count:,} were counted; "

@@ -15,10 +15,11 @@ from crosstune.files import user_path
 from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
+from crosstune.methods.head import WithHead, shape_in
 from crosstune.models.loading.device import choose_device
 from crosstune.models.loading.load import load
 from crosstune.models.tensor_file import read_tensors
-from crosstune.outputs.registry import OUTPUTS
+from crosstune.outputs.registry import output_of
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.earlier.stages import FinishedStages
 from crosstune.running.prepared import attached, solved_examples
@@ -98,14 +99,17 @@ def predict(
             "run the study again"
         )
     # A task whose answers are written may be asked to choose all the same.
-    form = OUTPUTS[task.kind if form_of(task.kind).has_choices or not choices else "choice"]
-    output = form(lm, EvaluateSettings.model_validate(run.evaluate))
+    form = task.kind if form_of(task.kind).has_choices or not choices else "choice"
+    output = output_of(form, lm, EvaluateSettings.model_validate(run.evaluate))
     if run.unlabelled is not None:
         ids = {text: stage.run for text, stage in run.unlabelled.stages.items()}
         FinishedStages(folder.parent, run.unlabelled.uses, ids).give(method)
+    weights = read_tensors(folder / store.WEIGHTS, lm.device) if method.trains else {}
+    if (shape := shape_in(weights)) is not None:
+        method = WithHead(method, shape)
     with attached(method, lm, run.seed, code):
         if method.trains:
-            method.load_state(read_tensors(folder / store.WEIGHTS, lm.device))
+            method.load_state(weights)
         with method.evaluating():
             answers = output.answers(task, with_exemplars([example], solved))
     (logprobs,) = answers.columns.get("choice_logprobs", [()])

@@ -8,17 +8,31 @@ import polars as pl
 
 from crosstune.data.example import Example
 from crosstune.methods.base import Method
+from crosstune.methods.head import WithHead
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.fits import check_fits, head_shape
 from crosstune.outputs.journal import Stream
-from crosstune.outputs.lengths import fitted_rows
-from crosstune.outputs.registry import OUTPUTS
+from crosstune.outputs.lengths import fitted, fitted_rows, refuses
+from crosstune.outputs.registry import output_of
 from crosstune.outputs.rows import Rows
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
 from crosstune.study.runs import Run
 from crosstune.tasks.exemplars import pick_exemplars, with_exemplars
+
+
+def method_of(run: Run, lm: LanguageModel, data: TaskData) -> Method:
+    """The run's method, not attached yet, with the head that the task's answers need.
+
+    Raises:
+        UserError: The model cannot answer the task with it.
+    """
+    method, task = run.new_method(), data.task
+    check_fits(task.name, task.kind, method, lm.geometry, run.evaluate)
+    shape = head_shape(task, lm.geometry, run.evaluate, data.train_for(run.train) if method.trains else ())
+    return method if shape is None else WithHead(method, shape)
 
 
 @contextmanager
@@ -40,7 +54,17 @@ def training_rows(run: Run, lm: LanguageModel, data: TaskData, passes: TokenLimi
     assert run.train is not None
     examples = draw(data.train_for(run.train), run.train, run.seed)
     examples = fitted_rows(lm, examples, run.evaluate, passes)
-    return OUTPUTS[data.task.kind](lm, run.evaluate).rows(examples, run.train.loss)
+    return output_of(data.task.kind, lm, run.evaluate).rows(examples, run.train.loss)
+
+
+def check_lengths(run: Run, lm: LanguageModel, data: TaskData) -> None:
+    """Refuse test texts that evaluation would refuse, before anything is trained.
+
+    Raises:
+        UserError: One is too long and may be neither shortened nor left out.
+    """
+    for examples in data.test.values() if refuses(lm, run.evaluate) else ():
+        fitted(lm, data.task, examples, run.evaluate, TokenLimit(run.evaluate.tokens_per_pass))
 
 
 def solved_examples(method: Method, train: Callable[[], list[Example]], seed: int) -> list[Example]:

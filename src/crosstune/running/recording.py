@@ -7,6 +7,7 @@ from typing import Any
 from crosstune.data.forms import form_of
 from crosstune.languages.table import ADDED
 from crosstune.methods.base import Method
+from crosstune.methods.head import WithHead
 from crosstune.metrics.language_id import IDENTIFIER
 from crosstune.models.language_model import LanguageModel
 from crosstune.running.sampling import draw
@@ -86,6 +87,7 @@ def write_record(
         "identifier": IDENTIFIER if "answer_language" in form_of(task.kind).columns else None,
         "merge": None if method.merge is None else asdict(method.merge),
         "trained_parameters": count,
+        "head_parameters": method.shape.count(lm.geometry.hidden) if isinstance(method, WithHead) else None,
         "zero_shot": data.zero_shot(run.train),
         "fingerprints": fingerprints(run, data).entries(),
         "overlap": data.overlap(run.train) if run.kind == "result" else None,

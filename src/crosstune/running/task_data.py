@@ -132,8 +132,8 @@ def read_data(
         UserError: A split is missing, damaged or empty, or holds another language than it should.
     """
     source = task.source_language
-    own = {} if task.kind == UNLABELLED.name else {source: None}
-    wanted: dict[str, None] = own | {
+    in_source = {} if task.kind == UNLABELLED.name else {source: None}
+    wanted: dict[str, None] = in_source | {
         code: None for of_run in settings for code in training_languages(task, of_run)
     }
     train = {code: _in_language(task, "training", code, task.examples("train", code)) for code in wanted}

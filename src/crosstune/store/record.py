@@ -204,6 +204,7 @@ class RunRecord(_Part):
     identifier: Whole | None = None
     merge: MergeRecord | None = None  # None for a method that changes no weights, and in older records
     trained_parameters: Whole | None
+    head_parameters: Whole | None = None  # of a head trained with it; None for none, and in older records
     zero_shot: bool  # nothing but source-language data was trained on
     unlabelled: Unlabelled | None = None  # text that parts of the method were trained on
     fingerprints: Fingerprints

@@ -45,10 +45,10 @@ class Stages:
 
     def remark(self) -> str | None:
         """One line on languages that get another's stage or none."""
-        said = [
+        texts = [
             f"{code} {'none' if text is None else text}" for code, text in self.uses.items() if text != code
         ]
-        return f"no unlabelled text of their own, used in its place: {', '.join(said)}" if said else None
+        return f"no unlabelled text of their own, used in its place: {', '.join(texts)}" if texts else None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from crosstune.methods import METHODS
 from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
+from crosstune.outputs.fits import check_fits
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.combination import Combination, stage_plan
 from crosstune.study.entries import (
@@ -187,11 +188,12 @@ class Study(StudyPart):
         for i, method in enumerate(self.methods):
             if self.quantize is not None and method.name == "full":
                 raise invalid(("methods", i), "full cannot train quantised weights; take it or quantize out")
-        for combination in self.combinations():
+        combinations = list(self.combinations())
+        for combination in combinations:
             self._check_loss(combination)
             self._check_dev(combination)
         for i, model in enumerate(self.models):
-            self._check_model(model, i)
+            self._check_model(model, i, combinations)
         if len(self._refused) == len(self.models):
             raise invalid(("models", 0), self._refused[self.models[0]])
         return self
@@ -263,7 +265,7 @@ class Study(StudyPart):
             "split, or a train.learning_rate and search: false",
         )
 
-    def _check_model(self, model: str, at: int) -> None:
+    def _check_model(self, model: str, at: int, combinations: Sequence[Combination]) -> None:
         """A name that is none is a mistake of the file; a model that is refused fails alone."""
         try:
             check_model(model)
@@ -281,6 +283,12 @@ class Study(StudyPart):
                 METHODS[method.name].count(method.config, geometry)
             except UserError as error:
                 raise invalid(("methods", i), f"method {method.name} on {model}: {error}") from error
+        for combination in combinations:
+            task, method = combination.task, combination.method
+            try:
+                check_fits(task.name, task.task_class.kind, method.make(), geometry, combination.evaluate)
+            except UserError as error:
+                raise invalid(("methods", self.methods.index(method)), f"{model}: {error}") from error
 
     # --- what holds for a run -----------------------------------------------------------------
 

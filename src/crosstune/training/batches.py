@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crosstune.models.attention.choose import Placed, for_training
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
-from crosstune.models.attention.layout import Layout
+from crosstune.models.attention.layout import Layout, TwoWayLayout
 from crosstune.models.fast.layers import EntryStates
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
@@ -29,13 +29,15 @@ class Batch:
     ids: Tensor  # ``[lines, width]``, padded on the right
     rows: Tensor  # ``[answers]`` flat indices (lines * width) of the positions that predict an answer token
     targets: Tensor  # ``[answers]`` what to predict there: token ids, or with ``columns`` places among them
-    layout: Layout | PaddingFreeBatch | None = None  # who sees whom, when a line holds several examples
+    # Who sees whom, when a line holds several examples.
+    layout: Layout | TwoWayLayout | PaddingFreeBatch | None = None
     # ``[columns]`` the only tokens that are compared; None for the whole vocabulary.
     columns: Tensor | None = None
     offered: Tensor | None = None  # ``[answers, columns]`` which of them each answer is chosen from
     # What the frozen layers below the lowest adapted one hand to it; None to run them.
     entry: EntryStates | None = None
     tokens: tuple[range, ...] = ()  # places of each text's tokens, counted through lines and width
+    pools: Tensor | None = None  # ``[rows]``: the target that each is averaged for; None for one each
 
 
 def order(
@@ -86,8 +88,7 @@ def ready_parts(
     """
     for part in split(batch, passes.limit):
         passes.begin(len(part), len(part) * len(part[-1].ids))
-        # The last token of a row predicts nothing that is scored: it is left out of the forward.
-        texts = [row.ids[:-1] for row in part]
+        texts = [row.text for row in part]
         below = None if reuse is None else reuse.below(texts)
         yield collate(part, for_training(lm, texts, passes.say), below)
 
@@ -95,7 +96,7 @@ def ready_parts(
 def collate(
     rows: Sequence[TrainingRow], placed: Placed, below: tuple[int, Sequence[Tensor]] | None = None
 ) -> Batch:
-    """Rows of training examples, of each all tokens but the last placed, as the tensors of one forward.
+    """Rows of training examples, the text of each placed, as the tensors of one forward.
 
     ``below`` is the lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
     """
@@ -109,8 +110,13 @@ def collate(
         entry = EntryStates(layer, blank.view(*placed.ids.shape, -1))
     where: list[int] = []
     targets: list[int] = []
+    pools: list[int] = []
     for i in placed.order:
         row, end = rows[i], placed.starts[i] + len(rows[i].ids) - 1
+        for places, target in row.labels:
+            where += [placed.starts[i] + place for place in places]
+            pools += [len(targets)] * len(places)
+            targets.append(target)
         where += range(end - row.answer, end)
         targets += row.ids[len(row.ids) - row.answer :]
     columns = offered = None
@@ -128,5 +134,6 @@ def collate(
         columns,
         offered,
         entry,
-        tuple(range(placed.starts[i], placed.starts[i] + len(rows[i].ids) - 1) for i in placed.order),
+        tuple(range(placed.starts[i], placed.starts[i] + len(rows[i].text)) for i in placed.order),
+        torch.tensor(pools, device=device) if len(pools) > len(targets) else None,
     )

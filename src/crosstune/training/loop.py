@@ -219,7 +219,7 @@ def _backward(
 ) -> tuple[float, int, int]:
     """Gradients of a batch, part by part."""
     lm = method.attached()
-    answers, total = sum(row.answer for row in batch), sum(len(row.ids) - 1 for row in batch)
+    answers, total = sum(row.learned for row in batch), sum(len(row.text) for row in batch)
     summed, padded = 0.0, 0
     for part in ready_parts(lm, batch, passes, reuse):
         loss = answer_loss(lm, part)

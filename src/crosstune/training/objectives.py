@@ -1,4 +1,4 @@
-"""Cross-entropy of answer tokens, with only their rows ever meeting the vocabulary."""
+"""Cross-entropy of answer tokens or of labels, with only their rows ever meeting the vocabulary or a head."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from crosstune.models.fast.vocabulary import VocabularyLoss
-from crosstune.models.language_model import LanguageModel
+from crosstune.models.language_model import LanguageModel, means
 from crosstune.training.batches import Batch
 
 # fp32 scores of a 262k vocabulary: 256 rows take 268 MB.
@@ -17,9 +17,14 @@ ROWS_AT_ONCE = 256
 def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     """Sum (not mean) of the cross-entropy over a batch's answer tokens, a scalar in nats.
 
-    With ``batch.columns`` each answer is one token, and only those it is chosen from meet it.
+    With ``batch.columns`` each answer is one token, and only those it is chosen from meet it. A head that is
+    on the model (`LanguageModel.head`) makes the scores instead of the vocabulary.
     """
     hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry)
+    if batch.pools is not None:
+        hidden = means(hidden, batch.pools, len(batch.targets))
+    if lm.head is not None:
+        return torch.nn.functional.cross_entropy(lm.head(hidden.float()), batch.targets, reduction="sum")
     if batch.columns is not None and batch.offered is not None:
         scores = lm.logits(hidden, batch.columns).masked_fill(~batch.offered, -torch.inf)
         return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.methods.base import Method
-from crosstune.models.attention.choose import for_reading
+from crosstune.models.attention.choose import for_reading, turns
 from crosstune.models.fast.layers import EntryStates
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.proof import FastWay
@@ -76,7 +76,7 @@ class Reuse:
             self.why_not = "the model's texts are read one per row"
         elif drops(self._lm, self.layer):
             self.why_not = "the model has dropout"
-        elif not self._enters(sample.ids[:-1]):
+        elif not self._enters(sample.text):
             self.why_not = "the model's layers cannot be entered midway"
         if self.why_not:
             self.layer = 0
@@ -86,7 +86,7 @@ class Reuse:
             if place not in verdicts:
                 verdicts[place] = may_share(self._lm, self.layer)
             self._shared = verdicts[place]
-        self._check(sample.ids[:-1])
+        self._check(sample.text)
 
     def facts(self) -> dict[str, Any]:
         """For the record of the run."""
@@ -98,7 +98,7 @@ class Reuse:
 
         None where nothing is reused.
         """
-        if not self.layer:
+        if not self.layer or turns(self._lm, max(map(len, texts))):
             return None
         cached = {text: self._states.get(self._key(text)) for text in texts}
         states_by_text = {text: states for text, states in cached.items() if states is not None}

@@ -1,1 +1,1 @@
-"""Tests, intervals and variances over paired predictions. May import `transfer`, `predictions`."""
+"""Tests, intervals and variances over paired predictions. May import `groups`, `transfer`, `predictions`."""

@@ -1,11 +1,14 @@
 """Paired tests between methods: over all languages, and language by language.
 
-`docs/statistics.md` says what each test takes for random and how it did on simulated predictions.
+All pairs of the methods of a comparison are one family of tests, adjusted together: a pair has one p
+value and one interval, whoever asks for it. `docs/statistics.md` says what each test takes for random and
+how it did on simulated predictions.
 """
 
 import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,36 +17,49 @@ from numpy.typing import NDArray
 from scipy import special
 
 from crosstune.analysis.statistics.bootstrap import DRAWS, Factor, bootstrap_means
+from crosstune.analysis.statistics.estimand import Estimand
+from crosstune.analysis.statistics.multiplicity import holm
 from crosstune.analysis.statistics.pairing import PairedPredictions
-from crosstune.analysis.statistics.power import critical, detectable, two_sided
+from crosstune.analysis.statistics.power import detectable_shift
+from crosstune.analysis.statistics.spread import Spread
+from crosstune.analysis.statistics.studentized import critical, two_sided
 from crosstune.analysis.statistics.variance import Floats, LanguageEffect, Sample, SeedVariation
 from crosstune.metrics.statistic import MEAN
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far method a is above method b, as a mean over languages.
+    """How far method a is above method b.
 
     Attributes:
         a: Method.
         b: Method.
-        difference: Mean over languages (each with the same weight) of a - b, seeds averaged; in [-1, 1].
-        low: Lower end of the interval.
+        difference: a - b of the estimand, seeds averaged: most often the mean over languages (each with the
+            same weight), in [-1, 1].
+        low: Lower end of the simultaneous interval: it and those of all other pairs hold together.
         high: Upper end.
-        p: Two-sided, of no difference; below ``1 - level`` exactly when the interval leaves out 0.
+        p: Two-sided, of no difference, adjusted for all pairs of the ``methods`` compared; below
+            ``1 - level`` exactly when the interval leaves out 0.
+        p_alone: The same if this were the only pair.
+        low_alone: Lower end of its interval then.
+        high_alone: Upper end.
+        methods: How many methods make the family of tests.
         bootstrap_low: Lower end of the percentile interval of the hierarchical bootstrap over languages
             (where they are taken for a sample), seeds and examples: to compare with papers that give it;
-            too narrow with few seeds (`crosstune.analysis.statistics.bootstrap`).
+            too narrow with few seeds (`crosstune.analysis.statistics.bootstrap`). Of means only.
         bootstrap_high: Its upper end.
         languages: How many.
+        families: Families of these languages.
         examples: How many, of all languages together.
+        units: How many of these are independent: examples, or passages with several questions.
         seeds_a: Seeds of a.
         seeds_b: Seeds of b.
         effect: Cohen's h, 2 asin(sqrt(A)) - 2 asin(sqrt(B)) of the two mean scores (Cohen 1988: 0.2 is
-            small, 0.5 medium, 0.8 large).
+            small, 0.5 medium, 0.8 large). Of means only.
         effect_low: h of the interval's lower end, at the mean level of the two scores; likewise
         effect_high: of its upper end.
-        detectable: The smallest true difference that this sample shows with 80% power.
+        detectable: The smallest true difference that this sample shows with 80% power among all pairs, an
+            estimate; None where not even 100 points would be shown.
         wins: Languages where a is better, by test after Holm (`by_language`).
         ties: Languages where neither is.
         losses: Languages where b is better.
@@ -51,9 +67,9 @@ class Difference:
         df: Its degrees of freedom.
         language_effect: "random" if the interval is for other languages like these, "fixed" if it is for the
             mean over exactly these languages.
-        seed_variation: "measured"; "borrowed" where one method has a single seed and is taken to vary as the
-            other does; "absent" where neither has several seeds, so that the interval does not cover what
-            another seed would have given.
+        seed_variation: "measured"; "borrowed" where a method has a single seed and is taken to vary as the
+            others do; "absent" where none has several seeds: then the test is about these trained models
+            alone, not about what another seed would have given.
     """
 
     a: str
@@ -62,16 +78,22 @@ class Difference:
     low: float
     high: float
     p: float
-    bootstrap_low: float
-    bootstrap_high: float
+    p_alone: float
+    low_alone: float
+    high_alone: float
+    methods: int
+    bootstrap_low: float | None
+    bootstrap_high: float | None
     languages: int
+    families: int
     examples: int
+    units: int
     seeds_a: int
     seeds_b: int
-    effect: float
-    effect_low: float
-    effect_high: float
-    detectable: float
+    effect: float | None
+    effect_low: float | None
+    effect_high: float | None
+    detectable: float | None
     wins: int
     ties: int
     losses: int
@@ -80,117 +102,201 @@ class Difference:
     language_effect: LanguageEffect
     seed_variation: SeedVariation
 
+    def p_at(self, value: float, *, alone: bool = False) -> float:
+        """Two-sided p value of this true difference, adjusted for all pairs unless ``alone``."""
+        return self._spread.p_at(value, 2 if alone else self.methods)
+
+    def p_equivalent(self, margin: float, *, alone: bool = False) -> float:
+        """P value of a true difference of at least ``margin`` in size: small where the two are equivalent.
+
+        Two one-sided tests (TOST, Schuirmann 1987). State the margin before looking at the results.
+        """
+        return self._spread.p_equivalent(margin, 2 if alone else self.methods)
+
+    @property
+    def _spread(self) -> Spread:
+        return Spread(self.difference, self.se, self.df)
+
+
+class AllPairs:
+    """The family of tests: all pairs of a comparison's methods by one estimand. Each pair is tested once.
+
+    Args:
+        paired: The comparison.
+        of: What is estimated of each method: the mean over all targets for None, over some languages for
+            their codes, or another `Estimand`.
+        language_effect: "random": would it hold in other languages like these? "fixed": does it for exactly
+            these languages? Languages of fewer than three families are always "fixed".
+        draws: Of the bootstrap; none for 0.
+        seed: Of its draws.
+        level: Of the intervals.
+
+    Raises:
+        UserError: The comparison lacks a language.
+    """
+
+    def __init__(
+        self,
+        paired: PairedPredictions,
+        of: Estimand | Sequence[str] | None = None,
+        *,
+        language_effect: LanguageEffect = "random",
+        draws: int = 0,
+        seed: int = 0,
+        level: float = 0.95,
+    ) -> None:
+        self.paired = paired
+        self.sample = Sample(paired, of)
+        self.language_effect = self.sample.possible(language_effect)
+        self.level = level
+        self._draws, self._seed = draws if self.sample.of.quantity == "mean" else 0, seed
+        self._pairs: dict[tuple[str, str], Difference] = {}
+
+    def pair(self, a: str, b: str) -> Difference:
+        """One pair.
+
+        Raises:
+            UserError: The comparison lacks a method.
+        """
+        if (a, b) not in self._pairs:
+            self._pairs[a, b] = self._tested(self.paired.known(a), self.paired.known(b))
+        return self._pairs[a, b]
+
+    def table(self, against: str | None = None) -> pl.DataFrame:
+        """All pairs, or those with one method as ``b``: the fields of `Difference`, one row a pair."""
+        if against is None:
+            pairs = list(itertools.combinations(self.paired.methods, 2))
+        else:
+            pairs = [(name, self.paired.known(against)) for name in self.paired.methods if name != against]
+        return pl.DataFrame([asdict(self.pair(a, b)) for a, b in pairs], schema=_SCHEMA)
+
+    def values(self) -> pl.DataFrame:
+        """Each method's own estimate: its mean, gap or relative transfer.
+
+        Returns:
+            One row a method: method, value, low, high (its own interval), p (of 0), seeds, se, df,
+            language_effect and seed_variation.
+        """
+        rows: list[dict[str, Any]] = []
+        # A mean of scores is not below 0.
+        least = 0.0 if self.sample.of.quantity == "mean" else -float("inf")
+        for name in self.paired.methods:
+            spread = self.sample.pair(name, None, self.language_effect)
+            low, high = spread.interval(self.level)
+            row = {
+                "method": name,
+                "value": spread.difference,
+                "low": max(low, least),
+                "high": high,
+                "p": spread.p,
+            }
+            row |= {"seeds": self.sample.method(name).seeds, "se": spread.se, "df": spread.df}
+            row |= {"language_effect": self.language_effect}
+            rows.append(row | {"seed_variation": self.sample.seed_variation(name, name)})
+        return pl.DataFrame(rows)
+
+    @cached_property
+    def _drawn(self) -> dict[str, Floats]:
+        methods = self.paired.methods
+        means = bootstrap_means(
+            self.sample, methods, _FACTORS[self.language_effect], draws=self._draws, seed=self._seed
+        )
+        return dict(zip(methods, means.T, strict=True))
+
+    def _tested(self, a: str, b: str) -> Difference:
+        sample, level, methods = self.sample, self.level, len(self.paired.methods)
+        spread = sample.pair(a, b, self.language_effect)
+        low, high = spread.interval(level, methods)
+        alone = spread.interval(level)
+        effects: tuple[float | None, ...] = (None, None, None)
+        outcomes: list[str] = []
+        if sample.of.quantity == "mean":
+            top, bottom = sample.estimate(a), sample.estimate(b)
+            middle = (top + bottom) / 2
+            ends = ((top, bottom), *((middle + end / 2, middle - end / 2) for end in (low, high)))
+            effects = tuple(_cohen_h(*scores) for scores in ends)
+            outcomes = _by_language(sample, a, b, level)["outcome"].to_list()
+        percentiles: tuple[float | None, ...] = (None, None)
+        if self._draws:
+            drawn = self._drawn[a] - self._drawn[b]
+            percentiles = tuple(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]).tolist())
+        return Difference(
+            a=a,
+            b=b,
+            difference=spread.difference,
+            low=low,
+            high=high,
+            p=spread.p_at(0.0, methods),
+            p_alone=spread.p,
+            low_alone=alone[0],
+            high_alone=alone[1],
+            methods=methods,
+            bootstrap_low=percentiles[0],
+            bootstrap_high=percentiles[1],
+            languages=len(sample.languages),
+            families=sample.families,
+            examples=len(sample.columns),
+            units=int(sample.units.sum()),
+            seeds_a=sample.method(a).seeds,
+            seeds_b=sample.method(b).seeds,
+            effect=effects[0],
+            effect_low=effects[1],
+            effect_high=effects[2],
+            detectable=sample.detectable(spread, a, b, level, methods),
+            wins=outcomes.count("win"),
+            ties=outcomes.count("tie"),
+            losses=outcomes.count("loss"),
+            se=spread.se,
+            df=spread.df,
+            language_effect=self.language_effect,
+            seed_variation=sample.seed_variation(a, b),
+        )
+
 
 def difference(
     paired: PairedPredictions,
     a: str,
     b: str,
-    languages: Sequence[str] | None = None,
+    of: Estimand | Sequence[str] | None = None,
     *,
     language_effect: LanguageEffect = "random",
     draws: int = DRAWS,
     seed: int = 0,
     level: float = 0.95,
 ) -> Difference:
-    """Test whether method a scores above or below method b.
-
-    Args:
-        paired: The comparison.
-        a: Method.
-        b: Method.
-        languages: Codes; all targets by default.
-        language_effect: "random": would it hold in other languages like these? "fixed": is the mean over
-            exactly these languages different? A single language is always "fixed".
-        draws: Of the bootstrap.
-        seed: Of its draws.
-        level: Of the intervals.
+    """Test whether method a is above or below method b: one pair of `AllPairs`, and adjusted with them.
 
     Raises:
         UserError: The comparison lacks a method or a language.
     """
-    sample = Sample(paired, languages)
-    language_effect = _possible(sample, language_effect)
-    means = bootstrap_means(sample, [a, b], _FACTORS[language_effect], draws=draws, seed=seed)
-    return _difference(sample, a, b, language_effect, level, means[:, 0] - means[:, 1])
+    family = AllPairs(paired, of, language_effect=language_effect, draws=draws, seed=seed, level=level)
+    return family.pair(a, b)
 
 
 def differences(
     paired: PairedPredictions,
     against: str | None = None,
-    languages: Sequence[str] | None = None,
+    of: Estimand | Sequence[str] | None = None,
     *,
     language_effect: LanguageEffect = "random",
     draws: int = DRAWS,
     seed: int = 0,
     level: float = 0.95,
 ) -> pl.DataFrame:
-    """Test every method against one, or all pairs.
+    """All pairs of methods, or those with the method ``against`` as ``b``; see `AllPairs.table`.
 
-    With ``against`` it is ``b`` in every test. All other arguments, and errors, are those of `difference`.
-
-    Returns:
-        One row a test: the fields of `Difference`, and p_holm, the p value after Holm over these tests.
+    P values and intervals are those of all pairs either way: a pair has the same ones in both tables.
     """
-    sample = Sample(paired, languages)
-    if against is None:
-        pairs = list(itertools.combinations(paired.methods, 2))
-    else:
-        pairs = [(name, paired.known(against)) for name in paired.methods if name != against]
-    language_effect = _possible(sample, language_effect)
-    means = bootstrap_means(sample, paired.methods, _FACTORS[language_effect], draws=draws, seed=seed)
-    drawn = dict(zip(paired.methods, means.T, strict=True))
-    rows = [asdict(_difference(sample, a, b, language_effect, level, drawn[a] - drawn[b])) for a, b in pairs]
-    table = pl.DataFrame(rows, schema=_SCHEMA)
-    return table.with_columns(p_holm=pl.Series(holm(table["p"].to_list()), dtype=pl.Float64))
+    family = AllPairs(paired, of, language_effect=language_effect, draws=draws, seed=seed, level=level)
+    return family.table(against)
 
 
-_TYPES: dict[Any, Any] = {float: pl.Float64, int: pl.Int64}
+_TYPES: dict[Any, Any] = {float: pl.Float64, float | None: pl.Float64, int: pl.Int64}
 _SCHEMA = {field.name: _TYPES.get(field.type, pl.String) for field in fields(Difference)}
 _FACTORS: dict[LanguageEffect, tuple[Factor, ...]] = {
     "random": ("languages", "seeds", "examples"),
     "fixed": ("seeds", "examples"),
 }
-
-
-def _possible(sample: Sample, language_effect: LanguageEffect) -> LanguageEffect:
-    return "fixed" if len(sample.languages) == 1 else language_effect
-
-
-def _difference(
-    sample: Sample, a: str, b: str, language_effect: LanguageEffect, level: float, drawn: Floats
-) -> Difference:
-    spread = sample.pair(a, b, language_effect)
-    low, high = spread.interval(level)
-    one, other = sample.method(a), sample.method(b)
-    top, bottom = float(one.by_language.mean()), float(other.by_language.mean())
-    middle = (top + bottom) / 2
-    bottom_draw, top_draw = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    outcomes = _by_language(sample, a, b, level)["outcome"].to_list()
-    return Difference(
-        a=a,
-        b=b,
-        difference=spread.difference,
-        low=low,
-        high=high,
-        bootstrap_low=float(bottom_draw),
-        bootstrap_high=float(top_draw),
-        p=spread.p,
-        languages=len(sample.languages),
-        examples=len(sample.columns),
-        seeds_a=one.seeds,
-        seeds_b=other.seeds,
-        effect=_cohen_h(top, bottom),
-        effect_low=_cohen_h(middle + low / 2, middle - low / 2),
-        effect_high=_cohen_h(middle + high / 2, middle - high / 2),
-        detectable=spread.detectable(level),
-        wins=outcomes.count("win"),
-        ties=outcomes.count("tie"),
-        losses=outcomes.count("loss"),
-        se=spread.se,
-        df=spread.df,
-        language_effect=language_effect,
-        seed_variation=sample.seed_variation(a, b),
-    )
 
 
 def _cohen_h(a: float, b: float) -> float:
@@ -206,64 +312,72 @@ def by_language(
     *,
     level: float = 0.95,
 ) -> pl.DataFrame:
-    """Test method a against method b in each language; arguments and errors as `difference`.
+    """Test method a against method b in each language.
 
-    Right-or-wrong scores of one seed each (or of a method that no seed changes) are tested with McNemar's
-    exact test. Graded scores, or several seeds, with a t test on the example-wise differences of the means
-    over seeds, whose variance includes that between seeds. Outcomes are at ``1 - level``.
+    Right-or-wrong scores of one seed each (or of a method that no seed changes), of independent examples, are
+    tested with McNemar's exact test. Graded scores, several seeds or several questions on one passage with a
+    t test on the differences of the means over seeds, whose variance includes that between seeds: what all
+    languages share of it, and what each has for itself, pooled over the languages. Outcomes are at
+    ``1 - level``.
 
     Returns:
-        One row a language: language, difference (a - b), low, high (of this language alone), p, p_holm (Holm
-        over the languages), outcome ("win", "tie" or "loss" of a, by p_holm), n (examples), detectable (the
-        smallest true difference shown with 80% power in Holm's first and hardest step), test ("mcnemar" or
-        "t"). A tie says that no difference was shown, not that there is none. low, high and detectable are
-        null for a language with one example.
+        One row a language: language, difference (a - b), low, high (of this language alone), se, df, p,
+        p_holm (Holm over the languages), outcome ("win", "tie" or "loss" of a, by p_holm), n (examples),
+        detectable (the smallest true difference shown with 80% power in Holm's first and hardest step, an
+        estimate; null where none would be), test ("mcnemar" or "t"). A tie says that no difference was shown,
+        not that there is none. low, high and detectable are null for a language with one example.
+
+    Raises:
+        UserError: The comparison lacks a method or a language.
     """
     return _by_language(Sample(paired, languages), a, b, level)
 
 
 def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
     one, other = sample.method(a), sample.method(b)
-    n = sample.n
+    n, units = sample.n, sample.units
     z = one.mean - other.mean
     means = sample.language_means(z)
-    squares = np.add.reduceat((z - sample.spread_out(means)) ** 2, sample.starts)
-    variance = squares / (n * np.maximum(n - 1, 1)) + 2 / n**2
-    terms = [(variance.copy(), n - 1)]
-    for parts, factor in sample.seed_parts(a, b):
-        v_seed, v_example_seed = sample.seed_variance_by_language(parts)
-        variance += np.maximum(v_seed - v_example_seed, 0) * factor
-        terms.append((v_seed * factor, np.full(len(n), parts.seeds - 1)))
-    df = np.maximum(variance**2 / np.sum([v**2 / np.maximum(k, 1) for v, k in terms], axis=0), 1.0)
+    v_examples = sample.unit_squares(z - sample.spread_out(means)) + 2 / n**2
+    variance, squares = v_examples, v_examples**2 / np.maximum(units - 1, 1)
+    for pool in sample.seed_variance_by_language() or ():
+        variance = variance + sum(pool.added[m] / sample.method(m).seeds for m in (a, b))
+        squares = squares + sum(pool.total[m] / sample.method(m).seeds for m in (a, b)) ** 2 / pool.df
+    df = np.maximum(variance**2 / squares, 1.0)
     se = np.sqrt(variance)
     right_or_wrong = sample.paired.statistic == MEAN and bool(((z == 0) | (np.abs(z) == 1)).all())
-    binary = right_or_wrong and one.seeds == other.seeds == 1
+    independent = sample.paired.clusters is None or bool((units == n).all())
+    exact = right_or_wrong and independent and one.seeds == other.seeds == 1
     up, down = (np.add.reduceat(side.astype(np.int64), sample.starts) for side in (z > 0, z < 0))
     # No test of signs or permutations can go below 2^(1 - k) with k differences, so the t test may not.
     floor = np.exp2(1.0 - (up + down))
-    p = mcnemar(up, down) if binary else np.maximum(two_sided(means / se, df), floor)
-    p = np.where(n > 1, np.minimum(p, 1.0), 1.0)
+    p = mcnemar(up, down) if exact else np.maximum(two_sided(means / se, df), floor)
+    p = np.where(units > 1, np.minimum(p, 1.0), 1.0)
     reach = critical(df, level) * se
     adjusted = holm(p.tolist())
     hardest = 1 - (1 - level) / len(n)
+    first, second = (parts.by_language.mean(axis=0)[:, None] for parts in (one, other))
+    shown = detectable_shift(first, second, v_examples, variance - v_examples, df, hardest)
     return pl.DataFrame(
         {
             "language": sample.languages,
             "difference": means,
             "low": np.maximum(means - reach, -1),
             "high": np.minimum(means + reach, 1),
+            "se": se,
+            "df": df,
             "p": p,
             "p_holm": adjusted,
             "n": n,
-            "detectable": detectable(se, df, hardest),
+            "detectable": pl.Series(shown, dtype=pl.Float64).fill_nan(None),
         }
     ).with_columns(
-        pl.when(pl.col("n") > 1).then(pl.col(name)).alias(name) for name in ("low", "high", "detectable")
+        pl.when(pl.Series(units > 1)).then(pl.col(name)).alias(name) for name in ("low", "high", "detectable")
     ).with_columns(
         pl.when(pl.col("p_holm") >= 1 - level).then(pl.lit("tie"))
         .when(pl.col("difference") > 0).then(pl.lit("win"))
         .otherwise(pl.lit("loss")).alias("outcome"),
-        pl.lit("mcnemar" if binary else "t").alias("test"),
+        pl.lit("mcnemar" if exact else "t").alias("test"),
     )  # fmt: skip
 
 
@@ -275,13 +389,3 @@ def mcnemar(only_a: NDArray[np.int64], only_b: NDArray[np.int64]) -> Floats:
     both = only_a + only_b
     tail = special.bdtr(np.minimum(only_a, only_b).astype(np.float64), both, 0.5)
     return np.asarray(np.minimum(2 * tail, 1.0))
-
-
-def holm(p: Sequence[float]) -> list[float]:
-    """Holm's (1979) step-down correction: adjusted p values, in the order given."""
-    values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    steps = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(steps, 1.0)
-    return [float(value) for value in adjusted]

@@ -1,13 +1,15 @@
 """Predictions paired example by example, as paired tests and bootstraps need them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from crosstune.analysis.groups import UNKNOWN, group_of
+from crosstune.analysis.statistics.clusters import units
 from crosstune.analysis.transfer import COMPARISON, comparable
 from crosstune.data.forms import statistic_of
 from crosstune.errors import UserError, did_you_mean
@@ -35,6 +37,9 @@ class PairedPredictions:
         seedless: Methods that no seed changes; their one row stands for every seed.
         statistic: What a score of many examples is.
         counts: Where that is no mean: method to float32 [seeds, columns, columns of the statistic].
+        clusters: [columns]; a number that examples share which are not independent, such as those on one
+            passage (`crosstune.analysis.statistics.clusters`); None where each is on its own.
+        families: Language to its family; one that is missing is a family of its own.
     """
 
     model: str
@@ -50,6 +55,8 @@ class PairedPredictions:
     seedless: frozenset[str] = frozenset()
     statistic: Statistic = MEAN
     counts: dict[str, Counts] = field(default_factory=dict)
+    clusters: NDArray[np.int64] | None = None
+    families: dict[str, str] = field(default_factory=dict)
 
     def summed(self, method: str) -> Counts:
         """[seeds, columns, columns of the statistic]; what a method's score is made of."""
@@ -61,8 +68,10 @@ class PairedPredictions:
         return [code for code in self.languages if code != self.source]
 
     @cached_property
-    def example_codes(self) -> NDArray[np.int64]:
-        """[columns]; a number for each example id, the same in every language that has it."""
+    def unit_codes(self) -> NDArray[np.int64]:
+        """[columns]; a number for each independent unit (example or cluster), the same in all languages."""
+        if self.clusters is not None:
+            return self.clusters
         return np.unique(self.examples, return_inverse=True)[1].astype(np.int64)
 
     def places(self, languages: Sequence[str] | None = None) -> list[int]:
@@ -106,7 +115,8 @@ def pair_predictions(
 
     Args:
         scores: From `crosstune.analysis.transfer.language_scores` of these predictions; it has checked them.
-        predictions: One row an example, with columns run, language, example and those of the statistic.
+        predictions: One row an example, with columns run, language, example, those of the statistic, and
+            where examples are not independent ``cluster``.
         statistic: What a score of many examples is; that of the answers' form by default.
 
     Returns:
@@ -125,6 +135,7 @@ def pair_predictions(
     )
     number = {name: {text: i for i, text in enumerate(names[name])} for name in ("run", "language")}
     ids = names["example"].to_numpy().astype(object)
+    clusters = predictions["cluster"].cast(pl.String) if "cluster" in predictions.columns else None
     order = np.argsort(run, kind="stable")
     bounds = np.searchsorted(run[order], np.arange(len(names["run"]) + 1))
     comparisons = []
@@ -137,6 +148,7 @@ def pair_predictions(
         used = statistic_of(form, measure, sums) if statistic is None else statistic
         values = predictions.select(pl.col(used.columns).cast(pl.Float32)).to_numpy()
         keys: dict[str, tuple[NDArray[np.int64], Counts]] = {}
+        cluster: dict[int, str] = {}
         shared: NDArray[np.int64] | None = None
         for run_id in runs:
             rows = order[bounds[number["run"][run_id]] : bounds[number["run"][run_id] + 1]]
@@ -145,13 +157,17 @@ def pair_predictions(
             packed = language_place * len(ids) + example[rows]
             by_key = np.argsort(packed, kind="stable")
             keys[run_id] = packed[by_key], values[rows[by_key]]
+            if clusters is not None and not cluster:
+                names_of = clusters.gather(rows).to_list()
+                cluster = {key: name for key, name in zip(packed, names_of, strict=True) if name is not None}
             # Most often the same in all runs, which is told faster than what two sets share.
             if shared is None or not np.array_equal(shared, packed[by_key]):
                 pairs = packed[by_key]
                 shared = pairs if shared is None else np.intersect1d(shared, pairs, assume_unique=True)
         if shared is None or not shared.size:
             continue
-        comparisons.append(_paired(key, common, runs, codes, keys, shared, ids, used))
+        found = _paired(key, common, runs, codes, keys, shared, ids, used)
+        comparisons.append(replace(found, clusters=_clusters(found, [cluster.get(k) for k in shared])))
     return comparisons
 
 
@@ -203,7 +219,19 @@ def _paired(
         seedless=frozenset(untouched),
         statistic=statistic,
         counts={} if mean else summed,
+        families={code: name for code in codes if (name := group_of(code, "family")) != UNKNOWN},
     )
+
+
+def _clusters(paired: PairedPredictions, named: list[str | None]) -> NDArray[np.int64] | None:
+    """The independent units of a comparison's columns, where some have several examples."""
+    if paired.task == "belebele" and not any(named):
+        # A question's id is its passage's link and a number: stores without the column tell it, too.
+        named = [str(name).rpartition("#")[0] or None for name in paired.examples]
+    if not any(named):
+        return None
+    language = np.repeat(np.arange(len(paired.languages)), np.diff(paired.offsets))
+    return units(language, paired.unit_codes, np.array(named, dtype=object))
 
 
 def _per_example(counts: Counts, offsets: NDArray[np.int64], statistic: Statistic) -> NDArray[np.float32]:

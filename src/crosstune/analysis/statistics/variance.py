@@ -8,55 +8,43 @@ after infinitely many draws (Owen 2007, "The pigeonhole bootstrap", arXiv 0712.1
 twice or thrice and with n - 1 for n, which is all the difference with three seeds. The degrees of freedom are
 Satterthwaite's (1946).
 
+Examples of one passage are one unit: their residuals are summed. Languages of one family are one unit where
+the languages are a sample: the variance is Bell and McCaffrey's (2002) bias-reduced one for clusters, with
+their degrees of freedom; with every language in a family of its own it is the plain one.
+
+Two or three seeds say little about a method's variance between seeds, and of many pairs some are tested with
+one that came out small by chance. All methods are therefore taken to vary at least as much as they do on
+average (the pooled variance, as in Tukey's test of all pairs); one that varies more keeps its own.
+
 Notation: V_f is the variance of the mean that resampling the factor f alone gives; V_fg that of their
 interaction. V_f holds every component that f takes part in, so the variance is put together by inclusion and
-exclusion, each part not below nought.
+exclusion.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from crosstune.analysis.statistics.estimand import Estimand
 from crosstune.analysis.statistics.pairing import PairedPredictions
-from crosstune.analysis.statistics.power import critical, detectable, two_sided
+from crosstune.analysis.statistics.power import detectable, detectable_shift
+from crosstune.analysis.statistics.spread import Spread
 
 LanguageEffect = Literal["random", "fixed"]
 """How languages enter the model: a random sample of languages, or exactly those measured."""
 SeedVariation = Literal["measured", "borrowed", "absent"]
 
+FEWEST_FAMILIES = 3
+"""Fewer families of languages say too little about others: the effect of languages is then fixed."""
+
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean difference, its standard error and the degrees of freedom of that."""
-
-    difference: float
-    se: float
-    df: float
-
-    def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """Of Student's t, inside [-1, 1]."""
-        reach = float(critical(self.df, level)) * self.se
-        return max(self.difference - reach, -1.0), min(self.difference + reach, 1.0)
-
-    @property
-    def p(self) -> float:
-        """Two-sided, of no difference."""
-        return float(two_sided(self.difference / self.se, self.df))
-
-    def detectable(self, level: float = 0.95) -> float:
-        """The smallest true difference found with 80% power."""
-        return float(detectable(self.se, self.df, level))
-
-
-@dataclass(frozen=True, eq=False)
-class MethodParts:
+class MethodParts(NamedTuple):
     """What one method adds: [columns] means over seeds, [seeds, languages] means, and its seeds' variance."""
 
     mean: Floats
@@ -70,39 +58,83 @@ class MethodParts:
     example_seed_by_language: Floats
 
 
-class Sample:
-    """The examples of some languages of a comparison (by default all targets), each with the same weight."""
+class SeedVariance(NamedTuple):
+    """Of one seed of each method: ``added`` to the variance; ``total`` has what examples give, too."""
 
-    def __init__(self, paired: PairedPredictions, languages: Sequence[str] | None = None) -> None:
+    added: dict[str, float]
+    total: dict[str, float]
+    df: float
+
+
+class Sample:
+    """The examples of some languages of a comparison, for one estimand.
+
+    Args:
+        paired: The comparison.
+        of: What is estimated of each method; codes of languages stand for the mean over them, None for the
+            mean over all targets.
+    """
+
+    def __init__(self, paired: PairedPredictions, of: Estimand | Sequence[str] | None = None) -> None:
         self.paired = paired
-        places = paired.places(languages)
-        self.languages = [paired.languages[i] for i in places]
-        ranges = [np.arange(paired.offsets[i], paired.offsets[i + 1]) for i in places]
+        self.of = of if isinstance(of, Estimand) else Estimand("mean", of)
+        parts = self.of.parts(paired)
+        self.languages = [code for part in parts for code in part.languages]
+        self.weights = np.concatenate(
+            [np.full(len(part.languages), part.sign / len(part.languages)) for part in parts]
+        )
+        self._part = np.repeat(np.arange(len(parts)), [len(part.languages) for part in parts])
+        self._sampled = [self._part == i for i, part in enumerate(parts) if part.sampled]
+        ranges = [
+            np.arange(paired.offsets[i], paired.offsets[i + 1])
+            for i in (paired.languages.index(code) for code in self.languages)
+        ]
         self.columns = np.concatenate(ranges)
         self.n = np.array([len(columns) for columns in ranges])
         self.starts = np.concatenate([[0], np.cumsum(self.n)[:-1]])
-        codes = np.unique(paired.example_codes[self.columns], return_inverse=True)[1]
-        self._codes = codes
-        self._sizes = np.bincount(codes).astype(np.float64)
-        # Residuals times this add up to the mean; n / (n - 1) makes their squares unbiased.
-        weight = np.sqrt(self.n / np.maximum(self.n - 1, 1)) / (len(places) * self.n)
-        self._weight = np.repeat(weight, self.n)
+        self._codes = np.unique(paired.unit_codes[self.columns], return_inverse=True)[1]
+        language = self.spread_out(np.arange(len(self.n)))
+        # A cell is what an independent unit has in one language: one example, or those of one passage.
+        cells, self._cell = np.unique(self._codes * len(self.n) + language, return_inverse=True)
+        self._unit, cell_language = np.divmod(cells, len(self.n))
+        self.units = np.bincount(cell_language)
+        # Residuals times this add up to the estimate; u / (u - 1) makes their squares unbiased.
+        weight = self.weights / self.n * np.sqrt(self.units / np.maximum(self.units - 1, 1))
+        self._weight = self.spread_out(weight)
+        self._cell_sampled = np.logical_or.reduce(self._sampled)[cell_language]
+        group = (self._unit * len(parts) + self._part[cell_language])[self._cell_sampled]
+        self._group = np.unique(group, return_inverse=True)[1]
+        self._sizes = np.bincount(self._group).astype(np.float64)
+        self._cell_language = cell_language
+        names = [paired.families.get(code, f"family of {code} alone") for code in self.languages]
+        self._family = np.unique(names, return_inverse=True)[1]
         self._parts: dict[str, MethodParts] = {}
+        self._pools: dict[LanguageEffect, SeedVariance | None] = {}
 
     def language_means(self, values: Floats) -> Floats:
         """Means over the columns of each language; the last axis of ``values`` is columns."""
         return np.asarray(np.add.reduceat(values, self.starts, axis=-1) / self.n)
 
-    def spread_out(self, means: Floats) -> Floats:
+    def spread_out(self, means: NDArray[np.generic]) -> Floats:
         """[..., languages] to [..., columns]."""
         return np.repeat(means, self.n, axis=-1)
 
+    def possible(self, language_effect: LanguageEffect) -> LanguageEffect:
+        """What can be said: of languages of too few families no more than "fixed"."""
+        enough = all(len(np.unique(self._family[part])) >= FEWEST_FAMILIES for part in self._sampled)
+        return language_effect if enough else "fixed"
+
+    @property
+    def families(self) -> int:
+        """Of the languages that may be a sample."""
+        return len(np.unique(self._family[np.logical_or.reduce(self._sampled)]))
+
     def linked(self) -> list[tuple[int, list[tuple[int, NDArray[np.int64]]]]]:
-        """Languages in sets that share example ids: one set for a parallel task, one each where none does.
+        """Languages in sets that share units: one set for a parallel task, one each where none does.
 
         Returns:
-            For each set, how many ids it has, and of each of its languages the index and [columns], the
-            numbers of its ids in the set.
+            For each set, how many units it has, and of each of its languages the index and [columns], the
+            numbers of their units in the set.
         """
         codes_of = [self._codes[start : start + n] for start, n in zip(self.starts, self.n, strict=True)]
         language = np.repeat(np.arange(len(self.n)), self.n)
@@ -123,6 +155,8 @@ class Sample:
 
     def _method(self, name: str) -> MethodParts:
         values = self.paired.scores[self.paired.known(name)][:, self.columns].astype(np.float64)
+        if self.of.quantity == "relative":
+            values *= self.spread_out(self._slopes(self.language_means(values).mean(axis=0)))
         seeds, languages = len(values), len(self.n)
         mean = values.mean(axis=0)
         by_language = self.language_means(values)
@@ -130,85 +164,182 @@ class Sample:
         if seeds == 1:
             return MethodParts(mean, by_language, 1, seedless, 0.0, 0.0, 0.0, 0.0, np.zeros(languages))
         pairs = seeds * (seeds - 1)
-        of_seed = by_language.mean(axis=1)
-        v_seed = float(of_seed.var(ddof=1)) / seeds
-        rest = by_language - by_language.mean(axis=0) - (of_seed - of_seed.mean())[:, None]
-        correction = languages / max(languages - 1, 1)
-        v_language_seed = float((rest**2).sum()) / (languages**2 * pairs) * correction
+        v_seed = float((by_language @ self.weights).var(ddof=1)) / seeds
         moved = by_language - by_language.mean(axis=0)
+        v_language_seed = 0.0
+        for part in self._sampled:
+            rest = moved[:, part]
+            rest = (rest - rest.mean(axis=1, keepdims=True)) * self.weights[part]
+            v_language_seed += float((rest**2).sum()) / pairs * rest.shape[1] / max(rest.shape[1] - 1, 1)
         residuals = values - mean - self.spread_out(moved)
-        parts = [self._examples(of_seed) for of_seed in residuals]
-        v_example_seed, v_all = (sum(squares) / pairs for squares in zip(*parts, strict=True))
-        squares = np.add.reduceat((residuals**2).sum(axis=0), self.starts)
+        sums = [self._examples(of_seed) for of_seed in residuals]
+        v_example_seed, v_all = (sum(squares) / pairs for squares in zip(*sums, strict=True))
+        squares = sum(self.unit_squares(of_seed) for of_seed in residuals)
         return MethodParts(
             mean, by_language, seeds, seedless, v_seed, v_language_seed, v_example_seed, v_all,
-            squares / (pairs * self.n * np.maximum(self.n - 1, 1)),
+            np.asarray(squares / pairs),
         )  # fmt: skip
 
+    def _slopes(self, means: Floats) -> Floats:
+        """Derivatives of relative transfer by the source score and by the mean over targets."""
+        source, target = means[0] - self.of.chance, means[1:].mean() - self.of.chance
+        return np.asarray(np.where(self._part == 0, -target / source**2, 1 / source))
+
+    def estimate(self, name: str) -> float:
+        """A method's own value."""
+        if self.of.quantity != "relative":
+            return float(self.method(name).by_language.mean(axis=0) @ self.weights)
+        values = self.paired.scores[self.paired.known(name)][:, self.columns].astype(np.float64)
+        means = self.language_means(values.mean(axis=0)) - self.of.chance
+        return float(means[1:].mean() / means[0])
+
+    def unit_squares(self, residuals: Floats) -> Floats:
+        """[languages]; the variance of each language's mean by its units, from residuals centred in each."""
+        cells = np.bincount(self._cell, weights=residuals)
+        squares = np.bincount(self._cell_language, weights=cells**2)
+        return np.asarray(squares / self.n**2 * self.units / np.maximum(self.units - 1, 1))
+
     def _examples(self, residuals: Floats) -> tuple[float, float]:
-        """Sums of squares of residuals (centred in each language): of whole examples, and of their languages.
+        """Sums of squares of residuals (centred in each language): of whole units, and of their languages.
 
-        The second is of what is left of an example in each language when its mean over languages is taken
-        away; all of it for an example that only one language has.
+        The second is of what is left of a unit in each sampled language when its mean over them is taken
+        away; all of it for a unit that only one language has.
         """
-        weighted = residuals * self._weight
-        totals = np.bincount(self._codes, weights=weighted)
-        squares = np.bincount(self._codes, weights=weighted**2)
-        shared = self._sizes > 1
+        cells = np.bincount(self._cell, weights=residuals * self._weight)
+        whole = float((np.bincount(self._unit, weights=cells) ** 2).sum())
+        sampled = cells[self._cell_sampled]
+        totals = np.bincount(self._group, weights=sampled, minlength=len(self._sizes))
+        squares = np.bincount(self._group, weights=sampled**2, minlength=len(self._sizes))
         left = (squares - totals**2 / self._sizes) * self._sizes / np.maximum(self._sizes - 1, 1)
-        return float((totals**2).sum()), float(np.where(shared, left, squares).sum())
+        return whole, float(np.where(self._sizes > 1, left, squares).sum())
 
-    def pair(self, a: str, b: str, language_effect: LanguageEffect) -> Spread:
-        """Mean over languages of a - b, with its standard error.
+    def _language_variance(self, by_language: Floats) -> list[tuple[float, float]]:
+        """Variance, and its degrees of freedom, by the sampled languages of each part, in families."""
+        terms = []
+        for part in self._sampled:
+            own = by_language[part] * self.weights[part]
+            family = np.unique(self._family[part], return_inverse=True)[1]
+            sums = np.bincount(family, weights=own - own.mean())
+            size = np.bincount(family).astype(np.float64)
+            left = 1 - size / len(own)
+            # How the cluster sums of independent languages vary together, and so the degrees of freedom.
+            together = -np.outer(size, size) / len(own) / np.sqrt(np.outer(left, left))
+            np.fill_diagonal(together, size)
+            df = float(together.trace() ** 2 / (together**2).sum())
+            terms.append((float((sums**2 / left).sum()), df))
+        return terms
+
+    def pair(self, a: str, b: str | None, language_effect: LanguageEffect) -> Spread:
+        """The estimand of a less that of b (nothing for None), with its standard error.
 
         Args:
             a: Method.
             b: Method.
-            language_effect: "random" takes the languages for a sample, "fixed" for all there are.
+            language_effect: "random" takes the languages for a sample, "fixed" for all there are. The
+                standard error of a sample is never below that of the languages themselves.
         """
-        one, other = self.method(a), self.method(b)
-        languages = len(self.n)
-        by_language = one.by_language.mean(axis=0) - other.by_language.mean(axis=0)
-        v_example, v_language_example = self._examples(one.mean - other.mean - self.spread_out(by_language))
+        fixed = self._spread(a, b, "fixed")
+        if self.possible(language_effect) == "fixed":
+            return fixed
+        random = self._spread(a, b, "random")
+        return random if random.se > fixed.se else fixed
+
+    def _spread(self, a: str, b: str | None, effect: LanguageEffect) -> Spread:
+        names = [a] if b is None else [a, b]
+        one = self.method(a)
+        mean, by_language = one.mean, one.by_language.mean(axis=0)
+        if b is not None:
+            other = self.method(b)
+            mean, by_language = mean - other.mean, by_language - other.by_language.mean(axis=0)
+        v_example, v_language_example = self._examples(mean - self.spread_out(by_language))
         # Two pseudo-examples, one won and one lost (Bonett and Price 2012): where all examples agree, the
         # sample still does not show that there is no difference.
-        v_example += 2 / len(self.columns) ** 2
-        terms = [(v_example, len(self._sizes) - 1)]
-        variance = v_example
-        random = language_effect == "random"
-        if random:
-            v_language = float(by_language.var(ddof=1)) / languages
-            variance = v_language + max(v_example - v_language_example, 0.0)
-            terms = [(v_language, languages - 1), (max(v_example - v_language_example, 0.0), terms[0][1])]
-        for parts, factor in self.seed_parts(a, b):
-            extra = parts.v_seed - parts.v_example_seed
-            if random:
-                extra += parts.v_all - parts.v_language_seed
-            variance += max(extra, 0.0) * factor
-            terms.append((parts.v_seed * factor, parts.seeds - 1))
-        df = variance**2 / sum(v**2 / max(k, 1) for v, k in terms)
-        return Spread(float(by_language.mean()), float(np.sqrt(variance)), max(float(df), 1.0))
+        v_example += 2 * float((self.spread_out(self.weights / self.n) ** 2).mean())
+        units = int(self._codes.max())
+        terms = [(v_example, float(units))]
+        if effect == "random":
+            v_example = max(v_example - v_language_example, 0.0)
+            terms = [(v_example, float(units)), *self._language_variance(by_language)]
+        variance = sum(v for v, _ in terms)
+        pool = self.seed_variance(effect)
+        if pool is not None:
+            parts = {name: self.method(name) for name in names}
+            variance += sum(pool.added[name] / parts[name].seeds for name in names)
+            terms.append((sum(pool.total[name] / parts[name].seeds for name in names), pool.df))
+        squares = sum(v**2 / max(k, 1.0) for v, k in terms)
+        df = max(float(variance**2 / squares), 1.0) if squares else 1.0
+        if pool is not None and any(self.method(m).seeds == 1 and pool.total[m] for m in names):
+            df = min(df, pool.df)  # One seed's part of the variance is no more certain than where it is from.
+        value = self.estimate(a) - (0.0 if b is None else self.estimate(b))
+        most = {"mean": 1.0, "relative": float("inf")}.get(self.of.quantity, len(names))
+        return Spread(value, float(np.sqrt(variance)), df, v_example, most)
 
-    def seed_parts(self, a: str, b: str) -> list[tuple[MethodParts, float]]:
-        """The methods whose seeds add variance, each with a factor.
+    def seed_variance(self, effect: LanguageEffect) -> SeedVariance | None:
+        """How much one seed of each method varies: as its own seeds, and no less than those of all methods.
 
-        A method with a single seed is taken to vary as the other does, if that has several.
+        A method with a single seed is taken to vary as the others do. None where no method has several seeds.
         """
-        one, other = self.method(a), self.method(b)
-        several = [parts for parts in (one, other) if parts.seeds > 1]
-        if len(several) == 1:
-            single = other if several[0] is one else one
-            return [(several[0], 1.0 if single.seedless else 1.0 + several[0].seeds)]
-        return [(parts, 1.0) for parts in several]
+        if effect not in self._pools:
+            every = {name: self.method(name) for name in self.paired.methods}
+            measured = {}
+            for name, parts in every.items():
+                if parts.seeds > 1:
+                    added = parts.v_seed - parts.v_example_seed
+                    if effect == "random":
+                        added += parts.v_all - parts.v_language_seed
+                    measured[name] = (added * parts.seeds, parts.v_seed * parts.seeds)
+            self._pools[effect] = _pooled(every, measured)
+        return self._pools[effect]
 
-    def seed_variance_by_language(self, parts: MethodParts) -> tuple[Floats, Floats]:
-        """[languages]; variance of each language's mean over seeds, and the examples' share in it."""
-        v_seed = parts.by_language.var(axis=0, ddof=1) / parts.seeds
-        return v_seed, parts.example_seed_by_language
+    def seed_variance_by_language(self) -> tuple[SeedVariance, SeedVariance] | None:
+        """As `seed_variance`, of one language: the part all languages share, and that of each for itself.
+
+        The second is pooled over the languages, which say far more about it than two or three seeds of one.
+        """
+        every = {name: self.method(name) for name in self.paired.methods}
+        shared, apart = {}, {}
+        languages = len(self.n)
+        for name, parts in every.items():
+            if parts.seeds > 1:
+                main = float(parts.by_language.mean(axis=1).var(ddof=1))
+                whole = float(parts.by_language.var(axis=0, ddof=1).mean())
+                noise = float(parts.example_seed_by_language.mean()) * parts.seeds
+                shared[name] = (main - noise / languages, main)
+                apart[name] = (whole - main - noise * (languages - 1) / languages, whole - main)
+        pools = _pooled(every, shared), _pooled(every, apart)
+        if pools[0] is None or pools[1] is None:
+            return None
+        return pools[0], pools[1]._replace(df=pools[1].df * max(languages - 1, 1))
 
     def seed_variation(self, a: str, b: str) -> SeedVariation:
         """Whether the variance between seeds is in the standard error; see `Sample.pair`."""
         both = [self.method(name) for name in (a, b)]
         if all(parts.seeds > 1 or parts.seedless for parts in both):
             return "measured"
-        return "borrowed" if any(parts.seeds > 1 for parts in both) else "absent"
+        return "borrowed" if self.seed_variance("fixed") is not None else "absent"
+
+    def detectable(self, spread: Spread, a: str, b: str, level: float, methods: int) -> float | None:
+        """The smallest true difference found with 80% power (an estimate); None beyond 100 points."""
+        if self.of.quantity != "mean":
+            found = float(detectable(spread.se, spread.df, level, methods))
+            return found if found <= 1 or spread.most == float("inf") else None
+        one, other = (self.method(name).by_language.mean(axis=0) for name in (a, b))
+        rest = spread.se**2 - spread.v_examples
+        found = float(detectable_shift(one, other, spread.v_examples, rest, spread.df, level, methods))
+        return found if np.isfinite(found) else None
+
+
+def _pooled(every: dict[str, MethodParts], measured: dict[str, tuple[float, float]]) -> SeedVariance | None:
+    """Each method's variance or the mean over methods, whichever is more, with the latter's df."""
+    df = {name: every[name].seeds - 1 for name in measured}
+    if not measured:
+        return None
+    total = sum(df.values())
+    mean = tuple(sum(measured[name][i] * df[name] for name in measured) / total for i in (0, 1))
+    used = {name: max(measured.get(name, mean), mean) for name in every}
+    used |= {name: (0.0, 0.0) for name, parts in every.items() if parts.seedless}
+    return SeedVariance(
+        {name: max(value, 0.0) for name, (value, _) in used.items()},
+        {name: whole for name, (_, whole) in used.items()},
+        float(total),
+    )

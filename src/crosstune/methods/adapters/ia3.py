@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from crosstune.errors import UserError
 from crosstune.methods.adapters.merged import lost, merged, worth_merging
 from crosstune.methods.base import Method
 from crosstune.methods.config import Layered
@@ -91,6 +92,11 @@ class Ia3(Method[Layered]):
     def count(cls, config: Layered, geometry: Geometry) -> int:
         """Layers * (2 * kv_heads * head_dim + intermediate)."""
         geometry.need(cls.name, "projection of keys and values", "MLP's last projection")
+        if geometry.uneven:
+            raise UserError(
+                f"{cls.name}: some layers of this model have other sizes of {' and '.join(geometry.uneven)}; "
+                "choose lora on this model"
+            )
         return len(config.chosen(geometry.layers)) * (2 * geometry.kv_size + geometry.intermediate)
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:

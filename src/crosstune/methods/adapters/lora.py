@@ -5,7 +5,7 @@ dtype; for evaluation they are merged into the weights, and the weights' own bit
 Trained parameters: r * (in + out) for every target in every chosen layer.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -21,13 +21,20 @@ from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
 
 _ADAPTER = "default"
+ALSO = {
+    "q_proj": ("query", "q_lin", "Wqkv"),
+    "k_proj": ("key", "k_lin", "Wqkv"),
+    "v_proj": ("value", "v_lin", "Wqkv"),
+}
+"""What encoders call these."""
 
 
 class Targeted(Layered):
     """Settings of a method that changes linear layers.
 
     Attributes:
-        target_modules: Which, by name; "all-linear" for all in the layers.
+        target_modules: Which, by name; "all-linear" for all in the layers. ``q_proj``, ``k_proj`` and
+            ``v_proj`` stand for what an encoder calls its projections of queries, keys and values.
     """
 
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["all-linear"] = (
@@ -58,8 +65,11 @@ def targets(config: Targeted, geometry: Geometry, method: str = "lora") -> list[
     """
     layers = {i: geometry.linears_of(i) for i in config.chosen(geometry.layers)}
     names = {name.rpartition(".")[2] for linears in layers.values() for name, _, _ in linears}
-    wanted = names if config.target_modules == "all-linear" else config.target_modules
+    wanted: Iterable[str] = names if config.target_modules == "all-linear" else config.target_modules
     ends = {linear[0] for linears in layers.values() for linear in linears}
+    if geometry.encoder:
+        known = (next((n for n in ALSO.get(name, ()) if n in names), name) for name in wanted)
+        wanted = dict.fromkeys(known)
     for target in wanted:
         if not any(f".{name}".endswith(f".{target}") for name in ends):
             raise UserError(

@@ -10,9 +10,9 @@ Li and Liang 2021 (arXiv 2101.00190). What is trained is stated by ``space``:
   P_k = W_k P and P_v = W_v P (with the layer's key norm where it has one); not rotated. The form
   LLaMA-Adapter feeds its attention, here inside the joint softmax.
 
-In both, the text starts at position n. With ``reparameterise: h`` the prompt is
-p_0 + W_2,l tanh(W_1 e + b_1) + b_2,l during training (e of shape ``[n, hidden]``, one W_1 for all
-layers) and is folded into plain vectors when saved and evaluated.
+In both, the text starts at position n; an encoder's stays where it is, as nothing in it comes first. With
+``reparameterise: h`` the prompt is p_0 + W_2,l tanh(W_1 e + b_1) + b_2,l during training (e of shape
+``[n, hidden]``, one W_1 for all layers) and is folded into plain vectors when saved and evaluated.
 """
 
 from functools import partial
@@ -60,10 +60,12 @@ class Prefix(Planted[PrefixConfig]):
     def count(cls, config: PrefixConfig, geometry: Geometry) -> int:
         """N * layers * width, width = hidden or 2 * kv_heads * head_dim; with an MLP, its size as well."""
         geometry.usable(cls.name, geometry.no_prompts)
-        if config.space == "kv" and (geometry.value_dim or geometry.cached):
+        if config.space == "kv" and (
+            geometry.value_dim or geometry.cached or "keys and values" in geometry.uneven
+        ):
             raise UserError(
-                f"{cls.name}: this model caches other keys than it attends to, or values of another "
-                "size; use space: hidden"
+                f"{cls.name}: this model caches other keys than it attends to, or values of another size, or "
+                "of other sizes in some layers; use space: hidden"
             )
         layers = len(config.chosen(geometry.layers))
         width = geometry.hidden if config.space == "hidden" else 2 * geometry.kv_size
@@ -78,7 +80,7 @@ class Prefix(Planted[PrefixConfig]):
         return 3e-2 if self.config.space == "hidden" else 1e-2
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
-        """A joint prompt for each chosen layer, and the text shifted by n."""
+        """A joint prompt for each chosen layer, and the text of a causal model shifted by n."""
         config = self.config
         self.layers = config.chosen(lm.geometry.layers)
         lm.learn_calls()
@@ -90,7 +92,7 @@ class Prefix(Planted[PrefixConfig]):
             self.base = start
             self._make_mlp(lm, config.reparameterise, seed)
         part.prompts = {i: Prompt(partial(self.keys_values, i)) for i in self.layers}
-        part.shift = config.length
+        part.shift = 0 if lm.geometry.encoder else config.length
 
     def _start(self, lm: LanguageModel, seed: int) -> dict[int, Tensor]:
         """First value of each layer's prompt, fp32: ``[n, hidden]`` or ``[2, n, kv_heads * head_dim]``."""

@@ -28,11 +28,15 @@ def attention_inputs(lm: LanguageModel, ids: Tensor) -> list[Tensor]:
 
 
 def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Keys (rotated, from the model's first position) and values of a text ``[n]``, but not of a soft prompt.
+    """Keys and values of a text ``[n]``, but not of a soft prompt.
+
+    Keys are rotated, from the model's first position; an encoder's are not.
 
     Returns:
         A pair of ``[kv_heads, n, head_dim]`` a layer, lowest first.
     """
+    if lm.geometry.encoder:  # it has no cache to read them from
+        return [lm.keys_values(i, x.to(lm.dtype)) for i, x in enumerate(attention_inputs(lm, ids))]
     from transformers import DynamicCache
 
     cache = DynamicCache()  # made without a config, so that sliding layers keep every token

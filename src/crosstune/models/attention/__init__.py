@@ -1,4 +1,4 @@
 """One hook for all attention, and who sees whom in each form of a batch.
 
-May import `adaptation`, `proof`, `protocol`.
+May import `adaptation`, `family`, `proof`, `protocol`.
 """

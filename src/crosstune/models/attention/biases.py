@@ -10,6 +10,9 @@ text, whatever shares its row. Prompts count as the text they stand for would: j
 positions 0 to n - 1 and the text goes on at n, as if prompt and text were one plain text. A gated prompt has
 a softmax of its own, where all its keys stand at one position, as unrotated keys do: no bias.
 
+Falcon's ALiBi (falcon-rw) is ``scaling * (q_i k_j + bf16(slope * p_j))``, which rounds far positions. Slopes
+in bf16 mean that one.
+
 Attention sinks (gpt-oss): each head has one score more in its softmax, of nothing. It is the score of a key
 in front of everything, whose value is zero.
 """
@@ -34,7 +37,7 @@ def with_alibi(
     """Queries and keys, of the text and of the prompt in front, whose products hold the bias.
 
     Args:
-        slopes: ``[heads]``, of scores behind the scaling.
+        slopes: ``[heads]``, of scores behind the scaling; in bf16 Falcon's, see above.
         query: ``[batch, heads, rows, head_dim]``.
         key: ``[batch, kv_heads, columns, head_dim]``.
         front: Keys and values of a joint prompt, ``[kv_heads, n, head_dim]`` each.
@@ -49,12 +52,15 @@ def with_alibi(
     else:
         places = pattern.positions.to(key.device)
     n = 0 if front is None else front[0].shape[1]
-    parts = _parts(slopes / scaling, query)
-    query = _widened(query, [*parts, *parts])
-    key = torch.cat([key, _places(places + n, key)], -1)
+    if slopes.dtype == torch.bfloat16:
+        parts = [torch.ones_like(slopes, dtype=query.dtype)]
+    else:
+        parts = 2 * _parts(slopes / scaling, query)
+    query = _widened(query, parts)
+    key = torch.cat([key, _columns(slopes, places + n, key)], -1)
     if front is not None:
         in_front = torch.arange(n, device=key.device)[None]
-        front = torch.cat([front[0], _places(in_front, front[0][None])[0]], -1), front[1]
+        front = torch.cat([front[0], _columns(slopes, in_front, front[0][None])[0]], -1), front[1]
     return query, key, front
 
 
@@ -92,8 +98,11 @@ def _widened(query: Tensor, parts: list[Tensor]) -> Tensor:
     return torch.cat([query, added.expand(query.shape[0], -1, query.shape[2], -1)], -1)
 
 
-def _places(places: Tensor, key: Tensor) -> Tensor:
-    """``[batch, kv_heads, columns, ADDED]`` of ``[1 or batch, columns]``."""
+def _columns(slopes: Tensor, places: Tensor, key: Tensor) -> Tensor:
+    """``[batch, kv_heads, columns, ADDED]`` of ``[1 or batch, columns]`` places."""
+    if slopes.dtype == torch.bfloat16:  # the bias itself, which goes with keys of all heads alone
+        bias = (slopes[:, None] * places[:, None].to(slopes.dtype)).to(key.dtype)
+        return pad(bias.expand(key.shape[0], -1, -1)[..., None], (0, ADDED - 1))
     high = places // BASE * BASE
     parts = torch.stack([high] * PARTS + [places - high] * PARTS, -1).to(key.dtype)
     added = pad(parts, (0, ADDED - 2 * PARTS))[:, None]

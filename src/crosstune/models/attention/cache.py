@@ -18,9 +18,15 @@ from crosstune.models.protocol import Model
 
 @dataclass
 class OwnCache:
-    """What a model that keeps more than keys and values keeps of one text, of transformers' own making."""
+    """What a model that keeps more than keys and values keeps of one text, of transformers' own making.
+
+    Attributes:
+        cache: What it keeps.
+        ids: ``[1, tokens]`` of the text.
+    """
 
     cache: Any = None
+    ids: Tensor | None = None
 
 
 @dataclass
@@ -77,6 +83,7 @@ class DecodingCache:
     # What transformers asks of every cache.
     is_sliding: ClassVar[list[bool]] = []
     is_compileable: ClassVar[bool] = False
+    two_way: ClassVar[bool] = False
     # What a forward that only reads keeps its keys and values in.
     reader: ClassVar[type[DynamicCache]] = DynamicCache
 
@@ -88,22 +95,26 @@ class DecodingCache:
     lengths: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        heads, *sizes = self.lm.geometry.in_cache
-        self.keys: list[Tensor] = []
-        self.values: list[Tensor] = []
-        self._front: list[int] = []
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self._prompts = _fronts(self.lm)
         self._at: dict[torch.device, tuple[Tensor, Tensor]] = {}
         self.prompts_inside = self.lm.geometry.cached is None
-        for i, prompt in enumerate(_fronts(self.lm)):
-            n = _width(prompt)
-            # Zeros: what no text has written is masked, and must be finite for that.
-            for store, learned, size in zip((self.keys, self.values), (0, 1), sizes, strict=True):
-                shape = (self.rows, heads, n + self.columns, size)
-                block = torch.zeros(shape, dtype=self.lm.dtype, device=self.lm.layer_device(i))
+
+    def _layer(self, i: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor, int]:
+        """A layer's memory, ``[rows, kv_heads, columns, size]``, and columns of the prompt in front.
+
+        It is set aside when some keys and values tell their sizes, which layers may not have in common.
+        """
+        n = _width(prompt := self._prompts[i])
+        if i not in self.keys:
+            for store, learned, some in ((self.keys, 0, keys), (self.values, 1, values)):
+                # Zeros: what no text has written is masked, and must be finite for that.
+                shape = (self.rows, some.shape[-3], n + self.columns, some.shape[-1])
+                store[i] = torch.zeros(shape, dtype=self.lm.dtype, device=some.device)
                 if prompt is not None:
-                    block[:, :, :n] = prompt[learned]
-                store.append(block)
-            self._front.append(n)
+                    store[i][:, :, :n] = prompt[learned]
+        return self.keys[i], self.values[i], n
 
     # --- rows -----------------------------------------------------------------------------------
 
@@ -112,10 +123,11 @@ class DecodingCache:
         layers: list[Any] = read.layers
         for line, path in texts:
             at = torch.tensor(path, device=self.lm.device)
-            for i, (n, layer) in enumerate(zip(self._front, layers, strict=True)):
-                place = at.to(self.keys[i].device)
-                self.keys[i][self.live, :, n : n + len(path)] = layer.keys[line][:, place]
-                self.values[i][self.live, :, n : n + len(path)] = layer.values[line][:, place]
+            for i, layer in enumerate(layers):
+                keys, values, n = self._layer(i, layer.keys, layer.values)
+                place = at.to(keys.device)
+                keys[self.live, :, n : n + len(path)] = layer.keys[line][:, place]
+                values[self.live, :, n : n + len(path)] = layer.values[line][:, place]
             self.lengths.append(len(path))
             self.live += 1
 
@@ -126,9 +138,10 @@ class DecodingCache:
             last = len(order) - 1
             if row != last:
                 for store in (self.keys, self.values):
-                    for i, n in enumerate(self._front):
+                    for i, block in store.items():
+                        n = _width(self._prompts[i])
                         end = n + self.lengths[last]
-                        store[i][row, :, n:end] = store[i][last, :, n:end]
+                        block[row, :, n:end] = block[last, :, n:end]
                 order[row], self.lengths[row] = order[last], self.lengths[last]
             order.pop()
             self.lengths.pop()
@@ -176,11 +189,11 @@ class DecodingCache:
         if keys.device not in self._at:
             self._at[keys.device] = tuple(x.to(keys.device) for x in self._at[self.lm.device])  # type: ignore[assignment]
         rows, lengths = self._at[keys.device]
-        n = self._front[layer_idx]
-        self.keys[layer_idx][rows, :, n + lengths] = keys[:, :, 0]
-        self.values[layer_idx][rows, :, n + lengths] = values[:, :, 0]
+        all_keys, all_values, n = self._layer(layer_idx, keys, values)
+        all_keys[rows, :, n + lengths] = keys[:, :, 0]
+        all_values[rows, :, n + lengths] = values[:, :, 0]
         end = n + self._longest
-        return self.keys[layer_idx][: len(rows), :, :end], self.values[layer_idx][: len(rows), :, :end]
+        return all_keys[: len(rows), :, :end], all_values[: len(rows), :, :end]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns of the longest text, before the newest token."""

@@ -1,6 +1,7 @@
 """One choice for each batch: in which form its texts go through the model, and the tensors of that form.
 
 * padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts.
+* by rotation: the same, of a model that rotates long texts otherwise (LongRoPE) and reads them by themselves.
 * packed: several texts a row, with a mask. Training where no other form fits.
 * padding-free: all texts in one row, attention in groups of like length. A CPU, texts up to `LONGEST`.
 * varlen: all texts in one row, a GPU's kernel for texts of many lengths. Training on a GPU that is trusted.
@@ -17,9 +18,9 @@ import torch
 from torch import Tensor
 
 from crosstune.models.attention.cache import DecodingCache, OwnCaches
-from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch
+from crosstune.models.attention.cpu_line import LONGEST, PaddingFreeBatch, TwoWayLine
 from crosstune.models.attention.gpu_line import VarlenBatch, drops_attention, suits
-from crosstune.models.attention.layout import Layout
+from crosstune.models.attention.layout import Layout, TwoWayLayout
 from crosstune.models.attention.trees import Tree, grow
 from crosstune.models.proof import Note
 from crosstune.models.protocol import Model
@@ -29,6 +30,7 @@ class BatchForm(Enum):
     """How the texts of a batch stand in its rows; see above."""
 
     PADDED = "padded"
+    BY_ROTATION = "by rotation"
     PACKED = "packed"
     PADDING_FREE = "padding-free"
     VARLEN = "varlen"
@@ -36,7 +38,13 @@ class BatchForm(Enum):
     @property
     def fills_up(self) -> bool:
         """Whether rows are filled up to the longest."""
-        return self in (BatchForm.PADDED, BatchForm.PACKED)
+        return self in (BatchForm.PADDED, BatchForm.BY_ROTATION, BatchForm.PACKED)
+
+
+def turns(model: Model, longest: int) -> bool:
+    """Whether a text of so many tokens, a soft prompt counted in, has another rotation than a short one."""
+    shape = model.geometry
+    return shape.long_rotation and longest + model.adaptation.first_position > shape.same_rotation
 
 
 def training_form(model: Model, longest: int, note: Note | None = None) -> BatchForm:
@@ -44,9 +52,11 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
 
     ``note`` is told in one line where a GPU's kernel is not used.
     """
-    if model.geometry.apart:
+    if turns(model, longest):
+        return BatchForm.BY_ROTATION
+    if model.geometry.apart or _prompted_encoder(model):
         return BatchForm.PADDED
-    if suits(model, longest, note):
+    if not model.geometry.encoder and suits(model, longest, note):
         return BatchForm.VARLEN
     form = reading_form(model, longest)
     # The groups of a padding-free batch drop no attention in training.
@@ -55,8 +65,15 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
 
 def reading_form(model: Model, longest: int) -> BatchForm:
     """The form of a batch that is only read: a GPU's fused kernels do better on padded rows."""
+    if turns(model, longest):
+        return BatchForm.BY_ROTATION
     padded = model.geometry.apart or model.device.type != "cpu" or longest > LONGEST
-    return BatchForm.PADDED if padded else BatchForm.PADDING_FREE
+    return BatchForm.PADDED if padded or _prompted_encoder(model) else BatchForm.PADDING_FREE
+
+
+def _prompted_encoder(model: Model) -> bool:
+    """Whether each text has to be in a row of its own, because a soft prompt in front of it sees it."""
+    return bool(model.geometry.encoder and model.adaptation.front)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +81,8 @@ class Placed:
     """A batch as tensors."""
 
     ids: Tensor  # ``[rows, width]`` token ids
-    layout: Layout | PaddingFreeBatch | None  # who sees whom; None for plain causal order
+    # Who sees whom; None for plain causal order, and of an encoder's texts for no padding.
+    layout: Layout | TwoWayLayout | PaddingFreeBatch | None
     starts: list[int]  # of each text: place of its first token, counted through rows and width
     order: list[int]  # the texts in the order in which they stand
 
@@ -77,6 +95,7 @@ def lay_out(
     balance: float | None = None,
     shared_prefix: int = 0,
     apart: bool = False,
+    two_way: bool = False,
 ) -> Placed:
     """Texts, or trees of texts with shared beginnings, in the rows of a form.
 
@@ -88,6 +107,7 @@ def lay_out(
         balance: Row length at which a token costs as much in attention as in everything else (``PACKED``).
         shared_prefix: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
         apart: Each text attends by itself (``PADDING_FREE``).
+        two_way: Tokens see those behind them too, as an encoder's do; no trees then.
     """
     trees = [text if isinstance(text, Tree) else grow([text]) for text in texts]
     lengths = [len(tree.tokens) for tree in trees]
@@ -109,16 +129,21 @@ def lay_out(
 
     ids, order = block(lambda i: trees[i].tokens, pad), [i for row in rows for i in row]
     branches = any(tree.branches for tree in trees)
-    layout: Layout | PaddingFreeBatch | None = None
+    layout: Layout | TwoWayLayout | PaddingFreeBatch | None = None
+    assert not (two_way and branches)
     if not form.fills_up:
-        kind = VarlenBatch if form is BatchForm.VARLEN else PaddingFreeBatch
+        kind = VarlenBatch if form is BatchForm.VARLEN else TwoWayLine if two_way else PaddingFreeBatch
         layout = kind(tuple(lengths), device=device, apart=apart)
         if branches:
             ends = block(lambda i: trees[i].ends, -1)[0]
             layout = replace(layout, places=block(lambda i: trees[i].positions, 0)[0], ends=ends)
-    elif branches or len(rows) < len(texts):
+    elif two_way and (len(rows) < len(texts) or len(set(lengths)) > 1):
+        texts_of = {i: n for row in rows for n, i in enumerate(row)}
+        numbers = block(lambda i: [texts_of[i]] * lengths[i], -1)
+        layout = TwoWayLayout(numbers, block(lambda i: trees[i].positions, 0))
+    elif branches or len(rows) < len(texts) or form is BatchForm.BY_ROTATION:
         ends = block(lambda i: (starts[i] % width + end for end in trees[i].ends), -1)
-        layout = Layout(ends, block(lambda i: trees[i].positions, 0))
+        layout = Layout(ends, block(lambda i: trees[i].positions, 0), form is BatchForm.BY_ROTATION)
     return Placed(ids, layout, starts, order)
 
 
@@ -126,20 +151,23 @@ def for_training(model: Model, texts: Sequence[Sequence[int]], note: Note | None
     """A training batch in the form that suits it (`training_form`)."""
     front = model.adaptation.front
     form = training_form(model, front + max(map(len, texts)), note)
-    return lay_out(form, texts, model.pad_id, model.device, model.geometry.attention_balance, front)
+    balance, two_way = model.geometry.attention_balance, bool(model.geometry.encoder)
+    return lay_out(form, texts, model.pad_id, model.device, balance, front, two_way=two_way)
 
 
 def for_reading(model: Model, texts: Sequence[Sequence[int]]) -> Placed:
     """Texts that are only read, in the form that suits them; on a CPU each attends by itself."""
     form = reading_form(model, model.adaptation.front + max(map(len, texts)))
-    return lay_out(form, texts, model.pad_id, model.device, apart=True)
+    two_way = bool(model.geometry.encoder)
+    return lay_out(form, texts, model.pad_id, model.device, apart=True, two_way=two_way)
 
 
 def for_writing(model: Model, rows: int, longest: int) -> DecodingCache | OwnCaches:
     """Slots for so many texts being written, of so many tokens at most; a soft prompt stands in front."""
-    if model.geometry.apart:
+    columns = model.adaptation.front + longest
+    if model.geometry.apart or turns(model, columns):
         return OwnCaches()
-    return DecodingCache(model, rows, model.adaptation.front + longest)
+    return DecodingCache(model, rows, columns)
 
 
 def bins(lengths: Sequence[int], balance: float, shared_prefix: int = 0) -> list[list[int]]:

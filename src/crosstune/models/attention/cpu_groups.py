@@ -4,8 +4,8 @@ One product for many short texts runs at five times the rate of one for each (be
 long text fills a product by itself, where filling up others to its length would cost more than it saves.
 So texts are sorted by length and cut into the cheapest runs.
 
-Nothing that fills up is ever seen: it stands behind its text, where causal order ends, and is a copy of the
-text's own last token, so that not even a number that is none could pass from one text to another.
+Nothing that fills up is ever seen: it stands behind its text, where what a token sees ends, and is a copy of
+the text's own last token, so that not even a number that is none could pass from one text to another.
 """
 
 from collections.abc import Sequence
@@ -148,6 +148,12 @@ def _sees(layout: Any, run: Sequence[tuple[int, int, int]], longest: int, seen: 
     column = torch.arange(longest, device=layout.device)
     follows = (column[:, None] >= column)[None]
     place = column[None]
+    if layout.two_way:
+        sizes = [n for _, n, _ in run]
+        ends = torch.tensor(sizes[:1] if min(sizes) == longest else sizes, device=layout.device)[:, None]
+        follows = (column < ends)[:, None].expand(-1, longest, -1)
+        # What fills up sees what the last token sees: no softmax is over nothing.
+        place = column.minimum(ends - 1)
     # A shared prefix has no branches.
     if layout.places is not None and (seen or not layout.shared_prefix):
         starts, lengths = torch.tensor(run, device=layout.device)[:, :2, None].unbind(1)
@@ -160,5 +166,6 @@ def _sees(layout: Any, run: Sequence[tuple[int, int, int]], longest: int, seen: 
     if layout.window is not None:
         shared_prefix = torch.arange(seen, device=layout.device).expand(len(place), -1)
         columns = torch.cat([shared_prefix, place + seen], 1)
-        sees = sees & ((place + seen)[:, :, None] - columns[:, None] < layout.window)
+        away = (place + seen)[:, :, None] - columns[:, None]
+        sees = sees & ((away.abs() if layout.two_way else away) < layout.window)
     return sees

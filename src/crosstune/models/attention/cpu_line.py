@@ -30,6 +30,7 @@ class PaddingFreeBatch:
     """
 
     prompts_inside: ClassVar[bool] = False
+    two_way: ClassVar[bool] = False
 
     lengths: tuple[int, ...]  # of the texts, in line
     shared_prefix: int = 0  # tokens at the beginning of the line that all texts follow
@@ -78,6 +79,13 @@ class PaddingFreeBatch:
         if window is not None and window >= self.shared_prefix + max(self.lengths, default=0):
             window = None
         return ridden(mask, replace(self, window=window))
+
+
+@dataclass(frozen=True, slots=True)
+class TwoWayLine(PaddingFreeBatch):
+    """A line of an encoder's texts, of which each token sees all of its own text."""
+
+    two_way: ClassVar[bool] = True
 
 
 def attend(

@@ -24,6 +24,12 @@ def implementation(config: Any) -> str:
     return "eager" if config.model_type in FAMILIES else IMPLEMENTATION
 
 
+def reference(config: Any) -> str:
+    """Which of transformers' implementations computes what the model was trained with."""
+    # Its eager attention adds ALiBi twice: to the scores, and once more with the mask.
+    return "sdpa" if config.model_type == "falcon" and config.alibi else "eager"
+
+
 def through_hook(model: Any) -> None:
     """Let a model that was loaded with `implementation` attend through the hook."""
     classes = FAMILIES.get(model.config.model_type)
@@ -31,6 +37,7 @@ def through_hook(model: Any) -> None:
         return
     model.config._attn_implementation = IMPLEMENTATION  # of its masks
     decoder = model.get_decoder()
+    decoder.use_alibi = False  # Falcon's would go into the mask
     for module in decoder.modules():
         if (methods := classes.get(type(module).__name__)) is not None:
             kind: Any = type(module)
@@ -121,13 +128,19 @@ def _falcon(
     position_embeddings: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """With rotations, where Falcon drops no attention. Its eager attention adds an ALiBi twice: refused."""
+    """With rotations, where Falcon drops no attention; or with an ALiBi in 16 bits, as it was trained."""
     query, key, value = (x.transpose(1, 2) for x in self._split_heads(self.query_key_value(hidden_states)))
-    cos, sin = (x[:, None] for x in position_embeddings)
-    query, key = (x * cos + _rotate_half(x) * sin for x in (query, key))
+    slopes, rate = None, 0.0
+    if self.config.alibi:
+        slopes = _slopes(self.num_heads, query.device).bfloat16()
+        rate = _rate(self, self.attention_dropout)
+    else:
+        cos, sin = (x[:, None] for x in position_embeddings)
+        query, key = (x * cos + _rotate_half(x) * sin for x in (query, key))
     if layer_past is not None:
         key, value = layer_past.update(key, value, self.layer_idx)
-    out, _ = attention(self, query, key, value, attention_mask, scaling=self.inv_norm_factor)
+    scaling = self.inv_norm_factor
+    out, _ = attention(self, query, key, value, attention_mask, rate, scaling=scaling, alibi=slopes)
     return self.dense(out.flatten(2)), None
 
 

@@ -195,7 +195,8 @@ def suits(lm: Any, longest: int, note: Note | None = None) -> bool:
 def drops_attention(lm: Any) -> bool:
     """Whether training drops attention probabilities, by the names that families have for the rate."""
     config = lm.decoder.config
-    return any(getattr(config, name, 0.0) for name in ("attention_dropout", "attn_pdrop"))
+    names = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+    return any(getattr(config, name, 0.0) for name in names)
 
 
 def kernel_shape(lm: Any) -> Shape:

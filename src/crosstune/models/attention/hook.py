@@ -17,11 +17,11 @@ working.
 
 A module says whether it is causal (``is_causal``). Without a mask a causal module's tokens see those before
 them; those of another (an encoder's self-attention, cross-attention) see everything. An attention pattern
-(`crosstune.models.attention.layout`) orders the text of causal self-attention alone: cross-attention inside
-the same forward keeps its own mask, whose keys are another text's, one row of them for each line. What
-is causal only is refused elsewhere in one line: attention patterns, and padding-free batches, in an encoder's
-self-attention; both with position biases too, which are computed for columns and not for the patterns'
-positions. ALiBi and attention sinks (`crosstune.models.attention.biases`) go with every pattern.
+(`crosstune.models.attention.layout`) orders the text of causal self-attention alone, or, where it is two-way,
+that of an encoder: cross-attention inside the same forward keeps its own mask, whose keys are another text's,
+one row of them for each line. A causal pattern where a module is not causal is refused in one line; every
+pattern with position biases too, which are computed for columns and not for the patterns' positions. ALiBi
+and attention sinks (`crosstune.models.attention.biases`) go with every pattern.
 
 Scores that are capped (Gemma 2) are written out, prompts' scores like the text's: no kernel knows them.
 
@@ -235,12 +235,13 @@ def _refuse(
 ) -> None:
     """Raise a one-line `UserError` where this attention would see what it should not."""
     name, use = type(module).__name__, in_use()
-    if not causal and (padding_free or (use is not None and not use.applied)):
+    two_way = use is not None and use.applied and use.pattern.two_way
+    if not causal and not two_way and (padding_free or (use is not None and not use.applied)):
         raise UserError(
             f"{name} is not causal, and padding-free batches, packed sequences and decoding slots are for "
             "causal self-attention only; give it one text a row, with a mask for its padding"
         )
-    if causal and bias is not None and (padding_free or use is not None):
+    if (causal or two_way) and bias is not None and (padding_free or use is not None):
         raise UserError(
             f"{name} has position biases, which padding-free batches, packed sequences and decoding slots "
             "would give to the wrong tokens; give it one text a row, with a mask for its padding"
@@ -262,12 +263,17 @@ def attention_mask(
     allow_is_bidirectional_skip: bool = False,
     **kwargs: Any,
 ) -> Tensor | None:
-    """The mask transformers asks for: its own, or for causal order that of the attention pattern in use."""
+    """The mask transformers asks for: its own, or that of the attention pattern in use.
+
+    A causal pattern is for causal order alone, a two-way one for every mask of an encoder.
+    """
     use = in_use()
     causal = mask_function is not bidirectional_mask_function and not allow_is_bidirectional_skip
-    if use is not None and causal:
+    if use is not None and (causal or use.pattern.two_way):
         use.applied = True
-        return use.pattern.mask(local_size)
+        # A two-way window of transformers' own making has its last token in it, one made of a causal one not.
+        ends = use.pattern.two_way and not causal and local_size is not None
+        return use.pattern.mask(local_size + 1 if ends and local_size is not None else local_size)
     mask: Tensor | None = sdpa_mask(
         batch_size,
         q_length,

@@ -1,6 +1,6 @@
 """Who sees whom in a forward."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 RIDER = "crosstune_pattern"
 """Attribute of a mask that holds the attention pattern it is of.
@@ -25,9 +26,11 @@ class Layout:
     """
 
     prompts_inside: ClassVar[bool] = False
+    two_way: ClassVar[bool] = False
 
     ends: Tensor  # ``[batch, length]``: column of the last token that sees this one; -1 for padding
     positions: Tensor  # ``[batch, length]``: place of each token in its own text
+    by_rotation: bool = False  # rows may be rotated otherwise where they are long: read by themselves
 
     def mask(self, window: int | None) -> Tensor:
         """Boolean ``[batch, 1, length, length]``, True where row may attend to column."""
@@ -50,6 +53,60 @@ class Layout:
         return Layout(
             torch.cat([torch.full_like(front, n + length - 1), ends], dim=1),
             torch.cat([front, self.positions + n], dim=1),
+            self.by_rotation,
+        )
+
+    def apart(self, run: "Callable[[Tensor, Layout | None], Tensor]", rows: Tensor, most: int) -> Tensor:
+        """What a model makes of the rows, those whose longest text is over ``most`` tokens by themselves.
+
+        Args:
+            run: Rows ``[n, width, hidden]`` and their layout, None for plain causal order, to as much.
+            rows: ``[batch, length, hidden]``.
+            most: Tokens.
+        """
+        filled = self.ends >= 0
+        long = torch.where(filled, self.positions + 1, 0).amax(1) > most
+        sides, states = [(long == side).nonzero()[:, 0] for side in (False, True)], []
+        for side in filter(len, sides):
+            width = int(filled[side].sum(1).amax())
+            ends, positions = self.ends[side, :width], self.positions[side, :width]
+            in_order = positions == torch.arange(width, device=positions.device)
+            layout = None if bool((in_order | (ends < 0)).all()) else Layout(ends, positions)
+            states.append(pad(run(rows[side, :width], layout), (0, 0, 0, rows.shape[1] - width)))
+        return torch.cat(states)[torch.cat(sides).argsort()]
+
+
+@dataclass(frozen=True, slots=True)
+class TwoWayLayout:
+    """Lines that hold texts, each token of which sees all tokens of its own text: an encoder's.
+
+    Attributes:
+        texts: ``[batch, length]``: number of each token's text in its line; -1 for padding.
+        positions: ``[batch, length]``: place of each token in its own text.
+    """
+
+    prompts_inside: ClassVar[bool] = False
+    two_way: ClassVar[bool] = True
+
+    texts: Tensor
+    positions: Tensor
+
+    def mask(self, window: int | None) -> Tensor:
+        """As `Layout.mask`; a window is counted to either side. Padding sees padding."""
+        seen = self.texts[:, :, None] == self.texts[:, None, :]
+        if window is not None:
+            seen &= (self.positions[:, :, None] - self.positions[:, None, :]).abs() < window
+        return ridden(seen[:, None], self)
+
+    def behind(self, n: int) -> "TwoWayLayout":
+        """The same with ``n`` tokens in front of the one text that each line holds: they see it too."""
+        if n == 0:
+            return self
+        assert int(self.texts.max()) == 0, "a soft prompt sees its text, so that no other can share it"
+        front = torch.arange(n, device=self.texts.device).expand(len(self.texts), -1)
+        return TwoWayLayout(
+            torch.cat([torch.zeros_like(front), self.texts], dim=1),
+            torch.cat([front, self.positions + n], dim=1),
         )
 
 
@@ -58,7 +115,10 @@ class Attended(Protocol):
 
     Attributes:
         prompts_inside: Whether the keys and values that the model hands over hold joint prompts already.
+        two_way: Whether tokens see those behind them too: for modules that are not causal, and no others.
     """
+
+    two_way: ClassVar[bool]
 
     @property
     def prompts_inside(self) -> bool:

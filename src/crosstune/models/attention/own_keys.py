@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.errors import UserError
+from crosstune.models.family import uncached
 
 
 class Captured(BaseException):
@@ -46,7 +47,7 @@ def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> li
         for module in attentions:
             hooks.enter_context(module.register_forward_pre_hook(keep, with_kwargs=True))
         hooks.callback(capturing.reset, capturing.set("calls"))  # nothing attends, no prompt is asked for
-        decoder(input_ids=token, position_ids=torch.zeros_like(token), use_cache=False)
+        decoder(input_ids=token, position_ids=torch.zeros_like(token), **uncached(decoder.config))
     for module in attentions:
         if id(module) not in calls:
             raise UserError(f"{type(module).__name__} is called by nothing")

@@ -149,7 +149,8 @@ class Blocks:
         return frozen if sum(m.weight.nbytes for m in frozen) <= SHARE * machine_memory() else []
 
     def _tables(self) -> set[int]:
-        return {id(self._lm.embedding.weight), id(self._lm.model.get_output_embeddings().weight)}
+        output = self._lm.model.get_output_embeddings()
+        return {id(self._lm.embedding.weight), id(None if output is None else output.weight)}
 
     def lay(self) -> None:
         """Compute over blocks from here on."""

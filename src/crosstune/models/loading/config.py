@@ -41,6 +41,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     with foreseen(f"{what} without running code from the repository", _OTHER), quiet():
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         text = config.get_text_config(decoder=True)
+        text.allow_global_per_layer_attribute_access = True  # Gemma 4's layers have heads of two sizes
         for size in _SIZES:
             value = getattr(text, size, None)
             if isinstance(value, int) and value < 1:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM
 
 from crosstune.errors import UserError
-from crosstune.models.attention.families import implementation, through_hook
+from crosstune.models.attention.families import implementation, reference, through_hook
+from crosstune.models.family import from_config, stack_of, uncached
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.config import one_line
@@ -49,27 +49,26 @@ _SMALL: dict[str, int] = {
 
 
 def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
-    """A small model on transformers' eager attention, and one of the same weights through the hook.
+    """A small model on transformers' own attention, and one of the same weights through the hook.
 
     Raises:
         UserError: None can be made.
     """
     text: Any = config.get_text_config(decoder=True)
-    auto: Any = AutoModelForCausalLM
     error: Exception | None = None
     for sizes in (_SMALL, {}):
         try:
             small = _shrunk(text, sizes)
             with torch.device("meta"):
-                on_meta = auto.from_config(small, trust_remote_code=False)
+                on_meta = from_config(small)
             if sum(p.numel() for p in on_meta.parameters()) > MOST:
                 raise UserError(f'"{text.model_type}" is too large to be tried on a small copy')
             with quiet():
-                eager = auto.from_config(
-                    copy.deepcopy(small), attn_implementation="eager", dtype=torch.float32
+                eager = from_config(
+                    copy.deepcopy(small), attn_implementation=reference(small), dtype=torch.float32
                 )
                 _randomise(eager.eval().requires_grad_(False))
-                eager(input_ids=torch.tensor([[1, 2, 3]]), use_cache=False)
+                eager(input_ids=torch.tensor([[1, 2, 3]]), **uncached(small))
             break
         except Exception as caught:
             error = error or caught
@@ -80,7 +79,7 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
         ) from error
     try:
         with quiet():
-            hooked = auto.from_config(
+            hooked = from_config(
                 copy.deepcopy(small), attn_implementation=implementation(small), dtype=torch.float32
             )
         through_hook(hooked)
@@ -116,8 +115,8 @@ def _shrunk(text: Any, sizes: dict[str, int]) -> Any:
 def _kinds(text: Any) -> int:
     """How many of the first layers it takes until every kind of layer is among them."""
     with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(copy.deepcopy(text), trust_remote_code=False)
-    layers = getattr(model.get_decoder(), "layers", ())
+        model = from_config(copy.deepcopy(text))
+    layers = getattr(stack_of(model), "layers", ())
     seen: dict[Any, int] = {}
     for i, layer in enumerate(layers):
         kind = tuple(

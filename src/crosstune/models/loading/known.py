@@ -30,6 +30,20 @@ KNOWN: dict[str, Geometry] = {
     "qwen3-8b": Geometry(36, 4096, 32, 8, 128, 12288, 151_936, tied=False, parameters=8_190_735_360),
     "smollm2-135m": Geometry(30, 576, 9, 3, 64, 1536, 49_152, tied=True, parameters=134_515_008),
 }
+_E5_LINEARS = (
+    *((f"attention.{name}", 384, 384) for name in ("self.query", "self.key", "self.value", "output.dense")),
+    ("intermediate.dense", 384, 1536),
+    ("output.dense", 1536, 384),
+)
+KNOWN["e5-small"] = Geometry(
+    *(12, 384, 12, 12, 32, 1536, 250_037),
+    tied=False,
+    parameters=117_505_920,
+    unknown=("norm before the MLP",),
+    by_layer=(*[(1_774_464, 4224, 1536)] * 12, (96_212_352, 384, 768)),
+    linears=(_E5_LINEARS,) * 12,
+    encoder="bare",
+)
 # Norms that Llama lacks: of queries and keys, and Gemma's behind attention and MLP.
 KNOWN |= {
     name: replace(
@@ -67,6 +81,7 @@ ALIASES: dict[str, str] = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m",
     "demo:gemma-3-270m": "gemma-3-270m",
     "demo:smollm2-135m": "smollm2-135m",
+    "demo:e5-small": "e5-small",
 }
 
 _LOWERED = {alias.lower(): name for alias, name in ALIASES.items()} | {name: name for name in KNOWN}
@@ -123,7 +138,7 @@ def geometry_in(folder: Path, name: str) -> Geometry:
             raise UserError(stored["refused"])
         if stored["linears"] is not None:
             stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
-        stored["unknown"] = tuple(stored["unknown"])
+        stored["unknown"], stored["uneven"] = tuple(stored["unknown"]), tuple(stored["uneven"])
         if stored["by_layer"] is not None:
             stored["by_layer"] = tuple(map(tuple, stored["by_layer"]))
         if stored["cached"] is not None:
@@ -152,7 +167,7 @@ def geometry_in(folder: Path, name: str) -> Geometry:
 def _tried() -> list[Path]:
     """The files whose code `probe` tries."""
     models = Path(__file__).parents[1]
-    loading = [models / "loading" / name for name in ("copies.py", "probe.py")]
+    loading = [models / "loading" / name for name in ("copies.py", "probe.py", "probe_encoder.py")]
     return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), *loading])
 
 

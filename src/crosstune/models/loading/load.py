@@ -1,4 +1,4 @@
-"""Load a causal language model by hub id, folder or ``demo:`` name: frozen, hooked, and pinned."""
+"""Load a causal language model or an encoder by hub id, folder or ``demo:`` name: frozen, hooked, pinned."""
 
 import os
 from collections.abc import Sequence
@@ -7,12 +7,13 @@ from typing import Any, get_args
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, PretrainedConfig
+from transformers import AutoTokenizer, PretrainedConfig
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
 from crosstune.models.attention.apart import TOGETHER
 from crosstune.models.attention.families import implementation, through_hook
+from crosstune.models.family import auto_class, without_pooler
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import demo, hub
 from crosstune.models.loading.config import foreseen, one_line, read_config
@@ -154,16 +155,15 @@ def _model(
     bits: Any,
     placed: str | dict[str, Any] | None,
 ) -> tuple[Any, list[str]]:
-    """The frozen decoder, of ``size`` parameters, on its device or devices; and what is to be said of it."""
+    """The frozen model, of ``size`` parameters, on its device or devices; and what is to be said of it."""
     whole = placed is None
     if whole and (device.type == "cuda" or bits is not None):
         placed = {"": device}
     text = config.get_text_config(decoder=True)
-    auto: Any = AutoModelForCausalLM
     nested: dict[str, Any] = {} if text is config else {"key_mapping": _DECODER_KEYS}
     try:
         with quiet():
-            model, report = auto.from_pretrained(
+            model, report = auto_class(text).from_pretrained(
                 folder,
                 config=text,
                 dtype=dtype,
@@ -197,7 +197,8 @@ def _model(
             "quantize: 4bit, or a smaller model"
         )
     # transformers fills what a file lacks with random numbers and only logs it.
-    missing = sorted(report["missing_keys"])
+    model = without_pooler(model)
+    missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
     if missing:
         raise UserError(
             f"{name}: {len(missing)} weights are missing from the files in {folder} (first: {missing[0]}); "

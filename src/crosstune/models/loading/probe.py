@@ -34,6 +34,7 @@ from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.config import one_line
 from crosstune.models.loading.copies import VOCABULARY, copies
+from crosstune.models.loading.probe_encoder import examine_encoder
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -47,7 +48,7 @@ PROMPT = 2
 
 
 def examine(config: PretrainedConfig) -> Geometry:
-    """The shape of the decoder a config describes, after it has been tried.
+    """The shape of the decoder or encoder a config describes, after it has been tried.
 
     Raises:
         UserError: crosstune would compute something else, or cannot compute it.
@@ -55,11 +56,18 @@ def examine(config: PretrainedConfig) -> Geometry:
     shape = geometry_of(config)
     eager, lm = copies(config)
     with torch.no_grad():
+        if shape.encoder:
+            return examine_encoder(shape, eager, lm)
         sizes = kept_sizes(lm)
+        if not _in_one_stream(lm):
+            sizes["unknown"] = tuple(dict.fromkeys((*shape.unknown, "norm before the MLP")))
+        if "uneven" in sizes:
+            sizes["uneven"] = tuple(dict.fromkeys((*shape.uneven, *sizes["uneven"])))
         shape, lm.geometry = replace(shape, **sizes), replace(lm.geometry, **sizes)
         if fault := check_forms(eager, lm):
             # One a row, and the model's own cache: right for many that keep a state beside attention.
-            shape, lm.geometry = (replace(x, apart=fault) for x in (shape, lm.geometry))
+            known: dict[str, Any] = {"apart": fault, "long_rotation": False}
+            shape, lm.geometry = (replace(x, **known) for x in (shape, lm.geometry))
             if check_forms(eager, lm):
                 raise UserError(
                     f"{type(eager).__name__} computes in a way that crosstune does not know ({fault}); "
@@ -82,11 +90,38 @@ def kept_sizes(lm: LanguageModel) -> dict[str, Any]:
     layers: list[Any] = [layer for layer in read.layers if getattr(layer, "keys", None) is not None]
     cached = {(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers}
     if len(attended) != 1 or len(cached) != 1:
-        return {}
+        return {"uneven": ("keys and values",)} if len(attended) > 1 else {}
     heads, size, values = attended.pop()
     cached_sizes = cached.pop()
     sizes = {"kv_heads": heads, "head_dim": size, "value_dim": 0 if values == size else values}
     return sizes | {"cached": None if cached_sizes == (heads, size, values) else cached_sizes}
+
+
+def _in_one_stream(lm: LanguageModel) -> bool:
+    """Whether what stands before each MLP reads as many numbers a token as its layer hands on.
+
+    Not where a layer mixes several streams (hyper-connections): there is no one stream to be added to.
+    """
+    sizes: list[dict[str, int]] = [{} for _ in lm.parts.layers]
+
+    def note(seen: dict[str, int], end: str, tensors: Any) -> None:
+        seen[end] = (tensors[0] if isinstance(tensors, tuple) else tensors).numel()
+
+    handles = []
+    for layer, seen in zip(lm.parts.layers, sizes, strict=True):
+        if (before := layer.before_mlp) is not None:
+            handles.append(before.register_forward_pre_hook(lambda _, x, seen=seen: note(seen, "in", x)))
+            handles.append(
+                layer.module.register_forward_hook(lambda _, x, y, seen=seen: note(seen, "out", y))
+            )
+    try:
+        lm.hidden(torch.ones(1, 3, dtype=torch.long))
+    except Exception:  # as in `kept_sizes`
+        return True
+    finally:
+        for handle in handles:
+            handle.remove()
+    return all(len(set(seen.values())) < 2 for seen in sizes)
 
 
 def check_forms(eager: Any, lm: LanguageModel) -> str:

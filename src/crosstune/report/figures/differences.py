@@ -24,10 +24,10 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
             "value": round(100 * row["difference"], 3),
             "low": round(100 * row["low"], 3),
             "high": round(100 * row["high"], 3),
-            "least": -round(100 * row["detectable"], 3),
-            "most": round(100 * row["detectable"], 3),
+            "least": -round(100 * (row["detectable"] or 1), 3),
+            "most": round(100 * (row["detectable"] or 1), 3),
             "outcome": outcome(row),
-            "p": p_value(row["p_holm"]),
+            "p": p_value(row["p"]),
             "interval": f"{points(row['low'])} to {points(row['high'])}",
         }
         for place, reference in enumerate(section.references)
@@ -83,10 +83,10 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
             "name": language_name(row["language"]),
             "method": visible(row["method"], 60),
             "value": round(100 * row["difference"], 3),
-            "text": points(row["difference"]) + ("*" if row["p_holm"] < ALPHA else ""),
-            "shown": row["p_holm"] < ALPHA,
+            "text": points(row["difference"]) + ("*" if row["p"] < ALPHA else ""),
+            "shown": row["p"] < ALPHA,
             "interval": "–" if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}",
-            "p": p_value(row["p_holm"]),
+            "p": p_value(row["p"]),
             "detectable": None if row["detectable"] is None else round(100 * row["detectable"], 2),
             "n": row["n"],
         }

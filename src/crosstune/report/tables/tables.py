@@ -270,7 +270,7 @@ def _tested(tests: pl.DataFrame) -> list[Column]:
         Column("Against", [visible(row["b"], 60) for row in rows], right=False, media=file),
         Column("Difference", [points(row["difference"]) for row in rows]),
         Column("95% interval", [f"{points(row['low'])} to {points(row['high'])}" for row in rows]),
-        Column("p (Holm)", [p_value(row["p_holm"]).removeprefix("p ").removeprefix("= ") for row in rows]),
+        Column("p (all pairs)", [p_value(row["p"]).removeprefix("p ").removeprefix("= ") for row in rows]),
         Column("h", [f"{row['effect']:+.2f}".replace("-", "−") for row in rows]),
         Column("Detectable", [percent(row["detectable"]) for row in rows], media=file),
         Column("Won / tied / lost", [f"{row['wins']} / {row['ties']} / {row['losses']}" for row in rows]),

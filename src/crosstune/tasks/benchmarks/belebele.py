@@ -10,7 +10,7 @@ from string import ascii_uppercase
 from typing import Any, ClassVar, Literal
 
 from crosstune.config.environment import DATA
-from crosstune.data.example import Example, Split
+from crosstune.data.example import Example, Split, passage_key
 from crosstune.data.reading_sets import SETS, Reading, checked
 from crosstune.data.source import local_layouts
 from crosstune.data.tables import BadRow, Row, Rows, read_rows
@@ -110,7 +110,8 @@ class Belebele(PublishedTask):
         options = "\n".join(render(option, letter=letter, text=text) for letter, text in listed)
         fields = {"passage": reading.passage, "question": reading.question}
         prompt = render(self.template(language), **fields, options=options)
-        return Example(key, language, prompt, (choices[reading.answer],), choices, tuple(fields.items()))
+        right, cluster = (choices[reading.answer],), passage_key(reading.passage)
+        return Example(key, language, prompt, right, choices, tuple(fields.items()), cluster)
 
     def template(self, language: str) -> str:
         """The prompt with its places still open."""

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from crosstune.data.example import Example, Split, fair_order
+from crosstune.data.example import Example, Split, fair_order, passage_key
 from crosstune.data.source import FileLayout, local_layouts
 from crosstune.data.squad import READERS
 from crosstune.data.tables import LARGEST_ROW, Row
@@ -120,7 +120,8 @@ class ExtractiveQa(PublishedTask):
             raise row.error(f"question {name[:60]!r}: {size:,} letters; the most is {LARGEST_ROW:,}")
         prompt = render(self.wording(language)["prompt"], context=context, question=question)
         fields = (("context", context), ("question", question))
-        return Example(name, language, prompt, self._answers(row), fields=fields)
+        cluster = passage_key(context)
+        return Example(name, language, prompt, self._answers(row), fields=fields, cluster=cluster)
 
     def _answers(self, row: Row) -> tuple[str, ...]:
         """Unique answers in the order given, each on one line, as a line break ends an answer."""

@@ -70,6 +70,7 @@ class Definition(BaseModel):
     answer: str
     answer_is: Literal["text", "index0", "index1", "letter"] = "text"
     id: str | None = None
+    cluster: str | None = None
     language: str | None = None
     train: str
     dev: str | None = None

@@ -85,6 +85,8 @@ def _malformed(example: Example, language: str) -> Iterator[str]:
     for name in ("id", "language", "prompt"):
         if wrong := _no_text(getattr(example, name)):
             yield f"{name} {wrong}"
+    if example.cluster != "" and (wrong := _no_text(example.cluster)):
+        yield f"cluster {wrong}"
     if example.language != language:
         yield f"language should be {language!r}; found {_shown(example.language)}"
     for name in ("answers", "choices"):

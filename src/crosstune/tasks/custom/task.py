@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
-from crosstune.data.example import Example, Split
+from crosstune.data.example import Example, Split, passage_key
 from crosstune.data.forms import form_of
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, read_rows
@@ -97,6 +97,7 @@ class DefinedTask(PublishedTask):
             answers=answers,
             choices=choices,
             fields=tuple((column, _text(row, column)) for column in fields),
+            cluster=passage_key(_text(row, self.definition.cluster)) if self.definition.cluster else "",
         )
 
     def score(self, example: Example, answer: str) -> dict[str, float]:

@@ -94,8 +94,8 @@ def hub(repo: str, files: str, column: str, revision: str) -> Mapping[str, Lines
 
 
 def _local(root: Path, layouts: Iterable[FileLayout], wanted: str) -> Mapping[str, Lines]:
-    found = find_places(root, list(layouts), "en")
-    if not found:
+    places = find_places(root, list(layouts), "en")
+    if not places:
         raise UserError(f"{root}: no unlabelled text in it; looked for {wanted}")
 
     def read(place: Place) -> tuple[Iterable[str], dict[str, object]]:
@@ -103,7 +103,7 @@ def _local(root: Path, layouts: Iterable[FileLayout], wanted: str) -> Mapping[st
         column = (*place.layout.columns, "text")[0]
         return _texts(place.rows(), column), {"files": names}
 
-    return {code: partial(read, place) for code, place in found.items()}
+    return {code: partial(read, place) for code, place in places.items()}
 
 
 def _texts(rows: Rows, column: str) -> Iterator[str]:

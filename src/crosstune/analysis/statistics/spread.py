@@ -1,0 +1,62 @@
+"""An estimate with its standard error: tests, intervals, equivalence, and sums of independent ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crosstune.analysis.statistics.studentized import critical, two_sided
+
+
+@dataclass(frozen=True)
+class Spread:
+    """An estimate, its standard error and the degrees of freedom of that.
+
+    Attributes:
+        difference: The estimate.
+        se: Its standard error.
+        df: Degrees of freedom of the standard error.
+        v_examples: The part of ``se ** 2`` that is by examples.
+        most: The largest value the estimate could have, in size.
+    """
+
+    difference: float
+    se: float
+    df: float
+    v_examples: float = 0.0
+    most: float = 1.0
+
+    def interval(self, level: float = 0.95, methods: int = 2) -> tuple[float, float]:
+        """The values that a test of all pairs of the methods would not reject."""
+        reach = float(critical(self.df, level, methods)) * self.se
+        return max(self.difference - reach, -self.most), min(self.difference + reach, self.most)
+
+    @property
+    def p(self) -> float:
+        """Two-sided, of no difference."""
+        return self.p_at(0.0)
+
+    def p_at(self, value: float, methods: int = 2) -> float:
+        """Two-sided, of this true value; adjusted for all pairs of the methods."""
+        return float(two_sided((self.difference - value) / self.se, self.df, methods))
+
+    def p_equivalent(self, margin: float, methods: int = 2) -> float:
+        """Of a true value of at least ``margin`` in size: two one-sided tests (Schuirmann 1987)."""
+        inside = (margin - abs(self.difference)) / self.se
+        p = float(two_sided(inside, self.df, methods)) / 2
+        return p if inside > 0 else 1 - p
+
+
+def combined(terms: Sequence[tuple[float, Spread]]) -> Spread:
+    """The weighted sum of independent estimates, such as the differences of one pair on several tasks.
+
+    The difference of two means over tasks, with weights 1/k and -1/m, is the interaction of method and kind
+    of task.
+    """
+    parts = [(weight**2 * spread.se**2, spread.df) for weight, spread in terms]
+    variance = sum(v for v, _ in parts)
+    return Spread(
+        sum(weight * spread.difference for weight, spread in terms),
+        variance**0.5,
+        max(variance**2 / sum(v**2 / df for v, df in parts), 1.0),
+        sum(weight**2 * spread.v_examples for weight, spread in terms),
+        sum(abs(weight) * spread.most for weight, spread in terms),
+    )

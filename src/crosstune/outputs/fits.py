@@ -1,0 +1,86 @@
+"""What goes together: a model, a task's form of answer and a method; and the head that the answers need.
+
+Nothing here needs PyTorch: a study is checked by it before a model is loaded.
+"""
+
+from collections.abc import Sequence
+
+from crosstune.data.example import Example
+from crosstune.data.forms import Kind, form_of
+from crosstune.errors import UserError
+from crosstune.methods.base import Method
+from crosstune.methods.head import HeadShape, Probe
+from crosstune.methods.staged.stage import Staged
+from crosstune.models.geometry import Geometry
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.tasks.base import Task
+
+
+def uses_head(kind: Kind, geometry: Geometry, settings: EvaluateSettings) -> bool:
+    """Whether answers are told by a trained head."""
+    wanted = bool(geometry.encoder) if settings.head is None else settings.head
+    return form_of(kind).has_choices and wanted
+
+
+def head_shape(
+    task: Task, geometry: Geometry, settings: EvaluateSettings, examples: Sequence[Example]
+) -> HeadShape | None:
+    """The head that a task's answers need on a model; None where they need none.
+
+    Args:
+        task: The task.
+        geometry: Of the model.
+        settings: Of evaluation.
+        examples: Some of the task's, whose choices are the classes.
+
+    Raises:
+        UserError: The choices differ from example to example.
+    """
+    if not uses_head(task.kind, geometry, settings):
+        return None
+    choices = {example.choices for example in examples}
+    if len(choices) != 1:
+        raise UserError(
+            f"task {task.name}: its choices differ from question to question, and a head has the same "
+            "classes for all; set evaluate.head: false on a model that predicts words"
+        )
+    return HeadShape(len(choices.pop()), dense=True)
+
+
+def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settings: EvaluateSettings) -> None:
+    """Refuse what a model cannot do of a task with a method, before it costs anything.
+
+    Args:
+        name: Of the task.
+        kind: Of its answers.
+        method: Not attached yet.
+        geometry: Of the model.
+        settings: Of evaluation.
+
+    Raises:
+        UserError: What does not go together, and what to choose.
+    """
+    if geometry.encoder:
+        if not form_of(kind).has_choices:
+            raise UserError(f"task {name}: an encoder writes no answers; choose tasks with choices")
+        if isinstance(method, Staged):
+            raise UserError(
+                f"{method.name}: an encoder does not learn from text token by token; choose bottleneck"
+            )
+        if method.shots:
+            raise UserError(
+                "few-shot: an encoder learns nothing from exemplars; choose probe, or a trained method"
+            )
+        if settings.head is False and geometry.encoder != "masked":
+            raise UserError(
+                f"task {name}, evaluate.head: false: this encoder was saved without its masked language "
+                "model and predicts no words; take head: false out"
+            )
+    head = uses_head(kind, geometry, settings)
+    if head and not method.trains:
+        raise UserError(
+            f"task {name}: its answers are told by a head, which method none does not train; choose probe, "
+            "or evaluate.head: false on a model that predicts words"
+        )
+    if isinstance(method, Probe) and not head:
+        raise UserError(f"probe: task {name} has no head to train; set evaluate.head: true, or choose none")

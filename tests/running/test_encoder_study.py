@@ -1,0 +1,61 @@
+"""Whole runs on an encoder: a head trained and saved with its method, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from crosstune.api import run
+from crosstune.errors import UserError
+from crosstune.models.tensor_file import read_tensors
+from crosstune.running.predict import predict
+from crosstune.store import store
+from crosstune.study.spec import read_study
+from saved_model import study_of, write_study
+from tiny_encoders import save_encoder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_encoder(tmp_path_factory.mktemp("encoder") / "tiny")
+
+
+def test_heads_are_trained_saved_and_asked_again(encoder: Path, tmp_path: Path) -> None:
+    methods = ["probe", {"name": "prefix", "length": 2}, "soft-prompt"]
+    asked = {"evaluate": {"limit": 3, "pooling": "mean"}, "train": {"steps": 2, "batch_size": 4}}
+    study = read_study(
+        write_study(tmp_path / "s.yaml", study_of(encoder, tmp_path / "store", methods=methods) | asked)
+    )
+    run(study)
+    for folder in sorted((tmp_path / "store").glob("*/run.json")):
+        record = store.read_run(folder.parent)
+        weights = read_tensors(folder.parent / store.WEIGHTS, "cpu")
+        # Four classes: dense and tanh, then linear.
+        assert record.head_parameters == 64 * 64 + 64 + 64 * 4 + 4
+        own = {name: x for name, x in weights.items() if not name.startswith("head.")}
+        assert record.trained_parameters == sum(x.numel() for x in own.values())
+        first = store.read_predictions(tmp_path / "store", [record]).row(0, named=True)
+        assert record.evaluate["pooling"] == "mean"
+        assert len(first["choice_logprobs"]) == 4
+        prompt = "A name.\nKind:"
+        again = [predict(folder.parent, prompt, raw=True).choices for _ in range(2)]
+        assert again[0] == again[1]
+        assert sum(p for _, p in again[0]) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"methods": ["none"]}, "told by a head, which method none does not train"),
+        ({"methods": ["few-shot"]}, "an encoder learns nothing from exemplars"),
+        ({"methods": ["lora"], "tasks": ["number-words"]}, "an encoder writes no answers"),
+        ({"methods": ["probe"], "evaluate": {"head": False}}, "has no head to train"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
+    encoder, tmp_path, changes, said
+) -> None:
+    file = write_study(tmp_path / "s.yaml", study_of(encoder, tmp_path / "store") | changes)
+    with pytest.raises(UserError, match=said) as raised:
+        read_study(file)
+    assert str(raised.value).startswith(f"{file}:")
+    assert "\n" not in str(raised.value)

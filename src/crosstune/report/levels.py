@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import polars as pl
 
 from crosstune.analysis.predictions import Predictions
+from crosstune.data.forms import FORMS
 from crosstune.report.text import counted, percent, visible
 from crosstune.store.record import RunRecord
 
@@ -38,22 +39,28 @@ class Levels:
 def levels(runs: Sequence[RunRecord], reader: Predictions, languages: Collection[str]) -> Levels:
     """The levels of runs that were scored on the same examples, over some languages."""
     table = reader.columns(runs[0].id, ("language", "gold", "choice_logprobs"))
-    if "choice_logprobs" not in table.columns or table["choice_logprobs"].dtype == pl.Null:
-        return Levels()
-    count = pl.col("choice_logprobs").list.len()
-    asked = table.filter(pl.col("language").is_in(list(languages)), count > 0)
-    if asked.is_empty():
+    asked = table.filter(pl.col("language").is_in(list(languages)))
+    if asked.is_empty() or not FORMS[runs[0].task.kind].has_choices:
         return Levels()
     gold = pl.col("gold")
+    count = pl.lit(None, pl.Int64)
+    if "choice_logprobs" in table.columns and table["choice_logprobs"].dtype != pl.Null:
+        count = pl.col("choice_logprobs").list.len()
+    # Where they were not kept, labels that repeat are the choices.
+    few = gold.n_unique().over("language") * 2 <= pl.len().over("language")
+    asked = asked.with_columns(
+        count=pl.coalesce(count, pl.when(few).then(gold.n_unique().over("language")))
+    ).filter(pl.col("count") > 0)
+    if asked.is_empty():
+        return Levels()
     by_language = asked.group_by("language").agg(
-        chance=(1 / count).mean(),
-        majority=pl.when(gold.n_unique() <= count.max()).then(gold.unique_counts().max() / pl.len()),
+        chance=(1 / pl.col("count")).mean(),
+        majority=pl.when(gold.n_unique() <= pl.col("count").max()).then(
+            gold.unique_counts().max() / pl.len()
+        ),
     )
-    fixed = by_language["majority"].null_count() == 0
-    return Levels(
-        float(by_language["chance"].mean()),  # type: ignore[arg-type]  # of numbers
-        float(by_language["majority"].mean()) if fixed else None,  # type: ignore[arg-type]
-    )
+    means = by_language.select("chance", "majority").mean().row(0)
+    return Levels(means[0], means[1] if by_language["majority"].null_count() == 0 else None)
 
 
 def always_the_same(

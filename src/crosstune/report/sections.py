@@ -12,7 +12,7 @@ import polars as pl
 from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.clusters import ON_PASSAGES
-from crosstune.analysis.statistics.differences import by_language, differences
+from crosstune.analysis.statistics.differences import AllPairs, by_language, differences
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.transfer import (
     COMPARISON,
@@ -137,6 +137,20 @@ class Section:
         """Codes of the target languages that every run was scored on."""
         shared = comparable(self.scores).filter(~pl.col("is_source"))
         return shared["language"].unique().sort().to_list()
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95% interval of each method's mean over exactly these target languages."""
+        if self.paired is None:
+            return {}
+        rows = AllPairs(self.paired, language_effect="fixed").values().rows(named=True)
+        return {row["method"]: (row["low"], row["high"]) for row in rows}
+
+    @cached_property
+    def one_seed(self) -> bool:
+        """Whether no method has several seeds, so that tests compare trained models and not methods."""
+        drawn = [row for row in self.table.rows(named=True) if self.of(row["method"])[0].method_facts.random]
+        return bool(drawn) and all(row["seeds"] == 1 for row in drawn)
 
     @cached_property
     def levels(self) -> Levels:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
 from crosstune.errors import UserError
-from crosstune.languages.table import relatives
+from crosstune.languages.table import find, relatives
 from crosstune.methods import METHODS
 from crosstune.methods.staged.stage import Stage, Staged
 from crosstune.outputs.settings import EvaluateSettings
@@ -69,7 +69,13 @@ class Combination:
     stages: StagePlan | None = None  # what is trained before the method
 
 
-def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[str]) -> StagePlan | None:
+def stage_plan(
+    entry: MethodEntry,
+    where: Loc,
+    source: str,
+    languages: Iterable[str],
+    trained_on: Iterable[str] | None = None,
+) -> StagePlan | None:
     """The stage of a method, None for one without.
 
     Args:
@@ -77,6 +83,7 @@ def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[
         where: It stands in the study.
         source: Language of the task's training data.
         languages: That the task is evaluated in.
+        trained_on: The setting ``train.languages``.
 
     Raises:
         ValidationError: There is no such text, or a language has none and may not go without.
@@ -84,6 +91,12 @@ def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[
     method = entry.make()
     if not isinstance(method, Staged):
         return None
+    if trained_on is not None and {find(code).code for code in trained_on} != {source}:
+        raise invalid(
+            (*where, "train", "languages"),
+            f"method {entry.name} is trained on {source} alone, over what its stage made of {source} text; "
+            "take train.languages out",
+        )
     config, stage = method.config, method.stage
     text = _text_entry(entry.name, config.text, (*where, "text"))
     try:

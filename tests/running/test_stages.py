@@ -5,17 +5,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
 from crosstune.errors import UserError
 from crosstune.planning.plan import plan_study
+from crosstune.running.predict import predict
 from crosstune.running.runner import run_study
 from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
 from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study
+from crosstune.tasks import make_task
 from saved_model import study_of
 
 TEXTS = {
@@ -142,3 +145,33 @@ def test_text_that_holds_a_test_example_is_counted(model: Path, text: Path) -> N
     assert record.unlabelled is not None
     assert (record.unlabelled.in_text, record.unlabelled.compared) == (0, 0)  # names are short
     assert json.loads((small.folder / record.id / "run.json").read_text())["unlabelled"]["in_text"] == 0
+
+
+def test_methods_of_sums_run_resume_and_answer(model: Path, text: Path) -> None:
+    """LT-SFT, AdaMergeX and a stack from a study's file to the store, and asked again from there."""
+    staged = {"text": str(text), "text_train": {"steps": 2, "batch_size": 2}, "missing": "none"}
+    methods = [
+        {"name": "lt-sft", "keep": 50, "language": {"keep": 40, "dense": 0.5}, **staged},
+        {"name": "adamergex", "rank": 2, **staged},
+        {"stack": [{"name": "lora", "rank": 2}, {"name": "prefix", "length": 2}]},
+    ]
+    small = Study(**study_of(model, text.parent / "store", methods=methods))
+    run(small)
+    made = records(small)
+    results = {made[result.id].method.name: made[result.id] for result in of_kind(small, "result")}
+    stages = {made[stage.id].method.name for stage in of_kind(small, "stage")}
+    assert stages == {"sparse", "lora"}
+    for name, record in results.items():
+        assert record.zero_shot == (name == "stack"), name
+        if name != "stack":
+            assert record.unlabelled is not None
+            assert record.unlabelled.uses == {"en": "en", "de": "de", "ru": None}
+        table = stored.read_predictions(small.folder, [record])
+        first = table.filter(pl.col("language") == "de").row(0, named=True)
+        examples = make_task("cldr-names").examples("test", "de")
+        prompt = next(example.prompt for example in examples if example.id == first["example"])
+        assert (
+            predict(small.folder / record.id, prompt, language="de", raw=True).answer == first["prediction"]
+        )
+    assert results["lt-sft"].trained_parameters == 50
+    assert results["stack"].label == "lora rank 2 + prefix length 2"

@@ -49,11 +49,11 @@ from random_model import SHAPES, random_lm
 ROWS: dict[str, Callable[[Bench], Row]] = {
     **{f"train-{name}": partial(training_row, name=name) for name in METHODS},
     "score": scoring_row,
-    "decode": partial(decoding_row, name="decode", said="HF generate", cache={}),
+    "decode": partial(decoding_row, name="decode", peer="HF generate", cache={}),
     "decode-static": partial(
         decoding_row,
         name="decode-static",
-        said="HF generate, static cache",
+        peer="HF generate, static cache",
         cache={"cache_implementation": "static"},
     ),
     "decode-graphs": graph_row,

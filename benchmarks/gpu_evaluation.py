@@ -136,7 +136,7 @@ def answers(bench: Bench, passes: TokenLimit, batches: int = 1) -> Block:
     return bench.timed(lambda: generation.generate(bench.lm, prompts, o.new_tokens, stop=(), passes=passes))
 
 
-def decoding_row(bench: Bench, name: str, reference: str, cache: dict[str, Any], batches: int = 1) -> Row:
+def decoding_row(bench: Bench, name: str, peer: str, cache: dict[str, Any], batches: int = 1) -> Row:
     """Greedy answers to some prompts; all of the same number of tokens, unless an end comes first."""
     lm, o = bench.lm, bench.options
     prompts = bench.texts(batches * o.batch, seed=4)
@@ -179,7 +179,7 @@ def decoding_row(bench: Bench, name: str, reference: str, cache: dict[str, Any],
     return Row(
         name=name,
         title=f"{steps} tokens behind each of {len(prompts)} prompts of up to {o.length} tokens",
-        peer=reference,
+        peer=peer,
         prepare=nothing,
         ours=bench.work("ours", lambda: answers(bench, passes)),
         theirs=bench.work("theirs", lambda: bench.timed(write)),

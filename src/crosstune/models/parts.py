@@ -201,6 +201,8 @@ class Layer:
         if fused is None or size is None or dim is None or type(attention).__name__ in OTHER_ORDER:
             return None
         module: Any = attention.get_submodule(fused)
+        if not hasattr(module, "weight"):  # several layers
+            return None
         whole = module.out_features if hasattr(module, "out_features") else module.weight.shape[1]
         columns = torch.arange(whole, device="cpu")
         kv = (whole - size) // 2

@@ -44,7 +44,7 @@ def test_a_study_on_a_real_model(model, languages, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "tatoeba").is_dir(), reason=f"Tatoeba is not under {DATA}")
 def test_a_real_encoder_finds_translations(tmp_path):
-    """Expected of all pairs of multilingual-e5-small in 4 bits: sw 73.3, eu 64.8 of 100."""
+    """All pairs; of the first 400, 73.3 and 64.8 of 100 were found by the model as it is published in 4 bits."""
     study = crosstune.Study(
         name="real",
         model="demo:e5-small",
@@ -55,7 +55,7 @@ def test_a_real_encoder_finds_translations(tmp_path):
     )
     scores = crosstune.run(study).scores
     assert dict(scores.select("language", "score").iter_rows()) == pytest.approx(
-        {"sw": 0.733, "eu": 0.63}, abs=0.03
+        {"sw": 0.733, "eu": 0.586}, abs=0.015
     )
 
 

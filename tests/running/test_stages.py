@@ -1,7 +1,8 @@
 """Stages: parts trained on unlabelled text first, as runs of their own that others stand on."""
 
 import io
-import json
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from rich.console import Console
 
 from crosstune.errors import UserError
 from crosstune.planning.plan import plan_study
+from crosstune.running.predict import predict
+from crosstune.running.progress import Display
 from crosstune.running.runner import run_study
 from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
@@ -85,6 +88,10 @@ def test_a_stage_is_a_run_that_results_name_and_share(model: Path, text: Path) -
     assert [source["language"] for source in stage.data.sources] == ["de"]
     assert stage.trained_parameters == 2 * (2 * 64 * 8 + 8 + 64) + 2 * (2 * 32 * 16 + 16 + 32)
     assert "nothing to do" in run(small)
+    answers = {code: predict(small.folder / record.id, "Berlin", language=code) for code in ("de", "ru")}
+    table = stored.read_table(small.folder, record.id)
+    assert set(answers["de"].choices) != set(answers["ru"].choices), "each language has its adapter"
+    assert table.height == 3 * 4
 
 
 def test_changed_text_is_trained_on_again_with_all_that_stands_on_it(model: Path, text: Path) -> None:
@@ -123,6 +130,7 @@ def test_mistakes_are_told_before_anything_is_computed(model: Path, text: Path) 
         "no text": ({"source": ""}, "method mad-x needs text:"),
         "no folder": ({"source": "nowhere"}, "nowhere is no folder"),
         "training": ({"text_train": {"step": 3}}, 'unknown key "step" in text_train of method mad-x'),
+        "languages": ({"train": {"languages": ["en", "de"]}}, "is trained on en alone"),
         "options": (
             {"source": {"source": "udhr", "file": "x"}},
             'unknown key "file" in text of method mad-x',
@@ -141,4 +149,35 @@ def test_text_that_holds_a_test_example_is_counted(model: Path, text: Path) -> N
     (record,) = stored.read_runs(small.folder)
     assert record.unlabelled is not None
     assert (record.unlabelled.in_text, record.unlabelled.compared) == (0, 0)  # names are short
-    assert json.loads((small.folder / record.id / "run.json").read_text())["unlabelled"]["in_text"] == 0
+
+
+def test_stopped_again_and_again_it_comes_to_the_same_bits(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
+    whole = study(model, text, dropout=0.2, residual="paper", study={"languages": ["de"]})
+    run(whole)
+    stopped = whole.model_copy(update={"store": str(tmp_path / "stopped")})
+    calls: Counter[str] = Counter()
+    for name in ("trained", "evaluated"):
+        true = getattr(Display, name)
+
+        def breaking(self: Display, told: Any, name: str = name, true: Any = true) -> None:
+            true(self, told)
+            calls.update([name])
+            if calls[name] in (2, 4, 8):
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Display, name, breaking)
+    for _ in range(10):
+        with suppress(KeyboardInterrupt):
+            run(stopped)
+            break
+    assert calls["trained"] > 8 > 2 < calls["evaluated"]
+    for made in expand(whole):
+        files = [stored.WEIGHTS, *[stored.PREDICTIONS] * (made.kind == "result")]
+        for name in files:
+            one, other = (store / made.id / name for store in (whole.folder, stopped.folder))
+            assert one.read_bytes() == other.read_bytes(), f"{made.name}: {name}"
+    assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "stage")
+    assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "result")

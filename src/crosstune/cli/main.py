@@ -175,8 +175,9 @@ def check(store: StoreFolder) -> None:
     state = audit(user_path(store), FORMS)
     for text in (*state.notes, *state.problems):
         say(text)
-    searches = f" and {state.searches} searches" if state.searches else ""
-    say(f"{state.results} results{searches} are whole, {state.bytes / 2**20:,.1f} MiB")
+    counts = {"searches": state.searches, "stages": state.stages}
+    others = "".join(f" and {count} {name}" for name, count in counts.items() if count)
+    say(f"{state.results} results{others} are whole, {state.bytes / 2**20:,.1f} MiB")
     if state.problems:
         raise UserError(
             f"{len(state.problems)} runs of {store} are damaged; run the study again to mend them"

@@ -331,7 +331,7 @@ class Study(StudyPart):
                     evaluate=evaluate,
                     train=train if method.trains else None,
                     search=search or None,
-                    stages=stage_plan(entry, ("methods", m), task.task_class.source_language, languages),
+                    stages=stage_plan(entry, m, task, languages, train),
                 )
 
     @property

@@ -44,7 +44,7 @@ def test_a_study_on_a_real_model(model, languages, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "tatoeba").is_dir(), reason=f"Tatoeba is not under {DATA}")
 def test_a_real_encoder_finds_translations(tmp_path):
-    """All pairs; of the first 400, 73.3 and 64.8 of 100 were found by the model as it is published in 4 bits."""
+    """All pairs. Of the first 400 the published figures are sw 73.3 and eu 64.8."""
     study = crosstune.Study(
         name="real",
         model="demo:e5-small",

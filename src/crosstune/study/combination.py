@@ -70,20 +70,9 @@ class Combination:
 
 
 def stage_plan(
-    entry: MethodEntry,
-    where: Loc,
-    source: str,
-    languages: Iterable[str],
-    trained_on: Iterable[str] | None = None,
+    entry: MethodEntry, at: int, task: TaskEntry, languages: Iterable[str], training: TrainSettings
 ) -> StagePlan | None:
-    """The stage of a method, None for one without.
-
-    Args:
-        entry: The method.
-        where: It stands in the study.
-        source: Language of the task's training data.
-        languages: That the task is evaluated in.
-        trained_on: The setting ``train.languages``.
+    """The stage of a study's method number ``at`` for a task, None for a method without.
 
     Raises:
         ValidationError: There is no such text, or a language has none and may not go without.
@@ -91,6 +80,8 @@ def stage_plan(
     method = entry.make()
     if not isinstance(method, Staged):
         return None
+    where: Loc = ("methods", at)
+    source, trained_on = task.task_class.source_language, training.languages
     if trained_on is not None and {find(code).code for code in trained_on} != {source}:
         raise invalid(
             (*where, "train", "languages"),
@@ -125,7 +116,7 @@ def stage_plan(
             (*where, "text_train"), f"{what}: text has no answers to score; leave evaluate_every out"
         )
     if train.learning_rate is None:
-        rate = METHODS[stage.method](stage.config).default_rate
+        rate = stage.learning_rate or METHODS[stage.method](stage.config).default_rate
         train = train.model_copy(update={"learning_rate": rate})
     return StagePlan(stage, text, train, uses)
 

@@ -324,9 +324,7 @@ class Study(StudyPart):
                     evaluate=evaluate,
                     train=train if method.trains else None,
                     search=search or None,
-                    stages=stage_plan(
-                        entry, ("methods", m), task.task_class.source_language, languages, train.languages
-                    ),
+                    stages=stage_plan(entry, m, task, languages, train),
                 )
 
     @property

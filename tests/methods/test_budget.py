@@ -15,7 +15,7 @@ from tiny_models import CASES, make_method
 SIZE = re.compile(r"(?:length|rank|width) (\d+) is ([\d,]+)")
 MODELS = ("llama-3.1-8b", "llama-3.2-1b", "mistral-7b-v0.3", "mistral-small-24b", "gemma-3-270m")
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
-    *((name, {}) for name, method in METHODS.items() if method.size is not None),
+    *((name, {}) for name, method in METHODS.items() if method.size not in (None, "keep")),
     ("prefix", {"space": "kv"}),
     ("prefix", {"layers": 10}),
     ("prefix", {"reparameterise": 64}),

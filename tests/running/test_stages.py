@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 from pydantic import ValidationError
 from rich.console import Console
@@ -19,6 +20,7 @@ from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
 from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study
+from crosstune.tasks import make_task
 from saved_model import study_of
 
 TEXTS = {
@@ -181,3 +183,33 @@ def test_stopped_again_and_again_it_comes_to_the_same_bits(
             assert one.read_bytes() == other.read_bytes(), f"{made.name}: {name}"
     assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "stage")
     assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "result")
+
+
+def test_methods_of_sums_run_resume_and_answer(model: Path, text: Path) -> None:
+    """LT-SFT, AdaMergeX and a stack from a study's file to the store, and asked again from there."""
+    staged = {"text": str(text), "text_train": {"steps": 2, "batch_size": 2}, "missing": "none"}
+    methods = [
+        {"name": "lt-sft", "keep": 50, "language": {"keep": 40, "dense": 0.5}, **staged},
+        {"name": "adamergex", "rank": 2, **staged},
+        {"stack": [{"name": "lora", "rank": 2}, {"name": "prefix", "length": 2}]},
+    ]
+    small = Study(**study_of(model, text.parent / "store", methods=methods))
+    run(small)
+    made = records(small)
+    results = {made[result.id].method.name: made[result.id] for result in of_kind(small, "result")}
+    stages = {made[stage.id].method.name for stage in of_kind(small, "stage")}
+    assert stages == {"sparse", "lora"}
+    for name, record in results.items():
+        assert record.zero_shot == (name == "stack"), name
+        if name != "stack":
+            assert record.unlabelled is not None
+            assert record.unlabelled.uses == {"en": "en", "de": "de", "ru": None}
+        table = stored.read_predictions(small.folder, [record])
+        first = table.filter(pl.col("language") == "de").row(0, named=True)
+        examples = make_task("cldr-names").examples("test", "de")
+        prompt = next(example.prompt for example in examples if example.id == first["example"])
+        assert (
+            predict(small.folder / record.id, prompt, language="de", raw=True).answer == first["prediction"]
+        )
+    assert results["lt-sft"].trained_parameters == 50
+    assert results["stack"].label == "lora rank 2 + prefix length 2"

@@ -97,18 +97,14 @@ class Update:
 class Dora(DoraLinearVariant):
     """DoRA's forward; it merges as PEFT has it."""
 
-    rows: Tensor
-    """|W| of each row, fp32 ``[out]``; set for each layer."""
+    def __init__(self, module: Any) -> None:
+        """For one layer of PEFT, of whose weight's rows the norms are computed here."""
+        weight = transpose(module.get_base_layer().weight.detach(), module.fan_in_fan_out)
+        self.rows = torch.linalg.norm(weight.float(), dim=1)
 
-    @classmethod
-    def of(cls, module: Any) -> "type[Dora]":
-        """For one layer of PEFT."""
-        base = module.get_base_layer()
-        weight = transpose(base.weight.detach(), module.fan_in_fan_out).float()
-        return type("Dora", (cls,), {"rows": torch.linalg.norm(weight, dim=1)})
-
-    @classmethod
-    def forward(cls, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any) -> Tensor:
+    def forward(  # type: ignore[override]  # PEFT's are static; it calls those of an instance
+        self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
+    ) -> Tensor:
         """The base layer's result with the update added, scaled, in the result's dtype."""
         a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
         base, scale = module.get_base_layer(), module.scaling[active_adapter]
@@ -118,8 +114,8 @@ class Dora(DoraLinearVariant):
                 products -= base.bias
             cross = torch.linalg.vecdot(b, products.T)
             own = torch.linalg.vecdot(b @ (a @ a.T), b)
-            change = (2 * scale * cross + scale**2 * own) / cls.rows.square()
-            norms = cls.rows * (1 + change).clamp(min=0).sqrt()
+            change = (2 * scale * cross + scale**2 * own) / self.rows.square()
+            norms = self.rows * (1 + change).clamp(min=0).sqrt()
         factor = module.lora_magnitude_vector[active_adapter].weight / norms
         run: Any = _Update.apply
         updated: Tensor = run(result, x, a, b, scale, factor, base.bias)
@@ -137,8 +133,10 @@ def use_update(module: Any, adapter: str) -> bool:
     variants: dict[str, Any] = module.lora_variant
     if adapter not in variants:
         variants[adapter] = Update
-    elif variants[adapter] is DoraLinearVariant and isinstance(module.lora_dropout[adapter], nn.Identity):
-        variants[adapter] = Dora.of(module)
+    elif type(variants[adapter]) is DoraLinearVariant and isinstance(
+        module.lora_dropout[adapter], nn.Identity
+    ):
+        variants[adapter] = Dora(module)
     else:
         return False
     # The cast to fp32 is part of the update, so that the backward pass keeps the input as it came.

@@ -84,12 +84,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "peft-loha": ("peft", {"type": "LOHA", "r": 3}),
     "compacter": ("compacter", {"width": 8, "rank": 2, "layers": 2}),
     "ia3": ("ia3", {"layers": 2}),
+    "stack": ("stack", {"stack": ["lora", {"name": "llama-adapter", "length": 4}]}),
+    "sparse": ("sparse", {"keep": 0.5, "l1": 0.1}),
     "full": ("full", {}),
     "full-norms": ("full", {"only": "norms", "layers": 2}),
 }
 TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learning_rate is not None)
-# Draws while it trains.
-DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {"lora-dropout": ("lora", {"dropout": 0.3})}
+# Draws while it trains, or has a state of its own then.
+DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora-dropout": ("lora", {"dropout": 0.3}),
+    "peft-adalora": ("peft", {"type": "ADALORA", "init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1}),
+}
 # What evaluation is compared on: one of each way a method reaches the model.
 SCORED = ("none", "soft-prompt", "prefix-hidden", "prefix-kv", "llama-adapter", "lora", "bottleneck")
 
@@ -168,7 +173,7 @@ def make_method(case: str, **changes: Any) -> Method:
 
 def trains_weights(method: Method) -> bool:
     """Whether the model's own weights are what is trained."""
-    return method.name == "full"
+    return method.name in ("full", "sparse")
 
 
 def shake(method: Method, seed: int = 1, scale: float = 0.3) -> None:

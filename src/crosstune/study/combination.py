@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
 from crosstune.errors import UserError
-from crosstune.languages.table import relatives
+from crosstune.languages.table import find, relatives
 from crosstune.methods import METHODS
 from crosstune.methods.staged.stage import Stage, Staged
 from crosstune.outputs.settings import EvaluateSettings
@@ -69,14 +69,10 @@ class Combination:
     stages: StagePlan | None = None  # what is trained before the method
 
 
-def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[str]) -> StagePlan | None:
-    """The stage of a method, None for one without.
-
-    Args:
-        entry: The method.
-        where: It stands in the study.
-        source: Language of the task's training data.
-        languages: That the task is evaluated in.
+def stage_plan(
+    entry: MethodEntry, at: int, task: TaskEntry, languages: Iterable[str], training: TrainSettings
+) -> StagePlan | None:
+    """The stage of a study's method number ``at`` for a task, None for a method without.
 
     Raises:
         ValidationError: There is no such text, or a language has none and may not go without.
@@ -84,6 +80,14 @@ def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[
     method = entry.make()
     if not isinstance(method, Staged):
         return None
+    where: Loc = ("methods", at)
+    source, trained_on = task.task_class.source_language, training.languages
+    if trained_on is not None and {find(code).code for code in trained_on} != {source}:
+        raise invalid(
+            (*where, "train", "languages"),
+            f"method {entry.name} is trained on {source} alone, over what its stage made of {source} text; "
+            "take train.languages out",
+        )
     config, stage = method.config, method.stage
     text = _text_entry(entry.name, config.text, (*where, "text"))
     try:
@@ -112,7 +116,7 @@ def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[
             (*where, "text_train"), f"{what}: text has no answers to score; leave evaluate_every out"
         )
     if train.learning_rate is None:
-        rate = METHODS[stage.method](stage.config).default_rate
+        rate = stage.learning_rate or METHODS[stage.method](stage.config).default_rate
         train = train.model_copy(update={"learning_rate": rate})
     return StagePlan(stage, text, train, uses)
 

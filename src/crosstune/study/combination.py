@@ -122,7 +122,7 @@ def stage_plan(
             (*where, "text_train"), f"{what}: text has no answers to score; leave evaluate_every out"
         )
     if train.learning_rate is None:
-        rate = METHODS[stage.method](stage.config).default_rate
+        rate = stage.learning_rate or METHODS[stage.method](stage.config).default_rate
         train = train.model_copy(update={"learning_rate": rate})
     return StagePlan(stage, text, train, uses)
 

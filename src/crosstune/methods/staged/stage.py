@@ -57,6 +57,7 @@ class Stage:
     label: str  # for people
     method: str  # name in `crosstune.methods.METHODS`
     config: MethodConfig
+    learning_rate: float | None = None  # default; None for the method's own
 
 
 Settings = TypeVar("Settings", bound=StagedConfig, default=Any)

@@ -79,7 +79,7 @@ def spread_lm(family: str) -> LanguageModel:
 
 
 @pytest.mark.parametrize(
-    "case", [name for name in CASES if name != "few-shot" and not name.startswith(("lora", "peft"))]
+    "case", [name for name in CASES if name != "few-shot" and not name.startswith(("lora", "peft", "stack"))]
 )
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_every_method_on_two_gpus(family: str, case: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,13 @@ def test_a_form_lists_the_columns_that_evaluation_writes(tiny_lm, kind):
     assert sum(table.select(form.statistic.columns).null_count().row(0)) == 0
 
 
+def test_what_examples_share_is_a_column_where_they_say_so(tiny_lm):
+    examples = {"en": [replace(e, cluster=f"{i // 2}") for i, e in enumerate(Toy().examples("test", "en"))]}
+    table = evaluate(tiny_lm("gemma3"), Toy(), examples, EvaluateSettings())
+    assert table.columns[:3] == ["language", "example", "cluster"]
+    assert table["cluster"].to_list() == ["0", "0", "1", "1"]
+
+
 def test_each_form_is_described_and_computed():
     assert {*FORMS, "text"} == set(OUTPUTS)
 

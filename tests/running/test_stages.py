@@ -8,11 +8,16 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 from pydantic import ValidationError
 from rich.console import Console
 
 from crosstune.errors import UserError
+from crosstune.methods.sparse import add_sparse
+from crosstune.methods.staged.lt_sft import LtSft
+from crosstune.methods.staged.mad_x import MadX
 from crosstune.planning.plan import plan_study
+from crosstune.running.earlier.stages import FinishedStages
 from crosstune.running.predict import predict
 from crosstune.running.progress import Display
 from crosstune.running.runner import run_study
@@ -114,6 +119,7 @@ def test_changed_text_is_trained_on_again_with_all_that_stands_on_it(model: Path
     [
         ("none", ["ru", "sw"], {"en": "en", "ru": None, "sw": None}),
         ("nearest", ["ru", "sw"], {"en": "en", "ru": "cs", "sw": None}),
+        ("neighbours", ["ru", "sw"], {"en": "en", "ru": "1/2 cs + 1/3 de + 1/6 en", "sw": None}),
     ],
 )
 def test_a_language_without_text(
@@ -127,7 +133,10 @@ def test_a_language_without_text(
 
 def test_mistakes_are_told_before_anything_is_computed(model: Path, text: Path) -> None:
     for changes, wrong in {
-        "missing: error": ({"missing": "error"}, "has nothing in ru; set missing: nearest or none"),
+        "missing: error": (
+            {"missing": "error"},
+            "has nothing in ru; set missing: nearest, neighbours or none",
+        ),
         "no source": ({"study": {"languages": ["de"]}}, "has nothing in en; bring some"),
         "no text": ({"source": ""}, "method mad-x needs text:"),
         "no folder": ({"source": "nowhere"}, "nowhere is no folder"),
@@ -183,6 +192,34 @@ def test_stopped_again_and_again_it_comes_to_the_same_bits(
             assert one.read_bytes() == other.read_bytes(), f"{made.name}: {name}"
     assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "stage")
     assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "result")
+
+
+def test_a_sum_of_neighbours(model: Path, text: Path) -> None:
+    """Russian gets 1/2 of Czech, 1/3 of German and 1/6 of English, and run.json says so."""
+    mixed = study(model, text, missing="neighbours", study={"languages": ["ru"]})
+    run(mixed)
+    (result,) = of_kind(mixed, "result")
+    made = records(mixed)
+    unlabelled = made[result.id].unlabelled
+    assert unlabelled is not None
+    assert unlabelled.uses["ru"] == "1/2 cs + 1/3 de + 1/6 en"
+    assert set(unlabelled.stages) == {"en", "de", "cs"}
+    ids = {code: stage.run for code, stage in unlabelled.stages.items()}
+    method = MadX()
+    FinishedStages(mixed.folder, unlabelled.uses, ids).give(method)
+    whole = method.weights[unlabelled.uses["ru"]]
+    for name, x in whole.items():
+        parts = (method.weights[code][name].double() * w for code, w in (("cs", 3), ("de", 2), ("en", 1)))
+        assert torch.allclose(x.double(), sum(parts) / 6, atol=1e-6), name
+    sparse = LtSft().summed(
+        [
+            (0.5, {"w.at": torch.tensor([1, 4]), "w.change": torch.tensor([2.0, 6.0])}),
+            (0.25, {"w.at": torch.tensor([4]), "w.change": torch.tensor([8.0])}),
+        ]
+    )
+    total = torch.zeros(6)
+    add_sparse(total, "w", sparse)
+    assert total.tolist() == [0, 1, 0, 0, 5, 0]
 
 
 def test_methods_of_sums_run_resume_and_answer(model: Path, text: Path) -> None:

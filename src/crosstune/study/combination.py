@@ -10,7 +10,7 @@ from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
 from crosstune.errors import UserError
 from crosstune.languages.table import find, relatives
 from crosstune.methods import METHODS
-from crosstune.methods.staged.stage import Stage, Staged
+from crosstune.methods.staged.stage import Stage, Staged, terms, weighted
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.entries import MethodEntry, SearchSettings, TaskEntry
 from crosstune.tasks.text.task import TextOptions, UnlabelledText
@@ -41,7 +41,8 @@ class Stages:
     def of(self, languages: Iterable[str]) -> "Stages":
         """What some of the languages need."""
         uses = {code: self.uses[code] for code in languages}
-        return Stages(uses, {text: self.runs[text] for text in uses.values() if text is not None})
+        needed = (code for text in uses.values() if text is not None for code in terms(text))
+        return Stages(uses, {code: self.runs[code] for code in needed})
 
     def remark(self) -> str | None:
         """One line on languages that get another's stage or none."""
@@ -96,14 +97,19 @@ def stage_plan(
         raise invalid((*where, "text"), f"method {entry.name}: {error}") from error
     uses: dict[str, str | None] = {}
     for code in dict.fromkeys((source, *languages)):
-        near = relatives(code, offered) if config.missing == "nearest" and code not in offered else []
-        uses[code] = code if code in offered else next(iter(near), None)
+        most = {"nearest": 1, "neighbours": 3}.get(config.missing, 0)
+        near = relatives(code, offered)[:most] if most and code not in offered else []
+        uses[code] = code if code in offered else weighted(near) if near else None
     lacking = [code for code in uses if code not in offered]
     if source in lacking or (lacking and config.missing == "error"):
         raise invalid(
             (*where, "text"),
             f"method {entry.name}: text {text.options.source} has nothing in {', '.join(lacking)}; "  # type: ignore[attr-defined]
-            + ("bring some in the source language" if source in lacking else "set missing: nearest or none"),
+            + (
+                "bring some in the source language"
+                if source in lacking
+                else "set missing: nearest, neighbours or none"
+            ),
         )
     what = f"text_train of method {entry.name}"
     try:

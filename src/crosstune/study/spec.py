@@ -27,14 +27,7 @@ from crosstune.models.loading.quantize import Quantize
 from crosstune.outputs.fits import check_fits
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.combination import Combination, stage_plan
-from crosstune.study.entries import (
-    Codes,
-    MethodEntry,
-    SearchSettings,
-    StudyPart,
-    TaskEntry,
-    labels,
-)
+from crosstune.study.entries import Codes, MethodEntry, SearchSettings, StudyPart, TaskEntry, labels
 from crosstune.study.file import StudyFile
 from crosstune.study.grid import MOST_RUNS, GridCell, sweep
 from crosstune.training.settings import ONE_OF, TrainSettings

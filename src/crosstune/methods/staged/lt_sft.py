@@ -10,7 +10,7 @@ added in fp32 and rounded once. A language without text has phi_T alone (``missi
 parameters are those of phi_T; each stage has its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated
 
@@ -54,6 +54,14 @@ class LtSft(Staged[LtSftConfig], Sparse[LtSftConfig]):
     def stage(self) -> Stage:
         """A sparse change of each language."""
         return Stage("sparse change", "sparse", SparseConfig(**self.config.language.model_dump()))
+
+    def summed(self, states: Sequence[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+        """At the places of all, some of them more than once: what stands there is added."""
+        found: dict[str, list[Tensor]] = {}
+        for weight, state in states:
+            for name, x in state.items():
+                found.setdefault(name, []).append(x if name.endswith(".at") else weight * x)
+        return {name: torch.cat(tensors) for name, tensors in found.items()}
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """The task's change, and a part for each language that switches its own on."""

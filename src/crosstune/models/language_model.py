@@ -218,8 +218,8 @@ class LanguageModel:
         if self.geometry.encoder:
             assert read is None, "an encoder keeps no keys"
             return uncached(self.decoder.config)
-        own = isinstance(read, OwnCache)
-        return {"use_cache": read is not None} | ({} if own else {self.cache_argument: read})
+        by_hook = isinstance(read, OwnCache)
+        return {"use_cache": read is not None} | ({} if by_hook else {self.cache_argument: read})
 
     @property
     def first_position(self) -> int:

@@ -87,7 +87,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("full", {}),
     "full-norms": ("full", {"only": "norms", "layers": 2}),
 }
-TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learning_rate is not None)
+# A method without a case here has one of its default settings: a new one is in every test of this matrix.
+CASES |= {name: (name, {}) for name in METHODS if name not in {method for method, _ in CASES.values()}}
+# Those with parameters of their own, and not only a head that a task brings.
+TRAINED = tuple(
+    case
+    for case, (name, _) in CASES.items()
+    if METHODS[name].learning_rate is not None and not METHODS[name].needs_head
+)
 # Draws while it trains.
 DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {"lora-dropout": ("lora", {"dropout": 0.3})}
 # What evaluation is compared on: one of each way a method reaches the model.
@@ -166,15 +173,10 @@ def make_method(case: str, **changes: Any) -> Method:
     return kind(kind.Config(**settings | changes))
 
 
-def trains_weights(method: Method) -> bool:
-    """Whether the model's own weights are what is trained."""
-    return method.name == "full"
-
-
 def shake(method: Method, seed: int = 1, scale: float = 0.3) -> None:
     """Move every trained parameter away from where it starts: no gate, no B is zero after this."""
     generator = torch.Generator().manual_seed(seed)
-    scale = 0.02 if trains_weights(method) else scale
+    scale = 0.02 if method.trains_weights else scale
     with torch.no_grad():
         for parameter in method.parameters().values():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)

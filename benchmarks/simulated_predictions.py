@@ -173,12 +173,12 @@ def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Est
     for i, name in enumerate(base.paired.methods):
         seeds = shape.seeds_of(i)
         here = of_language + {0: shift / 2, 1: -shift / 2}.get(i, 0.0)
-        here = (
-            here
-            + effect("method x language", None, languages)
-            + effect("method x family", base.family, families)
-        )
-        here = np.broadcast_to(np.asarray(here, dtype=np.float32), (languages,))
+        suits = np.zeros(languages, dtype=np.float32)
+        suits += effect("method x language", None, languages)
+        suits += effect("method x family", base.family, families)
+        if shape.source:  # No sample of others: what suits it would be a difference between the methods.
+            suits[0] = 0.0
+        here = np.broadcast_to(np.asarray(here + suits, dtype=np.float32), (languages,))
         plain = text + here[base.language] + effect("method x example x language", None, columns)
         plain = plain + effect("method x example", base.example, examples)
         plain = plain + effect("method x passage", base.passage, passages)

@@ -335,13 +335,15 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
         for how, hits in row["supported"].items():
             name = f"best of {row['rates']} rates {how}, against one rate"
             other.append(f"| {name}: wrongly better | {describe(Shape().named())} | {_percent(hits)} | |")
-    heads = [describe(row["shape"]) for row in found["usual"]]
-    usual = ["| test | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
-    for test in USUAL:
-        cells = [
-            f"{_percent(row['fixed'][test])} / {_percent(row['random'][test])}" for row in found["usual"]
-        ]
-        usual.append(f"| {test} | " + " | ".join(cells) + " |")
+    usual: list[str] = []
+    if found["usual"]:
+        heads = [describe(row["shape"]) for row in found["usual"]]
+        usual = ["| test | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
+        for test in USUAL:
+            cells = [
+                f"{_percent(row['fixed'][test])} / {_percent(row['random'][test])}" for row in found["usual"]
+            ]
+            usual.append(f"| {test} | " + " | ".join(cells) + " |")
     made = {"pairs": pairs, "languages": single, "other": other, "usual": usual}
     return {name: "\n".join(rows) for name, rows in made.items()}
 
@@ -354,6 +356,8 @@ def _percent(found: Mapping[str, float]) -> str:
 def fill(text: str, filled: Mapping[str, str]) -> str:
     """Put tables between the marks that a page has for them."""
     for name, table in filled.items():
+        if not table:
+            continue
         begin, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
         before, rest = text.split(begin)
         text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"

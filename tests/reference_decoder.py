@@ -6,12 +6,14 @@ weights are read from the model's tensors, a method's effect from its trained te
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from crosstune.methods.base import Method
+from crosstune.methods.stack import Stack
 from crosstune.models.language_model import LanguageModel
 
 
@@ -106,8 +108,10 @@ def keys_values(
 
 def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
     """A method's effect from its saved tensors and its equation."""
-    if method is None or method.name in ("none", "few-shot", "lora", "peft", "full"):
+    if method is None or method.name in ("none", "few-shot", "lora", "peft", "full", "sparse"):
         return Effect()
+    if isinstance(method, Stack):
+        return reduce(stacked, (effect_of(part, lm) for part in method.methods.values()))
     state = {k: v.double().cpu() for k, v in method.state().items()}
     weights = weights_of(lm)
     config: Any = method.config

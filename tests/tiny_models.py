@@ -18,6 +18,7 @@ from transformers import (
 
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
+from crosstune.methods.staged.stage import Staged
 from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
@@ -84,19 +85,29 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "peft-loha": ("peft", {"type": "LOHA", "r": 3}),
     "compacter": ("compacter", {"width": 8, "rank": 2, "layers": 2}),
     "ia3": ("ia3", {"layers": 2}),
+    "stack": ("stack", {"stack": ["lora", {"name": "llama-adapter", "length": 4}]}),
+    "sparse": ("sparse", {"keep": 0.5, "l1": 0.1}),
     "full": ("full", {}),
     "full-norms": ("full", {"only": "norms", "layers": 2}),
 }
 # A method without a case here has one of its default settings: a new one is in every test of this matrix.
-CASES |= {name: (name, {}) for name in METHODS if name not in {method for method, _ in CASES.values()}}
+# One with a stage is what the stage's method is, under another: that has tests of its own.
+CASES |= {
+    name: (name, {})
+    for name, method in METHODS.items()
+    if not issubclass(method, Staged) and name not in {name for name, _ in CASES.values()}
+}
 # Those with parameters of their own, and not only a head that a task brings.
 TRAINED = tuple(
     case
     for case, (name, _) in CASES.items()
     if METHODS[name].learning_rate is not None and not METHODS[name].needs_head
 )
-# Draws while it trains.
-DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {"lora-dropout": ("lora", {"dropout": 0.3})}
+# Draws while it trains, or has a state of its own then.
+DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora-dropout": ("lora", {"dropout": 0.3}),
+    "peft-adalora": ("peft", {"type": "ADALORA", "init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 1}),
+}
 # What evaluation is compared on: one of each way a method reaches the model.
 SCORED = ("none", "soft-prompt", "prefix-hidden", "prefix-kv", "llama-adapter", "lora", "bottleneck")
 

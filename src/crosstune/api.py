@@ -40,7 +40,7 @@ class Results:
     Attributes:
         runs: The record of each (`crosstune.store.record.RunRecord`).
         source: Where their predictions are read, one run at a time.
-        searches: Records of the runs that only searched a setting on development data.
+        searches: Records of the runs that only searched a setting, or trained a stage, for them.
         frozen: Files of claims that were fixed in the store (`crosstune.store.frozen`).
     """
 
@@ -221,7 +221,8 @@ def results(store: str | Path, *, only: Collection[str] | None = None) -> Result
     every = stored.read_runs(folder, kind=None)
     runs = [run for run in every if run.kind == "result" and (only is None or run.id in only)]
     wanted = {run_id for run in runs if run.search is not None for run_id in run.search.runs}
-    searches = [run for run in every if run.kind == "search" and (only is None or run.id in wanted)]
+    wanted |= {stage.run for run in runs if run.unlabelled for stage in run.unlabelled.stages.values()}
+    searches = [run for run in every if run.kind != "result" and (only is None or run.id in wanted)]
     return Results(runs, Predictions(folder), searches, read_frozen(folder))
 
 

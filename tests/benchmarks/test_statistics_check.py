@@ -1,5 +1,6 @@
 """The check of the statistics, small: the simulator is right, and the tests hold on what it draws."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -94,3 +95,9 @@ def test_two_languages_are_no_sample_of_others() -> None:
     assert frame(Shape(languages=2)).sample.possible("random") == "fixed"
     assert frame(Shape(languages=6, families=(5, 1))).sample.possible("random") == "fixed"
     assert frame(Shape(languages=3)).sample.possible("random") == "random"
+
+
+def test_the_page_shows_the_stored_results() -> None:
+    stored = json.loads(check.RESULTS.read_text(encoding="utf-8"))
+    page = check.DOCS.read_text(encoding="utf-8")
+    assert check.fill(page, check.tables(stored)) == page

@@ -1,5 +1,5 @@
 from crosstune.data.example import Example
-from crosstune.data.leaks import normalised, overlap, repeats
+from crosstune.data.leaks import in_text, normalised, overlap, repeats
 
 
 def example(id_, answer="x", **fields):
@@ -42,3 +42,15 @@ def test_repeats_and_contradictions():
 def test_vowel_signs_are_not_punctuation():
     assert normalised("की") != normalised("का")
     assert normalised("ＡＢＣ, «été»!") == "abc été"
+
+
+def test_long_texts_are_looked_for_in_unlabelled_text() -> None:
+    lines = ["It rained: all DAY, in the old harbour of Mombasa.", "and all night too"]
+    fields = [
+        "the old harbour of mombasa",
+        "harbour of Mombasa! And all",
+        "rained",
+        "The new harbour of Mombasa",
+    ]
+    examples = [Example(str(i), "en", "?", ("a",), (), (("text", f),)) for i, f in enumerate(fields)]
+    assert in_text(lines, examples) == (2, 3)

@@ -131,7 +131,7 @@ def test_what_is_attached_to_llama_3_1_8b(llama_8b, name, config):
 
 def attached(lm, method) -> int:
     method.attach(lm)
-    total = sum(p.numel() for p in method.parameters().values())
+    total = method.trained_parameters()
     method.detach()
     return total
 

@@ -10,8 +10,10 @@ from crosstune.methods import METHODS
 from crosstune.methods.adapters.orthogonal import term
 from crosstune.methods.base import Pass
 from crosstune.models.attention.choose import BatchForm
+from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.known import KNOWN
+from crosstune.outputs import generation
 from crosstune.outputs.choices import ChoiceItem, score_choices
 from crosstune.outputs.rows import TrainingRow
 from crosstune.outputs.settings import EvaluateSettings
@@ -157,6 +159,20 @@ def test_every_way_of_scoring_and_training_sees_both_ends(tiny_lm, kind):
     )
     for loss in losses:
         near("loss with both ends", loss[None], expected[None])
+
+
+def test_written_answers_see_both_ends(tiny_lm):
+    lm = tiny_lm("gemma3")
+    method = mad_x(lm)
+    slow, prompts = effect(method, "sw"), [random_ids(5), random_ids(12, seed=1)]
+    wanted: list[list[int]] = []
+    for prompt in prompts:
+        wanted.append([])
+        while len(wanted[-1]) < 6:
+            wanted[-1].append(int(reference_logits(lm, prompt + wanted[-1], slow)[-1].argmax()))
+    with lm.adaptation.for_language("zu"):
+        trees = [grow([prompt]) for prompt in prompts]
+        assert generation._generate(lm, trees, 6, (), 10_000) == wanted
 
 
 def test_counts() -> None:

@@ -143,7 +143,8 @@ def test_seed_decides_the_start(tiny_lm, case):
 
     assert torch.equal(start(1), start(1))
     settings = type(make_method(case).config).model_fields
-    drawn = "reparameterise" in CASES[case][1] or not settings.keys().isdisjoint({"rank", "width", "type"})
+    draws = {"rank", "width", "type", "stack"}
+    drawn = "reparameterise" in CASES[case][1] or not settings.keys().isdisjoint(draws)
     if drawn or "init" in settings:  # as text is the start by default
         assert torch.equal(start(1), start(2)) != drawn
 

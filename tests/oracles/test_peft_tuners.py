@@ -9,7 +9,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType
 
 from crosstune.errors import UserError
-from crosstune.methods.adapters.peft_tuner import REFUSED, TYPES, UNMERGED, PeftTuner
+from crosstune.methods.adapters.peft_tuner import NORMS, REFUSED, TYPES, UNMERGED, PeftTuner
 from crosstune.outputs.rows import TrainingRow
 from crosstune.study.entries import MethodEntry
 from crosstune.training.loop import train
@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "FOURIERFT": {"n_frequency": 50},
     "VBLORA": {"vector_length": 8, "num_vectors": 32},
     "OFT": {"oft_block_size": 8, "r": 0},
+    "ADALORA": {"init_r": 6, "target_r": 3},
     "GRALORA": {"r": 8, "gralora_k": 2},
 }
 # PEFT's own start is not the model itself (docs/methods.md).
@@ -69,6 +70,12 @@ def test_as_peft_has_it(kind, family):
     stock = tiny_model(family, torch.float32, 0, "sdpa")
     name, fixed = TYPES[kind]
     targets = [f"layers.{i}.self_attn.{leaf}" for i in (0, 2) for leaf in ("q_proj", "v_proj")]
+    if kind == NORMS:
+        targets = [
+            name
+            for name, module in stock.model.named_modules()
+            if name.startswith(("layers.0.", "layers.2.")) and "Norm" in type(module).__name__
+        ]
     config = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(name)](
         target_modules=targets,
         **fixed | SMALL.get(kind, {}) | ({"feedforward_modules": []} if kind == "IA3" else {}),
@@ -124,6 +131,8 @@ def test_in_bf16_it_trains_and_evaluates(kind):
     [
         ({"type": "PREFIX_TUNING"}, "use prefix"),
         ({"type": "DOR"}, 'unknown type "DOR"'),
+        ({"type": "ADALORA", "total_step": 9}, "it is the number of steps that training has"),
+        ({"type": "LN_TUNING", "target_modules": ["norm"]}, "trains all norms of layers"),
         ({"type": "LORA", "bias": "all"}, "bias is not taken"),
         ({"type": "LORA", "init_lora_weights": "pissa"}, "changes the model's own weights"),
     ],
@@ -139,6 +148,7 @@ def test_mistakes_in_settings(tiny_lm):
     for settings, words in (
         ({"type": "LOHA", "rnk": 3}, 'LOHA has no setting "rnk"'),
         ({"type": "LOHA", "target_modules": ("q_prj",)}, 'unknown target module "q_prj"'),
+        ({"type": "ADALORA", "init_r": 4, "target_r": 4}, "ADALORA: target_r 4 should be below init_r 4"),
         ({"type": "C3A", "block_size": 7}, "C3A: .*block size"),
     ):
         method = PeftTuner(PeftTuner.Config(**settings))

@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED, with_answer_language
 from crosstune.data.example import Example
-from crosstune.data.forms import FORMS
+from crosstune.data.forms import CUSTOM, FORMS
 from crosstune.errors import UserError
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs import generation, lengths
@@ -88,7 +88,7 @@ def test_one_row_an_example(tiny_lm, kind):
     assert alone["prediction"][0] == table["prediction"][4]
 
 
-@pytest.mark.parametrize("kind", FORMS)
+@pytest.mark.parametrize("kind", CUSTOM)
 def test_a_form_lists_the_columns_that_evaluation_writes(tiny_lm, kind):
     """And what its score is a statistic of is among them, without nulls."""
     form, task = FORMS[kind], {"choice": Toy, "generation": Free}[kind]()
@@ -98,8 +98,15 @@ def test_a_form_lists_the_columns_that_evaluation_writes(tiny_lm, kind):
     assert sum(table.select(form.statistic.columns).null_count().row(0)) == 0
 
 
+def test_what_examples_share_is_a_column_where_they_say_so(tiny_lm):
+    examples = {"en": [replace(e, cluster=f"{i // 2}") for i, e in enumerate(Toy().examples("test", "en"))]}
+    table = evaluate(tiny_lm("gemma3"), Toy(), examples, EvaluateSettings())
+    assert table.columns[:3] == ["language", "example", "cluster"]
+    assert table["cluster"].to_list() == ["0", "0", "1", "1"]
+
+
 def test_each_form_is_described_and_computed():
-    assert list(FORMS) == list(OUTPUTS)
+    assert {*FORMS, "text"} == set(OUTPUTS)
 
 
 NUMBERS = ["шестьсот сорок два", "две тысячи пятнадцать", "девяносто девять", "триста один"]
@@ -227,11 +234,11 @@ def test_training_texts_are_held_to_the_positions_too(tiny_lm, kind):
 
 
 def test_a_table_of_positions_that_ends_is_an_error_by_default():
-    lm = SimpleNamespace(decoder=torch.nn.ModuleDict({"embed_positions": torch.nn.Embedding(4, 2)}))
-    assert lengths._has_table(lm)
-    assert not lengths._has_table(
-        SimpleNamespace(decoder=torch.nn.ModuleDict({"embed": torch.nn.Embedding(4, 2)}))
-    )
+    computed = SimpleNamespace(same_rotation=0, long_rotation=False)
+    for name, refuses in (("embed_positions", True), ("embed", False)):
+        decoder = torch.nn.ModuleDict({name: torch.nn.Embedding(4, 2)})
+        lm = SimpleNamespace(decoder=decoder, geometry=computed)
+        assert lengths.refuses(lm, EvaluateSettings()) is refuses
 
 
 def test_a_setting_that_older_records_lack_enters_nothing_at_its_default():

@@ -131,13 +131,15 @@ def test_differences_are_in_the_tables(
                 assert f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}".replace("-", "−") in flat
                 assert f"{row['wins']} / {row['ties']} / {row['losses']}" in flat
                 if row["p"] >= 0.05:
-                    assert f"minimum detectable difference: {100 * row['detectable']:.1f} points" in flat
+                    assert f"n.s.; 80% power from {100 * row['detectable']:.1f} points" in flat
+    assert "95% intervals and p values hold for all 10 pairs of 5 methods together" in flat
+    assert not {"±", "≈", " tied"} & {mark for mark in ("±", "≈", " tied") if mark in flat}
 
 
 def test_numbers_are_in_the_tables(page: Page, runs: list[dict[str, Any]], predictions: pl.DataFrame) -> None:
     flat = " ".join(page.text.split())
     for row in transfer(language_scores(runs, predictions)).rows(named=True):
-        assert f"{100 * row['target_mean']:.1f} ±{100 * row['target_sd']:.1f}" in flat
+        assert f"{100 * row['target_mean']:.1f}" in flat
         assert f"{row['trained_parameters']:,}" in flat
     for run in runs:
         assert run.id in flat
@@ -188,20 +190,16 @@ def test_finding_says_what_it_rests_on(runs: list[dict[str, Any]], predictions: 
     part = next(part for part in parts if part.task == "topics")
     best = part.table.row(0, named=True)
     said = finding(part)
-    assert said.startswith(f"{best['method']} ")
-    assert "mean of 23 target languages" in said
-    assert f"{100 * best['target_mean']:.1f}, {100 * best['gap']:.1f} points under English" in said
-    assert "2 seeds per method, 20 examples per language, 5 methods compared." in said
+    assert said.startswith(f"{best['method']} {100 * best['target_mean']:.1f}; ")
+    assert "23 target languages, 20 examples each, 2 seeds per method, 5 methods compared" in said
     tests = part.against(best["method"])
     second = tests.row(0, named=True)
     assert second["a"] == part.methods[1]
-    assert (
-        f"The difference from {second['a']} is {-100 * second['difference']:.1f} points (95% interval" in said
-    )
+    low, high = (f"{-100 * second[end]:.1f}".replace("-", "−") for end in ("high", "low"))
+    assert f"; {second['a']} {-100 * second['difference']:.1f} lower ({low} to {high}), " in said
     level = tests.filter(pl.col("p") >= 0.05)["a"].to_list()
     assert level
-    assert "not significantly different from" in said
-    assert ("transfers best" in said) == (not level)
+    assert ("n.s." in said) == (second["a"] in level)
     assert "3 comparisons" in overall_finding(parts)
     assert overall_finding([part]) == said
 
@@ -213,17 +211,15 @@ def test_a_clear_leader_is_named_and_a_close_one_is_not() -> None:
     for place, row in enumerate(rows):
         row["score"] = float(place % 10 < (9 if row["run"] in better else 3))
     said = finding(sections(runs, frame(rows))[0])
-    assert said.startswith("lora r4 q,v transfers best: mean of 23 target languages 90.0")
-    assert "The difference from prefix hidden 10 is 60.0 points (95% interval +" in said
+    assert said.startswith("lora r4 q,v 90.0; prefix hidden 10 60.0 lower (")
+    assert "p < 0.001" in said
+    assert leader(sections(runs, frame(rows))[0]) == "lora r4 q,v"
     for place, row in enumerate(rows):
         row["score"] = float(place % 10 < (6 if row["run"] in better and place % 97 == 0 else 5))
     part = sections(runs, frame(rows))[0]
     said = finding(part)
     least = part.against("lora r4 q,v")["detectable"][0]
-    assert said.startswith(
-        "lora r4 q,v has the highest mean, but is not significantly different from prefix hidden 10"
-    )
-    assert f"not significant; minimum detectable difference: {100 * least:.1f} points" in said
+    assert f"), n.s.; 80% power from {100 * least:.1f} points." in said
     assert leader(part) is None
 
 
@@ -231,8 +227,22 @@ def test_level_methods_have_no_leader() -> None:
     runs = [make_run(TASKS[0], method, 0) for method in (2, 4)]
     rows = [row | {"score": 0.5} for run in runs for row in make_predictions(run)]
     said = finding(sections(runs, frame(rows))[0])
-    assert "is not significantly different from" in said
-    assert "With one seed per method, this interval does not include the variation between seeds." in said
+    assert said.startswith("Of these two trained models (one seed each, so nothing is said of the methods): ")
+    assert "n.s." in said
+
+
+def test_one_seed_speaks_of_trained_models_however_large_the_difference() -> None:
+    runs = [make_run(task, method, 0) for task in TASKS[:2] for method in (2, 4)]
+    rows = [
+        row | {"score": 0.9 if run.label.startswith("lora") else 0.1}
+        for run in runs
+        for row in make_predictions(run)
+    ]
+    parts = sections(runs, frame(rows))
+    assert [leader(part) for part in parts] == [None, None]
+    assert "p < 0.001" in finding(parts[0])
+    assert finding(parts[0]).startswith("Of these two trained models")
+    assert overall_finding(parts).startswith("2 sets of trained models, one seed per method")
 
 
 def test_one_method_or_no_target_is_said_plainly() -> None:

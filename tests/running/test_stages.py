@@ -1,21 +1,31 @@
 """Stages: parts trained on unlabelled text first, as runs of their own that others stand on."""
 
 import io
-import json
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
+import torch
 from pydantic import ValidationError
 from rich.console import Console
 
 from crosstune.errors import UserError
+from crosstune.methods.sparse import add_sparse
+from crosstune.methods.staged.lt_sft import LtSft
+from crosstune.methods.staged.mad_x import MadX
 from crosstune.planning.plan import plan_study
+from crosstune.running.earlier.stages import FinishedStages
+from crosstune.running.predict import predict
+from crosstune.running.progress import Display
 from crosstune.running.runner import run_study
 from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
 from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study
+from crosstune.tasks import make_task
 from saved_model import study_of
 
 TEXTS = {
@@ -85,6 +95,10 @@ def test_a_stage_is_a_run_that_results_name_and_share(model: Path, text: Path) -
     assert [source["language"] for source in stage.data.sources] == ["de"]
     assert stage.trained_parameters == 2 * (2 * 64 * 8 + 8 + 64) + 2 * (2 * 32 * 16 + 16 + 32)
     assert "nothing to do" in run(small)
+    answers = {code: predict(small.folder / record.id, "Berlin", language=code) for code in ("de", "ru")}
+    table = stored.read_table(small.folder, record.id)
+    assert set(answers["de"].choices) != set(answers["ru"].choices), "each language has its adapter"
+    assert table.height == 3 * 4
 
 
 def test_changed_text_is_trained_on_again_with_all_that_stands_on_it(model: Path, text: Path) -> None:
@@ -105,6 +119,7 @@ def test_changed_text_is_trained_on_again_with_all_that_stands_on_it(model: Path
     [
         ("none", ["ru", "sw"], {"en": "en", "ru": None, "sw": None}),
         ("nearest", ["ru", "sw"], {"en": "en", "ru": "cs", "sw": None}),
+        ("neighbours", ["ru", "sw"], {"en": "en", "ru": "1/2 cs + 1/3 de + 1/6 en", "sw": None}),
     ],
 )
 def test_a_language_without_text(
@@ -118,11 +133,15 @@ def test_a_language_without_text(
 
 def test_mistakes_are_told_before_anything_is_computed(model: Path, text: Path) -> None:
     for changes, wrong in {
-        "missing: error": ({"missing": "error"}, "has nothing in ru; set missing: nearest or none"),
+        "missing: error": (
+            {"missing": "error"},
+            "has nothing in ru; set missing: nearest, neighbours or none",
+        ),
         "no source": ({"study": {"languages": ["de"]}}, "has nothing in en; bring some"),
         "no text": ({"source": ""}, "method mad-x needs text:"),
         "no folder": ({"source": "nowhere"}, "nowhere is no folder"),
         "training": ({"text_train": {"step": 3}}, 'unknown key "step" in text_train of method mad-x'),
+        "languages": ({"train": {"languages": ["en", "de"]}}, "is trained on en alone"),
         "options": (
             {"source": {"source": "udhr", "file": "x"}},
             'unknown key "file" in text of method mad-x',
@@ -141,4 +160,93 @@ def test_text_that_holds_a_test_example_is_counted(model: Path, text: Path) -> N
     (record,) = stored.read_runs(small.folder)
     assert record.unlabelled is not None
     assert (record.unlabelled.in_text, record.unlabelled.compared) == (0, 0)  # names are short
-    assert json.loads((small.folder / record.id / "run.json").read_text())["unlabelled"]["in_text"] == 0
+
+
+def test_stopped_again_and_again_it_comes_to_the_same_bits(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
+    whole = study(model, text, dropout=0.2, residual="paper", study={"languages": ["de"]})
+    run(whole)
+    stopped = whole.model_copy(update={"store": str(tmp_path / "stopped")})
+    calls: Counter[str] = Counter()
+    for name in ("trained", "evaluated"):
+        true = getattr(Display, name)
+
+        def breaking(self: Display, told: Any, name: str = name, true: Any = true) -> None:
+            true(self, told)
+            calls.update([name])
+            if calls[name] in (2, 4, 8):
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Display, name, breaking)
+    for _ in range(10):
+        with suppress(KeyboardInterrupt):
+            run(stopped)
+            break
+    assert calls["trained"] > 8 > 2 < calls["evaluated"]
+    for made in expand(whole):
+        files = [stored.WEIGHTS, *[stored.PREDICTIONS] * (made.kind == "result")]
+        for name in files:
+            one, other = (store / made.id / name for store in (whole.folder, stopped.folder))
+            assert one.read_bytes() == other.read_bytes(), f"{made.name}: {name}"
+    assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "stage")
+    assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "result")
+
+
+def test_a_sum_of_neighbours(model: Path, text: Path) -> None:
+    """Russian gets 1/2 of Czech, 1/3 of German and 1/6 of English, and run.json says so."""
+    mixed = study(model, text, missing="neighbours", study={"languages": ["ru"]})
+    run(mixed)
+    (result,) = of_kind(mixed, "result")
+    made = records(mixed)
+    unlabelled = made[result.id].unlabelled
+    assert unlabelled is not None
+    assert unlabelled.uses["ru"] == "1/2 cs + 1/3 de + 1/6 en"
+    assert set(unlabelled.stages) == {"en", "de", "cs"}
+    ids = {code: stage.run for code, stage in unlabelled.stages.items()}
+    method = MadX()
+    FinishedStages(mixed.folder, unlabelled.uses, ids).give(method)
+    whole = method.weights[unlabelled.uses["ru"]]
+    for name, x in whole.items():
+        parts = (method.weights[code][name].double() * w for code, w in (("cs", 3), ("de", 2), ("en", 1)))
+        assert torch.allclose(x.double(), sum(parts) / 6, atol=1e-6), name
+    sparse = LtSft().summed(
+        [
+            (0.5, {"w.at": torch.tensor([1, 4]), "w.change": torch.tensor([2.0, 6.0])}),
+            (0.25, {"w.at": torch.tensor([4]), "w.change": torch.tensor([8.0])}),
+        ]
+    )
+    total = torch.zeros(6)
+    add_sparse(total, "w", sparse)
+    assert total.tolist() == [0, 1, 0, 0, 5, 0]
+
+
+def test_methods_of_sums_run_resume_and_answer(model: Path, text: Path) -> None:
+    """LT-SFT, AdaMergeX and a stack from a study's file to the store, and asked again from there."""
+    staged = {"text": str(text), "text_train": {"steps": 2, "batch_size": 2}, "missing": "none"}
+    methods = [
+        {"name": "lt-sft", "keep": 50, "language": {"keep": 40, "dense": 0.5}, **staged},
+        {"name": "adamergex", "rank": 2, **staged},
+        {"stack": [{"name": "lora", "rank": 2}, {"name": "prefix", "length": 2}]},
+    ]
+    small = Study(**study_of(model, text.parent / "store", methods=methods))
+    run(small)
+    made = records(small)
+    results = {made[result.id].method.name: made[result.id] for result in of_kind(small, "result")}
+    stages = {made[stage.id].method.name for stage in of_kind(small, "stage")}
+    assert stages == {"sparse", "lora"}
+    for name, record in results.items():
+        assert record.zero_shot == (name == "stack"), name
+        if name != "stack":
+            assert record.unlabelled is not None
+            assert record.unlabelled.uses == {"en": "en", "de": "de", "ru": None}
+        table = stored.read_predictions(small.folder, [record])
+        first = table.filter(pl.col("language") == "de").row(0, named=True)
+        examples = make_task("cldr-names").examples("test", "de")
+        prompt = next(example.prompt for example in examples if example.id == first["example"])
+        assert (
+            predict(small.folder / record.id, prompt, language="de", raw=True).answer == first["prediction"]
+        )
+    assert results["lt-sft"].trained_parameters == 50
+    assert results["stack"].label == "lora rank 2 + prefix length 2"

@@ -68,6 +68,7 @@ def test_grouped_by_passage_gives_the_same(tmp_path):
     write(tmp_path, GROUPED, language="deu_Latn")
     both = task(tmp_path)
     released, grouped = both.examples("test", "en"), both.examples("test", "de")
+    assert len(released) > len({example.cluster for example in (*released, *grouped)}) == 1
     assert [(e.id, e.prompt, e.answers) for e in released] == [(e.id, e.prompt, e.answers) for e in grouped]
     assert len(released) == 2
     assert both.languages() == ["en", "de"]

@@ -89,6 +89,14 @@ def test_every_format_gives_the_same_examples(tmp_path, suffix):
     assert task.score(found["a"], "angry") == {"accuracy": 0.0}
 
 
+def test_a_column_may_say_which_rows_depend_on_each_other(tmp_path):
+    for code in ("train_en", "test_en"):
+        write_rows(tmp_path / f"{code}.csv", [{**row, "story": row["key"] == "c"} for row in ROWS])
+    found = {e.id: e.cluster for e in make(tmp_path, CHOICE + "cluster: story\n").examples("test", "en")}
+    assert found["a"] == found["b"] != found["c"]
+    assert {e.cluster for e in make(tmp_path, CHOICE).examples("test", "en")} == {""}
+
+
 @pytest.mark.parametrize(
     ("how", "values"),
     [("text", ["tea", "milk"]), ("index0", [0, 1]), ("index1", ["1", "2"]), ("letter", ["A", "b"])],
@@ -468,4 +476,5 @@ def test_the_documentation_shows_what_there_is(tmp_path):
         key for row in table.splitlines()[4:] for key in re.findall(r"`(\w+)`", (row + "||").split("|")[1])
     }
     assert keys == set(Definition.model_fields)
-    assert all(f"| `{metric}` |" in text for metric in (*METRICS, *CORPUS))
+    custom = [name for name, metric in CORPUS.items() if metric.of_choices is not None]
+    assert all(f"| `{metric}` |" in text for metric in (*METRICS, *custom))

@@ -21,7 +21,7 @@ from tiny_models import DEVICE, TRAINED, make_method, random_ids
 ROWS = [TrainingRow(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
 # Three batches an epoch: the five steps go into the second one.
 FIVE = TrainSettings(steps=5, batch_size=8, warmup_steps=1, learning_rate=0.01, weight_decay=0.1)
-CASES = [*TRAINED, "lora-dropout"]
+CASES = [*TRAINED, "lora-dropout", "peft-adalora"]
 
 
 class Killed(Exception):  # noqa: N818 - nothing went wrong

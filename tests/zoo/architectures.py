@@ -130,6 +130,18 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         SLIDING
         | {"vocab_size_per_layer_input": VOCABULARY, "hidden_size_per_layer_input": 8, "global_head_dim": 16},
     ),
+    "gemma4-shared": (  # upper layers attend to the keys of lower ones
+        "gemma4_text",
+        {
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "sliding_window": 8,
+            "vocab_size_per_layer_input": VOCABULARY,
+            "hidden_size_per_layer_input": 8,
+            "global_head_dim": 24,
+        },
+    ),
     "gemma4-wide": (  # as published: heads of two sizes
         "gemma4_text",
         SLIDING

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.methods.stack import Stack
 from crosstune.methods.staged.stage import Staged
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out
 from crosstune.models.attention.trees import grow
@@ -47,15 +48,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full-biases": ("full", {"only": "biases"}),
     "full-norms": ("full", {"only": "norms", "layers": 1}),
 }
-# Of the trained methods those without a case in their default settings; a stage trains what has a case.
-CASES |= {
-    name: (name, {})
-    for name, method in METHODS.items()
-    if method.learning_rate is not None
-    and not method.needs_head
-    and not issubclass(method, Staged)
-    and name not in {name for name, _ in CASES.values()}
-}
+
+
+def own_way(name: str) -> bool:
+    """Whether a method changes what the model computes in a way of its own, not by the weights or by others."""
+    method = METHODS[name]
+    composed = method.trains_weights or method.needs_head or issubclass(method, Staged | Stack)
+    return method.learning_rate is not None and not composed
+
+
+# A method without a case here has one of its default settings.
+_WITH_A_CASE = {name for name, _ in CASES.values()}
+CASES |= {name: (name, {}) for name in METHODS if own_way(name) and name not in _WITH_A_CASE}
 RIGHT, SLOW, REFUSED, WRONG = "right", "right one text per row", "refused", "WRONG"
 
 

@@ -3,7 +3,7 @@
 A table of scores has no texts, prompts or log-probabilities: most analyses need none of these.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,13 @@ class Predictions:
         if isinstance(self._source, Path):
             return stored.read_table(self._source, run_id, TEXTS)
         return self._of_table(run_id).select(TEXTS)
+
+    def columns(self, run_id: str, names: Collection[str]) -> pl.DataFrame:
+        """Those of some columns that one run's predictions have."""
+        if isinstance(self._source, Path):
+            return stored.read_table(self._source, run_id, lambda name: name in names)
+        table = self._of_table(run_id)
+        return table.select(name for name in table.columns if name in names)
 
     def to_pair(self, runs: Sequence[RunRecord]) -> pl.DataFrame:
         """Scores of many runs, for `crosstune.analysis.statistics.pairing.pair_predictions`.

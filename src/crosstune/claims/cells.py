@@ -102,18 +102,18 @@ def _compared(
         why = few if len(codes) < claim.at_least else short
         return [_cell(base, tested, claim.threshold, why)]
     if by == "language":
-        exact = by_language(paired, first.label, second.label, codes)
-        p_zero = dict(exact.select("language", "p").iter_rows())
-        return [
-            _cell(
-                replace(base, where=_joined(where, code)),
-                _tested(paired, first.label, second.label, [code]),
-                claim.threshold,
-                short,
-                p=p_zero[code] if claim.threshold == 0 else None,
+        tested = _tested(paired, first.label, second.label, codes)
+        table = by_language(paired, first.label, second.label, codes)
+        names = ("difference", "low", "high", "se", "df", "detectable")
+        result = []
+        for code in family_order(codes):
+            (row,) = table.filter(language=code).rows(named=True)
+            in_it = replace(tested, languages=1, examples=row["n"], **{name: row[name] for name in names})
+            cell = replace(base, where=_joined(where, code))
+            result.append(
+                _cell(cell, in_it, claim.threshold, short, row["p"] if claim.threshold == 0 else None)
             )
-            for code in family_order(codes)
-        ]
+        return result
     groups: dict[str, list[str]] = {}
     for code in codes:
         groups.setdefault(group_of(code, by, paired.source), []).append(code)

@@ -162,10 +162,10 @@ def choose(pick: Pick, matches: Sequence[Setup], *, one_seed: bool = False) -> S
     Raises:
         NoRunsError: Neither rule says which.
     """
-    searched = [setup for setup in matches if all(run.search for run in setup.runs)]
-    left = searched if searched and len(matches) > 1 else list(matches)
+    of_search = [setup for setup in matches if all(run.search for run in setup.runs)]
+    left = of_search if of_search and len(matches) > 1 else list(matches)
     if len(left) == 1:
-        return _tried(left[0])
+        return searched(left[0])
     shared = set.intersection(*({run.seed for run in setup.runs} for setup in left))
     seeds = {min(shared)} if one_seed and shared else {run.seed for setup in left for run in setup.runs}
     scored = {setup.setup: _dev_score(setup, seeds) for setup in left}
@@ -174,7 +174,7 @@ def choose(pick: Pick, matches: Sequence[Setup], *, one_seed: bool = False) -> S
         best = max(known.values())
         first = [setup for setup in left if scored[setup.setup] == best]
         if len(first) == 1:
-            tried = sum(_tried(setup).tried for setup in left)
+            tried = sum(searched(setup).tried for setup in left)
             return replace(first[0], tried=tried, selected_on=frozenset(seeds))
     names = ", ".join(sorted(setup.label for setup in left))
     raise NoRunsError(
@@ -183,7 +183,7 @@ def choose(pick: Pick, matches: Sequence[Setup], *, one_seed: bool = False) -> S
     )
 
 
-def _tried(setup: Setup) -> Setup:
+def searched(setup: Setup) -> Setup:
     """A setup with what its own search says: how many rates, and the seed that chose."""
     tried = max((len(run.search.runs) for run in setup.runs if run.search), default=1)
     if tried < 2:

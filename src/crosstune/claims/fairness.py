@@ -23,7 +23,7 @@ def refuse_unequal(claim: Claim, pick: Pick, a: Setup, b: Setup) -> None:
     """
     assert claim.against is not None
     accepted = {*claim.despite, *pick.train, *claim.against.train} | RECIPE
-    for name, one, other in _differences(a, b):
+    for name, one, other in beside_the_method(a, b):
         if name not in accepted:
             shown = name.replace("_", " ")
             raise NoRunsError(
@@ -32,14 +32,20 @@ def refuse_unequal(claim: Claim, pick: Pick, a: Setup, b: Setup) -> None:
             )
 
 
-def effort(a: Setup, b: Setup) -> str:
-    """What each of two setups was given besides the method, where several rates were tried or it differs."""
+def effort(a: Setup, b: Setup, *, held_out: bool = True) -> str:
+    """What each of two setups was given besides the method, where several rates were tried or it differs.
+
+    ``held_out`` says that seeds which chose among unequally many rates are not among those compared.
+    """
     parts = []
     if a.tried == b.tried > 1:
         parts.append(f"best of {a.tried} rates each")
     elif a.tried != b.tried:
-        parts.append(f"{_rates(a)} against {_rates(b)}, without the seed that chose")
-    parts += [f"{name.replace('_', ' ')} {one} against {other}" for name, one, other in _differences(a, b)]
+        without = ", without the seed that chose" if held_out else ""
+        parts.append(f"{_rates(a)} against {_rates(b)}{without}")
+    parts += [
+        f"{name.replace('_', ' ')} {one} against {other}" for name, one, other in beside_the_method(a, b)
+    ]
     return "; ".join(parts)
 
 
@@ -49,7 +55,7 @@ def _rates(setup: Setup) -> str:
     return "one rate" if setup.tried == 1 else f"best of {setup.tried} rates"
 
 
-def _differences(a: Setup, b: Setup) -> Iterator[tuple[str, object, object]]:
+def beside_the_method(a: Setup, b: Setup) -> Iterator[tuple[str, object, object]]:
     """What differs besides the method and the learning rate: name, of a, of b."""
     one, other = a.first, b.first
     for name in ("revision", "dtype", "quantize"):

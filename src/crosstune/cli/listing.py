@@ -47,7 +47,7 @@ def models() -> None:
         demo = [alias for alias in ids if alias.startswith("demo:")]
         rows.append((name, f"{shape.parameters:,}", str(shape.layers), str(shape.hidden), (demo or ids)[0]))
     print_rows(("model", "parameters", "layers", "hidden", "load as"), rows, right=(1, 2, 3))
-    say("any causal language model of the hub or in a folder can be loaded; these are known by shape")
+    say("any causal model or encoder of the hub or in a folder can be loaded; these are known by shape")
 
 
 def presets() -> None:

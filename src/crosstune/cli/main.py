@@ -107,6 +107,9 @@ def plan(
         bool, typer.Option("--calibrate", help="Load the models and time a few steps of each method first.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print it for other programs.")] = False,
+    power: Annotated[
+        float | None, typer.Option(min=0.1, max=99, help="A difference in points that the study should tell.")
+    ] = None,
 ) -> None:
     """Show the runs of a study, their progress, and the estimated time and memory.
 
@@ -127,6 +130,11 @@ def plan(
         print_json(planned.as_dict())
     else:
         show(plan_table(planned, str(study)))
+    if power is not None and not as_json:
+        from crosstune.planning.power import of_study
+
+        for line in of_study(changed, planned, power / 100):
+            say(line)
     if planned.refused:
         raise typer.Exit(2)
 
@@ -175,8 +183,9 @@ def check(store: StoreFolder) -> None:
     state = audit(user_path(store), FORMS)
     for text in (*state.notes, *state.problems):
         say(text)
-    searches = f" and {state.searches} searches" if state.searches else ""
-    say(f"{state.results} results{searches} are whole, {state.bytes / 2**20:,.1f} MiB")
+    counts = {"searches": state.searches, "stages": state.stages}
+    others = "".join(f" and {count} {name}" for name, count in counts.items() if count)
+    say(f"{state.results} results{others} are whole, {state.bytes / 2**20:,.1f} MiB")
     if state.problems:
         raise UserError(
             f"{len(state.problems)} runs of {store} are damaged; run the study again to mend them"

@@ -66,6 +66,25 @@ def known_keys(
         raise _raised(problems)
 
 
+def named(entry: Any, what: str, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and settings of an entry that is a name, or a mapping with a name.
+
+    Raises:
+        ValidationError: Neither, or an unknown name.
+    """
+    rest = {"name": entry} if isinstance(entry, str) else entry
+    if not isinstance(rest, Mapping):
+        shown = ", ".join(known)
+        raise invalid((), f"a {what} is a name, or a mapping with a name and settings; known: {shown}")
+    rest = dict(rest)
+    if "name" not in rest:
+        raise invalid((), f'a {what} with settings needs its name: "- {{name: {next(iter(known))}, ...}}"')
+    name = rest.pop("name")
+    if not isinstance(name, str) or name not in known:
+        raise invalid(("name",), f'unknown {what} "{name}"{did_you_mean(str(name), known)}')
+    return name, rest
+
+
 def read_settings(model: type[M], settings: Mapping[str, Any], what: str) -> M:
     """Settings of one part of a file; see `read_levels`."""
     return read_levels(model, [((), settings)], what)

@@ -35,6 +35,8 @@ class AnswerForm:
     name: str  # as tasks and run.json give it
     columns: Mapping[str, Any]  # that its predictions have besides `COLUMNS`, with their types
     has_choices: bool = False  # whether an answer is one of its example's `Example.choices`
+    tags: bool = False  # whether it is one of them for each word; a text too long is split between words
+    trained: bool = True  # whether models are trained on it
     losses: tuple[str, ...] = ("answer",)  # values of ``train.loss`` it can be trained with
     statistic: Statistic = MEAN  # what the score of many predictions is
 
@@ -48,10 +50,18 @@ class AnswerForm:
 
 
 FORMS: dict[Kind, AnswerForm] = {
-    "choice": AnswerForm("choice", {"choice_logprobs": pl.List(pl.Float64)}, True, ("answer", "choices")),
+    "choice": AnswerForm(
+        "choice", {"choice_logprobs": pl.List(pl.Float64)}, True, losses=("answer", "choices")
+    ),
     "generation": AnswerForm("generation", {"answer_language": pl.String}),
+    "tags": AnswerForm("tags", {}, tags=True),
+    "retrieval": AnswerForm("retrieval", {"cosine": pl.Float64}, trained=False),
 }
-"""``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding."""
+"""``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding. ``tags``: a
+head tells one of the choices for each word, parted by spaces. ``retrieval``: the nearest text by states."""
+
+CUSTOM: tuple[Kind, ...] = ("choice", "generation")
+"""Those that tasks of a user's own can have."""
 
 UNLABELLED = AnswerForm("text", {})
 """Text that is trained on and asks nothing."""

@@ -15,6 +15,10 @@ from crosstune.methods.none import NoTuning
 from crosstune.methods.prompts.llama_adapter import LlamaAdapter
 from crosstune.methods.prompts.prefix import Prefix
 from crosstune.methods.prompts.soft_prompt import SoftPrompt
+from crosstune.methods.sparse import Sparse
+from crosstune.methods.stack import Stack, Stacked
+from crosstune.methods.staged.adamergex import AdaMergeX
+from crosstune.methods.staged.lt_sft import LtSft
 from crosstune.methods.staged.mad_x import MadX
 
 METHODS: dict[str, type[Method[Any]]] = {
@@ -29,6 +33,11 @@ METHODS: dict[str, type[Method[Any]]] = {
     "ia3": Ia3,
     "peft": PeftTuner,
     "mad-x": MadX,
+    "adamergex": AdaMergeX,
     "full": Full,
+    "sparse": Sparse,
+    "lt-sft": LtSft,
+    "stack": Stack,
     "probe": Probe,
 }
+Stacked.known |= METHODS

@@ -1,7 +1,7 @@
 """What a method is: trained parameters that attach to a frozen model and come off without a trace."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, cast
@@ -25,6 +25,16 @@ class Merge:
     merged: int
     lost: float | None
     avoided: float | None
+
+    @classmethod
+    def of_all(cls, merges: "Sequence[Merge]") -> "Merge":
+        """Of several methods on one model."""
+        return cls(
+            tensors=sum(merge.tensors for merge in merges),
+            merged=sum(merge.merged for merge in merges),
+            lost=max((merge.lost for merge in merges if merge.lost is not None), default=None),
+            avoided=max((merge.avoided for merge in merges if merge.avoided is not None), default=None),
+        )
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,11 @@ class Method(ABC, Generic[Settings]):
         """Learning rate when the study names none."""
         return self.learning_rate
 
+    @classmethod
+    def open_size(cls, config: Settings) -> str | None:
+        """The size that a budget may decide; None where there is none, or the settings give it."""
+        return None if cls.size in config.model_fields_set else cls.size
+
     @property
     def trains(self) -> bool:
         """Whether there is anything to train."""
@@ -128,6 +143,29 @@ class Method(ABC, Generic[Settings]):
     def parameters(self) -> "dict[str, nn.Parameter]":
         """The fp32 parameters the optimiser steps, by name."""
 
+    def rate_factors(self) -> dict[str, float]:
+        """By parameter, what its learning rate is multiplied by; 1 for those that are not named."""
+        return {}
+
+    def trained_parameters(self) -> int:
+        """How many there are: `count`, of what is attached."""
+        return sum(parameter.numel() for parameter in self.parameters().values())
+
+    def begin_training(self, steps: int) -> list[int]:
+        """Called before the first step, and again when training resumes.
+
+        Returns:
+            The steps in phases, each with a schedule of rates of its own and fresh moments. Scores on
+            development data are those of the last.
+
+        Raises:
+            UserError: The settings do not fit that many steps.
+        """
+        return [steps]
+
+    def next_phase(self) -> None:
+        """Called between two phases."""
+
     def objective(self, loss: Tensor, of: Pass) -> Tensor:
         """What is minimised of a pass, instead of its part of the mean loss of the step's answer tokens.
 
@@ -137,6 +175,16 @@ class Method(ABC, Generic[Settings]):
 
     def after_backward(self) -> None:
         """Called after each backward pass, before gradients are clipped."""
+
+    def with_gradients(self, step: int) -> None:
+        """Called after each optimiser step (from 1), while the gradients it was made from are there."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What training needs to resume, beside the parameters."""
+        return {}
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Put a `training_state` back."""
 
     def after_step(self) -> None:
         """Called after each optimiser step."""

@@ -12,6 +12,7 @@ from crosstune.config.yaml_file import parse_value
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods import METHODS
 from crosstune.methods.config import Layered, MethodConfig
+from crosstune.methods.stack import StackConfig
 from crosstune.models.geometry import Geometry
 
 NEAR = 0.02
@@ -20,7 +21,10 @@ NEAR = 0.02
 
 @dataclass(frozen=True)
 class Solved:
-    """A method's settings for a budget, which setting was solved, its value and the exact count."""
+    """A method's settings for a budget, which setting was solved, its value and the exact count.
+
+    Of a stack ``setting`` names those of all its methods, and ``size`` is the last one's.
+    """
 
     config: MethodConfig
     setting: str
@@ -46,12 +50,15 @@ class Solved:
 def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> Solved | None:
     """The size whose count is nearest to a budget, the smaller of two as near; None for a method without.
 
-    All other settings, the layers among them, stay as they are. A budget is 1 at least.
+    All other settings, the layers among them, stay as they are. A budget is 1 at least. The methods of a
+    stack share it evenly: each gets what is left of it by the number of those left.
 
     Raises:
         UserError: The settings do not fit the model.
     """
     method = METHODS[name]
+    if isinstance(config, StackConfig):
+        return _solve_stack(config, geometry, budget)
     if method.size is None:
         return None
     setting = method.size
@@ -76,6 +83,27 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
     return Solved(sized(size), setting, size, count(size), budget)
 
 
+def _solve_stack(config: StackConfig, geometry: Geometry, budget: int) -> Solved | None:
+    """Sizes of those methods of a stack whose settings give none; None where there is no such method."""
+    parts, texts = list(config.stack), list[str]()
+    free = [i for i, part in enumerate(parts) if METHODS[part.name].open_size(part.config)]
+    if not free:
+        return None
+    left = budget - sum(
+        METHODS[part.name].count(part.config, geometry) for i, part in enumerate(parts) if i not in free
+    )
+    for place, i in enumerate(free):
+        solved = solve(parts[i].name, parts[i].config, geometry, max(1, left // (len(free) - place)))
+        assert solved is not None, "it has a size"
+        left -= solved.count
+        parts[i] = parts[i].model_copy(update={"config": solved.config})
+        texts += [f"{parts[i].name} {solved.setting}", str(solved.size)]
+    whole = config.model_copy(update={"stack": tuple(parts)})
+    return Solved(
+        whole, " ".join(texts[:-1]), int(texts[-1]), METHODS["stack"].count(whole, geometry), budget
+    )
+
+
 def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
     """What else there is, of a method whose nearest size is more than `NEAR` off its budget.
 
@@ -84,6 +112,8 @@ def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
     """
     if abs(solved.off) <= NEAR:
         return None
+    if isinstance(solved.config, StackConfig):
+        return str(solved)
     other = solved.size + (1 if solved.off < 0 else -1)
     sizes = [solved]
     if other >= 1:

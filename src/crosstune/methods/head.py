@@ -138,6 +138,30 @@ class WithHead(Method[MethodConfig]):
         """The method's."""
         return self.method.objective(loss, of)
 
+    def rate_factors(self) -> dict[str, float]:
+        """The method's."""
+        return self.method.rate_factors()
+
+    def begin_training(self, steps: int) -> list[int]:
+        """The method's."""
+        return self.method.begin_training(steps)
+
+    def next_phase(self) -> None:
+        """The method's; the head stays as it is."""
+        self.method.next_phase()
+
+    def with_gradients(self, step: int) -> None:
+        """The method's."""
+        self.method.with_gradients(step)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """The method's."""
+        return self.method.training_state()
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """The method's."""
+        self.method.load_training_state(state)
+
     def after_backward(self) -> None:
         """The method's."""
         self.method.after_backward()

@@ -14,6 +14,7 @@ from functools import cache
 import numpy as np
 
 from crosstune.metrics.statistic import Floats, Statistic
+from crosstune.metrics.tagging import tag_sums
 
 SUM = "sum."
 """How the names of the summed columns begin."""
@@ -26,7 +27,8 @@ _ENTITY = re.compile(r"[;\n]")
 class CorpusMetric:
     """A metric of many answers together."""
 
-    of_choices: bool  # whether answers are choices, the same number for every example, or written
+    # Whether answers are choices, the same number for every example, or written; None for tags.
+    of_choices: bool | None
     # The numbers of one answer, from it, its accepted answers and its choices.
     sums: Callable[[str, Sequence[str], Sequence[str]], list[float]]
     value: Callable[[Floats], Floats]  # the score, from sums ``[..., columns]``; shape ``[...]``
@@ -131,6 +133,9 @@ CORPUS: dict[str, CorpusMetric] = {
     "mcc": CorpusMetric(True, _classes, mcc),
     "entity_f1": CorpusMetric(False, _entity_counts, _f1),
     "chrf": CorpusMetric(False, _chrf_counts, chrf),
+    "tag_accuracy": CorpusMetric(None, tag_sums, lambda sums: _ratio(sums[..., 0], sums[..., 1], 0.0)),
+    "xtreme_f1": CorpusMetric(None, tag_sums, lambda sums: _f1(sums[..., 2:5])),
+    "strict_f1": CorpusMetric(None, tag_sums, lambda sums: _f1(sums[..., 5:8])),
 }
 
 

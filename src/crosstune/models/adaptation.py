@@ -18,7 +18,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from crosstune.errors import UserError
 
@@ -26,7 +26,28 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Stacking = Literal["freely", "once", "alone"]
-"""Whether a part stands with any others, with any but one of its own method, or with none."""
+"""Whether a part stands with any others, with any but one that wraps linear layers as it does, or alone."""
+
+
+class Stackable(Protocol):
+    """A method, or the part that it left."""
+
+    @property
+    def name(self) -> str:
+        """Of the method."""
+
+    @property
+    def stacking(self) -> Stacking:
+        """With what it can stand."""
+
+
+def conflict(below: Stackable, above: Stackable) -> str | None:
+    """Why one cannot be put on the other; None where it can."""
+    if "alone" in (below.stacking, above.stacking):
+        return f"{above.name} cannot be put on {below.name}: one of the two must be alone"
+    if below.stacking == above.stacking == "once":
+        return f"{above.name} cannot be put on {below.name}: both wrap linear layers, which one alone can"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +113,8 @@ class Adaptation:
             UserError: It cannot stand with a part that is attached.
         """
         for other in self.parts:
-            if "alone" in (part.stacking, other.stacking):
-                raise UserError(f"{part.name} cannot be put on {other.name}: one of the two must be alone")
-            if part.stacking == "once" and part.name == other.name:
-                raise UserError(f"{part.name} cannot be put on {other.name}: only one can be on a model")
+            if problem := conflict(other, part):
+                raise UserError(problem)
         try:
             yield
         except BaseException:

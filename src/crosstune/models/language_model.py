@@ -110,6 +110,12 @@ class LanguageModel:
         new = "cache" in inspect.signature(type(self.decoder).forward).parameters
         return "cache" if new else "past_key_values"
 
+    @cached_property
+    def _all_rows(self) -> dict[str, None]:
+        """Keeps Gemma 4 from cutting rows off its masks, which would no longer say what they are of."""
+        cuts = "logits_to_keep" in inspect.signature(type(self.decoder).forward).parameters
+        return {"logits_to_keep": None} if cuts else {}
+
     @property
     def device(self) -> torch.device:
         """Where the model's input goes."""
@@ -218,8 +224,8 @@ class LanguageModel:
         if self.geometry.encoder:
             assert read is None, "an encoder keeps no keys"
             return uncached(self.decoder.config)
-        by_hook = isinstance(read, OwnCache)
-        return {"use_cache": read is not None} | ({} if by_hook else {self.cache_argument: read})
+        kept = {} if isinstance(read, OwnCache) else {self.cache_argument: read}
+        return {"use_cache": read is not None} | kept | self._all_rows
 
     @property
     def first_position(self) -> int:
@@ -255,6 +261,7 @@ class LanguageModel:
                 inputs_embeds=self.embedding(ids),
                 position_ids=self._positions(ids.shape[1], layout),
                 **uncached(self.decoder.config),
+                **self._all_rows,
             )
         return reached[0]
 

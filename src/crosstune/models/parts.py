@@ -198,9 +198,10 @@ class Layer:
             return key, value
         fused = child(attention, tuple(FUSED))
         size, dim = self._output_size(), self.head_dim
-        if fused is None or size is None or dim is None or type(attention).__name__ in OTHER_ORDER:
+        module: Any = None if fused is None else attention.get_submodule(fused)
+        other = type(attention).__name__ in OTHER_ORDER or not hasattr(module, "weight")  # several layers
+        if fused is None or size is None or dim is None or other:
             return None
-        module: Any = attention.get_submodule(fused)
         whole = module.out_features if hasattr(module, "out_features") else module.weight.shape[1]
         columns = torch.arange(whole, device="cpu")
         kv = (whole - size) // 2

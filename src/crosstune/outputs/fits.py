@@ -19,7 +19,7 @@ from crosstune.tasks.base import Task
 def uses_head(kind: Kind, geometry: Geometry, settings: EvaluateSettings) -> bool:
     """Whether answers are told by a trained head."""
     wanted = bool(geometry.encoder) if settings.head is None else settings.head
-    return form_of(kind).has_choices and wanted
+    return form_of(kind).tags or (form_of(kind).has_choices and wanted)
 
 
 def head_shape(
@@ -44,7 +44,7 @@ def head_shape(
             f"task {task.name}: its choices differ from question to question, and a head has the same "
             "classes for all; set evaluate.head: false on a model that predicts words"
         )
-    return HeadShape(len(choices.pop()), dense=True)
+    return HeadShape(len(choices.pop()), dense=not form_of(task.kind).tags)
 
 
 def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settings: EvaluateSettings) -> None:
@@ -60,8 +60,10 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     Raises:
         UserError: What does not go together, and what to choose.
     """
+    if not form_of(kind).trained and (method.trains or method.shots):
+        raise UserError(f"task {name} compares a model's own states; choose method none")
     if geometry.encoder:
-        if not form_of(kind).has_choices:
+        if form_of(kind).trained and not (form_of(kind).has_choices or form_of(kind).tags):
             raise UserError(f"task {name}: an encoder writes no answers; choose tasks with choices")
         if isinstance(method, Staged):
             raise UserError(

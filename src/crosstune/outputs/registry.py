@@ -10,6 +10,8 @@ from crosstune.outputs.choices import Choice
 from crosstune.outputs.fits import uses_head
 from crosstune.outputs.generation import Generation
 from crosstune.outputs.heads.classes import HeadChoice, MaskedChoice
+from crosstune.outputs.heads.retrieval import Retrieval
+from crosstune.outputs.heads.tags import Tags
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.outputs.text import Text
@@ -17,13 +19,15 @@ from crosstune.outputs.text import Text
 OUTPUTS: dict[Kind, type[Output]] = {
     "choice": Choice,
     "generation": Generation,
+    "tags": Tags,
+    "retrieval": Retrieval,
     "text": Text,
 }
 
 
 def output_of(kind: Kind, lm: LanguageModel, settings: EvaluateSettings) -> Output:
     """What computes a form of answer on a model: with a head or at a mask where the words are not written."""
-    if uses_head(kind, lm.geometry, settings) and form_of(kind).has_choices:
+    if form_of(kind).has_choices and uses_head(kind, lm.geometry, settings):
         return HeadChoice(lm, settings)
     if kind == "choice" and lm.geometry.encoder:
         return MaskedChoice(lm, settings)

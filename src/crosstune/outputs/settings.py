@@ -26,6 +26,7 @@ class EvaluateSettings(BaseModel):
             encoder predicts the words of the choices at a mask.
         pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
             for the first of an encoder's and the last of a causal model's.
+        piece: Which of a word's pieces a head on words reads, a bare "▁" left out; None as of ``pooling``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,12 +38,13 @@ class EvaluateSettings(BaseModel):
     on_too_long: Literal["error", "truncate-left", "skip"] | None = None
     head: bool | None = None
     pooling: Literal["first", "last", "mean"] | None = None
+    piece: Literal["first", "last", "mean"] | None = None
 
     @model_serializer(mode="wrap")
     def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A setting that older records lack is left out at its default, and so are the ids of runs."""
         content: dict[str, Any] = dump(self)
-        for name in ("on_too_long", "head", "pooling"):
+        for name in ("on_too_long", "head", "pooling", "piece"):
             if content[name] is None:
                 del content[name]
         return content

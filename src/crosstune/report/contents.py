@@ -78,11 +78,12 @@ def contents(section: Section) -> list[Item]:
     wrong: dict[str, Any] = {**grid, "numbers": True}
     items = [
         (True, Item("transfer", "transfer", "Transfer by method", table=partial(tables.transfer, section))),
-        (True, Item("gap", "transfer", f"{source} and the mean of targets, by method",
+        (True, Item("gap", "transfer",
+                    f"{source} and the mean of targets, with its 95% interval over exactly these languages",
                     _figure("gap", section))),
         (compared, Item("differences", "differences",
-                        "Difference from the reference, with 95% interval; in grey differences too small "
-                        "to detect",
+                        "Difference from the reference, with 95% interval (all pairs together); in grey "
+                        "differences too small to detect with 80% power",
                         _figure("forest", section), partial(tables.all_differences, section))),
         (section.languages.height > 0, Item("heatmap", "languages", "Score by language and method",
                                             _figure("heatmap", section, "score"), **grid)),
@@ -93,6 +94,9 @@ def contents(section: Section) -> list[Item]:
         (True, Item("languages", "languages", "All scores", table=partial(tables.languages, section))),
         *[(targets, _curves(setting, partial(curve, section.runs, section.scores, setting), "curves"))
           for setting in swept(section.runs, section.scores) if setting != MODEL_SIZE],
+        (not section.expected_validation.is_empty(),
+         Item("expected-validation", "effort", "Expected development score of the best of n learning rates",
+              _figure("expected-validation", section), partial(tables.expected_validation, section))),
         *[(targets, Item(slug(by), "groups", f"Mean by {name.lower()} {counted}",
                          _figure("group-cells", section, by, "score") if many
                          else _figure("group-dots", section, by),

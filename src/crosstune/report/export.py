@@ -15,7 +15,8 @@ from crosstune.report.contents import across_models, contents
 from crosstune.report.figures.style import vegalite_version
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
-from crosstune.report.tables.tables import settings_table, verdicts_table
+from crosstune.report.tables.settings import settings_table
+from crosstune.report.tables.tables import verdicts_table
 from crosstune.report.text import csv_text, slug
 from crosstune.store.record import RunRecord
 

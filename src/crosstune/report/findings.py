@@ -5,41 +5,55 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from crosstune.report.sections import ALPHA, Section
-from crosstune.report.text import counted, p_value, percent, points
+from crosstune.report.text import counted, p_value, percent
 
 
 def finding(section: Section) -> str:
-    """Which method is best in a section, whether significantly so, and the size of the sample."""
+    """The best method and the next in one line, each difference with its interval; then the sample."""
     rows = section.ranked
     if not rows:
         return "No zero-shot run shares a target language with all others: there is no transfer to report."
     best = rows[0]
-    targets = counted(best["targets"], "target language")
-    score = f"mean of {targets} {percent(best['target_mean'])}"
-    if best["source"] is not None:
-        side = "under" if best["gap"] >= 0 else "over"
-        score += f", {percent(abs(best['gap']))} points {side} {section.source} ({percent(best['source'])})"
+    score = f"{best['method']} {percent(best['target_mean'])}"
     if len(rows) == 1:
-        alone = "there is no other method to compare it with"
-        return f"{best['method']}: {score}; {alone}. {_weight(section, rows)}"
-    undecided, tested = _against_best(section)
-    second = rows[1]
-    if not undecided:
-        sentence = (
-            f"{best['method']} transfers best: {score}; next is {second['method']} with "
-            f"{percent(second['target_mean'])}"
+        return f"{score}; no other method to compare it with. {_weight(section, rows)}"
+    tests = {row["a"]: row for row in section.against(best["method"]).rows(named=True)}
+    if not tests:
+        return (
+            f"{score}; no example was scored with all methods, so nothing is tested. {_weight(section, rows)}"
         )
-    elif len(undecided) == len(rows) - 1 and len(undecided) > 1:
+    others = [row["method"] for row in rows[1:]]
+    sentence = f"{score}; {compared(tests[others[0]])}."
+    for words, wanted in (("Not significantly different either", False), ("Significantly lower", True)):
+        names = [name for name in others[1:] if (tests[name]["p"] < ALPHA) == wanted]
+        sentence += f" {words}: {_names(names)}." if names else ""
+    if section.one_seed:
+        what = "two" if len(rows) == 2 else str(len(rows))
         sentence = (
-            f"{best['method']} has the highest mean, but no method is significantly different from it: "
-            f"{score}"
+            f"Of these {what} trained models (one seed each, so nothing is said of the methods): {sentence}"
         )
-    else:
-        sentence = (
-            f"{best['method']} has the highest mean, but is not significantly different from "
-            f"{_names(undecided)}: {score}"
-        )
-    return f"{sentence}. {tested}{_weight(section, rows)}"
+    effort = section.effort(best["method"], others[0])
+    given = f" Effort of the first two: {effort}." if effort else ""
+    return f"{sentence}{given} {_weight(section, rows)}"
+
+
+def compared(row: Mapping[str, Any]) -> str:
+    """Such as "lora 3.8 lower (−1.6 to 9.1), n.s.; 80% power from 9.2 points", of a row against the best."""
+    side = "lower" if row["difference"] <= 0 else "higher"
+    sign = -1 if side == "lower" else 1
+    low, high = sorted((sign * row["low"], sign * row["high"]))
+    text = f"{row['a']} {percent(abs(row['difference']))} {side} ({_signed(low)} to {_signed(high)}), "
+    return text + (p_value(row["p"]) if row["p"] < ALPHA else f"n.s.; {_power(row)}")
+
+
+def _signed(value: float) -> str:
+    return percent(value).replace("-", "−")
+
+
+def _power(row: Mapping[str, Any]) -> str:
+    if row["detectable"] is None:
+        return "no difference would be found with 80% power"
+    return f"80% power from {percent(row['detectable'])} points"
 
 
 def overall_finding(parts: Sequence[Section]) -> str:
@@ -47,6 +61,9 @@ def overall_finding(parts: Sequence[Section]) -> str:
     if len(parts) == 1:
         return finding(parts[0])
     compared = [part for part in parts if len(part.ranked) > 1]
+    if compared and all(part.one_seed for part in compared):
+        models = f"{len(compared)} sets of trained models, one seed per method"
+        return f"{models}: differences are between these models, and nothing is said of the methods."
     if not compared:
         return f"{len(parts)} sets of runs, none of them with two zero-shot methods to compare."
     leads = Counter(leader(part) or "no single leader" for part in compared)
@@ -64,37 +81,25 @@ def overall_finding(parts: Sequence[Section]) -> str:
     else:
         counts = ", ".join(f"{name} in {count}" for name, count in ranked)
         sentence = f"Significantly better than every other method, in {len(compared)} comparisons: {counts}"
-    return f"{sentence} (mean over target languages, 5% after Holm). Each section below has its tests."
+    return (
+        f"{sentence} (mean over target languages, 5%, all pairs together). Each section below has its tests."
+    )
 
 
 def leader(section: Section) -> str | None:
-    """The method that is significantly better than every other zero-shot one (Holm), or None."""
+    """The method that is significantly better than every other zero-shot one, or None."""
     rows = section.ranked
-    return None if not rows or _against_best(section)[0] else str(rows[0]["method"])
+    if not rows or section.one_seed:
+        return None
+    best, *others = (row["method"] for row in rows)
+    tests = {row["a"]: row["p"] for row in section.against(best).rows(named=True)}
+    better = bool(tests) and all(tests[name] < ALPHA for name in others)
+    return str(best) if better or not others else None
 
 
 def not_shown(row: Mapping[str, Any]) -> str:
     """The text for a difference that is not significant."""
-    size = "none" if row["detectable"] is None else f"{percent(row['detectable'])} points"
-    return f"not significant; minimum detectable difference: {size}"
-
-
-def _against_best(section: Section) -> tuple[list[str], str]:
-    """Methods not significantly different from the best, and a sentence on the test against the second."""
-    best, *others = (row["method"] for row in section.ranked)
-    tests = {row["a"]: row for row in section.against(best).rows(named=True)}
-    if not tests:
-        return list(others), "No example was scored with all methods, so nothing is tested. "
-    undecided = [name for name in others if tests[name]["p"] >= ALPHA]
-    row = tests[others[0]]
-    sentence = (
-        f"The difference from {others[0]} is {percent(-row['difference'])} points (95% interval "
-        f"{points(-row['high'])} to {points(-row['low'])}, {p_value(row['p'])}"
-    )
-    sentence += f"; {not_shown(row)}). " if others[0] in undecided else "). "
-    if row["seed_variation"] == "absent":
-        sentence += "With one seed per method, this interval does not include the variation between seeds. "
-    return undecided, sentence
+    return f"n.s.; {_power(row)}"
 
 
 def _names(names: Sequence[str]) -> str:
@@ -104,10 +109,19 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _weight(section: Section, rows: Sequence[Mapping[str, Any]]) -> str:
-    seeds, sizes = [row["seeds"] for row in rows], section.scores["n"].to_list()
-    times = "One seed" if max(seeds) == 1 else f"{_range(seeds)} seeds"
-    compared = "" if len(rows) == 1 else f", {len(rows)} methods compared"
-    return f"{times} per method, {_range(sizes)} examples per language{compared}."
+    """The size of the sample; a method that no seed changes counts no seeds."""
+    drawn = [row["seeds"] for row in rows if section.of(row["method"])[0].method_facts.random]
+    parts = [
+        counted(rows[0]["targets"], "target language"),
+        f"{_range(section.scores['n'].to_list())} examples each",
+    ]
+    if drawn:
+        parts.append(f"{_range(drawn)} {'seed' if max(drawn) == 1 else 'seeds'} per method")
+    if len(rows) > 1:
+        parts.append(f"{len(rows)} methods compared")
+    if str(section.levels):
+        parts.append(str(section.levels))
+    return f"{', '.join(parts)}."
 
 
 def _range(counts: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import polars as pl
@@ -11,9 +12,21 @@ import polars as pl
 from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.clusters import ON_PASSAGES
-from crosstune.analysis.statistics.differences import by_language, differences
+from crosstune.analysis.statistics.differences import AllPairs, by_language, differences
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
-from crosstune.analysis.transfer import COMPARISON, SCORING, language_scores, seed_means, transfer
+from crosstune.analysis.transfer import (
+    COMPARISON,
+    SCORING,
+    comparable,
+    language_scores,
+    seed_means,
+    transfer,
+)
+from crosstune.claims.choose_runs import Setup
+from crosstune.claims.fairness import effort
+from crosstune.data.forms import FORMS
+from crosstune.report.effort import expected_validation, tried, unequal
+from crosstune.report.levels import Levels, always_the_same, levels
 from crosstune.report.text import language_name, visible
 from crosstune.store.record import RunRecord
 
@@ -32,6 +45,7 @@ class Section:
         scores: Its rows of `crosstune.analysis.transfer.language_scores`.
         table: Its rows of `crosstune.analysis.transfer.transfer`, best mean over targets first.
         paired: Its scores example by example; None where its runs share no target language.
+        reader: Where its predictions are read.
     """
 
     model: str
@@ -42,6 +56,7 @@ class Section:
     scores: pl.DataFrame
     table: pl.DataFrame
     paired: PairedPredictions | None = None
+    reader: Predictions | None = None
     _against: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 
     def against(self, reference: str) -> pl.DataFrame:
@@ -117,9 +132,48 @@ class Section:
         """Name of the source language."""
         return language_name(self.table["source_language"][0])
 
-    @property
+    @cached_property
+    def targets(self) -> list[str]:
+        """Codes of the target languages that every run was scored on."""
+        shared = comparable(self.scores).filter(~pl.col("is_source"))
+        return shared["language"].unique().sort().to_list()
+
+    @cached_property
+    def intervals(self) -> dict[str, tuple[float, float]]:
+        """95% interval of each method's mean over exactly these target languages."""
+        if self.paired is None:
+            return {}
+        rows = AllPairs(self.paired, language_effect="fixed").values().rows(named=True)
+        return {row["method"]: (row["low"], row["high"]) for row in rows}
+
+    @cached_property
+    def one_seed(self) -> bool:
+        """Whether no method has several seeds, so that tests compare trained models and not methods."""
+        drawn = [row for row in self.table.rows(named=True) if self.of(row["method"])[0].method_facts.random]
+        return bool(drawn) and all(row["seeds"] == 1 for row in drawn)
+
+    @cached_property
+    def levels(self) -> Levels:
+        """What guessing scores."""
+        return Levels() if self.reader is None else levels(self.runs, self.reader, self.targets)
+
+    @cached_property
+    def setups(self) -> dict[str, Setup]:
+        """What each method was given, by label."""
+        return tried(self.runs, self.scores)
+
+    def effort(self, a: str, b: str) -> str:
+        """What two methods were given besides the method, where it differs or rates were searched."""
+        return effort(self.setups[a], self.setups[b], held_out=False)
+
+    @cached_property
+    def expected_validation(self) -> pl.DataFrame:
+        """`crosstune.report.effort.expected_validation` of its runs."""
+        return expected_validation(self.runs)
+
+    @cached_property
     def warnings(self) -> list[str]:
-        """What may have spoilt the scores: test data seen in training, rows left out (of the worst run)."""
+        """What may have spoilt the scores or the comparison: leaks, rows left out, unequal settings."""
         prompts = max(run.overlap.prompts if run.overlap else 0 for run in self.runs)
         shared: Counter[str] = Counter()
         for run in self.runs:
@@ -162,7 +216,13 @@ class Section:
             )
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")
-        return result
+        if self.reader is not None:
+            labels = dict(self.scores.select("run", "method").unique().iter_rows())
+            names = [labels[run.id] for run in self.runs]
+            choices = [run for run in self.runs if FORMS[run.task.kind].has_choices]
+            if choices:
+                result += always_the_same(self.runs, names, self.reader, self.targets)
+        return [*result, *(visible(line, 400) for line in unequal(self.setups))]
 
     @property
     def has_losses(self) -> bool:
@@ -216,7 +276,9 @@ def sections(
         note = _protocol_note(members[0]) if together[model, task] > 1 else ""
         of_pairs = paired.get((model, task, protocol))
         result.append(
-            Section(model, task, protocol, note, members, own_scores, table.filter(of_section), of_pairs)
+            Section(
+                model, task, protocol, note, members, own_scores, table.filter(of_section), of_pairs, reader
+            )
         )
     return result
 

@@ -49,9 +49,9 @@ def percent(value: float | None, digits: int = 1) -> str:
     return f"{round(100 * value, digits) + 0.0:.{digits}f}"
 
 
-def with_sd(value: float | None, sd: float | None) -> str:
-    """A score with its standard deviation over seeds, where there is one."""
-    return percent(value) if value is None or sd is None else f"{percent(value)} ±{percent(sd)}"
+def span(low: float, high: float) -> str:
+    """An interval of scores as text out of 100."""
+    return f"{percent(low)} to {percent(high)}"
 
 
 def points(difference: float | None, digits: int = 1) -> str:

@@ -175,7 +175,7 @@ def _evaluate(
 def _count(run: Run, method: Method, lm: LanguageModel) -> int:
     """Trained parameters but for a head's: the closed form, which must be what is attached."""
     count = METHODS[run.method].count(run.config, lm.geometry)
-    attached = sum(parameter.numel() for parameter in without_head(method).parameters().values())
+    attached = without_head(method).trained_parameters()
     if attached != count:
         raise UserError(
             f"{run.method} on {lm.name}: {attached:,} parameters attached where {count:,} were counted; "

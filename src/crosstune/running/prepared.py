@@ -7,6 +7,7 @@ from typing import Unpack
 import polars as pl
 
 from crosstune.data.example import Example
+from crosstune.data.forms import form_of
 from crosstune.methods.base import Method
 from crosstune.methods.head import WithHead
 from crosstune.models.language_model import LanguageModel
@@ -53,7 +54,8 @@ def training_rows(run: Run, lm: LanguageModel, data: TaskData, passes: TokenLimi
     """
     assert run.train is not None
     examples = draw(data.train_for(run.train), run.train, run.seed)
-    examples = fitted_rows(lm, examples, run.evaluate, passes)
+    if not form_of(data.task.kind).tags:
+        examples = fitted_rows(lm, examples, run.evaluate, passes)
     return output_of(data.task.kind, lm, run.evaluate).rows(examples, run.train.loss)
 
 

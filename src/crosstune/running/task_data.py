@@ -136,7 +136,8 @@ def read_data(
     wanted: dict[str, None] = in_source | {
         code: None for of_run in settings for code in training_languages(task, of_run)
     }
-    train = {code: _in_language(task, "training", code, task.examples("train", code)) for code in wanted}
+    read = task.examples if form_of(task.kind).trained else lambda *_: []
+    train = {code: _in_language(task, "training", code, read("train", code)) for code in wanted}
     dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
     test = {language: task.examples("test", language)[:limit] for language in languages}
     for language, examples in test.items():

@@ -23,6 +23,7 @@ class Audit:
 
     results: int  # whole runs with a result
     searches: int  # whole runs that only chose a setting
+    stages: int  # whole runs that only trained what others stand on
     bytes: int  # size of all whole runs
     problems: tuple[str, ...]  # one line for each thing that is wrong; empty when the store is sound
     # One line for each thing worth knowing: failures, unfinished runs, what was set aside.
@@ -41,7 +42,7 @@ def audit(store: Path, forms: Collection[str] = ()) -> Audit:
     for folder in _runs(store):
         try:
             record = _whole(folder)
-            if forms and record.task.kind not in forms:
+            if forms and record.kind != "stage" and record.task.kind not in forms:
                 hint = did_you_mean(record.task.kind, forms)
                 raise UserError(f'{folder / stored.RUN}: unknown form of answer "{record.task.kind}"{hint}')
         except UserError as error:
@@ -54,6 +55,7 @@ def audit(store: Path, forms: Collection[str] = ()) -> Audit:
     return Audit(
         results=kinds.count("result"),
         searches=kinds.count("search"),
+        stages=kinds.count("stage"),
         bytes=size,
         problems=tuple(problems),
         notes=tuple(_beside(store)),

@@ -187,7 +187,7 @@ def read_run(folder: Path) -> RunRecord:
 
 
 def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
-    """The records of a store's runs, oldest first; ``kind`` None for results and searches.
+    """The records of a store's runs, oldest first; ``kind`` None for all.
 
     Raises:
         UserError: No store, no runs in it, or a damaged file (named).
@@ -200,7 +200,7 @@ def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
             checksums(folder)  # a run that lost them is not passed over in silence
     runs = [read_run(store / run_id) for run_id in sorted(finished(store))]
     runs = [run for run in runs if kind in (None, run.kind)]
-    if kind != "search" and all(run.kind == "search" for run in runs):
+    if kind in (None, "result") and all(run.kind != "result" for run in runs):
         raise UserError(f"{store} holds no finished runs: run a study first (crosstune run STUDY.yaml)")
     return sorted(runs, key=lambda run: (str(run.started), run.id))
 

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
 from crosstune.errors import UserError
-from crosstune.languages.table import relatives
+from crosstune.languages.table import find, relatives
 from crosstune.methods import METHODS
-from crosstune.methods.staged.stage import Stage, Staged
+from crosstune.methods.staged.stage import Stage, Staged, terms, weighted
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.entries import MethodEntry, SearchSettings, TaskEntry
 from crosstune.tasks.text.task import TextOptions, UnlabelledText
@@ -41,7 +41,8 @@ class Stages:
     def of(self, languages: Iterable[str]) -> "Stages":
         """What some of the languages need."""
         uses = {code: self.uses[code] for code in languages}
-        return Stages(uses, {text: self.runs[text] for text in uses.values() if text is not None})
+        needed = (code for text in uses.values() if text is not None for code in terms(text))
+        return Stages(uses, {code: self.runs[code] for code in needed})
 
     def remark(self) -> str | None:
         """One line on languages that get another's stage or none."""
@@ -69,14 +70,10 @@ class Combination:
     stages: StagePlan | None = None  # what is trained before the method
 
 
-def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[str]) -> StagePlan | None:
-    """The stage of a method, None for one without.
-
-    Args:
-        entry: The method.
-        where: It stands in the study.
-        source: Language of the task's training data.
-        languages: That the task is evaluated in.
+def stage_plan(
+    entry: MethodEntry, at: int, task: TaskEntry, languages: Iterable[str], training: TrainSettings
+) -> StagePlan | None:
+    """The stage of a study's method number ``at`` for a task, None for a method without.
 
     Raises:
         ValidationError: There is no such text, or a language has none and may not go without.
@@ -84,6 +81,14 @@ def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[
     method = entry.make()
     if not isinstance(method, Staged):
         return None
+    where: Loc = ("methods", at)
+    source, trained_on = task.task_class.source_language, training.languages
+    if trained_on is not None and {find(code).code for code in trained_on} != {source}:
+        raise invalid(
+            (*where, "train", "languages"),
+            f"method {entry.name} is trained on {source} alone, over what its stage made of {source} text; "
+            "take train.languages out",
+        )
     config, stage = method.config, method.stage
     text = _text_entry(entry.name, config.text, (*where, "text"))
     try:
@@ -92,14 +97,19 @@ def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[
         raise invalid((*where, "text"), f"method {entry.name}: {error}") from error
     uses: dict[str, str | None] = {}
     for code in dict.fromkeys((source, *languages)):
-        near = relatives(code, offered) if config.missing == "nearest" and code not in offered else []
-        uses[code] = code if code in offered else next(iter(near), None)
+        most = {"nearest": 1, "neighbours": 3}.get(config.missing, 0)
+        near = relatives(code, offered)[:most] if most and code not in offered else []
+        uses[code] = code if code in offered else weighted(near) if near else None
     lacking = [code for code in uses if code not in offered]
     if source in lacking or (lacking and config.missing == "error"):
         raise invalid(
             (*where, "text"),
             f"method {entry.name}: text {text.options.source} has nothing in {', '.join(lacking)}; "  # type: ignore[attr-defined]
-            + ("bring some in the source language" if source in lacking else "set missing: nearest or none"),
+            + (
+                "bring some in the source language"
+                if source in lacking
+                else "set missing: nearest, neighbours or none"
+            ),
         )
     what = f"text_train of method {entry.name}"
     try:
@@ -112,7 +122,7 @@ def stage_plan(entry: MethodEntry, where: Loc, source: str, languages: Iterable[
             (*where, "text_train"), f"{what}: text has no answers to score; leave evaluate_every out"
         )
     if train.learning_rate is None:
-        rate = METHODS[stage.method](stage.config).default_rate
+        rate = stage.learning_rate or METHODS[stage.method](stage.config).default_rate
         train = train.model_copy(update={"learning_rate": rate})
     return StagePlan(stage, text, train, uses)
 

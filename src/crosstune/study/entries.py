@@ -17,13 +17,14 @@ from pydantic import (
 )
 
 from crosstune.config.counts import parse_count, written
-from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
+from crosstune.config.mistakes import Loc, invalid, known_keys, named, read_settings
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
 from crosstune.languages import find
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
 from crosstune.methods.config import MethodConfig
+from crosstune.methods.stack import StackConfig, Stacked
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks import TASKS
 from crosstune.tasks.base import Task, TaskOptions
@@ -128,7 +129,9 @@ class MethodEntry(StudyPart):
     def _read(cls, value: Any) -> Any:
         if isinstance(value, MethodEntry):
             return value
-        name, rest = _named(value, "method", METHODS)
+        if isinstance(value, Mapping) and "stack" in value:
+            value = {"name": "stack", **value}
+        name, rest = named(value, "method", METHODS)
         shared = {key: rest.pop(key) for key in ("train", "search", "budget") if key in rest}
         config = METHODS[name].Config
         if not config.open_ended():
@@ -137,16 +140,16 @@ class MethodEntry(StudyPart):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        name, size = self.name, METHODS[self.name].size
+        name, size, free = self.name, METHODS[self.name].size, METHODS[self.name].open_size(self.config)
         if self.search and "learning_rate" in self.train:
             raise invalid(("search",), f"method {name}: give search or train.learning_rate, not both")
         if self.search and not self.make().trains:
             raise invalid(("search",), f"method {name} is not trained: there is no learning rate to search")
         if self.train and not self.make().trains:
             raise invalid(("train",), f"method {name} is not trained: it has no training settings")
-        if self.budget and size is None:
+        if self.budget and size is free is None:
             raise invalid(("budget",), f"method {name} has no size that a budget could decide")
-        if self.budget and size in self.config.model_fields_set:
+        if self.budget and free is None:
             raise invalid(("budget",), f"method {name}: give {size} or budget, not both")
         return self
 
@@ -161,8 +164,7 @@ class MethodEntry(StudyPart):
 
     def budget_of(self, study: int | Literal[False] | None) -> int | None:
         """Trained parameters that the size is solved for; the study's where it has no budget."""
-        size = METHODS[self.name].size
-        if size is None or self.budget is False or size in self.config.model_fields_set:
+        if self.budget is False or METHODS[self.name].open_size(self.config) is None:
             return None
         return self.budget or study or None
 
@@ -170,6 +172,8 @@ class MethodEntry(StudyPart):
         """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003", "lora 1.23M"."""
         config, default = self.config, METHODS[self.name].Config()
         parts = [self.name]
+        if isinstance(config, StackConfig):
+            parts, config = [" + ".join(map(_label_of, config.stack))], default
         if (solved_for := self.budget_of(budget)) is not None:
             parts.append(written(solved_for))
         settings = {name: value for name, value in config if value != getattr(default, name, None)}
@@ -214,7 +218,7 @@ class TaskEntry(StudyPart):
             file, rest = _users_task(value, Path((info.context or {}).get("folder", "")))
             name, task = file.task.name, file.task
         else:
-            name, rest = _named(value, "task", TASKS)
+            name, rest = named(value, "task", TASKS)
             file, task = None, TASKS[name]
         shared = {key: rest.pop(key) for key in ("train", "evaluate") if key in rest}
         also = ("name" if file is None else "file", "train", "evaluate")
@@ -292,6 +296,12 @@ def labels(methods: Sequence[MethodEntry], budget: int | Literal[False] | None =
     return [text if counts[text] == 1 else f"{text} ({next(numbers[text])})" for text in texts]
 
 
+def _label_of(part: Stacked) -> str:
+    """Of a method in a stack."""
+    train = {} if part.learning_rate is None else {"learning_rate": part.learning_rate}
+    return MethodEntry.model_construct(name=part.name, config=part.config, train=train).label(None)
+
+
 def _short(value: Any) -> str:
     if isinstance(value, list | tuple):
         value = ",".join(map(str, value))
@@ -319,18 +329,3 @@ def _users_task(entry: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[
             ("file",), f'{loaded.path}: "{loaded.task.name}" is a task of crosstune; give yours another name'
         )
     return loaded, rest
-
-
-def _named(entry: Any, what: str, known: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and settings of an entry that is a name, or a mapping with a name."""
-    rest = {"name": entry} if isinstance(entry, str) else entry
-    if not isinstance(rest, Mapping):
-        shown = ", ".join(known)
-        raise invalid((), f"a {what} is a name, or a mapping with a name and settings; known: {shown}")
-    rest = dict(rest)
-    if "name" not in rest:
-        raise invalid((), f'a {what} with settings needs its name: "- {{name: {next(iter(known))}, ...}}"')
-    name = rest.pop("name")
-    if not isinstance(name, str) or name not in known:
-        raise invalid(("name",), f'unknown {what} "{name}"{did_you_mean(str(name), known)}')
-    return name, rest

@@ -182,7 +182,7 @@ def _read(cell: GridCell) -> tuple[GridCell, str]:
 
 
 def _name(entry: Any) -> str:
-    name = entry.get("name") if isinstance(entry, Mapping) else entry
+    name = entry.get("name", "stack" if "stack" in entry else "") if isinstance(entry, Mapping) else entry
     return name if isinstance(name, str) else ""
 
 

@@ -12,6 +12,7 @@ from crosstune.methods import METHODS
 from crosstune.methods.base import Method
 from crosstune.methods.budget import solve
 from crosstune.methods.config import MethodConfig
+from crosstune.methods.staged.stage import terms
 from crosstune.models.loading.device import named
 from crosstune.models.loading.known import geometry_for
 from crosstune.outputs.settings import EvaluateSettings
@@ -101,7 +102,11 @@ class Run:
             content["search"] = sorted(self.search.runs)
         if self.stages is not None:
             runs = self.stages.runs
-            content["stages"] = {code: text and runs[text] for code, text in self.stages.uses.items()}
+            content["stages"] = {
+                code: text
+                and (runs[text] if text in runs else [[runs[t], w] for t, w in terms(text).items()])
+                for code, text in self.stages.uses.items()
+            }
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -201,7 +206,7 @@ def _with_stages(base: Run, plan: StagePlan) -> tuple[list[Run], Run]:
             kind="stage",
             unsolved=None,
         )
-        for text in dict.fromkeys(text for text in plan.uses.values() if text is not None)
+        for text in dict.fromkeys(t for text in plan.uses.values() if text is not None for t in terms(text))
     }
     ids = {text: run.id for text, run in runs.items()}
     return list(runs.values()), replace(base, stages=Stages(plan.uses, ids))

@@ -27,14 +27,7 @@ from crosstune.models.loading.quantize import Quantize
 from crosstune.outputs.fits import check_fits
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.combination import Combination, stage_plan
-from crosstune.study.entries import (
-    Codes,
-    MethodEntry,
-    SearchSettings,
-    StudyPart,
-    TaskEntry,
-    labels,
-)
+from crosstune.study.entries import Codes, MethodEntry, SearchSettings, StudyPart, TaskEntry, labels
 from crosstune.study.file import StudyFile
 from crosstune.study.grid import MOST_RUNS, GridCell, sweep
 from crosstune.training.settings import ONE_OF, TrainSettings
@@ -333,7 +326,7 @@ class Study(StudyPart):
                     evaluate=evaluate,
                     train=train if method.trains else None,
                     search=search or None,
-                    stages=stage_plan(entry, ("methods", m), task.task_class.source_language, languages),
+                    stages=stage_plan(entry, m, task, languages, train),
                 )
 
     @property

@@ -14,6 +14,8 @@ from crosstune.tasks.benchmarks.mgsm import Mgsm
 from crosstune.tasks.benchmarks.nli import AmericasNli, MyXnli, Xnli
 from crosstune.tasks.benchmarks.qa import Mlqa, TydiQa, Xquad
 from crosstune.tasks.benchmarks.sib200 import Sib200
+from crosstune.tasks.benchmarks.tagging import MasakhaNer, MasakhaPos, Panx, Udpos
+from crosstune.tasks.benchmarks.tatoeba import Tatoeba
 from crosstune.tasks.benchmarks.xcopa import Xcopa
 from crosstune.tasks.cldr_names import CldrNames
 from crosstune.tasks.number_words import NumberWords
@@ -32,6 +34,11 @@ TASKS: dict[str, type[Task]] = {
     "mgsm": Mgsm,
     "xcopa": Xcopa,
     "sib200": Sib200,
+    "udpos": Udpos,
+    "masakhapos": MasakhaPos,
+    "panx": Panx,
+    "masakhaner": MasakhaNer,
+    "tatoeba": Tatoeba,
 }
 
 

@@ -33,6 +33,8 @@ class Task(ABC):
         split_names: What the source calls the splits used, e.g. {"test": "test.tsv"}; reported with results.
         max_answer_tokens: Longest written answer.
         stop: Texts that end one.
+        tags: Of a task that tags words, all there are.
+        layer: Of a task of retrieval, behind which layer states are read; None for the last.
         sources: Where the examples read so far came from, one entry a split and language.
         skipped: One line for each row left out, where the options allow that.
     """
@@ -46,6 +48,8 @@ class Task(ABC):
     source_language: ClassVar[str] = "en"
     max_answer_tokens: int = 32
     stop: tuple[str, ...] = ("\n",)
+    tags: ClassVar[tuple[str, ...]] = ()
+    layer: int | None = None
     Options: ClassVar[type[TaskOptions]] = TaskOptions
 
     def __init__(self, options: TaskOptions | None = None) -> None:

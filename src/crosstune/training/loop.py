@@ -87,8 +87,8 @@ def train(
         method.set_parameters(saved.tensors)
         return Trained(**saved.facts["trained"])
     total = settings.total_steps(len(rows))
-    weights = method.parameters().values()
-    optimiser = torch.optim.AdamW(weights, lr=peak, weight_decay=settings.weight_decay)
+    phases = method.begin_training(total)
+    optimiser = torch.optim.AdamW(_groups(method), lr=peak, weight_decay=settings.weight_decay)
     state = LoopState(method, optimiser, Trained(learning_rate=peak), Best(method))
     passes = passes or TokenLimit(settings.tokens_per_pass, method.attached().device, "training")
     with _training_mode(method, settings, seed) as blocks:
@@ -109,15 +109,15 @@ def train(
                     f"the loss became {loss} at step {step}; "
                     f"try a learning rate below {peak:g} or dtype: float32"
                 )
-            now = rate(settings, peak, step - 1, total)
-            _move(method, optimiser, now, settings.clip)
+            now = rate(settings, peak, *_in_phase(phases, step))
+            _move(method, optimiser, step, now, settings.clip, phases)
             result.steps, result.tokens = step, result.tokens + tokens
             result.padded_tokens += padded
             result.reuse = None if reuse is None else reuse.facts()
             result.curve.append({"step": step, "loss": loss, "learning_rate": now})
             if tell is not None:
                 tell(Progress(step, total, loss, result.tokens, time.perf_counter() - began))
-            every = settings.evaluate_every
+            every = settings.evaluate_every if step > total - phases[-1] else None
             if dev_score is not None and every is not None and (step % every == 0 or step == total):
                 with _paused(method), blocks.away():
                     score = dev_score()
@@ -132,6 +132,15 @@ def train(
         weights_now = {name: p.detach() for name, p in method.parameters().items()}
         checkpoint.save(result.steps, weights_now, {"finished": True, "trained": asdict(result)})
     return result
+
+
+def _in_phase(phases: Sequence[int], step: int) -> tuple[int, int]:
+    """A step (from 1) counted in its phase (from 0), and the steps of that."""
+    for steps in phases:
+        if step <= steps:
+            break
+        step -= steps
+    return step - 1, steps
 
 
 def _gradients(
@@ -199,15 +208,33 @@ def _fit(
     fitting.fit(passes, tokens, trial, lm.device, moments)
 
 
-def _move(method: Method, optimiser: torch.optim.Optimizer, rate: float, clip: float) -> None:
-    """One step of the optimiser; gradients are gone after it."""
+def _groups(method: Method) -> list[dict[str, Any]]:
+    """The parameters in their order, neighbours of one learning rate together."""
+    factors = method.rate_factors()
+    runs = itertools.groupby(method.parameters().items(), lambda item: factors.get(item[0], 1.0))
+    return [{"params": [p for _, p in run], "factor": factor} for factor, run in runs]
+
+
+def _move(
+    method: Method,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    rate: float,
+    clip: float,
+    phases: Sequence[int],
+) -> None:
+    """One step of the optimiser; gradients are gone after it, and behind a phase its moments."""
     if clip:
         torch.nn.utils.clip_grad_norm_(method.parameters().values(), clip)
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     optimiser.step()
+    method.with_gradients(step)
     optimiser.zero_grad(set_to_none=True)
     method.after_step()
+    if step in itertools.accumulate(phases[:-1]):
+        method.next_phase()
+        optimiser.state.clear()
 
 
 def _backward(

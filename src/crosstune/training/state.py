@@ -61,9 +61,10 @@ class LoopState:
     best: Best
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters, the optimiser's moments, the best weights, and the state of dropout's randomness."""
+        """Parameters, the optimiser's moments, the method's state, the best weights, dropout's randomness."""
         parameters = self.method.parameters()
         values = _prefixed("parameter", {name: p.detach() for name, p in parameters.items()})
+        values |= _prefixed("method", self.method.training_state())
         values |= _prefixed("best", self.best.weights)
         values |= _prefixed("random", random_state())
         for name, parameter in parameters.items():
@@ -78,6 +79,7 @@ class LoopState:
     def take(self, saved: Saved) -> None:
         """Go on from a checkpoint."""
         tensors = saved.tensors
+        self.method.load_training_state(_unprefixed("method", tensors))
         self.method.set_parameters(_unprefixed("parameter", tensors))
         moments = [_unprefixed(f"optimiser:{name}", tensors) for name in self.method.parameters()]
         groups = self.optimiser.state_dict()["param_groups"]

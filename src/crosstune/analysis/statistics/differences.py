@@ -104,17 +104,18 @@ class Difference:
 
     def p_at(self, value: float, *, alone: bool = False) -> float:
         """Two-sided p value of this true difference, adjusted for all pairs unless ``alone``."""
-        return self._spread.p_at(value, 2 if alone else self.methods)
+        return self.spread.p_at(value, 2 if alone else self.methods)
 
     def p_equivalent(self, margin: float, *, alone: bool = False) -> float:
         """P value of a true difference of at least ``margin`` in size: small where the two are equivalent.
 
         Two one-sided tests (TOST, Schuirmann 1987). State the margin before looking at the results.
         """
-        return self._spread.p_equivalent(margin, 2 if alone else self.methods)
+        return self.spread.p_equivalent(margin, 2 if alone else self.methods)
 
     @property
-    def _spread(self) -> Spread:
+    def spread(self) -> Spread:
+        """The estimate by itself, which `crosstune.analysis.statistics.spread.combined` takes."""
         return Spread(self.difference, self.se, self.df)
 
 

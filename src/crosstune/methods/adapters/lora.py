@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from typing_extensions import TypeVar
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.methods.adapters.merged import lost, merged, worth_merging
@@ -84,7 +85,10 @@ def targets(config: Targeted, geometry: Geometry, method: str = "lora") -> list[
     ]
 
 
-class Lora(Method[LoraConfig]):
+Settings = TypeVar("Settings", bound=LoraConfig, default=LoraConfig)
+
+
+class Lora(Method[Settings]):
     """Low-rank updates of chosen weights."""
 
     name = "lora"

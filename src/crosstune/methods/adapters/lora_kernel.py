@@ -1,25 +1,44 @@
-"""LoRA's update in few passes: ``result + s (x A') B'`` with the gradients written out.
+"""LoRA's update in few passes: ``result + s (x A') B'`` with the gradients written out, and DoRA's.
 
 PEFT's layer computes the same with a tensor of its own for every operation, and products in orders that
 oneDNN and MKL are slow at (``[out, rows] @ [rows, rank]``: 13 times as long as its transpose). Here whatever
 is as narrow as the rank lies with its long side in a row, ``[rank, ...]``: two to four times as fast.
 Everything with an inner dimension of the rank stays in fp32: bf16 kernels are slow there, and small steps of
 A and B would be lost. Hooked in where PEFT lets a variant of LoRA compute its forward.
+
+DoRA (Liu et al. 2024, arXiv 2402.09353) scales the sum, bias left out, by ``f = m / |W + s B A|``, row by
+row, the norms without gradients. They need no matrix of W's size:
+
+    |W + s B A|² = |W|² (1 + (2 s B . (W A') + s² (B A A') . B) / |W|²)
+
+with ``|W|`` computed once and ``W A'`` by the layer itself. Where B is 0 they are ``|W|``, bit for bit.
 """
 
 from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
+from peft.tuners.lora.variants import DoraLinearVariant
+from peft.utils.other import transpose
 from torch import Tensor, nn
 
 
 class _Update(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, result: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        result: Tensor,
+        x: Tensor,
+        a: Tensor,
+        b: Tensor,
+        scale: float,
+        factor: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         rows = x.flatten(0, -2)
         inner = a @ rows.float().T
-        ctx.save_for_backward(rows, inner, a, b)
+        # Of a plain update the result is not needed for gradients.
+        ctx.save_for_backward(rows, inner, a, b, factor, None if factor is None else result, bias)
         ctx.scale = scale
         # fp32 results are their own copy, and not ours to overwrite. What is returned is no view: some models
         # change it in place (OLMo's `clip_qkv`).
@@ -27,19 +46,32 @@ class _Update(torch.autograd.Function):
         updated = (
             result.clone(memory_format=torch.contiguous_format) if copied else result.float().contiguous()
         )
+        if factor is not None:
+            b = factor[:, None] * b
+            updated.mul_(factor)
+            if bias is not None:
+                updated.addcmul_(bias.float(), factor - 1, value=-1)
         updated.view(-1, updated.shape[-1]).addmm_(inner.T, b.T, alpha=scale)
         return updated.to(result.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        rows, inner, a, b = ctx.saved_tensors
+        rows, inner, a, b, factor, result, bias = ctx.saved_tensors
         above = grad.flatten(0, -2).float()
-        grad_inner = (b.T.contiguous() @ above.T).mul_(ctx.scale)
+        scaled = b if factor is None else factor[:, None] * b
+        grad_inner = (scaled.T.contiguous() @ above.T).mul_(ctx.scale)
         grad_b = (inner @ above).mul_(ctx.scale).T
         grad_a = grad_inner @ rows.float()
         needed = ctx.needs_input_grad[1]
         grad_x = (grad_inner.T @ a).to(rows.dtype).view(*grad.shape[:-1], -1) if needed else None
-        return grad, grad_x, grad_a, grad_b, None
+        if factor is None:
+            return grad, grad_x, grad_a, grad_b, None, None, None
+        grad_factor = (above * result.flatten(0, -2)).sum(0)
+        if bias is not None:
+            grad_factor -= bias * above.sum(0)
+        grad_factor += (grad_b * b).sum(1)
+        grad_result = (grad * factor).to(grad.dtype) if ctx.needs_input_grad[0] else None
+        return grad_result, grad_x, grad_a, grad_b * factor[:, None], None, grad_factor, None
 
 
 class Update:
@@ -62,11 +94,51 @@ class Update:
         orig_weight.data += module.get_delta_weight(active_adapter)
 
 
-def use_update(module: Any, adapter: str) -> None:
-    """Let a layer of PEFT compute its update with `Update`; one that is not plain stays as it is."""
-    if type(module) is not Linear or module.lora_bias[adapter] or adapter in module.lora_variant:
-        return
+class Dora(DoraLinearVariant):
+    """DoRA's forward; it merges as PEFT has it."""
+
+    def __init__(self, module: Any) -> None:
+        """For one layer of PEFT, of whose weight's rows the norms are computed here."""
+        weight = transpose(module.get_base_layer().weight.detach(), module.fan_in_fan_out)
+        self.rows = torch.linalg.norm(weight.float(), dim=1)
+
+    def forward(  # type: ignore[override]  # PEFT's are static; it calls those of an instance
+        self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
+    ) -> Tensor:
+        """The base layer's result with the update added, scaled, in the result's dtype."""
+        a, b = module.lora_A[active_adapter].weight, module.lora_B[active_adapter].weight
+        base, scale = module.get_base_layer(), module.scaling[active_adapter]
+        with torch.no_grad():
+            products = base(a.to(result.dtype)).float()
+            if base.bias is not None:
+                products -= base.bias
+            cross = torch.linalg.vecdot(b, products.T)
+            own = torch.linalg.vecdot(b @ (a @ a.T), b)
+            change = (2 * scale * cross + scale**2 * own) / self.rows.square()
+            norms = self.rows * (1 + change).clamp(min=0).sqrt()
+        factor = module.lora_magnitude_vector[active_adapter].weight / norms
+        run: Any = _Update.apply
+        updated: Tensor = run(result, x, a, b, scale, factor, base.bias)
+        return updated
+
+
+def use_update(module: Any, adapter: str) -> bool:
+    """Let a layer of PEFT compute its update with `Update` or `Dora`.
+
+    Returns:
+        Whether it does; a layer of another kind stays as it is.
+    """
+    if type(module) is not Linear or module.lora_bias[adapter]:
+        return False
     variants: dict[str, Any] = module.lora_variant
-    variants[adapter] = Update
+    if adapter not in variants:
+        variants[adapter] = Update
+    elif type(variants[adapter]) is DoraLinearVariant and isinstance(
+        module.lora_dropout[adapter], nn.Identity
+    ):
+        variants[adapter] = Dora(module)
+    else:
+        return False
     # The cast to fp32 is part of the update, so that the backward pass keeps the input as it came.
     module.cast_input_dtype_enabled = False
+    return True

@@ -89,8 +89,8 @@ def merged_layers(layers: Mapping[str, Any], tensors: int) -> Iterator[Merge]:
                 kept += [(p, bits.clone()) for p, bits in before]
                 for (p, _), new in pairs:
                     p.copy_(new)
-                whole.append(layer.get_base_layer())
-                del whole[-1].weight_is_read
+                if vars(layer.get_base_layer()).pop("weight_is_read", False):
+                    whole.append(layer.get_base_layer())
         yield worth_merging(loss, tensors)[1]
     finally:
         with torch.no_grad():

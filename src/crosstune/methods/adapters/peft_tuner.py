@@ -15,10 +15,11 @@ from typing import Any
 from pydantic import ConfigDict, model_validator
 
 from crosstune.errors import UserError, did_you_mean
+from crosstune.methods.adapters.adalora import Allocation
 from crosstune.methods.adapters.lora import Targeted, targets
 from crosstune.methods.adapters.merged import merged_layers
 from crosstune.methods.adapters.placement import swap_hooks
-from crosstune.methods.base import Method
+from crosstune.methods.base import Method, Pass
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
@@ -33,19 +34,22 @@ TYPES: dict[str, tuple[str, dict[str, Any]]] = {
     )},
     "DORA": ("LORA", {"use_dora": True}),
     "RSLORA": ("LORA", {"use_rslora": True}),
+    "ADALORA": ("ADALORA", {"total_step": 10**9}),  # known when training begins
+    "LN_TUNING": ("LN_TUNING", {}),
 }  # fmt: skip
 """By the name in a study: PEFT's type, and the settings that make it that one."""
 
-UNMERGED = frozenset({"LILY"})
-"""Those that PEFT cannot merge."""
+NORMS = "LN_TUNING"
+"""The one that trains norms, all of the chosen layers."""
+
+UNMERGED = frozenset({"LILY", NORMS})
+"""Those that PEFT cannot merge, and norms, of which trained copies take the place."""
 
 REFUSED = {
     **dict.fromkeys(("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING"), "use soft-prompt"),
     **dict.fromkeys(("PREFIX_TUNING", "CARTRIDGE"), "use prefix"),
     "ADAPTION_PROMPT": "use llama-adapter",
     **dict.fromkeys(("POLY", "XLORA"), "it routes by task ids, of which a study has one"),
-    "ADALORA": "it needs the optimiser's gradients behind each step",
-    "LN_TUNING": "it trains norms, not linear layers; use full with only: norms",
     "FROD": "it decomposes the weights together, and cannot be counted without them",
     "OSF": "it trains whole weights in place; use full",
     "PVERA": "it draws at random in evaluation, and differs from its own merged form",
@@ -67,6 +71,8 @@ _NOT_TAKEN = {
     "task_type": "it is a causal language model",
     "inference_mode": "it is trained, then evaluated",
     "exclude_modules": "give target_modules",
+    "total_step": "it is the number of steps that training has",
+    "rank_pattern": "training finds it",
 }
 _KEEPS_WEIGHTS = (True, False, "gaussian", "orthogonal")
 
@@ -89,6 +95,8 @@ class PeftConfig(Targeted):
         if self.type not in TYPES:
             raise ValueError(f'unknown type "{self.type}"{did_you_mean(self.type, TYPES)}; one of '
                              f"{', '.join(sorted(TYPES))}")  # fmt: skip
+        if self.type == NORMS and "target_modules" in self.model_fields_set:
+            raise ValueError(f"type {NORMS} trains all norms of layers; leave target_modules out")
         for key, value in (self.model_extra or {}).items():
             if key in _NOT_TAKEN:
                 raise ValueError(f"{key} is not taken: {_NOT_TAKEN[key]}")
@@ -117,7 +125,10 @@ def _settings(config: PeftConfig, names: list[str]) -> Any:
         if key not in keys:
             raise UserError(f'peft: {config.type} has no setting "{key}"{did_you_mean(key, keys)}')
     try:
-        return known(**{"target_modules": names} | fixed | extra)
+        settings: Any = known(**{"target_modules": names} | fixed | extra)
+        if kind == "ADALORA" and settings.target_r >= settings.init_r:
+            raise ValueError(f"target_r {settings.target_r} should be below init_r {settings.init_r}")
+        return settings
     except (TypeError, ValueError, ImportError) as error:
         raise UserError(f"peft: {config.type}: {error}".replace("\n", " ")) from error
 
@@ -168,22 +179,36 @@ class PeftTuner(Method[PeftConfig]):
     @classmethod
     def count(cls, config: PeftConfig, geometry: Geometry) -> int:
         """What PEFT makes trainable on layers of these sizes, which have no storage."""
+        if config.type == NORMS:
+            chosen = config.chosen(geometry.layers)
+            if not (norms := sum(geometry.counts[i][2] for i in chosen)):
+                raise UserError(f"peft: {NORMS}: these layers have no norms with weights")
+            return norms
         linears = targets(config, geometry, "peft")
         if config.type == "LORA" and not config.model_extra:  # the default, which needs no PyTorch: r is 8
             return 8 * sum(size for _, _, size in linears)
         names = [f"{i}.{name}" for i, name, _ in linears]
         if config.type == "SHIRA":  # chooses entries of a weight, which it cannot without storage
             return int(_settings(config, names).r) * sum(size for _, _, size in linears)
+        if config.type == "ADALORA":  # without storage PEFT takes its numbers of ranks for trained
+            return int(_settings(config, names).init_r) * sum(size + 1 for _, _, size in linears)
         with torch.random.fork_rng(devices=[]):
             layers = _without_storage(geometry, config)
             return sum(p.numel() for p in _put_on(layers, config, names).parameters() if p.requires_grad)
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """Let PEFT wrap the target layers; its tensors are those that were not there before."""
+        from crosstune.methods.adapters.lora_kernel import use_update
+
         if lm.quantized:
             raise UserError("peft: quantised weights; use lora, or take quantize out")
-        names = [f"{i}.{name}" for i, name, _ in targets(self.config, lm.geometry, "peft")]
+        self.count(self.config, lm.geometry)
         layers = nn.ModuleList(lm.layers)
+        names = (
+            self._norms(lm)
+            if self.config.type == NORMS
+            else [f"{i}.{name}" for i, name, _ in targets(self.config, lm.geometry, "peft")]
+        )
         children = {module: dict(module.named_children()) for module in layers.modules()}
         before = {id(tensor) for tensor in (*layers.parameters(), *layers.buffers())}
         self.wrapped: dict[str, Any] = {}
@@ -193,9 +218,12 @@ class PeftTuner(Method[PeftConfig]):
             tuner = _put_on(layers, self.config, names)
         self.wrapped = {name: layers.get_submodule(name) for name in names}
         for module in self.wrapped.values():
+            for copy in getattr(module, "ln_tuning_layers", {}).values():
+                swap_hooks(copy, nn.Module())  # the norm's own are run once
             base = module.get_base_layer()
-            base.weight_is_read = True
-            part.undo.callback(delattr, base, "weight_is_read")
+            if TYPES[self.config.type][0] != "LORA" or not use_update(module, _ADAPTER):
+                base.weight_is_read = True
+                part.undo.callback(delattr, base, "weight_is_read")
             swap_hooks(base, module)
             part.undo.callback(swap_hooks, base, module)
             hook = module.register_forward_hook(_as_input)
@@ -210,7 +238,42 @@ class PeftTuner(Method[PeftConfig]):
                 tensor.data = tensor.data.float()
         self.trained = {name: x for name, x in added if isinstance(x, nn.Parameter) and x.requires_grad}
         self.drawn = {name: x for name, x in added if name not in self.trained}
+        self.allocation = Allocation(tuner) if self.config.type == "ADALORA" else None
         part.switch = self._switch
+
+    def _norms(self, lm: LanguageModel) -> list[str]:
+        """Names of the norms of the chosen layers, from their layers on."""
+        norms = {id(weight.tensor) for weight in lm.parts.weights(lm.model) if weight.norm}
+        return [
+            f"{i}.{name}"
+            for i in self.config.chosen(lm.geometry.layers)
+            for name, module in lm.layers[i].named_modules()
+            if any(id(parameter) in norms for parameter in module.parameters(recurse=False))
+        ]
+
+    def begin_training(self, steps: int) -> list[int]:
+        """AdaLoRA's schedule of ranks."""
+        if self.allocation is not None:
+            self.allocation.begin(steps)
+        return [steps]
+
+    def objective(self, loss: Tensor, of: Pass) -> Tensor:
+        """With AdaLoRA's orthogonality term."""
+        return loss if self.allocation is None else loss + of.share * self.allocation.loss().to(loss.device)
+
+    def with_gradients(self, step: int) -> None:
+        """AdaLoRA's choice of ranks."""
+        if self.allocation is not None:
+            self.allocation.step(step)
+
+    def training_state(self) -> dict[str, Tensor]:
+        """AdaLoRA's running averages."""
+        return {} if self.allocation is None else self.allocation.state()
+
+    def load_training_state(self, state: dict[str, Tensor]) -> None:
+        """Put them back."""
+        if self.allocation is not None:
+            self.allocation.load(state)
 
     def _switch(self, on: bool) -> None:
         for module in self.wrapped.values():

@@ -157,7 +157,12 @@ class Prefix(Planted[PrefixConfig]):
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Take plain prompts; a reparameterising MLP is dropped, as it was folded when saved."""
-        if self.mlp:
+        mlp = self.mlp
+        if mlp:
             self.mlp = {}
-            self.prompts = {i: nn.Parameter(x) for i, x in self.base.items()}
-        super().load_state(state)
+            self.prompts = {i: nn.Parameter(x.clone()) for i, x in self.base.items()}
+        try:
+            super().load_state(state)
+        except UserError:
+            self.mlp = mlp
+            raise

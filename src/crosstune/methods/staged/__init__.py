@@ -1,4 +1,4 @@
 """Methods on parts that are trained before them, on unlabelled text.
 
-May import `adapters`, `base`, `config`, `deferred`.
+May import `adapters`, `sparse`, `base`, `config`, `deferred`.
 """

@@ -85,8 +85,8 @@ class MadX(Staged[MadXConfig], Bottleneck):
 
     @property
     def stage(self) -> Stage:
-        """A bottleneck adapter of each language."""
-        return Stage("language adapter", "bottleneck", self.config.language_adapter)
+        """A bottleneck adapter of each language, at the paper's rate: it is wider than the task's."""
+        return Stage("language adapter", "bottleneck", self.config.language_adapter, learning_rate=1e-4)
 
     def attach(self, lm: LanguageModel, seed: int = 0, languages: Collection[str] | None = None) -> None:
         """Put the language adapters on a model, and the task adapter on top."""

@@ -5,8 +5,9 @@ next-token loss. Runs that need its weights share it.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 from pydantic import Field
@@ -14,9 +15,9 @@ from typing_extensions import TypeVar
 
 from crosstune.methods.base import Method
 from crosstune.methods.config import MethodConfig
-from crosstune.methods.deferred import Tensor
+from crosstune.methods.deferred import Tensor, torch
 
-Missing = Literal["error", "none", "nearest"]
+Missing = Literal["error", "none", "nearest", "neighbours"]
 
 
 class StagedConfig(MethodConfig):
@@ -27,12 +28,26 @@ class StagedConfig(MethodConfig):
             `crosstune.tasks.text.task.TextOptions`. There is no default.
         text_train: Training settings of the stage; the study's ``train`` is that of the task.
         missing: What a language without text gets: "error" refuses the study, "none" gives it no part of its
-            own, "nearest" that of its nearest relative in the table of languages.
+            own, "nearest" that of its nearest relative in the table of languages, "neighbours" the sum of its
+            three nearest relatives', weighted 3 to 2 to 1 (language arithmetic).
     """
 
     text: str | dict[str, Any] = ""
     text_train: dict[str, Any] = Field(default_factory=dict)
     missing: Missing = "error"
+
+
+def weighted(codes: Sequence[str]) -> str:
+    """Languages of text, the nearest first, as a sum: "1/2 sw + 1/3 zu + 1/6 xh"; one alone as it is."""
+    total = len(codes) * (len(codes) + 1) // 2
+    terms = [f"{Fraction(len(codes) - i, total)} {code}" for i, code in enumerate(codes)]
+    return " + ".join(terms) if len(codes) > 1 else codes[0]
+
+
+def terms(text: str) -> dict[str, float]:
+    """The weight of each language in what `weighted` wrote."""
+    pairs = [term.rpartition(" ") for term in text.split(" + ")]
+    return {code: float(Fraction(weight or 1)) for weight, _, code in pairs}
 
 
 @dataclass(frozen=True)
@@ -42,6 +57,7 @@ class Stage:
     label: str  # for people
     method: str  # name in `crosstune.methods.METHODS`
     config: MethodConfig
+    learning_rate: float | None = None  # default; None for the method's own
 
 
 Settings = TypeVar("Settings", bound=StagedConfig, default=Any)
@@ -63,6 +79,13 @@ class Staged(Method[Settings]):
     @abstractmethod
     def stage(self) -> Stage:
         """What is trained first."""
+
+    def summed(self, states: Sequence[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
+        """What stages trained, each times its weight, added."""
+        return {
+            name: torch.stack([w * state[name].float() for w, state in states]).sum(0)
+            for name in states[0][1]
+        }
 
     @property
     def users(self) -> dict[str, list[str]]:

@@ -48,7 +48,7 @@ from crosstune.models.attention import gpu_line
 from crosstune.models.attention.biases import with_alibi, with_sinks
 from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
 from crosstune.models.attention.gpu_line import VarlenBatch
-from crosstune.models.attention.layout import in_use, pattern_of
+from crosstune.models.attention.layout import Attended, in_use, pattern_of
 from crosstune.models.attention.own_keys import Captured, capturing
 
 IMPLEMENTATION = "crosstune"
@@ -157,7 +157,7 @@ def attention(
         return value.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[-1]), None
     is_causal = kwargs.pop("is_causal", None)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    pattern = pattern_of(attention_mask)
+    pattern = _pattern(module, attention_mask, key)
     line = pattern if isinstance(pattern, PaddingFreeBatch) else None
     _refuse(module, query, key, causal, line is not None, position_bias)
     prompts = prompts_of(module)
@@ -223,6 +223,14 @@ def attention(
     for prompt in prompts.gated():
         out = out + gated(prompt)
     return out, None
+
+
+def _pattern(module: nn.Module, mask: Tensor | None, key: Tensor) -> Attended | None:
+    """`pattern_of` the mask; an error where it was cut on its way, and no longer says."""
+    pattern = pattern_of(mask)
+    if pattern is None and mask is not None and mask.shape[-1] == 1 < key.shape[2]:
+        raise RuntimeError(f"{type(module).__name__} got a mask that is not the one made for it")
+    return pattern
 
 
 def _refuse(

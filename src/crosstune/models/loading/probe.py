@@ -178,6 +178,8 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
     calls = [0] * len(attentions)
     try:
         pairs = keys_of(eager, attentions, states)
+        if len(pairs) < len(attentions):
+            return f"{type(eager).__name__} has layers that attend to the keys of others"
         cache = DynamicCache()
         for i, (keys, values) in enumerate(pairs):
             cache.update(keys[None], values[None], i)

@@ -31,6 +31,7 @@ def answered(
     places: Sequence[Places],
     answer: Callable[[Tensor, Sequence[int]], list[Any]],
     settings: EvaluateSettings,
+    layer: int | None = None,
     **stream: Unpack[Stream],
 ) -> list[Any]:
     """What is made of each text's vectors, as JSON has it.
@@ -42,6 +43,7 @@ def answered(
         answer: Makes one result a text of the vectors of some texts, ``[vectors, hidden]`` in fp32, text by
             text, and the numbers of the texts.
         settings: Of evaluation.
+        layer: States are those behind it, from 1; None for the last, behind the final norm.
         **stream: See `Stream`.
 
     Raises:
@@ -57,7 +59,7 @@ def answered(
         numbers = [i for group in groups for i in group.items]
         passes.tokens += sum(len(texts[i]) for i in numbers)
         with torch.inference_mode():
-            states = _read(lm, [texts[i] for i in numbers], [places[i] for i in numbers], form)
+            states = _read(lm, [texts[i] for i in numbers], [places[i] for i in numbers], form, layer)
             return answer(states, numbers)
 
     with fused_parts(lm.model):
@@ -67,7 +69,11 @@ def answered(
 
 
 def _read(
-    lm: LanguageModel, texts: Sequence[Sequence[int]], places: Sequence[Places], form: BatchForm
+    lm: LanguageModel,
+    texts: Sequence[Sequence[int]],
+    places: Sequence[Places],
+    form: BatchForm,
+    layer: int | None,
 ) -> Tensor:
     placed = lay_out(form, texts, lm.pad_id, lm.device, two_way=bool(lm.geometry.encoder))
     rows: list[int] = []
@@ -78,5 +84,9 @@ def _read(
             rows += [start + place for place in group]
             pools += [count] * len(group)
             count += 1
-    hidden = lm.hidden(placed.ids, placed.layout, rows=torch.tensor(rows, device=lm.device))
+    chosen = torch.tensor(rows, device=lm.device)
+    if layer is None or layer == lm.geometry.layers:
+        hidden = lm.hidden(placed.ids, placed.layout, rows=chosen)
+    else:
+        hidden = lm.entry_states(layer, placed.ids, placed.layout).flatten(0, 1)[chosen]
     return means(hidden, torch.tensor(pools, device=lm.device), count)

@@ -17,5 +17,6 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "group-cells": rates.group_grid,
     "answer-languages": rates.answer_languages,
     "losses": scores.loss_curves,
+    "expected-validation": scores.expected_validation,
 }
 """By name: each takes a section, what it asks for, and a width."""

@@ -56,7 +56,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
 def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
     """Source score and mean over targets of each method, joined by the gap between them.
 
-    Thin bars are one standard deviation over seeds to each side, where there are several seeds.
+    Thin bars are 95% intervals of the mean over exactly these languages.
     """
     source, targets = section.source, f"mean of {counted(section.table['targets'][0], 'target')}"
     spans, points = [], []
@@ -64,12 +64,11 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
         method = visible(row["method"], 60)
         if row["target_mean"] is not None and row["source"] is not None:
             spans.append({"method": method, "low": 100 * row["target_mean"], "high": 100 * row["source"]})
-        for kind, mean, sd in (
-            (source, row["source"], row["source_sd"] or 0.0),
-            (targets, row["target_mean"], row["target_sd"] or 0.0),
-        ):
+        between = section.intervals.get(row["method"])
+        for kind, mean, interval in ((source, row["source"], None), (targets, row["target_mean"], between)):
             if mean is not None:
-                ends = {"from": round(100 * (mean - sd), 3), "to": round(100 * (mean + sd), 3)}
+                low, high = interval or (mean, mean)
+                ends = {"from": round(100 * low, 3), "to": round(100 * high, 3)}
                 points.append({"method": method, "kind": kind, "value": round(100 * mean, 3), **ends})
     order = [visible(name, 60) for name in section.methods]
     y = style.method_rows(order, 150)
@@ -118,3 +117,28 @@ def loss_curves(section: Section, width: Width = "container") -> alt.Chart:
         )
     )
     return style.sized(lines, width, 220)
+
+
+def expected_validation(section: Section, width: Width = "container") -> alt.Chart:
+    """Development score to expect of the best of n settings tried, one line a method."""
+    values = [
+        {
+            "method": visible(row["method"], 60),
+            "tried": row["tried"],
+            "value": round(100 * row["expected"], 3),
+        }
+        for row in section.expected_validation.rows(named=True)
+    ]
+    shown = {"method:N": "Method", "tried:Q": "Rates tried", "value:Q": ("Expected score", ".2f")}
+    most = max(value["tried"] for value in values)
+    lines: alt.Chart = (
+        alt.Chart(alt.InlineData(values=values))
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("tried:Q", title="Learning rates tried", axis=alt.Axis(values=list(range(1, most + 1)))),
+            y=alt.Y("value:Q", title="Expected development score, out of 100", scale=alt.Scale(zero=False)),
+            color=alt.Color("method:N", title=None, legend=style.legend_below()),
+            tooltip=style.tooltip(shown),
+        )
+    )
+    return style.sized(lines, width, 200)

@@ -142,7 +142,8 @@ def measure_title(section: Section, column: str) -> str:
     if column == SOURCE:
         return title_text(f"In {section.source} instead, %", 60)
     name = section.table["measure"][0] if column == "score" else column.removeprefix("metric.")
-    return f"{title_text(name)}, out of 100"
+    guessing = f" ({section.levels})" if column == "score" and str(section.levels) else ""
+    return f"{title_text(name)}, out of 100{guessing}"
 
 
 def title_text(text: str, limit: int = 40) -> str:

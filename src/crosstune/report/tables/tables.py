@@ -21,13 +21,13 @@ from crosstune.report.text import (
     p_value,
     percent,
     points,
+    span,
     visible,
-    with_sd,
 )
 
 Medium = Literal["terminal", "page", "file"]
 
-MARKS = {"better": "▲", "worse": "▼", "not significant": "≈"}
+MARKS = {"better": "▲", "worse": "▼", "not significant": "n.s."}
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,8 @@ def transfer(section: Section) -> Table:
     tests = {row["a"]: row for row in section.against(leader).rows(named=True)} if leader else {}
     targets = first["targets"]
 
-    def scored(title: str, name: str, *media: Medium) -> Column:
-        cells = [with_sd(row[name], row[f"{name.removesuffix('_mean')}_sd"]) for row in rows]
-        return Column(title, cells, media=media or ("terminal", "page", "file"), best=_best(rows, name))
+    def scored(title: str, name: str) -> Column:
+        return Column(title, [percent(row[name]) for row in rows], best=_best(rows, name))
 
     def extreme(title: str, end: str, *media: Medium) -> Column:
         codes = [row[f"{end}_language"] for row in rows]
@@ -114,16 +113,20 @@ def transfer(section: Section) -> Table:
             cells = ["–" if value is None else f"{percent(value, digits)}%" for value in shares_shown]
             yield Column(title, cells, media=(medium,))
 
+    wide = section.has_in_english or section.has_answer_language
+    relative: tuple[Medium, ...] = ("page", "file") if wide else ("terminal", "page", "file")
     columns = [
         Column("Method", [_label(row) for row in rows], right=False),
         Column("Trained", [_compact(row["trained_parameters"]) for row in rows]),
         scored(section.source, "source"),
         scored(f"Mean of {targets}", "target_mean"),
+        *([Column("95% interval", [span(*section.intervals[row["method"]]) for row in rows])]
+          if section.intervals else []),
         *([Column("Against the best", [_marked(tests.get(row["method"])) for row in rows], media=("page",))]
           if compared else []),
-        Column("Gap", [percent(row["gap"]) for row in rows], media=("terminal",)),
-        Column("Gap", [with_sd(row["gap"], row["gap_sd"]) for row in rows], media=("page", "file")),
-        Column("Relative", ["–" if row["relative"] is None else f"{row['relative']:.2f}" for row in rows]),
+        Column("Gap", [percent(row["gap"]) for row in rows]),
+        Column("Relative", ["–" if row["relative"] is None else f"{row['relative']:.2f}" for row in rows],
+               media=relative),
         extreme("Best language", "best", "page"),
         extreme("Worst language", "worst", "terminal", "page"),
         *shares("In English", IN_ENGLISH, "terminal", "page"),
@@ -131,20 +134,21 @@ def transfer(section: Section) -> Table:
         *shares("Right language", CORRECT, "terminal", "page"),
         *shares(f"In {section.source} instead", SOURCE, "page"),
         Column("Seeds", [str(row["seeds"]) for row in rows], media=("page", "file")),
+        Column("SD over seeds", [percent(row["target_sd"]) for row in rows], media=("page", "file")),
+        Column("Rates tried", [_tried(section, row["method"]) for row in rows], media=("page", "file")),
         Column("Targets", [str(row["targets"]) for row in rows], media=("file",)),
     ]  # fmt: skip
     measure = visible(first["measure"], 40)
-    caption = f"Transfer, {_about(section)}: {measure} out of 100, ± one standard deviation over seeds"
+    caption = f"Transfer, {_about(section)}: {measure} out of 100{_guessing(section)}; {_of_means(section)}"
     zero_shot = bool(data["zero_shot"].all())
     if not zero_shot:
         caption += "; † not zero-shot"
-    notes = [f"{measure} out of 100; gap = {section.source} − mean; relative = mean / {section.source}"]
+    about = f"gap = {section.source} − mean; relative = mean / {section.source}"
+    notes = [f"{measure} out of 100{_guessing(section)}; {about}", _of_means(section)]
     if first["targets_seen"] > targets:
         notes.append(
             f"mean over the {targets} of {first['targets_seen']} target languages that every run has"
         )
-    if data["seeds"].max() != 1:
-        notes.append("± = standard deviation over seeds")
     if not zero_shot:
         notes.append("† not zero-shot")
     if section.has_in_english:
@@ -181,8 +185,42 @@ def _marked(test: Mapping[str, Any] | None) -> str:
     if test is None:
         return "–"
     result = outcome(test)
-    text = f"{MARKS[result]} {points(test['difference'])}"
-    return text if result != "not significant" else f"{text} ({percent(test['detectable'])})"
+    if result != "not significant":
+        return f"{MARKS[result]} {points(test['difference'])}"
+    return f"{points(test['difference'])} n.s. ({percent(test['detectable'])})"
+
+
+def _tried(section: Section, method: str) -> str:
+    """How many settings a method is the best of."""
+    setup = section.setups[method]
+    return "–" if setup.first.train is None else str(setup.tried)
+
+
+def _guessing(section: Section) -> str:
+    return f" ({section.levels})" if str(section.levels) else ""
+
+
+def _of_means(section: Section) -> str:
+    """What the interval of a mean covers."""
+    seeds = "alone (one seed each)" if section.one_seed else "and training seeds"
+    return f"95% interval of each mean over exactly these languages: other test examples {seeds}"
+
+
+def _covers(tests: pl.DataFrame) -> str:
+    """What the intervals of differences cover, and how many tests hold together."""
+    if tests.is_empty():
+        return "nothing is tested"
+    first = tests.row(0, named=True)
+    absent = first["seed_variation"] == "absent"
+    seeds = "these trained models alone (one seed each)" if absent else "other training seeds"
+    languages = (
+        "other languages like these" if first["language_effect"] == "random" else "these languages alone"
+    )
+    pairs = first["methods"] * (first["methods"] - 1) // 2
+    together = (
+        f"for all {pairs} pairs of {first['methods']} methods together" if pairs > 1 else "for this pair"
+    )
+    return f"95% intervals and p values hold {together}; they cover other test examples, {seeds}, {languages}"
 
 
 def languages(section: Section) -> Table:
@@ -209,7 +247,7 @@ def languages(section: Section) -> Table:
     ]  # fmt: skip
     measure = visible(section.table["measure"][0])
     notes = [
-        f"{measure}, out of 100, mean over seeds",
+        f"{measure}, out of 100{_guessing(section)}, mean over seeds",
         "○ marks a language that some runs lack; it is not part of the means above",
     ]
     return Table(f"Scores by language, {_about(section)}, out of 100", columns, scores, notes)
@@ -246,23 +284,23 @@ def all_differences(section: Section) -> Table:
     tests = differences(section.paired)
     caption = (
         f"Paired differences, {_about(section)}: points out of 100 as a mean over {tests['languages'][0]} "
-        "target languages; h is Cohen's; detectable is the minimum detectable difference at 80% power; "
-        "wins, ties and losses are languages"
+        f"target languages{_guessing(section)}; {_covers(tests)}; h is Cohen's; detectable is "
+        "the minimum detectable difference at 80% power, an estimate; better, n.s. and worse count languages"
     )
-    return Table(caption, _tested(tests), tests)
+    return Table(caption, _tested(section, tests), tests)
 
 
 def differences_from(section: Section, reference: str) -> Table:
     """Paired differences of every other method from one."""
     tests = section.against(reference)
-    return Table(f"against {visible(reference, 80)}", _tested(tests), tests)
+    return Table(f"against {visible(reference, 80)}", _tested(section, tests), tests, [_covers(tests)])
 
 
-def _tested(tests: pl.DataFrame) -> list[Column]:
+def _tested(section: Section, tests: pl.DataFrame) -> list[Column]:
     rows = tests.rows(named=True)
     results = [(row, outcome(row)) for row in rows]
     words = [
-        f"{MARKS[name]} {not_shown(row) if name == 'not significant' else name}" for row, name in results
+        not_shown(row) if name == "not significant" else f"{MARKS[name]} {name}" for row, name in results
     ]
     file: tuple[Medium, ...] = ("file",)
     return [
@@ -273,11 +311,34 @@ def _tested(tests: pl.DataFrame) -> list[Column]:
         Column("p (all pairs)", [p_value(row["p"]).removeprefix("p ").removeprefix("= ") for row in rows]),
         Column("h", [f"{row['effect']:+.2f}".replace("-", "−") for row in rows]),
         Column("Detectable", [percent(row["detectable"]) for row in rows], media=file),
-        Column("Won / tied / lost", [f"{row['wins']} / {row['ties']} / {row['losses']}" for row in rows]),
+        Column("Better / n.s. / worse", [f"{row['wins']} / {row['ties']} / {row['losses']}" for row in rows]),
         Column("Examples", [f"{row['examples']:,}" for row in rows], media=file),
         Column("Seeds", [f"{row['seeds_a']}, {row['seeds_b']}" for row in rows], media=file),
+        Column(
+            "Effort",
+            [visible(section.effort(row["a"], row["b"]), 300) or "equal" for row in rows],
+            right=False,
+            wide=True,
+            media=("page", "file"),
+        ),
         Column("In words", words, right=False, wide=True, media=("page",)),
     ]
+
+
+def expected_validation(section: Section) -> Table:
+    """Development score to expect of the best of n rates tried (Dodge et al. 2019)."""
+    data = section.expected_validation
+    rows = data.rows(named=True)
+    columns = [
+        Column("Method", [visible(row["method"], 60) for row in rows], right=False),
+        Column("Rates tried", [str(row["tried"]) for row in rows]),
+        Column("Expected development score", [percent(row["expected"]) for row in rows]),
+    ]
+    caption = (
+        f"Development score to expect of the best of n learning rates, {_about(section)}, out of 100 "
+        "(Dodge et al. 2019)"
+    )
+    return Table(caption, columns, data, ["in the source language, which is all that chooses a rate"])
 
 
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
@@ -301,43 +362,3 @@ def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
     data = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
     caption = "Verdicts on claims; differences in points out of 100, of the comparison that decides"
     return Table(caption, columns, data)
-
-
-def settings_table(parts: Sequence[Section]) -> Table:
-    """The settings of every setup: runs that differ in nothing but the seed."""
-    rows: list[dict[str, Any]] = []
-    for part, method in [(section, method) for section in parts for method in section.methods]:
-        runs = part.of(method)
-        first, train = runs[0], runs[0].train or {}
-        row = {
-            "model": part.model,
-            "revision": first.revision,
-            "task": f"{part.task} v{first.task.version}",
-            "method": method,
-            "trained_parameters": max(run.trained_parameters or 0 for run in runs),
-            "learning_rate": train.get("learning_rate"),
-            "searched": first.search is not None,
-            **{name: train.get(name) for name in ("steps", "batch_size", "loss")},
-            "dtype": first.dtype,
-            "seeds": " ".join(str(run.seed) for run in runs),
-            "runs": " ".join(run.id for run in runs),
-        }
-        rows.append(row)
-    data = pl.DataFrame(rows, infer_schema_length=None)
-    numbers = ("trained_parameters", "learning_rate", "steps", "batch_size")
-    columns = [
-        Column(name.replace("_", " ").capitalize(), [_cell(row[name]) for row in rows], right=name in numbers)
-        for name in data.columns
-        if name not in ("revision", "runs")
-    ]
-    return Table("Settings of the runs", columns, data)
-
-
-def _cell(value: Any) -> str:
-    if value is None or value is False:
-        return "–"
-    if value is True:
-        return "yes"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:g}" if isinstance(value, float) else visible(value, 60)

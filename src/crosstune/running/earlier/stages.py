@@ -1,18 +1,19 @@
 """The stages of a run: finished runs that trained on unlabelled text, whose weights its method stands on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from crosstune.data.example import Example
 from crosstune.data.leaks import in_text
 from crosstune.errors import UserError
 from crosstune.files import checksums
 from crosstune.methods.base import Method
-from crosstune.methods.staged.stage import Staged
+from crosstune.methods.staged.stage import Staged, terms
 from crosstune.models.tensor_file import read_tensors
 from crosstune.store import store
 from crosstune.store.record import RunRecord
@@ -43,11 +44,14 @@ class FinishedStages:
         """
         assert isinstance(method, Staged)
         method.uses = self.uses
-        weights = {}
+        weights: dict[str, Mapping[str, Tensor]] = {}
         for code, run in self.runs.items():
             if wrong := store.damage(self.store / run, (store.RUN, store.WEIGHTS)):
                 raise UserError(wrong)
             weights[code] = read_tensors(self.store / run / store.WEIGHTS, torch.device("cpu"))
+        for text in filter(None, self.uses.values()):
+            if text not in weights:
+                weights[text] = method.summed([(w, weights[code]) for code, w in terms(text).items()])
         method.weights = weights
 
     def record(self, tested: Mapping[str, Sequence[Example]]) -> dict[str, Any]:
@@ -66,15 +70,18 @@ class FinishedStages:
         in_text = compared = 0
         for code, examples in tested.items():
             if (text := self.uses.get(code)) is not None:
-                counts = self._in_text(text, examples)
+                counts = self._in_text(terms(text), examples)
                 in_text, compared = in_text + counts[0], compared + counts[1]
         uses = dict(self.uses)
         return {"uses": uses, "stages": stages, "in_text": in_text, "compared": compared}
 
-    def _in_text(self, code: str, examples: Sequence[Example]) -> tuple[int, int]:
-        record = RunRecord.read(self.store / self.runs[code] / store.RUN)
-        text = UnlabelledText(TextOptions.model_validate(record.task.options)).examples("train", code)
-        return in_text((line for block in text for _, line in block.fields), examples)
+    def _in_text(self, codes: Iterable[str], examples: Sequence[Example]) -> tuple[int, int]:
+        lines: list[str] = []
+        for code in codes:
+            record = RunRecord.read(self.store / self.runs[code] / store.RUN)
+            text = UnlabelledText(TextOptions.model_validate(record.task.options)).examples("train", code)
+            lines += (line for block in text for _, line in block.fields)
+        return in_text(lines, examples)
 
 
 def weights_digest(folder: Path) -> str:

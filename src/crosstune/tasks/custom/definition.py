@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from crosstune.config.mistakes import invalid, known_keys, read_settings, reworded
 from crosstune.config.yaml_file import Document
 from crosstune.data.example import MOST_ANSWER_TOKENS
-from crosstune.data.forms import FORMS, Kind
+from crosstune.data.forms import CUSTOM, Kind
 from crosstune.errors import UserError
 from crosstune.languages.table import add, find
 
@@ -22,7 +22,7 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 """``{column}`` in a template, ``{code}`` in a file pattern."""
 _NEEDED = {
     "name": "what results call it",
-    "kind": " or ".join(FORMS),
+    "kind": " or ".join(CUSTOM),
     "prompt": "a text with {column} placeholders",
     "answer": "the column of the right answer",
     "train": "the files of the training examples",
@@ -102,8 +102,8 @@ class Definition(BaseModel):
     @field_validator("kind")
     @classmethod
     def _kind(cls, kind: str) -> str:
-        if kind not in FORMS:
-            raise ValueError(f"should be {' or '.join(map(repr, FORMS))}")
+        if kind not in CUSTOM:
+            raise ValueError(f"should be {' or '.join(map(repr, CUSTOM))}")
         return kind
 
     @field_validator("name")

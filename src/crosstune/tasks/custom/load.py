@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from crosstune.data.example import MOST_ANSWER_TOKENS, Split
-from crosstune.data.forms import FORMS
+from crosstune.data.forms import CUSTOM, FORMS
 from crosstune.errors import UserError
 from crosstune.files import MOST_TEXT, as_text, read_bytes, user_path
 from crosstune.languages import LANGUAGES
@@ -135,7 +135,7 @@ class _Facts(BaseModel):
     name: Name = Field(description='letters, digits, "-" and "_"')
     version: int = Field(ge=1, le=10**9, description="a whole number from 1")
     kind: str = Field(
-        pattern=f"^(?:{'|'.join(FORMS)})$", description=" or ".join(f'"{name}"' for name in FORMS)
+        pattern=f"^(?:{'|'.join(CUSTOM)})$", description=" or ".join(f'"{name}"' for name in CUSTOM)
     )
     metrics: tuple[Name, ...] = Field(min_length=1, description='a tuple of names such as ("accuracy",)')
     summary: Annotated[str, AfterValidator(_whole)] = Field(description="a line about the task")

@@ -1,0 +1,51 @@
+"""Scores of tag sequences: accuracy by word, and F1 of chunks in two readings, as sums over sentences.
+
+``xtreme_f1`` is what XTREME reports: micro F1 of the chunks that seqeval 1.2.2 finds by default. There the
+first letter of a tag is its prefix and the rest its type. On bare part-of-speech tags that merges equal
+neighbours and takes SCONJ and CCONJ for one type; on IOB2 it lets I-PER open a chunk. ``strict_f1`` is micro
+F1 of IOB2 chunks that begin with B and go on with I of the same type.
+"""
+
+from collections.abc import Sequence
+
+Chunk = tuple[str, int, int]
+"""Type, first word and last word."""
+
+
+def chunks(tags: Sequence[str]) -> set[Chunk]:
+    """Chunks as seqeval finds them by default (conlleval's rules, for IOBES prefixes)."""
+    found: set[Chunk] = set()
+    before, kind_before, start = "O", "", 0
+    for i, tag in enumerate([*tags, "O"]):
+        prefix, kind = tag[0], tag[1:].split("-", 1)[-1] or "_"
+        changes = kind != kind_before
+        ends = before in "ES" or (before in "BI" and prefix in "BSO") or (before not in "O." and changes)
+        if ends:
+            found.add((kind_before, start, i - 1))
+        if prefix in "BS" or (before in "ESO" and prefix in "EI") or (prefix not in "O." and changes):
+            start = i
+        before, kind_before = prefix, kind
+    return found
+
+
+def strict_chunks(tags: Sequence[str]) -> set[Chunk]:
+    """Chunks of IOB2: B-X and each I-X right behind it; an I-X behind anything else is in none."""
+    found: set[Chunk] = set()
+    kind, start = "", 0
+    for i, tag in enumerate([*tags, "O"]):
+        if kind and tag != f"I-{kind}":
+            found.add((kind, start, i - 1))
+            kind = ""
+        if tag.startswith("B-"):
+            kind, start = tag[2:], i
+    return found
+
+
+def tag_sums(answer: str, golds: Sequence[str], choices: Sequence[str]) -> list[float]:
+    """Of a sentence's tags: right words and words; in both readings, chunks shared, told and gold."""
+    told, gold = answer.split(" "), golds[0].split(" ")
+    numbers = [sum(a == b for a, b in zip(told, gold, strict=True)), len(gold)]
+    for reading in (chunks, strict_chunks):
+        ours, theirs = reading(told), reading(gold)
+        numbers += [len(ours & theirs), len(ours), len(theirs)]
+    return [float(number) for number in numbers]

@@ -1,0 +1,136 @@
+"""How many examples, languages and seeds tell a difference between methods, before anything is run.
+
+The standard error of a difference is put together from the standard deviations in `ASSUMED`, which are
+close to those of the simulation in docs/statistics.md; a study that varies more needs more.
+"""
+
+from dataclasses import dataclass
+from math import sqrt
+
+from crosstune.analysis.statistics.power import detectable
+from crosstune.planning.plan import StudyPlan
+from crosstune.study.spec import Study
+
+ASSUMED = {"seed": 0.026, "seed x language": 0.02, "method x language": 0.04, "example": 0.45, "shared": 0.15}
+"""Standard deviations: of a method's score between seeds, and of a seed in one language; of a
+difference between languages, of an example's difference, and of what parallel languages share of that."""
+
+SEEDS = (2, 3, 5, 8, 10)
+EXAMPLES = (30, 100, 200, 500, 1000, 2000)
+
+
+@dataclass(frozen=True)
+class Design:
+    """A study's size, and the difference in [0, 1] that it tells with 80% power; None beyond 100 points."""
+
+    methods: int
+    languages: int
+    examples: int
+    seeds: int
+
+    @property
+    def tells(self) -> float | None:
+        """The smallest true difference found among all pairs of methods, over languages like these."""
+        sd, languages, n, seeds = ASSUMED, self.languages, self.examples, self.seeds
+        of_seeds = 2 * (sd["seed"] ** 2 + sd["seed x language"] ** 2 / languages) / seeds
+        of_languages = sd["method x language"] ** 2 / languages
+        of_examples = (sd["example"] ** 2 / languages + sd["shared"] ** 2) / n
+        terms = (
+            (of_seeds, self.methods * (seeds - 1)),
+            (of_languages, languages - 1),
+            (of_examples, n - 1),
+        )
+        variance = sum(v for v, _ in terms)
+        df = variance**2 / sum(v**2 / max(k, 1) for v, k in terms)
+        found = float(detectable(sqrt(variance), df, methods=max(self.methods, 2)))
+        return found if found < 1 else None
+
+
+def designs(methods: int, languages: int, wanted: float) -> list[Design]:
+    """For each number of seeds the fewest examples a language that tell a difference; none where none do.
+
+    Args:
+        methods: How many are compared.
+        languages: Target languages.
+        wanted: In [0, 1].
+    """
+    result = []
+    for seeds in SEEDS:
+        for examples in EXAMPLES:
+            design = Design(methods, languages, examples, seeds)
+            if design.tells is not None and design.tells <= wanted:
+                result.append(design)
+                break
+    return result
+
+
+def fewest_languages(methods: int, examples: int, seeds: int, wanted: float) -> int | None:
+    """How many languages tell a difference with so many examples and seeds; None where no number does."""
+    for languages in (3, 5, 8, 12, 20, 35, 60, 100):
+        tells = Design(methods, languages, examples, seeds).tells
+        if tells is not None and tells <= wanted:
+            return languages
+    return None
+
+
+def lines(
+    methods: int, languages: int, examples: int | None, seeds: int, wanted: float, seconds: float | None
+) -> list[str]:
+    """What a plan says: the study as it stands, then sizes that tell the difference, each with its cost.
+
+    Args:
+        methods: Methods of the study.
+        languages: Target languages.
+        examples: Of each language; None for all of a test set, taken to be 1,000.
+        seeds: Of each method.
+        wanted: The difference, in [0, 1].
+        seconds: Estimated for the study as it stands; None where it is not known.
+    """
+    n = 1000 if examples is None else examples
+    tells = None if seeds < 2 else Design(methods, languages, n, seeds).tells
+    times = "1 seed" if seeds == 1 else f"{seeds} seeds"
+    size = f"{methods} methods, {languages} target languages, {n:,} examples each, {times}"
+    shown = "no difference between methods" if tells is None else f"{100 * tells:.1f} points"
+    text = [f"as it stands ({size}): {shown} with 80% power, all pairs together"]
+    fits = designs(methods, languages, wanted)
+    points = f"{100 * wanted:g} points"
+    for design in fits:
+        cost = ""
+        if seconds:
+            hours = seconds * design.seeds / seeds / 3600
+            cost = f", about {hours:.1f} h of runs at today's number of examples"
+        rows = methods * design.seeds * languages * design.examples
+        text.append(
+            f"{points}: {design.seeds} seeds x {languages} languages x {design.examples:,} examples, "
+            f"{rows:,} answers in all{cost}"
+        )
+    if not fits:
+        text.append(f"{points}: not with {languages} languages, up to {SEEDS[-1]} seeds and 2,000 examples")
+    enough = fewest_languages(methods, n, seeds, wanted) if seeds > 1 else None
+    if enough is not None:
+        text.append(f"{points}: with {seeds} seeds and {n:,} examples, {enough} languages are enough")
+    text.append(
+        f"assumed: seeds move a mean by {100 * ASSUMED['seed']:.1f} points (SD), methods suit languages by "
+        f"{100 * ASSUMED['method x language']:.0f}; a study that varies more needs more (docs/statistics.md)"
+    )
+    return text
+
+
+def of_study(study: Study, planned: StudyPlan, wanted: float) -> list[str]:
+    """`lines` for each task of a study, with its name in front."""
+    result = []
+    for task in study.tasks:
+        of_task = [entry for entry in study.combinations() if entry.task == task]
+        targets = {code for entry in of_task for code in entry.languages[1:]}
+        if len(targets) < 2 or len(of_task) < 2:
+            result.append(
+                f"{task.name}: two methods and two target languages are needed to tell a difference"
+            )
+            continue
+        groups = [group for group in planned.groups if group.task == task.name]
+        known = all(group.seconds is not None for group in groups if group.to_do)
+        seconds = sum(group.seconds or 0.0 for group in groups) if known else None
+        limit = of_task[0].evaluate.limit
+        said = lines(len(of_task), len(targets), limit, len(study.seeds), wanted, seconds)
+        result += [f"{task.name}: {line}" for line in said]
+    return result

@@ -1,0 +1,86 @@
+"""What needs no skill: chance, the most frequent label, and runs that always give the same answer."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from crosstune.analysis.predictions import Predictions
+from crosstune.data.forms import FORMS
+from crosstune.report.text import counted, percent, visible
+from crosstune.store.record import RunRecord
+
+FEWEST = 10
+"""Examples of a language in which one and the same answer is no accident."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Scores in [0, 1], as means over target languages; None where there is no such level.
+
+    Attributes:
+        chance: Of picking one of the choices blindly.
+        majority: Of always picking the label that is right most often, where labels are the same for all
+            examples.
+    """
+
+    chance: float | None = None
+    majority: float | None = None
+
+    def __str__(self) -> str:
+        parts = []
+        if self.chance is not None:
+            parts.append(f"chance {percent(self.chance)}")
+        if self.majority is not None:
+            parts.append(f"most frequent label {percent(self.majority)}")
+        return ", ".join(parts)
+
+
+def levels(runs: Sequence[RunRecord], reader: Predictions, languages: Collection[str]) -> Levels:
+    """The levels of runs that were scored on the same examples, over some languages."""
+    table = reader.columns(runs[0].id, ("language", "gold", "choice_logprobs"))
+    asked = table.filter(pl.col("language").is_in(list(languages)))
+    if asked.is_empty() or not FORMS[runs[0].task.kind].has_choices:
+        return Levels()
+    gold = pl.col("gold")
+    count = pl.lit(None, pl.Int64)
+    if "choice_logprobs" in table.columns and table["choice_logprobs"].dtype != pl.Null:
+        count = pl.col("choice_logprobs").list.len()
+    # Where they were not kept, labels that repeat are the choices.
+    few = gold.n_unique().over("language") * 2 <= pl.len().over("language")
+    asked = asked.with_columns(
+        count=pl.coalesce(count, pl.when(few).then(gold.n_unique().over("language")))
+    ).filter(pl.col("count") > 0)
+    if asked.is_empty():
+        return Levels()
+    by_language = asked.group_by("language").agg(
+        chance=(1 / pl.col("count")).mean(),
+        majority=pl.when(gold.n_unique() <= pl.col("count").max()).then(
+            gold.unique_counts().max() / pl.len()
+        ),
+    )
+    means = by_language.select("chance", "majority").mean().row(0)
+    return Levels(means[0], means[1] if by_language["majority"].null_count() == 0 else None)
+
+
+def always_the_same(
+    runs: Sequence[RunRecord], labels: Sequence[str], reader: Predictions, languages: Collection[str]
+) -> list[str]:
+    """One line for each run that gives one answer to all examples of half of the languages, or more."""
+    lines = []
+    for run, label in zip(runs, labels, strict=True):
+        table = reader.columns(run.id, ("language", "prediction", "gold"))
+        if "prediction" not in table.columns:
+            continue
+        one = pl.col("prediction").n_unique() == 1
+        several = (pl.col("gold").n_unique() > 1) & (pl.len() >= FEWEST)
+        asked = table.filter(pl.col("language").is_in(list(languages)))
+        per_language = asked.group_by("language").agg(same=one & several)
+        same = int(per_language["same"].sum())
+        if same and 2 * same >= per_language.height:
+            of = counted(per_language.height, "target language")
+            lines.append(
+                f"{visible(label, 60)}, seed {run.seed}, gives one and the same answer to all examples in "
+                f"{same} of {of}"
+            )
+    return lines

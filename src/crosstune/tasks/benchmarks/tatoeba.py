@@ -1,0 +1,78 @@
+"""Tatoeba: which English sentence is the translation? Retrieval by a model's own states, nothing is trained.
+
+Artetxe and Schwenk 2019 (arXiv 1812.10464), as XTREME has it: up to 1,000 pairs a language, accuracy of the
+nearest neighbour by cosine.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from crosstune.data.example import Example, Split
+from crosstune.data.source import FileLayout
+from crosstune.data.tables import BadRow, Row, read_lines
+from crosstune.errors import UserError
+from crosstune.tasks.published import PublishedOptions, PublishedTask
+
+
+def _pairs(english: Path) -> Iterator[Row | BadRow]:
+    """Lines of an English file and of the one beside it whose name ends in the language."""
+    language = english.name.removeprefix("tatoeba.").partition("-")[0]
+    other = english.with_suffix(f".{language}")
+    sides = read_lines(english), read_lines(other)
+    if len(sides[0]) != len(sides[1]):
+        raise UserError(f"{other}: {len(sides[1])} lines, and {english.name} has {len(sides[0])}")
+    for line, pair in enumerate(zip(*sides, strict=True), 1):
+        bad = next((side for side in pair if isinstance(side, BadRow)), None)
+        yield bad or Row(english, line, {"english": pair[0], "sentence": pair[1], "id": str(line)})
+
+
+class TatoebaOptions(PublishedOptions):
+    """Settings of Tatoeba.
+
+    Attributes:
+        prefix: Stands in front of every sentence, such as "query: " for models of the E5 family.
+        layer: The states behind this layer, from 1 at the bottom; None for the last, behind the final norm.
+        direction: For which side's sentences the other's are searched.
+    """
+
+    prefix: str = ""
+    layer: int | None = Field(default=None, ge=1)
+    direction: Literal["to-english", "from-english"] = "to-english"
+
+
+class Tatoeba(PublishedTask):
+    """Sentences and their English translations. Fewer examples (``limit``) are fewer to choose from."""
+
+    name = "tatoeba"
+    version = 1
+    kind = "retrieval"
+    metrics = ("accuracy",)
+    summary = "the English translation of a sentence, by nearest states (Tatoeba)"
+    split_names: ClassVar[dict[Split, str]] = {"test": "test"}
+    prompts = ""
+    Options = TatoebaOptions
+    options: TatoebaOptions
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
+        "test": (FileLayout("tatoeba/tatoeba.{code}-eng.eng", read=_pairs),)
+    }
+
+    def __init__(self, options: TatoebaOptions | None = None) -> None:
+        super().__init__(options)
+        self.layer = self.options.layer
+
+    def example(self, row: Row, split: Split, language: str) -> Example:
+        """The question and the text that answers it."""
+        sides = [f"{self.options.prefix}{row.text(side)}" for side in ("sentence", "english")]
+        question, text = sides if self.options.direction == "to-english" else sides[::-1]
+        return Example(row["id"], language, question, (text,))
+
+    def template(self, language: str) -> str | None:
+        """No frame: an answer is one of many texts."""
+        return None
+
+    def score(self, example: Example, answer: str) -> dict[str, float]:
+        """Whether the example's own text was found."""
+        return {"accuracy": float(answer == example.id)}

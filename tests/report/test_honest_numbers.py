@@ -1,0 +1,184 @@
+"""What stands beside every number: intervals, levels of guessing, effort; one pair, one set of numbers."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+import crosstune
+from crosstune.analysis.predictions import Predictions
+from crosstune.api import Results
+from crosstune.report.contents import contents
+from crosstune.report.effort import expected_validation
+from crosstune.report.sections import Section, sections
+from crosstune.report.tables import latex
+from crosstune.report.tables.tables import all_differences, differences_from, transfer
+from crosstune.report.terminal import results_table
+from crosstune.report.text import csv_text, points
+from simulated import simulate, write_store
+
+SEARCH = {
+    "runs": ["a", "b", "c"],
+    "scores": [
+        {"learning_rate": rate, "dev_score": score} for rate, score in ((3e-3, 0.2), (1e-3, 0.6), (3e-4, 0.4))
+    ],
+    "chosen": 1e-3,
+}
+CODES = ["en", "de", "fr", "sw", "fi", "hi"]
+
+
+def with_choices(rows: pl.DataFrame, labels: int = 4) -> pl.DataFrame:
+    """Predictions of a task with fixed labels, the first of them right for half of the examples."""
+    number = pl.col("example").cast(pl.Int64)
+    gold = pl.when(number % 2 == 0).then(0).otherwise(1 + number % (labels - 1)).cast(pl.String)
+    return rows.with_columns(
+        gold=gold, prediction=gold, choice_logprobs=pl.lit([[-1.0] * labels]).list.first()
+    )
+
+
+@pytest.fixture(scope="module")
+def store() -> tuple[list[Any], pl.DataFrame]:
+    runs, rows = simulate(
+        {"prefix": {"chance": 0.7, "search": SEARCH}, "lora": 0.6, "none": 0.4}, languages=CODES, examples=30
+    )
+    return runs, with_choices(rows)
+
+
+@pytest.fixture(scope="module")
+def section(store: tuple[list[Any], pl.DataFrame]) -> Section:
+    (part,) = sections(*store)
+    return part
+
+
+def test_one_pair_has_the_same_numbers_everywhere(store: Any, tmp_path: Path) -> None:
+    """Terminal, CSV, LaTeX, page, notebook: difference, interval and p value of prefix and LoRA."""
+    folder = write_store(tmp_path / "runs", *store)
+    results = crosstune.results(folder)
+    (part,) = results.sections
+    row = results.differences.filter(
+        pl.col("a").is_in(["prefix", "lora"]), pl.col("b").is_in(["prefix", "lora"])
+    )
+    (pair,) = row.rows(named=True)
+    sign = 1 if pair["a"] == "prefix" else -1
+    low, high = sorted((sign * pair["low"], sign * pair["high"]))
+    shown = [points(sign * pair["difference"]), f"{points(low)} to {points(high)}"]
+    # Every way of asking gives the pair itself.
+    for table in (part.against("lora"), results.charts.table("differences")):
+        found = table.filter(pl.col("a").is_in(["prefix", "lora"]), pl.col("b").is_in(["prefix", "lora"]))
+        assert found["p"].item() == pair["p"]
+        assert abs(found["difference"].item()) == abs(pair["difference"])
+    back = part.against("prefix").filter(a="lora")
+    assert (back["p"].item(), back["low"].item()) == pytest.approx((pair["p"], -high))
+    text = csv_text(differences_from(part, "lora").data)
+    (line,) = (entry for entry in csv.DictReader(io.StringIO(text)) if entry["a"] == "prefix")
+    assert (float(line["low"]), float(line["high"]), float(line["p"])) == (low, high, pair["p"])
+    page = crosstune.report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+    tex = latex.table(all_differences(part), "x")
+    assert all(number in page for number in shown)
+    forward = (
+        shown
+        if sign > 0
+        else [points(pair["difference"]), f"{points(pair['low'])} to {points(pair['high'])}"]
+    )
+    assert all(number.replace("−", "$-$") in tex for number in forward)
+    out = io.StringIO()
+    Console(file=out, width=300).print(results_table([part]))
+    terminal = out.getvalue()
+    lower = (
+        f"lora {100 * abs(pair['difference']):.1f} lower ("
+        + f"{100 * low:.1f} to {100 * high:.1f})".replace("-", "−")
+    )
+    assert lower in terminal
+    # A claim is about its two methods alone, and is shown by that pair's own interval.
+    alone = crosstune.results(folder).verdict(
+        crosstune.Claim(claim="c", method="prefix", beats="lora", despite="x")
+    )
+    assert alone["difference"].item() is not None
+
+
+def test_means_have_intervals_that_cover_the_truth_they_name(section: Section) -> None:
+    table = transfer(section)
+    titles = [column.title for column in table.shown("terminal")]
+    assert titles.index("95% interval") == titles.index("Mean of 5") + 1
+    for row in section.table.rows(named=True):
+        low, high = section.intervals[row["method"]]
+        assert 0 <= low < row["target_mean"] < high <= 1
+    assert "over exactly these languages: other test examples and training seeds" in table.caption
+    runs, rows = simulate({"lora": 0.6}, seeds=[0], languages=CODES)
+    (once,) = sections(runs, with_choices(rows))
+    assert "other test examples alone (one seed each)" in transfer(once).caption
+
+
+def test_chance_and_the_most_frequent_label_stand_by_every_score(section: Section) -> None:
+    assert section.levels.chance == 0.25
+    assert section.levels.majority == pytest.approx(0.5, abs=0.02)
+    said = str(section.levels)
+    assert said.startswith("chance 25.0, most frequent label 5")
+    for item in contents(section):
+        if item.table is not None and item.id in ("transfer", "languages", "differences"):
+            table = item.table()
+            assert said in " ".join([table.caption, *table.notes]), item.id
+        if item.id in ("gap", "heatmap", "family"):
+            assert item.chart is not None
+            assert said in str(item.chart(400).to_dict()), item.id
+
+
+def test_free_answers_have_no_level(section: Section) -> None:
+    (part,) = sections(*simulate({"lora": 0.6}, written=True, languages=CODES, examples=20))
+    assert str(part.levels) == ""
+
+
+def test_a_run_that_always_says_the_same_is_named(store: Any) -> None:
+    runs, rows = store
+    dull = next(run for run in runs if run.label == "lora" and run.seed == 1)
+    one = rows.with_columns(
+        prediction=pl.when(pl.col("run") == dull.id).then(pl.lit("2")).otherwise("prediction")
+    )
+    (part,) = sections(runs, one)
+    line = "lora, seed 1, gives one and the same answer to all examples in 5 of 5 target languages"
+    assert line in part.warnings
+    assert not any("one and the same answer" in text for text in sections(runs, rows)[0].warnings)
+
+
+def test_effort_stands_beside_each_comparison(section: Section, store: Any) -> None:
+    table = differences_from(section, "lora")
+    efforts = dict(
+        zip(table.columns[0].cells, next(c.cells for c in table.columns if c.title == "Effort"), strict=True)
+    )
+    assert efforts == {"prefix": "best of 3 rates against one rate", "none": "equal"}
+    tried = next(column for column in transfer(section).columns if column.title == "Rates tried")
+    assert list(tried.cells) == ["3", "1", "–"]
+    runs, rows = store
+    more = [
+        run.model_copy(update={"train": {**run.train, "steps": 1000}}) if run.label == "lora" else run
+        for run in runs
+    ]
+    (part,) = sections(more, rows)
+    assert any(line.startswith("steps is not the same for all methods (") for line in part.warnings)
+    assert "steps" in part.effort("prefix", "lora")
+
+
+def test_expected_validation_performance_is_the_mean_of_the_best_of_n(section: Section) -> None:
+    table = expected_validation(section.runs)
+    assert table["method"].unique().to_list() == ["prefix"]
+    scores, rng = np.array([0.2, 0.6, 0.4]), np.random.default_rng(0)
+    for tried, expected in table.select("tried", "expected").iter_rows():
+        drawn = rng.choice(scores, (20_000, tried)).max(axis=1).mean()
+        assert expected == pytest.approx(drawn, abs=0.005)
+    (item,) = (item for item in contents(section) if item.id == "expected-validation")
+    assert item.chart is not None
+    assert item.chart(400).to_dict()["$schema"]
+
+
+def test_the_untuned_model_counts_no_seeds(store: Any) -> None:
+    from crosstune.report.findings import finding
+
+    runs, rows = store
+    (part,) = Results(runs, Predictions(rows)).sections
+    assert "3 seeds per method" in finding(part)
+    assert "1 to 3" not in finding(part)

@@ -51,7 +51,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def own_way(name: str) -> bool:
-    """Whether a method changes what the model computes in a way of its own, not by the weights or by others."""
+    """Whether a method changes what the model computes in a way of its own, not by weights or others."""
     method = METHODS[name]
     composed = method.trains_weights or method.needs_head or issubclass(method, Staged | Stack)
     return method.learning_rate is not None and not composed

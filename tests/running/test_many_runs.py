@@ -123,9 +123,12 @@ def command(store: Path, *arguments: str) -> Told:
 
 
 def light_and_flat(of_many: Told, of_few: Told, *, most_reads: int) -> None:
-    """No PyTorch, no file of a run read more often than so, and no memory that grows with the store."""
+    """No PyTorch, no file of a run read more often than so, and no memory that grows with the store.
+
+    One run of a task is read once more, for its level of guessing.
+    """
     assert of_many.light
-    assert max(of_many.opened.values()) <= most_reads * 500, of_many.opened
+    assert max(of_many.opened.values()) <= most_reads * 500 + 1, of_many.opened
     assert of_many.peak < MOST
     assert of_many.peak - of_few.peak < GROWTH
 
@@ -151,7 +154,7 @@ def test_results(many: Made, few: Made) -> None:
     told, small = (command(built.study.folder, "results", str(built.study.folder)) for built in (many, few))
     assert "100 seeds per method" in told.text
     light_and_flat(told, small, most_reads=2)
-    assert told.opened == {"run.json": 500, "predictions.parquet": 500, "checksums.json": 2 * 500}
+    assert told.opened == {"run.json": 500, "predictions.parquet": 500 + 1, "checksums.json": 2 * 500 + 1}
     csv = command(many.study.folder, "results", str(many.study.folder), "--format", "csv").text
     rows = pl.read_csv(csv.encode())
     assert rows.height == 500 * 2

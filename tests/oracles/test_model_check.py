@@ -11,7 +11,7 @@ from transformers import (
     GPTNeoXConfig,
     GraniteConfig,
     Phi3Config,
-    RobertaConfig,
+    CTRLConfig,
 )
 
 from crosstune.errors import UserError
@@ -88,16 +88,14 @@ def test_fused_projections_are_those_of_the_model(kind):
 
 
 def test_decoder_of_another_shape_is_refused_alike_by_plan_and_run(tmp_path):
-    """RoBERTa, from config.json alone and with weights: the same line."""
-    config = RobertaConfig(
-        vocab_size=200, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96
-    )
+    """CTRL, from config.json alone and with weights: the same line."""
+    config = CTRLConfig(vocab_size=200, n_embd=64, dff=96, n_layer=2, n_head=4)
     config.save_pretrained(tmp_path / "config")
     AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "whole")
     tokenizer().save_pretrained(tmp_path / "whole")
     messages = set()
     for ask in (lambda: geometry_for(str(tmp_path / "config")), lambda: load(str(tmp_path / "whole"))):
-        with pytest.raises(UserError, match="RobertaForCausalLM is not a decoder whose layers") as caught:
+        with pytest.raises(UserError, match="CTRLLMHeadModel is not a decoder whose layers") as caught:
             ask()
         messages.add(str(caught.value))
     with pytest.raises(ValidationError) as refused:

@@ -81,7 +81,7 @@ class PublishedTask(Task):
 
             offered = set(hub_entry(self.hub["test"]).languages)
         else:
-            offered = set(self.places[self.options.evaluate_on])
+            offered = set(self.places.get(self.options.evaluate_on, ()))
             if not offered:
                 raise self.missing_split(self.options.evaluate_on)
         return sorted(offered, key=lambda code: (code != self.source_language, code))

@@ -18,6 +18,7 @@ from transformers import (
 
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
+from crosstune.methods.staged.stage import Staged
 from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
@@ -89,7 +90,19 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("full", {}),
     "full-norms": ("full", {"only": "norms", "layers": 2}),
 }
-TRAINED = tuple(case for case, (name, _) in CASES.items() if METHODS[name].learning_rate is not None)
+# A method without a case here has one of its default settings: a new one is in every test of this matrix.
+# One with a stage is what the stage's method is, under another: that has tests of its own.
+CASES |= {
+    name: (name, {})
+    for name, method in METHODS.items()
+    if not issubclass(method, Staged) and name not in {name for name, _ in CASES.values()}
+}
+# Those with parameters of their own, and not only a head that a task brings.
+TRAINED = tuple(
+    case
+    for case, (name, _) in CASES.items()
+    if METHODS[name].learning_rate is not None and not METHODS[name].needs_head
+)
 # Draws while it trains, or has a state of its own then.
 DROPOUT: dict[str, tuple[str, dict[str, Any]]] = {
     "lora-dropout": ("lora", {"dropout": 0.3}),
@@ -171,15 +184,10 @@ def make_method(case: str, **changes: Any) -> Method:
     return kind(kind.Config(**settings | changes))
 
 
-def trains_weights(method: Method) -> bool:
-    """Whether the model's own weights are what is trained."""
-    return method.name in ("full", "sparse")
-
-
 def shake(method: Method, seed: int = 1, scale: float = 0.3) -> None:
     """Move every trained parameter away from where it starts: no gate, no B is zero after this."""
     generator = torch.Generator().manual_seed(seed)
-    scale = 0.02 if trains_weights(method) else scale
+    scale = 0.02 if method.trains_weights else scale
     with torch.no_grad():
         for parameter in method.parameters().values():
             noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)

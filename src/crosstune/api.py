@@ -251,8 +251,8 @@ def import_results(
     samples = Samples(
         **{"model": "imported", **{key: value for key, value in about.items() if value is not None}}
     )
-    made = import_files([user_path(file) for file in listed], user_path(store), samples, source)
-    return results(store, only=[run.id for run in made])
+    records = import_files([user_path(file) for file in listed], user_path(store), samples, source)
+    return results(store, only=[run.id for run in records])
 
 
 def report(

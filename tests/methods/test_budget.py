@@ -147,7 +147,7 @@ def test_the_hints_on_llama_3_1_8b() -> None:
 @pytest.mark.parametrize("name", sorted({n for n, m in METHODS.items() if m.size is None} - {"stack"}))
 def test_methods_without_a_size(name: str) -> None:
     cases = (case for case, (method, _) in CASES.items() if method == name)
-    config = METHODS[name].Config() if name == "probe" else make_method(next(cases)).config
+    config = make_method(next(cases)).config
     assert solve(name, config, KNOWN["llama-3.1-8b"], 1_230_000) is None
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.budget import solve
+from crosstune.methods.config import Layered
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
@@ -140,7 +141,7 @@ def attached(lm, method) -> int:
 def test_count_equals_what_is_attached(tiny_lm, kind, case):
     lm, method = tiny_lm(kind), make_method(case)
     assert method.count(method.config, lm.geometry) == attached(lm, method)
-    assert method.trains == (method.count(method.config, lm.geometry) > 0)
+    assert method.trains == (method.needs_head or method.count(method.config, lm.geometry) > 0)
     assert (method.default_rate is not None) == method.trains
 
 
@@ -186,7 +187,7 @@ def test_counts_of_any_setting(family, layers, length, space, inner, init, gate,
 
 
 @pytest.mark.parametrize(
-    "name", ["prefix", "llama-adapter", "lora", "bottleneck", "compacter", "ia3", "full"]
+    "name", [name for name, method in METHODS.items() if issubclass(method.Config, Layered)]
 )
 @pytest.mark.parametrize(
     ("layers", "words"), [(4, "has 3"), (0, "give 1 to"), ([3], "0 to 2"), ([], "empty")]

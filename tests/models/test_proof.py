@@ -159,7 +159,7 @@ def test_cached_states_of_frozen_layers(monkeypatch, planted):
     real = lm.entry_states
     monkeypatch.setattr(type(lm), "entry_states", lambda self, *args: planted(real)(*args))
     spoilt = Reuse(method, row)
-    assert (spoilt.layer, spoilt.why_not) == (0, "the model's layers cannot be entered midway")
+    assert (spoilt.layer, spoilt.why_not) == (0, "the model cannot start at an upper layer")
     assert reuse.ENTERED.tolerance < 0.5
 
 

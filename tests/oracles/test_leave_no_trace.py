@@ -65,7 +65,7 @@ def test_detached_model_is_the_same_bits(tiny_lm, family, case, dtype):
     method = make_method(case)
     for checkpointing in (False, True):
         method.attach(lm)
-        if method.trains:
+        if case in TRAINED:
             train(method, rows(), SETTINGS.model_copy(update={"gradient_checkpointing": checkpointing}))
             assert not torch.equal(all_logits(lm, IDS), logits)
         with method.evaluating():
@@ -83,7 +83,7 @@ def test_detach_after_an_error_inside_evaluating(tiny_lm, case):
     logits = all_logits(lm, IDS)
     method = make_method(case)
     method.attach(lm)
-    if method.trains:
+    if case in TRAINED:
         train(method, rows(), SETTINGS)
     trained = all_logits(lm, IDS)
     with pytest.raises(KeyboardInterrupt), method.evaluating():
@@ -119,7 +119,7 @@ def test_second_attach_starts_afresh(tiny_lm, case):
     method = make_method(case)
     method.attach(lm, seed=2)
     first = {name: p.detach().clone() for name, p in method.parameters().items()}
-    if method.trains:
+    if case in TRAINED:
         train(method, rows(), SETTINGS)
     method.detach()
     method.attach(lm, seed=2)
@@ -145,7 +145,8 @@ def test_seed_decides_the_start(tiny_lm, case):
     settings = type(make_method(case).config).model_fields
     draws = {"rank", "width", "type", "stack"}
     drawn = "reparameterise" in CASES[case][1] or not settings.keys().isdisjoint(draws)
-    assert torch.equal(start(1), start(2)) != drawn
+    if drawn or "init" in settings:  # as text is the start by default
+        assert torch.equal(start(1), start(2)) != drawn
 
 
 @pytest.mark.parametrize("space", ["hidden", "kv"])

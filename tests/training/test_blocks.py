@@ -9,7 +9,7 @@ from crosstune.outputs.rows import TrainingRow
 from crosstune.training import loop
 from crosstune.training.loop import train
 from crosstune.training.settings import TrainSettings
-from tiny_models import DEVICE, TRAINED, attach, random_ids
+from tiny_models import DEVICE, TRAINED, attach, make_method, random_ids
 
 pytestmark = pytest.mark.skipif(
     DEVICE != "cpu" or not can_pack(), reason="no bf16 products over blocks on this device"
@@ -59,13 +59,15 @@ def test_training_gives_the_same_bits(tiny_lm, family, case, checkpointing, monk
     lm = tiny_lm(family, torch.bfloat16)
     settings = SETTINGS.model_copy(update={"gradient_checkpointing": checkpointing})
     before = weights(lm)
+    method = make_method(case)
+    whole = method.trains_weights and not getattr(method.config, "only", None)  # no matrix is frozen
     laid = []
     backward = loop._backward
     monkeypatch.setattr(loop, "_backward", lambda *args: laid.append(overlaid(lm)) or backward(*args))
     outcome, state = trained(lm, case, settings)
     assert same(before, weights(lm))
     assert not overlaid(lm)
-    assert all(bool(names) == (case not in ("full", "sparse")) for names in laid)
+    assert all(bool(names) == (not whole) for names in laid)
     monkeypatch.setattr(weight_blocks, "SHARE", 0)
     plain, wanted = trained(lm, case, settings)
     assert laid[-1] == []

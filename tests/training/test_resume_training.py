@@ -85,7 +85,7 @@ def test_stopped_after_any_step(
     tiny_lm: Callable[..., Any], tmp_path: Path, notes: list[str], case: str, every: int | None
 ) -> None:
     settings = FIVE.model_copy(update={"evaluate_every": every})
-    lm = tiny_lm("gemma3", torch.bfloat16 if case == "full" else torch.float32)
+    lm = tiny_lm("gemma3", torch.bfloat16 if make_method(case).trains_weights else torch.float32)
     wanted = go(lm, case, settings)
     for step in range(1, 5):
         folder = tmp_path / str(step)

@@ -16,6 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.methods.stack import Stack
+from crosstune.methods.staged.stage import Staged
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
@@ -46,6 +48,18 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full-biases": ("full", {"only": "biases"}),
     "full-norms": ("full", {"only": "norms", "layers": 1}),
 }
+
+
+def own_way(name: str) -> bool:
+    """Whether a method changes what the model computes in a way of its own, not by weights or others."""
+    method = METHODS[name]
+    composed = method.trains_weights or method.needs_head or issubclass(method, Staged | Stack)
+    return method.learning_rate is not None and not composed
+
+
+# A method without a case here has one of its default settings.
+_WITH_A_CASE = {name for name, _ in CASES.values()}
+CASES |= {name: (name, {}) for name in METHODS if own_way(name) and name not in _WITH_A_CASE}
 RIGHT, SLOW, REFUSED, WRONG = "right", "right one text per row", "refused", "WRONG"
 
 
@@ -86,7 +100,7 @@ def one_line(error: UserError) -> str:
 
 def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
     name, settings = CASES[case]
-    if name in ("lora", "peft"):
+    if "target_modules" in METHODS[name].Config.model_fields:
         settings = settings | {"target_modules": targets(lm)}
     kind = METHODS[name]
     method = kind(kind.Config(**settings))
@@ -116,7 +130,7 @@ def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
 def shake(method: Any) -> None:
     """Move every trained parameter away from where it starts: no gate, no B is zero after this."""
     generator = torch.Generator().manual_seed(1)
-    scale = {"full": 0.02, "lora": 0.1, "peft": 0.1}.get(method.name, 0.3)
+    scale = 0.02 if method.trains_weights else 0.1 if hasattr(method.config, "target_modules") else 0.3
     with torch.no_grad():
         for parameter in method.parameters().values():
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
@@ -195,8 +209,10 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
     elif name in ("bottleneck", "compacter"):
         with independent.adapted(eager, stack, dict(p), method.config.placement) as logits:
             yield logits
-    else:
+    elif method.trains_weights:
         yield independent.with_weights(eager, dict(p))
+    else:  # has no equation here: all forms against a text alone
+        yield lambda text: lm.logits(lm.hidden(torch.tensor([text]))[0])
 
 
 def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logits) -> str:
@@ -219,7 +235,7 @@ def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logi
                 for ours, theirs in zip(found, wanted, strict=True):
                     if gap := apart(ours, theirs[-len(ours) :]):
                         return f"{WRONG}: {form}: logits are off by {gap:.2g} of the largest"
-    if case != "none":
+    if method.trains:
         with torch.no_grad():
             found = FORMS["a text alone"](lm, texts)
         for ours, theirs in zip(found, wanted, strict=True):
@@ -246,7 +262,7 @@ def _gradients(method: Any, lm: LanguageModel, texts: list[list[int]], logits: i
         flat = torch.cat([row.flatten() for row in rows])
         return (flat.float() * torch.linspace(-1, 1, len(flat))).sum()
 
-    if method.name == "full":
+    if method.trains_weights:
         return 0.0  # its masters are stepped, not computed with; the forms above saw them in the weights
     found = torch.autograd.grad(loss(FORMS["texts in one line"](lm, texts)), parameters, allow_unused=True)
     wanted = torch.autograd.grad(loss([logits(text) for text in texts]), parameters, allow_unused=True)

@@ -29,7 +29,7 @@ def as_stated(claim: Claim, runs: Sequence[RunRecord]) -> tuple[bool, str, tuple
     """
     assert claim.setup is not None
     selected = list(_selected(claim, runs))
-    for wanted, name in (*_each(claim.model, "model"), *_each(claim.task, "task")):
+    for wanted, name in (*_with_kind(claim.model, "model"), *_with_kind(claim.task, "task")):
         fits = (
             same_model(wanted, run.model) if name == "model" else wanted == run.task.name for run in selected
         )
@@ -50,7 +50,7 @@ def as_stated(claim: Claim, runs: Sequence[RunRecord]) -> tuple[bool, str, tuple
     )
 
 
-def _each(names: Collection[str] | None, what: str) -> Iterator[tuple[str, str]]:
+def _with_kind(names: Collection[str] | None, what: str) -> Iterator[tuple[str, str]]:
     return ((name, what) for name in names or ())
 
 

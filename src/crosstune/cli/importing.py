@@ -40,9 +40,10 @@ def import_results(
     from crosstune import api
 
     about = {"model": model, "method": method, "task": task, "language": language, "metric": metric}
-    made = api.import_results(files, store, source=source, filter=filter_, seed=seed, **about)
-    sets = len(made.sections)
+    imported = api.import_results(files, store, source=source, filter=filter_, seed=seed, **about)
+    sets = len(imported.sections)
     say(
-        f"runs: {len(made.runs)}, in {sets} {'set' if sets == 1 else 'sets'} that can be compared, in {store}"
+        f"runs: {len(imported.runs)}, in {sets} {'set' if sets == 1 else 'sets'} "
+        f"that can be compared, in {store}"
     )
     say(f"for tables: crosstune results {store}; for a page: crosstune report {store}")

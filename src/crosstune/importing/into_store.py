@@ -46,10 +46,10 @@ def import_files(paths: Iterable[Path], store: Path, about: Samples, source: str
             answers[answer.run].append(answer)
     if store.is_dir() and not stored.finished(store) and {file.name for file in store.iterdir()} - {FROZEN}:
         raise UserError(f"{store} holds other things and no runs; name a folder of its own")
-    made = [_run(key, of_run, source) for key, of_run in sorted(answers.items())]
-    for record, table in made:
+    runs = [_run(key, of_run, source) for key, of_run in sorted(answers.items())]
+    for record, table in runs:
         stored.save(store, record, table)
-    return [record for record, _ in made]
+    return [record for record, _ in runs]
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:

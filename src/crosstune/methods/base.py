@@ -58,6 +58,8 @@ class Method(ABC, Generic[Settings]):
         learning_rate_from: Where the default comes from.
         size: The setting that trained parameters rise with, which a budget solves; None where there is none.
         stacking: Which other methods it can stand with on a model.
+        trains_weights: Whether the model's own weights are what it trains.
+        needs_head: Whether all it trains is a head (`crosstune.methods.head`).
         Config: Its settings, the same class as in ``Method[...]``.
         shots: English exemplars that stand in every prompt (only `few-shot` has some).
         part: What it left on the model, while it is attached.
@@ -70,6 +72,8 @@ class Method(ABC, Generic[Settings]):
     learning_rate_from: ClassVar[str]
     size: ClassVar[str | None] = None
     stacking: ClassVar[Stacking] = "freely"
+    trains_weights: ClassVar[bool] = False
+    needs_head: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     shots: int = 0
 

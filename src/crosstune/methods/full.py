@@ -41,6 +41,7 @@ class Full(Method[FullConfig]):
     learning_rate = 2e-5
     learning_rate_from = "the usual value for full fine-tuning of decoders of 0.1B to 10B"
     stacking = "alone"
+    trains_weights = True
     Config = FullConfig
 
     @property

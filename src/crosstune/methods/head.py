@@ -64,6 +64,7 @@ class Probe(Method[MethodConfig]):
     summary = "a trained head on the frozen model, and nothing else"
     learning_rate = 1e-3
     learning_rate_from = "the middle of the usual range for heads, 1e-4 to 1e-2"
+    needs_head = True
 
     @classmethod
     def count(cls, config: MethodConfig, geometry: Geometry) -> int:
@@ -130,8 +131,8 @@ class WithHead(Method[MethodConfig]):
 
     def parameters(self) -> "dict[str, nn.Parameter]":
         """The method's, and ``head.<name>``."""
-        own = {f"{PREFIX}{name}": p for name, p in self.head.named_parameters()}
-        return self.method.parameters() | own
+        head = {f"{PREFIX}{name}": p for name, p in self.head.named_parameters()}
+        return self.method.parameters() | head
 
     def objective(self, loss: Tensor, of: Pass) -> Tensor:
         """The method's."""
@@ -178,8 +179,8 @@ class WithHead(Method[MethodConfig]):
 
     def state(self) -> dict[str, Tensor]:
         """The method's, and the head's."""
-        own = {f"{PREFIX}{name}": p.detach() for name, p in self.head.named_parameters()}
-        return self.method.state() | own
+        head = {f"{PREFIX}{name}": p.detach() for name, p in self.head.named_parameters()}
+        return self.method.state() | head
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Both of their own."""

@@ -50,6 +50,7 @@ class Sparse(Method[Settings]):
     """
 
     name = "sparse"
+    trains_weights = True
     summary = "the K weights that full fine-tuning changes most, tuned alone (LT-SFT, Ansell et al. 2022)"
     learning_rate = 2e-5
     learning_rate_from = "that of full; the paper's for mBERT is 5e-5"

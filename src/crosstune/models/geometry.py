@@ -77,6 +77,8 @@ class Geometry:
         """Name, in and out of each linear layer of a layer."""
         if self.linears is not None:
             return self.linears[layer]
+        # Llama's names: sizes are counted without PyTorch, which `crosstune.models.parts` needs.
+        # `geometry_of` compares them with the modules, and keeps those of the modules where they differ.
         hidden, inner = self.hidden, self.intermediate
         return (
             ("self_attn.q_proj", hidden, self.q_size),

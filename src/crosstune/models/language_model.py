@@ -224,8 +224,8 @@ class LanguageModel:
         if self.geometry.encoder:
             assert read is None, "an encoder keeps no keys"
             return uncached(self.decoder.config)
-        own = isinstance(read, OwnCache)
-        return {"use_cache": read is not None} | ({} if own else {self.cache_argument: read}) | self._all_rows
+        kept = {} if isinstance(read, OwnCache) else {self.cache_argument: read}
+        return {"use_cache": read is not None} | kept | self._all_rows
 
     @property
     def first_position(self) -> int:

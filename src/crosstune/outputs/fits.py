@@ -9,7 +9,7 @@ from crosstune.data.example import Example
 from crosstune.data.forms import Kind, form_of
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
-from crosstune.methods.head import HeadShape, Probe
+from crosstune.methods.head import HeadShape
 from crosstune.methods.staged.stage import Staged
 from crosstune.models.geometry import Geometry
 from crosstune.outputs.settings import EvaluateSettings
@@ -84,5 +84,7 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
             f"task {name}: its answers are told by a head, which method none does not train; choose probe, "
             "or evaluate.head: false on a model that predicts words"
         )
-    if isinstance(method, Probe) and not head:
-        raise UserError(f"probe: task {name} has no head to train; set evaluate.head: true, or choose none")
+    if method.needs_head and not head:
+        raise UserError(
+            f"{method.name}: task {name} has no head to train; set evaluate.head: true, or choose none"
+        )

@@ -179,8 +179,10 @@ class Study(StudyPart):
             raise invalid(("methods",), f"{many:,} runs; a study takes {MOST_RUNS:,} at most")
         self._no_repetition()
         for i, method in enumerate(self.methods):
-            if self.quantize is not None and method.name == "full":
-                raise invalid(("methods", i), "full cannot train quantised weights; take it or quantize out")
+            if self.quantize is not None and method.make().trains_weights:
+                raise invalid(
+                    ("methods", i), f"{method.name} cannot train quantised weights; take it or quantize out"
+                )
         combinations = list(self.combinations())
         for combination in combinations:
             self._check_loss(combination)

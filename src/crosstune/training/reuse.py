@@ -77,7 +77,7 @@ class Reuse:
         elif drops(self._lm, self.layer):
             self.why_not = "the model has dropout"
         elif not self._enters(sample.text):
-            self.why_not = "the model's layers cannot be entered midway"
+            self.why_not = "the model cannot start at an upper layer"
         if self.why_not:
             self.layer = 0
             return

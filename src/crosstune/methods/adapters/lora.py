@@ -27,7 +27,7 @@ ALSO = {
     "k_proj": ("key", "k_lin", "Wqkv"),
     "v_proj": ("value", "v_lin", "Wqkv"),
 }
-"""What encoders call these."""
+"""What encoders call these, which are names of settings: a study is read without PyTorch and `parts`."""
 
 
 class Targeted(Layered):

@@ -8,7 +8,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from crosstune.errors import UserError
 from crosstune.models.loading.fingerprint import read_json
-from crosstune.models.loading.log_noise import quiet
+from crosstune.models.loading.log_noise import without_notices
 
 _SIZES = (
     "vocab_size",
@@ -38,7 +38,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
         raise UserError(f"not a model folder: no config.json in {folder}")
     kind = read_json(file).get("model_type")
     what = f'{name}: its config.json (model_type "{kind}") is not one that transformers reads'
-    with foreseen(f"{what} without running code from the repository", _OTHER), quiet():
+    with foreseen(f"{what} without running code from the repository", _OTHER), without_notices():
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         text = config.get_text_config(decoder=True)
         text.allow_global_per_layer_attribute_access = True  # Gemma 4's layers have heads of two sizes

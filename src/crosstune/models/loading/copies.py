@@ -14,7 +14,7 @@ from crosstune.models.family import from_config, stack_of, uncached
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.config import one_line
-from crosstune.models.loading.log_noise import quiet
+from crosstune.models.loading.log_noise import without_notices
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -63,7 +63,7 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
                 on_meta = from_config(small)
             if sum(p.numel() for p in on_meta.parameters()) > MOST:
                 raise UserError(f'"{text.model_type}" is too large to be tried on a small copy')
-            with quiet():
+            with without_notices():
                 eager = from_config(
                     copy.deepcopy(small), attn_implementation=reference(small), dtype=torch.float32
                 )
@@ -78,7 +78,7 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
             f"({one_line(error or Exception())}); choose another model or report it"
         ) from error
     try:
-        with quiet():
+        with without_notices():
             hooked = from_config(
                 copy.deepcopy(small), attn_implementation=implementation(small), dtype=torch.float32
             )

@@ -269,13 +269,13 @@ def _convert(gguf: Path, target: Path) -> None:
     import torch
     import transformers
 
-    from crosstune.models.loading.log_noise import quiet
+    from crosstune.models.loading.log_noise import without_notices
 
     # Newer transformers keep GGUF weights packed unless told otherwise; older ones always unpack them.
     unpack = getattr(transformers, "GgufConfig", None)
     extra: dict[str, Any] = {"quantization_config": unpack(dequantize=True)} if unpack is not None else {}
-    # quiet() does not reach the bar that counts GGUF tensors.
-    with quiet(), redirect_stderr(io.StringIO()):
+    # without_notices() does not reach the bar that counts GGUF tensors.
+    with without_notices(), redirect_stderr(io.StringIO()):
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
             gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **extra
         )
@@ -304,7 +304,7 @@ def _convert_e5(file: Path, target: Path) -> None:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    from crosstune.models.loading.log_noise import quiet
+    from crosstune.models.loading.log_noise import without_notices
 
     data, at = bytearray(file.read_bytes()), 4
 
@@ -347,14 +347,14 @@ def _convert_e5(file: Path, target: Path) -> None:
         bos_token_id=0,
         eos_token_id=2,
     )
-    with quiet():
+    with without_notices():
         model: Any = BertModel(config, add_pooling_layer=False)
         for parameter, values in zip(model.parameters(), tensors, strict=True):
             parameter.data = values.view(parameter.shape)
         model.to(torch.bfloat16).save_pretrained(target)
     # The normalisation that the pieces were made with is NFKC, and what is beside it here.
-    made = Tokenizer(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=pieces.index("<unk>")))
-    made.normalizer = normalizers.Sequence(
+    fast = Tokenizer(models.Unigram(list(zip(pieces, scores, strict=True)), unk_id=pieces.index("<unk>")))
+    fast.normalizer = normalizers.Sequence(
         [
             normalizers.Replace(Regex(r"[\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f]"), ""),
             normalizers.Replace(Regex(r"[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]"), " "),
@@ -364,8 +364,8 @@ def _convert_e5(file: Path, target: Path) -> None:
             normalizers.Replace(Regex(" {2,}"), " "),
         ]
     )
-    made.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    made.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), False, False)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, **_E5_TOKENS)
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    fast.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), False, False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=fast, **_E5_TOKENS)
     tokenizer.save_pretrained(target)
     (target / SINGLE).chmod((target / "config.json").stat().st_mode)

@@ -146,13 +146,16 @@ def geometry_in(folder: Path, name: str) -> Geometry:
         return Geometry(**stored)
     from crosstune.files import write_whole
     from crosstune.models.loading.config import foreseen, read_config
-    from crosstune.models.loading.log_noise import quiet
+    from crosstune.models.loading.log_noise import without_notices
     from crosstune.models.loading.probe import examine
 
     described = read_config(folder, name)
     answer: dict[str, object] = {}
     try:
-        with foreseen("its config.json describes no model that can be computed", "mend it"), quiet():
+        with (
+            foreseen("its config.json describes no model that can be computed", "mend it"),
+            without_notices(),
+        ):
             geometry = examine(described)
         answer = asdict(geometry)
         return geometry

@@ -20,7 +20,7 @@ from crosstune.models.loading.config import foreseen, one_line, read_config
 from crosstune.models.loading.device import DeviceMap, choose_device, choose_dtype
 from crosstune.models.loading.fingerprint import SETTINGS, fingerprint, read_json, weight_files
 from crosstune.models.loading.known import ALIASES, KNOWN, geometry_in
-from crosstune.models.loading.log_noise import quiet
+from crosstune.models.loading.log_noise import without_notices
 from crosstune.models.loading.quantize import keep_gradients, needs_package, quantization
 
 # Where the decoder sits in the weight files of a multimodal model, and where it does alone.
@@ -76,7 +76,7 @@ def load(
     model, unused = _model(
         folder, name, config, size=geometry.parameters, device=where, dtype=number, bits=bits, placed=placed
     )
-    with foreseen(f"{name}: no usable tokenizer in {folder}", "fetch it again"), quiet():
+    with foreseen(f"{name}: no usable tokenizer in {folder}", "fetch it again"), without_notices():
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with foreseen(f"{name}: cannot be used as it was loaded from {folder}", "fetch it again or report it"):
         _check_finite(model, name)
@@ -162,7 +162,7 @@ def _model(
     text = config.get_text_config(decoder=True)
     nested: dict[str, Any] = {} if text is config else {"key_mapping": _DECODER_KEYS}
     try:
-        with quiet():
+        with without_notices():
             model, report = auto_class(text).from_pretrained(
                 folder,
                 config=text,

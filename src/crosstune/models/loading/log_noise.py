@@ -10,7 +10,7 @@ logging: Any = _logging  # not annotated throughout
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def without_notices() -> Iterator[None]:
     """Silence transformers below errors; what was set before comes back, also after an exception.
 
     What its notices would have said that matters (weights missing from a file) is checked by the caller.

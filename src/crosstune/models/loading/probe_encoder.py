@@ -81,7 +81,7 @@ def check_forms(eager: Any, lm: LanguageModel) -> str:
             raise
         except Exception as error:
             return f"{what}: {type(error).__name__}: {one_line(error)}"
-        if not all(_near(ours, theirs) for ours, theirs in zip(read, wanted, strict=True)):
+        if not all(_near(*pair) for pair in zip(read, wanted, strict=True)):
             return f"{what} are not what each text is alone"
     return ""
 

@@ -213,3 +213,13 @@ def test_the_untuned_model_counts_no_seeds(store: Any) -> None:
     (part,) = Results(runs, Predictions(rows)).sections
     assert "3 seeds per method" in finding(part)
     assert "1 to 3" not in finding(part)
+
+
+def test_the_chart_by_language_stars_what_holm_leaves() -> None:
+    from crosstune.report.figures.differences import by_language
+
+    (part,) = sections(*simulate({"prefix": 0.7, "lora": 0.6}, seeds=[0], examples=60))
+    table = part.against_by_language("lora")
+    assert table.filter(pl.col("p") < 0.05).height > table.filter(pl.col("p_holm") < 0.05).height
+    chart = str(by_language(part, "lora").to_dict())
+    assert chart.count("'shown': True") == table.filter(pl.col("p_holm") < 0.05).height

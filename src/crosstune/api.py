@@ -87,14 +87,17 @@ class Results:
         """Paired differences of all pairs of methods, one row a pair, with columns model, task and protocol.
 
         The others are those of `crosstune.analysis.statistics.differences.differences`; p is over the
-        pairs of one model, task and protocol.
+        pairs of one model, task and protocol. Pairs searched unequally are tested without the seeds that
+        chose.
         """
         import polars as pl
 
-        from crosstune.analysis.statistics.differences import differences
+        from crosstune.analysis.statistics.bootstrap import DRAWS
 
         tables = [
-            differences(part.paired).select(
+            part.pairs(DRAWS)
+            .table()
+            .select(
                 *(pl.lit(getattr(part, name)).alias(name) for name in ("model", "task", "protocol")), pl.all()
             )
             for part in self.sections

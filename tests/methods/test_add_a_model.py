@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from crosstune.errors import UserError
+from crosstune.methods import METHODS
 from crosstune.models import parts
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.geometry import geometry_of
@@ -83,15 +84,23 @@ def test_a_name_that_is_left_out_shows(config, taught, monkeypatch):
         make(config).check()
 
 
+def on_toto(name, settings):
+    """Settings with its names of modules, of which Llama's are the defaults."""
+    if "stack" in settings:
+        parts = [{"name": part} if isinstance(part, str) else part for part in settings["stack"]]
+        return settings | {"stack": [on_toto(part["name"], part) | {"name": part["name"]} for part in parts]}
+    targets = "target_modules" in METHODS[name].Config.model_fields
+    return settings | ({"target_modules": ("query", "value", "lower")} if targets else {})
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_method(config, taught, case):
     lm = make(config)
     plain = all_logits(lm, IDS)
-    # Llama's names are the defaults of `target_modules`.
-    targets = "target_modules" in type(make_method(case).config).model_fields
-    method = make_method(case, **({"target_modules": ("query", "value", "lower")} if targets else {}))
+    name, settings = CASES[case]
+    method = make_method(case, **{key: x for key, x in on_toto(name, settings).items() if key != "name"})
     method.attach(lm)
-    trained = sum(parameter.numel() for parameter in method.parameters().values())
+    trained = method.trained_parameters()
     assert trained == method.count(method.config, lm.geometry)
     if trained:
         shake(method)

@@ -17,6 +17,8 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 if CHROMIUM is None:
     pytest.skip("no Chromium on this machine: no browser check", allow_module_level=True)
+# Five seconds, its default, are too few to redraw 34 charts on a machine that does other work.
+sync_api.expect.set_options(timeout=60_000)
 
 
 def open_drawn(page: Any, report: Path) -> None:

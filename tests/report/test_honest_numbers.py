@@ -94,11 +94,39 @@ def test_one_pair_has_the_same_numbers_everywhere(store: Any, tmp_path: Path) ->
         + f"{100 * low:.1f} to {100 * high:.1f})".replace("-", "−")
     )
     assert lower in terminal
-    # A claim is about its two methods alone, and is shown by that pair's own interval.
-    alone = crosstune.results(folder).verdict(
-        crosstune.Claim(claim="c", method="prefix", beats="lora", despite="x")
+    assert pair["methods"] == 3
+    assert pair["p"] > pair["p_alone"]
+    # A claim takes the pair from the same family of tests, in either direction.
+    claims = [
+        crosstune.Claim(claim="c", method=a, beats=b)
+        for a, b in (("prefix", "lora"), ("lora", "prefix"), ("prefix", "none"))
+    ]
+    names = ["difference", "low", "high", "p", "detectable"]
+    for row in results.verdict(claims).rows(named=True):
+        shown_row = part.against(row["b"]).row(by_predicate=pl.col("a") == row["a"], named=True)
+        verdict_row = row | {"p": row["p_corrected"]}
+        assert [verdict_row[name] for name in names] == [shown_row[name] for name in names]
+
+
+def test_tables_hold_out_the_seed_that_chose(store: Any) -> None:
+    """Prefix is the best of three rates by its first seed: its two others are tested against one rate."""
+    (part,) = sections(*store)
+    row = part.against("lora").row(by_predicate=pl.col("a") == "prefix", named=True)
+    assert (row["seeds_a"], row["seeds_b"], row["methods"]) == (2, 3, 3)
+    runs, rows = store
+    lucky = next(run.id for run in runs if run.label == "prefix" and run.seed == 0)
+    (other,) = sections(runs, rows.with_columns(score=pl.when(run=lucky).then(1.0).otherwise("score")))
+    again = other.against("lora").row(by_predicate=pl.col("a") == "prefix", named=True)
+    assert (again["difference"], again["p"]) == (row["difference"], row["p"])
+    assert (
+        other.against_by_language("lora")
+        .filter(method="prefix")
+        .equals(part.against_by_language("lora").filter(method="prefix"))
     )
-    assert alone["difference"].item() is not None
+    (equal,) = sections(
+        [run.model_copy(update={"search": None}) if run.label == "prefix" else run for run in runs], rows
+    )
+    assert equal.against("lora").filter(a="prefix")["seeds_a"].item() == 3
 
 
 def test_means_have_intervals_that_cover_the_truth_they_name(section: Section) -> None:
@@ -150,7 +178,10 @@ def test_effort_stands_beside_each_comparison(section: Section, store: Any) -> N
     efforts = dict(
         zip(table.columns[0].cells, next(c.cells for c in table.columns if c.title == "Effort"), strict=True)
     )
-    assert efforts == {"prefix": "best of 3 rates against one rate", "none": "equal"}
+    assert efforts == {
+        "prefix": "best of 3 rates against one rate, without the seed that chose",
+        "none": "equal",
+    }
     tried = next(column for column in transfer(section).columns if column.title == "Rates tried")
     assert list(tried.cells) == ["3", "1", "–"]
     runs, rows = store
@@ -182,3 +213,13 @@ def test_the_untuned_model_counts_no_seeds(store: Any) -> None:
     (part,) = Results(runs, Predictions(rows)).sections
     assert "3 seeds per method" in finding(part)
     assert "1 to 3" not in finding(part)
+
+
+def test_the_chart_by_language_stars_what_holm_leaves() -> None:
+    from crosstune.report.figures.differences import by_language
+
+    (part,) = sections(*simulate({"prefix": 0.7, "lora": 0.6}, seeds=[0], examples=60))
+    table = part.against_by_language("lora")
+    assert table.filter(pl.col("p") < 0.05).height > table.filter(pl.col("p_holm") < 0.05).height
+    chart = str(by_language(part, "lora").to_dict())
+    assert chart.count("'shown': True") == table.filter(pl.col("p_holm") < 0.05).height

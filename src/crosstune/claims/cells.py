@@ -1,24 +1,19 @@
 """The cells of a claim: one paired comparison of two methods for each model, task and group."""
 
-import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from crosstune.analysis.groups import family_order, group_of
-from crosstune.analysis.statistics.differences import Difference, by_language, difference
+from crosstune.analysis.statistics.differences import Difference, by_language
 from crosstune.analysis.statistics.pairing import PairedPredictions
-from crosstune.analysis.statistics.studentized import two_sided
 from crosstune.claims import choose_runs as claim_runs
 from crosstune.claims.cell import Cell, corrected, counted
 from crosstune.claims.choose_runs import NoRunsError, Setup
 from crosstune.claims.evidence import Evidence
-from crosstune.claims.fairness import effort, refuse_unequal
+from crosstune.claims.fairness import FairPairs, effort, refuse_unequal
 from crosstune.claims.file import LOWER_IS_BETTER, Claim, Pick
 from crosstune.errors import did_you_mean
-
-# Verdicts use the test and its interval; bootstrap draws would take most of the time.
-_tested = functools.partial(difference, draws=0)
 
 _OF_DIFFERENCE = ("difference", "low", "high", "detectable", "languages", "examples")
 
@@ -88,27 +83,32 @@ def _compared(
     assert claim.against is not None
     a, b = claim_runs.pair(pick, claim.against, candidates)
     refuse_unequal(claim, pick, a, b)
-    paired = evidence.paired((a, b), claim.metric)
+    compared = evidence.comparison((a, b), claim.metric)
+    paired = evidence.paired(compared, claim.metric)
     codes = _target_codes(claim, paired)
-    short = _short_of_seeds(claim, paired, (a, b))
+    tests = FairPairs(paired, compared, codes)
+    held_out = tests.predictions(a.label, b.label)
+    short = _short_of_seeds(claim, held_out, (a, b))
     runs = tuple(run.id for run in (*a.runs, *b.runs))
     base = Cell(where, a=a.label, b=b.label, effort=effort(a, b), runs=runs)
     # "beats" on a rate of failures means fewer of them.
     first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
     by = claim.per
     if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
-        tested = _tested(paired, first.label, second.label, codes)
+        tested = tests.pair(first.label, second.label)
         few = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
         why = few if len(codes) < claim.at_least else short
         return [_cell(base, tested, claim.threshold, why)]
     if by == "language":
-        tested = _tested(paired, first.label, second.label, codes)
-        table = by_language(paired, first.label, second.label, codes)
+        tested = tests.pair(first.label, second.label)
+        table = by_language(held_out, first.label, second.label, codes)
         names = ("difference", "low", "high", "se", "df", "detectable")
         result = []
         for code in family_order(codes):
             (row,) = table.filter(language=code).rows(named=True)
-            in_it = replace(tested, languages=1, examples=row["n"], **{name: row[name] for name in names})
+            in_it = replace(
+                tested, methods=2, languages=1, examples=row["n"], **{name: row[name] for name in names}
+            )
             cell = replace(base, where=_joined(where, code))
             result.append(
                 _cell(cell, in_it, claim.threshold, short, row["p"] if claim.threshold == 0 else None)
@@ -126,7 +126,8 @@ def _compared(
             few = f"{counted(len(group), 'target language')} of {name}, fewer than {claim.at_least}"
             result.append(replace(cell, why=few))
             continue
-        tested = _tested(paired, first.label, second.label, group, language_effect="fixed")
+        of_group = FairPairs(paired, compared, group, language_effect="fixed")
+        tested = of_group.pair(first.label, second.label)
         result.append(_cell(cell, tested, claim.threshold, short))
     return result
 
@@ -135,24 +136,26 @@ def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evi
     """Test whether any two values of a setting differ by more than the threshold."""
     assert claim.varies_with is not None
     setups = [setup for _, setup in claim_runs.variants(pick, claim.varies_with, candidates)]
-    paired = evidence.paired(setups, claim.metric)
+    compared = evidence.comparison(setups, claim.metric)
+    paired = evidence.paired(compared, claim.metric)
     codes = _target_codes(claim, paired)
+    tests = FairPairs(paired, compared, codes)
     why = _short_of_seeds(claim, paired, setups)
     if len(codes) < claim.at_least:
         why = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
     pairs = []
     for one, other in itertools.combinations(setups, 2):
-        tested = _tested(paired, one.label, other.label, codes)
+        tested = tests.pair(one.label, other.label)
         if tested.difference < 0:
-            tested = _tested(paired, other.label, one.label, codes)
+            tested = tests.pair(other.label, one.label)
         pairs.append(tested)
     widest = max(pairs, key=lambda tested: tested.difference)
     runs = tuple(run.id for setup in setups for run in setup.runs)
     base = Cell(where, a=widest.a, b=widest.b, runs=runs)
     above = [_p(test, claim.threshold) if test.difference > claim.threshold else 1.0 for test in pairs]
     below = [_p(test, claim.threshold) if test.difference < claim.threshold else 1.0 for test in pairs]
-    # One pair is enough to say that it varies (Bonferroni); that it does not, all pairs have to say.
-    p = min(1.0, len(pairs) * min(above)) if widest.difference > claim.threshold else max(below)
+    # One pair is enough to say that it varies, all are adjusted together; that it does not, all have to say.
+    p = min(above) if widest.difference > claim.threshold else max(below)
     return _cell(base, widest, claim.threshold, why, p=p)
 
 
@@ -170,9 +173,7 @@ def _cell(base: Cell, tested: Difference, threshold: float, why: str, p: float |
 
 def _p(tested: Difference, threshold: float) -> float:
     """Two-sided p value for a true difference equal to the threshold."""
-    if not tested.se > 0:
-        return 1.0
-    return float(two_sided((tested.difference - threshold) / tested.se, tested.df))
+    return tested.p_at(threshold) if tested.se > 0 else 1.0
 
 
 def _target_codes(claim: Claim, paired: PairedPredictions) -> list[str]:

@@ -98,8 +98,8 @@ def selects(pick: Pick, runs: Sequence[RunRecord]) -> bool:
 def pair(one: Pick, other: Pick, candidates: Sequence[Setup]) -> tuple[Setup, Setup]:
     """The setups to compare on one model and task.
 
-    The best of several settings owes part of its score to luck. Two methods that were searched alike owe the
-    same; of two that were not, only seeds that took no part in the choice are compared.
+    Of two that were searched unequally, one seed chooses, and `crosstune.claims.fairness.FairPairs` tests the
+    others.
 
     Raises:
         NoRunsError: They share no protocol, or several setups match and no rule says which.

@@ -1,6 +1,6 @@
 """A store's runs and scores, as claims ask for them: paired on demand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -8,7 +8,7 @@ import polars as pl
 from crosstune.analysis.answer_language import UNDECIDED
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
-from crosstune.claims.choose_runs import NoRunsError, Setup, setups
+from crosstune.claims.choose_runs import NoRunsError, Setup, searched, setups
 from crosstune.claims.file import LOWER_IS_BETTER
 from crosstune.metrics.language_id import UNDECIDABLE
 from crosstune.metrics.statistic import MEAN
@@ -32,16 +32,40 @@ class Evidence:
         self._source = {run.id: run.source_language for run in runs}
         self._identifier = {run.id: run.identifier for run in runs}
         self._predictions = as_predictions(predictions)
+        covered = scores.group_by("run").agg(pl.col("language"))
+        self._languages = {run: frozenset(codes) for run, codes in covered.iter_rows()}
         self._rows: dict[str, pl.DataFrame] = {}
         self._paired: dict[tuple[Any, ...], PairedPredictions] = {}
 
-    def paired(self, setups: Sequence[Setup], metric: str) -> PairedPredictions:
-        """The examples shared by all runs of some setups, with one metric.
+    def comparison(self, setups: Sequence[Setup], metric: str) -> dict[str, Setup]:
+        """By label some setups and all others of their model, task and protocol: one family of tests.
+
+        It is the tables' family, but for setups that would take a language away from those named. Setups
+        without the metric, or whose answers' languages were identified otherwise, are in no comparison by it.
+        """
+        place = {(setup.model, setup.task, setup.protocol) for setup in setups}
+        rules = {self._identifier[run.id] for setup in setups for run in setup.runs}
+        wanted = frozenset.intersection(*map(self._languages_of, setups))
+        others = [
+            searched(other)
+            for other in self.setups
+            if (other.model, other.task, other.protocol) in place
+            and self._languages_of(other) >= wanted
+            and self.measures(other, metric)
+            and (metric not in LOWER_IS_BETTER or {self._identifier[run.id] for run in other.runs} <= rules)
+        ]
+        return {setup.label: setup for setup in (*others, *setups)}
+
+    def _languages_of(self, setup: Setup) -> frozenset[str]:
+        return frozenset.intersection(*(self._languages[run.id] for run in setup.runs))
+
+    def paired(self, setups: Mapping[str, Setup], metric: str) -> PairedPredictions:
+        """The examples shared by all runs of a comparison, with one metric.
 
         Raises:
             NoRunsError: Some run has no such metric, or they share no example.
         """
-        ids = [run.id for setup in setups for run in setup.runs]
+        ids = [run.id for setup in setups.values() for run in setup.runs]
         key = (metric, *sorted(ids))
         if key not in self._paired:
             scores = self.scores.filter(pl.col("run").is_in(ids))
@@ -61,10 +85,12 @@ class Evidence:
 
     def measures(self, setup: Setup, metric: str) -> bool:
         """Whether a setup's runs have a metric: choices have no language of answers."""
+        if metric == "score":
+            return True
         column = UNDECIDED if metric in LOWER_IS_BETTER else f"metric.{metric}"
         scores = self.scores.filter(pl.col("run").is_in([run.id for run in setup.runs]))
         recorded = column in scores.columns and scores[column].is_not_null().any()
-        return metric == "score" or recorded or metric in scores["measure"].to_list()
+        return recorded or metric in scores["measure"].to_list()
 
     def _metric(self, run: str, metric: str) -> pl.DataFrame:
         if run not in self._rows:

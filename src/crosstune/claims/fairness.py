@@ -1,8 +1,12 @@
-"""Whether two setups differ in more than the method, and what each was given."""
+"""Whether two setups differ in more than the method, what each was given, and the seeds that test them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 
+from crosstune.analysis.statistics.differences import AllPairs, Difference
+from crosstune.analysis.statistics.pairing import PairedPredictions
+from crosstune.analysis.statistics.variance import LanguageEffect
 from crosstune.claims.choose_runs import NoRunsError, Setup
 from crosstune.claims.file import Claim, Pick
 
@@ -13,6 +17,56 @@ SPEED = frozenset(
 
 RECIPE = frozenset(("weight_decay", "warmup_steps", "decay", "clip", "loss", "evaluate_every", "patience"))
 """Training settings that may be a method's own: a difference is shown, and does not keep from comparing."""
+
+
+class FairPairs(AllPairs):
+    """All pairs of a comparison; those that were searched unequally are tested without the seeds that chose.
+
+    The best of several settings owes part of its score to luck. Two methods that were searched alike owe the
+    same and are tested with all their seeds.
+
+    Args:
+        paired: The comparison.
+        setups: Its setups by label, with how many settings each is the best of.
+        languages: As `AllPairs`; likewise
+        language_effect: and
+        draws: of the bootstrap.
+    """
+
+    def __init__(
+        self,
+        paired: PairedPredictions,
+        setups: Mapping[str, Setup],
+        languages: Sequence[str] | None = None,
+        *,
+        language_effect: LanguageEffect = "random",
+        draws: int = 0,
+    ) -> None:
+        super().__init__(paired, languages, language_effect=language_effect, draws=draws)
+        self._setups = setups
+        self._languages = languages
+
+    def pair(self, a: str, b: str) -> Difference:
+        """One pair; see `AllPairs.pair`."""
+        return super().pair(a, b) if self._equal(a, b) else self._held_out.pair(a, b)
+
+    def predictions(self, a: str, b: str) -> PairedPredictions:
+        """What a pair is tested on."""
+        return self.paired if self._equal(a, b) else self._held_out.paired
+
+    def _equal(self, a: str, b: str) -> bool:
+        one, other = (self._setups[self.paired.known(name)] for name in (a, b))
+        return one.tried == other.tried
+
+    @cached_property
+    def _held_out(self) -> AllPairs:
+        chose = {label: setup.selected_on for label, setup in self._setups.items()}
+        return AllPairs(
+            self.paired.without(chose),
+            self._languages,
+            language_effect=self.language_effect,
+            draws=self._draws,
+        )
 
 
 def refuse_unequal(claim: Claim, pick: Pick, a: Setup, b: Setup) -> None:
@@ -32,17 +86,15 @@ def refuse_unequal(claim: Claim, pick: Pick, a: Setup, b: Setup) -> None:
             )
 
 
-def effort(a: Setup, b: Setup, *, held_out: bool = True) -> str:
-    """What each of two setups was given besides the method, where several rates were tried or it differs.
-
-    ``held_out`` says that seeds which chose among unequally many rates are not among those compared.
-    """
+def effort(a: Setup, b: Setup) -> str:
+    """What each of two setups was given besides the method, where several rates were tried or it differs."""
     parts = []
     if a.tried == b.tried > 1:
         parts.append(f"best of {a.tried} rates each")
     elif a.tried != b.tried:
-        without = ", without the seed that chose" if held_out else ""
-        parts.append(f"{_rates(a)} against {_rates(b)}{without}")
+        left = all(any(run.seed not in side.selected_on for run in side.runs) for side in (a, b))
+        seed = "without the seed that chose" if left else "tested with the seed that chose"
+        parts.append(f"{_rates(a)} against {_rates(b)}, {seed}")
     parts += [
         f"{name.replace('_', ' ')} {one} against {other}" for name, one, other in beside_the_method(a, b)
     ]

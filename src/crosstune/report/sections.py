@@ -12,7 +12,7 @@ import polars as pl
 from crosstune.analysis.answer_language import CORRECT
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.clusters import ON_PASSAGES
-from crosstune.analysis.statistics.differences import AllPairs, by_language, differences
+from crosstune.analysis.statistics.differences import by_language
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.transfer import (
     COMPARISON,
@@ -23,7 +23,7 @@ from crosstune.analysis.transfer import (
     transfer,
 )
 from crosstune.claims.choose_runs import Setup
-from crosstune.claims.fairness import effort
+from crosstune.claims.fairness import FairPairs, effort
 from crosstune.data.forms import FORMS
 from crosstune.report.effort import expected_validation, tried, unequal
 from crosstune.report.levels import Levels, always_the_same, levels
@@ -57,7 +57,15 @@ class Section:
     table: pl.DataFrame
     paired: PairedPredictions | None = None
     reader: Predictions | None = None
+    _pairs: dict[int, FairPairs] = field(default_factory=dict, repr=False, compare=False)
     _against: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    def pairs(self, draws: int = 0) -> FairPairs:
+        """The tests of all pairs of methods, with so many draws of the bootstrap; computed once."""
+        assert self.paired is not None
+        if draws not in self._pairs:
+            self._pairs[draws] = FairPairs(self.paired, self.setups, draws=draws)
+        return self._pairs[draws]
 
     def against(self, reference: str) -> pl.DataFrame:
         """Every other method against one, best first; computed once.
@@ -72,7 +80,7 @@ class Section:
             rank = {method: place for place, method in enumerate(self.methods)}
             place = pl.col("a").replace_strict(rank, return_dtype=pl.Int64)
             # The page shows the interval that the test is of; bootstrap draws would take most of its time.
-            tests = differences(self.paired, reference, draws=0).drop("bootstrap_low", "bootstrap_high")
+            tests = self.pairs().table(reference).drop("bootstrap_low", "bootstrap_high")
             self._against[reference] = tests.sort(place)
         return self._against[reference]
 
@@ -85,8 +93,11 @@ class Section:
         others = [] if self.paired is None else [name for name in self.methods if name != reference]
         if self.paired is None or not others:
             return pl.DataFrame(schema={"method": pl.String, "language": pl.String})
+        pairs = self.pairs()
         tables = [
-            by_language(self.paired, name, reference).select(pl.lit(name).alias("method"), pl.all())
+            by_language(pairs.predictions(name, reference), name, reference).select(
+                pl.lit(name).alias("method"), pl.all()
+            )
             for name in others
         ]
         return pl.concat(tables)
@@ -143,7 +154,7 @@ class Section:
         """95% interval of each method's mean over exactly these target languages."""
         if self.paired is None:
             return {}
-        rows = AllPairs(self.paired, language_effect="fixed").values().rows(named=True)
+        rows = FairPairs(self.paired, self.setups, language_effect="fixed").values().rows(named=True)
         return {row["method"]: (row["low"], row["high"]) for row in rows}
 
     @cached_property
@@ -164,7 +175,7 @@ class Section:
 
     def effort(self, a: str, b: str) -> str:
         """What two methods were given besides the method, where it differs or rates were searched."""
-        return effort(self.setups[a], self.setups[b], held_out=False)
+        return effort(self.setups[a], self.setups[b])
 
     @cached_property
     def expected_validation(self) -> pl.DataFrame:

@@ -1,6 +1,6 @@
 """Predictions paired example by example, as paired tests and bootstraps need them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -73,6 +73,20 @@ class PairedPredictions:
         if self.clusters is not None:
             return self.clusters
         return np.unique(self.examples, return_inverse=True)[1].astype(np.int64)
+
+    def without(self, seeds: Mapping[str, Collection[int]]) -> "PairedPredictions":
+        """Without these seeds of methods; a method that would be left with none keeps its own."""
+        kept = {
+            method: [row for row, seed in enumerate(known) if seed not in seeds.get(method, ())]
+            or list(range(len(known)))
+            for method, known in self.seeds.items()
+        }
+        return replace(
+            self,
+            scores={method: rows[kept[method]] for method, rows in self.scores.items()},
+            seeds={method: tuple(known[row] for row in kept[method]) for method, known in self.seeds.items()},
+            counts={method: rows[kept[method]] for method, rows in self.counts.items()},
+        )
 
     def places(self, languages: Sequence[str] | None = None) -> list[int]:
         """Indices of languages, each once; of all targets for None.

@@ -52,7 +52,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
         "method:N": "Method",
         "value:Q": ("Difference, points", "+.2f"),
         "interval:N": "95% interval",
-        "p:N": "After Holm",
+        "p:N": "All pairs",
         "most:Q": ("Detectable, points", ".2f"),
     }
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
@@ -83,10 +83,10 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
             "name": language_name(row["language"]),
             "method": visible(row["method"], 60),
             "value": round(100 * row["difference"], 3),
-            "text": points(row["difference"]) + ("*" if row["p"] < ALPHA else ""),
-            "shown": row["p"] < ALPHA,
+            "text": points(row["difference"]) + ("*" if row["p_holm"] < ALPHA else ""),
+            "shown": row["p_holm"] < ALPHA,
             "interval": "–" if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}",
-            "p": p_value(row["p"]),
+            "p": p_value(row["p_holm"]),
             "detectable": None if row["detectable"] is None else round(100 * row["detectable"], 2),
             "n": row["n"],
         }
@@ -100,7 +100,7 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
         "method:N": "Method",
         "value:Q": ("Difference, points", "+.2f"),
         "interval:N": "95% interval",
-        "p:N": "After Holm",
+        "p:N": "After Holm over languages",
         "detectable:Q": "Detectable, points",
         "n:Q": "Examples",
     }

@@ -8,7 +8,7 @@ import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
-from crosstune.analysis.statistics.differences import differences
+from crosstune.analysis.statistics.bootstrap import DRAWS
 from crosstune.analysis.transfer import comparable
 from crosstune.claims.judge import Verdict, verdict_table
 from crosstune.report.findings import not_shown
@@ -281,7 +281,7 @@ def _by_method(
 def all_differences(section: Section) -> Table:
     """Paired differences of all pairs of methods, which need a target language in common."""
     assert section.paired is not None
-    tests = differences(section.paired)
+    tests = section.pairs(DRAWS).table()
     caption = (
         f"Paired differences, {_about(section)}: points out of 100 as a mean over {tests['languages'][0]} "
         f"target languages{_guessing(section)}; {_covers(tests)}; h is Cohen's; detectable is "

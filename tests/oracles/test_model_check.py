@@ -6,12 +6,12 @@ from pydantic import ValidationError
 from transformers import (
     AutoModelForCausalLM,
     CohereConfig,
+    CTRLConfig,
     DynamicCache,
     GPT2Config,
     GPTNeoXConfig,
     GraniteConfig,
     Phi3Config,
-    CTRLConfig,
 )
 
 from crosstune.errors import UserError

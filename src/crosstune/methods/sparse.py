@@ -181,13 +181,13 @@ class Sparse(Method[Settings]):
 
     def state(self) -> dict[str, Tensor]:
         """``<weight>.at``, flat places, and ``<weight>.change`` there, of weights with any."""
-        found: dict[str, Tensor] = {}
+        changed: dict[str, Tensor] = {}
         for name, change in self.changes.items():
             flat = change.detach().flatten()
             at = flat.nonzero()[:, 0]
             if len(at):
-                found |= {f"{name}.at": at.int(), f"{name}.change": flat[at]}
-        return found
+                changed |= {f"{name}.at": at.int(), f"{name}.change": flat[at]}
+        return changed
 
     def load_state(self, state: dict[str, Tensor]) -> None:
         """Put saved changes into place.

@@ -101,8 +101,8 @@ class StackConfig(MethodConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        made = [part.make() for part in self.stack]
-        for below, above in combinations(made, 2):
+        methods = [part.make() for part in self.stack]
+        for below, above in combinations(methods, 2):
             if problem := conflict(below, above):
                 raise ValueError(problem)
         return self

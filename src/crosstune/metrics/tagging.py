@@ -14,31 +14,31 @@ Chunk = tuple[str, int, int]
 
 def chunks(tags: Sequence[str]) -> set[Chunk]:
     """Chunks as seqeval finds them by default (conlleval's rules, for IOBES prefixes)."""
-    found: set[Chunk] = set()
+    spans: set[Chunk] = set()
     before, kind_before, start = "O", "", 0
     for i, tag in enumerate([*tags, "O"]):
         prefix, kind = tag[0], tag[1:].split("-", 1)[-1] or "_"
         changes = kind != kind_before
         ends = before in "ES" or (before in "BI" and prefix in "BSO") or (before not in "O." and changes)
         if ends:
-            found.add((kind_before, start, i - 1))
+            spans.add((kind_before, start, i - 1))
         if prefix in "BS" or (before in "ESO" and prefix in "EI") or (prefix not in "O." and changes):
             start = i
         before, kind_before = prefix, kind
-    return found
+    return spans
 
 
 def strict_chunks(tags: Sequence[str]) -> set[Chunk]:
     """Chunks of IOB2: B-X and each I-X right behind it; an I-X behind anything else is in none."""
-    found: set[Chunk] = set()
+    spans: set[Chunk] = set()
     kind, start = "", 0
     for i, tag in enumerate([*tags, "O"]):
         if kind and tag != f"I-{kind}":
-            found.add((kind, start, i - 1))
+            spans.add((kind, start, i - 1))
             kind = ""
         if tag.startswith("B-"):
             kind, start = tag[2:], i
-    return found
+    return spans
 
 
 def tag_sums(answer: str, golds: Sequence[str], choices: Sequence[str]) -> list[float]:
@@ -46,6 +46,6 @@ def tag_sums(answer: str, golds: Sequence[str], choices: Sequence[str]) -> list[
     told, gold = answer.split(" "), golds[0].split(" ")
     numbers = [sum(a == b for a, b in zip(told, gold, strict=True)), len(gold)]
     for reading in (chunks, strict_chunks):
-        ours, theirs = reading(told), reading(gold)
-        numbers += [len(ours & theirs), len(ours), len(theirs)]
+        predicted, reference = reading(told), reading(gold)
+        numbers += [len(predicted & reference), len(predicted), len(reference)]
     return [float(number) for number in numbers]

@@ -42,8 +42,8 @@ class Design:
         )
         variance = sum(v for v, _ in terms)
         df = variance**2 / sum(v**2 / max(k, 1) for v, k in terms)
-        found = float(detectable(sqrt(variance), df, methods=max(self.methods, 2)))
-        return found if found < 1 else None
+        smallest = float(detectable(sqrt(variance), df, methods=max(self.methods, 2)))
+        return smallest if smallest < 1 else None
 
 
 def designs(methods: int, languages: int, wanted: float) -> list[Design]:
@@ -131,6 +131,6 @@ def of_study(study: Study, planned: StudyPlan, wanted: float) -> list[str]:
         known = all(group.seconds is not None for group in groups if group.to_do)
         seconds = sum(group.seconds or 0.0 for group in groups) if known else None
         limit = of_task[0].evaluate.limit
-        said = lines(len(of_task), len(targets), limit, len(study.seeds), wanted, seconds)
-        result += [f"{task.name}: {line}" for line in said]
+        sizes = lines(len(of_task), len(targets), limit, len(study.seeds), wanted, seconds)
+        result += [f"{task.name}: {line}" for line in sizes]
     return result

@@ -26,9 +26,11 @@ def unequal(methods: Mapping[str, Setup]) -> list[str]:
             values.setdefault(name, {}).setdefault(str(other), [first.label if first else label])
             values[name].setdefault(str(one), []).append(label)
     lines = []
-    for name, found in values.items():
-        each = "; ".join(f"{value}: {', '.join(labels[:3])}" for value, labels in list(found.items())[:4])
-        lines.append(f"{name.replace('_', ' ')} is not the same for all methods ({each})")
+    for name, by_value in values.items():
+        values_of = "; ".join(
+            f"{value}: {', '.join(labels[:3])}" for value, labels in list(by_value.items())[:4]
+        )
+        lines.append(f"{name.replace('_', ' ')} is not the same for all methods ({values_of})")
     return lines
 
 
@@ -42,18 +44,18 @@ def expected_validation(runs: Sequence[RunRecord]) -> pl.DataFrame:
         method, tried (n), expected (in [0, 1]) and best (the score of all N); no rows where nothing has two
         settings with a development score.
     """
-    found: dict[str, dict[float, list[float]]] = {}
+    by_setup: dict[str, dict[float, list[float]]] = {}
     for run in runs:
         if run.search is not None:
             scores = {float(entry["learning_rate"]): float(entry["dev_score"]) for entry in run.search.scores}
-            found[run.label] = {rate: [score] for rate, score in scores.items()}
+            by_setup[run.label] = {rate: [score] for rate, score in scores.items()}
         elif run.dev_score is not None and "learning_rate" in (run.train or {}):
             other = {key: value for key, value in settings_of(run).items() if key != "learning rate"}
             name = f"{run.method.name} {canonical(other)}"
             rate = float((run.train or {})["learning_rate"])
-            found.setdefault(name, {}).setdefault(rate, []).append(run.dev_score)
+            by_setup.setdefault(name, {}).setdefault(rate, []).append(run.dev_score)
     rows: list[dict[str, Any]] = []
-    for name, by_rate in found.items():
+    for name, by_rate in by_setup.items():
         scores_sorted = sorted(sum(scores) / len(scores) for scores in by_rate.values())
         total = len(scores_sorted)
         if total < 2:

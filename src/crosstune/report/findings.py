@@ -33,8 +33,8 @@ def finding(section: Section) -> str:
             f"Of these {what} trained models (one seed each, so nothing is said of the methods): {sentence}"
         )
     effort = section.effort(best["method"], others[0])
-    given = f" Effort of the first two: {effort}." if effort else ""
-    return f"{sentence}{given} {_weight(section, rows)}"
+    effort_text = f" Effort of the first two: {effort}." if effort else ""
+    return f"{sentence}{effort_text} {_weight(section, rows)}"
 
 
 def compared(row: Mapping[str, Any]) -> str:

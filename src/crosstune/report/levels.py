@@ -39,8 +39,8 @@ class Levels:
 def levels(runs: Sequence[RunRecord], reader: Predictions, languages: Collection[str]) -> Levels:
     """The levels of runs that were scored on the same examples, over some languages."""
     table = reader.columns(runs[0].id, ("language", "gold", "choice_logprobs"))
-    asked = table.filter(pl.col("language").is_in(list(languages)))
-    if asked.is_empty() or not FORMS[runs[0].task.kind].has_choices:
+    examples = table.filter(pl.col("language").is_in(list(languages)))
+    if examples.is_empty() or not FORMS[runs[0].task.kind].has_choices:
         return Levels()
     gold = pl.col("gold")
     count = pl.lit(None, pl.Int64)
@@ -48,12 +48,12 @@ def levels(runs: Sequence[RunRecord], reader: Predictions, languages: Collection
         count = pl.col("choice_logprobs").list.len()
     # Where they were not kept, labels that repeat are the choices.
     few = gold.n_unique().over("language") * 2 <= pl.len().over("language")
-    asked = asked.with_columns(
+    examples = examples.with_columns(
         count=pl.coalesce(count, pl.when(few).then(gold.n_unique().over("language")))
     ).filter(pl.col("count") > 0)
-    if asked.is_empty():
+    if examples.is_empty():
         return Levels()
-    by_language = asked.group_by("language").agg(
+    by_language = examples.group_by("language").agg(
         chance=(1 / pl.col("count")).mean(),
         majority=pl.when(gold.n_unique() <= pl.col("count").max()).then(
             gold.unique_counts().max() / pl.len()
@@ -74,8 +74,8 @@ def always_the_same(
             continue
         one = pl.col("prediction").n_unique() == 1
         several = (pl.col("gold").n_unique() > 1) & (pl.len() >= FEWEST)
-        asked = table.filter(pl.col("language").is_in(list(languages)))
-        per_language = asked.group_by("language").agg(same=one & several)
+        examples = table.filter(pl.col("language").is_in(list(languages)))
+        per_language = examples.group_by("language").agg(same=one & several)
         same = int(per_language["same"].sum())
         if same and 2 * same >= per_language.height:
             of = counted(per_language.height, "target language")

@@ -180,8 +180,8 @@ def pair_predictions(
                 shared = pairs if shared is None else np.intersect1d(shared, pairs, assume_unique=True)
         if shared is None or not shared.size:
             continue
-        found = _paired(key, common, runs, codes, keys, shared, ids, used)
-        comparisons.append(replace(found, clusters=_clusters(found, [cluster.get(k) for k in shared])))
+        paired = _paired(key, common, runs, codes, keys, shared, ids, used)
+        comparisons.append(replace(paired, clusters=_clusters(paired, [cluster.get(k) for k in shared])))
     return comparisons
 
 

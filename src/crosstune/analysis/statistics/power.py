@@ -81,8 +81,8 @@ def detectable_shift(
         (pick(differences, place), pick(differences - needed, place))
         for place in (np.maximum(first - 1, 0), first)
     )
-    found = x1 - (x1 - x0) * y1 / np.where(y1 > y0, y1 - y0, 1.0)
-    return np.asarray(np.where(reached.any(axis=-1), found[..., 0], np.nan))
+    crossing = x1 - (x1 - x0) * y1 / np.where(y1 > y0, y1 - y0, 1.0)
+    return np.asarray(np.where(reached.any(axis=-1), crossing[..., 0], np.nan))
 
 
 @functools.cache

@@ -36,9 +36,9 @@ def two_sided(t: ArrayLike, df: ArrayLike, methods: int = 2) -> Floats:
     ranges, below = _normal_range(methods)
     # Over the distribution of the standard deviation, by its quantiles.
     spread = np.sqrt(special.chdtri(df[..., None], (1 - _CHI_NODES) / 2) / df[..., None])
-    found = np.interp(t[..., None] * np.sqrt(2) * spread, ranges, below) @ (_CHI_WEIGHTS / 2)
+    inside = np.interp(t[..., None] * np.sqrt(2) * spread, ranges, below) @ (_CHI_WEIGHTS / 2)
     pairs = methods * (methods - 1) / 2
-    return np.asarray(np.clip(1 - found, alone, np.minimum(1.0, pairs * alone)))
+    return np.asarray(np.clip(1 - inside, alone, np.minimum(1.0, pairs * alone)))
 
 
 def critical(df: ArrayLike, level: float = 0.95, methods: int = 2) -> Floats:

@@ -217,13 +217,13 @@ class Sample:
         """Variance, and its degrees of freedom, by the sampled languages of each part, in families."""
         terms = []
         for part in self._sampled:
-            own = by_language[part] * self.weights[part]
+            differences = by_language[part] * self.weights[part]
             family = np.unique(self._family[part], return_inverse=True)[1]
-            sums = np.bincount(family, weights=own - own.mean())
+            sums = np.bincount(family, weights=differences - differences.mean())
             size = np.bincount(family).astype(np.float64)
-            left = 1 - size / len(own)
+            left = 1 - size / len(differences)
             # How the cluster sums of independent languages vary together, and so the degrees of freedom.
-            together = -np.outer(size, size) / len(own) / np.sqrt(np.outer(left, left))
+            together = -np.outer(size, size) / len(differences) / np.sqrt(np.outer(left, left))
             np.fill_diagonal(together, size)
             df = float(together.trace() ** 2 / (together**2).sum())
             terms.append((float((sums**2 / left).sum()), df))
@@ -321,12 +321,12 @@ class Sample:
     def detectable(self, spread: Spread, a: str, b: str, level: float, methods: int) -> float | None:
         """The smallest true difference found with 80% power (an estimate); None beyond 100 points."""
         if self.of.quantity != "mean":
-            found = float(detectable(spread.se, spread.df, level, methods))
-            return found if found <= 1 or spread.most == float("inf") else None
+            smallest = float(detectable(spread.se, spread.df, level, methods))
+            return smallest if smallest <= 1 or spread.most == float("inf") else None
         one, other = (self.method(name).by_language.mean(axis=0) for name in (a, b))
         rest = spread.se**2 - spread.v_examples
-        found = float(detectable_shift(one, other, spread.v_examples, rest, spread.df, level, methods))
-        return found if np.isfinite(found) else None
+        smallest = float(detectable_shift(one, other, spread.v_examples, rest, spread.df, level, methods))
+        return smallest if np.isfinite(smallest) else None
 
 
 def _pooled(every: dict[str, MethodParts], measured: dict[str, tuple[float, float]]) -> SeedVariance | None:

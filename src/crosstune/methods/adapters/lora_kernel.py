@@ -113,8 +113,8 @@ class Dora(DoraLinearVariant):
             if base.bias is not None:
                 products -= base.bias
             cross = torch.linalg.vecdot(b, products.T)
-            own = torch.linalg.vecdot(b @ (a @ a.T), b)
-            change = (2 * scale * cross + scale**2 * own) / self.rows.square()
+            squared = torch.linalg.vecdot(b @ (a @ a.T), b)
+            change = (2 * scale * cross + scale**2 * squared) / self.rows.square()
             norms = self.rows * (1 + change).clamp(min=0).sqrt()
         factor = module.lora_magnitude_vector[active_adapter].weight / norms
         run: Any = _Update.apply

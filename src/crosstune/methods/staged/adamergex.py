@@ -59,9 +59,9 @@ class AdaMergeX(Staged[AdaMergeXConfig], Lora[AdaMergeXConfig]):
             if text == source or not self.weights:
                 continue
             moves = self._moves(self.weights[text], self.weights[str(source)])
-            own = Part(f"{self.name}, {text}", frozenset(codes), switch=partial(self._use, lm, moves))
-            lm.adaptation.parts.append(own)
-            part.undo.callback(lm.adaptation.parts.remove, own)
+            of_language = Part(f"{self.name}, {text}", frozenset(codes), switch=partial(self._use, lm, moves))
+            lm.adaptation.parts.append(of_language)
+            part.undo.callback(lm.adaptation.parts.remove, of_language)
 
     def _moves(self, target: Mapping[str, Tensor], source: Mapping[str, Tensor]) -> dict[str, Tensor]:
         moves = {}

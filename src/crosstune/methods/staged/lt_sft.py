@@ -57,11 +57,11 @@ class LtSft(Staged[LtSftConfig], Sparse[LtSftConfig]):
 
     def summed(self, states: Sequence[tuple[float, Mapping[str, Tensor]]]) -> dict[str, Tensor]:
         """At the places of all, some of them more than once: what stands there is added."""
-        found: dict[str, list[Tensor]] = {}
+        stacked: dict[str, list[Tensor]] = {}
         for weight, state in states:
             for name, x in state.items():
-                found.setdefault(name, []).append(x if name.endswith(".at") else weight * x)
-        return {name: torch.cat(tensors) for name, tensors in found.items()}
+                stacked.setdefault(name, []).append(x if name.endswith(".at") else weight * x)
+        return {name: torch.cat(tensors) for name, tensors in stacked.items()}
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """The task's change, and a part for each language that switches its own on."""
@@ -70,9 +70,9 @@ class LtSft(Staged[LtSftConfig], Sparse[LtSftConfig]):
         for text, codes in self.users.items():
             state = self.weights.get(text, {})
             check_sparse(self.name, state, self.tensors)
-            own = Part(f"{self.name}, {text}", frozenset(codes), switch=partial(self._use, lm, state))
-            lm.adaptation.parts.append(own)
-            part.undo.callback(lm.adaptation.parts.remove, own)
+            of_language = Part(f"{self.name}, {text}", frozenset(codes), switch=partial(self._use, lm, state))
+            lm.adaptation.parts.append(of_language)
+            part.undo.callback(lm.adaptation.parts.remove, of_language)
             if lm.adaptation.language in codes:
                 self.below = state
         self.after_step()

@@ -64,6 +64,6 @@ class Retrieval(Output):
             return [None] * len(numbers)
 
         # The journal keeps answers, and these are none yet; progress is of questions.
-        asked = Stream(passes=stream.get("passes"))
-        answered(self.lm, texts, places, keep, self.settings, layer=layer, **asked)
+        progress = Stream(passes=stream.get("passes"))
+        answered(self.lm, texts, places, keep, self.settings, layer=layer, **progress)
         return normalize(vectors, dim=1)

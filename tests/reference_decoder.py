@@ -108,7 +108,11 @@ def keys_values(
 
 def effect_of(method: Method | None, lm: LanguageModel) -> Effect:
     """A method's effect from its saved tensors and its equation."""
-    if method is None or method.name in ("none", "few-shot", "lora", "peft", "full", "sparse", "probe"):
+    if (
+        method is None
+        or method.needs_head
+        or method.name in ("none", "few-shot", "lora", "peft", "full", "sparse")
+    ):
         return Effect()
     if isinstance(method, Stack):
         return reduce(stacked, (effect_of(part, lm) for part in method.methods.values()))

@@ -42,7 +42,7 @@ def test_method_equals_slow_computation(tiny_lm, kind, case):
     ids = random_ids(LONG)
     ours = all_logits(lm, ids)
     near(f"{case} = slow fp64 decoder", ours, reference_logits(lm, ids, effect_of(method, lm)))
-    if method.trains:
+    if method.trains and not method.needs_head:
         assert (ours - plain).abs().max() > 0.05, "the method does something"
 
 

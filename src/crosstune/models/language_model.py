@@ -232,6 +232,14 @@ class LanguageModel:
         """Position of the first token of a text, or of a soft prompt in front of it."""
         return self.geometry.first_position + self.adaptation.first_position
 
+    @property
+    def room(self) -> int | None:
+        """The most tokens of a text that there are positions for; None where the config does not say."""
+        positions = getattr(self.decoder.config, "max_position_embeddings", None)
+        if not isinstance(positions, int):
+            return None
+        return positions - self.first_position - self.adaptation.front
+
     def _positions(self, length: int, layout: TextLayout | None) -> Tensor:
         positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
         return self._rotated_alike(positions + self.first_position)

@@ -11,6 +11,7 @@ from crosstune.outputs.fits import uses_head
 from crosstune.outputs.generation import Generation
 from crosstune.outputs.heads.classes import HeadChoice, MaskedChoice
 from crosstune.outputs.heads.retrieval import Retrieval
+from crosstune.outputs.heads.spans import Spans
 from crosstune.outputs.heads.tags import Tags
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
@@ -19,6 +20,7 @@ from crosstune.outputs.text import Text
 OUTPUTS: dict[Kind, type[Output]] = {
     "choice": Choice,
     "generation": Generation,
+    "spans": Spans,
     "tags": Tags,
     "retrieval": Retrieval,
     "text": Text,

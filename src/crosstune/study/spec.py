@@ -24,7 +24,7 @@ from crosstune.methods import METHODS
 from crosstune.models.loading.device import DTYPES, DeviceMap
 from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
-from crosstune.outputs.fits import check_fits
+from crosstune.outputs.fits import check_fits, kind_on
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.combination import Combination, stage_plan
 from crosstune.study.entries import Codes, MethodEntry, SearchSettings, StudyPart, TaskEntry, labels
@@ -281,7 +281,13 @@ class Study(StudyPart):
         for combination in combinations:
             task, method = combination.task, combination.method
             try:
-                check_fits(task.name, task.task_class.kind, method.make(), geometry, combination.evaluate)
+                check_fits(
+                    task.name,
+                    kind_on(task.task_class, geometry),
+                    method.make(),
+                    geometry,
+                    combination.evaluate,
+                )
             except UserError as error:
                 raise invalid(("methods", self.methods.index(method)), f"{model}: {error}") from error
 

@@ -10,11 +10,13 @@ from crosstune.data.hub import hub_entry
 from crosstune.errors import UserError, did_you_mean
 from crosstune.tasks.base import Task
 from crosstune.tasks.benchmarks.belebele import Belebele
+from crosstune.tasks.benchmarks.lareqa import Lareqa
+from crosstune.tasks.benchmarks.mewsli_x import MewsliX
 from crosstune.tasks.benchmarks.mgsm import Mgsm
 from crosstune.tasks.benchmarks.nli import AmericasNli, MyXnli, Xnli
 from crosstune.tasks.benchmarks.qa import Mlqa, TydiQa, Xquad
 from crosstune.tasks.benchmarks.sib200 import Sib200
-from crosstune.tasks.benchmarks.tagging import MasakhaNer, MasakhaPos, Panx, Udpos
+from crosstune.tasks.benchmarks.tagging import MasakhaNer, MasakhaPos, Panx, Pos, Udpos
 from crosstune.tasks.benchmarks.tatoeba import Tatoeba
 from crosstune.tasks.benchmarks.xcopa import Xcopa
 from crosstune.tasks.cldr_names import CldrNames
@@ -36,9 +38,12 @@ TASKS: dict[str, type[Task]] = {
     "sib200": Sib200,
     "udpos": Udpos,
     "masakhapos": MasakhaPos,
+    "pos": Pos,
     "panx": Panx,
     "masakhaner": MasakhaNer,
     "tatoeba": Tatoeba,
+    "lareqa": Lareqa,
+    "mewsli-x": MewsliX,
 }
 
 

@@ -10,7 +10,6 @@ from crosstune.data.forms import Kind, form_of
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.methods.head import HeadShape
-from crosstune.methods.staged.stage import Staged
 from crosstune.models.geometry import Geometry
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
@@ -73,10 +72,6 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     if geometry.encoder:
         if kind == "generation":
             raise UserError(f"task {name}: an encoder writes no answers; choose tasks with choices")
-        if isinstance(method, Staged):
-            raise UserError(
-                f"{method.name}: an encoder does not learn from text token by token; choose bottleneck"
-            )
         if method.shots:
             raise UserError(
                 "few-shot: an encoder learns nothing from exemplars; choose probe, or a trained method"

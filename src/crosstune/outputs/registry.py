@@ -15,7 +15,7 @@ from crosstune.outputs.heads.spans import Spans
 from crosstune.outputs.heads.tags import Tags
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.text import Text
+from crosstune.outputs.text import MaskedText, Text
 
 OUTPUTS: dict[Kind, type[Output]] = {
     "choice": Choice,
@@ -25,14 +25,16 @@ OUTPUTS: dict[Kind, type[Output]] = {
     "retrieval": Retrieval,
     "text": Text,
 }
+AT_MASKS: dict[Kind, type[Output]] = {"choice": MaskedChoice, "text": MaskedText}
+"""Those of an encoder that predicts words."""
 
 
 def output_of(kind: Kind, lm: LanguageModel, settings: EvaluateSettings) -> Output:
     """What computes a form of answer on a model: with a head or at a mask where the words are not written."""
     if form_of(kind).has_choices and uses_head(kind, lm.geometry, settings):
         return HeadChoice(lm, settings)
-    if kind == "choice" and lm.geometry.encoder:
-        return MaskedChoice(lm, settings)
+    if lm.geometry.encoder and kind in AT_MASKS:
+        return AT_MASKS[kind](lm, settings)
     return OUTPUTS[kind](lm, settings)
 
 

@@ -55,7 +55,7 @@ FORMS: dict[Kind, AnswerForm] = {
     ),
     "generation": AnswerForm("generation", {"answer_language": pl.String}),
     "spans": AnswerForm("spans", {"answer_language": pl.String}),
-    "tags": AnswerForm("tags", {}, tags=True),
+    "tags": AnswerForm("tags", {}, tags=True, losses=("answer", "choices")),
     "retrieval": AnswerForm(
         "retrieval", {"cosine": pl.Float64}, searched=True, losses=("answer", "symmetric")
     ),

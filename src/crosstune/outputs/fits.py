@@ -23,7 +23,8 @@ def kind_on(task: Task | type[Task], geometry: Geometry) -> Kind:
 def uses_head(kind: Kind, geometry: Geometry, settings: EvaluateSettings) -> bool:
     """Whether answers are told by a trained head."""
     wanted = bool(geometry.encoder) if settings.head is None else settings.head
-    return kind == "spans" or form_of(kind).tags or (form_of(kind).has_choices and wanted)
+    tagged = form_of(kind).tags and (bool(geometry.encoder) or settings.head is not False)
+    return kind == "spans" or tagged or (form_of(kind).has_choices and wanted)
 
 
 def head_shape(
@@ -67,8 +68,8 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     Raises:
         UserError: What does not go together, and what to choose.
     """
-    if form_of(kind).searched and method.shots:
-        raise UserError(f"task {name} compares states of texts, which exemplars are not; choose method none")
+    if method.shots and (form_of(kind).searched or form_of(kind).tags):
+        raise UserError(f"task {name}: exemplars are not put in front of its texts; choose another method")
     if geometry.encoder:
         if kind == "generation":
             raise UserError(f"task {name}: an encoder writes no answers; choose tasks with choices")

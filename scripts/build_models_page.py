@@ -34,7 +34,8 @@ wrote this page with transformers {version} and PyTorch {torch}; `tests/zoo` rep
 
 Encoders are checked alike, two-way: each text by itself against padded rows, several texts in a row or line,
 planted keys and values, and embeddings in front; what is compared are the words of their masked language
-model, or the states where there is none. Studies tune them with a head ([methods.md](methods.md#encoders-and-heads)).
+model, or the states where there is none. Studies tune them with a head
+([methods.md](methods.md#encoders-and-heads)).
 
 Any other architecture is checked the same way when it is loaded: on a small copy built from the config,
 before weights are downloaded. If crosstune would compute something incorrectly, `plan`, `params` and `run`

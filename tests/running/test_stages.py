@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from crosstune.store.record import RunRecord
 from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study
 from crosstune.tasks import make_task
+from crosstune.training.checkpoint import Checkpoint
 from saved_model import study_of
 
 TEXTS = {
@@ -162,36 +164,55 @@ def test_text_that_holds_a_test_example_is_counted(model: Path, text: Path) -> N
     assert (record.unlabelled.in_text, record.unlabelled.compared) == (0, 0)  # names are short
 
 
-def test_stopped_again_and_again_it_comes_to_the_same_bits(
-    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+STAGED: dict[str, dict[str, Any]] = {
+    "mad-x": {"width": 4, "language_width": 8, "dropout": 0.2, "residual": "paper"},
+    "lt-sft": {"keep": 50, "dense": 0.5, "language": {"keep": 40, "dense": 0.5}},
+    "adamergex": {"rank": 2, "dropout": 0.2},
+}
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_stopped_behind_every_checkpoint_it_comes_to_the_same_bits(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    """Stages and what stands on them, a step at a time, and in evaluation."""
     monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
-    whole = study(model, text, dropout=0.2, residual="paper", study={"languages": ["de"]})
+    method = {"name": name, "text": str(text), "missing": "nearest", **STAGED[name]}
+    method["text_train"] = {"steps": 2, "batch_size": 2}
+    whole = Study(**study_of(model, tmp_path / "whole", methods=[method], languages=["de"]))
     run(whole)
     stopped = whole.model_copy(update={"store": str(tmp_path / "stopped")})
-    calls: Counter[str] = Counter()
-    for name in ("trained", "evaluated"):
-        true = getattr(Display, name)
+    stops: Counter[str] = Counter()
+    seen: set[Any] = set()
 
-        def breaking(self: Display, told: Any, name: str = name, true: Any = true) -> None:
-            true(self, told)
-            calls.update([name])
-            if calls[name] in (2, 4, 8):
-                raise KeyboardInterrupt
+    def stop_once(what: str, *at: Any) -> None:
+        if (what, *at) not in seen:
+            seen.add((what, *at))
+            stops.update([what])
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr(Display, name, breaking)
-    for _ in range(10):
+    def breaking(kind: Any, name: str, at: Callable[..., Any]) -> None:
+        true = getattr(kind, name)
+
+        def call(self: Any, *told: Any) -> None:
+            true(self, *told)
+            stop_once(name, len(list(stopped.folder.glob("*/run.json"))), at(self, *told))
+
+        monkeypatch.setattr(kind, name, call)
+
+    breaking(Display, "evaluated", lambda self, count: None)
+    breaking(Checkpoint, "save", lambda self, step, tensors, facts: (step, facts["finished"]))
+    for _ in range(30):
         with suppress(KeyboardInterrupt):
             run(stopped)
             break
-    assert calls["trained"] > 8 > 2 < calls["evaluated"]
+    assert stops == {"save": 2 + 2 + 3, "evaluated": 1}, "two stages of two steps, and a task of three"
     for made in expand(whole):
         files = [stored.WEIGHTS, *[stored.PREDICTIONS] * (made.kind == "result")]
-        for name in files:
-            one, other = (store / made.id / name for store in (whole.folder, stopped.folder))
-            assert one.read_bytes() == other.read_bytes(), f"{made.name}: {name}"
-    assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "stage")
-    assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "result")
+        for file in files:
+            one, other = (store / made.id / file for store in (whole.folder, stopped.folder))
+            assert one.read_bytes() == other.read_bytes(), f"{made.name}: {file}"
+    assert all(record.cost.resumed for record in records(stopped).values())
 
 
 def test_a_sum_of_neighbours(model: Path, text: Path) -> None:

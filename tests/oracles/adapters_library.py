@@ -3,7 +3,7 @@
     python tests/oracles/adapters_library.py        # with adapters 1.3.0, transformers 4.57 and PyTorch
 
 A tiny random Llama; on it, one after the other, adapters of each of the library's own configs with random
-weights, and of stacks of a language's and a task's (MAD-X) with an invertible adapter at the embeddings, whose
+weights, and stacks of a language's and a task's (MAD-X) with an invertible adapter at the embeddings, whose
 inverse the library has in its own heads alone. Stored are the model's weights, the adapters' under
 crosstune's names, and the logits of one text.
 """

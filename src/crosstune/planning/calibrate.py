@@ -28,7 +28,7 @@ ANSWERS = 24
 """Test examples timed, spread over the languages."""
 
 
-class _Timed(Exception):
+class _Timed(Exception):  # noqa: N818  # no error
     """Enough steps are timed."""
 
 

@@ -17,6 +17,7 @@ from crosstune.errors import UserError
 from crosstune.methods.sparse import add_sparse
 from crosstune.methods.staged.lt_sft import LtSft
 from crosstune.methods.staged.mad_x import MadX
+from crosstune.methods.staged.stage import terms
 from crosstune.planning.plan import plan_study
 from crosstune.running.earlier.stages import FinishedStages
 from crosstune.running.predict import predict
@@ -79,7 +80,7 @@ def test_a_stage_is_a_run_that_results_name_and_share(model: Path, text: Path) -
         ("result", 2, 2),
     ]
     log = run(small)
-    assert "no unlabelled text of their own, used in its place: ru cs" in log
+    assert "used in place of unlabelled text of their own: ru cs" in log
     by_id = records(small)
     assert list(by_id) == [run.id for run in expand(small)], "stages first"
     record = by_id[results[0].id]
@@ -122,6 +123,11 @@ def test_changed_text_is_trained_on_again_with_all_that_stands_on_it(model: Path
         ("none", ["ru", "sw"], {"en": "en", "ru": None, "sw": None}),
         ("nearest", ["ru", "sw"], {"en": "en", "ru": "cs", "sw": None}),
         ("neighbours", ["ru", "sw"], {"en": "en", "ru": "1/2 cs + 1/3 de + 1/6 en", "sw": None}),
+        (
+            "similar",
+            ["ru", "sw"],
+            {"en": "en", "ru": "51/130 cs + 4/13 de + 3/10 en", "sw": "55/164 de + 55/164 cs + 27/82 en"},
+        ),
     ],
 )
 def test_a_language_without_text(
@@ -133,11 +139,37 @@ def test_a_language_without_text(
     assert result.stages.uses == uses
 
 
+def test_a_sum_of_the_user_s(model: Path, text: Path) -> None:
+    """For a language with text or without; it is in the run's id, and the order of keys is not."""
+
+    def result(mix: Any) -> Run:
+        (run,) = of_kind(
+            study(model, text, missing="none", mix=mix, study={"languages": ["ru", "de"]}), "result"
+        )
+        return run
+
+    mixed = result({"rus": {"cs": 1.5, "de": -0.5}, "de": {"en": 0.25}})
+    assert mixed.stages is not None
+    assert mixed.stages.uses == {"en": "en", "ru": "3/2 cs + -1/2 de", "de": "1/4 en"}
+    assert set(mixed.stages.runs) == {"en", "cs", "de"}
+    assert terms("3/2 cs + -1/2 de") == {"cs": 1.5, "de": -0.5}
+    assert "mix" not in result({}).config.model_dump()
+    assert len({mixed.id, result({}).id, result({"ru": {"cs": 1.5}}).id}) == 3
+    for mix, wrong in {
+        "en": {"en": {"de": 1}},
+        "sw, which has no text": {"ru": {"sw": 1}},
+        "unknown language": {"ru": {"nowhere": 1}},
+        "no weights": {"ru": {}},
+    }.items():
+        with pytest.raises(ValidationError, match=f"mix: .*{mix}"):
+            result(wrong)
+
+
 def test_mistakes_are_told_before_anything_is_computed(model: Path, text: Path) -> None:
     for changes, wrong in {
         "missing: error": (
             {"missing": "error"},
-            "has nothing in ru; set missing: nearest, neighbours or none",
+            "has nothing in ru; set missing: nearest, neighbours, similar or none",
         ),
         "no source": ({"study": {"languages": ["de"]}}, "has nothing in en; bring some"),
         "no text": ({"source": ""}, "method mad-x needs text:"),

@@ -101,7 +101,7 @@ def one_line(error: UserError) -> str:
 def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
     name, settings = CASES[case]
     if "target_modules" in METHODS[name].Config.model_fields:
-        settings = settings | {"target_modules": targets(lm)}
+        settings = settings | {"target_modules": targets(lm) if name == "peft" else "all-linear"}
     kind = METHODS[name]
     method = kind(kind.Config(**settings))
     before = [id(module) for module in lm.model.modules()]

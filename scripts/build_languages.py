@@ -153,7 +153,7 @@ frr; North Frisian
 fy; West Frisian
 gaa; Gã;; Ga language
 gan;; gan; Gan
-gd; Scottish Gaelic
+gd; Scottish Gaelic;; scottish_gaelic
 gez; Geez;;; ግዕዝ
 gn;; guarani; gug|Paraguayan Guarani
 got; Gothic
@@ -225,6 +225,7 @@ oto; Otomi; otomí; ote|Otomí
 pa;; eastern punjabi; Panjabi|Eastern Panjabi; ਪੰਜਾਬੀ
 pam;; kapampangan; Kapampangan
 pap;; papiamentu
+pcm;;; pidgin
 pms; Piedmontese
 pnb; Western Punjabi
 prs;;; fa-AF; دری
@@ -245,7 +246,8 @@ shi-Latn;;;; Tashelḥiyt
 shp; Shipibo-Konibo
 si;; sinhalese; Sinhalese
 sq;;; Tosk Albanian; shqip
-sr-Latn;;; sh|hbs; srpski
+sr;;; serbian_cyrillic
+sr-Latn;;; sh|hbs|serbian_latin; srpski
 st; Southern Sotho; sesotho; Sesotho
 sw; Swahili
 syr;;; aii; ܣܘܪܝܝܐ
@@ -273,8 +275,8 @@ yrl; Nheengatu
 yue; Cantonese;; zh-yue|Yue Chinese
 yue-Hans;;;; 粤语
 zea; Zeelandic
-zh;; mandarin; cmn|Chinese|Mandarin|Mandarin Chinese; 简体中文
-zh-Hant;;;; 繁體中文
+zh;; mandarin; cmn|Chinese|Mandarin|Mandarin Chinese|chinese_simplified; 简体中文
+zh-Hant;;; chinese_traditional; 繁體中文
 """
 # Varieties in a second script get no resource class of their own, but these two are full standards.
 SHARES_RESOURCE = {"zh-Hant", "sr-Latn"}

@@ -1,6 +1,9 @@
 """Stages: parts trained on unlabelled text first, as runs of their own that others stand on."""
 
 import io
+import json
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -29,6 +32,7 @@ from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study
 from crosstune.tasks import make_task
 from crosstune.training.checkpoint import Checkpoint
+from hub_server import COMMIT, OWNER, Repository, serving
 from saved_model import study_of
 
 TEXTS = {
@@ -194,6 +198,49 @@ def test_text_that_holds_a_test_example_is_counted(model: Path, text: Path) -> N
     (record,) = stored.read_runs(small.folder)
     assert record.unlabelled is not None
     assert (record.unlabelled.in_text, record.unlabelled.compared) == (0, 0)  # names are short
+
+
+# The hub's library reads its address when it is imported.
+RUN_ALL = """
+import json, sys
+from crosstune.errors import UserError
+from crosstune.running.runner import run_study
+from crosstune.study.spec import Study
+for study in json.loads(sys.argv[1]):
+    try:
+        run_study(Study(**study))
+    except UserError as error:
+        print("refused:", error)
+"""
+
+
+def test_text_of_a_dataset_on_the_hub(model: Path, tmp_path: Path) -> None:
+    """Pinned to a commit, a file a language; a language without files is named."""
+
+    def rows(*lines: str) -> bytes:
+        return "".join(json.dumps({"text": line}) + "\n" for line in lines).encode()
+
+    files = {f"data/{code}/1.jsonl": rows(*TEXTS[code].splitlines()) for code in ("en", "de")}
+    source = {"source": f"hub:{OWNER}/text", "files": "data/{code}/*.jsonl", "revision": COMMIT}
+    method = {"name": "mad-x", "text": source, "text_train": {"steps": 2}, "width": 4, "language_width": 8}
+    spec = study_of(model, tmp_path / "store", methods=[method])
+    studies = [spec | {"languages": ["de"]}, spec | {"languages": ["ru"]}]
+    (tmp_path / "hub").mkdir()
+    with serving(tmp_path / "hub") as hub:
+        hub.datasets[f"{OWNER}/text"] = Repository({COMMIT: files}, {"main": COMMIT})
+        command = [sys.executable, "-c", RUN_ALL, json.dumps(studies)]
+        environment = hub.environment(tmp_path / "home")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = stored.read_runs(tmp_path / "store")
+    assert record.unlabelled is not None
+    text = record.unlabelled.stages["de"].text
+    assert [text[name] for name in ("repo", "commit", "files", "lines")] == [
+        f"{OWNER}/text", COMMIT, ["1.jsonl"], 2
+    ]  # fmt: skip
+    refused = done.stdout.splitlines()[-1]
+    assert refused.startswith("refused: ")
+    assert "data/ru/*.jsonl" in refused
 
 
 STAGED: dict[str, dict[str, Any]] = {

@@ -102,9 +102,9 @@ def one_line(error: UserError) -> str:
 def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
     name, settings = CASES[case]
     if "target_modules" in METHODS[name].Config.model_fields:
-        settings = settings | {"target_modules": targets(lm)}
+        settings = settings | {"target_modules": targets(lm) if name == "peft" else "all-linear"}
     if name == "stack":
-        lora = {"name": "lora", "rank": 2, "target_modules": targets(lm)}
+        lora = {"name": "lora", "rank": 2, "target_modules": "all-linear"}
         settings = {"stack": [lora if part == "lora" else part for part in settings["stack"]]}
     kind = METHODS[name]
     method = kind(kind.Config(**settings))

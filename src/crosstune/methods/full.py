@@ -23,7 +23,7 @@ class FullConfig(Layered):
         only: One kind of weights; None for all.
     """
 
-    newer = ("only", "layers")
+    newer: ClassVar[tuple[str, ...]] = ("only", "layers")
     only: Literal["biases", "norms"] | None = None
 
 

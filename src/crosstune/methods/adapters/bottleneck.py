@@ -10,7 +10,7 @@ layers * sub-layers * (2 d w + w + d), and one for each learned s; ``invertible`
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -45,7 +45,7 @@ class BottleneckConfig(InsertedConfig):
             steps of the loss and of that term in turn.
     """
 
-    newer = ("invertible", "ortho")
+    newer: ClassVar[tuple[str, ...]] = ("invertible", "ortho")
     scale: Annotated[float, Field(gt=0)] | Literal["learned"] | None = None
     init: Literal["zero", "normal"] = "zero"
     invertible: bool = False

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import TypeVar
@@ -35,7 +35,7 @@ class StagedConfig(MethodConfig):
             ``{sw: {zu: 0.7, xh: 0.3}}``.
     """
 
-    newer = ("mix",)
+    newer: ClassVar[tuple[str, ...]] = ("mix",)
     text: str | dict[str, Any] = ""
     text_train: dict[str, Any] = Field(default_factory=dict)
     missing: Missing = "error"

@@ -6,7 +6,7 @@ copies, and their rounded values are put into the model after each step. Trained
 chosen (tied embeddings once).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from crosstune.errors import UserError
 from crosstune.methods.base import Method

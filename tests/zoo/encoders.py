@@ -114,16 +114,15 @@ def wanted(method: Any, weights: dict[str, Tensor] | None, lm: LanguageModel, ea
     layers = [eager.get_submodule(paths[id(module)]) for module in lm.layers]
     names = _NAMES.get(eager.config.model_type, _BERT)
 
+    changed = {f"model.{name}": x for name, x in (weights or {}).items()}
+
     def plain(text: Sequence[int]) -> Tensor:
-        return read(input_ids=torch.tensor([list(text)]))
+        ids = torch.tensor([list(text)])
+        states: Tensor = functional_call(read, changed, kwargs={"input_ids": ids}, strict=False)
+        return states
 
     with ExitStack() as inside:
-        if weights is not None:
-            changed = {f"model.{name}": x for name, x in weights.items()}
-            yield lambda text: functional_call(
-                read, changed, kwargs={"input_ids": torch.tensor([list(text)])}, strict=False
-            )
-        elif method.name == "soft-prompt":
+        if method.name == "soft-prompt":
             table = eager.get_input_embeddings()
             yield lambda text: read(
                 inputs_embeds=torch.cat([p["prompt"][None], table(torch.tensor([list(text)]))], 1)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from crosstune.cli.printing import print_rows, print_sizes, say
+from crosstune.cli.printing import print_counts, print_sizes
 from crosstune.errors import UserError
 
 
@@ -39,9 +39,5 @@ def params(
     if budget is not None:
         print_sizes(solve_budget(geometry, budget, method, settings or []), budget, geometry)
         return
-    rows = count_parameters(geometry, method, settings or [])
-    if method is not None:
-        say(f"{rows[method]:,} trained parameters, {rows[method] / geometry.parameters:.4%} of {model}")
-        return
-    shares = [(name, f"{count:,}", f"{count / geometry.parameters:.4%}") for name, count in rows.items()]
-    print_rows(("method", "trained parameters", f"of {geometry.parameters:,}"), shares, right=(1, 2))
+    counts = count_parameters(geometry, method, settings or [])
+    print_counts(counts, method, model, geometry.parameters)

@@ -284,9 +284,9 @@ class Parts:
         attentions = [child(module, ATTENTION) for module in modules]
         if not any(attentions):
             raise UserError(
-                f"{type(model).__name__} is not a decoder whose layers have their attention under a known "
-                f"name ({', '.join(ATTENTION)}); choose a Llama, Mistral, Gemma, Qwen or similar causal "
-                "language model"
+                f"{type(model).__name__} has no layers with their attention under a known name "
+                f"({', '.join(ATTENTION)}); choose a decoder such as Llama, Mistral, Gemma or Qwen, or an "
+                "encoder such as XLM-R"
             )
         self.layers = [Layer(*layer) for layer in zip(modules, attentions, strict=True)]
         config = stack.config

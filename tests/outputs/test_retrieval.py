@@ -70,7 +70,7 @@ def test_the_nearest_by_cosine(data, layer, pooling, direction):
 def test_what_is_refused(data):
     lm = make_lm("llama")
     settings = EvaluateSettings()
-    with pytest.raises(UserError, match="choose method none"):
+    with pytest.raises(UserError, match="choose another method"):
         check_fits("tatoeba", "retrieval", METHODS["few-shot"](), lm.geometry, settings)
     for method in ("none", "lora"):
         check_fits("tatoeba", "retrieval", METHODS[method](), lm.geometry, settings)

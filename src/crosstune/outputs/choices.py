@@ -77,8 +77,8 @@ class NamedTags(Output):
     """A tag for each word without a head: the most probable of the tags' names, word by word.
 
     The prompt of a word is the sentence and, on the next line, the sentence again up to the word and a colon.
-    All names are compared, so that every answer can be read as tags. Words of a sentence share what is read of
-    it. A batch of training is so many words, not sentences.
+    All names are compared, so that every answer can be read as tags. Words of a sentence share what is read
+    of it. A batch of training is so many words, not sentences.
     """
 
     def rows(self, examples: Sequence[Example], loss: str = "answer") -> Rows:

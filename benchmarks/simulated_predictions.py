@@ -185,7 +185,9 @@ def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Est
         plain = plain + effect("method x example", base.example, examples)
         plain = plain + effect("method x passage", base.passage, passages)
         varies = np.float32(shape.uneven if i == 0 else 1.0)
-        logit = plain + varies * effect("seed", None, seeds, 1) + effect("seed x example", None, seeds, columns)
+        logit = (
+            plain + varies * effect("seed", None, seeds, 1) + effect("seed x example", None, seeds, columns)
+        )
         logit = logit + effect("seed x language", base.language, seeds, languages)
         share = special.expit(np.float32(SLOPE[shape.scores]) * np.broadcast_to(logit, (seeds, columns)))
         truths.append(_expected(shape)(here))

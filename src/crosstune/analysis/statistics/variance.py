@@ -18,8 +18,8 @@ average (the pooled variance, as in Tukey's test of all pairs); of what one vari
 (`EXCESS`): in between lies what holds for methods that vary alike and for one that varies four times as much.
 
 Satterthwaite's degrees of freedom are too many where few seeds decide: a variance between seeds that came out
-small by chance has a small share, and the sum then seems to be known well. They are moved towards those of the
-seeds (`FEW_SEEDS`). Both constants were set by simulation (`benchmarks/statistics_check.py`).
+small by chance has a small share, and the sum then seems to be known well. They are moved towards those of
+the seeds (`FEW_SEEDS`). Both constants were set by simulation (`benchmarks/statistics_check.py`).
 
 Notation: V_f is the variance of the mean that resampling the factor f alone gives; V_fg that of their
 interaction. V_f holds every component that f takes part in, so the variance is put together by inclusion and

@@ -205,9 +205,9 @@ def _held_out(section: Section) -> list[str]:
         seeds = {run.seed for run in setup.runs}
         if chose := sorted(setup.selected_on & seeds) if setup.selected_on < seeds else ():
             lines.append(
-                f"{visible(label, 60)} is the best of {setup.tried} rates by seed {', '.join(map(str, chose))}: "
-                "means are over all its seeds, and its differences from methods that tried more or fewer rates "
-                "leave that seed out"
+                f"{visible(label, 60)} is the best of {setup.tried} rates by seed "
+                f"{', '.join(map(str, chose))}: means are over all its seeds, and its differences from "
+                "methods that tried more or fewer rates leave that seed out"
             )
     return lines
 

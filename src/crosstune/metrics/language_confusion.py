@@ -5,9 +5,9 @@ share of answers that do), and then by words if no word of it is an English one 
 other scripts). Both are null, and left out of the rates, where there is nothing to judge.
 
 Differences from the published script: lines are identified by `crosstune.metrics.language_id` and not by
-fastText, so that a pair of languages it cannot tell apart has no rate, and a code-switched line fails; Chinese
-and Japanese lines count by letters and not by a segmenter's words; and without a list of English words every
-word of more than three lower-case letters a to z is taken for one: the word pass rate is a lower bound.
+fastText, so that a pair of languages it cannot tell apart has no rate, and a code-switched line fails;
+Chinese and Japanese lines count by letters and not by a segmenter's words; and without a list of English
+words every word of more than three lower-case letters a to z is taken for one, a lower bound.
 """
 
 import re

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers import MixtralConfig
 
 import crosstune
 from crosstune.cli import main as cli
@@ -80,6 +82,58 @@ def test_results_for_programs(store: Path, here: Any) -> None:
     _, out, _ = here("results", str(store), "--format", "json")
     assert len(json.loads(out)["scores"]) == len(rows)
     assert {row["method"] for row in json.loads(out)["transfer"]} == {"none", "few-shot k 2", "lora"}
+
+
+def test_runs_are_named_in_results(store: Path, here: Any) -> None:
+    code, out, _ = here("results", str(store), "--runs")
+    assert code == 0
+    ids = {run.id for run in stored.read_runs(store)}
+    assert len(ids) == 6
+    assert {line.split()[0] for line in out.splitlines()[1:-1]} == ids
+
+
+def test_a_study_is_run_with_other_settings(saved: Path, here: Any, tmp_path: Path) -> None:
+    file = write_study(tmp_path / "x.yaml", study_of(saved, tmp_path / "runs", methods=["none"]))
+    code, out, _ = here("run", str(file), "--limit", "2", "--seed", "3", "--set", "languages=[de]")
+    assert code == 0, out
+    (run,) = stored.read_runs(tmp_path / "runs")
+    assert (run.seed, run.languages, run.evaluate["limit"]) == (3, ["en", "de"], 2)
+    code, _, err = here("plan", str(file), "--set", "train.steps")
+    assert (code, err) == (2, 'error: --set "train.steps": give KEY=VALUE, such as train.steps=10\n')
+
+
+def test_init_asks_and_writes_a_study(here: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\nnumber-words\nnone, lora\nRussian, de\n"))
+    assert here("init", "first study.yaml")[0] == 0
+    study = crosstune.read_study("first study.yaml")
+    assert (study.name, study.models) == ("first-study", ("demo:gemma-3-270m",))
+    assert [c.languages for c in study.combinations()] == [("en", "ru", "de")] * 2
+    code, _, err = here("init", "first study.yaml")
+    assert (code, "is there already" in err) == (2, True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\nno-such-task\n\n\n"))
+    code, _, err = here("init", "other.yaml")
+    assert code == 2
+    assert 'other.yaml:8: unknown task "no-such-task"' in err
+    assert [file.name for file in tmp_path.iterdir()] == ["first study.yaml"]
+
+
+def test_ready_studies_are_reached_from_anywhere(
+    here: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "studies/demo.yaml" in here("list", "studies")[1]
+    assert "docs/studies.md" in here("list", "docs")[1]
+    code, out, _ = here("plan", "studies/demo.yaml", "--limit", "5")
+    assert code == 0
+    assert "lora" in out
+    code, _, err = here("plan", "studies/../pyproject.toml")
+    assert code == 2
+    assert "pyproject.toml" in err
+
+
+def test_version(here: Any) -> None:
+    assert here("--version") == here("version") == (0, f"{crosstune.__version__}\n", "")
 
 
 def test_what_results_cost(store: Path, here: Any) -> None:
@@ -186,6 +240,27 @@ def test_params_of_every_method(here: Any) -> None:
     out = here("params", "--model", "gemma-3-270m")[1]
     assert {"none", "prefix", "lora", "full"} <= {line.split()[0] for line in out.splitlines()}
     assert "115,200" in out
+
+
+@pytest.mark.parametrize("more", [(), ("--budget", "900")])
+def test_params_of_every_method_but_those_that_do_not_fit(
+    here: Any, tmp_path: Path, more: Sequence[str]
+) -> None:
+    MixtralConfig(
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+    ).save_pretrained(tmp_path)
+    code, out, err = here("params", "--model", str(tmp_path), *more)
+    assert (code, err) == (0, "")
+    counted = {line.split()[0] for line in out.splitlines()}
+    assert {"none", "prefix", "lora", "full"} <= counted
+    assert "ia3" not in counted
+    assert "refused: ia3: this model's MLP's last projection has no known name" in out
 
 
 @pytest.mark.parametrize(

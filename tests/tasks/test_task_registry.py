@@ -41,7 +41,7 @@ def test_a_task_says_what_it_is(name):
     ("name", "options", "message"),
     [
         ("sib20", None, r'unknown task "sib20"; did you mean "sib200"\?'),
-        ("", None, 'unknown task ""; known: americasnli, belebele, cldr-names'),
+        ("", None, 'unknown task ""; known: afrimgsm, afrixnli, americasnli'),
         ("sib200", {"dta": "x"}, r'task sib200 has no option "dta"; did you mean "data"\?'),
         ("cldr-names", {"data": "x"}, 'task cldr-names has no option "data"; it has no options'),
         ("sib200", {"data": 3}, r'task sib200, option "data": Input should be a valid string, not 3'),

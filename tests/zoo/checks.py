@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import encoders
 import independent
 import torch
 from architectures import eager_model
@@ -47,14 +48,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("full", {}),
     "full-biases": ("full", {"only": "biases"}),
     "full-norms": ("full", {"only": "norms", "layers": 1}),
+    "sparse": ("sparse", {"keep": 100}),
+    "lora-prefix": ("stack", {"stack": ["lora", {"name": "prefix", "length": PROMPT, "space": "kv"}]}),
 }
 
 
 def own_way(name: str) -> bool:
-    """Whether a method changes what the model computes in a way of its own, not by weights or others."""
+    """Whether a method changes what the model computes, and is more than its stage's method."""
     method = METHODS[name]
-    composed = method.trains_weights or method.needs_head or issubclass(method, Staged | Stack)
-    return method.learning_rate is not None and not composed
+    return method.learning_rate is not None and not method.needs_head and not issubclass(method, Staged)
 
 
 # A method without a case here has one of its default settings.
@@ -74,7 +76,7 @@ def check(name: str, folder: Path, cases: Sequence[str] = tuple(CASES)) -> dict[
     """What becomes of an architecture, by case: `RIGHT` or `SLOW`, or "refused: ..." or "WRONG: ...".
 
     Args:
-        name: Of `architectures.ARCHITECTURES`.
+        name: Of `architectures.ARCHITECTURES` or `encoders.ENCODERS`.
         folder: Empty, for the saved model.
         cases: Of `CASES`.
     """
@@ -101,7 +103,10 @@ def one_line(error: UserError) -> str:
 def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
     name, settings = CASES[case]
     if "target_modules" in METHODS[name].Config.model_fields:
-        settings = settings | {"target_modules": targets(lm)}
+        settings = settings | {"target_modules": targets(lm) if name == "peft" else "all-linear"}
+    if name == "stack":
+        lora = {"name": "lora", "rank": 2, "target_modules": "all-linear"}
+        settings = {"stack": [lora if part == "lora" else part for part in settings["stack"]]}
     kind = METHODS[name]
     method = kind(kind.Config(**settings))
     before = [id(module) for module in lm.model.modules()]
@@ -116,7 +121,7 @@ def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
         return f"{WRONG}: attach ends in {type(error).__name__}: {error}"[:200]
     try:
         shake(method)
-        real = sum(parameter.numel() for parameter in method.parameters().values())
+        real = method.trained_parameters()
         if counted != real:
             return f"{WRONG}: counts {counted} parameters and trains {real}"
         with _wanted(case, method, lm, eager) as logits:
@@ -129,6 +134,10 @@ def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
 
 def shake(method: Any) -> None:
     """Move every trained parameter away from where it starts: no gate, no B is zero after this."""
+    for part in getattr(method, "methods", {}).values():
+        shake(part)
+    if isinstance(method, Stack):
+        return
     generator = torch.Generator().manual_seed(1)
     scale = 0.02 if method.trains_weights else 0.1 if hasattr(method.config, "target_modules") else 0.3
     with torch.no_grad():
@@ -158,7 +167,15 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
     stack = [eager.get_submodule(names[id(module)]) for module in lm.layers]
     attentions = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
     layers = range(len(attentions))
-    if case == "none":
+    if lm.geometry.encoder:
+        lora = _lora_weights(method.methods["0.lora"], eager) if case == "lora-prefix" else None
+        method = method if lora is None else method.methods["1.prefix"]
+        weights = lora or _weights(case, method, lm, eager, stack)
+        with encoders.wanted(method, weights, lm, eager) as out:
+            yield out
+    elif (weights := _weights(case, method, lm, eager, stack)) is not None:
+        yield independent.with_weights(eager, weights)
+    elif case == "none":
         yield independent.plain(eager)
     elif case == "soft-prompt":
         yield independent.with_soft_prompt(eager, p["prompt"])
@@ -166,15 +183,12 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
         states = [p[f"layers.{i}"] for i in layers]
         yield independent.with_prefix(eager, independent.keys_of(eager, attentions, states))
     elif case == "prefix-kv":
-        shapes = independent.keys_of(eager, attentions, [torch.zeros(1, lm.geometry.hidden)] * len(layers))
-        pairs = [
-            tuple(
-                x.view(PROMPT, like.shape[0], -1).transpose(0, 1)
-                for x, like in zip(p[f"layers.{i}"], shapes[i], strict=True)
-            )
-            for i in layers
-        ]
-        yield independent.with_prefix(eager, pairs)  # type: ignore[arg-type]
+        yield independent.with_prefix(eager, _pairs(p, lm, eager, attentions))
+    elif case == "lora-prefix":
+        pairs = _pairs(method.methods["1.prefix"].parameters(), lm, eager, attentions)
+        lora = method.methods["0.lora"]
+        read = functools.partial(independent.with_prefix, pairs=pairs)
+        yield independent.with_weights(eager, _lora_weights(lora, eager), read)
     elif case == "llama-adapter":
         pairs = independent.keys_of(eager, attentions, [p[f"layers.{i}.prompt"] for i in layers])
         prompts = [(*pairs[i], torch.tanh(p[f"layers.{i}.gate"])) for i in layers]
@@ -186,33 +200,60 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
             gated = independent.gated(eager, attentions, prompts)
         with gated as logits:
             yield logits
-    elif case == "lora":
-        scale = method.config.alpha / method.config.rank
+    elif name in ("bottleneck", "compacter"):
+        with independent.adapted(eager, stack, dict(p), method.config.placement) as logits:
+            yield logits
+    else:  # has no equation here: all forms against a text alone
+        yield lambda text: lm.logits(lm.hidden(torch.tensor([text]))[0])
+
+
+def _weights(
+    case: str, method: Any, lm: LanguageModel, eager: Any, stack: Sequence[torch.nn.Module]
+) -> dict[str, Tensor] | None:
+    """The weights that a method changes, as they have to be; None of one that changes none."""
+    p = method.parameters()
+    if case == "lora":
+        return _lora_weights(method, eager)
+    if method.name == "peft":
         weights = {}
-        for name in (key.removesuffix(".A") for key in p if key.endswith(".A")):
-            update = scale * p[f"{name}.B"] @ p[f"{name}.A"]
-            module = eager.get_submodule(name)
-            weights[f"{name}.weight"] = module.weight + (update.T if isinstance(module, Conv1D) else update)
-        yield independent.with_weights(eager, weights)
-    elif name == "peft":
+        names = {id(module): name for name, module in lm.model.named_modules()}
         a, b, c, d = (f".hada_{factor}.default" for factor in ("w1_a", "w1_b", "w2_a", "w2_b"))
-        weights = {}
         for name in (key.removesuffix(a) for key in p if key.endswith(a)):
             _, layer, rest = name.split(".", 2)
             at = f"{names[id(lm.layers[int(layer)])]}.{rest}.weight"
             update = method.config.model_extra["alpha"] / method.config.model_extra["r"]
             update = update * (p[name + a] @ p[name + b]) * (p[name + c] @ p[name + d])
             weights[at] = eager.get_parameter(at) + update
-        yield independent.with_weights(eager, weights)
-    elif name == "ia3":
-        yield independent.with_weights(eager, independent.scaled(eager, stack, dict(p)))
-    elif name in ("bottleneck", "compacter"):
-        with independent.adapted(eager, stack, dict(p), method.config.placement) as logits:
-            yield logits
-    elif method.trains_weights:
-        yield independent.with_weights(eager, dict(p))
-    else:  # has no equation here: all forms against a text alone
-        yield lambda text: lm.logits(lm.hidden(torch.tensor([text]))[0])
+        return weights
+    if method.name == "ia3":
+        scaled = encoders.scaled if lm.geometry.encoder else independent.scaled
+        return scaled(eager, stack, dict(p))
+    if method.name == "sparse":  # all may change while there is no mask
+        return {key: eager.get_parameter(key) + x for key, x in p.items()}
+    return dict(p) if method.trains_weights else None
+
+
+def _pairs(p: Any, lm: LanguageModel, eager: Any, attentions: Any) -> list[independent.Pair]:
+    """Of a key-value prefix's parameters, in the shape of the keys and values that each attention makes."""
+    layers = range(len(attentions))
+    shapes = independent.keys_of(eager, attentions, [torch.zeros(1, lm.geometry.hidden)] * len(layers))
+    return [
+        tuple(  # type: ignore[misc]
+            x.view(PROMPT, like.shape[0], -1).transpose(0, 1)
+            for x, like in zip(p[f"layers.{i}"], shapes[i], strict=True)
+        )
+        for i in layers
+    ]
+
+
+def _lora_weights(method: Any, eager: Any) -> dict[str, Tensor]:
+    """The changed weights."""
+    p, scale, weights = method.parameters(), method.config.alpha / method.config.rank, {}
+    for name in (key.removesuffix(".A") for key in p if key.endswith(".A")):
+        update = scale * p[f"{name}.B"] @ p[f"{name}.A"]
+        module = eager.get_submodule(name)
+        weights[f"{name}.weight"] = module.weight + (update.T if isinstance(module, Conv1D) else update)
+    return weights
 
 
 def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logits) -> str:
@@ -224,10 +265,11 @@ def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logi
     one, other = draws[0][:long], draws[1][:short]
     branch = one[:shared_prefix] + draws[2][: long - shared_prefix - 1]
     texts = [one, branch, other]
+    forms = encoders.FORMS if lm.geometry.encoder else FORMS
     with torch.no_grad():
         wanted = [logits(text) for text in texts]
         with method.evaluating():
-            for form, read in FORMS.items():
+            for form, read in forms.items():
                 try:
                     found = read(lm, texts)
                 except Exception as error:
@@ -237,7 +279,7 @@ def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logi
                         return f"{WRONG}: {form}: logits are off by {gap:.2g} of the largest"
     if method.trains:
         with torch.no_grad():
-            found = FORMS["a text alone"](lm, texts)
+            found = forms["a text alone"](lm, texts)
         for ours, theirs in zip(found, wanted, strict=True):
             if gap := apart(ours, theirs):
                 return f"{WRONG}: in training logits are off by {gap:.2g} of the largest"
@@ -264,7 +306,8 @@ def _gradients(method: Any, lm: LanguageModel, texts: list[list[int]], logits: i
 
     if method.trains_weights:
         return 0.0  # its masters are stepped, not computed with; the forms above saw them in the weights
-    found = torch.autograd.grad(loss(FORMS["texts in one line"](lm, texts)), parameters, allow_unused=True)
+    in_line = (encoders.FORMS if lm.geometry.encoder else FORMS)["texts in one line"]
+    found = torch.autograd.grad(loss(in_line(lm, texts)), parameters, allow_unused=True)
     wanted = torch.autograd.grad(loss([logits(text) for text in texts]), parameters, allow_unused=True)
     gaps = [
         apart(*(torch.zeros_like(p) if g is None else g for g in pair), near=GRADIENTS_NEAR)

@@ -21,11 +21,13 @@ COLUMNS: Mapping[str, Any] = {
     "language": pl.String,
     "example": pl.String,
     "prompt_hash": pl.String,
+    "prompt": pl.String,
     "prediction": pl.String,
     "gold": pl.String,
     "score": pl.Float64,
 }
-"""Columns of every table of predictions, one row an example; ``score`` is the example's main metric."""
+"""Columns of every table of predictions, one row an example; ``score`` is the example's main metric,
+``prompt`` as much of the prompt as was asked to be kept."""
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,11 @@ def _position_table(stack: nn.Module) -> nn.Embedding | None:
 
 
 def linear_size(module: nn.Module) -> tuple[int, int] | None:
-    """(in, out) of a linear layer, GPT-2's among them; None for any other module."""
-    if isinstance(module, nn.Linear):
+    """(in, out) of a linear layer, GPT-2's among them; None for any other module.
+
+    A router that is a linear layer by its class (Phi-MoE's) gives more than an output.
+    """
+    if isinstance(module, nn.Linear) and not type(module).__name__.endswith("Router"):
         return module.in_features, module.out_features
     if type(module).__name__ == "Conv1D":
         weight: Any = module.weight
@@ -281,9 +284,9 @@ class Parts:
         attentions = [child(module, ATTENTION) for module in modules]
         if not any(attentions):
             raise UserError(
-                f"{type(model).__name__} is not a decoder whose layers have their attention under a known "
-                f"name ({', '.join(ATTENTION)}); choose a Llama, Mistral, Gemma, Qwen or similar causal "
-                "language model"
+                f"{type(model).__name__} has no layers with their attention under a known name "
+                f"({', '.join(ATTENTION)}); choose a decoder such as Llama, Mistral, Gemma or Qwen, or an "
+                "encoder such as XLM-R"
             )
         self.layers = [Layer(*layer) for layer in zip(modules, attentions, strict=True)]
         config = stack.config

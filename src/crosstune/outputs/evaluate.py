@@ -50,7 +50,7 @@ def evaluate(
             answers = output_of(task.kind, lm, settings).answers(
                 task, flat, tell=tell, passes=passes, journal=section
             )
-        tables.append(_rows(task, flat, answers))
+        tables.append(_rows(task, flat, answers, settings))
         done += len(flat)
     if not tables:
         if any(examples.values()):
@@ -62,7 +62,9 @@ def evaluate(
     return table
 
 
-def _rows(task: Task, examples: Sequence[Example], answers: Answers) -> pl.DataFrame:
+def _rows(
+    task: Task, examples: Sequence[Example], answers: Answers, settings: EvaluateSettings
+) -> pl.DataFrame:
     main, *others = task.metrics
     answered = list(zip(examples, answers.texts, strict=True))
     scores = [task.score(example, text) for example, text in answered]
@@ -75,6 +77,7 @@ def _rows(task: Task, examples: Sequence[Example], answers: Answers) -> pl.DataF
         "language": [example.language for example in examples],
         "example": [example.id for example in examples],
         "prompt_hash": [hashlib.sha256(example.prompt.encode()).hexdigest()[:16] for example in examples],
+        "prompt": [settings.kept(example.prompt) for example in examples],
         "prediction": answers.texts,
         "gold": [example.answers[0] for example in examples],
         "score": [score[main] for score in scores],

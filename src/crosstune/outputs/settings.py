@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from crosstune.data.example import MOST_ANSWER_TOKENS
 
+PROMPT_END = 300
+"""Characters of a prompt that predictions hold by default."""
+
 
 class EvaluateSettings(BaseModel):
     """Settings of evaluation, the same for every run that is compared.
@@ -26,6 +29,8 @@ class EvaluateSettings(BaseModel):
             encoder predicts the words of the choices at a mask.
         pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
             for the first of an encoder's and the last of a causal model's.
+        prompts: What predictions hold of each prompt: its "end" (`PROMPT_END` characters, where the question
+            is), the "whole" text that went in, or "none". Scores are the same.
         piece: Which of a word's pieces a head on words reads, a bare "▁" left out; None as of ``pooling``.
     """
 
@@ -39,12 +44,19 @@ class EvaluateSettings(BaseModel):
     head: bool | None = None
     pooling: Literal["first", "last", "mean"] | None = None
     piece: Literal["first", "last", "mean"] | None = None
+    prompts: Literal["end", "whole", "none"] = "end"
+
+    def kept(self, prompt: str) -> str | None:
+        """What predictions hold of a prompt."""
+        if self.prompts == "none":
+            return None
+        return prompt if self.prompts == "whole" or len(prompt) <= PROMPT_END else f"…{prompt[-PROMPT_END:]}"
 
     @model_serializer(mode="wrap")
     def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A setting that older records lack is left out at its default, and so are the ids of runs."""
         content: dict[str, Any] = dump(self)
-        for name in ("on_too_long", "head", "pooling", "piece"):
-            if content[name] is None:
+        for name in ("on_too_long", "head", "pooling", "piece", "prompts"):
+            if content[name] == type(self).model_fields[name].default:
                 del content[name]
         return content

@@ -19,7 +19,9 @@ LINE = re.compile(r"^(?:    |# {1,3})?(?:\.venv/bin/)?crosstune ((?:[a-z]+|--ver
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"(?<=\n\n)(?:    .*\n)+")
 RUN_ID = "0123456789abcdef"
-QUICK = {*"results report export verdict check params list plan freeze import init".split()}
+QUICK = {
+    *["results", "report", "export", "verdict", "check", "params", "list", "plan", "freeze", "import", "init"]
+}
 STUDY = "name: x\nmodel: demo:gemma-3-270m\ntasks: [cldr-names]\nmethods: [none, lora]\nlanguages: [de, ru]\n"
 CLAIMS = "claims: [{claim: First, method: lora, beats: prefix}]\n"
 ANSWERS = "language,example,method,score\nen,1,none,1\nde,1,none,0\nen,1,lora,1\nde,1,lora,1\n"

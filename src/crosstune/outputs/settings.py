@@ -31,6 +31,10 @@ class EvaluateSettings(BaseModel):
             for the first of an encoder's and the last of a causal model's.
         prompts: What predictions hold of each prompt: its "end" (`PROMPT_END` characters, where the question
             is), the "whole" text that went in, or "none". Scores are the same.
+        chat_template: Whether prompts, those of training too, are a user's turn in the chat template of the
+            tokenizer, with the answer where its own turn starts; "auto" where there is one. A model that
+            thinks first is asked not to.
+        system_prompt: What the system's turn in front of it says.
         piece: Which of a word's pieces a head on words reads, a bare "▁" left out; None as of ``pooling``.
     """
 
@@ -45,6 +49,8 @@ class EvaluateSettings(BaseModel):
     pooling: Literal["first", "last", "mean"] | None = None
     piece: Literal["first", "last", "mean"] | None = None
     prompts: Literal["end", "whole", "none"] = "end"
+    chat_template: bool | Literal["auto"] = False
+    system_prompt: str | None = Field(default=None, min_length=1)
 
     def kept(self, prompt: str) -> str | None:
         """What predictions hold of a prompt."""
@@ -56,7 +62,7 @@ class EvaluateSettings(BaseModel):
     def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A setting that older records lack is left out at its default, and so are the ids of runs."""
         content: dict[str, Any] = dump(self)
-        for name in ("on_too_long", "head", "pooling", "piece", "prompts"):
+        for name in ("on_too_long", "head", "pooling", "piece", "prompts", "chat_template", "system_prompt"):
             if content[name] == type(self).model_fields[name].default:
                 del content[name]
         return content

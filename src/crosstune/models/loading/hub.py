@@ -2,8 +2,8 @@
 
 import errno
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -56,6 +56,23 @@ def fetch(name: str, revision: str | None = None) -> tuple[Path, str]:
             "of it with safetensors"
         )
     return Path(folder), commit
+
+
+def fetch_files(name: str, files: Sequence[str], revision: str | None = None) -> Path:
+    """Fetch some small files of a repository, those that it has, unless the hub's cache has them.
+
+    Returns:
+        The folder where they lie, of one commit.
+
+    Raises:
+        UserError: As `fetch`.
+    """
+    with explained(name, revision):
+        first = Path(huggingface_hub.hf_hub_download(name, files[0], revision=revision))
+        for file in files[1:]:
+            with suppress(errors.EntryNotFoundError):
+                huggingface_hub.hf_hub_download(name, file, revision=first.parent.name)
+    return first.parent
 
 
 def _weight_names(name: str, commit: str) -> list[str]:

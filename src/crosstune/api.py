@@ -1,10 +1,11 @@
 """Studies from Python: run one, read its results, write the report.
 
->>> import crosstune
->>> study = crosstune.read_study("studies/demo.yaml")  # doctest: +SKIP
->>> crosstune.run(study)  # doctest: +SKIP
->>> results = crosstune.results("runs/demo")  # doctest: +SKIP
->>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
+Examples:
+    >>> import crosstune
+    >>> study = crosstune.read_study("studies/demo.yaml")  # doctest: +SKIP
+    >>> crosstune.run(study)  # doctest: +SKIP
+    >>> results = crosstune.results("runs/demo")  # doctest: +SKIP
+    >>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -25,8 +25,8 @@ class EvaluateSettings(BaseModel):
         on_too_long: What becomes of a text that, with its answer, is longer than the model has positions for:
             "error"; "truncate-left" cuts the beginning of its prompt; "skip" leaves it out. None reads it as
             it is, and is an error where positions are a table that ends. They are counted in any case.
-        head: Whether choices are told by a trained head; None for those of encoders alone. Without one, an
-            encoder predicts the words of the choices at a mask.
+        head: Whether choices are told by a trained head; None for those of encoders alone, and tags. Without
+            one, an encoder predicts the words of the choices at a mask, and a causal model the tags' names.
         pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
             for the first of an encoder's and the last of a causal model's.
         prompts: What predictions hold of each prompt: its "end" (`PROMPT_END` characters, where the question

@@ -50,7 +50,7 @@ def _head(written: Written) -> str:
     run = written.run
     peft_type = written.kind == "PEFT adapter"
     facts: dict[str, Any] = {
-        "base_model": run.model if hub.is_hub_id(run.model) else None,
+        "base_model": hub.parted(run.model)[0] if hub.is_hub_id(run.model) else None,
         "library_name": "peft" if peft_type else "transformers",
         "language": [code for code in run.languages if len(code) in (2, 3)],
         "tags": ["crosstune", run.method.name, run.task.name],

@@ -17,7 +17,7 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
     Raises:
         UserError: No hub id, no access, or no connection.
     """
-    if not is_hub_id(repo):
+    if not is_hub_id(repo) or "@" in repo:
         raise UserError(f'"{repo}" is not a hub id; one reads owner/name')
     with explained(repo, None):
         api = huggingface_hub.HfApi()

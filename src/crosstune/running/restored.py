@@ -7,11 +7,13 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import user_path
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
 from crosstune.methods.head import WithHead, shape_in
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.device import choose_device
+from crosstune.models.loading.hub import is_hub_id
 from crosstune.models.loading.load import load
 from crosstune.models.tensor_file import read_tensors
 from crosstune.running.earlier.stages import FinishedStages
@@ -52,7 +54,15 @@ def restored(
     if method.trains and (wrong := store.damage(folder, (store.WEIGHTS,))):
         raise UserError(wrong)
     spread = run.device_map if choose_device(device).type == "cuda" and ":" not in device else None
-    lm = load(run.model, device=device, dtype=run.dtype, quantize=run.quantize, device_map=spread)
+    on_hub = is_hub_id(run.model) and not user_path(run.model).is_dir()
+    lm = load(
+        run.model,
+        device=device,
+        dtype=run.dtype,
+        revision=run.revision if on_hub else None,
+        quantize=run.quantize,
+        device_map=spread,
+    )
     if lm.revision != run.revision:
         raise UserError(
             f"{run.model} has changed: the run was made with {run.revision}, this is {lm.revision}; "

@@ -1,4 +1,4 @@
-"""Prompts inside a chat template: what is read is what transformers makes of it, answers start where it ends."""
+"""Prompts in a chat template: what is read is what transformers makes of it; answers start where it ends."""
 
 from typing import ClassVar
 

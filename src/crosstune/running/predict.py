@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -110,6 +110,7 @@ def predict(
         FinishedStages(folder.parent, run.unlabelled.uses, ids).give(method)
     weights = read_tensors(folder / store.WEIGHTS, lm.device) if method.trains else {}
     if (shape := shape_in(weights)) is not None:
+        shape = replace(shape, two_way=tuple(run.evaluate.get("two_way") or ()))
         method = WithHead(method, shape)
     with attached(method, lm, run.seed, code):
         if method.trains:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from crosstune.cli.claims import freeze, verdict
+from crosstune.cli.exporting import export
 from crosstune.cli.importing import import_results
 from crosstune.cli.options import Changes, Claims, Form, Limit, Seeds, StoreFolder, read_changed
 from crosstune.cli.params import params
@@ -259,25 +260,7 @@ def report(
     say(str(api.report(store, out, claims=claims or None)))
 
 
-@app.command()
-def export(
-    store: StoreFolder,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
-    form: Annotated[
-        list[str] | None,
-        typer.Option("--format", help="svg, pdf, png, csv or tex; repeatable, all by default."),
-    ] = None,
-) -> None:
-    """Write the figures (SVG, PDF, PNG) and tables (CSV, LaTeX with booktabs) of results as files.
-
-    Example: crosstune export runs/demo paper --format pdf --format tex
-    """
-    from crosstune import api
-
-    for file in api.results(store).export(folder, form):
-        say(str(file))
-
-
+app.command()(export)
 app.command()(params)
 
 

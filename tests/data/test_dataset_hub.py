@@ -58,6 +58,8 @@ ENTRIES = {
     "xlsum": 45,
     "crosssum": 45,
     "wikilingua": 18,
+    "udpos": 33,
+    "panx": 40,
 }
 """Languages of each dataset, as its authors count them."""
 
@@ -287,7 +289,17 @@ def test_training_data_is_english_but_for_the_sets_that_have_it_in_every_languag
     trains = {name for name in ENTRIES if "train" in hub_entry(name).files}
     everywhere = {name for name in trains if set(hub_entry(name).languages) != {"en"}}
     assert everywhere == {
-        *("sib200", "tydiqa_goldp", "xlsum", "crosssum", "wikilingua", "xstorycloze", "global_mmlu")
+        *(
+            "sib200",
+            "tydiqa_goldp",
+            "xlsum",
+            "crosssum",
+            "wikilingua",
+            "xstorycloze",
+            "global_mmlu",
+            "udpos",
+            "panx",
+        )
     }
 
 

@@ -62,6 +62,8 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     """
     if not form_of(kind).trained and (method.trains or method.shots):
         raise UserError(f"task {name} compares a model's own states; choose method none")
+    if geometry.encoder_layers:
+        raise UserError(f"task {name}: encoder-decoders can be loaded and counted, but not yet run")
     if geometry.encoder:
         if form_of(kind).trained and not (form_of(kind).has_choices or form_of(kind).tags):
             raise UserError(f"task {name}: an encoder writes no answers; choose tasks with choices")

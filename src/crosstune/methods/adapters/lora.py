@@ -23,11 +23,11 @@ from crosstune.models.geometry import Geometry
 
 _ADAPTER = "default"
 ALSO = {
-    "q_proj": ("query", "q_lin", "Wqkv"),
-    "k_proj": ("key", "k_lin", "Wqkv"),
-    "v_proj": ("value", "v_lin", "Wqkv"),
+    "q_proj": ("query", "q_lin", "Wqkv", "q"),
+    "k_proj": ("key", "k_lin", "Wqkv", "k"),
+    "v_proj": ("value", "v_lin", "Wqkv", "v"),
 }
-"""What encoders call these, which are names of settings: a study is read without PyTorch and `parts`."""
+"""What encoders and T5 call these, which are names of settings: a study is read without PyTorch and `parts`."""
 
 
 class Targeted(Layered):
@@ -68,7 +68,7 @@ def targets(config: Targeted, geometry: Geometry, method: str = "lora") -> list[
     names = {name.rpartition(".")[2] for linears in layers.values() for name, _, _ in linears}
     wanted: Iterable[str] = names if config.target_modules == "all-linear" else config.target_modules
     ends = {linear[0] for linears in layers.values() for linear in linears}
-    if geometry.encoder:
+    if geometry.encoder or geometry.encoder_layers:
         known = (next((n for n in ALSO.get(name, ()) if n in names), name) for name in wanted)
         wanted = dict.fromkeys(known)
     for target in wanted:

@@ -2,7 +2,7 @@
 
     CROSSTUNE_DATA=../shared/data python scripts/build_languages.py [OUT.csv]
 
-Names, endonyms and ISO codes come from LinguaMeta, families and macroareas from Glottolog, resource
+Names, endonyms and ISO codes come from LinguaMeta, families, macroareas and places from Glottolog, resource
 classes from Joshi et al. (2020); GlotScript is used to check every script. Which varieties get a row, and
 what those sources lack or get wrong, is written down below by hand. Nothing here depends on the version of
 an installed package, so the same data always gives the same bytes.
@@ -14,7 +14,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = "code name endonym iso639_1 iso639_3 flores bcp47 family branch script resource macroarea aliases"
+COLUMNS = (
+    "code name endonym iso639_1 iso639_3 flores bcp47 family branch script resource"
+    " macroarea latitude longitude aliases"
+)
 
 # ---------------------------------------------------------------- which varieties have a row
 
@@ -150,7 +153,7 @@ frr; North Frisian
 fy; West Frisian
 gaa; Gã;; Ga language
 gan;; gan; Gan
-gd; Scottish Gaelic
+gd; Scottish Gaelic;; scottish_gaelic
 gez; Geez;;; ግዕዝ
 gn;; guarani; gug|Paraguayan Guarani
 got; Gothic
@@ -222,6 +225,7 @@ oto; Otomi; otomí; ote|Otomí
 pa;; eastern punjabi; Panjabi|Eastern Panjabi; ਪੰਜਾਬੀ
 pam;; kapampangan; Kapampangan
 pap;; papiamentu
+pcm;;; pidgin
 pms; Piedmontese
 pnb; Western Punjabi
 prs;;; fa-AF; دری
@@ -242,7 +246,8 @@ shi-Latn;;;; Tashelḥiyt
 shp; Shipibo-Konibo
 si;; sinhalese; Sinhalese
 sq;;; Tosk Albanian; shqip
-sr-Latn;;; sh|hbs; srpski
+sr;;; serbian_cyrillic
+sr-Latn;;; sh|hbs|serbian_latin; srpski
 st; Southern Sotho; sesotho; Sesotho
 sw; Swahili
 syr;;; aii; ܣܘܪܝܝܐ
@@ -270,8 +275,8 @@ yrl; Nheengatu
 yue; Cantonese;; zh-yue|Yue Chinese
 yue-Hans;;;; 粤语
 zea; Zeelandic
-zh;; mandarin; cmn|Chinese|Mandarin|Mandarin Chinese; 简体中文
-zh-Hant;;;; 繁體中文
+zh;; mandarin; cmn|Chinese|Mandarin|Mandarin Chinese|chinese_simplified; 简体中文
+zh-Hant;;; chinese_traditional; 繁體中文
 """
 # Varieties in a second script get no resource class of their own, but these two are full standards.
 SHARES_RESOURCE = {"zh-Hant", "sr-Latn"}
@@ -390,9 +395,19 @@ class Sources:
             # two names stand there twice; the second mention, from Wikipedia, is the higher one
             self.joshi[name] = max(int(level), self.joshi.get(name, 0))
 
+    def row(self, base: str, iso: str) -> dict[str, str]:
+        """Glottolog's of a language."""
+        return self.languoid_of_iso[GLOTTOLOG.get(iso or base, iso)]
+
+    def place(self, base: str, iso: str) -> dict[str, str]:
+        """Where a language is spoken, in degrees to one digit."""
+        row = self.row(base, iso)
+        degrees = {name: row[name.title()] for name in ("latitude", "longitude")}
+        return {name: f"{float(text):.1f}" for name, text in degrees.items() if text}
+
     def family(self, base: str, iso: str) -> tuple[str, str]:
         """Family and macroarea of a language; families of one language say "isolate"."""
-        row = self.languoid_of_iso[GLOTTOLOG.get(iso or base, iso)]
+        row = self.row(base, iso)
         if row["Is_Isolate"] == "true":
             return "isolate", row["Macroarea"]
         name = FAMILY_OF.get(base) or self.languoid[row["Family_ID"]]["Name"]
@@ -475,6 +490,7 @@ def build(folder: Path) -> list[dict[str, str]]:
                 "script": script,
                 "resource": "" if rank is None or not (is_default or code in SHARES_RESOURCE) else str(rank),
                 "macroarea": macroarea,
+                **(sources.place(base, iso) if macroarea else {}),
                 "aliases": "|".join(aliases),
             }
         )

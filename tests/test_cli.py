@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
+from transformers import MixtralConfig
 
 import crosstune
 from crosstune.cli import main as cli
@@ -186,6 +188,27 @@ def test_params_of_every_method(here: Any) -> None:
     out = here("params", "--model", "gemma-3-270m")[1]
     assert {"none", "prefix", "lora", "full"} <= {line.split()[0] for line in out.splitlines()}
     assert "115,200" in out
+
+
+@pytest.mark.parametrize("more", [(), ("--budget", "900")])
+def test_params_of_every_method_but_those_that_do_not_fit(
+    here: Any, tmp_path: Path, more: Sequence[str]
+) -> None:
+    MixtralConfig(
+        vocab_size=60,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+    ).save_pretrained(tmp_path)
+    code, out, err = here("params", "--model", str(tmp_path), *more)
+    assert (code, err) == (0, "")
+    counted = {line.split()[0] for line in out.splitlines()}
+    assert {"none", "prefix", "lora", "full"} <= counted
+    assert "ia3" not in counted
+    assert "refused: ia3: this model's MLP's last projection has no known name" in out
 
 
 @pytest.mark.parametrize(

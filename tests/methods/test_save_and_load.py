@@ -37,6 +37,15 @@ def test_state_through_a_file(tiny_lm, family, case, dtype, tmp_path):
         fresh.detach()
 
 
+@pytest.mark.parametrize("case", ["lora-dropout", "peft-adalora"])
+def test_dropout_is_for_training_alone(tiny_lm, case):
+    """Also of a method that was not trained since it was attached, and is not merged."""
+    lm = tiny_lm("llama")
+    method = attach(lm, case, **({"lora_dropout": 0.3} if case == "peft-adalora" else {}))
+    assert torch.equal(all_logits(lm, IDS), all_logits(lm, IDS))
+    method.detach()
+
+
 @pytest.mark.parametrize("case", TRAINED)
 def test_state_is_a_copy_of_its_moment_or_says_nothing_wrong(tiny_lm, case):
     """Training on after loading changes the model, and the loaded tensors stay what they were."""

@@ -3,7 +3,9 @@
     python tests/oracles/adapters_library.py        # with adapters 1.3.0, transformers 4.57 and PyTorch
 
 A tiny random Llama; on it, one after the other, adapters of each of the library's own configs with random
-weights. Stored are the model's weights, the adapters' under crosstune's names, and the logits of one text.
+weights, and stacks of a language's and a task's (MAD-X) with an invertible adapter at the embeddings, whose
+inverse the library has in its own heads alone. Stored are the model's weights, the adapters' under
+crosstune's names, and the logits of one text.
 """
 
 import json
@@ -33,8 +35,21 @@ CONFIGS = {
     "compacter": adapters.CompacterConfig(reduction_factor=4),
     "compacter++": adapters.CompacterPlusPlusConfig(reduction_factor=4),
 }
+# A language adapter, and the task adapter above it.
+STACKS = {
+    "mad-x": (adapters.SeqBnInvConfig(reduction_factor=2), adapters.SeqBnConfig(reduction_factor=4)),
+    "mad-x-houlsby": (
+        adapters.DoubleSeqBnInvConfig(reduction_factor=2, non_linearity="relu"),
+        adapters.DoubleSeqBnConfig(reduction_factor=4, non_linearity="relu"),
+    ),
+}
 NAMES = {
-    r"^model\.|\.adapters\.it": "",
+    r"^model\.|\.adapters\.(it|language)": "",
+    r"invertible_adapters\.language\.": "embeddings.",
+    r"\.F\.": ".first.",
+    r"\.G\.": ".second.",
+    r"(first|second)\.0": r"\1.down",
+    r"(first|second)\.2": r"\1.up",
     "attention_adapters": "attention",
     "output_adapters": "mlp",
     r"adapter_down\.0": "down",
@@ -74,6 +89,24 @@ def main() -> None:
                 stored[f"{config}.{renamed(name)}"] = weight.clone()
             stored[f"{config}.logits"] = model(input_ids=ids).logits[0].clone()
         model.delete_adapter("it")
+    headed: Any = adapters.LlamaAdapterModel(LlamaConfig(**SIZES)).eval()
+    headed.model.load_state_dict(model.model.state_dict())
+    headed.add_causal_lm_head("head", layers=1)
+    headed.heads["head"][0].weight = model.lm_head.weight  # its bias is zero
+    for stack, (below, above) in STACKS.items():
+        headed.add_adapter("language", config=below)
+        headed.add_adapter("it", config=above)
+        headed.set_active_adapters(adapters.composition.Stack("language", "it"))
+        headed.active_head = "head"
+        with torch.no_grad():
+            for name, weight in headed.named_parameters():
+                for adapter in ("language", "it"):
+                    if f".{adapter}." in name:
+                        weight.copy_(torch.randn_like(weight) * 0.5)
+                        stored[f"{stack}.{adapter}.{renamed(name)}"] = weight.clone()
+            stored[f"{stack}.logits"] = headed(input_ids=ids).logits[0].clone()
+        headed.delete_adapter("language")
+        headed.delete_adapter("it")
     about = {"ids": json.dumps(ids[0].tolist()), "sizes": json.dumps(SIZES)}
     file = Path(__file__).with_suffix(".safetensors")
     save_file({name: tensor.contiguous() for name, tensor in stored.items()}, file, metadata=about)

@@ -31,6 +31,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+STACKS = {"mad-x": "pfeiffer", "mad-x-houlsby": "houlsby"}
+
+
 @pytest.fixture(scope="module")
 def stored() -> tuple[dict[str, Any], dict[str, str]]:
     """Tensors and facts."""
@@ -38,26 +41,48 @@ def stored() -> tuple[dict[str, Any], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_the_library_s_modules(stored, case):
+def under(tensors: dict[str, Any], start: str) -> dict[str, Any]:
+    return {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
+
+
+@pytest.fixture
+def lm(stored: Any) -> LanguageModel:
+    """The library's Llama."""
     tensors, about = stored
-
-    def under(start: str) -> dict[str, Any]:
-        return {name.removeprefix(start): x for name, x in tensors.items() if name.startswith(start)}
-
     config = LlamaConfig(**json.loads(about["sizes"]))
     model = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION).eval()
-    model.load_state_dict(under("model."))
+    model.load_state_dict(under(tensors, "model."))
     model.requires_grad_(False).to(DEVICE)
-    lm = LanguageModel(model, None, "tiny", "0", geometry_of(config))
+    return LanguageModel(model, None, "tiny", "0", geometry_of(config))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_library_s_modules(stored, lm, case):
+    tensors, about = stored
     name, settings = CASES[case]
     method = METHODS[name](METHODS[name].Config(**settings))
     method.attach(lm)
-    state = under(f"{case}.")
-    wanted, ids = state.pop("logits"), json.loads(about["ids"])
+    state, ids = under(tensors, f"{case}."), json.loads(about["ids"])
+    wanted = state.pop("logits")
     assert (all_logits(lm, ids).cpu() - wanted).abs().max() > 0.1
     method.load_state(state)
     near("bottleneck = adapters library", all_logits(lm, ids), wanted)
+
+
+@pytest.mark.parametrize("case", STACKS)
+def test_a_task_adapter_over_a_language_adapter(stored, lm, case):
+    """MAD-X, with the invertible adapter and its inverse; the library has this residual alone."""
+    tensors, about = stored
+    settings = {"placement": STACKS[case], "width": "d/4", "activation": "relu"}
+    method: Any = METHODS["mad-x"](METHODS["mad-x"].Config(**settings))
+    method.uses, method.weights = {"sw": "sw"}, {"sw": under(tensors, f"{case}.language.")}
+    method.attach(lm)
+    ids, wanted = json.loads(about["ids"]), tensors[f"{case}.logits"]
+    with lm.adaptation.for_language("sw"):
+        assert (all_logits(lm, ids).cpu() - wanted).abs().max() > 0.1
+        method.load_state(under(tensors, f"{case}.it."))
+        near("mad-x = adapters library", all_logits(lm, ids), wanted)
+    method.detach()
 
 
 def test_wide_adapters_in_16_bits(tiny_lm, monkeypatch):

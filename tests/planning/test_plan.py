@@ -69,6 +69,14 @@ def test_calibration_gives_an_estimate_for_every_run(model: Path, tmp_path: Path
     assert not (tmp_path / "store").exists()
 
 
+def test_a_schedule_longer_than_what_is_timed(model: Path, tmp_path: Path) -> None:
+    """AdaLoRA's ranks stay for 8 steps: more than calibration takes, fewer than the run has."""
+    ranks = {"init_r": 4, "target_r": 2, "tinit": 8, "tfinal": 2}
+    spec = study(model, tmp_path, methods=[{"name": "peft", "type": "ADALORA", **ranks}], train={"steps": 20})
+    calibrate(spec, lambda line: None)
+    assert plan_study(spec).unknown == 0
+
+
 def test_an_estimate_is_arithmetic_on_what_was_measured(model: Path, tmp_path: Path) -> None:
     spec = study(model, tmp_path, train={"epochs": 2, "batch_size": 4, "evaluate_every": 7, "limit": 40})
     run = next(run for run in expand(spec) if run.method == "lora")

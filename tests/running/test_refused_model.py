@@ -18,6 +18,7 @@ from crosstune.store import store
 from crosstune.study.runs import expand
 from crosstune.study.spec import Study
 from saved_model import study_of
+from tiny_encoders import save_encoder
 
 
 @pytest.fixture
@@ -42,10 +43,10 @@ def study(models: list[str], tmp_path: Path, **changes: Any) -> Study:
 def test_the_others_go_on(models: list[str], tmp_path: Path, budget: int | None) -> None:
     spec = study(models, tmp_path, budget=budget)
     plan = plan_study(spec)
-    assert list(plan.refused) == models[:1]
-    assert "model_type" in plan.refused[models[0]]
+    assert len(plan.refused) == 1
+    assert "model_type" in plan.refused[0]
     assert [group.to_do for group in plan.groups] == [0, 0, 1, 1, 1, 1]
-    assert ": 0 finished, 4 to do, 2 of refused models" in totals(plan)
+    assert ": 0 finished, 4 to do, 2 refused" in totals(plan)
     log = io.StringIO()
     with pytest.raises(UserError, match="4 of 6 runs failed, the others are kept in") as failed:
         run_study(spec, console=Console(file=log, width=400))
@@ -57,6 +58,32 @@ def test_the_others_go_on(models: list[str], tmp_path: Path, budget: int | None)
     assert "torn" in lines[1]
     assert len(lines) == 2
     assert plan_study(spec).done == 2
+
+
+def test_what_does_not_fit_one_model_runs_on_the_others(model: Path, tmp_path: Path) -> None:
+    encoder = str(save_encoder(tmp_path / "encoder"))
+    methods = ["none", {"name": "few-shot", "k": 1}, "probe", "lora"]
+    spec = study([encoder, str(model)], tmp_path, methods=methods)
+    plan = plan_study(spec)
+    reasons = (
+        f"{encoder}: task cldr-names: its answers are told by a head, which method none does not train",
+        f"{encoder}: few-shot: an encoder learns nothing from exemplars",
+        f"{model}: probe: task cldr-names has no head to train",
+    )
+    assert [told.startswith(reason) for told, reason in zip(plan.refused, reasons, strict=True)] == [True] * 3
+    assert [group.to_do for group in plan.groups] == [0, 0, 1, 1, 1, 1, 0, 1]
+    with pytest.raises(UserError, match="3 of 8 runs failed, the others are kept in"):
+        run_study(spec, console=Console(file=io.StringIO(), width=400))
+    done = {(run.model, run.method.name) for run in store.read_runs(spec.folder)}
+    assert done == {(encoder, "probe"), (encoder, "lora")} | {
+        (str(model), method) for method in ("none", "few-shot", "lora")
+    }
+
+
+def test_a_combination_that_fits_no_model_is_a_mistake_of_the_file(tmp_path: Path) -> None:
+    encoders = [str(save_encoder(tmp_path / name)) for name in ("one", "two")]
+    with pytest.raises(Exception, match=f"{encoders[0]}: few-shot: an encoder learns nothing"):
+        study(encoders, tmp_path, methods=["probe", "few-shot"])
 
 
 def test_a_size_that_could_not_be_solved_has_an_id_of_its_own(models: list[str], tmp_path: Path) -> None:

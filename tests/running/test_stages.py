@@ -1,7 +1,11 @@
 """Stages: parts trained on unlabelled text first, as runs of their own that others stand on."""
 
 import io
+import json
+import subprocess
+import sys
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from crosstune.errors import UserError
 from crosstune.methods.sparse import add_sparse
 from crosstune.methods.staged.lt_sft import LtSft
 from crosstune.methods.staged.mad_x import MadX
+from crosstune.methods.staged.stage import terms
 from crosstune.planning.plan import plan_study
 from crosstune.running.earlier.stages import FinishedStages
 from crosstune.running.predict import predict
@@ -26,6 +31,8 @@ from crosstune.store.record import RunRecord
 from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study
 from crosstune.tasks import make_task
+from crosstune.training.checkpoint import Checkpoint
+from hub_server import COMMIT, OWNER, Repository, serving
 from saved_model import study_of
 
 TEXTS = {
@@ -77,7 +84,7 @@ def test_a_stage_is_a_run_that_results_name_and_share(model: Path, text: Path) -
         ("result", 2, 2),
     ]
     log = run(small)
-    assert "no unlabelled text of their own, used in its place: ru cs" in log
+    assert "used in place of unlabelled text of their own: ru cs" in log
     by_id = records(small)
     assert list(by_id) == [run.id for run in expand(small)], "stages first"
     record = by_id[results[0].id]
@@ -120,6 +127,11 @@ def test_changed_text_is_trained_on_again_with_all_that_stands_on_it(model: Path
         ("none", ["ru", "sw"], {"en": "en", "ru": None, "sw": None}),
         ("nearest", ["ru", "sw"], {"en": "en", "ru": "cs", "sw": None}),
         ("neighbours", ["ru", "sw"], {"en": "en", "ru": "1/2 cs + 1/3 de + 1/6 en", "sw": None}),
+        (
+            "similar",
+            ["ru", "sw"],
+            {"en": "en", "ru": "51/130 cs + 4/13 de + 3/10 en", "sw": "55/164 de + 55/164 cs + 27/82 en"},
+        ),
     ],
 )
 def test_a_language_without_text(
@@ -131,11 +143,37 @@ def test_a_language_without_text(
     assert result.stages.uses == uses
 
 
+def test_a_sum_of_the_user_s(model: Path, text: Path) -> None:
+    """For a language with text or without; it is in the run's id, and the order of keys is not."""
+
+    def result(mix: Any) -> Run:
+        (run,) = of_kind(
+            study(model, text, missing="none", mix=mix, study={"languages": ["ru", "de"]}), "result"
+        )
+        return run
+
+    mixed = result({"rus": {"cs": 1.5, "de": -0.5}, "de": {"en": 0.25}})
+    assert mixed.stages is not None
+    assert mixed.stages.uses == {"en": "en", "ru": "3/2 cs + -1/2 de", "de": "1/4 en"}
+    assert set(mixed.stages.runs) == {"en", "cs", "de"}
+    assert terms("3/2 cs + -1/2 de") == {"cs": 1.5, "de": -0.5}
+    assert "mix" not in result({}).config.model_dump()
+    assert len({mixed.id, result({}).id, result({"ru": {"cs": 1.5}}).id}) == 3
+    for mix, wrong in {
+        "en": {"en": {"de": 1}},
+        "sw, which has no text": {"ru": {"sw": 1}},
+        "unknown language": {"ru": {"nowhere": 1}},
+        "no weights": {"ru": {}},
+    }.items():
+        with pytest.raises(ValidationError, match=f"mix: .*{mix}"):
+            result(wrong)
+
+
 def test_mistakes_are_told_before_anything_is_computed(model: Path, text: Path) -> None:
     for changes, wrong in {
         "missing: error": (
             {"missing": "error"},
-            "has nothing in ru; set missing: nearest, neighbours or none",
+            "has nothing in ru; set missing: nearest, neighbours, similar or none",
         ),
         "no source": ({"study": {"languages": ["de"]}}, "has nothing in en; bring some"),
         "no text": ({"source": ""}, "method mad-x needs text:"),
@@ -162,36 +200,98 @@ def test_text_that_holds_a_test_example_is_counted(model: Path, text: Path) -> N
     assert (record.unlabelled.in_text, record.unlabelled.compared) == (0, 0)  # names are short
 
 
-def test_stopped_again_and_again_it_comes_to_the_same_bits(
-    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+# The hub's library reads its address when it is imported.
+RUN_ALL = """
+import json, sys
+from crosstune.errors import UserError
+from crosstune.running.runner import run_study
+from crosstune.study.spec import Study
+for study in json.loads(sys.argv[1]):
+    try:
+        run_study(Study(**study))
+    except UserError as error:
+        print("refused:", error)
+"""
+
+
+def test_text_of_a_dataset_on_the_hub(model: Path, tmp_path: Path) -> None:
+    """Pinned to a commit, a file a language; a language without files is named."""
+
+    def rows(*lines: str) -> bytes:
+        return "".join(json.dumps({"text": line}) + "\n" for line in lines).encode()
+
+    files = {f"data/{code}/1.jsonl": rows(*TEXTS[code].splitlines()) for code in ("en", "de")}
+    source = {"source": f"hub:{OWNER}/text", "files": "data/{code}/*.jsonl", "revision": COMMIT}
+    method = {"name": "mad-x", "text": source, "text_train": {"steps": 2}, "width": 4, "language_width": 8}
+    spec = study_of(model, tmp_path / "store", methods=[method])
+    studies = [spec | {"languages": ["de"]}, spec | {"languages": ["ru"]}]
+    (tmp_path / "hub").mkdir()
+    with serving(tmp_path / "hub") as hub:
+        hub.datasets[f"{OWNER}/text"] = Repository({COMMIT: files}, {"main": COMMIT})
+        command = [sys.executable, "-c", RUN_ALL, json.dumps(studies)]
+        environment = hub.environment(tmp_path / "home")
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (record,) = stored.read_runs(tmp_path / "store")
+    assert record.unlabelled is not None
+    text = record.unlabelled.stages["de"].text
+    assert [text[name] for name in ("repo", "commit", "files", "lines")] == [
+        f"{OWNER}/text", COMMIT, ["1.jsonl"], 2
+    ]  # fmt: skip
+    refused = done.stdout.splitlines()[-1]
+    assert refused.startswith("refused: ")
+    assert "data/ru/*.jsonl" in refused
+
+
+STAGED: dict[str, dict[str, Any]] = {
+    "mad-x": {"width": 4, "language_width": 8, "dropout": 0.2, "residual": "paper"},
+    "lt-sft": {"keep": 50, "dense": 0.5, "language": {"keep": 40, "dense": 0.5}},
+    "adamergex": {"rank": 2, "dropout": 0.2},
+}
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_stopped_behind_every_checkpoint_it_comes_to_the_same_bits(
+    model: Path, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
+    """Stages and what stands on them, a step at a time, and in evaluation."""
     monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
-    whole = study(model, text, dropout=0.2, residual="paper", study={"languages": ["de"]})
+    method = {"name": name, "text": str(text), "missing": "nearest", **STAGED[name]}
+    method["text_train"] = {"steps": 2, "batch_size": 2}
+    whole = Study(**study_of(model, tmp_path / "whole", methods=[method], languages=["de"]))
     run(whole)
     stopped = whole.model_copy(update={"store": str(tmp_path / "stopped")})
-    calls: Counter[str] = Counter()
-    for name in ("trained", "evaluated"):
-        true = getattr(Display, name)
+    stops: Counter[str] = Counter()
+    seen: set[Any] = set()
 
-        def breaking(self: Display, told: Any, name: str = name, true: Any = true) -> None:
-            true(self, told)
-            calls.update([name])
-            if calls[name] in (2, 4, 8):
-                raise KeyboardInterrupt
+    def stop_once(what: str, *at: Any) -> None:
+        if (what, *at) not in seen:
+            seen.add((what, *at))
+            stops.update([what])
+            raise KeyboardInterrupt
 
-        monkeypatch.setattr(Display, name, breaking)
-    for _ in range(10):
+    def breaking(kind: Any, name: str, at: Callable[..., Any]) -> None:
+        true = getattr(kind, name)
+
+        def call(self: Any, *told: Any) -> None:
+            true(self, *told)
+            stop_once(name, len(list(stopped.folder.glob("*/run.json"))), at(self, *told))
+
+        monkeypatch.setattr(kind, name, call)
+
+    breaking(Display, "evaluated", lambda self, count: None)
+    breaking(Checkpoint, "save", lambda self, step, tensors, facts: (step, facts["finished"]))
+    for _ in range(30):
         with suppress(KeyboardInterrupt):
             run(stopped)
             break
-    assert calls["trained"] > 8 > 2 < calls["evaluated"]
+    assert stops == {"save": 2 + 2 + 3, "evaluated": 1}, "two stages of two steps, and a task of three"
     for made in expand(whole):
         files = [stored.WEIGHTS, *[stored.PREDICTIONS] * (made.kind == "result")]
-        for name in files:
-            one, other = (store / made.id / name for store in (whole.folder, stopped.folder))
-            assert one.read_bytes() == other.read_bytes(), f"{made.name}: {name}"
-    assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "stage")
-    assert any(record.cost.resumed for record in records(stopped).values() if record.kind == "result")
+        for file in files:
+            one, other = (store / made.id / file for store in (whole.folder, stopped.folder))
+            assert one.read_bytes() == other.read_bytes(), f"{made.name}: {file}"
+    assert all(record.cost.resumed for record in records(stopped).values())
 
 
 def test_a_sum_of_neighbours(model: Path, text: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +16,7 @@ from crosstune.errors import UserError
 from crosstune.languages import table
 from crosstune.metrics.corpus import CORPUS
 from crosstune.metrics.language_id import measurable
+from crosstune.study.spec import read_study
 from crosstune.tasks.custom.definition import Definition
 from crosstune.tasks.custom.load import load_task
 from crosstune.tasks.custom.task import METRICS
@@ -344,6 +346,25 @@ def test_a_language_that_the_table_lacks_is_added_in_the_tasks_file(tmp_path):
     toba = "languages:\n  bbc: {name: Toba, family: Austronesian, script: Latn, resource: 0}\n"
     make(tmp_path, CHOICE + toba)  # nor is one of a file from before the table had it, and the table stands
     assert table.find("bbc").name == "Batak Toba"
+
+
+@pytest.mark.usefixtures("clean_table")
+def test_a_language_is_defined_once_for_all_studies_of_a_project(tmp_path):
+    write_rows(tmp_path / "test_en.csv", ROWS)
+    write_rows(tmp_path / "test_bts.csv", ROWS)
+    (tmp_path / "task.yaml").write_text(CHOICE)
+    (tmp_path / "ours.yaml").write_text("new_" + BATAK)
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "include: ours.yaml\nname: s\nmodel: demo:gemma-3-270m\nmethods: [none]\ntasks: [task.yaml]\n"
+        "languages: [Simalungun Batak]\n"
+    )
+    read = read_study(study)
+    assert next(read.combinations()).languages == ("en", "bts")
+    assert yaml.safe_load(read.to_yaml())["new_languages"]["bts"]["script"] == "Latn"
+    (tmp_path / "ours.yaml").write_text("new_languages:\n  de: {name: D, family: x, script: Latn}\n")
+    with pytest.raises(UserError, match=r"ours\.yaml:2: new_languages: 'de' is in the language table"):
+        read_study(study)
 
 
 @pytest.mark.usefixtures("clean_table")

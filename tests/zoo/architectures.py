@@ -286,6 +286,20 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "phimoe": ("phimoe", {}),
+    "phimoe-longrope": (
+        "phimoe",
+        {
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.1, 1.2, 1.3],
+                "long_factor": [2.0, 3.0, 4.0, 5.0],
+                "short_mscale": 1.2,
+                "long_mscale": 1.5,
+                "original_max_position_embeddings": 40,
+            },
+        },
+    ),
     "plbart": ("plbart", NO_ENCODER),
     "prophetnet": (
         "prophetnet",

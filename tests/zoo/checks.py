@@ -47,14 +47,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "full": ("full", {}),
     "full-biases": ("full", {"only": "biases"}),
     "full-norms": ("full", {"only": "norms", "layers": 1}),
+    "sparse": ("sparse", {"keep": 100}),
+    "lora-prefix": ("stack", {"stack": ["lora", {"name": "prefix", "length": PROMPT, "space": "kv"}]}),
 }
 
 
 def own_way(name: str) -> bool:
-    """Whether a method changes what the model computes in a way of its own, not by weights or others."""
+    """Whether a method changes what the model computes, and is more than its stage's method."""
     method = METHODS[name]
-    composed = method.trains_weights or method.needs_head or issubclass(method, Staged | Stack)
-    return method.learning_rate is not None and not composed
+    return method.learning_rate is not None and not method.needs_head and not issubclass(method, Staged)
 
 
 # A method without a case here has one of its default settings.
@@ -101,7 +102,10 @@ def one_line(error: UserError) -> str:
 def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
     name, settings = CASES[case]
     if "target_modules" in METHODS[name].Config.model_fields:
-        settings = settings | {"target_modules": targets(lm)}
+        settings = settings | {"target_modules": targets(lm) if name == "peft" else "all-linear"}
+    if name == "stack":
+        lora = {"name": "lora", "rank": 2, "target_modules": "all-linear"}
+        settings = {"stack": [lora if part == "lora" else part for part in settings["stack"]]}
     kind = METHODS[name]
     method = kind(kind.Config(**settings))
     before = [id(module) for module in lm.model.modules()]
@@ -116,7 +120,7 @@ def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
         return f"{WRONG}: attach ends in {type(error).__name__}: {error}"[:200]
     try:
         shake(method)
-        real = sum(parameter.numel() for parameter in method.parameters().values())
+        real = method.trained_parameters()
         if counted != real:
             return f"{WRONG}: counts {counted} parameters and trains {real}"
         with _wanted(case, method, lm, eager) as logits:
@@ -129,6 +133,10 @@ def _outcome(case: str, lm: LanguageModel, eager: Any) -> str:
 
 def shake(method: Any) -> None:
     """Move every trained parameter away from where it starts: no gate, no B is zero after this."""
+    for part in getattr(method, "methods", {}).values():
+        shake(part)
+    if isinstance(method, Stack):
+        return
     generator = torch.Generator().manual_seed(1)
     scale = 0.02 if method.trains_weights else 0.1 if hasattr(method.config, "target_modules") else 0.3
     with torch.no_grad():
@@ -166,15 +174,12 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
         states = [p[f"layers.{i}"] for i in layers]
         yield independent.with_prefix(eager, independent.keys_of(eager, attentions, states))
     elif case == "prefix-kv":
-        shapes = independent.keys_of(eager, attentions, [torch.zeros(1, lm.geometry.hidden)] * len(layers))
-        pairs = [
-            tuple(
-                x.view(PROMPT, like.shape[0], -1).transpose(0, 1)
-                for x, like in zip(p[f"layers.{i}"], shapes[i], strict=True)
-            )
-            for i in layers
-        ]
-        yield independent.with_prefix(eager, pairs)  # type: ignore[arg-type]
+        yield independent.with_prefix(eager, _pairs(p, lm, eager, attentions))
+    elif case == "lora-prefix":
+        pairs = _pairs(method.methods["1.prefix"].parameters(), lm, eager, attentions)
+        lora = method.methods["0.lora"]
+        read = functools.partial(independent.with_prefix, pairs=pairs)
+        yield independent.with_weights(eager, _lora_weights(lora, eager), read)
     elif case == "llama-adapter":
         pairs = independent.keys_of(eager, attentions, [p[f"layers.{i}.prompt"] for i in layers])
         prompts = [(*pairs[i], torch.tanh(p[f"layers.{i}.gate"])) for i in layers]
@@ -187,13 +192,7 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
         with gated as logits:
             yield logits
     elif case == "lora":
-        scale = method.config.alpha / method.config.rank
-        weights = {}
-        for name in (key.removesuffix(".A") for key in p if key.endswith(".A")):
-            update = scale * p[f"{name}.B"] @ p[f"{name}.A"]
-            module = eager.get_submodule(name)
-            weights[f"{name}.weight"] = module.weight + (update.T if isinstance(module, Conv1D) else update)
-        yield independent.with_weights(eager, weights)
+        yield independent.with_weights(eager, _lora_weights(method, eager))
     elif name == "peft":
         a, b, c, d = (f".hada_{factor}.default" for factor in ("w1_a", "w1_b", "w2_a", "w2_b"))
         weights = {}
@@ -209,10 +208,35 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
     elif name in ("bottleneck", "compacter"):
         with independent.adapted(eager, stack, dict(p), method.config.placement) as logits:
             yield logits
+    elif name == "sparse":  # all may change while there is no mask
+        yield independent.with_weights(eager, {key: eager.get_parameter(key) + x for key, x in p.items()})
     elif method.trains_weights:
         yield independent.with_weights(eager, dict(p))
     else:  # has no equation here: all forms against a text alone
         yield lambda text: lm.logits(lm.hidden(torch.tensor([text]))[0])
+
+
+def _pairs(p: Any, lm: LanguageModel, eager: Any, attentions: Any) -> list[independent.Pair]:
+    """Of a key-value prefix's parameters, in the shape of the keys and values that each attention makes."""
+    layers = range(len(attentions))
+    shapes = independent.keys_of(eager, attentions, [torch.zeros(1, lm.geometry.hidden)] * len(layers))
+    return [
+        tuple(  # type: ignore[misc]
+            x.view(PROMPT, like.shape[0], -1).transpose(0, 1)
+            for x, like in zip(p[f"layers.{i}"], shapes[i], strict=True)
+        )
+        for i in layers
+    ]
+
+
+def _lora_weights(method: Any, eager: Any) -> dict[str, Tensor]:
+    """The changed weights."""
+    p, scale, weights = method.parameters(), method.config.alpha / method.config.rank, {}
+    for name in (key.removesuffix(".A") for key in p if key.endswith(".A")):
+        update = scale * p[f"{name}.B"] @ p[f"{name}.A"]
+        module = eager.get_submodule(name)
+        weights[f"{name}.weight"] = module.weight + (update.T if isinstance(module, Conv1D) else update)
+    return weights
 
 
 def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logits) -> str:

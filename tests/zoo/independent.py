@@ -32,12 +32,22 @@ def plain(model: Any) -> Logits:
     return lambda ids: model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
 
 
-def with_weights(model: Any, weights: dict[str, Tensor]) -> Logits:
-    """The model with some weights changed."""
+def with_weights(model: Any, weights: dict[str, Tensor], read: Callable[[Any], Logits] = plain) -> Logits:
+    """The model with some weights changed, read as it is or in another way."""
+
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Sequence[int]) -> Tensor:
+            return read(self.model)(ids)
+
+    changed = {f"model.{name}": weight for name, weight in weights.items()}
+    reader = Reader().eval()
 
     def logits(ids: Sequence[int]) -> Tensor:
-        given = {"input_ids": torch.tensor([list(ids)]), "use_cache": False}
-        out: Tensor = functional_call(model, weights, kwargs=given, strict=False).logits[0]
+        out: Tensor = functional_call(reader, changed, args=(ids,), strict=False)
         return out
 
     return logits

@@ -116,9 +116,9 @@ SIDES = [[1, *range(5, 5 + n)] for n in (3, 38, 60)]
 SIDES += [[1, *range(5, 34), *range(70, 70 + n)] for n in (4, 30)]
 
 
-@pytest.fixture(scope="module")
-def longrope(tmp_path_factory):
-    eager = eager_model("phi3-longrope")
+@pytest.fixture(scope="module", params=["phi3-longrope", "phimoe-longrope"])
+def longrope(request, tmp_path_factory):
+    eager = eager_model(request.param)
     folder = save(eager, tmp_path_factory.mktemp("longrope") / "model")
     return eager, load(str(folder), device="cpu", dtype="float32")
 

@@ -8,6 +8,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.methods.adapters.lora import targets
 from crosstune.models.attention import choose, hook
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
@@ -79,6 +80,17 @@ def test_a_dropped_key_norm_is_refused(monkeypatch):
     with pytest.raises(UserError, match="makes keys in a way that is not known; use lora"):
         METHODS["prefix"].count(METHODS["prefix"].Config(), geometry)
     assert not probe.examine(config_of("llama")).no_prompts, "Llama has no key norm to drop"
+
+
+def test_a_weight_that_is_read_without_a_call_gets_no_update():
+    """Jamba reads the weight of dt_proj itself: an update beside it would count only once it is merged."""
+    geometry = probe.examine(config_of("jamba"))
+    assert geometry.uncalled == ("dt_proj",)
+    config = METHODS["lora"].Config
+    for settings in ({"target_modules": "all-linear"}, {"target_modules": ["in_proj"]}):
+        assert all("dt_proj" not in name for _, name, _ in targets(config(**settings), geometry))
+    with pytest.raises(UserError, match='unknown target module "dt_proj"'):
+        targets(config(target_modules=["dt_proj"]), geometry)
 
 
 def test_plan_and_load_refuse_alike(tmp_path):

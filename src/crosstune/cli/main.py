@@ -10,7 +10,7 @@ import typer
 from crosstune.cli.claims import freeze, verdict
 from crosstune.cli.importing import import_results
 from crosstune.cli.options import Claims, Form, StoreFolder
-from crosstune.cli.printing import complain, print_csv, print_json, print_rows, print_sizes, say, show
+from crosstune.cli.printing import complain, print_counts, print_csv, print_json, print_sizes, say, show
 from crosstune.errors import UserError
 from crosstune.files import user_path
 
@@ -265,12 +265,8 @@ def params(
     if budget is not None:
         print_sizes(solve_budget(geometry, budget, method, settings or []), budget, geometry)
         return
-    rows = count_parameters(geometry, method, settings or [])
-    if method is not None:
-        say(f"{rows[method]:,} trained parameters, {rows[method] / geometry.parameters:.4%} of {model}")
-        return
-    shares = [(name, f"{count:,}", f"{count / geometry.parameters:.4%}") for name, count in rows.items()]
-    print_rows(("method", "trained parameters", f"of {geometry.parameters:,}"), shares, right=(1, 2))
+    counts = count_parameters(geometry, method, settings or [])
+    print_counts(counts, method, model, geometry.parameters)
 
 
 @app.command("list")

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from crosstune.errors import ACTS, inert
+from crosstune.errors import ACTS, UserError, inert
 
 
 def say(text: str) -> None:
@@ -54,6 +54,23 @@ def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tu
     show(table)
 
 
+def print_counts(counts: Mapping[str, Any], method: str | None, model: str, total: int) -> None:
+    """Trained parameters (`crosstune.methods.budget.count_parameters`), and what does not fit the model."""
+    if method is not None:
+        say(f"{counts[method]:,} trained parameters, {counts[method] / total:.4%} of {model}")
+        return
+    fitting = {name: count for name, count in counts.items() if not isinstance(count, UserError)}
+    rows = [(name, f"{count:,}", f"{count / total:.4%}") for name, count in fitting.items()]
+    print_rows(("method", "trained parameters", f"of {total:,}"), rows, right=(1, 2))
+    _print_refused(counts)
+
+
+def _print_refused(results: Mapping[str, Any]) -> None:
+    for result in results.values():
+        if isinstance(result, UserError):
+            say(f"refused: {result}")
+
+
 def print_sizes(solved: Mapping[str, Any], budget: str, geometry: Any) -> None:
     """The size of each method that comes nearest to a budget (`crosstune.methods.budget.solve_budget`)."""
     from crosstune.methods.budget import NEAR, hint
@@ -63,9 +80,12 @@ def print_sizes(solved: Mapping[str, Any], budget: str, geometry: Any) -> None:
         if best is not None
         else (name, "-", "-", "-")
         for name, best in solved.items()
+        if not isinstance(best, UserError)
     ]
     print_rows(("method", "size", "trained parameters", f"off {budget}"), sizes, right=(2, 3))
-    hints = {name: hint(name, best, geometry) for name, best in solved.items() if best is not None}
+    _print_refused(solved)
+    sized = {name: best for name, best in solved.items() if best and not isinstance(best, UserError)}
+    hints = {name: hint(name, best, geometry) for name, best in sized.items()}
     if any(hints.values()):
         say(f"more than {NEAR:.0%} off:")
     for name, text in hints.items():

@@ -8,6 +8,7 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,11 @@ def read_rows(path: Path, columns: Sequence[str], *, header: bool = True) -> lis
     if path.suffix not in readers:
         raise UserError(f"{path}: unknown kind of file; tables end in {', '.join(readers)}")
     return readers[path.suffix]()
+
+
+def read_quoted(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
+    """Rows of a tab-separated table whose quoted fields may hold line breaks; otherwise as `read_rows`."""
+    return _table(path, columns, True, partial(_commas, delimiter="\t"))
 
 
 def read_json(path: Path) -> Any:
@@ -185,9 +191,11 @@ def _tabs(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, list[
         yield number, line.split("\t")
 
 
-def _commas(path: Path, lines: list[tuple[int, str]]) -> Iterator[tuple[int, list[str] | BadRow]]:
+def _commas(
+    path: Path, lines: list[tuple[int, str]], delimiter: str = ","
+) -> Iterator[tuple[int, list[str] | BadRow]]:
     """Fields of each record; a quoted field may hold line breaks. A record is named by its first line."""
-    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
+    reader = csv.reader((f"{line}\n" for _, line in lines), delimiter=delimiter, strict=True)
     at = 0
     while at < len(lines):
         number = lines[at][0]

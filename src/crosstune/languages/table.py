@@ -33,6 +33,7 @@ class Language:
     # Class 0 (least text) to 5 of Joshi et al. 2020; None where they list no such language.
     resource: int | None
     macroarea: str  # Glottolog's: Africa, Eurasia, Papunesia, North America, South America
+    place: tuple[float, float] | None = None  # Glottolog's latitude and longitude, in degrees
 
 
 def _read() -> tuple[dict[str, Language], dict[str, list[str]]]:
@@ -41,9 +42,10 @@ def _read() -> tuple[dict[str, Language], dict[str, list[str]]]:
     aliases: dict[str, list[str]] = {}
     text = files(__package__).joinpath("languages.csv").read_text(encoding="utf-8")
     for row in csv.DictReader(text.splitlines()):
-        values: dict[str, str] = {field.name: row[field.name] for field in fields(Language)}
-        resource = values.pop("resource")
-        languages[row["code"]] = Language(**values, resource=int(resource) if resource else None)
+        values: dict[str, str] = {field.name: row.get(field.name, "") for field in fields(Language)}
+        resource, _ = values.pop("resource"), values.pop("place")
+        place = (float(row["latitude"]), float(row["longitude"])) if row["latitude"] else None
+        languages[row["code"]] = Language(**values, resource=int(resource) if resource else None, place=place)
         aliases[row["code"]] = row["aliases"].split("|") if row["aliases"] else []
     return languages, aliases
 

@@ -120,6 +120,7 @@ class Method(ABC, Generic[Settings]):
         part = Part(self.name, None if languages is None else frozenset(languages), self.stacking)
         with lm.adaptation.attaching(part):
             self.place(lm, part, seed)
+            lm.model.train(lm.model.training)  # new modules start in training mode, with their dropout
         self.lm, self.part = lm, part
 
     def detach(self) -> None:

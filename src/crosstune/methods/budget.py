@@ -1,8 +1,9 @@
 """Methods at equal trained parameters: a budget such as 1.23M, and the size that comes nearest to it."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -15,6 +16,7 @@ from crosstune.methods.config import Layered, MethodConfig
 from crosstune.methods.stack import StackConfig
 from crosstune.models.geometry import Geometry
 
+T = TypeVar("T")
 NEAR = 0.02
 """Share of a budget that a size may be off before it is said what would come nearer."""
 
@@ -60,6 +62,7 @@ def solve(name: str, config: MethodConfig, geometry: Geometry, budget: int) -> S
     if isinstance(config, StackConfig):
         return _solve_stack(config, geometry, budget)
     if method.size is None:
+        method.count(config, geometry)
         return None
     setting = method.size
 
@@ -133,27 +136,46 @@ def hint(name: str, solved: Solved, geometry: Geometry) -> str | None:
 
 def count_parameters(
     geometry: Geometry, method: str | None = None, settings: Sequence[str] = ()
-) -> dict[str, int]:
+) -> dict[str, int | UserError]:
     """Trained parameters of one method with settings ``key=value`` as in a study file, or of all by default.
+
+    Of all, those that do not fit the model give their error.
 
     Raises:
         UserError: Unknown method or setting, or a value that does not fit.
     """
-    configs = _configs(method, settings)
-    return {name: METHODS[name].count(config, geometry) for name, config in configs.items()}
+    return _of_each(_configs(method, settings), lambda name, config: METHODS[name].count(config, geometry))
 
 
 def solve_budget(
     geometry: Geometry, budget: str, method: str | None = None, settings: Sequence[str] = ()
-) -> dict[str, Solved | None]:
+) -> dict[str, Solved | UserError | None]:
     """The size nearest to a budget such as "1.23M" of one method, or of all; None where there is no size.
+
+    Of all, those that do not fit the model give their error.
 
     Raises:
         UserError: Unknown method or setting, a value that does not fit, or no budget.
     """
     parameters = parse_count(budget, "budget")
-    configs = _configs(method, settings)
-    return {name: solve(name, config, geometry, parameters) for name, config in configs.items()}
+    return _of_each(
+        _configs(method, settings), lambda name, config: solve(name, config, geometry, parameters)
+    )
+
+
+def _of_each(
+    configs: Mapping[str, MethodConfig], compute: Callable[[str, MethodConfig], T]
+) -> dict[str, T | UserError]:
+    """By method; the error of one that does not fit the model, unless it is the only one."""
+    results: dict[str, T | UserError] = {}
+    for name, config in configs.items():
+        try:
+            results[name] = compute(name, config)
+        except UserError as error:
+            if len(configs) == 1:
+                raise
+            results[name] = error
+    return results
 
 
 def _configs(method: str | None, settings: Sequence[str]) -> dict[str, MethodConfig]:

@@ -1,6 +1,8 @@
 """Settings that methods share: which layers, how many prompt tokens."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from crosstune.errors import UserError
 
@@ -13,9 +15,23 @@ INIT_TEXT = (
 
 
 class MethodConfig(BaseModel):
-    """Settings of a method, as written in a study file. Unknown keys are errors."""
+    """Settings of a method, as written in a study file. Unknown keys are errors.
+
+    Attributes:
+        newer: Settings that the ids of runs are older than: left out of what is written at their defaults.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    newer: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = dump(self)
+        fields = type(self).model_fields
+        for name in {name for kind in type(self).__mro__ for name in vars(kind).get("newer", ())}:
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True):
+                content.pop(name, None)
+        return content
 
     @classmethod
     def open_ended(cls) -> bool:

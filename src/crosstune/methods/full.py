@@ -6,9 +6,7 @@ copies, and their rounded values are put into the model after each step. Trained
 chosen (tied embeddings once).
 """
 
-from typing import Any, Literal
-
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from typing import ClassVar, Literal
 
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
@@ -25,12 +23,8 @@ class FullConfig(Layered):
         only: One kind of weights; None for all.
     """
 
+    newer: ClassVar[tuple[str, ...]] = ("only", "layers")
     only: Literal["biases", "norms"] | None = None
-
-    @model_serializer(mode="wrap")
-    def _as_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What is not set is not said: the ids of runs are older than the settings.
-        return {name: value for name, value in handler(self).items() if value is not None}
 
 
 class Full(Method[FullConfig]):

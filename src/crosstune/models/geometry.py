@@ -52,6 +52,8 @@ class Geometry:
     # Name inside the layer, in and out of each linear layer, layer by layer; None where every layer has
     # those of Llama.
     linears: tuple[tuple[Linear, ...], ...] | None = None
+    # Last names of those that no forward calls: the model reads their weight in another way, or not at all.
+    uncalled: tuple[str, ...] = ()
     # "masked" or "bare" for an encoder with or without a masked language model; empty for a causal one.
     encoder: str = ""
     first_position: int = 0  # number of the first (RoBERTa's tables begin with rows that no text uses)

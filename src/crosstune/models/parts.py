@@ -97,8 +97,11 @@ def _position_table(stack: nn.Module) -> nn.Embedding | None:
 
 
 def linear_size(module: nn.Module) -> tuple[int, int] | None:
-    """(in, out) of a linear layer, GPT-2's among them; None for any other module."""
-    if isinstance(module, nn.Linear):
+    """(in, out) of a linear layer, GPT-2's among them; None for any other module.
+
+    A router that is a linear layer by its class (Phi-MoE's) gives more than an output.
+    """
+    if isinstance(module, nn.Linear) and not type(module).__name__.endswith("Router"):
         return module.in_features, module.out_features
     if type(module).__name__ == "Conv1D":
         weight: Any = module.weight

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from crosstune.data.example import Example
@@ -25,6 +26,10 @@ STEPS = 4
 
 ANSWERS = 24
 """Test examples timed, spread over the languages."""
+
+
+class _Timed(Exception):  # noqa: N818  # no error
+    """Enough steps are timed."""
 
 
 def calibrate(study: Study, tell: Callable[[str], None]) -> None:
@@ -82,16 +87,21 @@ def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
     assert run.train is not None
     lm = method.attached()
     rows = training_rows(run, lm, data, TokenLimit(run.train.tokens_per_pass, lm.device))
-    short = {"steps": STEPS, "epochs": None, "evaluate_every": None, "patience": None}
+    # The first of the run's own steps, whose number a method's schedule is made for.
+    steps = max(STEPS, run.train.total_steps(len(rows)))
+    first = {"steps": steps, "epochs": None, "evaluate_every": None, "patience": None}
     # Of a few steps nothing is read twice: those of later epochs take at most what is measured.
-    short |= {"reuse_frozen_layers": False}
+    first |= {"reuse_frozen_layers": False}
     times: list[float] = []
 
     def after_step(progress: Progress) -> None:
         times.append(progress.seconds)
+        if len(times) == STEPS:
+            raise _Timed
 
     provenance.reset_peak_memory(run.device)
-    train(method, rows, run.train.model_copy(update=short), run.seed, tell=after_step)
+    with suppress(_Timed):
+        train(method, rows, run.train.model_copy(update=first), run.seed, tell=after_step)
     return {
         "seconds": (times[-1] - times[0]) / (len(times) - 1),
         "examples": len(rows),

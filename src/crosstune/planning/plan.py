@@ -40,7 +40,7 @@ class PlanGroup:
         seconds: Estimated for the runs that are not done; None without anything to estimate from.
         peak_bytes: Estimated memory; None likewise.
         basis: "finished runs", "calibration", or None.
-        refused: Whether the model is refused, so that none of what is left can be made.
+        refused: Whether the model is refused, or does not fit task and method: nothing of it can be made.
     """
 
     model: str
@@ -75,7 +75,7 @@ class StudyPlan:
         load_seconds: Estimated for loading the models that runs still need.
         hints: One line for each method whose nearest size is not near its budget.
         broken: One line for each finished run whose record cannot be read; ``crosstune run`` makes it again.
-        refused: Why, by model, for those whose runs fail.
+        refused: Why runs cannot be made, one line for each model, or for what of a task does not fit it.
     """
 
     study: str
@@ -86,7 +86,7 @@ class StudyPlan:
     load_seconds: float
     hints: list[str]
     broken: list[str]
-    refused: dict[str, str]
+    refused: list[str]
 
     @property
     def runs(self) -> int:
@@ -149,8 +149,9 @@ def plan_study(study: Study) -> StudyPlan:
     for (model, task, label, _), members in grouped.items():
         finished = [records[run.id] for run in members if run.id in done][:_LOOKED_AT]
         related.setdefault((model, task, label), []).extend((record.kind, record.cost) for record in finished)
-    refused = {run.model: run.refused for run in runs if run.refused is not None}
-    shapes = {model: None if model in refused else cheap_geometry(model) for model in study.models}
+    refused = list(dict.fromkeys(run.refused for run in runs if run.refused is not None))
+    loadable = list(dict.fromkeys(run.model for run in runs if run.refused is None))
+    shapes = {model: cheap_geometry(model) if model in loadable else None for model in study.models}
     groups = [
         _group(members, done, failed, seeds, shapes[key[0]], measured[key[0]], related[key[:3]])
         for key, members in grouped.items()
@@ -159,7 +160,7 @@ def plan_study(study: Study) -> StudyPlan:
     loads = [known.load_seconds for model in needed if (known := measured[model]) is not None]
     first = runs[0]
     facts = (study.name, study.folder, first.device, first.dtype)
-    hints = _hints(study, [model for model in study.models if model not in refused])
+    hints = _hints(study, loadable)
     return StudyPlan(*facts, groups, sum(loads), hints, broken, refused)
 
 
@@ -200,7 +201,9 @@ def _group(
         task=first.task.name,
         method=first.label,
         kind=first.kind,
-        parameters=None if geometry is None else METHODS[first.method].count(first.config, geometry),
+        parameters=None
+        if geometry is None or first.refused is not None
+        else METHODS[first.method].count(first.config, geometry),
         runs=len(runs),
         done=len(runs) - len(left),
         failed=sum(run.id in failed for run in left),

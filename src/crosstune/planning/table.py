@@ -33,7 +33,7 @@ def plan_table(plan: StudyPlan, study_file: str) -> Group:
         )
         above = (model, task)
     shown: list[RenderableType] = [table, Text(visible(totals(plan), 1000))]
-    shown += [Text(visible(f"refused: {text}", 1000), style="red") for text in plan.refused.values()]
+    shown += [Text(visible(f"refused: {text}", 1000), style="red") for text in plan.refused]
     shown += [Text(visible(text, 1000), style="yellow") for text in plan.broken]
     if plan.hints:
         shown.append(Text("sizes that are off their budget:", style="yellow"))
@@ -52,7 +52,7 @@ def totals(plan: StudyPlan) -> str:
     left = sum(group.to_do for group in plan.groups)
     text = f"{plan.runs} runs on {plan.device} in {plan.dtype}: {plan.done} finished, {left} to do"
     if plan.refused:
-        text += f", {plan.runs - plan.done - left} of refused models"
+        text += f", {plan.runs - plan.done - left} refused"
     if plan.failed:
         text += f" ({plan.failed} failed before)"
     if left and plan.unknown < left:

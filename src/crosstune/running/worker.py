@@ -125,9 +125,9 @@ class Worker:
 
     def _run_all(self) -> None:
         waiting = False
-        for model in self.study.models:
-            if (refused := self._of(model)[0].refused) is not None:
-                self._give_up(self._of(model), UserError(refused))
+        for reason in dict.fromkeys(run.refused for run in self.runs):
+            if reason is not None:
+                self._give_up([run for run in self.runs if run.refused == reason], UserError(reason))
         self._follow(self.runs)
         self._tell_of_missing_text()
         for entry in self.study.tasks:

@@ -2,15 +2,17 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from pydantic import ValidationError
 
 from crosstune.config.mistakes import Loc, invalid, known_keys, read_settings
 from crosstune.errors import UserError
+from crosstune.languages.similarity import most_similar
 from crosstune.languages.table import find, relatives
 from crosstune.methods import METHODS
-from crosstune.methods.staged.stage import Stage, Staged, terms, weighted
+from crosstune.methods.staged.stage import Missing, Stage, Staged, StagedConfig, as_sum, ranked, terms
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.entries import MethodEntry, SearchSettings, TaskEntry
 from crosstune.tasks.text.task import TextOptions, UnlabelledText
@@ -49,7 +51,7 @@ class Stages:
         texts = [
             f"{code} {'none' if text is None else text}" for code, text in self.uses.items() if text != code
         ]
-        return f"no unlabelled text of their own, used in its place: {', '.join(texts)}" if texts else None
+        return f"used in place of unlabelled text of their own: {', '.join(texts)}" if texts else None
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,14 @@ def stage_plan(
         offered = set(text.make().languages())
     except UserError as error:
         raise invalid((*where, "text"), f"method {entry.name}: {error}") from error
+    mixes = _mixes(config, source, offered, (*where, "mix"))
     uses: dict[str, str | None] = {}
     for code in dict.fromkeys((source, *languages)):
-        most = {"nearest": 1, "neighbours": 3}.get(config.missing, 0)
-        near = relatives(code, offered)[:most] if most and code not in offered else []
-        uses[code] = code if code in offered else weighted(near) if near else None
-    lacking = [code for code in uses if code not in offered]
+        if code in offered and code not in mixes:
+            uses[code] = code
+            continue
+        uses[code] = as_sum(mixes.get(code) or _in_its_place(code, config.missing, offered)) or None
+    lacking = [code for code in uses if code not in offered and code not in mixes]
     if source in lacking or (lacking and config.missing == "error"):
         raise invalid(
             (*where, "text"),
@@ -108,7 +112,7 @@ def stage_plan(
             + (
                 "bring some in the source language"
                 if source in lacking
-                else "set missing: nearest, neighbours or none"
+                else "set missing: nearest, neighbours, similar or none"
             ),
         )
     what = f"text_train of method {entry.name}"
@@ -125,6 +129,38 @@ def stage_plan(
         rate = stage.learning_rate or METHODS[stage.method](stage.config).default_rate
         train = train.model_copy(update={"learning_rate": rate})
     return StagePlan(stage, text, train, uses)
+
+
+def _in_its_place(code: str, missing: Missing, offered: set[str]) -> dict[str, Fraction]:
+    """What a language without text gets: the languages whose it is, with their weights."""
+    if missing == "similar":
+        return most_similar(code, offered, 3)
+    count = {"nearest": 1, "neighbours": 3}.get(missing, 0)
+    return ranked(relatives(code, offered)[:count]) if count else {}
+
+
+def _mixes(
+    config: StagedConfig, source: str, offered: set[str], where: Loc
+) -> dict[str, dict[str, Fraction]]:
+    """The sums of a method's ``mix``, by canonical codes.
+
+    Raises:
+        ValidationError: A language that is unknown or has no text, or the source language.
+    """
+    mixes: dict[str, dict[str, Fraction]] = {}
+    for code, weights in config.mix.items():
+        try:
+            mixes[find(code).code] = {find(of).code: Fraction(str(x)) for of, x in weights.items() if x}
+        except UserError as error:
+            raise invalid((*where, code), f"mix: {error}") from error
+    for code, sum_of in mixes.items():
+        if code == source:
+            raise invalid((*where, code), f"mix: {code} is the source language, which has its own")
+        if lacking := [of for of in sum_of if of not in offered]:
+            raise invalid((*where, code), f"mix: {code} is made of {lacking[0]}, which has no text")
+        if not sum_of:
+            raise invalid((*where, code), f"mix: {code} has no weights; give some, such as {{sw: 0.7}}")
+    return mixes
 
 
 def _text_entry(method: str, text: str | Mapping[str, Any], where: Loc) -> TaskEntry:

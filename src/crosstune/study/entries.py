@@ -329,3 +329,21 @@ def _users_task(entry: Mapping[str, Any], folder: Path) -> tuple[TaskFile, dict[
             ("file",), f'{loaded.path}: "{loaded.task.name}" is a task of crosstune; give yours another name'
         )
     return loaded, rest
+
+
+def read_codes(value: Any, at: Loc) -> Codes:
+    """Languages as a study names them.
+
+    Raises:
+        ValidationError: At ``at``: they are neither "all" nor a list of texts.
+    """
+    if value == "all":
+        return "all"
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list | tuple) or not value:
+        raise invalid(at, 'languages: give "all" or a list of codes such as [en, de, sw]')
+    for i, code in enumerate(value):
+        if not isinstance(code, str):
+            raise invalid((*at, i), "languages: a language is a code or a name, such as sw or Swahili")
+    return tuple(value)

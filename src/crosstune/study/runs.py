@@ -64,7 +64,7 @@ class Run:
     quantize: str | None = None  # "4bit" or "8bit" for the frozen weights; in the id when set
     device_map: str | None = None  # how the model is spread over GPUs; not in the id
     known_as: str | None = None  # the id from before it was resolved, which it keeps
-    # Why it cannot be made: its model's shape cannot be read, or is not one that crosstune loads.
+    # Why it cannot be made: its model cannot be loaded, or its method or task does not fit the model.
     refused: str | None = None
     unsolved: int | None = None  # of a refused run: the budget that its method's size could not be solved for
 
@@ -130,7 +130,7 @@ def expand(study: Study) -> list[Run]:
 
     A method that neither trains nor draws anything is one run whatever the seeds. The search runs that decide
     a learning rate stand just before the runs that wait for it. Runs of a model that the study refused, or
-    whose shape a budget needs and cannot be read, are `Run.refused`.
+    whose shape a budget needs and cannot be read, are `Run.refused`, and so are those that do not fit theirs.
 
     Raises:
         UserError: The device is not on this machine, or every model is refused.
@@ -138,7 +138,7 @@ def expand(study: Study) -> list[Run]:
     device, dtype = named(study.device, study.dtype)
     combinations = list(study.combinations())
     sized = any(combination.budget is not None for combination in combinations)
-    refused = dict(study.refused)
+    refused = dict(study.refusals.models)
     runs: dict[str, Run] = {}
     for model in study.models:
         geometry = None
@@ -149,7 +149,7 @@ def expand(study: Study) -> list[Run]:
                 refused[model] = str(error)
         first: dict[str, Run] = {}
         rest: dict[str, Run] = {}
-        for combination in combinations:
+        for i, combination in enumerate(combinations):
             base = Run(
                 study=study.name,
                 model=model,
@@ -165,13 +165,13 @@ def expand(study: Study) -> list[Run]:
                 label=combination.label,
                 quantize=study.quantize,
                 device_map=study.device_map,
-                refused=refused.get(model),
-                unsolved=None if geometry is not None else combination.budget,
+                refused=refused.get(model) or study.refusals.of(model, i),
+                unsolved=combination.budget,
             )
-            if geometry is not None and combination.budget is not None:
+            if geometry is not None and combination.budget is not None and base.refused is None:
                 solved = solve(base.method, base.config, geometry, combination.budget)
-                base = base if solved is None else replace(base, config=solved.config)
-            if combination.stages is not None:
+                base = replace(base, config=base.config if solved is None else solved.config, unsolved=None)
+            if combination.stages is not None and (model, i) not in study.refusals.combinations:
                 stages, base = _with_stages(base, combination.stages)
                 first |= {run.id: run for run in stages if run.id not in first}
             searches = []

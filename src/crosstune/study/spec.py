@@ -20,16 +20,23 @@ from crosstune.config.yaml_file import dump
 from crosstune.data.forms import form_of
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
-from crosstune.methods import METHODS
 from crosstune.models.loading.device import DTYPES, DeviceMap
-from crosstune.models.loading.known import cheap_geometry, check_model
 from crosstune.models.loading.quantize import Quantize
-from crosstune.outputs.fits import check_fits
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.combination import Combination, stage_plan
-from crosstune.study.entries import Codes, MethodEntry, SearchSettings, StudyPart, TaskEntry, labels
+from crosstune.study.entries import (
+    Codes,
+    MethodEntry,
+    SearchSettings,
+    StudyPart,
+    TaskEntry,
+    labels,
+    read_codes,
+)
 from crosstune.study.file import StudyFile
 from crosstune.study.grid import MOST_RUNS, GridCell, sweep
+from crosstune.study.refusals import Refusals, refusals
+from crosstune.tasks.custom.definition import NewLanguages
 from crosstune.training.settings import ONE_OF, TrainSettings
 
 _NEEDED = {"name": "demo", "models": "demo:gemma-3-270m", "tasks": "cldr-names", "methods": "lora"}
@@ -40,6 +47,8 @@ class Study(StudyPart):
     """A grid of runs, as a study file names them. See ``studies/demo.yaml`` for the form.
 
     Attributes:
+        new_languages: By code, languages that crosstune's table lacks, with their name, family, script and,
+            where known, resource class.
         name: Of the study; letters, digits, ``_``, ``-`` and ``.``.
         models: What to load: hub ids, folders or ``demo:`` names (``model:`` for a single one).
         device: "auto", "cpu", "cuda", "cuda:1", ...
@@ -62,6 +71,7 @@ class Study(StudyPart):
         trackers: Of "tensorboard", "wandb" and "trackio", what else is told of the runs (docs/trackers.md).
     """
 
+    new_languages: NewLanguages = Field(default_factory=dict)
     name: str
     models: tuple[str, ...]
     device: str = "auto"
@@ -80,7 +90,7 @@ class Study(StudyPart):
     device_map: DeviceMap | None = None
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     _text: str | None = PrivateAttr(default=None)
-    _refused: dict[str, str] = PrivateAttr(default_factory=dict)
+    _refusals: Refusals = PrivateAttr(default_factory=Refusals)
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -155,8 +165,8 @@ class Study(StudyPart):
     @classmethod
     def _codes(cls, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {task: _codes(codes, (task,)) for task, codes in value.items()}
-        return _codes(value, ())
+            return {task: read_codes(codes, (task,)) for task, codes in value.items()}
+        return read_codes(value, ())
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -187,10 +197,7 @@ class Study(StudyPart):
         for combination in combinations:
             self._check_loss(combination)
             self._check_dev(combination)
-        for i, model in enumerate(self.models):
-            self._check_model(model, i, combinations)
-        if len(self._refused) == len(self.models):
-            raise invalid(("models", 0), self._refused[self.models[0]])
+        self._refusals = refusals(self.models, self.methods, combinations)
         return self
 
     def _no_repetition(self) -> None:
@@ -260,37 +267,12 @@ class Study(StudyPart):
             "split, or a train.learning_rate and search: false",
         )
 
-    def _check_model(self, model: str, at: int, combinations: Sequence[Combination]) -> None:
-        """A name that is none is a mistake of the file; a model that is refused fails alone."""
-        try:
-            check_model(model)
-        except UserError as error:
-            raise invalid(("models", at), str(error)) from error
-        try:
-            geometry = cheap_geometry(model)
-        except UserError as error:
-            self._refused[model] = str(error)
-            return
-        if geometry is None:
-            return
-        for i, method in enumerate(self.methods):
-            try:
-                METHODS[method.name].count(method.config, geometry)
-            except UserError as error:
-                raise invalid(("methods", i), f"method {method.name} on {model}: {error}") from error
-        for combination in combinations:
-            task, method = combination.task, combination.method
-            try:
-                check_fits(task.name, task.task_class.kind, method.make(), geometry, combination.evaluate)
-            except UserError as error:
-                raise invalid(("methods", self.methods.index(method)), f"{model}: {error}") from error
-
     # --- what holds for a run -----------------------------------------------------------------
 
     @property
-    def refused(self) -> Mapping[str, str]:
-        """Why, by model, for those whose config tells that they cannot be loaded: their runs fail."""
-        return self._refused
+    def refusals(self) -> Refusals:
+        """Of its models: which of its runs fail for it."""
+        return self._refusals
 
     def combinations(self) -> Iterator[Combination]:
         """Each task with each method, task by task: first methods that draw nothing, trained ones last.
@@ -379,16 +361,3 @@ def _same(value: Any) -> Any:
     if isinstance(value, Mapping):
         return frozenset((key, _same(inner)) for key, inner in value.items())
     return tuple(map(_same, value)) if isinstance(value, list | tuple) else value
-
-
-def _codes(value: Any, at: Loc) -> Codes:
-    if value == "all":
-        return "all"
-    if isinstance(value, str):
-        return (value,)
-    if not isinstance(value, list | tuple) or not value:
-        raise invalid(at, 'languages: give "all" or a list of codes such as [en, de, sw]')
-    for i, code in enumerate(value):
-        if not isinstance(code, str):
-            raise invalid((*at, i), "languages: a language is a code or a name, such as sw or Swahili")
-    return tuple(value)

@@ -14,6 +14,7 @@ from crosstune.tasks.benchmarks.mgsm import Mgsm
 from crosstune.tasks.benchmarks.nli import AmericasNli, MyXnli, Xnli
 from crosstune.tasks.benchmarks.qa import Mlqa, TydiQa, Xquad
 from crosstune.tasks.benchmarks.sib200 import Sib200
+from crosstune.tasks.benchmarks.summaries import CrossSum, MasakhaNewsHeadlines, WikiLingua, XlSum
 from crosstune.tasks.benchmarks.tagging import MasakhaNer, MasakhaPos, Panx, Udpos
 from crosstune.tasks.benchmarks.tatoeba import Tatoeba
 from crosstune.tasks.benchmarks.xcopa import Xcopa
@@ -39,6 +40,10 @@ TASKS: dict[str, type[Task]] = {
     "panx": Panx,
     "masakhaner": MasakhaNer,
     "tatoeba": Tatoeba,
+    "masakhanews-headlines": MasakhaNewsHeadlines,
+    "xlsum": XlSum,
+    "wikilingua": WikiLingua,
+    "crosssum": CrossSum,
 }
 
 

@@ -10,9 +10,9 @@ layers * sub-layers * (2 d w + w + d), and one for each learned s; ``invertible`
 """
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from crosstune.errors import UserError
 from crosstune.methods.adapters import invertible, orthogonal
@@ -45,17 +45,11 @@ class BottleneckConfig(InsertedConfig):
             steps of the loss and of that term in turn.
     """
 
+    newer: ClassVar[tuple[str, ...]] = ("invertible", "ortho")
     scale: Annotated[float, Field(gt=0)] | Literal["learned"] | None = None
     init: Literal["zero", "normal"] = "zero"
     invertible: bool = False
     ortho: Ortho | None = None
-
-    @model_serializer(mode="wrap")
-    def _as_set(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # What is not set is not said: the ids of runs are older than these settings.
-        new = {name: type(self).model_fields[name].default for name in ("invertible", "ortho")}
-        content: dict[str, Any] = handler(self)
-        return {name: value for name, value in content.items() if name not in new or value != new[name]}
 
     @property
     def published(self) -> Published:

@@ -62,9 +62,16 @@ def targets(config: Targeted, geometry: Geometry, method: str = "lora") -> list[
     """The linear layers that get an update: layer, name inside it, in + out.
 
     Raises:
-        UserError: A name that none has.
+        UserError: A name that none has which the model calls: without a call an update is left out.
     """
-    layers = {i: geometry.linears_of(i) for i in config.chosen(geometry.layers)}
+    layers = {
+        i: [
+            linear
+            for linear in geometry.linears_of(i)
+            if linear[0].rpartition(".")[2] not in geometry.uncalled
+        ]
+        for i in config.chosen(geometry.layers)
+    }
     names = {name.rpartition(".")[2] for linears in layers.values() for name, _, _ in linears}
     wanted: Iterable[str] = names if config.target_modules == "all-linear" else config.target_modules
     ends = {linear[0] for linears in layers.values() for linear in linears}

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import TypeVar
@@ -17,7 +17,7 @@ from crosstune.methods.base import Method
 from crosstune.methods.config import MethodConfig
 from crosstune.methods.deferred import Tensor, torch
 
-Missing = Literal["error", "none", "nearest", "neighbours"]
+Missing = Literal["error", "none", "nearest", "neighbours", "similar"]
 
 
 class StagedConfig(MethodConfig):
@@ -29,23 +29,32 @@ class StagedConfig(MethodConfig):
         text_train: Training settings of the stage; the study's ``train`` is that of the task.
         missing: What a language without text gets: "error" refuses the study, "none" gives it no part of its
             own, "nearest" that of its nearest relative in the table of languages, "neighbours" the sum of its
-            three nearest relatives', weighted 3 to 2 to 1 (language arithmetic).
+            three nearest relatives', weighted 3 to 2 to 1 (language arithmetic), "similar" that of the three
+            most similar languages, weighted by `crosstune.languages.similarity`.
+        mix: By language, which sum of others' it gets, with text of its own or without:
+            ``{sw: {zu: 0.7, xh: 0.3}}``.
     """
 
+    newer: ClassVar[tuple[str, ...]] = ("mix",)
     text: str | dict[str, Any] = ""
     text_train: dict[str, Any] = Field(default_factory=dict)
     missing: Missing = "error"
+    mix: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]] = Field(default_factory=dict)
 
 
-def weighted(codes: Sequence[str]) -> str:
-    """Languages of text, the nearest first, as a sum: "1/2 sw + 1/3 zu + 1/6 xh"; one alone as it is."""
+def ranked(codes: Sequence[str]) -> dict[str, Fraction]:
+    """Weights of languages, the nearest first: 3 to 2 to 1 of three."""
     total = len(codes) * (len(codes) + 1) // 2
-    terms = [f"{Fraction(len(codes) - i, total)} {code}" for i, code in enumerate(codes)]
-    return " + ".join(terms) if len(codes) > 1 else codes[0]
+    return {code: Fraction(len(codes) - i, total) for i, code in enumerate(codes)}
+
+
+def as_sum(weights: Mapping[str, Fraction]) -> str:
+    """Languages of text with their weights, "1/2 sw + 1/3 zu + 1/6 xh"; one alone as it is."""
+    return " + ".join(code if weight == 1 else f"{weight} {code}" for code, weight in weights.items())
 
 
 def terms(text: str) -> dict[str, float]:
-    """The weight of each language in what `weighted` wrote."""
+    """The weight of each language in what `as_sum` wrote."""
     pairs = [term.rpartition(" ") for term in text.split(" + ")]
     return {code: float(Fraction(weight or 1)) for weight, _, code in pairs}
 

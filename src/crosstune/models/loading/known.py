@@ -138,7 +138,8 @@ def geometry_in(folder: Path, name: str) -> Geometry:
             raise UserError(stored["refused"])
         if stored["linears"] is not None:
             stored["linears"] = tuple(tuple(map(tuple, layer)) for layer in stored["linears"])
-        stored["unknown"], stored["uneven"] = tuple(stored["unknown"]), tuple(stored["uneven"])
+        for key in ("unknown", "uneven", "uncalled"):
+            stored[key] = tuple(stored[key])
         if stored["by_layer"] is not None:
             stored["by_layer"] = tuple(map(tuple, stored["by_layer"]))
         if stored["cached"] is not None:

@@ -37,6 +37,7 @@ from crosstune.models.loading.config import one_line
 from crosstune.models.loading.copies import VOCABULARY, copies
 from crosstune.models.loading.probes.encoder import examine_encoder
 from crosstune.models.loading.probes.encoder_decoder import examine_encoder_decoder
+from crosstune.models.parts import linear_size
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -60,6 +61,7 @@ def examine(config: PretrainedConfig) -> Geometry:
     with torch.no_grad():
         if isinstance(lm, EncoderDecoder):
             return examine_encoder_decoder(shape, eager, lm)
+        shape, lm.geometry = (replace(x, uncalled=uncalled(lm)) for x in (shape, lm.geometry))
         if shape.encoder:
             return examine_encoder(shape, eager, lm)
         sizes = kept_sizes(lm)
@@ -126,6 +128,28 @@ def _in_one_stream(lm: LanguageModel) -> bool:
         for handle in handles:
             handle.remove()
     return all(len(set(seen.values())) < 2 for seen in sizes)
+
+
+def uncalled(lm: LanguageModel) -> tuple[str, ...]:
+    """Last names of linear layers that no forward calls, in any layer."""
+    linears = [
+        (name.rpartition(".")[2], module)
+        for layer in lm.layers
+        for name, module in layer.named_modules()
+        if linear_size(module) is not None
+    ]
+    called: set[str] = set()
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: called.add(name)) for name, module in linears
+    ]
+    try:
+        lm.hidden(torch.ones(1, 3, dtype=torch.long))
+    except Exception:  # as in `kept_sizes`
+        return ()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return tuple(sorted({name for name, _ in linears} - called))
 
 
 def check_forms(eager: Any, lm: LanguageModel) -> str:

@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from crosstune.config.mistakes import invalid, known_keys, read_settings, reworded
 from crosstune.config.yaml_file import Document
@@ -51,6 +61,26 @@ class NewLanguage(BaseModel):
     resource: int | None = None
 
 
+def _described(value: Any, info: ValidationInfo) -> Any:
+    for code, language in value.items() if isinstance(value, Mapping) else ():
+        if not isinstance(language, Mapping) or not {"name", "family", "script"} <= language.keys():
+            raise invalid((code,), f"{info.field_name}: {code} needs a name, a family and a script")
+    return value
+
+
+def _added(languages: dict[str, NewLanguage], info: ValidationInfo) -> dict[str, NewLanguage]:
+    for code, language in languages.items():
+        try:
+            add(code, **language.model_dump())
+        except UserError as error:
+            raise invalid((code,), f"{info.field_name}: {error}") from error
+    return languages
+
+
+NewLanguages = Annotated[dict[str, NewLanguage], BeforeValidator(_described), AfterValidator(_added)]
+"""By code; read into the table at once, so that all that is read after them may name them."""
+
+
 class Definition(BaseModel):
     """What a task's YAML file says, key by key as docs/custom-tasks.md explains them.
 
@@ -60,7 +90,7 @@ class Definition(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    languages: dict[str, NewLanguage] = {}
+    languages: NewLanguages = {}
     name: str
     kind: Kind
     version: int = Field(default=1, ge=1)
@@ -80,24 +110,6 @@ class Definition(BaseModel):
     max_answer_tokens: int = Field(default=32, ge=1, le=MOST_ANSWER_TOKENS)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ("\n",)
     on_bad_rows: Literal["error", "skip"] = "error"
-
-    @field_validator("languages", mode="before")
-    @classmethod
-    def _described(cls, value: Any) -> Any:
-        for code, language in value.items() if isinstance(value, Mapping) else ():
-            if not isinstance(language, Mapping) or not {"name", "family", "script"} <= language.keys():
-                raise invalid((code,), f"languages: {code} needs a name, a family and a script")
-        return value
-
-    @field_validator("languages")
-    @classmethod
-    def _added(cls, languages: dict[str, NewLanguage]) -> dict[str, NewLanguage]:
-        for code, language in languages.items():
-            try:
-                add(code, **language.model_dump())
-            except UserError as error:
-                raise invalid((code,), f"languages: {error}") from error
-        return languages
 
     @field_validator("kind")
     @classmethod

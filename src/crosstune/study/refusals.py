@@ -1,0 +1,65 @@
+"""What the models of a study refuse, told before any is loaded."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from crosstune.config.mistakes import invalid
+from crosstune.errors import UserError
+from crosstune.methods import METHODS
+from crosstune.models.loading.known import cheap_geometry, check_model
+from crosstune.outputs.fits import check_fits
+from crosstune.study.combination import Combination
+from crosstune.study.entries import MethodEntry
+
+
+@dataclass
+class Refusals:
+    """Why runs of a study cannot be made; those of other models can."""
+
+    models: dict[str, str] = field(default_factory=dict)  # that cannot be loaded, by model
+    # A method or task that does not fit a model, by model and place in the study's combinations.
+    combinations: dict[tuple[str, int], str] = field(default_factory=dict)
+
+    def of(self, model: str, place: int) -> str | None:
+        """Why a model's run of a combination cannot be made."""
+        return self.models.get(model) or self.combinations.get((model, place))
+
+
+def refusals(
+    models: Sequence[str], methods: Sequence[MethodEntry], combinations: Sequence[Combination]
+) -> Refusals:
+    """What configs of folders, and the table of known models, tell of a study's models.
+
+    Raises:
+        ValidationError: A name that is none; or every model refuses to be loaded, or a combination.
+    """
+    found = Refusals()
+    for at, model in enumerate(models):
+        try:
+            check_model(model)
+        except UserError as error:
+            raise invalid(("models", at), str(error)) from error
+        try:
+            geometry = cheap_geometry(model)
+        except UserError as error:
+            found.models[model] = str(error)
+            continue
+        if geometry is None:
+            continue
+        for i, combination in enumerate(combinations):
+            task, method = combination.task, combination.method
+            what = f"method {method.name} on {model}"
+            try:
+                METHODS[method.name].count(method.config, geometry)
+                what = model
+                check_fits(task.name, task.task_class.kind, method.make(), geometry, combination.evaluate)
+            except UserError as error:
+                found.combinations[model, i] = f"{what}: {error}"
+    loaded = [model for model in models if model not in found.models]
+    if not loaded:
+        raise invalid(("models", 0), found.models[models[0]])
+    for i, combination in enumerate(combinations):
+        if all((model, i) in found.combinations for model in loaded):
+            place = ("methods", methods.index(combination.method))
+            raise invalid(place, found.combinations[loaded[0], i])
+    return found

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import DynamicCache, EncoderDecoderCache
 
@@ -65,6 +65,18 @@ class EncoderDecoder(LanguageModel):
         raise UserError(
             f"{self.name}: its config.json has no decoder_start_token_id; add the one it was trained with"
         )
+
+    @property
+    def decoder_positions(self) -> int | None:
+        """How many tokens the decoder has positions for; None where they do not end."""
+        table = next((m for n, m in self.decoder.named_modules() if n == "embed_positions"), None)
+        return self.model.config.max_position_embeddings if isinstance(table, nn.Embedding) else None
+
+    @cached_property
+    def never(self) -> frozenset[int]:
+        """Tokens that its own settings of generation keep it from writing (Marian's padding)."""
+        words = getattr(self.model.generation_config, "bad_words_ids", None) or ()
+        return frozenset(word[0] for word in words if len(word) == 1)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Embeddings as the encoder's first layer receives them, positions left out."""

@@ -5,7 +5,7 @@ columns of predictions, and what the score of many of them is. `crosstune.output
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
@@ -40,6 +40,10 @@ class Output(ABC):
 
     lm: LanguageModel
     settings: EvaluateSettings  # how it is evaluated; training learns no more than what they compare
+
+    def check(self, languages: Iterable[str]) -> None:
+        """Refuse languages that cannot be answered in, before anything is trained; most models take all."""
+        return None
 
     @abstractmethod
     def rows(self, examples: Sequence[Example], loss: str = "answer") -> Rows:

@@ -16,8 +16,23 @@ from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
 
 
+def _check_encoder_decoder(name: str, kind: Kind, method: Method, settings: EvaluateSettings) -> None:
+    """Refuse what an encoder-decoder cannot do."""
+    if kind not in ("choice", "generation") or settings.head or method.needs_head:
+        raise UserError(
+            f"task {name}: an encoder-decoder answers with its decoder's words, without a head; choose tasks "
+            "with choices or written answers, and take head out"
+        )
+    if isinstance(method, Staged):
+        raise UserError(
+            f"{method.name}: an encoder-decoder does not learn from text token by token; choose bottleneck"
+        )
+
+
 def uses_head(kind: Kind, geometry: Geometry, settings: EvaluateSettings) -> bool:
     """Whether answers are told by a trained head."""
+    if geometry.encoder_layers:
+        return False
     wanted = bool(geometry.encoder) if settings.head is None else settings.head
     return form_of(kind).tags or (form_of(kind).has_choices and wanted)
 
@@ -63,7 +78,9 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     if not form_of(kind).trained and (method.trains or method.shots):
         raise UserError(f"task {name} compares a model's own states; choose method none")
     if geometry.encoder_layers:
-        raise UserError(f"task {name}: encoder-decoders can be loaded and counted, but not yet run")
+        _check_encoder_decoder(name, kind, method, settings)
+    elif settings.target_language_token is not None:
+        raise UserError(f"task {name}: evaluate.target_language_token is for encoder-decoders; take it out")
     if geometry.encoder:
         if form_of(kind).trained and not (form_of(kind).has_choices or form_of(kind).tags):
             raise UserError(f"task {name}: an encoder writes no answers; choose tasks with choices")

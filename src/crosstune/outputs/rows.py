@@ -12,18 +12,24 @@ from crosstune.models.language_model import LanguageModel
 class TrainingRow:
     """One training example as token ids: a prompt and then an answer, or a whole text with its labels."""
 
-    ids: tuple[int, ...]  # of all
+    ids: tuple[int, ...]  # of all; of an encoder-decoder, of what its decoder reads and learns
     answer: int = 0  # how many of the last are the answer, each predicted by the token before it
     # Tokens that the answer's one token is chosen from; empty for the whole vocabulary.
     choices: tuple[int, ...] = ()
     # Of a text that is read whole: places whose mean state is compared with a number, and that number: a
     # head's class, or a word's token.
     labels: tuple[tuple[tuple[int, ...], int], ...] = ()
+    source: tuple[int, ...] = ()  # what an encoder reads before its decoder writes
 
     @property
     def text(self) -> tuple[int, ...]:
         """The tokens that are read: the last of an answer predicts nothing."""
         return self.ids if self.labels else self.ids[:-1]
+
+    @property
+    def size(self) -> int:
+        """How many tokens go through the model."""
+        return len(self.ids) + len(self.source)
 
     @property
     def learned(self) -> int:

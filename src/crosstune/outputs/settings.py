@@ -26,6 +26,9 @@ class EvaluateSettings(BaseModel):
             encoder predicts the words of the choices at a mask.
         pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
             for the first of an encoder's and the last of a causal model's.
+        target_language_token: Whether answers of an encoder-decoder start with its token of their language:
+            None where it has such tokens; false for never; or the token that stands in for languages it has
+            none for.
         piece: Which of a word's pieces a head on words reads, a bare "▁" left out; None as of ``pooling``.
     """
 
@@ -39,12 +42,13 @@ class EvaluateSettings(BaseModel):
     head: bool | None = None
     pooling: Literal["first", "last", "mean"] | None = None
     piece: Literal["first", "last", "mean"] | None = None
+    target_language_token: bool | str | None = None
 
     @model_serializer(mode="wrap")
     def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A setting that older records lack is left out at its default, and so are the ids of runs."""
         content: dict[str, Any] = dump(self)
-        for name in ("on_too_long", "head", "pooling", "piece"):
+        for name in ("on_too_long", "head", "pooling", "piece", "target_language_token"):
             if content[name] is None:
                 del content[name]
         return content

@@ -88,7 +88,7 @@ def predict(
         choices = _task_choices(task)
     method = _method(run)
     solved = solved_examples(method, lambda: task.examples("train", task.source_language), run.seed)
-    example = Example("", run.source_language, prompt, ("",), tuple(choices))
+    example = Example("", code, prompt, ("",), tuple(choices))
     if method.trains and (wrong := store.damage(folder, (store.WEIGHTS,))):
         raise UserError(wrong)
     spread = run.device_map if choose_device(device).type == "cuda" and ":" not in device else None

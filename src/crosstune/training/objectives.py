@@ -21,7 +21,7 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     With ``batch.columns`` each answer is one token, and only those it is chosen from meet it. A head that is
     on the model (`LanguageModel.head`) makes the scores instead of the vocabulary.
     """
-    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry)
+    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry, source=batch.source)
     if batch.pools is not None:
         hidden = means(hidden, batch.pools, len(batch.targets))
     if lm.head is not None:

@@ -27,7 +27,7 @@ ALSO = {
     "k_proj": ("key", "k_lin", "Wqkv", "k"),
     "v_proj": ("value", "v_lin", "Wqkv", "v"),
 }
-"""What encoders and T5 call these, which are names of settings: a study is read without PyTorch and `parts`."""
+"""What encoders and T5 call these, names of settings: a study is read without PyTorch and `parts`."""
 
 
 class Targeted(Layered):

@@ -18,6 +18,7 @@ sys.path[:0] = [str(ROOT / "tests" / "zoo"), str(ROOT / "tests")]
 
 from architectures import ARCHITECTURES  # noqa: E402
 from checks import CASES, REFUSED, RIGHT, SLOW, check  # noqa: E402
+from encoders import ENCODERS  # noqa: E402
 
 TOP = """# Architectures
 
@@ -30,6 +31,11 @@ ALiBi, which eager adds twice, its default), which reads one text at a time with
 comparison covers single texts, padded batches, packed texts, branches that share a prefix, decoding steps,
 and gradients in training. `scripts/build_models_page.py`
 wrote this page with transformers {version} and PyTorch {torch}; `tests/zoo` repeats it in every CI run.
+
+Encoders are checked alike, two-way: each text by itself against padded rows, several texts in a row or line,
+planted keys and values, and embeddings in front; what is compared are the words of their masked language
+model, or the states where there is none. Studies tune them with a head
+([methods.md](methods.md#encoders-and-heads)).
 
 Any other architecture is checked the same way when it is loaded: on a small copy built from the config,
 before weights are downloaded. If crosstune would compute something incorrectly, `plan`, `params` and `run`
@@ -49,7 +55,8 @@ def main() -> None:
     """Check every architecture and write the page."""
     torch.set_num_threads(1)
     rows, reasons, counts = [], [], {RIGHT: 0, SLOW: 0, REFUSED: 0}
-    for name in sorted(ARCHITECTURES):
+    every = ARCHITECTURES | ENCODERS
+    for name in (*sorted(ARCHITECTURES), *sorted(ENCODERS)):
         with tempfile.TemporaryDirectory() as folder:
             outcomes = check(name, Path(folder) / "model")
         cells = []
@@ -61,7 +68,7 @@ def main() -> None:
             cells.append(
                 str(reasons.index(reason) + 1) if reason else {RIGHT: "+", SLOW: "one per row"}[kind]
             )
-        rows.append(f"| {name} | `{ARCHITECTURES[name][0]}` | {' | '.join(cells)} |")
+        rows.append(f"| {name} | `{every[name][0]}` | {' | '.join(cells)} |")
     page = TOP.format(
         version=transformers.__version__,
         torch=torch.__version__,

@@ -84,6 +84,58 @@ def test_results_for_programs(store: Path, here: Any) -> None:
     assert {row["method"] for row in json.loads(out)["transfer"]} == {"none", "few-shot k 2", "lora"}
 
 
+def test_runs_are_named_in_results(store: Path, here: Any) -> None:
+    code, out, _ = here("results", str(store), "--runs")
+    assert code == 0
+    ids = {run.id for run in stored.read_runs(store)}
+    assert len(ids) == 6
+    assert {line.split()[0] for line in out.splitlines()[1:-1]} == ids
+
+
+def test_a_study_is_run_with_other_settings(saved: Path, here: Any, tmp_path: Path) -> None:
+    file = write_study(tmp_path / "x.yaml", study_of(saved, tmp_path / "runs", methods=["none"]))
+    code, out, _ = here("run", str(file), "--limit", "2", "--seed", "3", "--set", "languages=[de]")
+    assert code == 0, out
+    (run,) = stored.read_runs(tmp_path / "runs")
+    assert (run.seed, run.languages, run.evaluate["limit"]) == (3, ["en", "de"], 2)
+    code, _, err = here("plan", str(file), "--set", "train.steps")
+    assert (code, err) == (2, 'error: --set "train.steps": give KEY=VALUE, such as train.steps=10\n')
+
+
+def test_init_asks_and_writes_a_study(here: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\nnumber-words\nnone, lora\nRussian, de\n"))
+    assert here("init", "first study.yaml")[0] == 0
+    study = crosstune.read_study("first study.yaml")
+    assert (study.name, study.models) == ("first-study", ("demo:gemma-3-270m",))
+    assert [c.languages for c in study.combinations()] == [("en", "ru", "de")] * 2
+    code, _, err = here("init", "first study.yaml")
+    assert (code, "is there already" in err) == (2, True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\nno-such-task\n\n\n"))
+    code, _, err = here("init", "other.yaml")
+    assert code == 2
+    assert 'other.yaml:8: unknown task "no-such-task"' in err
+    assert [file.name for file in tmp_path.iterdir()] == ["first study.yaml"]
+
+
+def test_ready_studies_are_reached_from_anywhere(
+    here: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "studies/demo.yaml" in here("list", "studies")[1]
+    assert "docs/studies.md" in here("list", "docs")[1]
+    code, out, _ = here("plan", "studies/demo.yaml", "--limit", "5")
+    assert code == 0
+    assert "lora" in out
+    code, _, err = here("plan", "studies/../pyproject.toml")
+    assert code == 2
+    assert "pyproject.toml" in err
+
+
+def test_version(here: Any) -> None:
+    assert here("--version") == here("version") == (0, f"{crosstune.__version__}\n", "")
+
+
 def test_what_results_cost(store: Path, here: Any) -> None:
     code, out, err = here("results", str(store), "--cost")
     assert (code, err) == (0, "")

@@ -268,7 +268,8 @@ def report(
         store: Folder that a study ran into.
         out: The file; ``report.html`` in the store by default.
         title: Heading; made of the studies' names by default.
-        claims: As `Results.verdicts`: the claims whose verdicts the page opens with.
+        claims: As `Results.verdicts`: the claims whose verdicts the page ends with; "none" for none.
+            By default those alone that the results say something of.
 
     Raises:
         UserError: As `results`, or the file cannot be written.
@@ -279,4 +280,7 @@ def report(
     names = sorted({run.study for run in read.runs})
     path = user_path(store) / "report.html" if out is None else user_path(out)
     heading = title or ", ".join(names)
-    return write_report(read.sections, read.source, path, heading, read.verdicts(claims))
+    verdicts = [] if claims in ("none", ["none"]) else read.verdicts(claims)
+    if claims is None:
+        verdicts = [verdict for verdict in verdicts if verdict.cell.difference is not None]
+    return write_report(read.sections, read.source, path, heading, verdicts)

@@ -63,7 +63,7 @@ def make(config: Any) -> LanguageModel:
 
 
 def test_unknown_names_are_refused(config):
-    with pytest.raises(UserError, match="TotoForCausalLM is not a decoder whose layers"):
+    with pytest.raises(UserError, match="TotoForCausalLM has no layers with their attention"):
         make(config)
 
 

@@ -76,8 +76,8 @@ def test_one_script_takes_the_identifier_and_enough_letters(text, target, label)
     assert identify(text, target, "en") == label
 
 
-def test_a_language_the_identifier_does_not_know_is_left_open():
-    assert identify("The town lies on a wide river", "wo", "en") == "undecidable"
+def test_a_language_no_identifier_knows_is_left_open():
+    assert identify("The town lies on a wide river", "luo", "en") == "undecidable"
     assert identify("The town lies on a wide river", "nqo", "en") == "en"
 
 
@@ -87,8 +87,11 @@ def test_a_language_the_identifier_does_not_know_is_left_open():
         ("de", "en", True),
         ("ce", "en", True),  # unknown to the identifier, but in a script of its own
         ("ce", "ru", False),
-        ("wo", "en", False),
-        ("tet", "en", False),
+        ("wo", "en", True),  # by their profiles
+        ("tet", "en", True),
+        ("tet", "wo", True),
+        ("luo", "en", False),
+        ("ar-Latn", "en", False),
         ("zh", "en", True),
         ("zh-Hant", "zh", False),
         ("ja", "zh", True),
@@ -160,7 +163,7 @@ def test_numbers_in_words_are_never_called_another_language_and_mostly_decided()
         for code in task.languages()
         if measurable(code, "en")
     }
-    assert set(task.languages()) - set(labels) == {"tet"}
+    assert set(task.languages()) == set(labels)
     told = {code: [label for label in got if label != UNDECIDABLE] for code, got in labels.items()}
     assert all(set(got) <= {code} for code, got in told.items())
     # Written all in Han letters, Japanese numbers are Chinese ones.

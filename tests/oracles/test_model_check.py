@@ -95,7 +95,7 @@ def test_decoder_of_another_shape_is_refused_alike_by_plan_and_run(tmp_path):
     tokenizer().save_pretrained(tmp_path / "whole")
     messages = set()
     for ask in (lambda: geometry_for(str(tmp_path / "config")), lambda: load(str(tmp_path / "whole"))):
-        with pytest.raises(UserError, match="CTRLLMHeadModel is not a decoder whose layers") as caught:
+        with pytest.raises(UserError, match="CTRLLMHeadModel has no layers with their attention") as caught:
             ask()
         messages.add(str(caught.value))
     with pytest.raises(ValidationError) as refused:

@@ -62,7 +62,7 @@ def test_one_row_an_example(tiny_lm, kind):
     table = evaluate(lm, task, examples, EvaluateSettings(tokens_per_pass=100), tell=told.append)
     assert sum(told) == table.height == 8
     own = {Toy: {"choice_logprobs": pl.List(pl.Float64)}, Free: {"answer_language": pl.String}}[kind]
-    names = ("language", "example", "prompt_hash", "prediction", "gold")
+    names = ("language", "example", "prompt_hash", "prompt", "prediction", "gold")
     assert list(table.schema.items()) == [
         *((name, pl.String) for name in names),
         ("score", pl.Float64),
@@ -76,6 +76,7 @@ def test_one_row_an_example(tiny_lm, kind):
     flat = [e for language in examples for e in examples[language]]
     hashes = [hashlib.sha256(e.prompt.encode()).hexdigest()[:16] for e in flat]
     assert table["prompt_hash"].to_list() == hashes
+    assert table["prompt"].to_list() == [e.prompt for e in flat]  # all of them are short
     assert table["score"].to_list() == table["metric.accuracy"].to_list()
     assert table["metric.length"].to_list() == [float(len(p)) for p in table["prediction"]]
     if kind is Toy:
@@ -86,6 +87,15 @@ def test_one_row_an_example(tiny_lm, kind):
     # The same, whatever else is in the stream of batches.
     alone = evaluate(lm, task, {"de": examples["de"][:1]}, EvaluateSettings())
     assert alone["prediction"][0] == table["prediction"][4]
+
+
+def test_predictions_hold_as_much_of_the_prompt_as_is_asked():
+    long = "passage " * 100 + "And the question?"
+    for setting, kept in (("end", f"…{long[-300:]}"), ("whole", long), ("none", None)):
+        settings = EvaluateSettings(prompts=setting)
+        assert settings.kept(long) == kept
+        assert settings.model_dump().get("prompts", "end") == setting, "and no run id changes at the default"
+    assert EvaluateSettings().kept("short") == "short"
 
 
 @pytest.mark.parametrize("kind", CUSTOM)

@@ -9,8 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from crosstune.data.example import Example
 from crosstune.methods.head import HeadShape, Probe, WithHead
+from crosstune.outputs.choices import ChoiceItem, score_choices
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.heads.tags import Tags
+from crosstune.outputs.registry import output_of
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.benchmarks.tagging import NAMES, Panx
 from tiny_encoders import make_encoder
@@ -93,3 +95,22 @@ def test_rows_and_answers_of_sentences_short_and_too_long():
     assert table["sum.0"][0] == sum(right)
     assert table["sum.1"][0] == 30
     method.detach()
+
+
+def test_names_of_tags_word_by_word():
+    """Without a head, each word's tag is the most probable name behind the sentence and what leads to it."""
+    lm, settings = make_lm("llama"), EvaluateSettings(head=False)
+    task = Panx.__new__(Panx)
+    task.metrics, task.options = ("xtreme_f1",), Panx.Options()
+    sentences = [example("the in yes", "O B-LOC I-LOC", "0"), example("w", "B-PER", "1")]
+    table = evaluate(lm, task, {"en": sentences}, settings)
+    labels = tuple(tuple(lm.tokens.answer(tag)) for tag in NAMES)
+    for sentence, told in zip(sentences, table["prediction"], strict=True):
+        words, best = sentence.prompt.split(" "), []
+        for i in range(len(words)):
+            (ids,) = lm.tokens.prompts([f"{sentence.prompt}\n{' '.join(words[: i + 1])}:"])
+            (scores,) = score_choices(lm, [ChoiceItem(ids, labels)], settings)
+            best.append(NAMES[scores.index(max(scores))])
+        assert told == " ".join(best)
+    rows = output_of("tags", lm, settings).rows(sentences)
+    assert [lm.tokenizer.decode(r.ids[-r.answer :]).strip() for r in rows] == ["O", "B-LOC", "I-LOC", "B-PER"]

@@ -48,6 +48,15 @@ def report(
 
 
 @pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One task, two methods, four languages; questions are kept."""
+    runs = [make_run(TASKS[0], method, 0, languages=["en", "de", "ru", "ar"]) for method in (2, 4)]
+    rows = [row | {"prompt": f"Question {row['example']}?"} for run in runs for row in make_predictions(run)]
+    file = tmp_path_factory.mktemp("small") / "report.html"
+    return write_report(sections(runs, frame(rows)), as_predictions(frame(rows)), file, "Small")
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
@@ -78,6 +87,92 @@ def test_report_draws_without_a_message_or_a_request(
     page.close()
 
 
+CONTRAST = """([a, b]) => {
+  const light = (colour) => {
+    const parts = colour.match(/[\\d.]+/g).slice(0, 3).map((part) => part / 255);
+    const linear = parts.map((part) => part <= 0.03928 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+  };
+  const [dim, bright] = [light(a), light(b)].sort((x, y) => x - y);
+  return (bright + 0.05) / (dim + 0.05);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_drawn_stands_out(browser: Any, small: Path, scheme: str) -> None:
+    page = browser.new_page(color_scheme=scheme)
+    open_drawn(page, small)
+    draw_all(page)
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    fill = "(nodes) => nodes.map((node) => getComputedStyle(node).fill)"
+    cells = page.locator("figure[data-content=heatmap]")
+    rects = cells.locator(".mark-rect.role-mark path").evaluate_all(fill)
+    texts = cells.locator(".mark-text.role-mark text").evaluate_all(fill)
+    numbers = texts[: len(rects)]
+    assert len(rects) == len(numbers) == 4 * 2
+    assert min(page.evaluate(CONTRAST, pair) for pair in zip(rects, numbers, strict=True)) >= 4.5
+    names = page.locator("figure .role-axis-label text").evaluate_all(fill)
+    marks = page.locator("figure .mark-symbol.role-mark path").evaluate_all(fill)
+    for colour in {*names, *marks} - {"none"}:
+        assert page.evaluate(CONTRAST, [ground, colour]) >= 4.5, colour
+    page.close()
+
+
+def test_a_reader_picks_families_scripts_and_methods(browser: Any, report: Path) -> None:
+    page = browser.new_page()
+    open_drawn(page, report)
+    section = page.locator("section[id^=s]").first
+    figure = section.locator("figure[data-content=heatmap]")
+    figure.scroll_into_view_if_needed()
+    sync_api.expect(figure).to_have_attribute("data-drawn", "")
+    rects = figure.locator(".mark-rect.role-mark path")
+    assert rects.count() == 24 * 5
+    bar = section.locator("[data-filter]")
+    bar.locator("select[data-by=family]").select_option("Indo-European")
+    bar.locator("select[data-by=script]").select_option("Cyrillic")
+    sync_api.expect(rects).to_have_count(1 * 5)  # Russian
+    assert "1 of 24 languages" in bar.inner_text()
+    # The family's name stands at its first language here, which is not its first of all.
+    sync_api.expect(figure.locator("text", has_text="Indo-European")).to_have_count(1)
+    bar.locator("summary").click()
+    bar.get_by_label("none", exact=True).uncheck()
+    sync_api.expect(rects).to_have_count(4)
+    section.locator("details[data-scores] > summary").click()
+    table = section.locator("table[data-content=languages]")
+    assert table.locator("tbody tr:visible th").all_inner_texts() == ["Russian"]
+    assert not table.locator("thead th", has_text="none").is_visible()
+    bar.locator("select[data-by=family]").select_option("")
+    bar.locator("select[data-by=script]").select_option("")
+    sync_api.expect(rects).to_have_count(24 * 4)
+    page.close()
+
+
+def test_wide_tables_fold_and_say_that_they_go_on(browser: Any, report: Path) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    open_drawn(page, report)
+    box = page.locator(".scroll", has=page.locator("table[data-content=transfer]")).nth(1)
+    assert box.get_attribute("data-wide") is None
+    assert not box.get_by_text("Rates tried").is_visible()
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.locator("[data-more]").nth(1).check()
+    sync_api.expect(box).to_have_attribute("data-wide", "")
+    assert box.get_by_text("Rates tried").is_visible()
+    page.close()
+
+
+def test_printed_nothing_is_missing(browser: Any, small: Path) -> None:
+    page = browser.new_page(viewport={"width": 1280, "height": 300})
+    open_drawn(page, small)
+    assert page.locator("figure[data-drawn]").count() < page.locator("figure").count()
+    page.pdf(format="A4")
+    assert page.locator("figure[data-drawn]").count() == page.locator("figure").count() > 5
+    assert page.locator("[data-examples] table").count() > 0
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 900})  # A4 in CSS pixels, less its margins
+    assert page.evaluate("document.documentElement.scrollWidth") <= 700
+    page.close()
+
+
 def test_charts_follow_the_colour_scheme(browser: Any, report: Path) -> None:
     page = browser.new_page(color_scheme="light")
     open_drawn(page, report)
@@ -91,7 +186,7 @@ def test_charts_follow_the_colour_scheme(browser: Any, report: Path) -> None:
 def test_a_heading_sorts_from_the_keyboard(browser: Any, report: Path) -> None:
     page = browser.new_page()
     open_drawn(page, report)
-    table = page.locator("table.sortable").first
+    table = page.locator("table[data-content=languages]").first
     page.locator("details", has=table).first.evaluate("node => node.open = true")
     button = table.locator("thead button").nth(6)
     button.focus()

@@ -8,6 +8,7 @@ from synthetic import LANGUAGES, TASKS, frame, make_predictions, make_run
 from crosstune.analysis.groups import group_means
 from crosstune.report.figures import rates
 from crosstune.report.figures import scores as charts
+from crosstune.report.figures.style import ON_DARK
 from crosstune.report.sections import Section, sections
 
 
@@ -74,3 +75,14 @@ def test_many_methods_stay_apart() -> None:
     encoding = rates.group_chart(section, "family").to_dict()["encoding"]
     looks = list(zip(encoding["color"]["scale"]["range"], encoding["shape"]["scale"]["range"], strict=True))
     assert len(set(looks)) == 12
+
+
+def test_colours_stand_out_on_white_and_on_the_dark_page() -> None:
+    def light(colour: str) -> float:
+        parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for on_white, on_dark in ON_DARK.items():
+        assert 1.05 / (light(on_white) + 0.05) >= 4.5
+        assert (light(on_dark) + 0.05) / (light("#14181d") + 0.05) >= 4.5

@@ -275,7 +275,7 @@ CLAIMS = """claims:
 """
 
 
-def test_verdicts_come_first_and_link_to_their_runs(
+def test_verdicts_come_last_and_link_to_their_runs(
     runs: list[dict[str, Any]], predictions: pl.DataFrame, tmp_path: Path
 ) -> None:
     file = tmp_path / "claims.yaml"
@@ -284,7 +284,7 @@ def test_verdicts_come_first_and_link_to_their_runs(
     page = Page(shown(runs, predictions, "Claims", verdicts))
     flat = " ".join(page.text.split())
     assert page.open == []
-    assert flat.index("Verdicts on claims") < flat.index("Transfer by method")
+    assert flat.rindex("Verdicts on claims") > flat.rindex("Transfer by method")
     assert "The <i>first</i> is ahead of no tuning." in flat
     counts = "1 supported, 1" if verdicts[0].verdict == "supported" else "2"
     assert f"Of 2 claims: {counts} not enough data." in flat
@@ -293,6 +293,40 @@ def test_verdicts_come_first_and_link_to_their_runs(
     assert "1 claim without results Nothing here can say." in flat
     links = {attrs["href"] for tag, attrs in page.tags if tag == "a"}
     assert {f"#run-{run}" for run in verdicts[0].runs} <= links
+
+
+def test_it_opens_with_what_was_compared_and_found(
+    page: Page, runs: list[dict[str, Any]], predictions: pl.DataFrame
+) -> None:
+    flat = " ".join(page.text.split())
+    opening = flat[: flat.index("Transfer by method")]
+    assert (
+        "tiny on <b>qa</b>, number-words, topics: 5 methods, 24 languages, 2 seeds each"
+        in opening.replace("demo:", "")
+    )
+    for part in sections(runs, predictions):
+        best, following = part.ranked[:2]
+        test = part.against(best["method"]).row(0, named=True)
+        assert test["a"] == following["method"]
+        ahead, low, high = (
+            f"{-100 * test[key]:+.1f}".replace("-", "−") for key in ("difference", "high", "low")
+        )
+        assert f"{following['method']}{ahead} ({low} to {high})" in opening  # cells side by side
+    foot = [attrs for tag, attrs in page.tags if tag == "tfoot"]
+    assert len(foot) == 1, "topics alone has a level of chance"
+
+
+def test_the_question_stands_with_its_answers() -> None:
+    run = make_run(TASKS[0], 2, 0)
+    long = "long " * 200 + "<b>Is it?</b>"
+    rows = [row | {"prompt": long if row["language"] == "de" else None} for row in make_predictions(run)]
+    page = Page(shown([run], frame(rows), "Asked"))
+    data = json.loads(next(script for script in page.scripts if script.startswith('{"methods"')))
+    prompts = {
+        entry["code"]: {example["prompt"] for example in entry["examples"]} for entry in data["languages"]
+    }
+    assert prompts["de"] == {long[-400:]}
+    assert prompts["fr"] == {""}
 
 
 def test_curves_of_what_was_swept() -> None:

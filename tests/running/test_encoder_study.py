@@ -59,3 +59,19 @@ def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
         read_study(file)
     assert str(raised.value).startswith(f"{file}:")
     assert "\n" not in str(raised.value)
+
+
+def test_language_adapters_are_trained_at_masks(encoder: Path, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.mkdir()
+    for code, line in {"en": "The hen sat on a hat.", "de": "Die Henne sitzt auf dem Hut."}.items():
+        (text / f"{code}.txt").write_text(line, encoding="utf-8")
+    mad_x = {"name": "mad-x", "text": str(text), "text_train": {"steps": 2}, "missing": "none"}
+    asked = {"evaluate": {"limit": 2}, "train": {"steps": 2, "batch_size": 4}}
+    study = study_of(encoder, tmp_path / "store", methods=[mad_x]) | asked
+    run(read_study(write_study(tmp_path / "s.yaml", study)))
+    records = store.read_runs(tmp_path / "store", kind=None)
+    assert [record.kind for record in records] == ["stage", "stage", "result"]
+    losses = [point["loss"] for record in records[:2] for point in record.curve]
+    assert len(losses) == 4
+    assert all(3 < loss < 30 for loss in losses), losses

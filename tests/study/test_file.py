@@ -1,5 +1,6 @@
 """Files that include others and presets: what wins, and where a mistake is placed."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,80 @@ def test_a_mistake_names_its_own_file(tmp_path: Path, base: str, main: str, mess
 def test_a_file_that_includes_itself(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"main\.yaml:1: include: main\.yaml includes this file again"):
         read_study(write(tmp_path, main="include: main.yaml\n"))
+
+
+OWN_TRAIN = "train: {steps: 50, learning_rate: 0.01}"
+TWO_LEVELS = """name: base
+model: demo:gemma-3-270m
+tasks: [{name: cldr-names, evaluate: {limit: 7}, train: {epochs: 1}}, number-words]
+methods: [none, {name: lora, train: {steps: 50, learning_rate: 0.01}}]
+languages: [de]
+train: {epochs: 2}
+"""
+
+
+def test_changes_hold_whatever_tasks_and_methods_say(tmp_path: Path) -> None:
+    file = write(tmp_path, main=TWO_LEVELS)
+    study = read_study(
+        file, {"train.steps": 10, "evaluate.limit": 3, "seeds": [3], "languages": ["de", "ru"]}
+    )
+    for combination in study.combinations():
+        assert combination.evaluate.limit == 3
+        assert combination.languages == ("en", "de", "ru")
+        if combination.train is not None:
+            assert (combination.train.steps, combination.train.epochs) == (10, None)
+            assert combination.train.learning_rate == 0.01
+    assert study.seeds == (3,)
+    assert read_study(file).to_yaml() == TWO_LEVELS
+    again = write(tmp_path, main=study.to_yaml())
+    assert [run.id for run in expand(read_study(again))] == [run.id for run in expand(study)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.stepz": 3}, '--set train.stepz: unknown key "stepz" in train; did you mean "steps"?'),
+        ({"train.steps": "x"}, "--set train.steps: train: steps should be a whole number"),
+        ({"modell": "x"}, '--set modell: unknown key "modell" in a study; did you mean "model"?'),
+    ],
+)
+def test_a_mistaken_change_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        read_study(write(tmp_path, main=TWO_LEVELS), changes)
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "hint"),
+    [
+        (
+            "train: {steps: 50, learning_rate: 0.01}",
+            "learning_rate: 0.01",
+            'write "train: {learning_rate: ...}"',
+        ),
+        (OWN_TRAIN, "epochs: 3", 'write "train: {epochs: ...}"'),
+        (OWN_TRAIN, "r: 8", "it is called rank"),
+        (OWN_TRAIN, "targets: [q]", "it is called target_modules"),
+        ("train: {epochs: 2}", "batch_size: 8", 'write "train: {batch_size: ...}"'),
+        ("train: {epochs: 2}", "limit: 8", 'write "evaluate: {limit: ...}"'),
+        ("[none,", "[adapter,", "it is called bottleneck"),
+        ("[none,", "[prefix-tuning,", "it is called prefix"),
+    ],
+)
+def test_common_slips_are_told_what_to_write(tmp_path: Path, old: str, new: str, hint: str) -> None:
+    assert old in TWO_LEVELS
+    with pytest.raises(UserError, match=re.escape(hint)):
+        read_study(write(tmp_path, main=TWO_LEVELS.replace(old, new)))
+
+
+def test_a_label_names_a_method_and_changes_no_run(tmp_path: Path) -> None:
+    plain = read_study(write(tmp_path, main=TWO_LEVELS))
+    text = TWO_LEVELS.replace("{name: lora,", "{name: lora, label: LoRA (ours),")
+    named = read_study(write(tmp_path, main=text))
+    assert {run.label for run in expand(named)} == {"none", "LoRA (ours)"}
+    assert [run.id for run in expand(named)] == [run.id for run in expand(plain)]
+    named._text = None  # written anew
+    assert "LoRA (ours)" in named.to_yaml()
 
 
 @pytest.mark.parametrize("name", sorted(presets()))

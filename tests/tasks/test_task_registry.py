@@ -33,15 +33,14 @@ def test_a_task_says_what_it_is(name):
     assert form_of(task.kind).name == task.kind
     assert task.metrics
     assert task.version >= 1
-    trained = form_of(task.kind).trained
-    assert set(task.split_names) == ({"train", "dev", "test"} if trained else {"test"})
+    assert set(task.split_names) == {"train", "dev", "test"}
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
         ("sib20", None, r'unknown task "sib20"; did you mean "sib200"\?'),
-        ("", None, 'unknown task ""; known: americasnli, belebele, cldr-names'),
+        ("", None, 'unknown task ""; known: afrimgsm, afrixnli, americasnli'),
         ("sib200", {"dta": "x"}, r'task sib200 has no option "dta"; did you mean "data"\?'),
         ("cldr-names", {"data": "x"}, 'task cldr-names has no option "data"; it has no options'),
         ("sib200", {"data": 3}, r'task sib200, option "data": Input should be a valid string, not 3'),

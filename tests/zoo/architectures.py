@@ -9,9 +9,11 @@ import inspect
 from typing import Any
 
 import torch
+from encoders import ENCODERS, eager_encoder
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 VOCABULARY = 264  # a byte tokenizer's 259, and what a family's own class adds
 WIDTH = 32
@@ -355,21 +357,30 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def config_of(name: str) -> Any:
-    """The config of an architecture, two layers and 32 wide."""
-    model_type, more = ARCHITECTURES[name]
+    """The config of an architecture or encoder, two layers and 32 wide."""
+    model_type, more = (ARCHITECTURES | ENCODERS)[name]
     kind = CONFIG_MAPPING[model_type]
     known = {*inspect.signature(kind.__init__).parameters, *kind.attribute_map}
     aliased = set(kind.attribute_map.values())
     sizes = {key: value for key, value in SIZES.items() if key in known - aliased | set(kind.attribute_map)}
-    return kind(**sizes | more)
+    config = kind(**sizes | more)
+    if name in ENCODERS:
+        config.architectures = [MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(model_type, "Gemma3TextModel")]
+    return config
 
 
 def eager_model(name: str, seed: int = 0) -> Any:
     """The model as transformers computes it with its own eager attention, weights away from their start."""
     config = config_of(name)
+    if name in ENCODERS:
+        return weighted(eager_encoder(config), seed)
     # Falcon's eager attention adds ALiBi twice (test_families has the computation by hand).
     attends = "sdpa" if getattr(config, "alibi", False) else "eager"
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attends).eval()
+    return weighted(AutoModelForCausalLM.from_config(config, attn_implementation=attends).eval(), seed)
+
+
+def weighted(model: nn.Module, seed: int) -> nn.Module:
+    """The frozen model with random weights."""
     randomise(model, seed)
     return model.requires_grad_(False)
 

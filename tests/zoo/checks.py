@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import encoders
 import independent
 import torch
 from architectures import eager_model
@@ -75,7 +76,7 @@ def check(name: str, folder: Path, cases: Sequence[str] = tuple(CASES)) -> dict[
     """What becomes of an architecture, by case: `RIGHT` or `SLOW`, or "refused: ..." or "WRONG: ...".
 
     Args:
-        name: Of `architectures.ARCHITECTURES`.
+        name: Of `architectures.ARCHITECTURES` or `encoders.ENCODERS`.
         folder: Empty, for the saved model.
         cases: Of `CASES`.
     """
@@ -166,7 +167,15 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
     stack = [eager.get_submodule(names[id(module)]) for module in lm.layers]
     attentions = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
     layers = range(len(attentions))
-    if case == "none":
+    if lm.geometry.encoder:
+        lora = _lora_weights(method.methods["0.lora"], eager) if case == "lora-prefix" else None
+        method = method if lora is None else method.methods["1.prefix"]
+        weights = lora or _weights(case, method, lm, eager, stack)
+        with encoders.wanted(method, weights, lm, eager) as out:
+            yield out
+    elif (weights := _weights(case, method, lm, eager, stack)) is not None:
+        yield independent.with_weights(eager, weights)
+    elif case == "none":
         yield independent.plain(eager)
     elif case == "soft-prompt":
         yield independent.with_soft_prompt(eager, p["prompt"])
@@ -191,29 +200,37 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
             gated = independent.gated(eager, attentions, prompts)
         with gated as logits:
             yield logits
-    elif case == "lora":
-        yield independent.with_weights(eager, _lora_weights(method, eager))
-    elif name == "peft":
-        a, b, c, d = (f".hada_{factor}.default" for factor in ("w1_a", "w1_b", "w2_a", "w2_b"))
+    elif name in ("bottleneck", "compacter"):
+        with independent.adapted(eager, stack, dict(p), method.config.placement) as logits:
+            yield logits
+    else:  # has no equation here: all forms against a text alone
+        yield lambda text: lm.logits(lm.hidden(torch.tensor([text]))[0])
+
+
+def _weights(
+    case: str, method: Any, lm: LanguageModel, eager: Any, stack: Sequence[torch.nn.Module]
+) -> dict[str, Tensor] | None:
+    """The weights that a method changes, as they have to be; None of one that changes none."""
+    p = method.parameters()
+    if case == "lora":
+        return _lora_weights(method, eager)
+    if method.name == "peft":
         weights = {}
+        names = {id(module): name for name, module in lm.model.named_modules()}
+        a, b, c, d = (f".hada_{factor}.default" for factor in ("w1_a", "w1_b", "w2_a", "w2_b"))
         for name in (key.removesuffix(a) for key in p if key.endswith(a)):
             _, layer, rest = name.split(".", 2)
             at = f"{names[id(lm.layers[int(layer)])]}.{rest}.weight"
             update = method.config.model_extra["alpha"] / method.config.model_extra["r"]
             update = update * (p[name + a] @ p[name + b]) * (p[name + c] @ p[name + d])
             weights[at] = eager.get_parameter(at) + update
-        yield independent.with_weights(eager, weights)
-    elif name == "ia3":
-        yield independent.with_weights(eager, independent.scaled(eager, stack, dict(p)))
-    elif name in ("bottleneck", "compacter"):
-        with independent.adapted(eager, stack, dict(p), method.config.placement) as logits:
-            yield logits
-    elif name == "sparse":  # all may change while there is no mask
-        yield independent.with_weights(eager, {key: eager.get_parameter(key) + x for key, x in p.items()})
-    elif method.trains_weights:
-        yield independent.with_weights(eager, dict(p))
-    else:  # has no equation here: all forms against a text alone
-        yield lambda text: lm.logits(lm.hidden(torch.tensor([text]))[0])
+        return weights
+    if method.name == "ia3":
+        scaled = encoders.scaled if lm.geometry.encoder else independent.scaled
+        return scaled(eager, stack, dict(p))
+    if method.name == "sparse":  # all may change while there is no mask
+        return {key: eager.get_parameter(key) + x for key, x in p.items()}
+    return dict(p) if method.trains_weights else None
 
 
 def _pairs(p: Any, lm: LanguageModel, eager: Any, attentions: Any) -> list[independent.Pair]:
@@ -248,10 +265,11 @@ def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logi
     one, other = draws[0][:long], draws[1][:short]
     branch = one[:shared_prefix] + draws[2][: long - shared_prefix - 1]
     texts = [one, branch, other]
+    forms = encoders.FORMS if lm.geometry.encoder else FORMS
     with torch.no_grad():
         wanted = [logits(text) for text in texts]
         with method.evaluating():
-            for form, read in FORMS.items():
+            for form, read in forms.items():
                 try:
                     found = read(lm, texts)
                 except Exception as error:
@@ -261,7 +279,7 @@ def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logi
                         return f"{WRONG}: {form}: logits are off by {gap:.2g} of the largest"
     if method.trains:
         with torch.no_grad():
-            found = FORMS["a text alone"](lm, texts)
+            found = forms["a text alone"](lm, texts)
         for ours, theirs in zip(found, wanted, strict=True):
             if gap := apart(ours, theirs):
                 return f"{WRONG}: in training logits are off by {gap:.2g} of the largest"
@@ -288,7 +306,8 @@ def _gradients(method: Any, lm: LanguageModel, texts: list[list[int]], logits: i
 
     if method.trains_weights:
         return 0.0  # its masters are stepped, not computed with; the forms above saw them in the weights
-    found = torch.autograd.grad(loss(FORMS["texts in one line"](lm, texts)), parameters, allow_unused=True)
+    in_line = (encoders.FORMS if lm.geometry.encoder else FORMS)["texts in one line"]
+    found = torch.autograd.grad(loss(in_line(lm, texts)), parameters, allow_unused=True)
     wanted = torch.autograd.grad(loss([logits(text) for text in texts]), parameters, allow_unused=True)
     gaps = [
         apart(*(torch.zeros_like(p) if g is None else g for g in pair), near=GRADIENTS_NEAR)

@@ -3,6 +3,7 @@
 import pytest
 from architectures import ARCHITECTURES
 from checks import CASES, SLOW, WRONG, check, own_way
+from encoders import ENCODERS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from crosstune.methods import METHODS
@@ -34,7 +35,7 @@ ONE_PER_ROW = {
     "name",
     [
         name if name in ALWAYS else pytest.param(name, marks=pytest.mark.zoo)
-        for name, (model_type, _) in ARCHITECTURES.items()
+        for name, (model_type, _) in (ARCHITECTURES | ENCODERS).items()
         if model_type in CONFIG_MAPPING  # an older transformers has fewer
     ],
 )

@@ -19,7 +19,7 @@ from crosstune.store.record import RunRecord
 AT_ONCE = 100_000
 """Rows of several runs to take together."""
 
-TEXTS = ["language", "example", "prediction", "gold"]
+TEXTS = ["language", "example", "prediction", "gold", "prompt"]
 
 
 class Predictions:
@@ -65,10 +65,11 @@ class Predictions:
             yield pl.concat(waiting, how="diagonal_relaxed")
 
     def texts(self, run_id: str) -> pl.DataFrame:
-        """What one run answered: the columns of `TEXTS`."""
-        if isinstance(self._source, Path):
-            return stored.read_table(self._source, run_id, TEXTS)
-        return self._of_table(run_id).select(TEXTS)
+        """What one run answered: the columns of `TEXTS`; ``prompt`` where it was kept."""
+        table = self.columns(run_id, TEXTS)
+        if isinstance(self._source, Path) and not set(TEXTS) - {"prompt"} <= set(table.columns):
+            return stored.read_table(self._source, run_id, TEXTS[:-1])  # which says what is wrong
+        return table
 
     def columns(self, run_id: str, names: Collection[str]) -> pl.DataFrame:
         """Those of some columns that one run's predictions have."""

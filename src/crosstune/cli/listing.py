@@ -82,6 +82,21 @@ def languages() -> None:
     print_rows(("code", "language", "family", "script", "class"), rows)
 
 
+def studies() -> None:
+    """The studies and examples that come with crosstune."""
+    from crosstune.study.ready import listed
+
+    print_rows(("study", ""), [*listed("studies", ".yaml").items(), *listed("examples", ".yaml").items()])
+    say("run one by its path, or as studies/NAME.yaml from any folder; copy it to change it")
+
+
+def docs() -> None:
+    """The pages of the documentation."""
+    from crosstune.study.ready import listed
+
+    print_rows(("page", ""), list(listed("docs", ".md").items()))
+
+
 LISTS: dict[str, Callable[[], None]] = {
     "methods": methods,
     "tasks": tasks,
@@ -89,4 +104,6 @@ LISTS: dict[str, Callable[[], None]] = {
     "presets": presets,
     "claims": claims,
     "languages": languages,
+    "studies": studies,
+    "docs": docs,
 }

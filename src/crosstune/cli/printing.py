@@ -54,6 +54,20 @@ def print_rows(head: tuple[str, ...], rows: Sequence[tuple[str, ...]], right: tu
     show(table)
 
 
+def print_runs(results: Any, store: Any) -> None:
+    """The finished runs of a store: id, task, model, method, seed, mean score, and the day."""
+    import polars as pl
+
+    means = dict(results.scores.group_by("run").agg(pl.col("score").mean()).iter_rows())
+    rows = [
+        (run.id, run.task.name, run.model, run.label, str(run.seed), f"{100 * means[run.id]:.1f}",
+         (run.finished or "–")[:10])
+        for run in results.runs
+    ]  # fmt: skip
+    print_rows(("run", "task", "model", "method", "seed", "mean of all languages", "finished"), rows, (4, 5))
+    say(f"a run's folder is {store}/RUN; ask it something: crosstune predict {store}/RUN --text ...")
+
+
 def print_counts(counts: Mapping[str, Any], method: str | None, model: str, total: int) -> None:
     """Trained parameters (`crosstune.methods.budget.count_parameters`), and what does not fit the model."""
     if method is not None:

@@ -49,9 +49,14 @@ def _raised(problems: Iterable[tuple[Any, ...]]) -> ValidationError:
 
 
 def known_keys(
-    settings: Mapping[str, Any], fields: Collection[str], what: str, also: Collection[str] = (), at: Loc = ()
+    settings: Mapping[str, Any],
+    fields: Collection[str],
+    what: str,
+    also: Collection[str] = (),
+    at: Loc = (),
+    slips: Mapping[str, str] | None = None,
 ) -> None:
-    """Reject unknown keys in a part of a file.
+    """Reject unknown keys in a part of a file; ``slips`` says of some common ones what to write instead.
 
     Raises:
         ValidationError: One problem for each.
@@ -61,6 +66,8 @@ def known_keys(
     for key in settings:
         if key not in known:
             hint = did_you_mean(str(key), known) if fields else "; it has no settings"
+            if slips and key in slips:
+                hint = f"; {slips[key]}"
             problems.append(((*at, key), f'unknown key "{key}" in {what}{hint}'))
     if problems:
         raise _raised(problems)

@@ -88,7 +88,9 @@ def hub_entry(name: str) -> HubEntry:
     if name not in table:
         raise UserError(f'no dataset "{name}" is known on the hub{did_you_mean(name, table)}')
     entry = table[name]
-    entry["languages"] = {find(code).code: code for code in entry.pop("codes", ["en"])}
+    # "jap=ja": a code that stands for no language elsewhere, and the language.
+    pairs = (code.partition("=") for code in entry.pop("codes", ["en"]))
+    entry["languages"] = {find(known or code).code: code for code, _, known in pairs}
     return HubEntry(**entry)
 
 

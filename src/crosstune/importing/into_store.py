@@ -77,6 +77,7 @@ def _run(
         "language": [answer.language for answer in answers],
         "example": [answer.example for answer in answers],
         "prompt_hash": [_hash(answer.document) for answer in answers],
+        "prompt": [None] * len(answers),
         "prediction": [answer.prediction for answer in answers],
         "gold": [answer.gold for answer in answers],
         "score": [answer.score for answer in answers],

@@ -309,9 +309,9 @@ class Parts:
         crosses = [child(module, CROSS) if len(stacks) > 1 else None for module in modules]
         if not any(attentions):
             raise UserError(
-                f"{type(model).__name__} is not a decoder whose layers have their attention under a known "
-                f"name ({', '.join(ATTENTION)}); choose a Llama, Mistral, Gemma, Qwen or similar causal "
-                "language model"
+                f"{type(model).__name__} has no layers with their attention under a known name "
+                f"({', '.join(ATTENTION)}); choose a decoder such as Llama, Mistral, Gemma or Qwen, or an "
+                "encoder such as XLM-R"
             )
         self.layers = [Layer(*layer) for layer in zip(modules, attentions, crosses, strict=True)]
         self.encoder_layers = sum(name is None for name in crosses) if len(stacks) > 1 else 0

@@ -16,6 +16,11 @@ from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
 
 
+def kind_on(task: Task | type[Task], geometry: Geometry) -> Kind:
+    """The form of a task's answers on a model: an encoder points at what others write."""
+    return "spans" if task.extractive and geometry.encoder else task.kind
+
+
 def _check_encoder_decoder(name: str, kind: Kind, method: Method, settings: EvaluateSettings) -> None:
     """Refuse what an encoder-decoder cannot do."""
     if kind not in ("choice", "generation") or settings.head or method.needs_head:
@@ -34,7 +39,8 @@ def uses_head(kind: Kind, geometry: Geometry, settings: EvaluateSettings) -> boo
     if geometry.encoder_layers:
         return False
     wanted = bool(geometry.encoder) if settings.head is None else settings.head
-    return form_of(kind).tags or (form_of(kind).has_choices and wanted)
+    tagged = form_of(kind).tags and (bool(geometry.encoder) or settings.head is not False)
+    return kind == "spans" or tagged or (form_of(kind).has_choices and wanted)
 
 
 def head_shape(
@@ -51,8 +57,11 @@ def head_shape(
     Raises:
         UserError: The choices differ from example to example.
     """
-    if not uses_head(task.kind, geometry, settings):
+    kind = kind_on(task, geometry)
+    if not uses_head(kind, geometry, settings):
         return None
+    if kind == "spans":
+        return HeadShape(2)
     choices = {example.choices for example in examples}
     if len(choices) != 1:
         raise UserError(
@@ -67,7 +76,7 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
 
     Args:
         name: Of the task.
-        kind: Of its answers.
+        kind: Of its answers on this model, as of `kind_on`.
         method: Not attached yet.
         geometry: Of the model.
         settings: Of evaluation.
@@ -75,19 +84,15 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     Raises:
         UserError: What does not go together, and what to choose.
     """
-    if not form_of(kind).trained and (method.trains or method.shots):
-        raise UserError(f"task {name} compares a model's own states; choose method none")
+    if method.shots and (form_of(kind).searched or form_of(kind).tags):
+        raise UserError(f"task {name}: exemplars are not put in front of its texts; choose another method")
     if geometry.encoder_layers:
         _check_encoder_decoder(name, kind, method, settings)
     elif settings.target_language_token is not None:
         raise UserError(f"task {name}: evaluate.target_language_token is for encoder-decoders; take it out")
     if geometry.encoder:
-        if form_of(kind).trained and not (form_of(kind).has_choices or form_of(kind).tags):
+        if kind == "generation":
             raise UserError(f"task {name}: an encoder writes no answers; choose tasks with choices")
-        if isinstance(method, Staged):
-            raise UserError(
-                f"{method.name}: an encoder does not learn from text token by token; choose bottleneck"
-            )
         if method.shots:
             raise UserError(
                 "few-shot: an encoder learns nothing from exemplars; choose probe, or a trained method"

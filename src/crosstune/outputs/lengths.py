@@ -7,7 +7,6 @@ from dataclasses import replace
 from torch import nn
 
 from crosstune.data.example import Example
-from crosstune.data.forms import form_of
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
@@ -35,8 +34,6 @@ def fitted(
     Raises:
         UserError: One is too long and may be neither shortened nor left out.
     """
-    if form_of(task.kind).tags:
-        return list(examples)
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
 
     def answer(example: Example) -> int:

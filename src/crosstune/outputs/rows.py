@@ -2,10 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 from crosstune.data.example import Example
 from crosstune.models.language_model import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """The text that a question is to find among those of its batch."""
+
+    ids: tuple[int, ...]
+    places: tuple[int, ...]  # whose mean state is its vector
+    symmetric: bool = False  # whether the question is to be found for the text too
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +28,16 @@ class TrainingRow:
     # Of a text that is read whole: places whose mean state is compared with a number, and that number: a
     # head's class, or a word's token.
     labels: tuple[tuple[tuple[int, ...], int], ...] = ()
+    # Or places of the tokens that an answer starts and ends with, each chosen among all tokens.
+    span: tuple[int, int] | None = None
+    # What a question, whose places ``labels`` has, is compared with in place of a number.
+    pair: Paired | None = None
     source: tuple[int, ...] = ()  # what an encoder reads before its decoder writes
 
     @property
     def text(self) -> tuple[int, ...]:
         """The tokens that are read: the last of an answer predicts nothing."""
-        return self.ids if self.labels else self.ids[:-1]
+        return self.ids if self.labels or self.span else self.ids[:-1]
 
     @property
     def size(self) -> int:
@@ -34,14 +47,14 @@ class TrainingRow:
     @property
     def learned(self) -> int:
         """How many numbers are compared."""
-        return len(self.labels) or self.answer
+        return len(self.labels) or (1 if self.span else self.answer)
 
 
 class Rows(Sequence[TrainingRow]):
     """Training examples, tokenised when they are first drawn: a run sees few of most sets."""
 
     def __init__(
-        self, examples: Sequence[Example], tokenise: Callable[[Sequence[Example]], list[TrainingRow]]
+        self, examples: Sequence[Any], tokenise: Callable[[Sequence[Any]], list[TrainingRow]]
     ) -> None:
         self._examples, self._tokenise = examples, tokenise
         self._rows: dict[int, TrainingRow] = {}

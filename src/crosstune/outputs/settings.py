@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler
 
 from crosstune.data.example import MOST_ANSWER_TOKENS
 
+PROMPT_END = 300
+"""Characters of a prompt that predictions hold by default."""
+
 
 class EvaluateSettings(BaseModel):
     """Settings of evaluation, the same for every run that is compared.
@@ -22,13 +25,15 @@ class EvaluateSettings(BaseModel):
         on_too_long: What becomes of a text that, with its answer, is longer than the model has positions for:
             "error"; "truncate-left" cuts the beginning of its prompt; "skip" leaves it out. None reads it as
             it is, and is an error where positions are a table that ends. They are counted in any case.
-        head: Whether choices are told by a trained head; None for those of encoders alone. Without one, an
-            encoder predicts the words of the choices at a mask.
+        head: Whether choices are told by a trained head; None for those of encoders alone, and tags. Without
+            one, an encoder predicts the words of the choices at a mask, and a causal model the tags' names.
         pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
             for the first of an encoder's and the last of a causal model's.
         target_language_token: Whether answers of an encoder-decoder start with its token of their language:
             None where it has such tokens; false for never; or the token that stands in for languages it has
             none for.
+        prompts: What predictions hold of each prompt: its "end" (`PROMPT_END` characters, where the question
+            is), the "whole" text that went in, or "none". Scores are the same.
         piece: Which of a word's pieces a head on words reads, a bare "▁" left out; None as of ``pooling``.
     """
 
@@ -43,12 +48,19 @@ class EvaluateSettings(BaseModel):
     pooling: Literal["first", "last", "mean"] | None = None
     piece: Literal["first", "last", "mean"] | None = None
     target_language_token: bool | str | None = None
+    prompts: Literal["end", "whole", "none"] = "end"
+
+    def kept(self, prompt: str) -> str | None:
+        """What predictions hold of a prompt."""
+        if self.prompts == "none":
+            return None
+        return prompt if self.prompts == "whole" or len(prompt) <= PROMPT_END else f"…{prompt[-PROMPT_END:]}"
 
     @model_serializer(mode="wrap")
     def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A setting that older records lack is left out at its default, and so are the ids of runs."""
         content: dict[str, Any] = dump(self)
-        for name in ("on_too_long", "head", "pooling", "piece", "target_language_token"):
-            if content[name] is None:
+        for name in ("on_too_long", "head", "pooling", "piece", "target_language_token", "prompts"):
+            if content[name] == type(self).model_fields[name].default:
                 del content[name]
         return content

@@ -7,7 +7,7 @@ import polars as pl
 
 from crosstune.analysis.predictions import Predictions
 from crosstune.data.forms import FORMS
-from crosstune.report.text import counted, percent, visible
+from crosstune.report.text import percent
 from crosstune.store.record import RunRecord
 
 FEWEST = 10
@@ -27,13 +27,14 @@ class Levels:
     chance: float | None = None
     majority: float | None = None
 
+    @property
+    def named(self) -> list[tuple[str, float]]:
+        """Those that there are, by name."""
+        every = (("chance", self.chance), ("most frequent label", self.majority))
+        return [(name, level) for name, level in every if level is not None]
+
     def __str__(self) -> str:
-        parts = []
-        if self.chance is not None:
-            parts.append(f"chance {percent(self.chance)}")
-        if self.majority is not None:
-            parts.append(f"most frequent label {percent(self.majority)}")
-        return ", ".join(parts)
+        return ", ".join(f"{name} {percent(level)}" for name, level in self.named)
 
 
 def levels(runs: Sequence[RunRecord], reader: Predictions, languages: Collection[str]) -> Levels:
@@ -63,12 +64,12 @@ def levels(runs: Sequence[RunRecord], reader: Predictions, languages: Collection
     return Levels(means[0], means[1] if by_language["majority"].null_count() == 0 else None)
 
 
-def always_the_same(
-    runs: Sequence[RunRecord], labels: Sequence[str], reader: Predictions, languages: Collection[str]
-) -> list[str]:
-    """One line for each run that gives one answer to all examples of half of the languages, or more."""
-    lines = []
-    for run, label in zip(runs, labels, strict=True):
+def same_answers(
+    runs: Sequence[RunRecord], reader: Predictions, languages: Collection[str]
+) -> dict[str, int]:
+    """Runs that give one answer to all examples of half of the languages or more: of how many, by run id."""
+    found = {}
+    for run in runs:
         table = reader.columns(run.id, ("language", "prediction", "gold"))
         if "prediction" not in table.columns:
             continue
@@ -78,9 +79,5 @@ def always_the_same(
         per_language = examples.group_by("language").agg(same=one & several)
         same = int(per_language["same"].sum())
         if same and 2 * same >= per_language.height:
-            of = counted(per_language.height, "target language")
-            lines.append(
-                f"{visible(label, 60)}, seed {run.seed}, gives one and the same answer to all examples in "
-                f"{same} of {of}"
-            )
-    return lines
+            found[run.id] = same
+    return found

@@ -26,8 +26,8 @@ from crosstune.claims.choose_runs import Setup
 from crosstune.claims.fairness import FairPairs, effort
 from crosstune.data.forms import FORMS
 from crosstune.report.effort import expected_validation, tried, unequal
-from crosstune.report.levels import Levels, always_the_same, levels
-from crosstune.report.text import language_name, visible
+from crosstune.report.levels import Levels, levels, same_answers
+from crosstune.report.text import counted, language_name, visible
 from crosstune.store.record import RunRecord
 
 IN_ENGLISH = "metric.in_english"
@@ -169,6 +169,13 @@ class Section:
         return Levels() if self.reader is None else levels(self.runs, self.reader, self.targets)
 
     @cached_property
+    def same_answers(self) -> dict[str, int]:
+        """`crosstune.report.levels.same_answers` of its runs, of a task that has choices."""
+        if self.reader is None or not FORMS[self.runs[0].task.kind].has_choices:
+            return {}
+        return same_answers(self.runs, self.reader, self.targets)
+
+    @cached_property
     def setups(self) -> dict[str, Setup]:
         """What each method was given, by label."""
         return tried(self.runs, self.scores)
@@ -227,12 +234,13 @@ class Section:
             )
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")
-        if self.reader is not None:
-            labels = dict(self.scores.select("run", "method").unique().iter_rows())
-            names = [labels[run.id] for run in self.runs]
-            choices = [run for run in self.runs if FORMS[run.task.kind].has_choices]
-            if choices:
-                result += always_the_same(self.runs, names, self.reader, self.targets)
+        labels = dict(self.scores.select("run", "method").unique().iter_rows())
+        result += [
+            f"{visible(labels[run.id], 60)}, seed {run.seed}, gives one and the same answer to all examples "
+            f"in {self.same_answers[run.id]} of {counted(len(self.targets), 'target language')}"
+            for run in self.runs
+            if run.id in self.same_answers
+        ]
         return [*result, *(visible(line, 400) for line in unequal(self.setups))]
 
     @property

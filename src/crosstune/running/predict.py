@@ -100,6 +100,10 @@ def predict(
         )
     # A task whose answers are written may be asked to choose all the same.
     form = task.kind if form_of(task.kind).has_choices or not choices else "choice"
+    if task.extractive and lm.geometry.encoder:
+        raise UserError(
+            "a run of an encoder that points at answers cannot be asked: it reads a context apart"
+        )
     output = output_of(form, lm, EvaluateSettings.model_validate(run.evaluate))
     if run.unlabelled is not None:
         ids = {text: stage.run for text, stage in run.unlabelled.stages.items()}

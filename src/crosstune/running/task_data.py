@@ -1,6 +1,6 @@
 """The examples of a task that a study's runs share, and the guards that keep a result zero-shot."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,8 +37,10 @@ class TaskData:
     def of(self, settings: TrainSettings | None) -> dict[str, Any]:
         """Fingerprints of what a run with these training settings sees."""
         uses_dev = settings is not None and settings.evaluate_every is not None
+        searched_only = settings is None and form_of(self.task.kind).searched
+        seen = () if searched_only else self._languages(settings)
         return {
-            "train": {code: self.fingerprints["train"][code] for code in self._languages(settings)},
+            "train": {code: self.fingerprints["train"][code] for code in seen},
             "dev": self.fingerprints["dev"] if uses_dev else None,
             "test": self.fingerprints["test"],
         }
@@ -122,7 +124,7 @@ def read_data(
     languages: Sequence[str],
     limit: int | None,
     with_dev: bool,
-    settings: Iterable[TrainSettings | None] = (),
+    settings: Sequence[TrainSettings | None] = (),
 ) -> TaskData:
     """Read a task's splits: tests in some languages, at most ``limit`` examples each (None: all).
 
@@ -136,7 +138,8 @@ def read_data(
     wanted: dict[str, None] = in_source | {
         code: None for of_run in settings for code in training_languages(task, of_run)
     }
-    read = task.examples if form_of(task.kind).trained else lambda *_: []
+    untrained = form_of(task.kind).searched and not any(settings)
+    read = (lambda *_: []) if untrained else task.examples
     train = {code: _in_language(task, "training", code, read("train", code)) for code in wanted}
     dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
     test = {language: task.examples("test", language)[:limit] for language in languages}

@@ -51,7 +51,7 @@ DAMAGED = ".damaged"
 WORK = ".work"
 CLAIMS = ".claims"
 STUDY = "study.yaml"
-_TEXTS = ("language", "example", "cluster", "prompt_hash", "prediction", "gold", "answer_language")
+_TEXTS = ("language", "example", "cluster", "prompt_hash", "prompt", "prediction", "gold", "answer_language")
 """Columns of texts in a table of predictions."""
 
 

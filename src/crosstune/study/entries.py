@@ -26,6 +26,7 @@ from crosstune.methods.base import Method
 from crosstune.methods.config import MethodConfig
 from crosstune.methods.stack import StackConfig, Stacked
 from crosstune.outputs.settings import EvaluateSettings
+from crosstune.study.slips import METHOD_SLIPS, OTHER_NAMES
 from crosstune.tasks import TASKS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.load import SUFFIXES, TaskFile, load_task
@@ -34,7 +35,7 @@ from crosstune.training.settings import TrainSettings
 
 Codes = Literal["all"] | tuple[str, ...]
 
-_METHOD_KEYS = ("name", "train", "search", "budget", "grid")
+_METHOD_KEYS = ("name", "label", "train", "search", "budget", "grid")
 _SETTINGS: dict[str, type[BaseModel]] = {"train": TrainSettings, "evaluate": EvaluateSettings}
 
 
@@ -123,6 +124,7 @@ class MethodEntry(StudyPart):
     # Trained parameters that the method's size is solved for, model by model; False for none, None for the
     # study's.
     budget: int | Literal[False] | None = None
+    title: str | None = Field(default=None, min_length=1, max_length=60)  # ``label:``, the user's name for it
 
     @model_validator(mode="before")
     @classmethod
@@ -131,11 +133,17 @@ class MethodEntry(StudyPart):
             return value
         if isinstance(value, Mapping) and "stack" in value:
             value = {"name": "stack", **value}
+        called = value.get("name") if isinstance(value, Mapping) else value
+        if isinstance(called, str) and called not in METHODS and (other := OTHER_NAMES.get(called.lower())):
+            raise invalid((), f'unknown method "{called}"; it is called {other}: crosstune list methods')
         name, rest = named(value, "method", METHODS)
+        shared: dict[str, Any]
         shared = {key: rest.pop(key) for key in ("train", "search", "budget") if key in rest}
+        if "label" in rest:
+            shared["title"] = rest.pop("label")
         config = METHODS[name].Config
         if not config.open_ended():
-            known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS)
+            known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS, slips=METHOD_SLIPS)
         return {"name": name, "config": read_settings(config, rest, f"method {name}"), **shared}
 
     @model_validator(mode="after")
@@ -170,6 +178,8 @@ class MethodEntry(StudyPart):
 
     def label(self, budget: int | Literal[False] | None) -> str:
         """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003", "lora 1.23M"."""
+        if self.title is not None:
+            return self.title
         config, default = self.config, METHODS[self.name].Config()
         parts = [self.name]
         if isinstance(config, StackConfig):
@@ -193,7 +203,8 @@ class MethodEntry(StudyPart):
         # A size that was not given must stay so: a budget would decide it.
         settings = self.config.model_dump(mode="json", exclude_unset=True)
         shared = self.model_dump(mode="json", include={"search", "budget"}, exclude_none=True)
-        return {"name": self.name, **settings, "train": self.train, **shared}
+        title = {} if self.title is None else {"label": self.title}
+        return {"name": self.name, **title, **settings, "train": self.train, **shared}
 
 
 class TaskEntry(StudyPart):

@@ -22,12 +22,17 @@ _MOST_FILES = 100
 class StudyFile:
     """The content of a study file, with all its includes.
 
+    Args:
+        path: The file.
+        changes: Values over the file's own, by dotted key, such as ``train.steps``. Those of ``train`` and
+            ``evaluate`` hold for every task and method, whatever the file says of one.
+
     Attributes:
         data: The merged mapping, without ``include`` and ``preset``; other content unchanged.
-        text: One file with the same content: the original text if the file includes nothing.
+        text: One file with the same content: the original text if the file includes and changes nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, changes: Mapping[str, Any] | None = None) -> None:
         self._documents = []
         for document in _with_includes(read_document(path), path, ()):
             self._documents.append(document)
@@ -39,12 +44,19 @@ class StudyFile:
         self.data = first.data
         for other in self._documents[1:]:
             self.data = _merge(self.data, other.data)
-        self.text = first.text if len(self._documents) == 1 else dump(self.data)
+        self._changes = {tuple(key.split(".")): value for key, value in (changes or {}).items()}
+        for keys, value in self._changes.items():
+            _change(self.data, keys, value)
+        whole = len(self._documents) == 1 and not changes
+        self.text = first.text if whole else dump(self.data)
 
     def first_error(self, problems: Iterable[tuple[Loc, str]]) -> UserError:
-        """The error for the first problem, with its file and line."""
+        """The error for the first problem, with its file and line, or the change that it is of."""
         errors = []
         for loc, message in problems:
+            if (keys := tuple(map(str, loc)))[:1] and any(keys[: len(key)] == key for key in self._changes):
+                key = max((key for key in self._changes if keys[: len(key)] == key), key=len)
+                return UserError(f"--set {'.'.join(key)}: {message}")
             number = self._source(loc)
             document = self._documents[number]
             path = _steps(loc, document.data)
@@ -133,6 +145,31 @@ def _merge(high: Any, low: Any) -> Any:
     overridden = {key for pair in pairs if not high.keys().isdisjoint(pair) for key in pair} - high.keys()
     rest = {key: value for key, value in low.items() if key not in overridden}
     return rest | {key: _merge(value, rest[key]) if key in rest else value for key, value in high.items()}
+
+
+def _change(data: Any, keys: tuple[str, ...], value: Any) -> None:
+    """Set a value in a study's mapping; what its tasks and methods say of the same setting is taken out."""
+    if not isinstance(data, dict):
+        return
+    *above, last = keys
+    excluded = {last, *(key for pair in (*ONE_OF, ("model", "models")) if last in pair for key in pair)}
+    if keys[0] in ("train", "evaluate"):
+        for entry in (entry for part in ("tasks", "methods") for entry in _list(data.get(part))):
+            settings = entry.get(keys[0]) if isinstance(entry, dict) else None
+            if isinstance(settings, dict):
+                for key in excluded:
+                    settings.pop(key, None)
+    for key in above:
+        if not isinstance(data.get(key), dict):
+            data[key] = {}
+        data = data[key]
+    for key in excluded:
+        data.pop(key, None)
+    data[last] = value
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _steps(loc: Loc, data: Any) -> Loc:

@@ -7,7 +7,7 @@ from crosstune.config.mistakes import invalid
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.models.loading.known import cheap_geometry, check_model
-from crosstune.outputs.fits import check_fits
+from crosstune.outputs.fits import check_fits, kind_on
 from crosstune.study.combination import Combination
 from crosstune.study.entries import MethodEntry
 
@@ -52,7 +52,8 @@ def refusals(
             try:
                 METHODS[method.name].count(method.config, geometry)
                 what = model
-                check_fits(task.name, task.task_class.kind, method.make(), geometry, combination.evaluate)
+                kind = kind_on(task.task_class, geometry)
+                check_fits(task.name, kind, method.make(), geometry, combination.evaluate)
             except UserError as error:
                 found.combinations[model, i] = f"{what}: {error}"
     loaded = [model for model in models if model not in found.models]

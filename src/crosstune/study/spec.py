@@ -36,6 +36,7 @@ from crosstune.study.entries import (
 from crosstune.study.file import StudyFile
 from crosstune.study.grid import MOST_RUNS, GridCell, sweep
 from crosstune.study.refusals import Refusals, refusals
+from crosstune.study.slips import STUDY_SLIPS
 from crosstune.tasks.custom.definition import NewLanguages
 from crosstune.training.settings import ONE_OF, TrainSettings
 
@@ -99,7 +100,7 @@ class Study(StudyPart):
     def _read(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, Mapping):
             raise invalid((), 'a study is a mapping of keys: "name:", "model:", "tasks:", "methods:", ...')
-        known_keys(value, cls.model_fields, "a study", also=("model", "grid"))
+        known_keys(value, cls.model_fields, "a study", also=("model", "grid"), slips=STUDY_SLIPS)
         read = dict(value)
         if "model" in read:
             if "models" in read:
@@ -329,14 +330,14 @@ class Study(StudyPart):
         return dump(raw)
 
 
-def read_study(path: str | Path) -> Study:
-    """Read a study file and check everything that can be checked without loading a model.
+def read_study(path: str | Path, changes: Mapping[str, Any] | None = None) -> Study:
+    """Read a study file, with some values changed (`StudyFile`), and check all that needs no loaded model.
 
     Raises:
         UserError: One line, ``<file>:<line>: <what is wrong and what to do>``, for the first mistake.
     """
     path = user_path(path)
-    file = StudyFile(path)
+    file = StudyFile(path, changes)
     context: dict[str, Any] = {"folder": path.parent, "cells": []}
     try:
         study = Study.model_validate(file.data, context=context)

@@ -206,12 +206,17 @@ class PublishedTask(Task):
             raise self.missing(language, sorted(entry.languages))
         # The option is a revision of the evaluation data.
         revision = None if dataset or split == "train" else self.options.revision
-        files = fetch_files(entry.repo, entry.pattern(split, language), revision or entry.revision)
+        pattern = self.files_named(entry.pattern(split, language), entry.languages[language])
+        files = fetch_files(entry.repo, pattern, revision or entry.revision)
         names = [path.name for path in files.paths]
         self.note_source(split, language, repo=files.repo, commit=files.commit, files=names)
         rows = (row for path in files.paths for row in read_rows(path, entry.columns))
         in_language = (row for row in rows if isinstance(row, BadRow) or entry.holds(row.fields, language))
         return labelled(renamed(in_language, entry.rename), entry.labels)
+
+    def files_named(self, pattern: str, code: str) -> str:
+        """A pattern of files on the hub with what options say put in; ``code`` is the dataset's language."""
+        return pattern
 
     def note_source(self, split: Split, language: str, **facts: Any) -> None:
         """Record in `sources` where a split came from or what was done to its rows, once."""

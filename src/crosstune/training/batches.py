@@ -38,6 +38,7 @@ class Batch:
     entry: EntryStates | None = None
     tokens: tuple[range, ...] = ()  # places of each text's tokens, counted through lines and width
     pools: Tensor | None = None  # ``[rows]``: the target that each is averaged for; None for one each
+    spans: bool = False  # whether targets are marks of a text's tokens, of which two are chosen
     source: Source | None = None  # what an encoder reads before; a text for each line
 
     @property
@@ -129,6 +130,10 @@ def collate(
     pools: list[int] = []
     for i in placed.order:
         row, end = rows[i], placed.starts[i] + len(rows[i].ids) - 1
+        if row.span is not None:
+            # All tokens meet the head; a target is 1 where the answer starts, 2 where it ends.
+            where += range(placed.starts[i], end + 1)
+            targets += [(at == row.span[0]) + 2 * (at == row.span[1]) for at in range(len(row.ids))]
         for places, target in row.labels:
             where += [placed.starts[i] + place for place in places]
             pools += [len(targets)] * len(places)
@@ -152,5 +157,6 @@ def collate(
         entry,
         tuple(range(placed.starts[i], placed.starts[i] + len(rows[i].text)) for i in placed.order),
         torch.tensor(pools, device=device) if len(pools) > len(targets) else None,
+        any(row.span is not None for row in rows),
         source,
     )

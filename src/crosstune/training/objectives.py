@@ -15,15 +15,23 @@ from crosstune.training.batches import Batch
 ROWS_AT_ONCE = 256
 
 
+def read_states(lm: LanguageModel, batch: Batch) -> Tensor:
+    """One state a target of a batch, ``[targets, hidden]``: the mean of its places where it has several."""
+    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry, source=batch.source)
+    return hidden if batch.pools is None else means(hidden, batch.pools, len(batch.targets))
+
+
 def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     """Sum (not mean) of the cross-entropy over a batch's answer tokens, a scalar in nats.
 
-    With ``batch.columns`` each answer is one token, and only those it is chosen from meet it. A head that is
+    Of spans, the mean of the start's and the end's over all tokens of a text (Devlin et al. 2019). With
+    ``batch.columns`` each answer is one token, and only those it is chosen from meet it. A head that is
     on the model (`LanguageModel.head`) makes the scores instead of the vocabulary.
     """
-    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry, source=batch.source)
-    if batch.pools is not None:
-        hidden = means(hidden, batch.pools, len(batch.targets))
+    hidden = read_states(lm, batch)
+    if batch.spans:
+        assert lm.head is not None, "trained with the method"
+        return _span_loss(lm.head(hidden.float()), batch)
     if lm.head is not None:
         return torch.nn.functional.cross_entropy(lm.head(hidden.float()), batch.targets, reduction="sum")
     if batch.columns is not None and batch.offered is not None:
@@ -47,3 +55,13 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     # Long answers: scores of one piece at a time, made again in the backward pass.
     losses = [checkpoint(part, rows, targets, use_reentrant=False) for rows, targets in pieces]
     return torch.stack(losses).sum()
+
+
+def _span_loss(scores: Tensor, batch: Batch) -> Tensor:
+    """Of scores ``[tokens, 2]``, the texts one after the other."""
+    loss = scores.new_zeros(())
+    sizes = [len(tokens) for tokens in batch.tokens]
+    for text, marks in zip(scores.split(sizes), batch.targets.split(sizes), strict=True):
+        ends = torch.stack([(marks & 1).argmax(), (marks >> 1).argmax()])
+        loss = loss + torch.nn.functional.cross_entropy(text.T, ends)
+    return loss

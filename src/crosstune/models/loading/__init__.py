@@ -1,4 +1,4 @@
 """From a name to a loaded model: hub, folders, demo models, devices, quantisation.
 
-May import `adaptation`, `attention`, `family`, `geometry`, `language_model`, `tensor_file`.
+May import `adaptation`, `attention`, `family`, `geometry`, `language_model`, `parts`, `tensor_file`.
 """

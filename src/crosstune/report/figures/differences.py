@@ -3,11 +3,11 @@
 import altair as alt
 
 from crosstune.report.figures import style
-from crosstune.report.figures.style import MUTED, Width
+from crosstune.report.figures.style import ACCENT, MUTED, WORSE, Width
 from crosstune.report.sections import ALPHA, Section, outcome
-from crosstune.report.text import language_name, p_value, points, visible
+from crosstune.report.text import p_value, points, visible
 
-OUTCOMES = {"better": "#0072b2", "worse": "#d55e00", "not significant": MUTED}
+OUTCOMES = {"better": ACCENT, "worse": WORSE, "not significant": MUTED}
 SIGNS = {"better": "triangle-up", "worse": "triangle-down", "not significant": "circle"}
 
 
@@ -39,7 +39,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
     base = alt.Chart(alt.InlineData(values=values)).transform_filter("datum.reference == reference")
     base = base.encode(y=y)
     scale = alt.Scale(nice=False, padding=10)
-    title = "Points above (right) or below (left) the reference"
+    title = "Points from the reference"
     colour = alt.Color("outcome:N", title=None, scale=style.mapped(OUTCOMES), legend=alt.Legend(orient="top"))
     band = base.mark_rule(strokeWidth=11, opacity=0.22, color=MUTED).encode(
         x=alt.X("least:Q", scale=scale, title=title, axis=alt.Axis(tickCount=10)), x2="most:Q"
@@ -80,11 +80,10 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
     values = [
         {
             "language": keys[row["language"]],
-            "name": language_name(row["language"]),
+            **style.language_facts(row["language"]),
             "method": visible(row["method"], 60),
             "value": round(100 * row["difference"], 3),
             "text": points(row["difference"]) + ("*" if row["p_holm"] < ALPHA else ""),
-            "shown": row["p_holm"] < ALPHA,
             "interval": "–" if row["low"] is None else f"{points(row['low'])} to {points(row['high'])}",
             "p": p_value(row["p_holm"]),
             "detectable": None if row["detectable"] is None else round(100 * row["detectable"], 2),
@@ -108,7 +107,5 @@ def by_language(section: Section, reference: str, width: Width = "container") ->
         x=style.method_axis(methods), y=y, tooltip=style.tooltip(shown)
     )
     scale = alt.Scale(scheme="redblue", domain=[-reach, reach])
-    white = f"abs(datum.value) > {reach * 0.6}"
-    colours, numbers = style.cells(base, "Points from the reference", scale, white, alt.Text("text:N"))
-    clear = alt.condition("datum.shown", alt.value(1), alt.value(0.65))
-    return style.by_family([colours, numbers.encode(y=y.axis(None), opacity=clear)], order, width)
+    colours, numbers = style.cells(base, "Points from the reference", scale, alt.Text("text:N"))
+    return style.by_family([colours, numbers.encode(y=y.axis(None))], order, width)

@@ -8,11 +8,9 @@ import polars as pl
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
 from crosstune.analysis.groups import Grouping, group_means, language_rates
 from crosstune.report.figures import style
-from crosstune.report.figures.style import ACCENT, MUTED, Width
+from crosstune.report.figures.style import ACCENT, MUTED, SECOND, Width
 from crosstune.report.sections import Section
 from crosstune.report.text import group_name, language_name, visible
-
-OTHER = "#e69f00"
 
 
 def group_grid(
@@ -27,16 +25,15 @@ def group_grid(
         width: As `crosstune.report.figures.scores.heatmap`.
     """
     values, order, tips = _by_group(section, by, column)
-    scale, white = style.cell_scale(column, [value["value"] for value in values])
+    scale = style.cell_scale(column, [value["value"] for value in values])
     axis = alt.Axis(domain=False, ticks=False, labelLimit=170)
     base = alt.Chart(alt.InlineData(values=values)).encode(
         x=style.method_axis([visible(name, 60) for name in section.methods]),
         y=alt.Y("group:N", sort=order, title=None, axis=axis),
         tooltip=tips,
     )
-    layers = style.cells(
-        base, style.measure_title(section, column), scale, white, alt.Text("value:Q", format=".1f")
-    )
+    title, text = style.axis_title(section, column), alt.Text("value:Q", format=".1f")
+    layers = style.cells(base, title, scale, text)
     return style.sized(alt.LayerChart(layer=layers), width, 20 * len(order))
 
 
@@ -53,7 +50,7 @@ def group_chart(section: Section, by: Grouping, width: Width = "container") -> a
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
             y=alt.Y("group:N", sort=order, title=None, axis=axis),
-            x=alt.X("value:Q", title=style.measure_title(section, "score"), scale=scale),
+            x=alt.X("value:Q", title=style.axis_title(section, "score"), scale=scale),
             color=alt.Color("method:N", title=None, scale=colour, legend=style.legend_below()),
             shape=alt.Shape("method:N", title=None, scale=shape),
             tooltip=tips,
@@ -87,7 +84,7 @@ def _by_group(
 
 def answer_languages(section: Section, width: Width = "container") -> alt.Chart:
     """Languages of each method's answers, of those identified, as means over target languages."""
-    colours = {"the prompt's language": ACCENT, section.source: OTHER, "another language, or several": MUTED}
+    colours = {"the prompt's language": ACCENT, section.source: SECOND, "another language, or several": MUTED}
     values = []
     for row in section.table.filter(pl.col(CORRECT).is_not_null()).rows(named=True):
         right, source = row[CORRECT], row[SOURCE] or 0.0

@@ -13,7 +13,7 @@ import polars as pl
 from crosstune.report.figures import style
 from crosstune.report.figures.style import ACCENT, MUTED, Width
 from crosstune.report.sections import Section
-from crosstune.report.text import counted, language_name, visible
+from crosstune.report.text import counted, visible
 
 CURVE_POINTS = 200
 ALL_CURVE_POINTS = 6_000
@@ -32,7 +32,7 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
     values = [
         {
             "language": keys[row["language"]],
-            "name": language_name(row["language"]),
+            **style.language_facts(row["language"]),
             "method": visible(row["method"], 60),
             "value": round(100 * row[column], 3),
             "n": row["n"],
@@ -41,7 +41,8 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         for row in means.rows(named=True)
     ]
     title, order = style.measure_title(section, column), list(keys.values())
-    scale, white = style.cell_scale(column, [value["value"] for value in values])
+    heading = style.axis_title(section, column)
+    scale = style.cell_scale(column, [value["value"] for value in values])
     y = style.language_axis(order)
     shown = {"name:N": "Language", "method:N": "Method", "value:Q": (title, ".2f"), "n:Q": "Examples"}
     base = alt.Chart(alt.InlineData(values=values)).encode(
@@ -49,14 +50,14 @@ def heatmap(section: Section, column: str = "score", width: Width = "container")
         y=y,
         tooltip=style.tooltip({**shown, "seeds:Q": "Seeds"}),
     )
-    colours, numbers = style.cells(base, title, scale, white, alt.Text("value:Q", format=".1f"))
+    colours, numbers = style.cells(base, heading, scale, alt.Text("value:Q", format=".1f"))
     return style.by_family([colours, numbers.encode(y=y.axis(None))], order, width)
 
 
 def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
     """Source score and mean over targets of each method, joined by the gap between them.
 
-    Thin bars are 95% intervals of the mean over exactly these languages.
+    Thin bars are 95% intervals of the mean over exactly these languages; the dashed line is chance.
     """
     source, targets = section.source, f"mean of {counted(section.table['targets'][0], 'target')}"
     spans, points = [], []
@@ -72,7 +73,7 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
                 points.append({"method": method, "kind": kind, "value": round(100 * mean, 3), **ends})
     order = [visible(name, 60) for name in section.methods]
     y = style.method_rows(order, 150)
-    scale, title = alt.Scale(zero=False, nice=False, padding=10), style.measure_title(section, "score")
+    scale, title = alt.Scale(zero=False, nice=False, padding=10), style.axis_title(section, "score")
     colours, shapes = {source: MUTED, targets: ACCENT}, {source: "square", targets: "circle"}
     colour = alt.Color("kind:N", title=None, scale=style.mapped(colours), legend=alt.Legend(orient="top"))
     lines: alt.Chart = (
@@ -85,9 +86,14 @@ def gap_chart(section: Section, width: Width = "container") -> alt.LayerChart:
     dots = base.mark_point(filled=True, size=90, opacity=1).encode(
         x=alt.X("value:Q", scale=scale, title=title),
         shape=alt.Shape("kind:N", title=None, scale=style.mapped(shapes)),
-        tooltip=style.tooltip({"method:N": "Method", "kind:N": "Of", "value:Q": (title, ".2f")}),
+        tooltip=style.tooltip({"method:N": "Method", "kind:N": "Of", "value:Q": (" ".join(title), ".2f")}),
     )
-    return style.sized(alt.LayerChart(layer=[lines, spread, dots]), width, 26 * len(order))
+    layers = [lines, spread, dots]
+    if section.levels.chance is not None:
+        chance = [{"kind": "chance", "value": round(100 * section.levels.chance, 3)}]
+        rule = alt.Chart(alt.InlineData(values=chance)).mark_rule(color=MUTED, strokeDash=[4, 3])
+        layers.insert(0, rule.encode(x=alt.X("value:Q", scale=scale, title=title)))
+    return style.sized(alt.LayerChart(layer=layers), width, 26 * len(order))
 
 
 def loss_curves(section: Section, width: Width = "container") -> alt.Chart:

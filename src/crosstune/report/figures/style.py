@@ -7,16 +7,26 @@ from typing import Any, Literal, TypeVar
 import altair as alt
 
 from crosstune.analysis.answer_language import SOURCE
-from crosstune.analysis.groups import family_order, group_of
+from crosstune.analysis.groups import Grouping, family_order, group_of
 from crosstune.report.sections import IN_ENGLISH, Section
-from crosstune.report.text import language_name, visible
+from crosstune.report.text import group_name, language_name, visible
 
 Width = int | Literal["container"]
 C = TypeVar("C", alt.Chart, alt.LayerChart)
 
-# Okabe and Ito's colours, told apart by colour-blind readers, with black and yellow replaced by tones that
-# show on white and on black.
-PALETTE = ["#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8c8c8c", "#a08c00"]
+# After Okabe and Ito, whose colours colour-blind readers tell apart. Each has a contrast of 4.5:1 or more
+# with white; the page puts the second of each pair in its place on dark ground.
+ON_DARK = {
+    "#0072b2": "#56b4e9",
+    "#a35d00": "#e69f00",
+    "#007a5a": "#2fbf95",
+    "#ad4682": "#df8fbb",
+    "#4a5fc1": "#9aa9f5",
+    "#c04a00": "#ff8a4c",
+    "#6a6f76": "#9aa5b1",
+    "#7a6b00": "#c4b32e",
+}
+PALETTE = list(ON_DARK)
 
 SHAPES = [
     "circle",
@@ -30,8 +40,7 @@ SHAPES = [
 ]
 
 DASHES = [[1, 0], [6, 3], [2, 2], [8, 2, 2, 2]]
-ACCENT = "#0072b2"
-MUTED = "#8c8c8c"
+ACCENT, SECOND, WORSE, MUTED = PALETTE[0], PALETTE[1], PALETTE[5], PALETTE[6]
 FIT = alt.AutoSizeParams(type="fit-x", contains="padding")
 _CUT = "␟"
 
@@ -55,6 +64,13 @@ def language_keys(codes: Sequence[str]) -> dict[str, str]:
     return keys
 
 
+def language_facts(code: str) -> dict[str, str]:
+    """A language's name, and the family and script by which a reader may pick it."""
+    groups: dict[str, Grouping] = {"family": "family", "script": "script"}
+    facts = {name: visible(group_name(by, group_of(code, by)), 40) for name, by in groups.items()}
+    return {"name": language_name(code), **facts}
+
+
 def method_axis(methods: Sequence[str]) -> alt.X:
     """Columns, one a method, named above."""
     axis = alt.Axis(orient="top", labelAngle=-35, labelLimit=230, domain=False, ticks=False)
@@ -71,9 +87,7 @@ def family_axis(order: Sequence[str]) -> alt.Chart:
     """A line above each family's first row, with the family's name at the right; rows as `language_keys`."""
     starts = [{"language": key} for key in order if key.split(_CUT)[3]]
     names = f"split(datum.value, '{_CUT}')[3]"
-    axis = alt.Axis(
-        orient="right", labelExpr=names, domain=False, ticks=False, labelLimit=120, labelOpacity=0.75
-    )
+    axis = alt.Axis(orient="right", labelExpr=names, domain=False, ticks=False, labelLimit=120)
     y = alt.Y("language:N", sort=order, title=None, bandPosition=0, axis=axis)
     lines: alt.Chart = alt.Chart(alt.InlineData(values=starts)).mark_rule(color=MUTED, strokeWidth=1)
     return lines.encode(y=y)
@@ -106,21 +120,17 @@ def mapped(values: Mapping[str, Any]) -> alt.Scale:
     return alt.Scale(domain=list(values), range=list(values.values()))
 
 
-def cell_scale(column: str, values: Sequence[float]) -> tuple[alt.Scale, str]:
-    """Colours of cells of a column, and where text on them is white."""
-    low, high = span(values)
-    # Viridis goes from dark to light and wants white text on its lower part; "oranges" runs the other way.
-    if column == "score":
-        scale = alt.Scale(scheme="viridis", domain=[low, high])
-        return scale, f"datum.value < {low + (high - low) * 0.6}"
-    scale = alt.Scale(scheme="oranges", domain=[low, high])
-    return scale, f"datum.value > {low + (high - low) * 0.65}"
+def cell_scale(column: str, values: Sequence[float]) -> alt.Scale:
+    """Colours of cells of a column: viridis for scores, oranges for rates."""
+    return alt.Scale(scheme="viridis" if column == "score" else "oranges", domain=list(span(values)))
 
 
-def cells(base: alt.Chart, title: str, scale: alt.Scale, white: str, text: alt.Text) -> list[alt.Chart]:
-    """Coloured cells of ``value``, and a text on each, white where ``white`` says so."""
+def cells(base: alt.Chart, title: str | list[str], scale: alt.Scale, text: alt.Text) -> list[alt.Chart]:
+    """Coloured cells of ``value``, and a text on each, white or black as the cell's luminance wants it."""
     legend = alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8)
-    colour = alt.condition(white, alt.value("white"), alt.value("black"))
+    # At a luminance of 0.179 black and white have the same contrast with a colour: 4.58:1, the least.
+    dark = "luminance(scale('color', datum.value)) < 0.179"
+    colour = alt.condition(dark, alt.value("white"), alt.value("black"))
     return [
         base.mark_rect().encode(color=alt.Color("value:Q", title=title, scale=scale, legend=legend)),
         base.mark_text(fontSize=10).encode(text=text, color=colour),
@@ -144,6 +154,12 @@ def measure_title(section: Section, column: str) -> str:
     name = section.table["measure"][0] if column == "score" else column.removeprefix("metric.")
     guessing = f" ({section.levels})" if column == "score" and str(section.levels) else ""
     return f"{title_text(name)}, out of 100{guessing}"
+
+
+def axis_title(section: Section, column: str) -> list[str]:
+    """`measure_title` on two lines where it says what guessing scores: one would be cut on a phone."""
+    first, bracket, levels = measure_title(section, column).partition(" (")
+    return [first, f"({levels}"] if bracket else [first]
 
 
 def title_text(text: str, limit: int = 40) -> str:

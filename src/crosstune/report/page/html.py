@@ -20,13 +20,14 @@ from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError
 from crosstune.files import write_whole
 from crosstune.report.contents import across_models
-from crosstune.report.figures.style import vegalite_version
+from crosstune.report.figures.style import ON_DARK, vegalite_version
 from crosstune.report.findings import overall_finding
+from crosstune.report.page.opening import at_a_glance, facts
 from crosstune.report.page.settings import settings_view
 from crosstune.report.page.views import drawn, view
 from crosstune.report.sections import Section
 from crosstune.report.tables.verdicts import verdicts_view
-from crosstune.report.text import visible
+from crosstune.report.text import embedded_json, visible
 
 TEMPLATES = Path(__file__).parent / "templates"
 SAMPLES_BYTES = 6_000_000
@@ -41,7 +42,7 @@ def write_report(
 ) -> Path:
     """Write the report of some finished runs to a file, and return its path; missing folders are made.
 
-    Examples to show are read from the predictions; verdicts on claims come first. The same input gives
+    Examples to show are read from the predictions; verdicts on claims come last. The same input gives
     the same bytes.
 
     Raises:
@@ -75,7 +76,9 @@ def render(
     environment.filters["visible"] = visible
     return environment.get_template("report.html.j2").render(
         title=title,
+        facts=facts(parts),
         finding=overall_finding(parts),
+        glance=at_a_glance(parts) if len(parts) > 1 else [],
         verdicts=verdicts_view(verdicts) if verdicts else None,
         models=[figure for item in models for figure in drawn(item)],
         views=[view(number, part, predictions, room) for number, part in enumerate(parts, 1)],
@@ -83,6 +86,7 @@ def render(
         hashes=[_csp_hash(text) for text in (vega, script)],
         vega=Markup(vega),
         script=Markup(script),
+        colours=embedded_json(ON_DARK),
         style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
     )
 

@@ -14,6 +14,7 @@ from crosstune.report.sections import Section
 from crosstune.report.text import embedded_json, language_name, visible
 
 PER_LANGUAGE = 12
+MOST_OF_PROMPT = 400
 KINDS = ("differ", "wrong", "right")
 RIGHT_TO_LEFT = frozenset(["Arab", "Hebr", "Thaa", "Syrc", "Nkoo", "Adlm", "Rohg", "Mand", "Samr"])
 
@@ -43,8 +44,9 @@ def side_by_side(section: Section, predictions: Predictions) -> dict[str, Any]:
     Returns:
         methods (labels in the section's order) and languages: one entry a language, families together, with
         code, name, lang and dir (HTML attributes), counts (how many examples are of each kind of `KINDS`, and
-        ``all``) and examples: id, gold, texts (distinct answers), of (index of each method's answer in texts;
-        -1 where it was not asked) and scores (of each method, out of 100, or None).
+        ``all``) and examples: id, gold, prompt (its end, where the question is), texts (distinct answers), of
+        (index of each method's answer in texts; -1 where it was not asked) and scores (of each method, out of
+        100, or None).
     """
     first = section.scores.sort("seed", "run").group_by("method", maintain_order=True).first()
     runs = dict(first.select("method", "run").iter_rows())
@@ -55,6 +57,7 @@ def side_by_side(section: Section, predictions: Predictions) -> dict[str, Any]:
         shown.setdefault(language, {})[example] = {
             "id": visible(example, 60),
             "gold": "",
+            "prompt": "",
             "texts": [],
             "of": [-1] * len(order),
             "scores": [None] * len(order),
@@ -63,9 +66,12 @@ def side_by_side(section: Section, predictions: Predictions) -> dict[str, Any]:
     for place, run_id in enumerate(order):
         texts = picked.join(predictions.texts(run_id), on=keys, how="inner")
         scored = texts.join(predictions.scores(run_id).select(*keys, "score"), on=keys, how="left")
-        answers = scored.select(*keys, "prediction", "gold", "score").iter_rows()
-        for language, example, prediction, gold, score in answers:
+        if "prompt" not in scored.columns:  # of an older run, or one told to keep none
+            scored = scored.with_columns(prompt=pl.lit(None, pl.String))
+        answers = scored.select(*keys, "prediction", "gold", "score", "prompt").iter_rows()
+        for language, example, prediction, gold, score, prompt in answers:
             entry, text = shown[language][example], visible(prediction)
+            entry["prompt"] = entry["prompt"] or visible((prompt or "")[-MOST_OF_PROMPT:], MOST_OF_PROMPT)
             if text not in entry["texts"]:
                 entry["texts"].append(text)
             entry["gold"] = visible(gold)

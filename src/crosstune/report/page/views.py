@@ -2,22 +2,28 @@
 
 from typing import Any
 
+from crosstune.analysis.groups import Grouping, group_of
 from crosstune.analysis.predictions import Predictions
 from crosstune.report.contents import Item, contents
 from crosstune.report.findings import finding
 from crosstune.report.page.samples import samples
 from crosstune.report.sections import Section
 from crosstune.report.tables.tables import differences_from
-from crosstune.report.text import embedded_json
+from crosstune.report.text import embedded_json, group_name, visible
+
+MOST_SHOWN = 12
+"""Methods that are shown by language at first: with more, cells cannot be read side by side."""
 
 
 def view(number: int, section: Section, predictions: Predictions, samples_bytes: int) -> dict[str, Any]:
     """A section, with predictions of at most about ``samples_bytes`` bytes.
 
     Returns:
-        id (of its HTML element), section, finding (in words), figures (`drawn`, by the place they stand in),
-        tables (by id, but for differences), groups (ids of the tables of groups of languages), differences
-        (tables of every method from each of a few references) and samples (predictions side by side).
+        id (of its HTML element), section, families and scripts (of its languages), shown_methods (how many of
+        the first are shown by language before a reader picks), finding (in words), figures (`drawn`, by the
+        place they stand in), tables (by id, but for differences), groups (ids of the tables of groups of
+        languages), differences (tables of every method from each of a few references) and samples
+        (predictions side by side).
     """
     items = contents(section)
     figures: dict[str, list[dict[str, Any]]] = {}
@@ -26,6 +32,9 @@ def view(number: int, section: Section, predictions: Predictions, samples_bytes:
     names = section.references if len(section.methods) > 1 else []
     return {
         "id": f"s{number}",
+        "families": _groups(section, "family"),
+        "scripts": _groups(section, "script"),
+        "shown_methods": len(section.methods) if len(section.methods) <= MOST_SHOWN else MOST_SHOWN,
         "section": section,
         "finding": finding(section),
         "figures": figures,
@@ -35,6 +44,12 @@ def view(number: int, section: Section, predictions: Predictions, samples_bytes:
         "differences": [differences_from(section, name) for name in names],
         "samples": samples(section, predictions, samples_bytes),
     }
+
+
+def _groups(section: Section, by: Grouping) -> list[str]:
+    """Names of the groups of its languages, as figures and tables write them."""
+    codes = section.languages["language"].unique().to_list()
+    return sorted({visible(group_name(by, group_of(code, by)), 40) for code in codes})
 
 
 def drawn(item: Item) -> list[dict[str, Any]]:

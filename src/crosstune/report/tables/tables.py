@@ -16,6 +16,7 @@ from crosstune.report.sections import IN_ENGLISH, Section, outcome
 from crosstune.report.tables.verdicts import why
 from crosstune.report.text import (
     GROUPINGS,
+    counted,
     group_name,
     language_name,
     p_value,
@@ -42,6 +43,8 @@ class Column:
         media: Where the column is shown.
         notes: What stands beside each cell, less prominent; not in files.
         best: Which cells are emphasised.
+        more: The page shows it only to readers who ask for all columns.
+        foot: What stands under the rows on the page, a cell a line: levels to compare with.
     """
 
     title: str
@@ -51,6 +54,8 @@ class Column:
     media: tuple[Medium, ...] = ("terminal", "page", "file")
     notes: Sequence[str] = ()
     best: Sequence[bool] = ()
+    more: bool = False
+    foot: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -93,15 +98,18 @@ def transfer(section: Section) -> Table:
     tests = {row["a"]: row for row in section.against(leader).rows(named=True)} if leader else {}
     targets = first["targets"]
 
-    def scored(title: str, name: str) -> Column:
-        return Column(title, [percent(row[name]) for row in rows], best=_best(rows, name))
+    guessed = section.levels.named
+    same = [_one_label(section, row["method"]) for row in rows]
+
+    def scored(title: str, name: str, foot: Sequence[str] = ()) -> Column:
+        return Column(title, [percent(row[name]) for row in rows], best=_best(rows, name), foot=foot)
 
     def extreme(title: str, end: str, *media: Medium) -> Column:
         codes = [row[f"{end}_language"] for row in rows]
         names = ["–" if code is None else visible(language_name(code), 20) for code in codes]
         values = [percent(row[f"{end}_score"]) if row[f"{end}_language"] else "" for row in rows]
         best = _best(rows, f"{end}_score") if end == "worst" else ()
-        return Column(title, names, media=media, notes=values, best=best)
+        return Column(title, names, media=media, notes=values, best=best, more=True)
 
     def shares(title: str, column: str, *media: Medium, of_all: bool = False) -> Iterator[Column]:
         if not (section.has_in_english if column == IN_ENGLISH else section.has_answer_language):
@@ -111,31 +119,34 @@ def transfer(section: Section) -> Table:
         for medium in media:
             digits = 0 if medium == "terminal" else 1
             cells = ["–" if value is None else f"{percent(value, digits)}%" for value in shares_shown]
-            yield Column(title, cells, media=(medium,))
+            yield Column(title, cells, media=(medium,), more=column == UNDECIDED)
 
     wide = section.has_in_english or section.has_answer_language
     relative: tuple[Medium, ...] = ("page", "file") if wide else ("terminal", "page", "file")
     columns = [
-        Column("Method", [_label(row) for row in rows], right=False),
-        Column("Trained", [_compact(row["trained_parameters"]) for row in rows]),
+        Column("Method", [_label(row) for row in rows], right=False, notes=same if any(same) else (),
+               foot=[name.capitalize() for name, _ in guessed]),
+        Column("Trained", [_compact(row["trained_parameters"]) for row in rows], more=True),
         scored(section.source, "source"),
-        scored(f"Mean of {targets}", "target_mean"),
+        scored(f"Mean of {targets}", "target_mean", [percent(level) for _, level in guessed]),
         *([Column("95% interval", [span(*section.intervals[row["method"]]) for row in rows])]
           if section.intervals else []),
         *([Column("Against the best", [_marked(tests.get(row["method"])) for row in rows], media=("page",))]
           if compared else []),
         Column("Gap", [percent(row["gap"]) for row in rows]),
         Column("Relative", ["–" if row["relative"] is None else f"{row['relative']:.2f}" for row in rows],
-               media=relative),
+               media=relative, more=True),
         extreme("Best language", "best", "page"),
         extreme("Worst language", "worst", "terminal", "page"),
         *shares("In English", IN_ENGLISH, "terminal", "page"),
         *shares("Identified", UNDECIDED, "page", of_all=True),
         *shares("Right language", CORRECT, "terminal", "page"),
         *shares(f"In {section.source} instead", SOURCE, "page"),
-        Column("Seeds", [str(row["seeds"]) for row in rows], media=("page", "file")),
-        Column("SD over seeds", [percent(row["target_sd"]) for row in rows], media=("page", "file")),
-        Column("Rates tried", [_tried(section, row["method"]) for row in rows], media=("page", "file")),
+        Column("Seeds", [str(row["seeds"]) for row in rows], media=("page", "file"), more=True),
+        Column("SD over seeds", [percent(row["target_sd"]) for row in rows], media=("page", "file"),
+               more=True),
+        Column("Rates tried", [_tried(section, row["method"]) for row in rows], media=("page", "file"),
+               more=True),
         Column("Targets", [str(row["targets"]) for row in rows], media=("file",)),
     ]  # fmt: skip
     measure = visible(first["measure"], 40)
@@ -149,6 +160,7 @@ def transfer(section: Section) -> Table:
         notes.append(
             f"mean over the {targets} of {first['targets_seen']} target languages that every run has"
         )
+    notes += _held_out(section)
     if not zero_shot:
         notes.append("† not zero-shot")
     if section.has_in_english:
@@ -165,6 +177,12 @@ def transfer(section: Section) -> Table:
 
 def _label(row: Mapping[str, Any]) -> str:
     return visible(row["method"], 60) + ("" if row["zero_shot"] else " †")
+
+
+def _one_label(section: Section, method: str) -> str:
+    """A mark where the runs of a method give one and the same answer to everything in some languages."""
+    counts = [section.same_answers.get(run.id, 0) for run in section.of(method)]
+    return f"one answer in {counted(max(counts), 'language')}" if any(counts) else ""
 
 
 def _best(rows: Sequence[Mapping[str, Any]], name: str) -> list[bool]:
@@ -194,6 +212,21 @@ def _tried(section: Section, method: str) -> str:
     """How many settings a method is the best of."""
     setup = section.setups[method]
     return "–" if setup.first.train is None else str(setup.tried)
+
+
+def _held_out(section: Section) -> list[str]:
+    """Which methods' differences leave out a seed that their means are over."""
+    tried = {setup.tried for setup in section.setups.values()}
+    lines = []
+    for label, setup in section.setups.items() if len(tried) > 1 else ():
+        seeds = {run.seed for run in setup.runs}
+        if chose := sorted(setup.selected_on & seeds) if setup.selected_on < seeds else ():
+            lines.append(
+                f"{visible(label, 60)} is the best of {setup.tried} rates by seed "
+                f"{', '.join(map(str, chose))}: means are over all its seeds, and its differences from "
+                "methods that tried more or fewer rates leave that seed out"
+            )
+    return lines
 
 
 def _guessing(section: Section) -> str:

@@ -109,6 +109,15 @@ class Mgsm(PublishedTask):
         return {"number_match": number_match(answer, example.answers[-1], example.language)}
 
 
+class AfriMgsm(Mgsm):
+    """The same problems in 17 African languages, with English and French."""
+
+    name = "afrimgsm"
+    summary = "grade-school arithmetic in words (AfriMGSM); trained on English GSM8K"
+    layouts = local_layouts("gsm8k") | local_layouts("afrimgsm")
+    hub: Mapping[Split, str] = {"train": "gsm8k", "test": "afrimgsm"}
+
+
 def _held_out(example: Example) -> bool:
     """By the words of the question, so that every copy and order of GSM8K is cut alike."""
     words = " ".join(dict(example.fields)["question"].split())

@@ -272,6 +272,30 @@ class AmericasNli(_FurtherLanguages):
         return number
 
 
+class AfriXnli(_FurtherLanguages):
+    """600 pairs of XNLI's test in 17 African languages, with English and French; trained as XNLI is."""
+
+    name = "afrixnli"
+    summary = "does a sentence follow, contradict or neither, 3 choices (AfriXNLI)"
+    split_names: ClassVar[dict[Split, str]] = {
+        "train": Xnli.split_names["train"],
+        "dev": "AfriXNLI dev",
+        "test": "AfriXNLI test",
+    }
+    hub: Mapping[Split, str] = {"dev": "afrixnli", "test": "afrixnli"}
+    layouts = local_layouts("afrixnli")
+
+    def examples(self, split: Split, language: str) -> list[Example]:
+        """All examples of a split, shuffled by id; its English is its own."""
+        if split == "train":
+            return self._xnli.examples(split, language)
+        return _Nli.examples(self, split, language)
+
+    def row_id(self, row: Row, split: Split, language: str) -> str:
+        """The row's number: files have the same pairs in the same order."""
+        return str(row.line)
+
+
 class MyXnli(_FurtherLanguages):
     """XNLI in Burmese, with the English it was translated from in the same file."""
 

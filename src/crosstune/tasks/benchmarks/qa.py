@@ -1,4 +1,6 @@
-"""Extractive question answering, the answer generated: XQuAD, TyDi QA (gold passage) and MLQA.
+"""Extractive question answering: XQuAD, TyDi QA (gold passage) and MLQA.
+
+The answer is generated; an encoder points at it (`crosstune.outputs.heads.spans`).
 
 XQuAD: Artetxe et al. 2020 (arXiv 1910.11856). TyDi QA: Clark et al. 2020 (arXiv 2003.05002). MLQA: Lewis et
 al. 2020 (arXiv 1910.07475). Trained on English: SQuAD v1.1 (Rajpurkar et al. 2016, arXiv 1606.05250), or
@@ -12,7 +14,10 @@ questions, by article (`held_out`); about 5% fewer than published are trained on
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from crosstune.data.example import Example, Split, fair_order, passage_key
 from crosstune.data.source import FileLayout, local_layouts
@@ -48,6 +53,24 @@ class QaOptions(PublishedOptions):
     train_set: Literal["squad", "tydiqa"] = "squad"
 
 
+class MlqaOptions(QaOptions):
+    """Options of `mlqa`.
+
+    Attributes:
+        question_language: Of the questions, where it is not the paragraph's: one of MLQA's 49 pairs.
+    """
+
+    question_language: Literal["ar", "de", "en", "es", "hi", "vi", "zh"] | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Ids of runs are older than the option: they are left as they were at its default."""
+        content: dict[str, Any] = dump(self)
+        if self.question_language is None:
+            del content["question_language"]
+        return content
+
+
 class TydiQaOptions(QaOptions):
     """Options of `tydiqa`: as of the others, with its own questions as the default."""
 
@@ -69,7 +92,8 @@ class ExtractiveQa(PublishedTask):
 
     version = 1
     kind = "generation"
-    metrics = ("squad_f1", "squad_exact", "mlqa_f1", "mlqa_exact")
+    extractive = True
+    metrics: ClassVar[tuple[str, ...]] = ("squad_f1", "squad_exact", "mlqa_f1", "mlqa_exact")
     prompts = "qa"
     max_answer_tokens = 32
     Options: ClassVar[type[TaskOptions]] = QaOptions
@@ -121,11 +145,15 @@ class ExtractiveQa(PublishedTask):
         prompt = render(self.wording(language)["prompt"], context=context, question=question)
         fields = (("context", context), ("question", question))
         cluster = passage_key(context)
-        return Example(name, language, prompt, self._answers(row), fields=fields, cluster=cluster)
+        answers, span = self._answers(row)
+        return Example(name, language, prompt, answers, fields=fields, cluster=cluster, span=span)
 
-    def _answers(self, row: Row) -> tuple[str, ...]:
-        """Unique answers in the order given, each on one line, as a line break ends an answer."""
-        answers, context = [], row["context"]
+    def _answers(self, row: Row) -> tuple[tuple[str, ...], tuple[int, int]]:
+        """Unique answers in the order given, each on one line, as a line break ends an answer.
+
+        And where the first stands in the context without surrounding white space.
+        """
+        answers, context, spans = [], row["context"], []
         question = f"question {row.text('id')[:60]!r}"
         for text, start in _spans(row, question):
             if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
@@ -137,10 +165,12 @@ class ExtractiveQa(PublishedTask):
                 raise row.error(
                     f"{question}: answer {text[:60]!r} is not at character {start} of its context"
                 )
+            first = _nearest(text, context, start) + _margin(text) - _margin(context)
+            spans.append((first, first + len(text.strip())))
             answers.append(_LINE_BREAK.sub(" ", text.strip()))
         if not answers:
             raise row.error(f"{question}: no answer")
-        return tuple(dict.fromkeys(answers))
+        return tuple(dict.fromkeys(answers)), spans[0]
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """SQuAD's and the language-aware scores of one answer."""
@@ -184,13 +214,35 @@ class TydiQa(ExtractiveQa):
 
 
 class Mlqa(ExtractiveQa):
-    """Questions on paragraphs that several Wikipedias share in part; an id is the same in all languages."""
+    """Questions on paragraphs that several Wikipedias share in part; an id is the same in all languages.
+
+    The paragraph and its answer are in the language that is evaluated; the question is too, or in
+    ``question_language``.
+    """
 
     name = "mlqa"
     summary = "answer from a paragraph, parallel in part, 7 languages (MLQA)"
     split_names: ClassVar[dict[Split, str]] = {**_ARTICLES, "test": "test (dev by the option evaluate_on)"}
     layouts = local_layouts("mlqa", **READERS)
     hub: Mapping[Split, str] = {"dev": "mlqa", "test": "mlqa"}
+    Options: ClassVar[type[TaskOptions]] = MlqaOptions
+    options: MlqaOptions
+
+    def __init__(self, options: TaskOptions | None = None) -> None:
+        super().__init__(options)
+        self.layouts = {
+            split: tuple(
+                replace(layout, files=self.files_named(layout.files, "{code}")) for layout in layouts
+            )
+            for split, layouts in self.layouts.items()
+        }
+
+    def files_named(self, pattern: str, code: str) -> str:
+        """A pattern of files, here or on the hub, with the code of the questions' language."""
+        asked_in = self.options.question_language or code
+        return pattern.replace(f"question-{code}", f"question-{asked_in}").replace(
+            f".{code}/", f".{asked_in}/"
+        )
 
 
 def held_out(questions: Mapping[str, int]) -> set[str]:
@@ -207,6 +259,18 @@ def held_out(questions: Mapping[str, int]) -> set[str]:
             chosen.add(name)
             room -= questions[name]
     return chosen or set(sorted(names, key=lambda name: questions[name])[:1])
+
+
+def _nearest(text: str, context: str, start: int) -> int:
+    """Where in a context a text stands, nearest to where it is said to."""
+    if context.startswith(text, start):
+        return start
+    return min((m.start() for m in re.finditer(re.escape(text), context)), key=lambda at: abs(at - start))
+
+
+def _margin(text: str) -> int:
+    """White space in front of a text."""
+    return len(text) - len(text.lstrip())
 
 
 def _spans(row: Row, question: str) -> list[tuple[object, object]]:

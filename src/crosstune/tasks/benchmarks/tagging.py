@@ -110,6 +110,17 @@ class MasakhaPos(Tagging):
     }
 
 
+class Pos(Udpos):
+    """The parts of speech of both, so that one training run is scored on all their languages."""
+
+    name = "pos"
+    summary = "parts of speech, UDPOS and MasakhaPOS in one"
+    layouts: Mapping[Split, tuple[FileLayout, ...]] = {
+        **Udpos.layouts,
+        "test": (*Udpos.layouts["test"], _tagged("masakhapos/{code}/test.txt")),
+    }
+
+
 class Panx(Tagging):
     """Persons, organisations and locations in Wikipedia's sentences."""
 

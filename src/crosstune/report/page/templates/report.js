@@ -22,6 +22,42 @@
   const BIG = 1500;
   const drawn = new Map();
   const read = (within) => JSON.parse(within.querySelector('script[type="application/json"]').textContent);
+  // What a spec is drawn as: with the colours of dark ground where the page is dark, and of the rows that the
+  // section's filter leaves. Rows name their family, script and method; those of a language's axis only itself.
+  const onDark = JSON.parse(document.getElementById("on-dark").textContent);
+  const replaced = (value, names) => {
+    if (typeof value === "string") return names.get(value) ?? value;
+    if (Array.isArray(value)) return value.map((item) => replaced(item, names));
+    return value && typeof value === "object" ? Object.fromEntries(Object.entries(value).map(([key, item]) => [key, replaced(item, names)])) : value;
+  };
+  const CUT = "␟";
+  const ROW = 20; // Height of a language's row, in pixels.
+  const narrowed = (spec, filter) => {
+    const sets = Object.entries(spec.datasets);
+    const keeps = (row) => (row.family ?? filter.family) === filter.family || !filter.family;
+    const fits = (row) => keeps(row) && (!filter.script || (row.script ?? filter.script) === filter.script) && (!filter.every.has(row.method) || filter.methods.has(row.method));
+    const families = new Map(); // Of each language shown, by its key.
+    for (const [name, rows] of sets) {
+      spec.datasets[name] = rows.filter(fits);
+      for (const row of spec.datasets[name]) if (row.family !== undefined) families.set(row.language, row.family);
+    }
+    if (!families.size) return spec;
+    // A key ends in the family where one starts: other languages may be the first of theirs now.
+    const names = new Map();
+    const starts = [];
+    let last;
+    for (const key of [...families.keys()].sort((a, b) => a.split(CUT)[1] - b.split(CUT)[1])) {
+      const first = families.get(key) !== last;
+      last = families.get(key);
+      names.set(key, [...key.split(CUT).slice(0, 3), first ? last : ""].join(CUT));
+      if (first) starts.push({ language: names.get(key) });
+    }
+    spec = replaced(spec, names);
+    for (const [name, rows] of Object.entries(spec.datasets))
+      if (rows.length && rows.every((row) => row.language && Object.keys(row).length === 1)) spec.datasets[name] = starts;
+    return { ...spec, height: ROW * families.size };
+  };
+  const filters = new Map(); // Of a section, what its reader picked.
   const size = (spec) => Object.values(spec.datasets ?? {}).reduce((sum, rows) => sum + rows.length, spec.data?.values?.length ?? 0);
   // A forest plot and the table under it show the reference that its reader picked.
   const choose = async (figure) => {
@@ -42,7 +78,15 @@
     const place = figure.querySelector(".chart");
     drawn.get(figure)?.finalize();
     try {
-      const spec = read(figure);
+      let spec = read(figure);
+      const filter = figure.compareDocumentPosition(figure.closest("section").querySelector("[data-filter]") ?? figure) & Node.DOCUMENT_POSITION_PRECEDING
+        && filters.get(figure.closest("section"));
+      if (filter && !filter.whole && spec.datasets) {
+        spec = narrowed(spec, filter);
+        const least = Number(place.dataset.least);
+        place.style.minWidth = `${Math.max(300, 210 + ((least - 210) * filter.methods.size) / filter.of)}px`;
+      } else place.style.minWidth = `${place.dataset.least}px`;
+      if (dark.matches) spec = replaced(spec, new Map(Object.entries(onDark)));
       const result = await vegaEmbed(place, spec, { ...options(), renderer: size(spec) > BIG ? "canvas" : "svg" });
       drawn.set(figure, result);
       await choose(figure);
@@ -64,11 +108,58 @@
   document.querySelectorAll("figure").forEach((figure) => near.observe(figure));
   dark.addEventListener("change", () => [...drawn.keys()].forEach(draw));
 
+  // Printed, every chart is there: those that nobody came near are drawn before, and a button waits for them.
+  const unread = new Set(); // Predictions that are not shown yet.
+  const rest = () => Promise.all([...unread].map((show) => show()).concat([...document.querySelectorAll("figure:not([data-drawn])")].map((figure) => { near.unobserve(figure); return draw(figure); })));
+  addEventListener("beforeprint", rest);
+  for (const button of document.querySelectorAll("[data-print]")) {
+    button.closest("li").hidden = false;
+    button.addEventListener("click", () => rest().then(() => print()));
+  }
+
+  // A section's filter: which languages and methods its figures and its table of languages show.
+  for (const bar of document.querySelectorAll("[data-filter]")) {
+    const section = bar.closest("section");
+    const table = section.querySelector('table[data-content="languages"]');
+    const boxes = [...bar.querySelectorAll('input[type="checkbox"]')];
+    const every = new Set(boxes.map((box) => box.value));
+    const pick = (by) => bar.querySelector(`[data-by="${by}"]`).value;
+    const show = (redraw) => {
+      const methods = new Set(boxes.filter((box) => box.checked).map((box) => box.value));
+      const filter = { family: pick("family"), script: pick("script"), methods, every, of: boxes.length };
+      filter.whole = !filter.family && !filter.script && methods.size === boxes.length;
+      filters.set(section, filter);
+      bar.querySelector("[data-count]").textContent = `${methods.size} of ${boxes.length}`;
+      const heads = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+      let count = 0;
+      for (const row of table.rows) {
+        const text = (name) => row.cells[heads.indexOf(name)].textContent.trim();
+        row.hidden = row.parentNode !== table.tHead && ((filter.family && text("Family") !== filter.family) || (filter.script && text("Script") !== filter.script));
+        count += row.parentNode !== table.tHead && !row.hidden;
+        heads.forEach((name, column) => { row.cells[column].hidden = every.has(name) && !methods.has(name); });
+      }
+      bar.querySelector("[data-status]").textContent = `${count} of ${table.tBodies[0].rows.length} languages`;
+      if (redraw) for (const figure of section.querySelectorAll("figure[data-drawn]")) if (bar.compareDocumentPosition(figure) & Node.DOCUMENT_POSITION_FOLLOWING) draw(figure);
+    };
+    bar.hidden = false;
+    bar.addEventListener("change", () => show(true));
+    for (const [name, on] of [["all", true], ["none", false]])
+      bar.querySelector(`[data-${name}]`).addEventListener("click", () => { boxes.forEach((box) => { box.checked = on; }); show(true); });
+    show(false);
+  }
+
+  // A table that is wider than its place says so.
+  const wide = new ResizeObserver((entries) => {
+    for (const { target } of entries) target.closest(".scroll").toggleAttribute("data-wide", target.scrollWidth > target.closest(".scroll").clientWidth + 1);
+  });
+  document.querySelectorAll(".scroll > table").forEach((table) => wide.observe(table));
+
   // Tables sort by a button in each heading; numbers as numbers, dashes always last.
   const value = (row, column) => {
     const text = row.cells[column].textContent.trim();
-    const number = Number(text.replaceAll(",", "").split(" ")[0]);
-    return text === "–" ? null : Number.isNaN(number) ? text : number;
+    const number = text.replaceAll(",", "").replaceAll("−", "-").match(/-?\d+(\.\d+)?(e-?\d+)?M?/)?.[0];
+    if (!row.cells[column].classList.contains("n")) return text === "–" ? null : text;
+    return number === undefined ? null : number.endsWith("M") ? 1e6 * number.slice(0, -1) : Number(number);
   };
   const compare = (a, b) =>
     typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
@@ -86,9 +177,11 @@
         headings.forEach((one) => one.removeAttribute("aria-sort"));
         heading.setAttribute("aria-sort", order);
         const sign = order === "ascending" ? 1 : -1;
-        const rows = [...table.tBodies[0].rows].map((row) => [value(row, column), row]);
-        rows.sort(([a], [b]) => (a === null) - (b === null) || (a === null ? 0 : sign * compare(a, b)));
-        table.tBodies[0].append(...rows.map(([, row]) => row));
+        for (const body of table.tBodies) {
+          const rows = [...body.querySelectorAll(":scope > tr:not(.head)")].map((row) => [value(row, column), row]);
+          rows.sort(([a], [b]) => (a === null) - (b === null) || (a === null ? 0 : sign * compare(a, b)));
+          body.append(...rows.map(([, row]) => row));
+        }
       });
     });
   }
@@ -129,6 +222,7 @@
   const table = (example, methods, chosen, lang) => {
     const made = element("table");
     const said = element("div", "Example ");
+    if (example.prompt) said.prepend(element("bdi", example.prompt, { class: "text prompt", lang, dir: "auto" }));
     said.append(element("bdi", example.id), "; right answer: ", element("bdi", example.gold, { class: "text", lang, dir: "auto" }));
     const caption = element("caption");
     caption.append(said);
@@ -163,10 +257,12 @@
     };
     drill.querySelector(".controls").hidden = false;
     drill.querySelectorAll("select").forEach((select) => select.addEventListener("change", show));
+    const once = () => { if (unread.delete(once)) show(); };
+    unread.add(once);
     new IntersectionObserver((entries, watcher) => {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       watcher.disconnect();
-      show();
+      once();
     }, { rootMargin: "600px 0px" }).observe(drill);
   }
   document.documentElement.dataset.ready = "";

@@ -9,7 +9,7 @@ al. 2021). No layer is left out at random in training (LayerDrop): a prompt or a
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from crosstune.errors import UserError
 from crosstune.models.attention.cache import OwnCache
 from crosstune.models.attention.choose import Source
+from crosstune.models.attention.own_keys import calls_of
 from crosstune.models.fast.layers import EntryStates
 from crosstune.models.fast.top_rows import take
 from crosstune.models.language_model import LanguageModel, TextLayout
@@ -155,8 +156,12 @@ class EncoderDecoder(LanguageModel):
         """Let every layer read a text ``[n]``: the encoder, and the decoder behind it."""
         self.hidden(ids[None], source=Source(ids[None], None))
 
-    def _read_token(self, token: Tensor) -> None:
-        self.hidden(token, source=Source(token, None))
+    def learn_calls(self) -> None:
+        """As of `LanguageModel.learn_calls`, of both stacks."""
+        if not self._calls:
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            read = partial(self.model, decoder_input_ids=token, use_cache=False)
+            self._calls = calls_of(read, self.attentions, token)
 
     def check(self) -> None:
         """Compare with the model's own forward once, on five tokens.

@@ -6,7 +6,7 @@
 import inspect
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -384,19 +384,12 @@ class LanguageModel:
         """Let every layer read a text ``[n]``, for what looks on."""
         self.hidden(ids[None])
 
-    def attention_device(self, place: int) -> torch.device:
-        """Where one of `attentions` computes."""
-        return next(self.attentions[place].parameters()).device
-
     def learn_calls(self) -> None:
         """Make ready for `keys_values`; not while the model computes."""
         if not self._calls:
             token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            self._calls = calls_of(self._read_token, self.attentions, token)
-
-    def _read_token(self, token: Tensor) -> None:
-        """One token ``[1, 1]`` at position 0, through every layer."""
-        self.decoder(input_ids=token, position_ids=torch.zeros_like(token), **uncached(self.decoder.config))
+            read = partial(self.decoder, position_ids=token, **uncached(self.decoder.config))
+            self._calls = calls_of(read, self.attentions, token)
 
     def keys_values(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys, not rotated, and values ``[kv_heads, n, size]`` that a layer makes of states ``[n, hidden]``.

@@ -34,11 +34,11 @@ capturing: ContextVar[Literal["keys", "calls"] | None] = ContextVar("crosstune_c
 
 
 def calls_of(
-    read: Callable[[Tensor], object], attentions: Sequence[nn.Module], token: Tensor
+    read: Callable[..., object], attentions: Sequence[nn.Module], token: Tensor
 ) -> list[dict[str, Any]]:
     """What each attention module is called with when one token ``[1, 1]`` at position 0 is read.
 
-    Hidden states are left out.
+    ``read`` takes it as ``input_ids``. Hidden states are left out.
     """
     calls: dict[int, dict[str, Any]] = {}
 
@@ -51,7 +51,7 @@ def calls_of(
         for module in attentions:
             hooks.enter_context(module.register_forward_pre_hook(keep, with_kwargs=True))
         hooks.callback(capturing.reset, capturing.set("calls"))  # nothing attends, no prompt is asked for
-        read(token)
+        read(input_ids=token)
     for module in attentions:
         if id(module) not in calls:
             raise UserError(f"{type(module).__name__} is called by nothing")

@@ -19,7 +19,7 @@ from transformers import (
 
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.encoder_decoder import EncoderDecoder
-from crosstune.models.geometry import geometry_of
+from crosstune.models.geometry import as_loaded, geometry_of
 from saved_model import byte_tokenizer
 from tiny_models import DEVICE
 
@@ -88,12 +88,13 @@ def seq2seq_model(family: str, dtype: torch.dtype, implementation: str, seed: in
 
 def make_seq2seq(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> EncoderDecoder:
     """A frozen, hooked tiny encoder-decoder with random weights."""
+    model = seq2seq_model(family, dtype, IMPLEMENTATION, seed)
     return EncoderDecoder(
-        model=seq2seq_model(family, dtype, IMPLEMENTATION, seed),
+        model=model,
         tokenizer=seq2seq_tokenizer(),
         name=f"tiny-{family}",
         revision="0",
-        geometry=geometry_of(CONFIGS[family]()),
+        geometry=as_loaded(geometry_of(CONFIGS[family]()), model),
     )
 
 

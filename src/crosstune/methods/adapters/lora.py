@@ -16,7 +16,7 @@ from crosstune.errors import UserError, did_you_mean
 from crosstune.methods.adapters.merged import lost, merged, worth_merging
 from crosstune.methods.adapters.placement import swap_hooks
 from crosstune.methods.base import Method
-from crosstune.methods.config import Layered
+from crosstune.methods.config import Placed
 from crosstune.methods.deferred import LanguageModel, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
@@ -30,7 +30,7 @@ ALSO = {
 """What encoders and T5 call these, names of settings: a study is read without PyTorch and `parts`."""
 
 
-class Targeted(Layered):
+class Targeted(Placed):
     """Settings of a method that changes linear layers.
 
     Attributes:
@@ -64,11 +64,12 @@ def targets(config: Targeted, geometry: Geometry, method: str = "lora") -> list[
     Raises:
         UserError: A name that none has which the model calls: without a call an update is left out.
     """
+    sides = config.sides(geometry)
     layers = {
         i: [
             linear
             for linear in geometry.linears_of(i)
-            if linear[0].rpartition(".")[2] not in geometry.uncalled
+            if linear[0].rpartition(".")[2] not in geometry.uncalled and geometry.side(i, linear[0]) in sides
         ]
         for i in config.chosen(geometry.layers)
     }

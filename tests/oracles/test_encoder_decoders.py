@@ -1,8 +1,8 @@
 """Encoder-decoders through every way that a method reaches them, against transformers' eager attention.
 
 Nothing of crosstune is on the other side: prompts stand in an attention written out here, made with the
-layers' own projections called by name; LoRA, adapters and trained weights are put into the weights or computed
-with hooks; and PEFT itself where it has the method.
+layers' own projections called by name; LoRA, adapters and trained weights are put into the weights or
+computed with hooks; and PEFT itself where it has the method.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
-from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn.functional import pad
@@ -326,30 +326,6 @@ def test_lora_and_soft_prompts_are_those_of_peft(family):
         theirs.prompt_encoder["default"].embedding.weight.copy_(soft.parameters()["prompt"])
         for ours, texts in zip(read(lm), zip(SOURCES, TARGETS, strict=True), strict=True):
             near(f"soft prompt of PEFT on {family}", ours, logits_of(theirs, *texts))
-
-
-def test_a_prefix_is_that_of_peft_but_for_its_positions():
-    """PEFT has one prefix for the decoder and for the attention to the encoder, in front of the text.
-
-    With the decoder's table of positions moved by its length it is ours, the same in both places.
-    """
-    lm, n = make_seq2seq("mbart"), 4
-    method = attach(lm, "prefix-kv", layers=None, where=("decoder", "cross"))
-    p = method.parameters()
-    with torch.no_grad():
-        for layer in range(E, E + D):
-            p[f"layers.{layer + D}"].copy_(p[f"layers.{layer}"])
-    config = PrefixTuningConfig(
-        task_type="SEQ_2_SEQ_LM", num_virtual_tokens=n, num_layers=D, num_attention_heads=4, token_dim=32
-    )
-    theirs = get_peft_model(seq2seq_model("mbart", torch.float32, "eager"), config).eval()
-    with torch.no_grad():
-        table = theirs.base_model.get_decoder().embed_positions.weight
-        table[2 + n :] = table[2:-n].clone()
-        pairs = [x for layer in range(E, E + D) for x in p[f"layers.{layer}"]]
-        theirs.prompt_encoder["default"].embedding.weight.copy_(torch.cat(pairs, 1))
-        for ours, texts in zip(read(lm), zip(SOURCES, TARGETS, strict=True), strict=True):
-            near("prefix of PEFT", ours, logits_of(theirs, *texts))
 
 
 # --- what is refused --------------------------------------------------------------------------------

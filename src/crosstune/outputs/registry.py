@@ -36,6 +36,7 @@ PAIRED: dict[Kind, type[Output]] = {"choice": ScoredPairs, "generation": Written
 
 def output_of(kind: Kind, lm: LanguageModel, settings: EvaluateSettings) -> Output:
     """What computes a form of answer on a model: with a head or at a mask where the words are not written."""
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
     if lm.geometry.encoder_layers:
         return PAIRED[kind](lm, settings)
     if form_of(kind).has_choices and uses_head(kind, lm.geometry, settings):

@@ -106,6 +106,13 @@ class Results:
         ]
         return pl.concat(tables) if tables else pl.DataFrame()
 
+    @cached_property
+    def suite(self) -> "pl.DataFrame":
+        """XTREME-R's tasks by model and method; see `crosstune.analysis.suite.suite_scores`."""
+        from crosstune.analysis.suite import suite_scores
+
+        return suite_scores(self.scores)
+
     def groups(self, by: "Grouping") -> "pl.DataFrame":
         """Means over groups of target languages; see `crosstune.analysis.groups.group_means`."""
         from crosstune.analysis.groups import group_means

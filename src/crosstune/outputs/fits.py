@@ -52,7 +52,13 @@ def head_shape(
             f"task {task.name}: its choices differ from question to question, and a head has the same "
             "classes for all; set evaluate.head: false on a model that predicts words"
         )
-    return HeadShape(len(choices.pop()), dense=not form_of(task.kind).tags)
+    tagged, two_way = form_of(task.kind).tags, settings.two_way or ()
+    if two_way and (geometry.encoder or geometry.apart or max(two_way) >= geometry.layers or not tagged):
+        raise UserError(
+            f"task {task.name}: evaluate.two_way is for tags on a causal model of attention layers alone, "
+            f"which are counted from 0 to {geometry.layers - 1} here"
+        )
+    return HeadShape(len(choices.pop()), dense=not tagged, two_way=two_way)
 
 
 def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settings: EvaluateSettings) -> None:

@@ -34,6 +34,7 @@ def fitted(
     Raises:
         UserError: One is too long and may be neither shortened nor left out.
     """
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
 
     def answer(example: Example) -> int:
@@ -56,6 +57,7 @@ def fitted_rows(
     Raises:
         UserError: One is too long and may be neither shortened nor left out; or none is left.
     """
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
 
     def answer(example: Example) -> int:
         if lm.geometry.encoder:
@@ -89,7 +91,8 @@ def _fitted(
         return list(examples)
     room = positions - lm.first_position - lm.adaptation.front
     # Nearly all are shorter by far, and need not be tokenised to know it.
-    doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + _AROUND > room}
+    around = _AROUND + len(lm.tokens.as_read("").encode())
+    doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + around > room}
     sizes = iter(map(len, lm.tokens.prompts([examples[i].prompt for i in sorted(doubtful)])))
     fitting, count = [], 0
     for i, example in enumerate(examples):

@@ -31,6 +31,7 @@ AT_MASKS: dict[Kind, type[Output]] = {"choice": MaskedChoice, "text": MaskedText
 
 def output_of(kind: Kind, lm: LanguageModel, settings: EvaluateSettings) -> Output:
     """What computes a form of answer on a model: with a head or at a mask where the words are not written."""
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
     if form_of(kind).has_choices and uses_head(kind, lm.geometry, settings):
         return HeadChoice(lm, settings)
     if form_of(kind).tags and not uses_head(kind, lm.geometry, settings):

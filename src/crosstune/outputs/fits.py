@@ -111,8 +111,8 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     head = uses_head(kind, geometry, settings)
     if head and not method.trains:
         raise UserError(
-            f"task {name}: its answers are told by a head, which method none does not train; choose probe, "
-            "or evaluate.head: false on a model that predicts words"
+            f"task {name}: its answers are told by a head, which method {method.name} does not train; choose "
+            "probe, or evaluate.head: false on a model that predicts words"
         )
     if method.needs_head and not head:
         raise UserError(

@@ -26,6 +26,7 @@ METHODS: dict[str, Any] = {
     "full": {"name": "full"},
     "gate a head": {"name": "llama-adapter", "length": 4},
     "bottleneck": {"name": "bottleneck", "width": 4},
+    "invertible": {"name": "bottleneck", "width": 4, "invertible": True},
     "none": {"name": "none"},
 }
 

@@ -65,6 +65,7 @@ class Shape:
         questions: On each passage.
         families: Sizes of the families of languages; each language is on its own by default.
         source: The first language is the source, which a gap needs.
+        uneven: How many times as much the first method's seeds move its mean as the others' do theirs.
         changed: Effects that are not as `EFFECTS` has them.
     """
 
@@ -79,6 +80,7 @@ class Shape:
     questions: int = 1
     families: tuple[int, ...] = ()
     source: bool = False
+    uneven: float = 1.0
     changed: tuple[tuple[str, float], ...] = ()
 
     @property
@@ -182,7 +184,10 @@ def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Est
         plain = text + here[base.language] + effect("method x example x language", None, columns)
         plain = plain + effect("method x example", base.example, examples)
         plain = plain + effect("method x passage", base.passage, passages)
-        logit = plain + effect("seed", None, seeds, 1) + effect("seed x example", None, seeds, columns)
+        varies = np.float32(shape.uneven if i == 0 else 1.0)
+        logit = (
+            plain + varies * effect("seed", None, seeds, 1) + effect("seed x example", None, seeds, columns)
+        )
         logit = logit + effect("seed x language", base.language, seeds, languages)
         share = special.expit(np.float32(SLOPE[shape.scores]) * np.broadcast_to(logit, (seeds, columns)))
         truths.append(_expected(shape)(here))

@@ -2,27 +2,35 @@
 
     python benchmarks/statistics_check.py
 
-takes some minutes on one core and writes benchmarks/results/statistics.json and the tables of
-docs/statistics.md. `simulated_predictions` says what is drawn. ``--only pairs`` makes one table alone.
+takes a quarter of an hour on one core and writes benchmarks/results/statistics.json, row by row, and the
+tables of docs/statistics.md. A row that is there, of the same code, is not made again: what was stopped goes
+on. `simulated_predictions` says what is drawn. ``--only pairs`` makes one table alone.
 """
 
 import argparse
+import ast
+import functools
+import hashlib
+import inspect
 import itertools
 import json
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
+from crosstune.analysis.statistics import variance
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
 from crosstune.analysis.statistics.differences import _by_language, mcnemar
 from crosstune.analysis.statistics.estimand import Estimand
-from crosstune.analysis.statistics.studentized import two_sided
+from crosstune.analysis.statistics.studentized import critical
 from crosstune.analysis.statistics.variance import LanguageEffect, Sample
 from simulated_predictions import EFFECTS, Shape, frame, shift_for, simulate
+from statistics_tables import fill, tables
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "statistics.json"
@@ -53,11 +61,11 @@ def check(shape: Shape, effect: LanguageEffect, times: int, seed: int = 0) -> di
     for i in range(times):
         sample = simulate(null, rng).sample
         pairs = [sample.pair(a, b, effect) for a, b in itertools.combinations(methods, 2)]
-        t = [pair.difference / pair.se for pair in pairs]
-        p = two_sided(t, [pair.df for pair in pairs], len(methods))
+        over = np.array([pair.difference / pair.se for pair in pairs])
+        over /= critical([pair.df for pair in pairs], 1 - LEVEL, len(methods))
         alone += pairs[0].p < LEVEL
-        any_pair += p.min() < LEVEL
-        supported += p[0] < LEVEL and pairs[0].difference > 0
+        any_pair += np.abs(over).max() > 1
+        supported += over[0] > 1
         if i < 200:
             sizes.append(sample.detectable(pairs[0], first, second, 1 - LEVEL, len(methods)))
     known = [size for size in sizes if size is not None]
@@ -208,7 +216,10 @@ SHAPES = [
     Shape(seeds=(3, 1)),
     Shape(seeds=(1,), changed=STILL),
     Shape(seeds=(2,), changed=(("seed x language", 0.4),)),
+    Shape(changed=(("seed x language", 0.4),)),
+    Shape(uneven=2.0),
     Shape(methods=3),
+    Shape(methods=3, seeds=(2,)),
     Shape(methods=6),
     Shape(methods=6, seeds=(2,)),
     Shape(methods=10, examples=50),
@@ -221,6 +232,7 @@ SHAPES = [
     Shape(languages=120, examples=30),
     Shape(examples=200, level=0.02),
     Shape(level=0.1),
+    Shape(level=0.3),
     Shape(level=0.9),
     Shape(examples=200, level=0.98),
     Shape(examples=200, fewest=20, parallel=False),
@@ -248,132 +260,71 @@ LANGUAGE_SHAPES = [
 WITH_SOURCE = Shape(languages=21, source=True)
 USUAL_SHAPES = [Shape(languages=5, examples=200), Shape(), Shape(seeds=(1,))]
 
-Job = tuple[str, Callable[..., dict[str, Any]], tuple[Any, ...]]
+
+class Job(NamedTuple):
+    """One row of a table."""
+
+    table: str
+    function: Callable[..., dict[str, Any]]
+    arguments: tuple[Any, ...]
+
+    @property
+    def key(self) -> str:
+        """A hash of what decides the row: its arguments, and the code of statistics, simulator and check."""
+        check_code = inspect.getsource(self.function)
+        return hashlib.sha256(f"{check_code} {self.arguments} {_code()}".encode()).hexdigest()[:12]
+
+
+@functools.cache
+def _code() -> str:
+    """Without comments and docstrings."""
+    files = [*sorted(Path(variance.__file__).parent.glob("*.py")), HERE / "simulated_predictions.py"]
+    trees = [ast.parse(re.sub(r'"""[^"]*"""', '""', file.read_text(encoding="utf-8"))) for file in files]
+    return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()
 
 
 def jobs(times: int) -> list[Job]:
     """All checks, by table."""
-    found: list[Job] = [
-        ("pairs", check, (shape, effect, times))
+    rows = [
+        Job("pairs", check, (shape, effect, times))
         for shape in SHAPES
         for effect in ("random", "fixed")
         if effect == "fixed" or frame(shape).sample.possible("random") == "random"
     ]
-    found += [("languages", check_languages, (shape, times)) for shape in LANGUAGE_SHAPES]
-    found += [("estimands", check_estimand, (name, WITH_SOURCE, times)) for name in ESTIMANDS]
-    found += [("equivalence", check_equivalence, (shape, times)) for shape in (Shape(), Shape(seeds=(5,)))]
-    found += [("selection", check_selection, (Shape(), times, rates)) for rates in (3, 10)]
-    return found + [("usual", check_usual, (shape, times // 4)) for shape in USUAL_SHAPES]
+    rows += [Job("languages", check_languages, (shape, times)) for shape in LANGUAGE_SHAPES]
+    rows += [Job("estimands", check_estimand, (name, WITH_SOURCE, times)) for name in ESTIMANDS]
+    rows += [Job("equivalence", check_equivalence, (shape, times)) for shape in (Shape(), Shape(seeds=(5,)))]
+    rows += [Job("selection", check_selection, (Shape(), times, rates)) for rates in (3, 10)]
+    return rows + [Job("usual", check_usual, (shape, times)) for shape in USUAL_SHAPES]
 
 
-def run(times: int, only: str | None, known: Mapping[str, Any]) -> dict[str, Any]:
-    """All checks, or those of one table; the others stay as known."""
+def run(times: int, only: str | None) -> None:
+    """All checks, or those of one table, each stored as it ends; the others stay as they were."""
     started = time.perf_counter()
-    found: dict[str, Any] = dict(known) | {"effects": EFFECTS, "draws": DRAWS}
-    chosen = [job for job in jobs(times) if only in (None, job[0])]
-    found |= {kind: [] for kind, _, _ in chosen}
-    for kind, function, arguments in chosen:
-        found[kind].append(function(*arguments))
-        print(f"{time.perf_counter() - started:.0f} s: {kind}, {found[kind][-1]}", flush=True)
-    return found
-
-
-def describe(named: Mapping[str, Any]) -> str:
-    """A shape in words."""
-    shape = Shape(**{key: tuple(map(_hashable, value)) if isinstance(value, list) else value
-                     for key, value in named.items()})  # fmt: skip
-    seeds = [shape.seeds_of(i) for i in range(min(shape.methods, len(shape.seeds)))]
-    changed = dict(shape.changed)
-    sizes = f"{shape.languages} x {shape.examples}" if shape.fewest is None else (
-        f"{shape.languages} x {shape.fewest} to {shape.examples}"
-    )  # fmt: skip
-    parts = [
-        f"{shape.methods} methods" if shape.methods > 2 else "",
-        f"{' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}",
-        sizes,
-        "" if shape.scores == "binary" else shape.scores.replace("f1", "micro-F1"),
-        "" if shape.level == 0.5 else f"mean score {shape.level:g}",
-        "" if shape.parallel else "not parallel",
-        f"{shape.questions} questions a passage" if shape.questions > 1 else "",
-        f"{len(shape.families)} families" if shape.families else "",
-        "these trained models" if changed.get("seed") == 0 else "",
-        "seeds differ by language" if changed.get("seed x language", 0) > 0.2 else "",
-    ]
-    return ", ".join(filter(None, parts))
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def tables(found: Mapping[str, Any]) -> dict[str, str]:
-    """Markdown tables by the name that docs/statistics.md has for them."""
-    pairs = [
-        "| study | languages | one pair | any pair | wrongly better | coverage | power | at |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in found["pairs"]:
-        size = row["detectable"]
-        power = "– | –" if size is None else f"{_percent(row['power'])} | {100 * size:.1f}"
-        cells = [describe(row["shape"]), row["language_effect"]]
-        cells += [_percent(row[name]) for name in ("alone", "family", "supported", "coverage")]
-        pairs.append(f"| {' | '.join(cells)} | {power} |")
-    single = ["| study | test | one language | any, after Holm | coverage |", "|---|---|--:|--:|--:|"]
-    for row in found["languages"]:
-        single.append(
-            f"| {describe(row['shape'])} | {'exact McNemar' if row['test'] == 'mcnemar' else 't'} "
-            f"| {100 * row['one']:.1f} | {_percent(row['any'])} | {100 * row['coverage']:.1f} |"
-        )
-    other = ["| test | study | false positives | power |", "|---|---|--:|--:|"]
-    for row in found["estimands"]:
-        other.append(f"| difference of {row['of']} | {describe(row['shape'])} | {_percent(row['false'])} | |")
-    for row in found["equivalence"]:
-        name = f"equivalence within {100 * row['margin']:g} points"
-        shape = describe(row["shape"])
-        other.append(f"| {name} | {shape} | {_percent(row['false'])} | {_percent(row['power'])} |")
-    for row in found["selection"]:
-        for how, hits in row["supported"].items():
-            name = f"best of {row['rates']} rates {how}, against one rate"
-            other.append(f"| {name}: wrongly better | {describe(Shape().named())} | {_percent(hits)} | |")
-    usual: list[str] = []
-    if found["usual"]:
-        heads = [describe(row["shape"]) for row in found["usual"]]
-        usual = ["| test | " + " | ".join(heads) + " |", "|---|" + "--:|" * len(heads)]
-        for test in USUAL:
-            cells = [
-                f"{_percent(row['fixed'][test])} / {_percent(row['random'][test])}" for row in found["usual"]
-            ]
-            usual.append(f"| {test} | " + " | ".join(cells) + " |")
-    made = {"pairs": pairs, "languages": single, "other": other, "usual": usual}
-    return {name: "\n".join(rows) for name, rows in made.items()}
-
-
-def _percent(found: Mapping[str, float]) -> str:
-    half = 100 * (found["high"] - found["low"]) / 2
-    return f"{100 * found['share']:.1f} ± {half:.1f}"
-
-
-def fill(text: str, filled: Mapping[str, str]) -> str:
-    """Put tables between the marks that a page has for them."""
-    for name, table in filled.items():
-        if not table:
+    stored: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    stored |= {"effects": EFFECTS, "draws": DRAWS}
+    for table, of_table in itertools.groupby(jobs(times), key=lambda job: job.table):
+        rows = {row.get("key"): row for row in stored.get(table, [])}
+        wanted = list(of_table)
+        if only not in (None, table):
             continue
-        begin, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-        before, rest = text.split(begin)
-        text = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
-    return text
+        for job in wanted:
+            if job.key not in rows:
+                rows[job.key] = job.function(*job.arguments) | {"key": job.key}
+                print(f"{time.perf_counter() - started:.0f} s: {table}, {rows[job.key]}", flush=True)
+            # Rows of other code give way, in the table's order, as new ones come.
+            stored[table] = [rows[job.key] for job in wanted if job.key in rows]
+            RESULTS.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--times", type=int, default=1000, help="simulated studies of each shape")
-    parser.add_argument("--only", choices=sorted({kind for kind, _, _ in jobs(4)}), help="one table alone")
+    parser.add_argument("--only", choices=sorted({job.table for job in jobs(4)}), help="one table alone")
     parser.add_argument("--tables", action="store_true", help="only write the tables, from stored results")
     arguments = parser.parse_args()
     if not arguments.tables:
-        known = json.loads(RESULTS.read_text(encoding="utf-8")) if arguments.only else {}
-        found = run(arguments.times, arguments.only, known)
-        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        run(arguments.times, arguments.only)
     found = json.loads(RESULTS.read_text(encoding="utf-8"))
     DOCS.write_text(fill(DOCS.read_text(encoding="utf-8"), tables(found)), encoding="utf-8")
 

@@ -114,7 +114,7 @@ def test_mistakes(store: Path, tmp_path: Path, call: Any) -> None:
     file = tmp_path / "x.yaml"
     file.write_text("claims:\n- claim: x\n  method: prefix\n  beats: lora\n  margin: 3\n")
     code, _, err = call("verdict", store, "--claims", file)
-    assert (code, err) == (2, f'error: {file}:5: unknown key "margin" in a claim; did you mean "metric"?\n')
+    assert (code, err) == (2, f'error: {file}:5: unknown key "margin" in a claim; did you mean "more_in"?\n')
     code, _, err = call("verdict", tmp_path / "none")
     assert (code, err.startswith("error: no store")) == (2, True)
 

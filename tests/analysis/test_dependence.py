@@ -135,9 +135,14 @@ def test_languages_like_these_are_never_surer_than_these(seeds: tuple[int, int])
 
 def test_one_seed_beside_several_is_no_surer_than_they() -> None:
     rng = np.random.default_rng(4)
-    paired = made({"a": coins(rng, 0.5, 3, 5, 200), "b": coins(rng, 0.5, 1, 5, 200)})
-    found = AllPairs(paired).pair("a", "b")
-    assert (found.seed_variation, found.df <= 2) == ("borrowed", True)
+    seeds = np.concatenate([coins(rng, p, 1, 5, 200) for p in (0.4, 0.5, 0.6)])
+    lone = AllPairs(made({"a": seeds, "b": coins(rng, 0.5, 1, 5, 200)})).pair("a", "b")
+    assert lone.seed_variation == "borrowed"
+    assert 2 <= lone.df < 2.1, "the three seeds have two degrees of freedom, and decide"
+    # Where seeds add little, a lone one still leaves fewer than two methods with seeds of their own do.
+    still = coins(rng, 0.5, 3, 5, 200) * 0.5 + seeds * 0.02
+    few = AllPairs(made({"a": still, "b": still[:1]}), language_effect="fixed").pair("a", "b").df
+    assert few < AllPairs(made({"a": still, "b": still}), language_effect="fixed").pair("a", "b").df
 
 
 def test_an_odd_seed_in_one_language_is_weighed_by_all_languages() -> None:

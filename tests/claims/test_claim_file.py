@@ -83,15 +83,16 @@ def test_the_shipped_claims_are_read_and_cover_what_the_paper_says() -> None:
         ),
         (
             ("beats: {name: lora, rank: 4}", "matches: lora"),
-            "6: matches needs within: how many points below still match, such as 1",
+            "6: matches needs within: how many points are no difference, such as 1",
         ),
-        (("by: 6", "within: 1"), "7: within belongs to matches; beats and varies_with take by"),
+        (("by: 6", "within: 1"), "7: within belongs to matches and equals; beats and varies_with take by"),
         (("by: 6", "by: six"), '7: by should be a number; found "six"'),
         (("by: 6", "by: -1"), "7: by should be greater than or equal to 0; found -1"),
         (("by: 6", "by: true"), "7: by should be a number; found true"),
         (
             ("by: 6", "matches: full"),
-            "7: a claim needs one of beats, matches, varies_with, setup, literature; found beats and matches",
+            "7: a claim needs one of beats, matches, equals, varies_with, setup, literature; found beats "
+            "and matches",
         ),
         (("by: 6", "some: task"), "7: a claim takes one of every, most, some; found every and some"),
         (("every: family", "every: village"), "9: every should be "),

@@ -74,8 +74,8 @@ def test_the_comparison_shown_is_one_that_decides() -> None:
 def test_all_cells_together_need_no_correction(
     quantifier: Any, p_values: tuple[float, ...], outcomes: list[str]
 ) -> None:
-    cells = [Cell(str(p), difference=float(np.sign(p)), p=abs(p)) for p in p_values]
-    assert [cell.outcome for cell in corrected(cells, quantifier, 0.0)] == outcomes
+    cells = [Cell(str(p), difference=float(np.sign(p)), holds=p > 0, p=abs(p)) for p in p_values]
+    assert [cell.outcome for cell in corrected(cells, quantifier)] == outcomes
 
 
 # --- more than the method ---------------------------------------------------------------------------

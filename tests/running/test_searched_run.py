@@ -82,7 +82,7 @@ def test_a_search_runs_weights_are_those_of_training_again(
     search = search_of(run)
     data, (shown, message) = data_of(run), quiet()
     folder = saved(execute(search, loaded, data, shown), tmp_path)
-    run = replace(run, search=Search((search.id,), (0.01,)), chosen={0.01: 0.5})
+    run = replace(run, search=Search((search.id,), (0.01,), search.seed), chosen={0.01: 0.5})
     took = execute(run, loaded, data, shown, searched=folder)
     again = execute(run, loaded, data, shown)
     assert took.record.cost.train_from == search.id
@@ -96,6 +96,7 @@ def test_a_search_runs_weights_are_those_of_training_again(
         "runs": [search.id],
         "scores": [{"learning_rate": 0.01, "dev_score": 0.5}],
         "chosen": 0.01,
+        "seed": 0,
     }
     assert message.getvalue() == ""
 

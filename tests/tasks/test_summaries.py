@@ -1,6 +1,7 @@
 """Headlines and summaries: files as they were published, texts cut at words, metrics by name."""
 
 import json
+import math
 
 import polars as pl
 import pytest
@@ -69,7 +70,11 @@ def test_metrics_are_named_and_chrf_is_sacrebleus(news):
     assert scores["sentence_chrf"] == pytest.approx(whole / 100)
     assert task.sums(example, "Habari mbaya") == []
     chrf = headlines(news, metric="chrf")
-    assert chrf.metrics == ("chrf", "rouge_l", "rouge_1", "rouge_2")
+    assert chrf.metrics == ("chrf", "rouge_l", "rouge_1", "rouge_2", "line_pass", "word_pass")
+    long = task.score(example, "Rais wa nchi amewasili leo mjini Nairobi kwa mkutano")
+    assert long["line_pass"] == 1.0
+    assert math.isnan(long["word_pass"])
+    assert math.isnan(scores["line_pass"])  # two words
     assert chrf.sums(example, "Habari") == CORPUS["chrf"].sums("Habari", example.answers, ())
     assert "sp_rouge_l" in headlines(news, tokenizer="t.json").metrics
     with pytest.raises(UserError, match=r"t\.json"):

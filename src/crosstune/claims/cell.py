@@ -17,12 +17,14 @@ class Cell:
 
     Attributes:
         where: What distinguishes it from the claim's other cells, such as "xnli, Uralic".
-        outcome: "yes" if the difference is significantly above the claim's threshold, "no" if significantly
-            below, otherwise "open".
+        outcome: "yes" if the difference is significantly on the claim's side of its threshold, "no" if
+            significantly on the other, otherwise "open".
         why: Why it is open, unless only because of the interval.
         a: Label of the method the claim is about.
         b: Label of the other method.
-        difference: Mean of a - b over languages, in [-1, 1]; null without data.
+        difference: Of the claim's quantity: most often the mean of a - b over languages, in [-1, 1]; null
+            without data.
+        holds: Whether it is on the claim's side of the threshold.
         low: Lower end of its 95% interval.
         high: Upper end.
         p: Two-sided, for a true difference equal to the threshold.
@@ -33,6 +35,7 @@ class Cell:
         seeds_a: Seeds of a.
         seeds_b: Seeds of b.
         effort: What each side was given besides the method, where that differs: "best of 10 rates against 1".
+        note: What keeps its numbers from being those of a table.
         runs: Ids of the compared runs.
     """
 
@@ -42,6 +45,7 @@ class Cell:
     a: str = ""
     b: str = ""
     difference: float | None = None
+    holds: bool = False
     low: float | None = None
     high: float | None = None
     p: float | None = None
@@ -52,10 +56,11 @@ class Cell:
     seeds_a: int = 0
     seeds_b: int = 0
     effort: str = ""
+    note: str = ""
     runs: tuple[str, ...] = ()
 
 
-def corrected(cells: Sequence[Cell], quantifier: Quantifier, threshold: float) -> list[Cell]:
+def corrected(cells: Sequence[Cell], quantifier: Quantifier) -> list[Cell]:
     """The cells with their outcomes.
 
     That all cells hold needs no correction (intersection-union test; Berger 1982), and neither that all fail,
@@ -67,9 +72,9 @@ def corrected(cells: Sequence[Cell], quantifier: Quantifier, threshold: float) -
         if cell.p is None or cell.difference is None:
             result.append(cell)
             continue
-        above, p_holm = cell.difference > threshold, next(adjusted)
-        p = cell.p if quantifier == ("every" if above else "some") else p_holm
-        decided: Outcome = "yes" if above else "no"
+        p_holm = next(adjusted)
+        p = cell.p if quantifier == ("every" if cell.holds else "some") else p_holm
+        decided: Outcome = "yes" if cell.holds else "no"
         outcome = decided if not cell.why and p < ALPHA else "open"
         result.append(replace(cell, p_corrected=p, outcome=outcome))
     return result

@@ -2,11 +2,15 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from crosstune.analysis.groups import family_order, group_of
 from crosstune.analysis.statistics.differences import Difference, by_language
+from crosstune.analysis.statistics.estimand import Estimand
 from crosstune.analysis.statistics.pairing import PairedPredictions
+from crosstune.analysis.statistics.power import detectable
+from crosstune.analysis.statistics.spread import combined
+from crosstune.analysis.statistics.variance import LanguageEffect
 from crosstune.claims import choose_runs as claim_runs
 from crosstune.claims.cell import Cell, corrected, counted
 from crosstune.claims.choose_runs import NoRunsError, Setup
@@ -29,6 +33,9 @@ def cells_of(claim: Claim, evidence: Evidence) -> list[Cell]:
         where = ", ".join(part for part, shown in zip(parts, several, strict=True) if shown and part)
         candidates = [setup for setup in setups if model in ("", setup.model) and task in ("", setup.task)]
         try:
+            if claim.than_on is not None:
+                result.append(_across_tasks(claim, pick, candidates, evidence, model, where))
+                continue
             _need_runs(claim, pick, candidates, model, task)
             if claim.against is None:
                 result.append(_varied(claim, pick, candidates, evidence, where))
@@ -36,14 +43,15 @@ def cells_of(claim: Claim, evidence: Evidence) -> list[Cell]:
                 result += _compared(claim, pick, candidates, evidence, where)
         except NoRunsError as why:
             result.append(Cell(where, why=str(why)))
-    return corrected(result, claim.quantifier, claim.threshold)
+    return corrected(result, claim.quantifier)
 
 
 def _places(claim: Claim, setups: Sequence[Setup], evidence: Evidence) -> list[tuple[str, str, Pick]]:
     """(model, task, method) of each set of cells.
 
     What a claim names must have runs; what it leaves open is filled with everything that has runs of both
-    methods, and the claim's metric. An empty model or task stands for any, if there are no runs.
+    methods, and the claim's metric. An empty model or task stands for any, if there are no runs, and an empty
+    task for all that a claim compares with each other.
     """
     if claim.task is None:
         setups = [setup for setup in setups if evidence.measures(setup, claim.metric)] or setups
@@ -58,6 +66,8 @@ def _places(claim: Claim, setups: Sequence[Setup], evidence: Evidence) -> list[t
         named: set[tuple[str, str]] = set()
         for model, task in itertools.product(models or [""], claim.task or [""]):
             named |= {run for run in ran if model in ("", run[0]) and task in ("", run[1])} or {(model, task)}
+        if claim.than_on is not None:
+            named = {(model, "") for model, _ in named}
         places += [(model, task, pick) for model, task in sorted(named)]
     return places
 
@@ -77,31 +87,66 @@ def _need_runs(claim: Claim, pick: Pick, candidates: Sequence[Setup], model: str
         raise NoRunsError("the two methods never ran on the same model and task")
 
 
-def _compared(
-    claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence, where: str
-) -> list[Cell]:
+@dataclass(frozen=True)
+class _Pair:
+    """Two setups of one model and task, with all they are compared among."""
+
+    claim: Claim
+    a: Setup
+    b: Setup
+    compared: dict[str, Setup]
+    paired: PairedPredictions
+    left_out: list[str]
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """Labels, so that their difference is positive where the claim's method is better."""
+        less = self.claim.metric in LOWER_IS_BETTER or self.claim.quantity == "gap"
+        return (self.b.label, self.a.label) if less else (self.a.label, self.b.label)
+
+    def tests(self, of: Estimand, language_effect: LanguageEffect = "random") -> FairPairs:
+        """All pairs by one quantity."""
+        return FairPairs(self.paired, self.compared, of, language_effect=language_effect)
+
+    def cell(self, where: str, why: str = "") -> Cell:
+        """An empty cell of these runs."""
+        note = ""
+        if self.left_out:
+            note = f"without {', '.join(self.left_out)}, not run in all these languages: tables have fewer"
+        runs = tuple(run.id for run in (*self.a.runs, *self.b.runs))
+        given = effort(self.a, self.b)
+        return Cell(where, why=why, a=self.a.label, b=self.b.label, effort=given, note=note, runs=runs)
+
+
+def _pair(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence) -> _Pair:
     assert claim.against is not None
     a, b = claim_runs.pair(pick, claim.against, candidates)
     refuse_unequal(claim, pick, a, b)
     compared = evidence.comparison((a, b), claim.metric)
     paired = evidence.paired(compared, claim.metric)
-    codes = _target_codes(claim, paired)
-    tests = FairPairs(paired, compared, codes)
-    held_out = tests.predictions(a.label, b.label)
-    short = _short_of_seeds(claim, held_out, (a, b))
-    runs = tuple(run.id for run in (*a.runs, *b.runs))
-    base = Cell(where, a=a.label, b=b.label, effort=effort(a, b), runs=runs)
-    # "beats" on a rate of failures means fewer of them.
-    first, second = (b, a) if claim.metric in LOWER_IS_BETTER else (a, b)
+    if claim.quantity != "mean" and paired.source not in paired.languages:
+        raise NoRunsError(
+            f"not every run was scored in {paired.source}, from which the {claim.quantity} is taken"
+        )
+    return _Pair(claim, a, b, compared, paired, evidence.left_out((a, b), compared))
+
+
+def _compared(
+    claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence, where: str
+) -> list[Cell]:
+    pair = _pair(claim, pick, candidates, evidence)
+    codes = _target_codes(claim, pair.paired)
+    of = _estimand(claim, codes)
+    tests = pair.tests(of)
+    held_out = tests.predictions(*pair.sides)
+    short = _short_of_seeds(claim, held_out, (pair.a, pair.b))
     by = claim.per
     if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
-        tested = tests.pair(first.label, second.label)
-        few = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
-        why = few if len(codes) < claim.at_least else short
-        return [_cell(base, tested, claim.threshold, why)]
+        why = _few_languages(claim, of) or short
+        return [_cell(pair.cell(where, why), tests.pair(*pair.sides), claim)]
     if by == "language":
-        tested = tests.pair(first.label, second.label)
-        table = by_language(held_out, first.label, second.label, codes)
+        tested = tests.pair(*pair.sides)
+        table = by_language(held_out, *pair.sides, codes)
         names = ("difference", "low", "high", "se", "df", "detectable")
         result = []
         for code in family_order(codes):
@@ -109,27 +154,85 @@ def _compared(
             in_it = replace(
                 tested, methods=2, languages=1, examples=row["n"], **{name: row[name] for name in names}
             )
-            cell = replace(base, where=_joined(where, code))
-            result.append(
-                _cell(cell, in_it, claim.threshold, short, row["p"] if claim.threshold == 0 else None)
-            )
+            cell = pair.cell(_joined(where, code), short)
+            result.append(_cell(cell, in_it, claim, row["p"] if claim.threshold == 0 else None))
         return result
     groups: dict[str, list[str]] = {}
     for code in codes:
-        groups.setdefault(group_of(code, by, paired.source), []).append(code)
+        groups.setdefault(group_of(code, by, pair.paired.source), []).append(code)
     if len(groups) < 2 and claim.quantifier != "some":
         raise NoRunsError(f"1 {by} among the target languages: two are needed")
     result = []
     for name, group in sorted(groups.items()):
-        cell = replace(base, where=_joined(where, name))
+        where_in = _joined(where, name)
         if len(group) < claim.at_least:
             few = f"{counted(len(group), 'target language')} of {name}, fewer than {claim.at_least}"
-            result.append(replace(cell, why=few))
+            result.append(pair.cell(where_in, few))
             continue
-        of_group = FairPairs(paired, compared, group, language_effect="fixed")
-        tested = of_group.pair(first.label, second.label)
-        result.append(_cell(cell, tested, claim.threshold, short))
+        tested = pair.tests(_estimand(claim, group), "fixed").pair(*pair.sides)
+        result.append(_cell(pair.cell(where_in, short), tested, claim))
     return result
+
+
+def _across_tasks(
+    claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence, model: str, where: str
+) -> Cell:
+    """Whether the lead is larger on some tasks than on others, each of which has the same weight."""
+    terms: list[tuple[float, Difference]] = []
+    cells: list[Cell] = []
+    for sign, tasks in ((1, claim.task or ()), (-1, claim.than_on or ())):
+        for task in tasks:
+            of_task = [setup for setup in candidates if setup.task == task]
+            _need_runs(claim, pick, of_task, model, task)
+            pair = _pair(claim, pick, of_task, evidence)
+            of = _estimand(claim, _target_codes(claim, pair.paired))
+            tests = pair.tests(of)
+            short = _short_of_seeds(claim, tests.predictions(*pair.sides), (pair.a, pair.b))
+            terms.append((sign / len(tasks), tests.pair(*pair.sides)))
+            cells.append(pair.cell(where, _few_languages(claim, of) or short))
+    spread = combined([(weight, tested.spread) for weight, tested in terms])
+    methods = max(tested.methods for _, tested in terms)
+    low, high = spread.interval(methods=methods)
+    smallest = float(detectable(spread.se, spread.df, methods=methods))
+    first = terms[0][1]
+    of_all = replace(
+        first,
+        difference=spread.difference,
+        low=low,
+        high=high,
+        se=spread.se,
+        df=spread.df,
+        methods=methods,
+        detectable=smallest if smallest <= spread.most else None,
+        languages=min(tested.languages for _, tested in terms),
+        examples=sum(tested.examples for _, tested in terms),
+    )
+    runs = tuple(dict.fromkeys(run for cell in cells for run in cell.runs))
+    why = next((cell.why for cell in cells if cell.why), "")
+    return _cell(replace(cells[0], why=why, runs=runs), of_all, claim)
+
+
+def _estimand(claim: Claim, codes: Sequence[str]) -> Estimand:
+    """What a claim compares of each method, over these target languages."""
+    if claim.more_in is None:
+        return Estimand(claim.quantity, codes, chance=claim.chance / 100)
+    inside = [code for code in codes if code in claim.more_in]
+    than = [code for code in codes if code not in inside and code in (claim.than_in or codes)]
+    if not (inside and than):
+        raise NoRunsError(
+            "of the two groups of languages that the claim compares, one has no target language"
+        )
+    return Estimand("contrast", inside, than)
+
+
+def _few_languages(claim: Claim, of: Estimand) -> str:
+    """What to say where a mean is over fewer languages than the claim wants."""
+    fewest = min(len(codes) for codes in (of.languages or (), of.versus) if codes)
+    return (
+        f"{counted(fewest, 'target language')}, fewer than {claim.at_least}"
+        if fewest < claim.at_least
+        else ""
+    )
 
 
 def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence, where: str) -> Cell:
@@ -151,20 +254,26 @@ def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evi
         pairs.append(tested)
     widest = max(pairs, key=lambda tested: tested.difference)
     runs = tuple(run.id for setup in setups for run in setup.runs)
-    base = Cell(where, a=widest.a, b=widest.b, runs=runs)
+    base = Cell(where, why=why, a=widest.a, b=widest.b, runs=runs)
     above = [_p(test, claim.threshold) if test.difference > claim.threshold else 1.0 for test in pairs]
     below = [_p(test, claim.threshold) if test.difference < claim.threshold else 1.0 for test in pairs]
     # One pair is enough to say that it varies, all are adjusted together; that it does not, all have to say.
     p = min(above) if widest.difference > claim.threshold else max(below)
-    return _cell(base, widest, claim.threshold, why, p=p)
+    return _cell(base, widest, claim, p)
 
 
-def _cell(base: Cell, tested: Difference, threshold: float, why: str, p: float | None = None) -> Cell:
+def _cell(base: Cell, tested: Difference, claim: Claim, p: float | None = None) -> Cell:
     seeds = (tested.seeds_a, tested.seeds_b) if tested.a == base.a else (tested.seeds_b, tested.seeds_a)
+    threshold = claim.threshold
+    size = abs(tested.difference) if claim.equals is not None else tested.difference
+    if p is None:
+        # Of a margin on both sides, the p values of two one-sided tests; doubled, as all are two-sided.
+        ends = (threshold, -threshold) if claim.equals is not None else (threshold,)
+        p = max(_p(tested, end) for end in ends)
     return replace(
         base,
-        why=why,
-        p=_p(tested, threshold) if p is None else p,
+        holds=size < threshold if claim.equals is not None else size > threshold,
+        p=p,
         seeds_a=seeds[0],
         seeds_b=seeds[1],
         **{name: getattr(tested, name) for name in _OF_DIFFERENCE},

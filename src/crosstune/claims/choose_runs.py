@@ -188,11 +188,10 @@ def searched(setup: Setup) -> Setup:
     tried = max((len(run.search.runs) for run in setup.runs if run.search), default=1)
     if tried < 2:
         return setup
-    # The study's first seed searches; where it took over the search's weights, the record says so.
-    taken_over = [run.seed for run in setup.runs if run.cost.train_from is not None]
-    return replace(
-        setup, tried=tried, selected_on=frozenset(taken_over or [min(run.seed for run in setup.runs)])
-    )
+    chose = {run.search.seed for run in setup.runs if run.search and run.search.seed is not None}
+    # Older records do not say; there a run that took over the search's weights does, or else the first seed.
+    chose = chose or {run.seed for run in setup.runs if run.cost.train_from is not None}
+    return replace(setup, tried=tried, selected_on=frozenset(chose or {min(run.seed for run in setup.runs)}))
 
 
 def _one_protocol(shared: set[str], setups: Sequence[Setup]) -> str:

@@ -1,6 +1,6 @@
 """A store's runs and scores, as claims ask for them: paired on demand."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -55,6 +55,18 @@ class Evidence:
             and (metric not in LOWER_IS_BETTER or {self._identifier[run.id] for run in other.runs} <= rules)
         ]
         return {setup.label: setup for setup in (*others, *setups)}
+
+    def left_out(self, setups: Sequence[Setup], compared: Collection[str]) -> list[str]:
+        """Labels of what stands in the tables beside some setups, but lacks some of their languages."""
+        place = {(setup.model, setup.task, setup.protocol) for setup in setups}
+        wanted = frozenset.intersection(*map(self._languages_of, setups))
+        return [
+            other.label
+            for other in self.setups
+            if (other.model, other.task, other.protocol) in place
+            and other.label not in compared
+            and not self._languages_of(other) >= wanted
+        ]
 
     def _languages_of(self, setup: Setup) -> frozenset[str]:
         return frozenset.intersection(*(self._languages[run.id] for run in setup.runs))

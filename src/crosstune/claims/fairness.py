@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 from crosstune.analysis.statistics.differences import AllPairs, Difference
+from crosstune.analysis.statistics.estimand import Estimand
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.variance import LanguageEffect
 from crosstune.claims.choose_runs import NoRunsError, Setup
@@ -28,7 +29,7 @@ class FairPairs(AllPairs):
     Args:
         paired: The comparison.
         setups: Its setups by label, with how many settings each is the best of.
-        languages: As `AllPairs`; likewise
+        of: What is estimated, as `AllPairs`; likewise
         language_effect: and
         draws: of the bootstrap.
     """
@@ -37,14 +38,14 @@ class FairPairs(AllPairs):
         self,
         paired: PairedPredictions,
         setups: Mapping[str, Setup],
-        languages: Sequence[str] | None = None,
+        of: Estimand | Sequence[str] | None = None,
         *,
         language_effect: LanguageEffect = "random",
         draws: int = 0,
     ) -> None:
-        super().__init__(paired, languages, language_effect=language_effect, draws=draws)
+        super().__init__(paired, of, language_effect=language_effect, draws=draws)
         self._setups = setups
-        self._languages = languages
+        self._of = of
 
     def pair(self, a: str, b: str) -> Difference:
         """One pair; see `AllPairs.pair`."""
@@ -63,7 +64,7 @@ class FairPairs(AllPairs):
         chose = {label: setup.selected_on for label, setup in self._setups.items()}
         return AllPairs(
             self.paired.without(chose),
-            self._languages,
+            self._of,
             language_effect=self.language_effect,
             draws=self._draws,
         )

@@ -20,12 +20,15 @@ SHIPPED = Path(__file__).parent
 
 Quantifier = Literal["every", "most", "some"]
 Per = Literal["language", Grouping, "model", "task", "method"]
-RELATIONS = ("beats", "matches", "varies_with", "setup", "literature")
+RELATIONS = ("beats", "matches", "equals", "varies_with", "setup", "literature")
 STATED = ("setup", "literature")
 """Relations of a claim that compares nothing."""
 QUANTIFIERS = get_args(Quantifier)
 LOWER_IS_BETTER = ("wrong_language", "source_language")
 """Metrics based on the language of generated answers; for these ``beats`` means lower."""
+
+CODES = ("languages", "more_in", "than_in")
+"""Keys that name languages, by codes or by groups."""
 
 _CONFIG = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -99,13 +102,21 @@ class Claim(BaseModel):
         method: Methods the claim is about.
         beats: The method they exceed by more than ``by`` points.
         matches: The method they are less than ``within`` points below.
+        equals: The method they are less than ``within`` points above or below (equivalence).
         setup: What run.json of every run says: languages, learning_rates, rank, ...
         literature: What an author says that no result of a study can decide.
         varies_with: The setting whose values make ``metric`` differ by more than ``by`` points.
         by: Points out of 100.
         within: Points out of 100.
         metric: "score", "wrong_language", "source_language", or a metric that the runs recorded.
+        quantity: What of the metric is compared: its "mean" over target languages, the "gap" (source score
+            less that mean; a smaller one beats), or "relative" transfer, ``(mean - chance) / (source -
+            chance)``.
+        chance: Of "relative", what a guess scores, in points.
         languages: Target languages: codes, or groups such as ``{resource: 0}``; None for all.
+        more_in: The lead over the other method is larger in these languages by more than ``by`` points
+        than_in: than in these; by default in all other target languages.
+        than_on: The lead over the other method is larger on ``task`` than on these tasks.
         every: The claim holds in every one of these groups; ``most`` and ``some`` likewise.
         most: In more than half.
         some: In one or more.
@@ -126,13 +137,19 @@ class Claim(BaseModel):
     method: Annotated[tuple[Pick, ...], BeforeValidator(_listed)] = ()
     beats: Pick | None = None
     matches: Pick | None = None
+    equals: Pick | None = None
     varies_with: Text | None = None
     setup: Annotated[dict[str, Any], Field(min_length=1)] | None = None
     literature: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     by: float = Field(default=0.0, ge=0, lt=100)
     within: float | None = Field(default=None, gt=0, lt=100)
     metric: Text = "score"
+    quantity: Literal["mean", "gap", "relative"] = "mean"
+    chance: float = Field(default=0.0, ge=0, lt=100)
     languages: tuple[str, ...] | None = None
+    more_in: tuple[str, ...] | None = None
+    than_in: tuple[str, ...] | None = None
+    than_on: Names | None = None
     every: Per | None = None
     most: Per | None = None
     some: Per | None = None
@@ -156,18 +173,18 @@ class Claim(BaseModel):
         _one_of(raw, RELATIONS, "a claim needs")
         if any(raw.get(key) is not None for key in QUANTIFIERS):
             _one_of(raw, QUANTIFIERS, "a claim takes")
-        if raw.get("languages") is not None:
-            return {**raw, "languages": _codes(raw["languages"])}
-        return raw
+        return {**raw, **{key: _codes(raw[key], key) for key in CODES if raw.get(key) is not None}}
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.matches is not None and self.within is None:
-            raise invalid(("matches",), "matches needs within: how many points below still match, such as 1")
-        if self.matches is None and self.within is not None:
-            raise invalid(("within",), "within belongs to matches; beats and varies_with take by")
-        if self.matches is not None and self.by:
-            raise invalid(("by",), "by belongs to beats and varies_with; matches takes within")
+        margin = "matches" if self.matches is not None else "equals" if self.equals is not None else None
+        if margin is not None and self.within is None:
+            raise invalid((margin,), f"{margin} needs within: how many points are no difference, such as 1")
+        if margin is None and self.within is not None:
+            raise invalid(("within",), "within belongs to matches and equals; beats and varies_with take by")
+        if margin is not None and self.by:
+            raise invalid(("by",), f"by belongs to beats and varies_with; {margin} takes within")
+        self._check_quantity()
         if self.varies_with is not None and self.per in _GROUPS:
             raise invalid((self.quantifier,), f"varies_with is not judged by {self.per}; take it out")
         for what in ("model", "task", "method"):
@@ -176,6 +193,29 @@ class Claim(BaseModel):
                 if value in values[:i]:
                     raise invalid((what, i), f"{what}: {value} is listed twice")
         return self
+
+    def _check_quantity(self) -> None:
+        """Refuse keys that have no effect or no meaning together."""
+        if self.chance and self.quantity != "relative":
+            raise invalid(("chance",), "chance belongs to quantity: relative")
+        several = [key for key in ("more_in", "than_on") if getattr(self, key) is not None]
+        several += ["quantity"] if self.quantity != "mean" else []
+        if len(several) > 1:
+            raise invalid((several[0],), f"a claim takes one of {', '.join(several)}")
+        for key in several:
+            if self.against is None:
+                raise invalid((key,), f"{key} compares two methods: beats, matches or equals")
+            if self.metric in LOWER_IS_BETTER and key == "quantity":
+                raise invalid((key,), f"{key}: {self.quantity} is of a score, not of {self.metric}")
+            by_group = _GROUPS if key != "quantity" else ("language",)
+            if self.per in (*by_group, *(("task",) if key == "than_on" else ())):
+                raise invalid((self.quantifier,), f"{key} is not judged by {self.per}; take it out")
+        if self.than_in is not None and self.more_in is None:
+            raise invalid(("than_in",), "than_in belongs to more_in")
+        if both := set(self.more_in or ()) & set(self.than_in or ()):
+            raise invalid(("than_in",), f"than_in: {min(both)} is in more_in, too")
+        if self.than_on is not None and (self.task is None or set(self.task) & set(self.than_on)):
+            raise invalid(("than_on",), "than_on needs task: other tasks, on which the lead is larger")
 
     @property
     def compares(self) -> bool:
@@ -194,14 +234,28 @@ class Claim(BaseModel):
         return result
 
     @property
+    def measured(self) -> str:
+        """What the difference of a comparison is of: the metric, or what is made of it."""
+        of_metric = "" if self.metric == "score" else f" of {self.metric}"
+        if self.quantity != "mean":
+            return {"gap": "transfer gap", "relative": "relative transfer"}[self.quantity] + of_metric
+        if self.more_in is not None:
+            return f"lead{of_metric} in some languages less that in others"
+        if self.than_on is not None:
+            return f"lead{of_metric} on {', '.join(self.task or ())} less that on {', '.join(self.than_on)}"
+        return self.metric
+
+    @property
     def against(self) -> Pick | None:
         """The other method of a comparison."""
-        return self.beats or self.matches
+        return self.beats or self.matches or self.equals
 
     @property
     def threshold(self) -> float:
-        """What a difference has to be above, as a share of 1."""
-        return (self.by if self.within is None else -self.within) / 100
+        """What a difference has to be above (of ``equals``, below in size), as a share of 1."""
+        if self.within is None:
+            return self.by / 100
+        return (self.within if self.equals is not None else -self.within) / 100
 
 
 @dataclass(frozen=True)
@@ -275,7 +329,7 @@ def _one_of(raw: Mapping[str, Any], keys: Sequence[str], what: str) -> None:
         raise invalid((named[1],) if named else (), f"{what} one of {', '.join(keys)}; {result}")
 
 
-def _codes(raw: Any) -> tuple[str, ...]:
+def _codes(raw: Any, key: str) -> tuple[str, ...]:
     """Codes of languages named one by one, or by groups."""
     if isinstance(raw, str):
         raw = [raw]
@@ -285,30 +339,26 @@ def _codes(raw: Any) -> tuple[str, ...]:
             try:
                 codes.append(find(name if isinstance(name, str) else "").code)
             except UserError as error:
-                raise invalid(("languages", i), f"languages: {error}") from None
+                raise invalid((key, i), f"{key}: {error}") from None
         return tuple(dict.fromkeys(codes))
     if not isinstance(raw, Mapping) or not raw:
-        raise invalid(
-            ("languages",), "languages: give codes such as [sw, yo], or groups such as {resource: [0, 1]}"
-        )
+        raise invalid((key,), f"{key}: give codes such as [sw, yo], or groups such as {{resource: [0, 1]}}")
     codes = list(LANGUAGES)
     for by, values in raw.items():
         # Whether a script is seen depends on the runs' source language, which a file does not know.
         known_groupings = [name for name in get_args(Grouping) if name != "seen_script"]
         if by not in known_groupings:
-            raise invalid(
-                ("languages", by), f'languages: no grouping "{by}"{did_you_mean(str(by), known_groupings)}'
-            )
+            raise invalid((key, by), f'{key}: no grouping "{by}"{did_you_mean(str(by), known_groupings)}')
         groups = {code: group_of(code, by) for code in LANGUAGES}
         wanted = [f"class {value}" if by == "resource" else value for value in _listed(values)]
         for value in wanted:
             if value not in groups.values():
                 known = set(groups.values())
                 raise invalid(
-                    ("languages", by),
-                    f"languages: no {by} {shown(value)} in the table{did_you_mean(str(value), known)}",
+                    (key, by),
+                    f"{key}: no {by} {shown(value)} in the table{did_you_mean(str(value), known)}",
                 )
         codes = [code for code in codes if groups[code] in wanted]
     if not codes:
-        raise invalid(("languages",), "languages: no language is in all of these groups")
+        raise invalid((key,), f"{key}: no language is in all of these groups")
     return tuple(codes)

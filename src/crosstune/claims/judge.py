@@ -1,9 +1,9 @@
 """Verdicts on claims: supported, contradicted, or not enough data. The rules are in `docs/claims.md`.
 
 A claim is split into cells: one for each model, task and method it names, and within these one for each group
-it names. Each cell tests the difference between two methods against the claim's threshold (two-sided, so that
-a cell can hold, fail, or stay open), with Holm correction over the cells. The quantifier (every, most, some)
-combines them into one verdict.
+it names. Each cell tests the difference between two methods against the claim's threshold, or two for
+equivalence (two-sided, so that a cell can hold, fail, or stay open), with Holm correction over the cells. The
+quantifier (every, most, some) combines them into one verdict.
 """
 
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Verdict:
         verdict: "supported", "contradicted", "not enough data"; "literature" where no result can decide.
         reason: In one sentence.
         threshold: The difference must be above it, in [-1, 1].
-        metric: The compared metric.
+        metric: What the difference is of (`Claim.measured`).
         p: Two-sided p value of the verdict, corrected over the claim's cells; None for not enough data.
         cell: Of the cells that make the verdict the extreme one: of "every" the lowest difference, of "some"
             the highest, of "most" the middle one. It has no difference where there are no runs.
@@ -116,8 +116,8 @@ def verdict_table(verdicts: Sequence[Verdict]) -> pl.DataFrame:
     """Verdicts as a table, one row a claim.
 
     Columns: verdict, claim, source, place, reason, metric, threshold, cells (how many), and of the deciding
-    cell where, a, b, difference, low, high, p, p_corrected, detectable, languages, examples, seeds_a, seeds_b
-    and effort; then p_together, frozen and runs (ids, of all cells).
+    cell where, a, b, difference, low, high, p, p_corrected, detectable, languages, examples, seeds_a,
+    seeds_b, effort and note; then p_together, frozen and runs (ids, of all cells).
     """
     rows = []
     for verdict in verdicts:
@@ -133,7 +133,7 @@ _SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("where", "a", "b"), pl.String),
     **dict.fromkeys(("difference", "low", "high", "p", "p_corrected", "detectable"), pl.Float64),
     **dict.fromkeys(("languages", "examples", "seeds_a", "seeds_b"), pl.Int64),
-    "effort": pl.String,
+    **dict.fromkeys(("effort", "note"), pl.String),
     "p_together": pl.Float64,
     "frozen": pl.String,
     "runs": pl.List(pl.String),
@@ -151,7 +151,7 @@ def _verdict(placed: PlacedClaim, evidence: Evidence) -> Verdict:
         verdict=ruling,
         reason=_reason(claim, cells),
         threshold=claim.threshold,
-        metric=claim.metric,
+        metric=claim.measured,
         p=_p(claim, ruling, cells),
         cell=_deciding(claim, ruling, cells),
         cells=tuple(cells),
@@ -204,7 +204,8 @@ def _deciding(claim: Claim, ruling: Ruling, cells: Sequence[Cell]) -> Cell:
     known = [cell for cell in known if cell.outcome == outcome] or known
     if not known:
         return cells[0]
-    known.sort(key=lambda cell: cell.difference or 0.0)
+    # Of methods that are to be equal, the largest difference counts as the lowest.
+    known.sort(key=lambda cell: -abs(cell.difference or 0.0) if claim.equals else cell.difference or 0.0)
     return known[{"every": 0, "some": -1, "most": (len(known) - 1) // 2}[claim.quantifier]]
 
 
@@ -250,6 +251,9 @@ def _one_reason(claim: Claim, cell: Cell) -> str:
     side = f"{100 * claim.threshold:+g} points" if claim.threshold else "0"
     if cell.why:
         return cell.why
+    if claim.equals is not None:
+        place = {"yes": "inside", "no": "outside", "open": "not wholly inside"}[cell.outcome]
+        return f"the interval is {place} ±{100 * claim.threshold:g} points"
     if cell.outcome != "open":
         return f"the interval is {'above' if cell.outcome == 'yes' else 'below'} {side}"
     shown = "none" if cell.detectable is None else f"{100 * cell.detectable:.1f} points"

@@ -141,4 +141,5 @@ def _search(run: Run) -> dict[str, Any] | None:
         "runs": list(run.search.runs),
         "scores": [{"learning_rate": rate, "dev_score": score} for rate, score in sorted(run.chosen.items())],
         "chosen": run.train.learning_rate,
+        "seed": run.search.seed,
     }

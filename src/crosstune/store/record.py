@@ -120,6 +120,7 @@ class SearchRecord(_Part):
     runs: list[str]
     scores: list[Json] = []
     chosen: float | None = None
+    seed: Whole | None = None  # of these runs; older records do not say
 
 
 class Cost(_Part):

@@ -35,6 +35,7 @@ class Search:
 
     runs: tuple[str, ...]  # ids of the search runs
     rates: tuple[float, ...]  # their learning rates, in the same order
+    seed: int  # of these runs
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ def expand(study: Study) -> list[Run]:
             if (search := combination.search) is not None:
                 seed = base.seed if search.seed is None else search.seed
                 searches = [_search_run(replace(base, seed=seed), rate) for rate in search.learning_rates]
-                base = replace(base, search=Search(tuple(run.id for run in searches), search.learning_rates))
+                ids = tuple(run.id for run in searches)
+                base = replace(base, search=Search(ids, search.learning_rates, seed))
             for run in [*searches, *(replace(base, seed=seed) for seed in study.seeds)]:
                 rest.setdefault(run.id, run)
         runs |= first | rest

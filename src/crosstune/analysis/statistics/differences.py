@@ -342,8 +342,8 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
     v_examples = sample.unit_squares(z - sample.spread_out(means)) + 2 / n**2
     variance, squares = v_examples, v_examples**2 / np.maximum(units - 1, 1)
     for pool in sample.seed_variance_by_language() or ():
-        variance = variance + sum(pool.added[m] / sample.method(m).seeds for m in (a, b))
-        squares = squares + sum(pool.total[m] / sample.method(m).seeds for m in (a, b)) ** 2 / pool.df
+        of_seeds = sum(pool.added[m] / sample.method(m).seeds for m in (a, b))
+        variance, squares = variance + of_seeds, squares + of_seeds**2 / pool.df
     df = np.maximum(variance**2 / squares, 1.0)
     se = np.sqrt(variance)
     right_or_wrong = sample.paired.statistic == MEAN and bool(((z == 0) | (np.abs(z) == 1)).all())

@@ -14,7 +14,12 @@ their degrees of freedom; with every language in a family of its own it is the p
 
 Two or three seeds say little about a method's variance between seeds, and of many pairs some are tested with
 one that came out small by chance. All methods are therefore taken to vary at least as much as they do on
-average (the pooled variance, as in Tukey's test of all pairs); one that varies more keeps its own.
+average (the pooled variance, as in Tukey's test of all pairs); of what one varies more, half is kept
+(`EXCESS`): in between lies what holds for methods that vary alike and for one that varies four times as much.
+
+Satterthwaite's degrees of freedom are too many where few seeds decide: a variance between seeds that came out
+small by chance has a small share, and the sum then seems to be known well. They are moved towards those of
+the seeds (`FEW_SEEDS`). Both constants were set by simulation (`benchmarks/statistics_check.py`).
 
 Notation: V_f is the variance of the mean that resampling the factor f alone gives; V_fg that of their
 interaction. V_f holds every component that f takes part in, so the variance is put together by inclusion and
@@ -41,6 +46,12 @@ SeedVariation = Literal["measured", "borrowed", "absent"]
 FEWEST_FAMILIES = 3
 """Fewer families of languages say too little about others: the effect of languages is then fixed."""
 
+EXCESS = 0.5
+"""How much counts of what a method's variance between seeds is above the mean of all methods."""
+
+FEW_SEEDS = 20.0
+"""Of the degrees of freedom beyond the k that the seeds have, k^2 / (k^2 + this) count."""
+
 Floats = NDArray[np.float64]
 
 
@@ -59,10 +70,9 @@ class MethodParts(NamedTuple):
 
 
 class SeedVariance(NamedTuple):
-    """Of one seed of each method: ``added`` to the variance; ``total`` has what examples give, too."""
+    """What one seed of each method adds to the variance, and the degrees of freedom of all together."""
 
     added: dict[str, float]
-    total: dict[str, float]
     df: float
 
 
@@ -260,22 +270,23 @@ class Sample:
         if effect == "random":
             v_example = max(v_example - v_language_example, 0.0)
             terms = [(v_example, float(units)), *self._language_variance(by_language)]
-        variance = sum(v for v, _ in terms)
         pool = self.seed_variance(effect)
         if pool is not None:
-            parts = {name: self.method(name) for name in names}
-            variance += sum(pool.added[name] / parts[name].seeds for name in names)
-            terms.append((sum(pool.total[name] / parts[name].seeds for name in names), pool.df))
+            terms.append((sum(pool.added[name] / self.method(name).seeds for name in names), pool.df))
+        variance = sum(v for v, _ in terms)
         squares = sum(v**2 / max(k, 1.0) for v, k in terms)
         df = max(float(variance**2 / squares), 1.0) if squares else 1.0
-        if pool is not None and any(self.method(m).seeds == 1 and pool.total[m] for m in names):
-            df = min(df, pool.df)  # One seed's part of the variance is no more certain than where it is from.
+        if pool is not None and df > pool.df:
+            counted = pool.df**2 / (pool.df**2 + FEW_SEEDS)
+            if any(self.method(name).seeds == 1 and pool.added[name] for name in names):
+                counted /= 2  # What one seed varies by is not its own, but taken from others.
+            df = pool.df + (df - pool.df) * counted
         value = self.estimate(a) - (0.0 if b is None else self.estimate(b))
         most = {"mean": 1.0, "relative": float("inf")}.get(self.of.quantity, len(names))
         return Spread(value, float(np.sqrt(variance)), df, v_example, most)
 
     def seed_variance(self, effect: LanguageEffect) -> SeedVariance | None:
-        """How much one seed of each method varies: as its own seeds, and no less than those of all methods.
+        """How much one seed of each method varies; see the top of this file.
 
         A method with a single seed is taken to vary as the others do. None where no method has several seeds.
         """
@@ -287,7 +298,7 @@ class Sample:
                     added = parts.v_seed - parts.v_example_seed
                     if effect == "random":
                         added += parts.v_all - parts.v_language_seed
-                    measured[name] = (added * parts.seeds, parts.v_seed * parts.seeds)
+                    measured[name] = added * parts.seeds
             self._pools[effect] = _pooled(every, measured)
         return self._pools[effect]
 
@@ -304,8 +315,8 @@ class Sample:
                 main = float(parts.by_language.mean(axis=1).var(ddof=1))
                 whole = float(parts.by_language.var(axis=0, ddof=1).mean())
                 noise = float(parts.example_seed_by_language.mean()) * parts.seeds
-                shared[name] = (main - noise / languages, main)
-                apart[name] = (whole - main - noise * (languages - 1) / languages, whole - main)
+                shared[name] = main - noise / languages
+                apart[name] = whole - main - noise * (languages - 1) / languages
         pools = _pooled(every, shared), _pooled(every, apart)
         if pools[0] is None or pools[1] is None:
             return None
@@ -329,17 +340,15 @@ class Sample:
         return smallest if np.isfinite(smallest) else None
 
 
-def _pooled(every: dict[str, MethodParts], measured: dict[str, tuple[float, float]]) -> SeedVariance | None:
-    """Each method's variance or the mean over methods, whichever is more, with the latter's df."""
+def _pooled(every: dict[str, MethodParts], measured: dict[str, float]) -> SeedVariance | None:
+    """The mean over methods, and half of what a method has above it, with the df of the mean."""
     df = {name: every[name].seeds - 1 for name in measured}
     if not measured:
         return None
     total = sum(df.values())
-    mean = tuple(sum(measured[name][i] * df[name] for name in measured) / total for i in (0, 1))
-    used = {name: max(measured.get(name, mean), mean) for name in every}
-    used |= {name: (0.0, 0.0) for name, parts in every.items() if parts.seedless}
+    mean = sum(measured[name] * df[name] for name in measured) / total
+    added = {name: mean + EXCESS * max(measured.get(name, mean) - mean, 0.0) for name in every}
+    seedless = {name for name, parts in every.items() if parts.seedless}
     return SeedVariance(
-        {name: max(value, 0.0) for name, (value, _) in used.items()},
-        {name: whole for name, (_, whole) in used.items()},
-        float(total),
+        {name: 0.0 if name in seedless else max(value, 0.0) for name, value in added.items()}, float(total)
     )

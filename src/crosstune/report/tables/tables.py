@@ -160,6 +160,7 @@ def transfer(section: Section) -> Table:
         notes.append(
             f"mean over the {targets} of {first['targets_seen']} target languages that every run has"
         )
+    notes += _held_out(section)
     if not zero_shot:
         notes.append("† not zero-shot")
     if section.has_in_english:
@@ -211,6 +212,21 @@ def _tried(section: Section, method: str) -> str:
     """How many settings a method is the best of."""
     setup = section.setups[method]
     return "–" if setup.first.train is None else str(setup.tried)
+
+
+def _held_out(section: Section) -> list[str]:
+    """Which methods' differences leave out a seed that their means are over."""
+    tried = {setup.tried for setup in section.setups.values()}
+    lines = []
+    for label, setup in section.setups.items() if len(tried) > 1 else ():
+        seeds = {run.seed for run in setup.runs}
+        if chose := sorted(setup.selected_on & seeds) if setup.selected_on < seeds else ():
+            lines.append(
+                f"{visible(label, 60)} is the best of {setup.tried} rates by seed "
+                f"{', '.join(map(str, chose))}: means are over all its seeds, and its differences from "
+                "methods that tried more or fewer rates leave that seed out"
+            )
+    return lines
 
 
 def _guessing(section: Section) -> str:

@@ -65,8 +65,8 @@ def compared(verdict: Verdict) -> str:
         return ""
     first = f"{visible(cell.a, 60)} against {visible(cell.b, 60)}"
     metric = "" if verdict.metric == "score" else visible(verdict.metric.replace("_", " "), 40)
-    effort = visible(cell.effort, 300)
-    return ", ".join(part for part in (first, visible(cell.where, 120), metric, effort) if part)
+    parts = (first, visible(cell.where, 120), metric, visible(cell.effort, 300), visible(cell.note, 300))
+    return ", ".join(part for part in parts if part)
 
 
 def interval(cell: Cell) -> str:
@@ -116,7 +116,7 @@ def _entry(verdict: Verdict) -> dict[str, Any]:
     cells = [
         {
             "where": cell.where,
-            "compared": ", ".join(filter(None, (f"{cell.a} against {cell.b}", cell.effort)))
+            "compared": ", ".join(filter(None, (f"{cell.a} against {cell.b}", cell.effort, cell.note)))
             if cell.a
             else "",
             "difference": "–" if cell.difference is None else interval(cell).replace("\n", " (") + ")",

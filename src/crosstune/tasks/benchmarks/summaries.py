@@ -6,6 +6,7 @@ Adelani et al. 2023 (arXiv 2304.09972), Hasan et al. 2021 (arXiv 2106.13822), La
 
 from collections.abc import Mapping
 from functools import cached_property
+from math import nan
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,11 +19,13 @@ from crosstune.errors import UserError, first_line
 from crosstune.files import read_text, user_path
 from crosstune.languages import LANGUAGES
 from crosstune.metrics.corpus import CORPUS
+from crosstune.metrics.language_confusion import passes
 from crosstune.metrics.rouge import Tokenize, rouge, tokens
 from crosstune.tasks.prompts import render
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 ROUGE = ("rouge_l", "rouge_1", "rouge_2")
+PASSES = ("line_pass", "word_pass")
 
 
 class SummariesOptions(PublishedOptions):
@@ -49,11 +52,13 @@ class Summaries(PublishedTask):
         sp_rouge_l: The same over the pieces of ``tokenizer``, where one is given.
         sentence_chrf: chrF of one answer; its mean is no chrF.
         chrf: Of all answers together, as main metric.
+        line_pass, word_pass: Whether an answer passes the Language Confusion Benchmark
+            (`crosstune.metrics.language_confusion`); their means are its LPR and WPR.
     """
 
     version = 1
     kind = "generation"
-    metrics: tuple[str, ...] = (*ROUGE, "sentence_chrf")  # type: ignore[misc]  # of the instance, by option
+    metrics: tuple[str, ...] = (*ROUGE, "sentence_chrf", *PASSES)  # type: ignore[misc]  # by option
     split_names: ClassVar[dict[Split, str]] = {"train": "train", "dev": "validation", "test": "test"}
     prompts = "summaries"
     asks: ClassVar[str] = "summary"  # which of the prompts
@@ -66,7 +71,7 @@ class Summaries(PublishedTask):
         super().__init__(options)
         others = (*ROUGE, *(["sp_rouge_l"] if self.options.tokenizer else []))
         chrf = self.options.metric == "chrf"
-        self.metrics = ("chrf", *others) if chrf else (*others, "sentence_chrf")
+        self.metrics = ("chrf", *others, *PASSES) if chrf else (*others, "sentence_chrf", *PASSES)
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """The beginning of the text, and what sums it up in one line."""
@@ -111,6 +116,8 @@ class Summaries(PublishedTask):
         if self._pieces is not None:
             scores["sp_rouge_l"] = rouge(answer, example.answers, self._pieces)["rouge_l"]
         scores["chrf"] = scores["sentence_chrf"] = CORPUS["chrf"].alone(answer, example.answers, ())
+        passed = passes(answer, example.language, self.source_language)
+        scores |= {name: nan if value is None else value for name, value in zip(PASSES, passed, strict=True)}
         return {name: scores[name] for name in self.metrics}
 
     @cached_property

@@ -31,20 +31,14 @@ def head_shape(
         task: The task.
         geometry: Of the model.
         settings: Of evaluation.
-        examples: Some of the task's, whose choices are the classes.
-
-    Raises:
-        UserError: The choices differ from example to example.
+        examples: Some of the task's. Their choices are the classes; where those differ from example to
+            example, the head gives one score, of a prompt with one choice.
     """
     if not uses_head(task.kind, geometry, settings):
         return None
     choices = {example.choices for example in examples}
-    if len(choices) != 1:
-        raise UserError(
-            f"task {task.name}: its choices differ from question to question, and a head has the same "
-            "classes for all; set evaluate.head: false on a model that predicts words"
-        )
-    return HeadShape(len(choices.pop()), dense=not form_of(task.kind).tags)
+    classes = len(choices.pop()) if len(choices) == 1 else 1
+    return HeadShape(classes, dense=not form_of(task.kind).tags)
 
 
 def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settings: EvaluateSettings) -> None:

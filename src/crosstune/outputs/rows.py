@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 from crosstune.data.example import Example
 from crosstune.models.language_model import LanguageModel
@@ -19,16 +19,30 @@ class TrainingRow:
     # Of a text that is read whole: places whose mean state is compared with a number, and that number: a
     # head's class, or a word's token.
     labels: tuple[tuple[tuple[int, ...], int], ...] = ()
+    # Of an example whose choices are read one by one: a text of each, labelled 1 where it is right. A head's
+    # scores of them are compared with each other; ``ids`` are those of all.
+    pairs: tuple["TrainingRow", ...] = ()
 
     @property
     def text(self) -> tuple[int, ...]:
         """The tokens that are read: the last of an answer predicts nothing."""
-        return self.ids if self.labels else self.ids[:-1]
+        return self.ids if self.labels or self.pairs else self.ids[:-1]
+
+    @property
+    def texts(self) -> tuple["TrainingRow", ...]:
+        """The rows that are read, each by itself."""
+        return self.pairs or (self,)
 
     @property
     def learned(self) -> int:
         """How many numbers are compared."""
-        return len(self.labels) or self.answer
+        return 1 if self.pairs else len(self.labels) or self.answer
+
+
+def reads_pairs(lm: LanguageModel) -> bool:
+    """Whether the model's head gives one score, of a prompt with one of its choices."""
+    out: Any = None if lm.head is None else lm.head.get_submodule("out")
+    return out is not None and out.out_features == 1
 
 
 class Rows(Sequence[TrainingRow]):

@@ -38,6 +38,8 @@ class Batch:
     entry: EntryStates | None = None
     tokens: tuple[range, ...] = ()  # places of each text's tokens, counted through lines and width
     pools: Tensor | None = None  # ``[rows]``: the target that each is averaged for; None for one each
+    # ``[answers]``: the example whose choice each is, and 1 in ``targets`` for the right one; None for none.
+    examples: Tensor | None = None
 
 
 def order(
@@ -88,17 +90,23 @@ def ready_parts(
     """
     for part in split(batch, passes.limit):
         passes.begin(len(part), len(part) * len(part[-1].ids))
-        texts = [row.text for row in part]
+        read = [row for example in part for row in example.texts]
+        texts = [row.text for row in read]
         below = None if reuse is None else reuse.below(texts)
-        yield collate(part, for_training(lm, texts, passes.say), below)
+        examples = [i for i, example in enumerate(part) for _ in example.texts] if part[0].pairs else None
+        yield collate(read, for_training(lm, texts, passes.say), below, examples)
 
 
 def collate(
-    rows: Sequence[TrainingRow], placed: Placed, below: tuple[int, Sequence[Tensor]] | None = None
+    rows: Sequence[TrainingRow],
+    placed: Placed,
+    below: tuple[int, Sequence[Tensor]] | None = None,
+    examples: Sequence[int] | None = None,
 ) -> Batch:
     """Rows of training examples, the text of each placed, as the tensors of one forward.
 
-    ``below`` is the lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
+    ``below`` is the lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``;
+    ``examples`` the number of each row's example, where several rows of one are compared.
     """
     device = placed.ids.device
     entry = None
@@ -136,4 +144,5 @@ def collate(
         entry,
         tuple(range(placed.starts[i], placed.starts[i] + len(rows[i].text)) for i in placed.order),
         torch.tensor(pools, device=device) if len(pools) > len(targets) else None,
+        None if examples is None else torch.tensor([examples[i] for i in placed.order], device=device),
     )

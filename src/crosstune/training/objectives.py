@@ -23,6 +23,8 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry)
     if batch.pools is not None:
         hidden = means(hidden, batch.pools, len(batch.targets))
+    if lm.head is not None and batch.examples is not None:
+        return _among_choices(lm.head(hidden.float())[:, 0], batch.targets, batch.examples)
     if lm.head is not None:
         return torch.nn.functional.cross_entropy(lm.head(hidden.float()), batch.targets, reduction="sum")
     if batch.columns is not None and batch.offered is not None:
@@ -46,3 +48,11 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     # Long answers: scores of one piece at a time, made again in the backward pass.
     losses = [checkpoint(part, rows, targets, use_reentrant=False) for rows, targets in pieces]
     return torch.stack(losses).sum()
+
+
+def _among_choices(scores: Tensor, right: Tensor, examples: Tensor) -> Tensor:
+    """Sum over examples of the cross-entropy of the right choice's score among those of the example."""
+    most = scores.new_full((int(examples.max()) + 1,), -torch.inf)
+    most = most.scatter_reduce(0, examples, scores.detach(), "amax")
+    sums = torch.zeros_like(most).index_add(0, examples, (scores - most[examples]).exp())
+    return (sums.log() + most).sum() - (scores * right).sum()

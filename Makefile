@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 GPU_TESTS := tests/oracles tests/methods tests/models tests/outputs tests/training tests/zoo/test_families.py \
 	tests/benchmarks/test_gpu.py
 
-.PHONY: demo test test-gpu lint lock clean
+.PHONY: demo test test-gpu lint docs lock clean
 
 # Everything but torch is pinned by hash in requirements.lock. torch is pinned by version: its builds
 # (CPU, CUDA, Mac) differ by machine, and so do their hashes and what they bring along.
@@ -34,9 +34,13 @@ lint: $(VENV)/ready
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-# Needs pip-tools (https://pypi.org/project/pip-tools/). Only what the demo and the tests need is pinned.
+# The pages in docs/ as a site, in site/. A warning, such as a link to nothing, is an error.
+docs: $(VENV)/ready
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet
+
+# Needs pip-tools (https://pypi.org/project/pip-tools/). Only what the demo, the tests and the site need is pinned.
 lock:
-	pip-compile --quiet --extra demo --extra dev --constraint requirements-torch.txt --generate-hashes --strip-extras \
+	pip-compile --quiet --extra demo --extra dev --extra docs --constraint requirements-torch.txt --generate-hashes --strip-extras \
 		--unsafe-package torch --no-emit-find-links --no-emit-index-url --no-emit-trusted-host \
 		--no-annotate --output-file requirements.lock pyproject.toml
 

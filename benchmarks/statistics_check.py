@@ -14,7 +14,6 @@ import hashlib
 import inspect
 import itertools
 import json
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+import simulated_claims
 from crosstune.analysis.statistics import variance
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
 from crosstune.analysis.statistics.differences import _by_language, mcnemar
@@ -46,7 +46,7 @@ FAMILIES = (9, 3, 3, 3, 2, 2, 2, 2)
 def share(hits: int, of: int) -> dict[str, float]:
     """A share with its 95% interval (Clopper and Pearson)."""
     low, high = stats.binomtest(int(hits), of).proportion_ci(0.95, "exact")
-    return {"share": hits / of, "low": float(low), "high": float(high)}
+    return {"share": int(hits) / of, "low": float(low), "high": float(high)}
 
 
 def check(shape: Shape, effect: LanguageEffect, times: int, seed: int = 0) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def check(shape: Shape, effect: LanguageEffect, times: int, seed: int = 0) -> di
         alone += pairs[0].p < LEVEL
         any_pair += np.abs(over).max() > 1
         supported += over[0] > 1
-        if i < 200:
+        if i < 600:
             sizes.append(sample.detectable(pairs[0], first, second, 1 - LEVEL, len(methods)))
     known = [size for size in sizes if size is not None]
     size = float(np.mean(known)) if 2 * len(known) > len(sizes) else None
@@ -166,6 +166,12 @@ def check_selection(shape: Shape, times: int, rates: int, seed: int = 0) -> dict
     return {"shape": several.named(), "rates": rates, "times": times, "supported": found}
 
 
+def check_claims(truth: str, times: int) -> dict[str, Any]:
+    """Claims that are false, judged as `crosstune verdict` does: how often they are supported."""
+    hits = simulated_claims.supported(truth, times)
+    return {"truth": truth, "times": times, "supported": {name: share(n, times) for name, n in hits.items()}}
+
+
 def _plain_bootstrap(sample: Sample, factors: tuple[Any, ...], seed: int) -> bool:
     drawn = bootstrap_means(sample, ["m00", "m01"], factors, draws=DRAWS, seed=seed)
     low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975])
@@ -232,7 +238,6 @@ SHAPES = [
     Shape(languages=120, examples=30),
     Shape(examples=200, level=0.02),
     Shape(level=0.1),
-    Shape(level=0.3),
     Shape(level=0.9),
     Shape(examples=200, level=0.98),
     Shape(examples=200, fewest=20, parallel=False),
@@ -268,7 +273,6 @@ class Job(NamedTuple):
     function: Callable[..., dict[str, Any]]
     arguments: tuple[Any, ...]
 
-    @property
     def key(self) -> str:
         """A hash of what decides the row: its arguments, and the code of statistics, simulator and check."""
         check_code = inspect.getsource(self.function)
@@ -277,9 +281,12 @@ class Job(NamedTuple):
 
 @functools.cache
 def _code() -> str:
-    """Without comments and docstrings."""
+    """A hash of the code that decides all rows, without comments and docstrings."""
     files = [*sorted(Path(variance.__file__).parent.glob("*.py")), HERE / "simulated_predictions.py"]
-    trees = [ast.parse(re.sub(r'"""[^"]*"""', '""', file.read_text(encoding="utf-8"))) for file in files]
+    trees = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
+    for node in itertools.chain.from_iterable(map(ast.walk, trees)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value.value = ""
     return hashlib.sha256("".join(map(ast.dump, trees)).encode()).hexdigest()
 
 
@@ -295,6 +302,7 @@ def jobs(times: int) -> list[Job]:
     rows += [Job("estimands", check_estimand, (name, WITH_SOURCE, times)) for name in ESTIMANDS]
     rows += [Job("equivalence", check_equivalence, (shape, times)) for shape in (Shape(), Shape(seeds=(5,)))]
     rows += [Job("selection", check_selection, (Shape(), times, rates)) for rates in (3, 10)]
+    rows += [Job("claims", check_claims, (truth, times)) for truth in simulated_claims.TRUTHS]
     return rows + [Job("usual", check_usual, (shape, times)) for shape in USUAL_SHAPES]
 
 
@@ -305,15 +313,15 @@ def run(times: int, only: str | None) -> None:
     stored |= {"effects": EFFECTS, "draws": DRAWS}
     for table, of_table in itertools.groupby(jobs(times), key=lambda job: job.table):
         rows = {row.get("key"): row for row in stored.get(table, [])}
-        wanted = list(of_table)
+        wanted = {job.key(): job for job in of_table}
         if only not in (None, table):
             continue
-        for job in wanted:
-            if job.key not in rows:
-                rows[job.key] = job.function(*job.arguments) | {"key": job.key}
-                print(f"{time.perf_counter() - started:.0f} s: {table}, {rows[job.key]}", flush=True)
+        for key, job in wanted.items():
+            if key not in rows:
+                rows[key] = job.function(*job.arguments) | {"key": key}
+                print(f"{time.perf_counter() - started:.0f} s: {table}, {rows[key]}", flush=True)
             # Rows of other code give way, in the table's order, as new ones come.
-            stored[table] = [rows[job.key] for job in wanted if job.key in rows]
+            stored[table] = [rows[name] for name in wanted if name in rows]
             RESULTS.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 
 

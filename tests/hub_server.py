@@ -4,6 +4,7 @@ Models are folders of `root`; datasets are given as bytes by path, commit by com
 what no folder can. The xet protocol is not offered.
 """
 
+import base64
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OWNER = "someone"
+TOKEN = "hf_of_a_test"
 GATED = f"{OWNER}/gated"
 NOWHERE = "http://127.0.0.1:9"
 
@@ -39,6 +41,7 @@ class HubServer:
     Attributes:
         root: Folder of models, ``<owner>/<name>/``; main and v1 are the same commit.
         datasets: By ``owner/name``.
+        private: Repositories that were made as private ones.
         asked: One line a request: method, path, and where a file is taken up again.
         fault: "cut" ends the next file in its middle; "die" does so and goes "down", when no file is served;
             "short" serves the first half of a file as if it were all.
@@ -47,6 +50,7 @@ class HubServer:
     root: Path
     datasets: dict[str, Repository] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    private: list[str] = field(default_factory=list)
     fault: Literal["cut", "die", "down", "short"] | None = None
     endpoint: str = ""
 
@@ -98,6 +102,35 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.answer()
+
+    def do_POST(self) -> None:
+        """What an upload asks: a repository is made, files are sent in one commit, none as a large one."""
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        parts = self.path.split("?")[0].strip("/").split("/")
+        self.hub.asked.append(f"POST {self.path}")
+        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
+            self.send(401, b"", {"X-Error-Message": "Invalid username or password."})
+        elif parts[1:] == ["repos", "create"]:
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}"
+            (self.hub.root / name).mkdir(parents=True, exist_ok=True)
+            self.hub.private += [name] * (asked.get("private") or asked.get("visibility") == "private")
+            self.reply({"url": f"{self.hub.endpoint}/{name}", "id": name})
+        elif parts[1] == "validate-yaml":
+            self.reply({"errors": [], "warnings": []})
+        elif parts[4] == "preupload":
+            files = [{"path": file["path"], "uploadMode": "regular"} for file in json.loads(body)["files"]]
+            self.reply({"files": [{**file, "shouldIgnore": False, "oid": None} for file in files]})
+        else:
+            name = "/".join(parts[2:4])
+            for line in map(json.loads, body.splitlines()):
+                if line["key"] == "file":
+                    file = self.hub.root / name / line["value"]["path"]
+                    file.write_bytes(base64.b64decode(line["value"]["content"]))
+            self.reply({"commitUrl": f"{self.hub.endpoint}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
+
+    def reply(self, content: object) -> None:
+        self.send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
     def answer(self) -> None:
         # Split first: in refs%2Fconvert%2Fparquet the slashes are part of one name.
@@ -158,7 +191,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body[:end])
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002

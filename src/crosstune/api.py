@@ -1,10 +1,11 @@
 """Studies from Python: run one, read its results, write the report.
 
->>> import crosstune
->>> study = crosstune.read_study("studies/demo.yaml")  # doctest: +SKIP
->>> crosstune.run(study)  # doctest: +SKIP
->>> results = crosstune.results("runs/demo")  # doctest: +SKIP
->>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
+Examples:
+    >>> import crosstune
+    >>> study = crosstune.read_study("studies/demo.yaml")  # doctest: +SKIP
+    >>> crosstune.run(study)  # doctest: +SKIP
+    >>> results = crosstune.results("runs/demo")  # doctest: +SKIP
+    >>> crosstune.report("runs/demo", "report.html")  # doctest: +SKIP
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -104,6 +105,13 @@ class Results:
             if part.paired is not None
         ]
         return pl.concat(tables) if tables else pl.DataFrame()
+
+    @cached_property
+    def suite(self) -> "pl.DataFrame":
+        """XTREME-R's tasks by model and method; see `crosstune.analysis.suite.suite_scores`."""
+        from crosstune.analysis.suite import suite_scores
+
+        return suite_scores(self.scores)
 
     def groups(self, by: "Grouping") -> "pl.DataFrame":
         """Means over groups of target languages; see `crosstune.analysis.groups.group_means`."""

@@ -15,6 +15,7 @@ import statistics_check as check
 from crosstune.analysis.statistics.differences import AllPairs
 from crosstune.analysis.statistics.variance import LanguageEffect
 from simulated_predictions import Shape, frame, intercept, mean_score, shift_for, simulate
+from statistics_tables import describe, fill, tables
 
 TIMES = 200
 
@@ -63,7 +64,7 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: check.describe(shape.named()))
+@pytest.mark.parametrize("shape", SMALL, ids=lambda shape: describe(shape.named()))
 def test_false_differences_are_rare_and_true_ones_found(shape: Shape) -> None:
     found = check.check(shape, "random", TIMES)
     assert found["family"]["low"] <= 0.065
@@ -100,4 +101,10 @@ def test_two_languages_are_no_sample_of_others() -> None:
 def test_the_page_shows_the_stored_results() -> None:
     stored = json.loads(check.RESULTS.read_text(encoding="utf-8"))
     page = check.DOCS.read_text(encoding="utf-8")
-    assert check.fill(page, check.tables(stored)) == page
+    assert fill(page, tables(stored)) == page
+
+
+@pytest.mark.parametrize("truth", ["better in half of the languages", "better in all families but one"])
+def test_false_claims_are_rarely_supported(truth: str) -> None:
+    found = check.check_claims(truth, 25)["supported"]
+    assert all(hits["low"] <= 0.025 for hits in found.values()), found

@@ -147,7 +147,9 @@ def test_the_hints_on_llama_3_1_8b() -> None:
     }
 
 
-@pytest.mark.parametrize("name", sorted({n for n, m in METHODS.items() if m.size is None} - {"stack"}))
+@pytest.mark.parametrize(
+    "name", sorted({n for n, m in METHODS.items() if m.size is None} - {"stack", "adapter"})
+)
 def test_methods_without_a_size(name: str) -> None:
     cases = (case for case, (method, _) in CASES.items() if method == name)
     config = make_method(next(cases)).config

@@ -19,12 +19,12 @@ from crosstune.errors import UserError
 from crosstune.models.loading.known import geometry_for
 from crosstune.models.loading.load import load
 for request in sys.argv[1:]:
-    name, _, revision = request.partition("@")
+    name, shape, _ = request.partition(" shape")
     try:
-        if revision == "geometry":
+        if shape:
             print(geometry_for(name).parameters)
         else:
-            model = load(name, device="cpu", dtype="float32", revision=revision or None)
+            model = load(name, device="cpu", dtype="float32")
             print(model.revision, model.geometry.parameters, len(model.tokenizer))
     except UserError as error:
         print("UserError:", error)
@@ -39,7 +39,7 @@ class Client:
         self.hub = hub
 
     def load(self, *requests: str, **environment: str) -> list[str]:
-        """One line a request, each ``name`` or ``name@revision``."""
+        """One line a request, each a name, and behind it " shape" for the shape alone."""
         done = subprocess.run(
             [sys.executable, "-c", LOAD, *requests],
             capture_output=True,
@@ -89,7 +89,7 @@ def test_sharded_model_by_tag(client, save_tiny):
 
 def test_geometry_fetches_nothing_but_the_config(client, save_tiny):
     save_tiny("gemma3", f"served/{OWNER}/shape")
-    assert int(client.load(f"{OWNER}/shape@geometry")[0]) > 0
+    assert int(client.load(f"{OWNER}/shape@v1 shape")[0]) > 0
     assert {line.rsplit("/", 1)[-1] for line in client.hub.asked} == {"config.json"}
 
 
@@ -141,6 +141,10 @@ def test_errors_a_server_on_loopback_does_not_give(error, message):
         ("a/..", False),
         ("a/b\n", False),
         ("", False),
+        ("owner/name@refs/pr/1", True),
+        ("owner/name@", False),
+        ("owner/name@../..", False),
+        ("owner/name@v1@v2", False),
     ],
 )
 def test_hub_ids(name, expected):

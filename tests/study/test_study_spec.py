@@ -181,3 +181,12 @@ def test_the_ready_studies_are_sound(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("SIB-200's files are not here (../shared/data/sib200)")
     monkeypatch.setenv("CROSSTUNE_DATA", str(data))
     assert len(read_study(root / "studies" / "sib200.yaml").methods) == 6
+
+
+def test_a_revision_stands_behind_the_model_s_name() -> None:
+    """In the run's id with it; with several models each has its own."""
+    rest = {"name": "pinned", "tasks": ["cldr-names"], "methods": ["none"], "languages": ["de"]}
+    assert Study(model="owner/name", revision="v1", **rest).models == ("owner/name@v1",)
+    for models in (["owner/a", "owner/b"], "owner/name@v2"):
+        with pytest.raises(ValidationError, match="give it behind each model's name"):
+            Study(model=models, revision="v1", **rest)

@@ -33,8 +33,7 @@ def test_a_task_says_what_it_is(name):
     assert form_of(task.kind).name == task.kind
     assert task.metrics
     assert task.version >= 1
-    trained = form_of(task.kind).trained
-    assert set(task.split_names) == ({"train", "dev", "test"} if trained else {"test"})
+    assert set(task.split_names) == {"train", "dev", "test"}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 """The command line: verbs that call the rooms below.
 
-May import `api`, `planning`, `report`, `claims`, `running`, `study`, `methods`, `tasks`, `models`, `store`,
-`data`, `languages`, `config`.
+May import `api`, `exporting`, `planning`, `report`, `claims`, `running`, `study`, `methods`, `tasks`,
+`models`, `store`, `data`, `languages`, `config`.
 """

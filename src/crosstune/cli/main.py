@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from crosstune.cli.claims import freeze, verdict
+from crosstune.cli.exporting import export
 from crosstune.cli.importing import import_results
 from crosstune.cli.options import Changes, Claims, Form, Limit, Seeds, StoreFolder, read_changed
 from crosstune.cli.params import params
@@ -135,6 +136,10 @@ def plan(
     power: Annotated[
         float | None, typer.Option(min=0.1, max=99, help="A difference in points that the study should tell.")
     ] = None,
+    spreads_of: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="With --power: finished runs that tell how scores vary."),
+    ] = None,
 ) -> None:
     """Show the runs of a study, their progress, and the estimated time and memory.
 
@@ -145,6 +150,8 @@ def plan(
     from crosstune.planning.plan import plan_study
     from crosstune.planning.table import plan_table
 
+    if spreads_of is not None and power is None:
+        raise UserError("--from belongs to --power: plan STUDY.yaml --power 6 --from DIR")
     options = {"store": store, "device": device, "dtype": dtype}
     changed = read_changed(study, options, limit, seed, changes)
     if calibrate:
@@ -159,7 +166,7 @@ def plan(
     if power is not None and not as_json:
         from crosstune.planning.power import of_study
 
-        for line in of_study(changed, planned, power / 100):
+        for line in of_study(changed, planned, power / 100, spreads_of and user_path(spreads_of)):
             say(line)
     if planned.refused:
         raise typer.Exit(2)
@@ -259,25 +266,7 @@ def report(
     say(str(api.report(store, out, claims=claims or None)))
 
 
-@app.command()
-def export(
-    store: StoreFolder,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the files go.")],
-    form: Annotated[
-        list[str] | None,
-        typer.Option("--format", help="svg, pdf, png, csv or tex; repeatable, all by default."),
-    ] = None,
-) -> None:
-    """Write the figures (SVG, PDF, PNG) and tables (CSV, LaTeX with booktabs) of results as files.
-
-    Example: crosstune export runs/demo paper --format pdf --format tex
-    """
-    from crosstune import api
-
-    for file in api.results(store).export(folder, form):
-        say(str(file))
-
-
+app.command()(export)
 app.command()(params)
 
 

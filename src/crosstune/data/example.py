@@ -12,6 +12,21 @@ MOST_ANSWER_TOKENS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of the texts that are searched, or a question that they are searched for.
+
+    Attributes:
+        id: Without spaces.
+        language: Canonical code; a part of a method that is one language's is active for it.
+        text: Its text.
+    """
+
+    id: str
+    language: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     r"""One question, its prompt already written out.
 
@@ -23,6 +38,8 @@ class Example:
         choices: What is scored, for a choice task (each without leading space); empty for a free answer.
         fields: The dataset's own texts by name, such as ("premise", "..."): what overlap with training data
             and repeated questions are looked for in.
+        span: Of the first answer, if it is a part of the field ``context``: its first character there, and
+            the one behind its last.
         cluster: What it shares with examples that are not independent of it, such as a key of its passage;
             empty where it stands alone. Tests of significance need it; it decides nothing in a run.
     """
@@ -34,6 +51,7 @@ class Example:
     choices: tuple[str, ...] = ()
     fields: tuple[tuple[str, str], ...] = ()
     cluster: str = field(default="", compare=False)
+    span: tuple[int, int] | None = field(default=None, compare=False)
 
     @property
     def gold(self) -> int:

@@ -38,7 +38,7 @@ class AnswerForm:
     columns: Mapping[str, Any]  # that its predictions have besides `COLUMNS`, with their types
     has_choices: bool = False  # whether an answer is one of its example's `Example.choices`
     tags: bool = False  # whether it is one of them for each word; a text too long is split between words
-    trained: bool = True  # whether models are trained on it
+    searched: bool = False  # whether it is texts that are found by vectors; nothing need be trained for it
     losses: tuple[str, ...] = ("answer",)  # values of ``train.loss`` it can be trained with
     statistic: Statistic = MEAN  # what the score of many predictions is
 
@@ -56,11 +56,15 @@ FORMS: dict[Kind, AnswerForm] = {
         "choice", {"choice_logprobs": pl.List(pl.Float64)}, True, losses=("answer", "choices")
     ),
     "generation": AnswerForm("generation", {"answer_language": pl.String}),
-    "tags": AnswerForm("tags", {}, tags=True),
-    "retrieval": AnswerForm("retrieval", {"cosine": pl.Float64}, trained=False),
+    "spans": AnswerForm("spans", {"answer_language": pl.String}),
+    "tags": AnswerForm("tags", {}, tags=True, losses=("answer", "choices")),
+    "retrieval": AnswerForm(
+        "retrieval", {"cosine": pl.Float64}, searched=True, losses=("answer", "symmetric")
+    ),
 }
-"""``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding. ``tags``: a
-head tells one of the choices for each word, parted by spaces. ``retrieval``: the nearest text by states."""
+"""``choice``: log-probabilities of given choices are compared. ``generation``: greedy decoding. ``spans``:
+what an encoder makes of ``generation`` where answers are parts of a context, by a head. ``tags``: a head
+tells one of the choices for each word, parted by spaces. ``retrieval``: the nearest texts by states."""
 
 CUSTOM: tuple[Kind, ...] = ("choice", "generation")
 """Those that tasks of a user's own can have."""

@@ -1,4 +1,7 @@
-"""Methods by name. A new one is a file here and a line in this dict. May import `models`, `config`."""
+"""Methods by name. A new one is a file here and a line in this dict.
+
+May import `models`, `store`, `config`.
+"""
 
 from typing import Any
 
@@ -20,6 +23,7 @@ from crosstune.methods.stack import Stack, Stacked
 from crosstune.methods.staged.adamergex import AdaMergeX
 from crosstune.methods.staged.lt_sft import LtSft
 from crosstune.methods.staged.mad_x import MadX
+from crosstune.methods.trained.adapter import Adapter
 
 METHODS: dict[str, type[Method[Any]]] = {
     "none": NoTuning,
@@ -39,5 +43,7 @@ METHODS: dict[str, type[Method[Any]]] = {
     "lt-sft": LtSft,
     "stack": Stack,
     "probe": Probe,
+    "adapter": Adapter,
 }
 Stacked.known |= METHODS
+Adapter.known |= METHODS

@@ -83,6 +83,11 @@ class Method(ABC, Generic[Settings]):
         self.part: Part | None = None
         self.merge: Merge | None = None
 
+    @classmethod
+    def lacking(cls, config: Settings) -> str | None:
+        """What settings have to name and do not; None where nothing is missing."""
+        return None
+
     @property
     def default_rate(self) -> float | None:
         """Learning rate when the study names none."""
@@ -97,6 +102,15 @@ class Method(ABC, Generic[Settings]):
     def trains(self) -> bool:
         """Whether there is anything to train."""
         return self.learning_rate is not None
+
+    @property
+    def untuned(self) -> bool:
+        """Whether it is a baseline that tuned methods are held against: the model as it came."""
+        return not self.trains
+
+    def beyond(self, language: str) -> bool:
+        """Whether it was trained before a study on data in other languages, or may have been."""
+        return False
 
     @classmethod
     @abstractmethod

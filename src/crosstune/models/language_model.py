@@ -20,7 +20,7 @@ from crosstune.models.attention.layout import Layout, TwoWayLayout, laid_out
 from crosstune.models.attention.own_keys import calls_of, keys_values
 from crosstune.models.family import stack_of, uncached
 from crosstune.models.fast.activation_cache import ActivationCache
-from crosstune.models.fast.layers import EntryStates, entered_at, in_place_of, left_at
+from crosstune.models.fast.layers import EntryStates, entered_at, in_place_of, left_at, unhooked
 from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
 from crosstune.models.geometry import Geometry
 from crosstune.models.parts import Parts
@@ -232,6 +232,14 @@ class LanguageModel:
         """Position of the first token of a text, or of a soft prompt in front of it."""
         return self.geometry.first_position + self.adaptation.first_position
 
+    @property
+    def room(self) -> int | None:
+        """The most tokens of a text that there are positions for; None where the config does not say."""
+        positions = getattr(self.decoder.config, "max_position_embeddings", None)
+        if not isinstance(positions, int):
+            return None
+        return positions - self.first_position - self.adaptation.front
+
     def _positions(self, length: int, layout: TextLayout | None) -> Tensor:
         positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
         return self._rotated_alike(positions + self.first_position)
@@ -311,13 +319,17 @@ class LanguageModel:
         return self.parts.scores(scores.float().to(rows.device))
 
     def _words(self, rows: Tensor) -> Tensor:
-        """What an encoder's masked language model makes of states: its whole head, whatever it is made of."""
-        assert self.geometry.encoder == "masked", "an encoder without a masked language model has no words"
+        """What an encoder's masked language model makes of states: its whole head, whatever it is made of.
+
+        One that was saved without it has the products with its embedding, which nobody trained for that.
+        """
+        if self.geometry.encoder != "masked":
+            return nn.functional.linear(rows, self.embedding.weight).float()  # type: ignore[arg-type]
 
         def states(*args: Any, **kwargs: Any) -> BaseModelOutput:
             return BaseModelOutput(last_hidden_state=rows[None])
 
-        with in_place_of([self.decoder], [states]):
+        with in_place_of([self.decoder], [states]), unhooked(self.decoder):
             token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             scores: Tensor = self.model(input_ids=token).logits[0]
         return scores.float().to(rows.device)
@@ -326,7 +338,7 @@ class LanguageModel:
     def plain_table(self) -> Tensor | None:
         """``[vocabulary, hidden]`` where the scores are products with it and nothing else; None elsewhere."""
         if self.geometry.encoder:
-            return None
+            return None if self.geometry.encoder == "masked" else cast(Tensor, self.embedding.weight)
         head: Any = self.model.get_output_embeddings()
         # Not a subclass: one with adapters or packed bits computes something else.
         plain = type(head) is nn.Linear and head.bias is None and self.parts.plain_scores

@@ -7,7 +7,7 @@ columns of predictions, and what the score of many of them is. `crosstune.output
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from crosstune.data.example import Example
 from crosstune.models.language_model import LanguageModel
@@ -39,6 +39,7 @@ class Output(ABC):
     """One form of answer, of one model."""
 
     lm: LanguageModel
+    cuts: ClassVar[bool] = False  # whether it sees to texts that are longer than the model has positions for
     settings: EvaluateSettings  # how it is evaluated; training learns no more than what they compare
 
     @abstractmethod

@@ -7,8 +7,8 @@ what they share: each branch sees what it follows and itself, and its tokens are
 forward. Equal to running every prompt-plus-label on its own.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Unpack
 
@@ -71,6 +71,38 @@ class Choice(Output):
         ]
         logprobs = score_choices(self.lm, items, self.settings, **stream)
         return picked(examples, logprobs)
+
+
+class NamedTags(Output):
+    """A tag for each word without a head: the most probable of the tags' names, word by word.
+
+    The prompt of a word is the sentence and, on the next line, the sentence again up to the word and a colon.
+    All names are compared, so that every answer can be read as tags. Words of a sentence share what is read
+    of it. A batch of training is so many words, not sentences.
+    """
+
+    def rows(self, examples: Sequence[Example], loss: str = "answer") -> Rows:
+        """One row a word: its prompt and its tag."""
+        return Choice(self.lm, self.settings).rows([word for e in examples for word in by_word(e)], loss)
+
+    def answers(self, task: Task, examples: Sequence[Example], **stream: Unpack[Stream]) -> Answers:
+        """The tags, parted by spaces."""
+        sentences = [list(by_word(example)) for example in examples]
+        # The journal and progress count sentences.
+        reading = Stream(passes=stream.get("passes"))
+        words = [word for sentence in sentences for word in sentence]
+        tags = iter(Choice(self.lm, self.settings).answers(task, words, **reading).texts)
+        if (tell := stream.get("tell")) is not None:
+            tell(len(examples))
+        return Answers([" ".join(next(tags) for _ in sentence) for sentence in sentences])
+
+
+def by_word(example: Example) -> Iterator[Example]:
+    """A sentence's words as questions with choices."""
+    words = example.prompt.split(" ")
+    for i, tag in enumerate(example.answers[0].split(" ")):
+        prompt = f"{example.prompt}\n{' '.join(words[: i + 1])}:"
+        yield replace(example, id=f"{example.id}:{i}", prompt=prompt, answers=(tag,))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from crosstune.metrics.corpus import CORPUS, SUM
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers
+from crosstune.outputs.fits import kind_on
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.lengths import fitted
 from crosstune.outputs.registry import output_of
@@ -38,19 +39,22 @@ def evaluate(
     """
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
     tell, journal = stream.get("tell"), stream.get("journal")
+    # Where texts of all languages are searched, the form itself sees to which parts are active for which.
     groups, done = lm.adaptation.groups(examples), 0
+    if form_of(task.kind).searched:
+        groups = [list(examples)]
     tables = []
     for languages in groups:
         flat = [example for language in languages for example in examples[language]]
         with lm.adaptation.for_language(languages[0]):
-            flat = fitted(lm, task, flat, settings, passes)
+            output = output_of(kind_on(task, lm.geometry), lm, settings)
+            if not output.cuts:
+                flat = fitted(lm, task, flat, settings, passes)
             if not flat:
                 continue
             section = None if journal is None else journal.section(done, len(flat))
-            answers = output_of(task.kind, lm, settings).answers(
-                task, flat, tell=tell, passes=passes, journal=section
-            )
-        tables.append(_rows(task, flat, answers, settings))
+            answers = output.answers(task, flat, tell=tell, passes=passes, journal=section)
+        tables.append(_rows(lm, task, flat, answers, settings))
         done += len(flat)
     if not tables:
         if any(examples.values()):
@@ -63,7 +67,7 @@ def evaluate(
 
 
 def _rows(
-    task: Task, examples: Sequence[Example], answers: Answers, settings: EvaluateSettings
+    lm: LanguageModel, task: Task, examples: Sequence[Example], answers: Answers, settings: EvaluateSettings
 ) -> pl.DataFrame:
     main, *others = task.metrics
     answered = list(zip(examples, answers.texts, strict=True))
@@ -77,7 +81,7 @@ def _rows(
         "language": [example.language for example in examples],
         "example": [example.id for example in examples],
         "prompt_hash": [hashlib.sha256(example.prompt.encode()).hexdigest()[:16] for example in examples],
-        "prompt": [settings.kept(example.prompt) for example in examples],
+        "prompt": [settings.kept(lm.tokens.as_read(example.prompt)) for example in examples],
         "prediction": answers.texts,
         "gold": [example.answers[0] for example in examples],
         "score": [score[main] for score in scores],

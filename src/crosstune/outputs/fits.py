@@ -10,16 +10,21 @@ from crosstune.data.forms import Kind, form_of
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.methods.head import HeadShape
-from crosstune.methods.staged.stage import Staged
 from crosstune.models.geometry import Geometry
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
 
 
+def kind_on(task: Task | type[Task], geometry: Geometry) -> Kind:
+    """The form of a task's answers on a model: an encoder points at what others write."""
+    return "spans" if task.extractive and geometry.encoder else task.kind
+
+
 def uses_head(kind: Kind, geometry: Geometry, settings: EvaluateSettings) -> bool:
     """Whether answers are told by a trained head."""
     wanted = bool(geometry.encoder) if settings.head is None else settings.head
-    return form_of(kind).tags or (form_of(kind).has_choices and wanted)
+    tagged = form_of(kind).tags and (bool(geometry.encoder) or settings.head is not False)
+    return kind == "spans" or tagged or (form_of(kind).has_choices and wanted)
 
 
 def head_shape(
@@ -34,11 +39,20 @@ def head_shape(
         examples: Some of the task's. Their choices are the classes; where those differ from example to
             example, the head gives one score, of a prompt with one choice.
     """
-    if not uses_head(task.kind, geometry, settings):
+    kind = kind_on(task, geometry)
+    if not uses_head(kind, geometry, settings):
         return None
+    if kind == "spans":
+        return HeadShape(2)
     choices = {example.choices for example in examples}
     classes = len(choices.pop()) if len(choices) == 1 else 1
-    return HeadShape(classes, dense=not form_of(task.kind).tags)
+    tagged, two_way = form_of(task.kind).tags, settings.two_way or ()
+    if two_way and (geometry.encoder or geometry.apart or max(two_way) >= geometry.layers or not tagged):
+        raise UserError(
+            f"task {task.name}: evaluate.two_way is for tags on a causal model of attention layers alone, "
+            f"which are counted from 0 to {geometry.layers - 1} here"
+        )
+    return HeadShape(classes, dense=not tagged, two_way=two_way)
 
 
 def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settings: EvaluateSettings) -> None:
@@ -46,7 +60,7 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
 
     Args:
         name: Of the task.
-        kind: Of its answers.
+        kind: Of its answers on this model, as of `kind_on`.
         method: Not attached yet.
         geometry: Of the model.
         settings: Of evaluation.
@@ -54,15 +68,11 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     Raises:
         UserError: What does not go together, and what to choose.
     """
-    if not form_of(kind).trained and (method.trains or method.shots):
-        raise UserError(f"task {name} compares a model's own states; choose method none")
+    if method.shots and (form_of(kind).searched or form_of(kind).tags):
+        raise UserError(f"task {name}: exemplars are not put in front of its texts; choose another method")
     if geometry.encoder:
-        if form_of(kind).trained and not (form_of(kind).has_choices or form_of(kind).tags):
+        if kind == "generation":
             raise UserError(f"task {name}: an encoder writes no answers; choose tasks with choices")
-        if isinstance(method, Staged):
-            raise UserError(
-                f"{method.name}: an encoder does not learn from text token by token; choose bottleneck"
-            )
         if method.shots:
             raise UserError(
                 "few-shot: an encoder learns nothing from exemplars; choose probe, or a trained method"
@@ -75,8 +85,8 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     head = uses_head(kind, geometry, settings)
     if head and not method.trains:
         raise UserError(
-            f"task {name}: its answers are told by a head, which method none does not train; choose probe, "
-            "or evaluate.head: false on a model that predicts words"
+            f"task {name}: its answers are told by a head, which method {method.name} does not train; choose "
+            "probe, or evaluate.head: false on a model that predicts words"
         )
     if method.needs_head and not head:
         raise UserError(

@@ -7,7 +7,6 @@ from dataclasses import replace
 from torch import nn
 
 from crosstune.data.example import Example
-from crosstune.data.forms import form_of
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
@@ -38,8 +37,7 @@ def fitted(
     Raises:
         UserError: One is too long and may be neither shortened nor left out.
     """
-    if form_of(task.kind).tags:
-        return list(examples)
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
 
     def answer(example: Example) -> int:
@@ -62,6 +60,7 @@ def fitted_rows(
     Raises:
         UserError: One is too long and may be neither shortened nor left out; or none is left.
     """
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
 
     def answer(example: Example) -> int:
         if lm.geometry.encoder:
@@ -104,7 +103,8 @@ def _fitted(
         return list(examples)
     room = positions - lm.first_position - lm.adaptation.front
     # Nearly all are shorter by far, and need not be tokenised to know it.
-    doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + _AROUND > room}
+    around = _AROUND + len(lm.tokens.as_read("").encode())
+    doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + around > room}
     sizes = iter(map(len, lm.tokens.prompts([examples[i].prompt for i in sorted(doubtful)])))
     fitting, count = [], 0
     for i, example in enumerate(examples):

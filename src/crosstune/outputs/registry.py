@@ -6,31 +6,38 @@ from crosstune.data.example import Example
 from crosstune.data.forms import Kind, form_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.outputs.base import Output
-from crosstune.outputs.choices import Choice
+from crosstune.outputs.choices import Choice, NamedTags
 from crosstune.outputs.fits import uses_head
 from crosstune.outputs.generation import Generation
 from crosstune.outputs.heads.classes import HeadChoice, MaskedChoice
 from crosstune.outputs.heads.retrieval import Retrieval
+from crosstune.outputs.heads.spans import Spans
 from crosstune.outputs.heads.tags import Tags
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.outputs.text import Text
+from crosstune.outputs.text import MaskedText, Text
 
 OUTPUTS: dict[Kind, type[Output]] = {
     "choice": Choice,
     "generation": Generation,
+    "spans": Spans,
     "tags": Tags,
     "retrieval": Retrieval,
     "text": Text,
 }
+AT_MASKS: dict[Kind, type[Output]] = {"choice": MaskedChoice, "text": MaskedText}
+"""Those of an encoder that predicts words."""
 
 
 def output_of(kind: Kind, lm: LanguageModel, settings: EvaluateSettings) -> Output:
     """What computes a form of answer on a model: with a head or at a mask where the words are not written."""
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
     if form_of(kind).has_choices and uses_head(kind, lm.geometry, settings):
         return HeadChoice(lm, settings)
-    if kind == "choice" and lm.geometry.encoder:
-        return MaskedChoice(lm, settings)
+    if form_of(kind).tags and not uses_head(kind, lm.geometry, settings):
+        return NamedTags(lm, settings)
+    if lm.geometry.encoder and kind in AT_MASKS:
+        return AT_MASKS[kind](lm, settings)
     return OUTPUTS[kind](lm, settings)
 
 

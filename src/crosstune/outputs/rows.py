@@ -9,6 +9,15 @@ from crosstune.models.language_model import LanguageModel
 
 
 @dataclass(frozen=True, slots=True)
+class Paired:
+    """The text that a question is to find among those of its batch."""
+
+    ids: tuple[int, ...]
+    places: tuple[int, ...]  # whose mean state is its vector
+    symmetric: bool = False  # whether the question is to be found for the text too
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingRow:
     """One training example as token ids: a prompt and then an answer, or a whole text with its labels."""
 
@@ -21,22 +30,28 @@ class TrainingRow:
     labels: tuple[tuple[tuple[int, ...], int], ...] = ()
     # Of an example whose choices are read one by one: a text of each, labelled 1 where it is right. A head's
     # scores of them are compared with each other; ``ids`` are those of all.
-    pairs: tuple["TrainingRow", ...] = ()
+    choice_rows: tuple["TrainingRow", ...] = ()
+    # Or places of the tokens that an answer starts and ends with, each chosen among all tokens.
+    span: tuple[int, int] | None = None
+    # What a question, whose places ``labels`` has, is compared with in place of a number.
+    pair: Paired | None = None
 
     @property
     def text(self) -> tuple[int, ...]:
         """The tokens that are read: the last of an answer predicts nothing."""
-        return self.ids if self.labels or self.pairs else self.ids[:-1]
+        whole = self.labels or self.span or self.choice_rows
+        return self.ids if whole else self.ids[:-1]
 
     @property
     def texts(self) -> tuple["TrainingRow", ...]:
         """The rows that are read, each by itself."""
-        return self.pairs or (self,)
+        return self.choice_rows or (self,)
 
     @property
     def learned(self) -> int:
         """How many numbers are compared."""
-        return 1 if self.pairs else len(self.labels) or self.answer
+        one = self.span is not None or bool(self.choice_rows)
+        return len(self.labels) or (1 if one else self.answer)
 
 
 def reads_pairs(lm: LanguageModel) -> bool:
@@ -49,7 +64,7 @@ class Rows(Sequence[TrainingRow]):
     """Training examples, tokenised when they are first drawn: a run sees few of most sets."""
 
     def __init__(
-        self, examples: Sequence[Example], tokenise: Callable[[Sequence[Example]], list[TrainingRow]]
+        self, examples: Sequence[Any], tokenise: Callable[[Sequence[Any]], list[TrainingRow]]
     ) -> None:
         self._examples, self._tokenise = examples, tokenise
         self._rows: dict[int, TrainingRow] = {}

@@ -12,6 +12,7 @@ from crosstune.analysis.curves import MODEL_SIZE, curve, swept
 from crosstune.analysis.groups import Grouping
 from crosstune.report.sections import IN_ENGLISH, Section
 from crosstune.report.tables import tables
+from crosstune.report.tables.suite import SUITE, suite_table
 from crosstune.report.tables.tables import Table
 from crosstune.report.text import GROUPINGS, slug, visible
 from crosstune.store.record import RunRecord
@@ -131,6 +132,12 @@ def across_models(runs: Sequence[RunRecord], scored: pl.DataFrame) -> list[Item]
         for (task,), part in table.group_by(["task"], maintain_order=True)
         if part["value"].drop_nulls().n_unique() > 1
     ]
+
+
+def across_tasks(scored: pl.DataFrame) -> list[Item]:
+    """A suite's tasks and their mean, of results that have enough of them."""
+    table = suite_table(scored)
+    return [] if table is None else [Item(SUITE, "suite", table.caption, table=lambda: table)]
 
 
 def _curves(

@@ -11,7 +11,7 @@ import vl_convert
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import draft, put
-from crosstune.report.contents import across_models, contents
+from crosstune.report.contents import across_models, across_tasks, contents
 from crosstune.report.figures.style import vegalite_version
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
@@ -60,7 +60,7 @@ def export(
         written.append(file)
 
     named = [(f"{name}-", contents(part)) for name, part in zip(section_names(parts), parts, strict=True)]
-    named.append(("", across_models(runs, scores)))
+    named.append(("", [*across_models(runs, scores), *across_tasks(scores)]))
     for form in (name for name in FIGURES if name in formats):
         for start, items in named:
             for item in items:

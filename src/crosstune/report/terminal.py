@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from crosstune.analysis.costs import total
-from crosstune.report.contents import contents
+from crosstune.report.contents import across_tasks, contents
 from crosstune.report.findings import finding
 from crosstune.report.sections import Section
 from crosstune.report.tables import tables
@@ -19,7 +19,7 @@ from crosstune.report.text import visible
 
 
 def results_table(sections: Sequence[Section]) -> Group:
-    """The transfer table of each section, with what its columns mean and what it shows.
+    """The transfer table of each section, with what its columns mean and what it shows; then a suite's.
 
     Scores are out of 100; the best zero-shot value of a column is bold. Names are shown as plain text:
     neither control characters nor rich markup in them acts.
@@ -33,6 +33,11 @@ def results_table(sections: Sequence[Section]) -> Group:
         caption = "; ".join([*table.notes, *section.warnings])
         notes = [Text(caption, style="dim"), Text(visible(finding(section), 1000))]
         shown += [Text(visible(heading), style="bold"), _drawn(table), Padding(Group(*notes), (0, 1, 1, 1))]
+    for item in across_tasks(pl.concat([section.scores for section in sections], how="diagonal")):
+        assert item.table is not None
+        table = item.table()
+        below = Text("\n".join(table.notes), style="dim")
+        shown += [Text(item.title, style="bold"), _drawn(table), Padding(below, (0, 1, 1, 1))]
     return Group(*shown)
 
 

@@ -6,23 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from crosstune.data.example import Example
 from crosstune.data.forms import form_of
-from crosstune.errors import UserError, did_you_mean
+from crosstune.errors import UserError
 from crosstune.files import user_path
 from crosstune.languages import find
-from crosstune.methods import METHODS
-from crosstune.methods.base import Method
-from crosstune.methods.head import WithHead, shape_in
-from crosstune.models.loading.device import choose_device
-from crosstune.models.loading.load import load
-from crosstune.models.tensor_file import read_tensors
 from crosstune.outputs.registry import output_of
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.running.earlier.stages import FinishedStages
-from crosstune.running.prepared import attached, solved_examples
+from crosstune.running.prepared import solved_examples
+from crosstune.running.restored import method_of, restored
 from crosstune.store import store
 from crosstune.store.record import RunRecord
 from crosstune.tasks import make_task
@@ -86,30 +78,17 @@ def predict(
     prompt = text if raw else _prompt(task, text, code)
     if form_of(task.kind).has_choices and not choices:
         choices = _task_choices(task)
-    method = _method(run)
+    method = method_of(run)
     solved = solved_examples(method, lambda: task.examples("train", task.source_language), run.seed)
     example = Example("", run.source_language, prompt, ("",), tuple(choices))
-    if method.trains and (wrong := store.damage(folder, (store.WEIGHTS,))):
-        raise UserError(wrong)
-    spread = run.device_map if choose_device(device).type == "cuda" and ":" not in device else None
-    lm = load(run.model, device=device, dtype=run.dtype, quantize=run.quantize, device_map=spread)
-    if lm.revision != run.revision:
-        raise UserError(
-            f"{run.model} has changed: the run was made with {run.revision}, this is {lm.revision}; "
-            "run the study again"
-        )
-    # A task whose answers are written may be asked to choose all the same.
-    form = task.kind if form_of(task.kind).has_choices or not choices else "choice"
-    output = output_of(form, lm, EvaluateSettings.model_validate(run.evaluate))
-    if run.unlabelled is not None:
-        ids = {text: stage.run for text, stage in run.unlabelled.stages.items()}
-        FinishedStages(folder.parent, run.unlabelled.uses, ids).give(method)
-    weights = read_tensors(folder / store.WEIGHTS, lm.device) if method.trains else {}
-    if (shape := shape_in(weights)) is not None:
-        method = WithHead(method, shape)
-    with attached(method, lm, run.seed, code):
-        if method.trains:
-            method.load_state(weights)
+    with restored(folder, run, method, code, device=device) as lm:
+        # A task whose answers are written may be asked to choose all the same.
+        form = task.kind if form_of(task.kind).has_choices or not choices else "choice"
+        if task.extractive and lm.geometry.encoder:
+            raise UserError(
+                "a run of an encoder that points at answers cannot be asked: it reads a context apart"
+            )
+        output = output_of(form, lm, EvaluateSettings.model_validate(run.evaluate))
         with method.evaluating():
             answers = output.answers(task, with_exemplars([example], solved))
     (logprobs,) = answers.columns.get("choice_logprobs", [()])
@@ -131,21 +110,6 @@ def _task(run: RunRecord, task_file: str | Path | None) -> Task:
         )
     loaded = load_task(path, sha256=file["sha256"], of=f"run {run.id}")
     return loaded.task(loaded.task.Options.model_validate(run.task.options))
-
-
-def _method(run: RunRecord) -> Method:
-    name, config = run.method.name, run.method.settings
-    if name not in METHODS:
-        raise UserError(
-            f'run {run.id} has a method "{name}" that this crosstune lacks{did_you_mean(name, METHODS)}'
-        )
-    try:
-        return METHODS[name](METHODS[name].Config.model_validate(config))
-    except ValidationError as error:
-        at = ".".join(str(step) for step in error.errors()[0]["loc"])
-        raise UserError(
-            f'run {run.id}: this crosstune does not take the setting "{at}" of {name}; run the study again'
-        ) from error
 
 
 def _prompt(task: Task, text: str, language: str) -> str:

@@ -7,13 +7,12 @@ from typing import Unpack
 import polars as pl
 
 from crosstune.data.example import Example
-from crosstune.data.forms import form_of
 from crosstune.methods.base import Method
 from crosstune.methods.head import WithHead
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.evaluate import evaluate
-from crosstune.outputs.fits import check_fits, head_shape
+from crosstune.outputs.fits import check_fits, head_shape, kind_on
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.lengths import fitted, fitted_rows, refuses
 from crosstune.outputs.registry import output_of
@@ -31,7 +30,7 @@ def method_of(run: Run, lm: LanguageModel, data: TaskData) -> Method:
         UserError: The model cannot answer the task with it.
     """
     method, task = run.new_method(), data.task
-    check_fits(task.name, task.kind, method, lm.geometry, run.evaluate)
+    check_fits(task.name, kind_on(task, lm.geometry), method, lm.geometry, run.evaluate)
     shape = head_shape(task, lm.geometry, run.evaluate, data.train_for(run.train) if method.trains else ())
     return method if shape is None else WithHead(method, shape)
 
@@ -54,9 +53,10 @@ def training_rows(run: Run, lm: LanguageModel, data: TaskData, passes: TokenLimi
     """
     assert run.train is not None
     examples = draw(data.train_for(run.train), run.train, run.seed)
-    if not form_of(data.task.kind).tags:
+    output = output_of(kind_on(data.task, lm.geometry), lm, run.evaluate)
+    if not output.cuts:
         examples = fitted_rows(lm, examples, run.evaluate, passes)
-    return output_of(data.task.kind, lm, run.evaluate).rows(examples, run.train.loss)
+    return output.rows(examples, run.train.loss)
 
 
 def check_lengths(run: Run, lm: LanguageModel, data: TaskData) -> None:
@@ -65,6 +65,8 @@ def check_lengths(run: Run, lm: LanguageModel, data: TaskData) -> None:
     Raises:
         UserError: One is too long and may be neither shortened nor left out.
     """
+    if output_of(kind_on(data.task, lm.geometry), lm, run.evaluate).cuts:
+        return
     for examples in data.test.values() if refuses(lm, run.evaluate) else ():
         fitted(lm, data.task, examples, run.evaluate, TokenLimit(run.evaluate.tokens_per_pass))
 

@@ -7,7 +7,7 @@ from typing import Any
 from crosstune.data.forms import form_of
 from crosstune.languages.table import ADDED
 from crosstune.methods.base import Method
-from crosstune.methods.head import WithHead
+from crosstune.methods.head import WithHead, without_head
 from crosstune.metrics.language_id import IDENTIFIER
 from crosstune.models.language_model import LanguageModel
 from crosstune.running.sampling import draw
@@ -62,7 +62,7 @@ def write_record(
         "method_facts": {
             "trains": method.trains,
             "random": method.trains or method.shots > 0,
-            "untuned": not method.trains,
+            "untuned": without_head(method).untuned,
         },
         "label": run.label,
         "task": {
@@ -88,7 +88,7 @@ def write_record(
         "merge": None if method.merge is None else asdict(method.merge),
         "trained_parameters": count,
         "head_parameters": method.shape.count(lm.geometry.hidden) if isinstance(method, WithHead) else None,
-        "zero_shot": data.zero_shot(run.train),
+        "zero_shot": data.zero_shot(run.train) and not without_head(method).beyond(task.source_language),
         "fingerprints": fingerprints(run, data).entries(),
         "overlap": data.overlap(run.train) if run.kind == "result" else None,
         "data": data.facts(run.train) | {"train_examples": _train_examples(run, data)},

@@ -1,6 +1,6 @@
 """The examples of a task that a study's runs share, and the guards that keep a result zero-shot."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +39,9 @@ class TaskData:
     def of(self, settings: TrainSettings | None) -> dict[str, Any]:
         """Fingerprints of what a run with these training settings sees."""
         uses_dev = settings is not None and settings.evaluate_every is not None
+        seen = () if settings is None and _untrained(self.task) else self._languages(settings)
         return {
-            "train": {code: self.fingerprints["train"][code] for code in self._languages(settings)},
+            "train": {code: self.fingerprints["train"][code] for code in seen},
             "dev": self.fingerprints["dev"] if uses_dev else None,
             "test": self.fingerprints["test"],
         }
@@ -128,7 +129,7 @@ def read_data(
     languages: Sequence[str],
     limit: int | None,
     with_dev: bool,
-    settings: Iterable[TrainSettings | None] = (),
+    settings: Sequence[TrainSettings | None] = (),
     trains: bool = True,
 ) -> TaskData:
     """Read a task's splits: tests in some languages, at most ``limit`` examples each (None: all).
@@ -144,7 +145,7 @@ def read_data(
     wanted: dict[str, None] = in_source | {
         code: None for of_run in settings for code in training_languages(task, of_run)
     }
-    read = task.examples if form_of(task.kind).trained else lambda *_: []
+    read = (lambda *_: []) if _untrained(task) and not any(settings) else task.examples
     untrained = ""
     try:
         train = {code: _in_language(task, "training", code, read("train", code)) for code in wanted}
@@ -169,6 +170,11 @@ def read_data(
         },
         untrained=untrained,
     )
+
+
+def _untrained(task: Task) -> bool:
+    """Whether a task's untuned runs need no training data, not even to look for leaks."""
+    return form_of(task.kind).searched or not task.has_training
 
 
 def _in_language(task: Task, what: str, language: str, examples: list[Example]) -> list[Example]:

@@ -149,6 +149,8 @@ class MethodEntry(StudyPart):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         name, size, free = self.name, METHODS[self.name].size, METHODS[self.name].open_size(self.config)
+        if problem := METHODS[name].lacking(self.config):
+            raise invalid((), problem)
         if self.search and "learning_rate" in self.train:
             raise invalid(("search",), f"method {name}: give search or train.learning_rate, not both")
         if self.search and not self.make().trains:

@@ -7,7 +7,7 @@ from crosstune.config.mistakes import invalid
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.models.loading.known import cheap_geometry, check_model
-from crosstune.outputs.fits import check_fits
+from crosstune.outputs.fits import check_fits, kind_on
 from crosstune.study.combination import Combination
 from crosstune.study.entries import MethodEntry
 
@@ -33,6 +33,14 @@ def refusals(
     Raises:
         ValidationError: A name that is none; or every model refuses to be loaded, or a combination.
     """
+    for combination in combinations:
+        asked = combination.method.make()
+        if (asked.trains or asked.shots) and not combination.task.task_class.has_training:
+            raise invalid(
+                ("methods", methods.index(combination.method)),
+                f"{asked.name}: task {combination.task.name} has no training data, so only none can be run "
+                'on it; add "train:" to its file',
+            )
     found = Refusals()
     for at, model in enumerate(models):
         try:
@@ -52,7 +60,8 @@ def refusals(
             try:
                 METHODS[method.name].count(method.config, geometry)
                 what = model
-                check_fits(task.name, task.task_class.kind, method.make(), geometry, combination.evaluate)
+                kind = kind_on(task.task_class, geometry)
+                check_fits(task.name, kind, method.make(), geometry, combination.evaluate)
             except UserError as error:
                 found.combinations[model, i] = f"{what}: {error}"
     loaded = [model for model in models if model not in found.models]

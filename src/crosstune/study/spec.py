@@ -51,7 +51,8 @@ class Study(StudyPart):
         new_languages: By code, languages that crosstune's table lacks, with their name, family, script and,
             where known, resource class.
         name: Of the study; letters, digits, ``_``, ``-`` and ``.``.
-        models: What to load: hub ids, folders or ``demo:`` names (``model:`` for a single one).
+        models: What to load: hub ids, folders or ``demo:`` names (``model:`` for a single one). A hub id may
+            end in ``@`` and a branch, tag or commit, which ``revision:`` is put behind a single one as.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         dtype: "auto", "float32", "bfloat16", ...
         tasks: Names, or a name with options and ``train``/``evaluate`` settings for that task; for a task of
@@ -100,7 +101,7 @@ class Study(StudyPart):
     def _read(cls, value: Any, info: ValidationInfo) -> Any:
         if not isinstance(value, Mapping):
             raise invalid((), 'a study is a mapping of keys: "name:", "model:", "tasks:", "methods:", ...')
-        known_keys(value, cls.model_fields, "a study", also=("model", "grid"), slips=STUDY_SLIPS)
+        known_keys(value, cls.model_fields, "a study", also=("model", "grid", "revision"), slips=STUDY_SLIPS)
         read = dict(value)
         if "model" in read:
             if "models" in read:
@@ -110,6 +111,12 @@ class Study(StudyPart):
             if read.get(key) in (None, "", [], ()):
                 plain = key.removesuffix("s") if key == "models" else key
                 raise invalid((plain,), f'a study needs "{plain}:", such as {example}')
+        if (revision := read.pop("revision", None)) is not None:
+            if not isinstance(model := read["models"], str) or "@" in model:
+                raise invalid(
+                    ("revision",), "revision: give it behind each model's name, owner/name@revision"
+                )
+            read["models"] = f"{model}@{revision}"
         for key in _LISTS:
             if isinstance(read.get(key), str | int | Mapping | BaseModel):
                 read[key] = [read[key]]

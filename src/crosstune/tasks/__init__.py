@@ -11,12 +11,14 @@ from crosstune.errors import UserError, did_you_mean
 from crosstune.tasks.base import Task
 from crosstune.tasks.benchmarks.belebele import Belebele
 from crosstune.tasks.benchmarks.choices import GlobalMmlu, Include, PawsX, XCsqa, XStoryCloze, XWinograd
+from crosstune.tasks.benchmarks.lareqa import Lareqa
+from crosstune.tasks.benchmarks.mewsli_x import MewsliX
 from crosstune.tasks.benchmarks.mgsm import AfriMgsm, Mgsm
 from crosstune.tasks.benchmarks.nli import AfriXnli, AmericasNli, MyXnli, Xnli
 from crosstune.tasks.benchmarks.qa import Mlqa, TydiQa, Xquad
 from crosstune.tasks.benchmarks.sib200 import Sib200
 from crosstune.tasks.benchmarks.summaries import CrossSum, MasakhaNewsHeadlines, WikiLingua, XlSum
-from crosstune.tasks.benchmarks.tagging import MasakhaNer, MasakhaPos, Panx, Udpos
+from crosstune.tasks.benchmarks.tagging import MasakhaNer, MasakhaPos, Panx, Pos, Udpos
 from crosstune.tasks.benchmarks.tatoeba import Tatoeba
 from crosstune.tasks.benchmarks.xcopa import Xcopa
 from crosstune.tasks.cldr_names import CldrNames
@@ -46,9 +48,12 @@ TASKS: dict[str, type[Task]] = {
     "sib200": Sib200,
     "udpos": Udpos,
     "masakhapos": MasakhaPos,
+    "pos": Pos,
     "panx": Panx,
     "masakhaner": MasakhaNer,
     "tatoeba": Tatoeba,
+    "lareqa": Lareqa,
+    "mewsli-x": MewsliX,
     "masakhanews-headlines": MasakhaNewsHeadlines,
     "xlsum": XlSum,
     "wikilingua": WikiLingua,

@@ -2,11 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from crosstune.data.example import Example, Split, fingerprint
+from crosstune.data.example import Candidate, Example, Split, fingerprint
 from crosstune.data.forms import Kind
 from crosstune.errors import UserError, did_you_mean
 from crosstune.metrics.corpus import CORPUS
@@ -18,6 +19,15 @@ class TaskOptions(BaseModel):
     """Settings of a task that a study file may change. Tasks extend it; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Texts that are searched for some questions."""
+
+    numbers: Sequence[int]  # of the examples
+    questions: Sequence[Candidate]  # one an example
+    texts: Sequence[Candidate]
 
 
 class Task(ABC):
@@ -33,8 +43,10 @@ class Task(ABC):
         split_names: What the source calls the splits used, e.g. {"test": "test.tsv"}; reported with results.
         max_answer_tokens: Longest written answer.
         stop: Texts that end one.
+        extractive: Whether an answer is a part of the field ``context`` of its example, at `Example.span`.
         tags: Of a task that tags words, all there are.
         layer: Of a task of retrieval, behind which layer states are read; None for the last.
+        depth: And how many texts are found for each question.
         sources: Where the examples read so far came from, one entry a split and language.
         skipped: One line for each row left out, where the options allow that.
     """
@@ -45,11 +57,14 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]
     summary: ClassVar[str]
     split_names: ClassVar[dict[Split, str]]
+    has_training: ClassVar[bool] = True  # whether there is a training split; else for untuned methods alone
     source_language: ClassVar[str] = "en"
     max_answer_tokens: int = 32
     stop: tuple[str, ...] = ("\n",)
+    extractive: ClassVar[bool] = False
     tags: ClassVar[tuple[str, ...]] = ()
     layer: int | None = None
+    depth: ClassVar[int] = 1
     Options: ClassVar[type[TaskOptions]] = TaskOptions
 
     def __init__(self, options: TaskOptions | None = None) -> None:
@@ -77,6 +92,24 @@ class Task(ABC):
         Raises:
             UserError: The source lacks that language or split, or a file is damaged (file and line named).
         """
+
+    def searches(self, examples: Sequence[Example]) -> "list[Search]":
+        """Of a task of retrieval: which texts are searched for which questions.
+
+        Here those of a language's examples among each other: an example's prompt is the question, its answer
+        the text with its id.
+        """
+        by_language: dict[str, list[int]] = {}
+        for i, example in enumerate(examples):
+            by_language.setdefault(example.language, []).append(i)
+        return [
+            Search(
+                numbers,
+                [Candidate(examples[i].id, language, examples[i].prompt) for i in numbers],
+                [Candidate(examples[i].id, language, examples[i].answers[0]) for i in numbers],
+            )
+            for language, numbers in by_language.items()
+        ]
 
     def template(self, language: str) -> str | None:
         """The prompt with its places still open ("{text}..."), where the task has one such frame."""

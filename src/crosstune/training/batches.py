@@ -38,6 +38,7 @@ class Batch:
     entry: EntryStates | None = None
     tokens: tuple[range, ...] = ()  # places of each text's tokens, counted through lines and width
     pools: Tensor | None = None  # ``[rows]``: the target that each is averaged for; None for one each
+    spans: bool = False  # whether targets are marks of a text's tokens, of which two are chosen
     # ``[answers]``: the example whose choice each is, and 1 in ``targets`` for the right one; None for none.
     examples: Tensor | None = None
 
@@ -93,7 +94,9 @@ def ready_parts(
         read = [row for example in part for row in example.texts]
         texts = [row.text for row in read]
         below = None if reuse is None else reuse.below(texts)
-        examples = [i for i, example in enumerate(part) for _ in example.texts] if part[0].pairs else None
+        examples = (
+            [i for i, example in enumerate(part) for _ in example.texts] if part[0].choice_rows else None
+        )
         yield collate(read, for_training(lm, texts, passes.say), below, examples)
 
 
@@ -121,6 +124,10 @@ def collate(
     pools: list[int] = []
     for i in placed.order:
         row, end = rows[i], placed.starts[i] + len(rows[i].ids) - 1
+        if row.span is not None:
+            # All tokens meet the head; a target is 1 where the answer starts, 2 where it ends.
+            where += range(placed.starts[i], end + 1)
+            targets += [(at == row.span[0]) + 2 * (at == row.span[1]) for at in range(len(row.ids))]
         for places, target in row.labels:
             where += [placed.starts[i] + place for place in places]
             pools += [len(targets)] * len(places)
@@ -144,5 +151,6 @@ def collate(
         entry,
         tuple(range(placed.starts[i], placed.starts[i] + len(rows[i].text)) for i in placed.order),
         torch.tensor(pools, device=device) if len(pools) > len(targets) else None,
+        any(row.span is not None for row in rows),
         None if examples is None else torch.tensor([examples[i] for i in placed.order], device=device),
     )

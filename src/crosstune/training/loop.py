@@ -20,6 +20,7 @@ from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
+from crosstune.training import pairs
 from crosstune.training.batches import order, ready_parts, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.objectives import answer_loss
@@ -175,7 +176,8 @@ def _gradients(
         undo()
         return _backward(method, batch, passes, reuse, step)
 
-    if not passes.measured and fitting.measures(method.attached()):
+    # Of pairs a part is no batch of its own, and nothing could be told from it.
+    if not passes.measured and batch[0].pair is None and fitting.measures(method.attached()):
         _fit(method, batch, passes, undo, reuse)
     while (done := passes.attempt(work, undo)) is None:
         pass
@@ -245,6 +247,8 @@ def _backward(
     step: int = 1,
 ) -> tuple[float, int, int]:
     """Gradients of a batch, part by part."""
+    if batch[0].pair is not None:
+        return pairs.backward(method, batch, passes, reuse, step)
     lm = method.attached()
     answers, total = sum(row.learned for row in batch), sum(len(row.text) for row in batch)
     summed, padded = 0.0, 0

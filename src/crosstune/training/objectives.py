@@ -14,19 +14,23 @@ from crosstune.training.batches import Batch
 ROWS_AT_ONCE = 256
 
 
+def read_states(lm: LanguageModel, batch: Batch) -> Tensor:
+    """One state a target of a batch, ``[targets, hidden]``: the mean of its places where it has several."""
+    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry)
+    return hidden if batch.pools is None else means(hidden, batch.pools, len(batch.targets))
+
+
 def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     """Sum (not mean) of the cross-entropy over a batch's answer tokens, a scalar in nats.
 
-    With ``batch.columns`` each answer is one token, and only those it is chosen from meet it. A head that is
+    Of spans, the mean of the start's and the end's over all tokens of a text (Devlin et al. 2019). With
+    ``batch.columns`` each answer is one token, and only those it is chosen from meet it. A head that is
     on the model (`LanguageModel.head`) makes the scores instead of the vocabulary.
     """
-    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry)
-    if batch.pools is not None:
-        hidden = means(hidden, batch.pools, len(batch.targets))
-    if lm.head is not None and batch.examples is not None:
-        return _among_choices(lm.head(hidden.float())[:, 0], batch.targets, batch.examples)
+    hidden = read_states(lm, batch)
     if lm.head is not None:
-        return torch.nn.functional.cross_entropy(lm.head(hidden.float()), batch.targets, reduction="sum")
+        return _head_loss(lm.head(hidden.float()), batch)
+    assert not batch.spans, "a head is trained with the method"
     if batch.columns is not None and batch.offered is not None:
         scores = lm.logits(hidden, batch.columns).masked_fill(~batch.offered, -torch.inf)
         return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")
@@ -50,9 +54,27 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     return torch.stack(losses).sum()
 
 
+def _head_loss(scores: Tensor, batch: Batch) -> Tensor:
+    if batch.spans:
+        return _span_loss(scores, batch)
+    if batch.examples is not None:
+        return _among_choices(scores[:, 0], batch.targets, batch.examples)
+    return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")
+
+
 def _among_choices(scores: Tensor, right: Tensor, examples: Tensor) -> Tensor:
     """Sum over examples of the cross-entropy of the right choice's score among those of the example."""
     most = scores.new_full((int(examples.max()) + 1,), -torch.inf)
     most = most.scatter_reduce(0, examples, scores.detach(), "amax")
     sums = torch.zeros_like(most).index_add(0, examples, (scores - most[examples]).exp())
     return (sums.log() + most).sum() - (scores * right).sum()
+
+
+def _span_loss(scores: Tensor, batch: Batch) -> Tensor:
+    """Of scores ``[tokens, 2]``, the texts one after the other."""
+    loss = scores.new_zeros(())
+    sizes = [len(tokens) for tokens in batch.tokens]
+    for text, marks in zip(scores.split(sizes), batch.targets.split(sizes), strict=True):
+        ends = torch.stack([(marks & 1).argmax(), (marks >> 1).argmax()])
+        loss = loss + torch.nn.functional.cross_entropy(text.T, ends)
+    return loss

@@ -70,6 +70,8 @@ class Reuse:
         self.from_cache: int = 0 if before is None else before["texts_kept"]
         if self.layer == 0:
             self.why_not = "adapted from the lowest layer up"
+        elif self._lm.adaptation.two_way:
+            self.why_not = "some layers see both ways"
         elif len(self._lm.adaptation.parts) > 1:
             self.why_not = "other methods are on the model"
         elif self._lm.geometry.apart:

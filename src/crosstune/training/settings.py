@@ -20,7 +20,8 @@ class TrainSettings(BaseModel):
         by_length: Group examples of similar length into batches; otherwise batches are random.
         loss: "answer" is the cross-entropy of the answer over the whole vocabulary; "choices", for choice
             tasks, is over the first tokens of the labels only, as ``evaluate.choices: first-token`` compares
-            them.
+            them. Retrieval finds the text of each question among those of the batch ("answer"), or as well
+            the question of each text ("symmetric").
         learning_rate: Peak; None uses the method's default.
         weight_decay: Decoupled (AdamW).
         warmup_steps: Linear rise of the learning rate.
@@ -49,7 +50,7 @@ class TrainSettings(BaseModel):
     batch_size: int = Field(default=16, ge=1)
     tokens_per_pass: int = Field(default=8192, ge=1)
     by_length: bool = True
-    loss: Literal["answer", "choices"] = "answer"
+    loss: Literal["answer", "choices", "symmetric"] = "answer"
     learning_rate: float | None = Field(default=None, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     warmup_steps: int = Field(default=10, ge=0)

@@ -49,7 +49,7 @@ FEWEST_FAMILIES = 3
 EXCESS = 0.5
 """How much counts of what a method's variance between seeds is above the mean of all methods."""
 
-FEW_SEEDS = 20.0
+FEW_SEEDS: dict[LanguageEffect, float] = {"random": 10.0, "fixed": 25.0}
 """Of the degrees of freedom beyond the k that the seeds have, k^2 / (k^2 + this) count."""
 
 Floats = NDArray[np.float64]
@@ -209,6 +209,10 @@ class Sample:
         squares = np.bincount(self._cell_language, weights=cells**2)
         return np.asarray(squares / self.n**2 * self.units / np.maximum(self.units - 1, 1))
 
+    def example_variance(self, residuals: Floats) -> float:
+        """Variance of the mean over languages by its units, from residuals centred in each language."""
+        return self._examples(residuals)[0]
+
     def _examples(self, residuals: Floats) -> tuple[float, float]:
         """Sums of squares of residuals (centred in each language): of whole units, and of their languages.
 
@@ -277,7 +281,7 @@ class Sample:
         squares = sum(v**2 / max(k, 1.0) for v, k in terms)
         df = max(float(variance**2 / squares), 1.0) if squares else 1.0
         if pool is not None and df > pool.df:
-            counted = pool.df**2 / (pool.df**2 + FEW_SEEDS)
+            counted = pool.df**2 / (pool.df**2 + FEW_SEEDS[effect])
             if any(self.method(name).seeds == 1 and pool.added[name] for name in names):
                 counted /= 2  # What one seed varies by is not its own, but taken from others.
             df = pool.df + (df - pool.df) * counted

@@ -21,19 +21,20 @@ def lost(weight: Tensor, change: Tensor) -> float:
     return float((merged_change - change).norm() / size) if size > 0 else 0.0
 
 
-def worth_merging(loss: Mapping[T, float], tensors: int) -> tuple[list[T], Merge]:
-    """Whose change is merged: no more than `MOST_LOST` of it is lost then.
+def worth_merging(loss: Mapping[T, float], tensors: int, most: float = MOST_LOST) -> tuple[list[T], Merge]:
+    """Whose change is merged: no more than ``most`` of it is lost then.
 
     Args:
         loss: By what can be merged, the share that would be lost.
         tensors: How many were changed, those that cannot be merged among them.
+        most: Share of a change that may be lost.
     """
-    chosen = [place for place, share in loss.items() if share <= MOST_LOST]
+    chosen = [place for place, share in loss.items() if share <= most]
     return chosen, Merge(
         tensors=tensors,
         merged=len(chosen),
-        lost=max((share for share in loss.values() if share <= MOST_LOST), default=None),
-        avoided=max((share for share in loss.values() if share > MOST_LOST), default=None),
+        lost=max((share for share in loss.values() if share <= most), default=None),
+        avoided=max((share for share in loss.values() if share > most), default=None),
     )
 
 
@@ -57,14 +58,13 @@ def merged(weights: Sequence[Tensor], merge: Callable[[], None]) -> Iterator[Non
 
 
 @contextmanager
-def merged_layers(layers: Mapping[str, Any], tensors: int) -> Iterator[Merge]:
+def merged_layers(layers: Mapping[str, Any], tensors: int, most: float = MOST_LOST) -> Iterator[Merge]:
     """Inside, layers of PEFT are merged into their base layers, computed in fp32 and rounded once.
-
-    A layer of whose update rounding would take more than `MOST_LOST` stays beside its weight.
 
     Args:
         layers: Those that PEFT can merge, by name.
         tensors: All that the method has.
+        most: A layer of whose update rounding would take a larger share stays beside its weight.
     """
     kept: list[tuple[Tensor, Tensor]] = []
     loss: dict[str, float] = {}
@@ -83,7 +83,7 @@ def merged_layers(layers: Mapping[str, Any], tensors: int) -> Iterator[Merge]:
                         p.data = bits
                 pairs = list(zip(before, after, strict=True))
                 loss[name] = max(lost(bits, new - bits.float()) for (_, bits), new in pairs)
-                if loss[name] > MOST_LOST:
+                if loss[name] > most:
                     layer.merged_adapters = []
                     continue
                 kept += [(p, bits.clone()) for p, bits in before]
@@ -91,7 +91,7 @@ def merged_layers(layers: Mapping[str, Any], tensors: int) -> Iterator[Merge]:
                     p.copy_(new)
                 if vars(layer.get_base_layer()).pop("weight_is_read", False):
                     whole.append(layer.get_base_layer())
-        yield worth_merging(loss, tensors)[1]
+        yield worth_merging(loss, tensors, most)[1]
     finally:
         with torch.no_grad():
             for p, bits in kept:

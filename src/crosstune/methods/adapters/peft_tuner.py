@@ -7,24 +7,18 @@ parameters are counted by putting the tuner on linear layers of the model's size
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
 from pydantic import ConfigDict, model_validator
 
 from crosstune.errors import UserError, did_you_mean
-from crosstune.methods.adapters.adalora import Allocation
 from crosstune.methods.adapters.lora import Targeted, targets
-from crosstune.methods.adapters.merged import merged_layers
-from crosstune.methods.adapters.placement import swap_hooks
-from crosstune.methods.base import Method, Pass
+from crosstune.methods.adapters.peft_layers import ADAPTER, PeftLayers
+from crosstune.methods.base import Pass
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
-
-_ADAPTER = "default"
 
 TYPES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, {}) for name in (
@@ -74,7 +68,7 @@ _NOT_TAKEN = {
     "total_step": "it is the number of steps that training has",
     "rank_pattern": "training finds it",
 }
-_KEEPS_WEIGHTS = (True, False, "gaussian", "orthogonal")
+KEEPS_WEIGHTS = (True, False, "gaussian", "orthogonal")
 
 
 class PeftConfig(Targeted):
@@ -100,12 +94,12 @@ class PeftConfig(Targeted):
         for key, value in (self.model_extra or {}).items():
             if key in _NOT_TAKEN:
                 raise ValueError(f"{key} is not taken: {_NOT_TAKEN[key]}")
-            if key == "init_lora_weights" and value not in _KEEPS_WEIGHTS:
+            if key == "init_lora_weights" and value not in KEEPS_WEIGHTS:
                 raise ValueError(f"init_lora_weights {value!r} changes the model's own weights; leave it out")
         return self
 
 
-def _settings(config: PeftConfig, names: list[str]) -> Any:
+def settings_of(config: PeftConfig, names: list[str]) -> Any:
     """PEFT's config for linear layers of these names.
 
     Raises:
@@ -142,11 +136,11 @@ def _put_on(layers: "nn.ModuleList", config: PeftConfig, names: list[str]) -> An
     from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
     from peft.utils import PeftType
 
-    settings = _settings(config, names)
+    settings = settings_of(config, names)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return PEFT_TYPE_TO_TUNER_MAPPING[PeftType(TYPES[config.type][0])](layers, settings, _ADAPTER)
+            return PEFT_TYPE_TO_TUNER_MAPPING[PeftType(TYPES[config.type][0])](layers, settings, ADAPTER)
     except (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(f"peft: {config.type}: {error}".replace("\n", " ")) from error
 
@@ -166,14 +160,13 @@ def _without_storage(geometry: Geometry, config: PeftConfig) -> "nn.ModuleList":
     return layers.requires_grad_(False)
 
 
-class PeftTuner(Method[PeftConfig]):
+class PeftTuner(PeftLayers[PeftConfig]):
     """A tuner of PEFT in chosen layers."""
 
     name = "peft"
     summary = "any tuner of PEFT by its own settings: DoRA, VeRA, OFT, LoHa, ..."
     learning_rate = 1e-3
     learning_rate_from = "that of lora; not searched"
-    stacking = "once"
     Config = PeftConfig
 
     @classmethod
@@ -189,17 +182,15 @@ class PeftTuner(Method[PeftConfig]):
             return 8 * sum(size for _, _, size in linears)
         names = [f"{i}.{name}" for i, name, _ in linears]
         if config.type == "SHIRA":  # chooses entries of a weight, which it cannot without storage
-            return int(_settings(config, names).r) * sum(size for _, _, size in linears)
+            return int(settings_of(config, names).r) * sum(size for _, _, size in linears)
         if config.type == "ADALORA":  # without storage PEFT takes its numbers of ranks for trained
-            return int(_settings(config, names).init_r) * sum(size + 1 for _, _, size in linears)
+            return int(settings_of(config, names).init_r) * sum(size + 1 for _, _, size in linears)
         with torch.random.fork_rng(devices=[]):
             layers = _without_storage(geometry, config)
             return sum(p.numel() for p in _put_on(layers, config, names).parameters() if p.requires_grad)
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
-        """Let PEFT wrap the target layers; its tensors are those that were not there before."""
-        from crosstune.methods.adapters.lora_kernel import use_update
-
+        """Let PEFT wrap the target layers."""
         if lm.quantized:
             raise UserError("peft: quantised weights; use lora, or take quantize out")
         self.count(self.config, lm.geometry)
@@ -209,37 +200,13 @@ class PeftTuner(Method[PeftConfig]):
             if self.config.type == NORMS
             else [f"{i}.{name}" for i, name, _ in targets(self.config, lm.geometry, "peft")]
         )
-        children = {module: dict(module.named_children()) for module in layers.modules()}
-        before = {id(tensor) for tensor in (*layers.parameters(), *layers.buffers())}
-        self.wrapped: dict[str, Any] = {}
-        part.undo.callback(self._unwrap, children)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            tuner = _put_on(layers, self.config, names)
-        self.wrapped = {name: layers.get_submodule(name) for name in names}
-        for module in self.wrapped.values():
-            for copy in getattr(module, "ln_tuning_layers", {}).values():
-                swap_hooks(copy, nn.Module())  # the norm's own are run once
-            base = module.get_base_layer()
-            if TYPES[self.config.type][0] != "LORA" or not use_update(module, _ADAPTER):
-                base.weight_is_read = True
-                part.undo.callback(delattr, base, "weight_is_read")
-            swap_hooks(base, module)
-            part.undo.callback(swap_hooks, base, module)
-            hook = module.register_forward_hook(_as_input)
-            part.undo.callback(hook.remove)
-        added = [
-            (f"layers.{name.removeprefix('model.')}", tensor)
-            for name, tensor in (*tuner.named_parameters(), *tuner.named_buffers())
-            if id(tensor) not in before
-        ]
-        for _, tensor in added:
-            if tensor.is_floating_point():
-                tensor.data = tensor.data.float()
-        self.trained = {name: x for name, x in added if isinstance(x, nn.Parameter) and x.requires_grad}
-        self.drawn = {name: x for name, x in added if name not in self.trained}
+        tuner = self.wrap(part, layers, lambda: _put_on(layers, self.config, names), seed)
         self.allocation = Allocation(tuner) if self.config.type == "ADALORA" else None
-        part.switch = self._switch
+
+    @property
+    def mergeable(self) -> bool:
+        """Whether PEFT can merge the type."""
+        return self.config.type not in UNMERGED
 
     def _norms(self, lm: LanguageModel) -> list[str]:
         """Names of the norms of the chosen layers, from their layers on."""
@@ -275,48 +242,69 @@ class PeftTuner(Method[PeftConfig]):
         if self.allocation is not None:
             self.allocation.load(state)
 
-    def _switch(self, on: bool) -> None:
-        for module in self.wrapped.values():
-            module.enable_adapters(on)
 
-    def _unwrap(self, children: "dict[nn.Module, dict[str, nn.Module]]") -> None:
-        """Put the very modules back that were there."""
-        for module, named in children.items():
-            for name, child in named.items():
-                if getattr(module, name) is not child:
-                    setattr(module, name, child)
-        self.wrapped, self.trained, self.drawn = {}, {}, {}
+_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 
-    def parameters(self) -> "dict[str, nn.Parameter]":
-        """By PEFT's names, ``layers.<i>.<module>.<tensor>``."""
-        return self.trained
 
-    def state(self) -> dict[str, Tensor]:
-        """The trained tensors, and those that were drawn and stay as they are."""
-        return super().state() | {name: x.detach() for name, x in self.drawn.items()}
+class Allocation:
+    """What AdaLoRA (Zhang et al. 2023, arXiv 2303.10512) needs of a training loop, around PEFT's tuner.
 
-    def load_state(self, state: dict[str, Tensor]) -> None:
-        """Put both back.
+    PEFT's model adds the mean of ``|A A' - I|`` and ``|B' B - I|``, times ``orth_reg_weight``, to a loss that
+    it is given, and its rank allocator weighs each rank by its parameters and gradients after each step. Our
+    loop computes its own loss, so that the term is computed here; the allocator is PEFT's.
+
+    Args:
+        tuner: PEFT's ``AdaLoraModel``.
+    """
+
+    def __init__(self, tuner: Any) -> None:
+        self._tuner = tuner
+        self._config = tuner.peft_config[tuner.trainable_adapter_name]
+
+    def begin(self, steps: int) -> None:
+        """Plan for a number of steps.
 
         Raises:
-            UserError: Names or shapes differ.
+            UserError: They leave none to reduce ranks in.
         """
-        for name, x in self.drawn.items():
-            if name not in state or state[name].shape != x.shape:
-                raise UserError(f"weights do not fit {self.name}: {name} is not {tuple(x.shape)} in them")
-        super().load_state({name: x for name, x in state.items() if name not in self.drawn})
-        with torch.no_grad():
-            for name, x in self.drawn.items():
-                x.copy_(state[name])
+        config = self._config
+        if config.tinit >= steps - config.tfinal:
+            raise UserError(
+                f"peft: ADALORA reduces ranks after tinit {config.tinit} and until tfinal {config.tfinal} "
+                f"steps before the end, and training has {steps}; lower tinit or tfinal"
+            )
+        config.total_step, config.rank_pattern = steps, None
+        self._tuner.rankallocator.reset_ipt()
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Merge where PEFT can, and put the very bits of the weights back after."""
-        mergeable = self.config.type not in UNMERGED and (self.part is None or self.part.languages is None)
-        with merged_layers(self.wrapped if mergeable else {}, len(self.wrapped)) as self.merge:
-            yield
+    def loss(self) -> Tensor:
+        """PEFT's orthogonality term."""
+        terms = []
+        for name, p in self._tuner.model.named_parameters():
+            if "lora_A" in name or "lora_B" in name:
+                product = p @ p.T if "lora_A" in name else p.T @ p
+                terms.append(torch.linalg.norm(product - torch.eye(len(product), device=p.device)))
+        mean = torch.stack([term.to(terms[0].device) for term in terms]).mean()
+        return mean * float(self._config.orth_reg_weight)
 
+    def step(self, step: int) -> None:
+        """PEFT's call after a step of the optimiser, which needs its gradients."""
+        self._tuner.update_and_allocate(step)
 
-def _as_input(module: object, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    """Some tuners return their own dtype; what stands behind them has the model's."""
-    return output.to(inputs[0].dtype)
+    def state(self) -> dict[str, Tensor]:
+        """Running averages, and the ranks that were kept."""
+        allocator = self._tuner.rankallocator
+        averages = {f"{kind}.{n}": x for kind in _AVERAGES for n, x in getattr(allocator, kind).items()}
+        kept = self._config.rank_pattern or {}
+        return averages | {f"kept.{name}": torch.tensor(ranks) for name, ranks in kept.items()}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Put a `state` back."""
+        device = {name: p.device for name, p in self._tuner.model.named_parameters()}
+        kept: dict[str, list[bool]] = {}
+        for key, x in state.items():
+            kind, _, name = key.partition(".")
+            if kind == "kept":
+                kept[name] = x.tolist()
+            else:
+                getattr(self._tuner.rankallocator, kind)[name] = x.to(device[name])
+        self._config.rank_pattern = kept or None

@@ -41,6 +41,17 @@ def in_place_of(modules: Sequence[Any], forwards: Sequence[Callable[..., Any]]) 
 
 
 @contextmanager
+def unhooked(module: Any) -> Iterator[None]:
+    """Inside, what hooks on a module's output do is not done once more."""
+    hooks = module._forward_hooks
+    module._forward_hooks = type(hooks)()
+    try:
+        yield
+    finally:
+        module._forward_hooks = hooks
+
+
+@contextmanager
 def left_at(layers: Sequence[Any], layer: int) -> Iterator[list[Tensor]]:
     """Inside, no layer from ``layer`` up runs; its input is appended to the list."""
     reached: list[Tensor] = []

@@ -2,8 +2,8 @@
 
 import errno
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -15,14 +15,21 @@ from crosstune.models.loading.fingerprint import INDEX, SINGLE, read_json
 
 # What a tokenizer and a config are made of; code (*.py) and pickles are never fetched.
 _SMALL = ("*.json", "*.jinja", "*.model", "*.tiktoken", "merges.txt", "vocab.txt")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 # The HTTP library under huggingface_hub has changed; this is whatever its errors derive from now.
 HTTP_ERROR: type[Exception] = getattr(errors, "HTTPError", errors.HfHubHTTPError)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name reads as ``owner/model``."""
-    return _HUB_ID.fullmatch(name) is not None and ".." not in name and "--" not in name
+    """Whether a name reads as ``owner/model`` or ``owner/model@revision``."""
+    repo = name.partition("@")[0]
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name and "--" not in repo
+
+
+def parted(name: str, revision: str | None = None) -> tuple[str, str | None]:
+    """The repository, and the revision that is asked for or stands in the name."""
+    repo, _, at = name.partition("@")
+    return repo, revision or at or None
 
 
 def fetch_config(name: str, revision: str | None = None) -> Path:
@@ -31,6 +38,7 @@ def fetch_config(name: str, revision: str | None = None) -> Path:
     Raises:
         UserError: No such model or revision, no access, not reachable and not cached.
     """
+    name, revision = parted(name, revision)
     with explained(name, revision):
         return Path(huggingface_hub.hf_hub_download(name, "config.json", revision=revision))
 
@@ -44,6 +52,7 @@ def fetch(name: str, revision: str | None = None) -> tuple[Path, str]:
     Raises:
         UserError: No such model or revision, no access, not reachable and not cached, disk full.
     """
+    name, revision = parted(name, revision)
     commit = fetch_config(name, revision).parent.name
     with explained(name, revision):
         weights = _weight_names(name, commit)
@@ -56,6 +65,24 @@ def fetch(name: str, revision: str | None = None) -> tuple[Path, str]:
             "of it with safetensors"
         )
     return Path(folder), commit
+
+
+def fetch_files(name: str, files: Sequence[str], revision: str | None = None) -> Path:
+    """Fetch some small files of a repository, those that it has, unless the hub's cache has them.
+
+    Returns:
+        The folder where they lie, of one commit.
+
+    Raises:
+        UserError: As `fetch`.
+    """
+    name, revision = parted(name, revision)
+    with explained(name, revision):
+        first = Path(huggingface_hub.hf_hub_download(name, files[0], revision=revision))
+        for file in files[1:]:
+            with suppress(errors.EntryNotFoundError):
+                huggingface_hub.hf_hub_download(name, file, revision=first.parent.name)
+    return first.parent
 
 
 def _weight_names(name: str, commit: str) -> list[str]:

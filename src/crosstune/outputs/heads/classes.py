@@ -73,7 +73,7 @@ class HeadChoice(Output):
             TrainingRow(tuple(ids), labels=((self._place(ids), int(i == example.gold)),))
             for i, ids in enumerate(self._pairs(example))
         )
-        return TrainingRow(tuple(chain.from_iterable(pair.ids for pair in pairs)), pairs=pairs)
+        return TrainingRow(tuple(chain.from_iterable(pair.ids for pair in pairs)), choice_rows=pairs)
 
     def _best_pairs(self, head: nn.Module, examples: Sequence[Example], stream: Stream) -> Answers:
         texts = [self._pairs(example) for example in examples]

@@ -25,6 +25,8 @@ BARE = frozenset({"▁", "Ġ"})
 class Tags(Output):
     """One of the task's tags a word; an example's choices are all tags, its answer the right ones."""
 
+    cuts = True
+
     def rows(self, examples: Sequence[Example], loss: str = "answer") -> Rows:
         """Whole sentences, each with the tags of those words that have pieces."""
 
@@ -63,12 +65,13 @@ class Tags(Output):
         Raises:
             UserError: One word is too long.
         """
-        positions = getattr(self.lm.decoder.config, "max_position_embeddings", None)
-        if not isinstance(positions, int):
-            return [example]
-        room = positions - self.lm.first_position - self.lm.adaptation.front
+        room = self.lm.room
         # A token takes a byte or more, and few stand around the text.
-        if len(example.prompt.encode()) + 8 <= room or len(self._read(example.prompt)[0]) <= room:
+        if (
+            room is None
+            or len(example.prompt.encode()) + 8 <= room
+            or len(self._read(example.prompt)[0]) <= room
+        ):
             return [example]
         words, tags = example.prompt.split(" "), example.answers[0].split(" ")
         if len(words) == 1:

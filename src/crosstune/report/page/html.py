@@ -19,7 +19,7 @@ from crosstune.analysis.predictions import Predictions
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError
 from crosstune.files import write_whole
-from crosstune.report.contents import across_models
+from crosstune.report.contents import across_models, across_tasks
 from crosstune.report.figures.style import ON_DARK, vegalite_version
 from crosstune.report.findings import overall_finding
 from crosstune.report.page.opening import at_a_glance, facts
@@ -63,7 +63,8 @@ def render(
 ) -> str:
     """The report as text; arguments and errors as `write_report`."""
     runs = [run for part in parts for run in part.runs]
-    models = across_models(runs, pl.concat([part.scores for part in parts]))
+    scores = pl.concat([part.scores for part in parts], how="diagonal")
+    models = across_models(runs, scores)
     room = SAMPLES_BYTES // len(parts)
     vega, script = vega_bundle(), (TEMPLATES / "report.js").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -80,6 +81,7 @@ def render(
         finding=overall_finding(parts),
         glance=at_a_glance(parts) if len(parts) > 1 else [],
         verdicts=verdicts_view(verdicts) if verdicts else None,
+        suite=[(item.id, item.title, item.table()) for item in across_tasks(scores) if item.table],
         models=[figure for item in models for figure in drawn(item)],
         views=[view(number, part, predictions, room) for number, part in enumerate(parts, 1)],
         settings=settings_view(parts),

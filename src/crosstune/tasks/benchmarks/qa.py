@@ -1,4 +1,6 @@
-"""Extractive question answering, the answer generated: XQuAD, TyDi QA (gold passage) and MLQA.
+"""Extractive question answering: XQuAD, TyDi QA (gold passage) and MLQA.
+
+The answer is generated; an encoder points at it (`crosstune.outputs.heads.spans`).
 
 XQuAD: Artetxe et al. 2020 (arXiv 1910.11856). TyDi QA: Clark et al. 2020 (arXiv 2003.05002). MLQA: Lewis et
 al. 2020 (arXiv 1910.07475). Trained on English: SQuAD v1.1 (Rajpurkar et al. 2016, arXiv 1606.05250), or
@@ -90,7 +92,8 @@ class ExtractiveQa(PublishedTask):
 
     version = 1
     kind = "generation"
-    metrics = ("squad_f1", "squad_exact", "mlqa_f1", "mlqa_exact")
+    extractive = True
+    metrics: ClassVar[tuple[str, ...]] = ("squad_f1", "squad_exact", "mlqa_f1", "mlqa_exact")
     prompts = "qa"
     max_answer_tokens = 32
     Options: ClassVar[type[TaskOptions]] = QaOptions
@@ -142,11 +145,15 @@ class ExtractiveQa(PublishedTask):
         prompt = render(self.wording(language)["prompt"], context=context, question=question)
         fields = (("context", context), ("question", question))
         cluster = passage_key(context)
-        return Example(name, language, prompt, self._answers(row), fields=fields, cluster=cluster)
+        answers, span = self._answers(row)
+        return Example(name, language, prompt, answers, fields=fields, cluster=cluster, span=span)
 
-    def _answers(self, row: Row) -> tuple[str, ...]:
-        """Unique answers in the order given, each on one line, as a line break ends an answer."""
-        answers, context = [], row["context"]
+    def _answers(self, row: Row) -> tuple[tuple[str, ...], tuple[int, int]]:
+        """Unique answers in the order given, each on one line, as a line break ends an answer.
+
+        And where the first stands in the context without surrounding white space.
+        """
+        answers, context, spans = [], row["context"], []
         question = f"question {row.text('id')[:60]!r}"
         for text, start in _spans(row, question):
             if not isinstance(text, str) or not isinstance(start, int) or isinstance(start, bool):
@@ -158,10 +165,12 @@ class ExtractiveQa(PublishedTask):
                 raise row.error(
                     f"{question}: answer {text[:60]!r} is not at character {start} of its context"
                 )
+            first = _nearest(text, context, start) + _margin(text) - _margin(context)
+            spans.append((first, first + len(text.strip())))
             answers.append(_LINE_BREAK.sub(" ", text.strip()))
         if not answers:
             raise row.error(f"{question}: no answer")
-        return tuple(dict.fromkeys(answers))
+        return tuple(dict.fromkeys(answers)), spans[0]
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """SQuAD's and the language-aware scores of one answer."""
@@ -250,6 +259,18 @@ def held_out(questions: Mapping[str, int]) -> set[str]:
             chosen.add(name)
             room -= questions[name]
     return chosen or set(sorted(names, key=lambda name: questions[name])[:1])
+
+
+def _nearest(text: str, context: str, start: int) -> int:
+    """Where in a context a text stands, nearest to where it is said to."""
+    if context.startswith(text, start):
+        return start
+    return min((m.start() for m in re.finditer(re.escape(text), context)), key=lambda at: abs(at - start))
+
+
+def _margin(text: str) -> int:
+    """White space in front of a text."""
+    return len(text) - len(text.lstrip())
 
 
 def _spans(row: Row, question: str) -> list[tuple[object, object]]:

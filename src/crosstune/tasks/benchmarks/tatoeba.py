@@ -1,7 +1,9 @@
-"""Tatoeba: which English sentence is the translation? Retrieval by a model's own states, nothing is trained.
+"""Tatoeba: which English sentence is the translation? Retrieval by a model's own states, trained or not.
 
 Artetxe and Schwenk 2019 (arXiv 1812.10464), as XTREME has it: up to 1,000 pairs a language, accuracy of the
-nearest neighbour by cosine.
+nearest neighbour by cosine. With method ``none`` the states are the model's own; a method that is trained
+learns to find the sentences that answer SQuAD's questions (the training data of `lareqa`). XTREME-R takes the
+states of a model tuned on SQuAD.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,7 @@ from crosstune.data.example import Example, Split
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, read_lines
 from crosstune.errors import UserError
+from crosstune.tasks.benchmarks.lareqa import Lareqa, LareqaOptions
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 
@@ -51,7 +54,11 @@ class Tatoeba(PublishedTask):
     kind = "retrieval"
     metrics = ("accuracy",)
     summary = "the English translation of a sentence, by nearest states (Tatoeba)"
-    split_names: ClassVar[dict[Split, str]] = {"test": "test"}
+    split_names: ClassVar[dict[Split, str]] = {
+        "train": "SQuAD train, questions and sentences",
+        "dev": "articles held out of train",
+        "test": "test",
+    }
     prompts = ""
     Options = TatoebaOptions
     options: TatoebaOptions
@@ -62,6 +69,19 @@ class Tatoeba(PublishedTask):
     def __init__(self, options: TatoebaOptions | None = None) -> None:
         super().__init__(options)
         self.layer = self.options.layer
+
+    def examples(self, split: Split, language: str) -> list[Example]:
+        """Pairs of sentences; of training questions and what answers them."""
+        if split == "test":
+            return super().examples(split, language)
+        o = self.options
+        options = LareqaOptions(
+            source=o.source, data=o.data, question_prefix=o.prefix, text_prefix=o.prefix, train_set="squad"
+        )
+        lareqa = Lareqa(options)
+        examples = lareqa.examples(split, language)
+        self.sources += [source for source in lareqa.sources if source not in self.sources]
+        return examples
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """The question and the text that answers it."""

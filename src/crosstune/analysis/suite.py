@@ -1,0 +1,128 @@
+"""XTREME-R as one number: its ten tasks by their official metrics, and their unweighted mean.
+
+Ruder et al. 2021 (arXiv 2104.07412). A task's score is the mean over its languages, the source language among
+them where the task has it; of question answering the mean of exact match and F1. The published script's own
+average cannot be made, for its list of languages of LAReQA is empty; here it is that of the paper's tables.
+What results lack is said by task and language: a mean over fewer is another number.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+from crosstune.languages import find
+
+FEWEST_TASKS = 4
+"""Of the suite that results of one model and method need before they are shown as such."""
+
+_UDPOS = "af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo zh"
+_TATOEBA = (
+    "af ar bg bn de el es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr nl pt ru sw ta te th tl tr ur "
+    "vi zh"
+)
+_XQUAD = "ar de el en es hi ru th tr vi zh"
+
+
+@dataclass(frozen=True)
+class SuiteTask:
+    """One task of the suite."""
+
+    title: str  # as the paper writes it
+    name: str  # of the task here
+    metrics: tuple[str, ...]  # whose mean is the official score
+    languages: str  # canonical codes
+
+
+XTREME_R = (
+    SuiteTask("XNLI", "xnli", ("accuracy",), "ar bg de el en es fr hi ru sw th tr ur vi zh"),
+    SuiteTask("XCOPA", "xcopa", ("accuracy",), "et ht id it qu sw ta th tr vi zh"),
+    SuiteTask("UDPOS", "udpos", ("xtreme_f1",), f"{_UDPOS} lt pl ro uk wo"),
+    SuiteTask("PAN-X", "panx", ("xtreme_f1",), f"{_TATOEBA} en ms my yo az gu lt pa pl qu ro uk"),
+    SuiteTask("XQuAD", "xquad", ("squad_exact", "squad_f1"), f"{_XQUAD} ro"),
+    SuiteTask("MLQA", "mlqa", ("mlqa_exact", "mlqa_f1"), "ar de en es hi vi zh"),
+    SuiteTask("TyDiQA-GoldP", "tydiqa", ("squad_exact", "squad_f1"), "ar bn en fi id ko ru sw te"),
+    SuiteTask("Tatoeba", "tatoeba", ("accuracy",), f"{_TATOEBA} az lt pl ro uk"),
+    SuiteTask("Mewsli-X", "mewsli-x", ("mrr_at_20",), "ar de en es fa ja pl ro ta tr uk"),
+    SuiteTask("LAReQA", "lareqa", ("map_at_20",), _XQUAD),
+)
+
+
+def suite_scores(scores: pl.DataFrame) -> pl.DataFrame:
+    """What each model and method scores in each task of XTREME-R.
+
+    Args:
+        scores: From `crosstune.analysis.transfer.language_scores`.
+
+    Returns:
+        One row per model, method and task, those without results among them, of models and methods with
+        `FEWEST_TASKS` or more: model, method, title, task, score (in [0, 1], mean over the official languages
+        that there are, then over seeds; null without any), languages and expected (how many there are, and
+        should be), missing (codes, parted by spaces) and settings (under how many protocols or setups the
+        task was run; of several, that with the most languages is taken).
+    """
+    rows = []
+    for (model, method), part in scores.group_by("model", "method", maintain_order=True):
+        results = [_task_row(task, part.filter(pl.col("task") == task.name)) for task in XTREME_R]
+        if sum(row["languages"] > 0 for row in results) >= FEWEST_TASKS:
+            rows += [{"model": model, "method": method, **row} for row in results]
+    return pl.DataFrame(rows, schema=_SCHEMA)
+
+
+_SCHEMA = {
+    **dict.fromkeys(("model", "method", "title", "task"), pl.String),
+    "score": pl.Float64,
+    "languages": pl.Int64,
+    "expected": pl.Int64,
+    "missing": pl.String,
+    "settings": pl.Int64,
+}
+
+
+def _task_row(task: SuiteTask, part: pl.DataFrame) -> dict[str, Any]:
+    wanted = [find(code).code for code in task.languages.split()]
+    official = _official(task.metrics, part)
+    there = part.with_columns(official=official).filter(
+        pl.col("language").is_in(wanted), pl.col("official").is_not_null()
+    )
+    groups = there.group_by("protocol", "setup", maintain_order=True)
+    tables = [table for _, table in groups]
+    chosen = max(tables, key=lambda table: table["language"].n_unique(), default=there)
+    seeds = chosen.group_by("run").agg(pl.col("official").mean())
+    missing = [code for code in wanted if code not in set(chosen["language"])]
+    return {
+        "title": task.title,
+        "task": task.name,
+        "score": seeds["official"].mean(),
+        "languages": len(wanted) - len(missing),
+        "expected": len(wanted),
+        "missing": " ".join(missing),
+        "settings": len(tables),
+    }
+
+
+def _official(metrics: Sequence[str], scores: pl.DataFrame) -> pl.Expr:
+    """The mean of the official metrics, null where one was not computed."""
+    columns = [
+        pl.coalesce(
+            pl.when(pl.col("measure") == name).then(pl.col("score")),
+            pl.col(f"metric.{name}") if f"metric.{name}" in scores.columns else pl.lit(None, pl.Float64),
+        )
+        for name in metrics
+    ]
+    return pl.sum_horizontal(columns, ignore_nulls=False) / len(columns)
+
+
+def suite_averages(tasks: pl.DataFrame) -> pl.DataFrame:
+    """The mean over tasks of `suite_scores`.
+
+    Returns:
+        One row per model and method: model, method, average (over the tasks that have a score), tasks (how
+        many these are), complete (whether that is all ten in all languages).
+    """
+    return tasks.group_by("model", "method", maintain_order=True).agg(
+        average=pl.col("score").mean(),
+        tasks=pl.col("score").count(),
+        complete=(pl.col("languages") == pl.col("expected")).all() & pl.col("score").is_not_null().all(),
+    )

@@ -1,0 +1,176 @@
+"""A run's trained weights written for other programs, and the logits of what was written against ours."""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from torch import Tensor
+
+from crosstune.errors import UserError, first_line
+from crosstune.exporting.forms import PeftForm, peft_form
+from crosstune.exporting.library import write_library_form
+from crosstune.exporting.merging import merged_model
+from crosstune.files import user_path
+from crosstune.methods.adapters.bottleneck import Bottleneck
+from crosstune.methods.adapters.merged import MOST_LOST
+from crosstune.methods.config import INIT_TEXT
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.loading.load import load
+from crosstune.running.restored import method_of, restored
+from crosstune.store import store
+from crosstune.store.record import RunRecord
+
+NEAR = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest difference of logits, of the largest: rounding of the dtype, and in 16 bits of layers on top."""
+TOKENS = 8
+"""Compared: fewer than any sliding window has."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        run: Of which run.
+        kind: "PEFT adapter", "adapter of the adapters library" or "merged checkpoint".
+        gap: Largest difference of its logits from ours, of the largest; None where they were not computed.
+        remarks: What else there is to know of it.
+    """
+
+    folder: Path
+    run: RunRecord
+    kind: str
+    gap: float | None
+    remarks: tuple[str, ...]
+
+
+def write_adapter(run_folder: Path, folder: Path, device: str = "auto") -> Written:
+    """Write a run as PEFT has it: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Of bottleneck adapters, which PEFT lacks, the `adapters` library's form is written.
+
+    Raises:
+        UserError: PEFT has no form for the method, the folder is taken, or PEFT computes something else.
+    """
+    run = _exportable(run_folder)
+    method = method_of(run)
+    with _fresh(folder) as new:
+        with restored(run_folder, run, method, run.source_language, device=device) as lm:
+            ids = _text(lm)
+            wanted = _logits(lm, ids)
+            if isinstance(method, Bottleneck):
+                write_library_form(method, lm, new)
+                form = None
+            else:
+                form = peft_form(method, lm)
+        if form is None:
+            return Written(user_path(folder), run, "adapter of the adapters library", None, ())
+        gap = _gap(_by_peft(form, lm, ids, new), wanted, lm.dtype)
+    return Written(user_path(folder), run, "PEFT adapter", gap, tuple(filter(None, [form.remark])))
+
+
+def write_merged(run_folder: Path, folder: Path, device: str = "auto") -> Written:
+    """Write the model with what a run trained in its weights: config, safetensors and tokenizer.
+
+    Raises:
+        UserError: The method cannot be merged, or the folder is taken.
+    """
+    run = _exportable(run_folder)
+    method = method_of(run)
+    with _fresh(folder) as new:
+        with restored(run_folder, run, method, run.source_language, device=device) as lm:
+            ids = _text(lm)
+            wanted = _logits(lm, ids)
+            with merged_model(method, lm) as (weights, lost):
+                lm.model.save_pretrained(new, state_dict=weights)
+            lm.tokenizer.save_pretrained(new)
+        again = load(str(new), device=device, dtype=run.dtype)
+        gap = _gap(_logits(again, ids), wanted, lm.dtype, lost)
+    remark = (
+        f"rounding to {run.dtype} took up to {lost:.0%} of the changes of a weight"
+        if lost > MOST_LOST
+        else None
+    )
+    return Written(user_path(folder), run, "merged checkpoint", gap, tuple(filter(None, [remark])))
+
+
+def _exportable(run_folder: Path) -> RunRecord:
+    run = store.read_run(user_path(run_folder))
+    if run.train is None:
+        raise UserError(f"{run_folder}: {run.method.name} trains nothing, so there is nothing to write")
+    if run.unlabelled is not None:
+        raise UserError(f"{run_folder}: {run.method.name} has other weights for each language; no format has")
+    if run.head_parameters:
+        raise UserError(f"{run_folder}: it answers with a head, which has no place in these formats")
+    return run
+
+
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """A folder to write to, which becomes ``folder`` when all went well.
+
+    Raises:
+        UserError: It exists and is not empty, or cannot be written.
+    """
+    target = user_path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{folder} exists; name a new folder")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(prefix=".new-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
+    try:
+        yield new
+        new.chmod(0o755)
+        new.replace(target)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or first_line(error)})") from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _text(lm: LanguageModel) -> Tensor:
+    return torch.tensor([lm.tokens.prompts([INIT_TEXT])[0][:TOKENS]], device=lm.device)
+
+
+def _logits(lm: LanguageModel, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return lm.logits(lm.hidden(ids)[0]).float().cpu()
+
+
+def _by_peft(form: PeftForm, lm: LanguageModel, ids: Tensor, folder: Path) -> Tensor:
+    """Write the form with PEFT, and give the logits that PEFT computes of what it wrote."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model: Any = peft.get_peft_model(lm.model, form.config)
+        there = dict((*model.named_parameters(), *model.named_buffers()))
+        with torch.no_grad():
+            for name, value in form.values.items():
+                there[name].data = value.to(there[name].device, torch.float32).view(there[name].shape)
+        model.save_pretrained(folder)
+        (folder / "README.md").unlink(missing_ok=True)  # PEFT's own card, which says nothing
+        model.eval()
+        with torch.no_grad():
+            out: Tensor = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+    return out[0, -ids.shape[1] :].float().cpu()
+
+
+def _gap(found: Tensor, wanted: Tensor, dtype: torch.dtype, lost: float = 0.0) -> float:
+    """The largest difference of logits, of the largest.
+
+    Raises:
+        UserError: More than rounding explains, where rounding took no large share of what was trained.
+    """
+    gap = float((found - wanted).abs().max() / wanted.abs().max())
+    if lost <= MOST_LOST and not gap <= NEAR[dtype]:
+        raise UserError(f"what was written gives logits that are off by {gap:.2g} of the largest; report it")
+    return gap

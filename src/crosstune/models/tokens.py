@@ -25,6 +25,7 @@ class Tokens:
         self._prompts: dict[bytes, array[int]] = {}
         self._kept = 0
         self._answers: dict[str, list[int]] = {}
+        self._targets: dict[str, list[int]] = {}
         self._chat: tuple[str | None] | None = None  # its system prompt, where prompts are turns of a chat
 
     def as_chat(self, template: bool | Literal["auto"], system: str | None = None) -> None:
@@ -63,8 +64,10 @@ class Tokens:
             raise UserError(f"the chat template cannot be used: {first_line(error)}") from error
         return shown
 
-    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+    def prompts(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
         """Token ids of whole prompts, with the beginning-of-text token where the model has one.
+
+        ``language`` is the token of their language, which some tokenizers put around a text.
 
         They are kept, so that a study's runs tokenise a prompt once; new ones go to the tokenizer together,
         which takes all cores for them.
@@ -72,7 +75,10 @@ class Tokens:
         Raises:
             UserError: A text with a token that the embedding has no row for.
         """
-        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        if language is not None:
+            self._tokenizer.src_lang = language
+        person = (language or "").encode()[:16]
+        keys = [hashlib.blake2b(text.encode(), digest_size=16, person=person).digest() for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
         if new:
             # A template writes the special tokens itself.
@@ -120,6 +126,18 @@ class Tokens:
             self._check(whole, text)
             self._answers[text] = whole[len(stem) :]
         return self._answers[text]
+
+    def target(self, text: str) -> list[int]:
+        """Token ids of a whole text that a decoder writes, without any special ones.
+
+        Raises:
+            UserError: As of `prompts`.
+        """
+        if text not in self._targets:
+            ids = self._tokenizer(text_target=text, add_special_tokens=False)["input_ids"]
+            self._check(ids, text)
+            self._targets[text] = list(ids)
+        return self._targets[text]
 
     def forget(self) -> None:
         """Tokenise every prompt anew."""

@@ -20,7 +20,7 @@ _TABLES = frozenset({"wpe", "embed_positions", "position_embeddings"})
 
 # A token takes a byte or more, but for those that a tokenizer puts around a text.
 _AROUND = 8
-# An encoder reads no answer, at most a mask with a space before it.
+# An encoder reads no answer, at most a mask with a space before it; before a decoder not even that.
 MASK = 2
 # Between a prompt and one of its choices, at most.
 SEPARATORS = 4
@@ -41,8 +41,8 @@ def fitted(
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
 
     def answer(example: Example) -> int:
-        if lm.geometry.encoder:
-            return _beside(lm, example)
+        if lm.geometry.encoder or lm.geometry.encoder_layers:
+            return _beside(lm, example) if lm.geometry.encoder else 0
         return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
 
     fitting = _fitted(lm, examples, answer, answer, settings, passes, "texts", mentioned=passes.too_long > 0)
@@ -63,8 +63,8 @@ def fitted_rows(
     lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
 
     def answer(example: Example) -> int:
-        if lm.geometry.encoder:
-            return _beside(lm, example)
+        if lm.geometry.encoder or lm.geometry.encoder_layers:
+            return _beside(lm, example) if lm.geometry.encoder else 0
         return len(lm.tokens.answer(example.answers[0])) + (not example.choices)
 
     def most(example: Example) -> int:

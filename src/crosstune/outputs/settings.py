@@ -29,6 +29,9 @@ class EvaluateSettings(BaseModel):
             one, an encoder predicts the words of the choices at a mask, and a causal model the tags' names.
         pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
             for the first of an encoder's and the last of a causal model's.
+        target_language_token: Whether answers of an encoder-decoder start with its token of their language:
+            None where it has such tokens; false for never; or the token that stands in for languages it has
+            none for.
         prompts: What predictions hold of each prompt: its "end" (`PROMPT_END` characters, where the question
             is), the "whole" text that went in, or "none". Scores are the same.
         two_way: Layers of a causal model, from 0, in which a sentence's tokens see those behind them, in
@@ -50,6 +53,7 @@ class EvaluateSettings(BaseModel):
     head: bool | None = None
     pooling: Literal["first", "last", "mean"] | None = None
     piece: Literal["first", "last", "mean"] | None = None
+    target_language_token: bool | str | None = None
     two_way: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     prompts: Literal["end", "whole", "none"] = "end"
     chat_template: bool | Literal["auto"] = False
@@ -71,6 +75,7 @@ class EvaluateSettings(BaseModel):
             "pooling",
             "piece",
             "two_way",
+            "target_language_token",
             "prompts",
             "chat_template",
             "system_prompt",

@@ -173,6 +173,8 @@ class PeftTuner(PeftLayers[PeftConfig]):
     def count(cls, config: PeftConfig, geometry: Geometry) -> int:
         """What PEFT makes trainable on layers of these sizes, which have no storage."""
         if config.type == NORMS:
+            if config.where is not None:
+                raise UserError(f"peft: {NORMS} trains all norms of layers; take where out")
             chosen = config.chosen(geometry.layers)
             if not (norms := sum(geometry.counts[i][2] for i in chosen)):
                 raise UserError(f"peft: {NORMS}: these layers have no norms with weights")

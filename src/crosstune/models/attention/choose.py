@@ -1,6 +1,7 @@
 """One choice for each batch: in which form its texts go through the model, and the tensors of that form.
 
-* padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts.
+* padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts; an
+  encoder-decoder's.
 * by rotation: the same, of a model that rotates long texts otherwise (LongRoPE) and reads them by themselves.
 * packed: several texts a row, with a mask. Training where no other form fits.
 * padding-free: all texts in one row, attention in groups of like length. A CPU, texts up to `LONGEST`.
@@ -54,7 +55,7 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
     """
     if turns(model, longest):
         return BatchForm.BY_ROTATION
-    if model.geometry.apart or _alone(model):
+    if model.geometry.apart or model.geometry.encoder_layers or _alone(model):
         return BatchForm.PADDED
     if not model.geometry.encoder and suits(model, longest, note):
         return BatchForm.VARLEN
@@ -88,6 +89,23 @@ class Placed:
     layout: Layout | TwoWayLayout | PaddingFreeBatch | None
     starts: list[int]  # of each text: place of its first token, counted through rows and width
     order: list[int]  # the texts in the order in which they stand
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an encoder reads before its decoder writes: one text a row."""
+
+    ids: Tensor  # ``[rows, width]`` token ids, padded on the right
+    mask: Tensor | None  # ``[rows, width]``: 1 for tokens and 0 for padding; None where there is no padding
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], pad: int, device: torch.device | str) -> "Source":
+        """Of texts of token ids."""
+        width = max(map(len, texts))
+        ids = torch.tensor([[*text, *[pad] * (width - len(text))] for text in texts], device=device)
+        lengths = torch.tensor([len(text) for text in texts], device=device)
+        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
+        return cls(ids, None if len(set(map(len, texts))) == 1 else mask)
 
 
 def lay_out(

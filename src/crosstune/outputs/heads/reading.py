@@ -9,7 +9,8 @@ from torch import Tensor
 
 from crosstune.models.attention.choose import BatchForm, lay_out, reading_form, ways
 from crosstune.models.fast.norms import fused_parts
-from crosstune.models.language_model import LanguageModel, means
+from crosstune.models.fast.top_rows import means
+from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.settings import EvaluateSettings

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+import simulated_claims
 from crosstune.analysis.statistics import variance
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
 from crosstune.analysis.statistics.differences import _by_language, mcnemar
@@ -165,6 +166,12 @@ def check_selection(shape: Shape, times: int, rates: int, seed: int = 0) -> dict
     return {"shape": several.named(), "rates": rates, "times": times, "supported": found}
 
 
+def check_claims(truth: str, times: int) -> dict[str, Any]:
+    """Claims that are false, judged as `crosstune verdict` does: how often they are supported."""
+    hits = simulated_claims.supported(truth, times)
+    return {"truth": truth, "times": times, "supported": {name: share(n, times) for name, n in hits.items()}}
+
+
 def _plain_bootstrap(sample: Sample, factors: tuple[Any, ...], seed: int) -> bool:
     drawn = bootstrap_means(sample, ["m00", "m01"], factors, draws=DRAWS, seed=seed)
     low, high = np.quantile(drawn[:, 0] - drawn[:, 1], [0.025, 0.975])
@@ -295,6 +302,7 @@ def jobs(times: int) -> list[Job]:
     rows += [Job("estimands", check_estimand, (name, WITH_SOURCE, times)) for name in ESTIMANDS]
     rows += [Job("equivalence", check_equivalence, (shape, times)) for shape in (Shape(), Shape(seeds=(5,)))]
     rows += [Job("selection", check_selection, (Shape(), times, rates)) for rates in (3, 10)]
+    rows += [Job("claims", check_claims, (truth, times)) for truth in simulated_claims.TRUTHS]
     return rows + [Job("usual", check_usual, (shape, times)) for shape in USUAL_SHAPES]
 
 

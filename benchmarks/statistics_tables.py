@@ -64,6 +64,10 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
         for how, hits in row["supported"].items():
             name = f"best of {row['rates']} rates {how}, against one rate"
             other.append(f"| {name}: wrongly better | {describe(Shape().named())} | {percent(hits)} | |")
+    claims = ["| what is true | claim | supported |", "|---|---|--:|"]
+    for row in found.get("claims", []):
+        for name, hits in row["supported"].items():
+            claims.append(f"| {row['truth']} | {name} | {percent(hits)} |")
     usual: list[str] = []
     if found["usual"]:
         heads = [describe(row["shape"]) for row in found["usual"]]
@@ -73,7 +77,7 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
                 f"{percent(row['fixed'][test])} / {percent(row['random'][test])}" for row in found["usual"]
             ]
             usual.append(f"| {test} | " + " | ".join(cells) + " |")
-    made = {"pairs": pairs, "languages": single, "other": other, "usual": usual}
+    made = {"pairs": pairs, "languages": single, "other": other, "claims": claims, "usual": usual}
     return {name: "\n".join(rows) for name, rows in made.items()}
 
 

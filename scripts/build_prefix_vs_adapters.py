@@ -39,7 +39,8 @@ ADAPTERS = {
     "peft DORA r 4": "DoRA, r 4",
     "lora": "LoRA, r 4",
 }
-METHODS = {**PREFIXES, **ADAPTERS, "full": "full fine-tuning", "few-shot": "few-shot", "none": "none"}
+TRAINED = {**PREFIXES, **ADAPTERS, "full": "full fine-tuning"}
+METHODS = {**TRAINED, "few-shot": "few-shot", "none": "none"}
 SIZES = tuple(f"{name} {size}" for size in ("1.23M", "4.92M") for name in ("bottleneck", "lora"))
 SIZES += ("prefix 1.23M kv", "prefix 4.92M kv")
 FIGURES = (
@@ -56,10 +57,9 @@ def signed(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
-def interval(tested: Difference, *, alone: bool = False) -> str:
+def interval(tested: Difference) -> str:
     """A difference and its interval, in points."""
-    low, high = (tested.low_alone, tested.high_alone) if alone else (tested.low, tested.high)
-    return f"{signed(tested.difference)} ({signed(low)} to {signed(high)})"
+    return f"{signed(tested.difference)} ({signed(tested.low)} to {signed(tested.high)})"
 
 
 def over_seeds(values: Sequence[float], digits: int = 1) -> str:
@@ -77,11 +77,10 @@ def rate_text(rate: float) -> str:
     return mantissa if int(exponent) == 0 else f"{mantissa}e{int(exponent)}"
 
 
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table whose first column is text and whose others are numbers."""
-    head = list(head)
-    lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines).replace("| --- |", "|---|")
+def table(head: Sequence[str], rows: Iterable[Iterable[str]], text: Sequence[int] = (0,)) -> str:
+    """A Markdown table; the columns ``text`` are aligned to the left, the others to the right."""
+    rule = ["---" if column in text else "--:" for column in range(len(head))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, rule, *rows))
 
 
 class Task:
@@ -218,31 +217,28 @@ def scored(task: Task, groups: dict[str, list[str]], language: bool) -> str:
     return table([*head, "gain over no tuning, 95% interval"], rows)
 
 
-def against(tasks: Sequence[Task]) -> str:
-    """Each prefix minus each adapter, by task: difference, intervals, p, minimum detectable difference."""
+def against(numbers: Task, xquad: Task, sib: Task, africa: list[str]) -> str:
+    """Each prefix minus each of three adapters, with intervals adjusted for all pairs of trained methods."""
+    trained = [
+        [method for name, method in task.main.items() if name in TRAINED] for task in (numbers, xquad, sib)
+    ]
+    columns = {
+        "numbers: answers in English": (numbers, numbers.pairs("source_language", trained[0])),
+        "XQuAD, F1": (xquad, xquad.pairs("score", trained[1])),
+        "SIB-200, accuracy": (sib, sib.pairs("score", trained[2])),
+        f"SIB-200, Africa ({len(africa)})": (sib, sib.pairs("score", trained[2], africa)),
+    }
     rows = []
-    for task in tasks:
-        for metric in ("score", "source_language") if task.name == "number-words" else ("score",):
-            pairs = task.pairs(
-                metric, [method for name, method in task.main.items() if name not in ("none", "few-shot")]
-            )
-            for one in (name for name in PREFIXES if name in task.main):
-                for other in (name for name in ("bottleneck width 13", "lora", "ia3") if name in task.main):
-                    tested = pairs.pair(task.main[one], task.main[other])
-                    detectable = "-" if tested.detectable is None else f"{100 * tested.detectable:.0f}"
-                    what = TITLES[task.name] if metric == "score" else "numbers, answers in English"
-                    rows.append(
-                        (
-                            what,
-                            METHODS[one],
-                            METHODS[other],
-                            interval(tested),
-                            interval(tested, alone=True),
-                            f"{tested.p:.2f}",
-                            detectable,
-                        )
-                    )
-    return table(("", "prefix", "minus", "95%, all pairs", "95%, alone", "p, all pairs", "detectable"), rows)
+    for one in PREFIXES:
+        for other in ("bottleneck width 13", "lora", "ia3"):
+            cells = [
+                interval(pairs.pair(task.main[one], task.main[other]))
+                if {one, other} <= task.main.keys()
+                else "-"
+                for task, pairs in columns.values()
+            ]
+            rows.append((f"{METHODS[one]} − {METHODS[other]}", *cells))
+    return table(("", *columns), rows)
 
 
 def searched(tasks: Sequence[Task]) -> str:
@@ -258,25 +254,25 @@ def searched(tasks: Sequence[Task]) -> str:
 
     labels = [label for label in METHODS if any(label in task.dev for task in tasks)]
     head = ("", *(TITLES[task.name] for task in tasks))
-    return table(
-        head, ((METHODS[label], *(cell(task, label) for task in tasks)) for label in labels)
-    ).replace("--:", "---")
+    rows = ((METHODS[label], *(cell(task, label) for task in tasks)) for label in labels)
+    return table(head, rows, text=range(len(head)))
 
 
 def verdicts(results: crosstune.Results) -> str:
-    """The verdicts on the claims of the page's folder."""
+    """The verdicts on the claims of the page's folder, which come in pairs: a claim and its reverse."""
+    judged = judge(read_claims(FOLDER / "claims.yaml"), results.runs, results.source, results.scores)
     rows = []
-    for verdict in judge(read_claims(FOLDER / "claims.yaml"), results.runs, results.source, results.scores):
+    for verdict, reverse in zip(judged[::2], judged[1::2], strict=True):
         cell = verdict.cell
         if cell.difference is None or cell.low is None or cell.high is None:
-            rows.append((verdict.claim, "-", "-", f"{verdict.verdict}: {verdict.reason}"))
-            continue
-        shown = f"{signed(cell.difference)} ({signed(cell.low)} to {signed(cell.high)})"
-        shown += f", {cell.where}" if cell.where else ""
-        reason = f": {verdict.reason.split(';')[0]}" if verdict.reason.startswith("holds") else ""
+            shown = "-"
+        else:
+            shown = f"{signed(cell.difference)} ({signed(cell.low)} to {signed(cell.high)})"
+            shown += f", {cell.where}" if cell.where else ""
         detectable = "-" if cell.detectable is None else f"{100 * cell.detectable:.0f}"
-        rows.append((verdict.claim, shown, detectable, verdict.verdict + reason))
-    return table(("claim", "difference, 95% interval", "detectable", "verdict"), rows)
+        rows.append((verdict.claim, shown, detectable, verdict.verdict, reverse.verdict))
+    head = ("claim", "difference, 95% interval", "detectable", "verdict", "verdict on its reverse")
+    return table(head, rows, text=(0, 3, 4))
 
 
 def cost(results: crosstune.Results) -> str:
@@ -306,7 +302,7 @@ def files(results: crosstune.Results) -> None:
             if path.suffix == ".svg" and kept:
                 shutil.copy(path, FOLDER / "figures" / name)
             elif path.suffix == ".csv" and not any(
-                part in name for part in ("branch", "script", "seen", "resource", "verdicts")
+                part in name for part in ("branch", "script", "seen", "resource", "verdicts", "expected")
             ):
                 shutil.copy(path, FOLDER / "tables" / name)
     runs = pl.DataFrame(
@@ -382,7 +378,7 @@ def main(store: str) -> None:
             False,
         ),
         "sib200-families": by_group(sib, sib.families(2), "score"),
-        "against": against(tasks),
+        "against": against(numbers, xquad, sib, africa),
         "searched": searched(tasks),
         "verdicts": verdicts(results),
         "cost": cost(results),

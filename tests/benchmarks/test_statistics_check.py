@@ -102,3 +102,9 @@ def test_the_page_shows_the_stored_results() -> None:
     stored = json.loads(check.RESULTS.read_text(encoding="utf-8"))
     page = check.DOCS.read_text(encoding="utf-8")
     assert fill(page, tables(stored)) == page
+
+
+@pytest.mark.parametrize("truth", ["better in half of the languages", "better in all families but one"])
+def test_false_claims_are_rarely_supported(truth: str) -> None:
+    found = check.check_claims(truth, 25)["supported"]
+    assert all(hits["low"] <= 0.025 for hits in found.values()), found

@@ -128,9 +128,9 @@ def test_tables_hold_out_the_seed_that_chose(store: Any) -> None:
         [run.model_copy(update={"search": None}) if run.label == "prefix" else run for run in runs], rows
     )
     assert equal.against("lora").filter(a="prefix")["seeds_a"].item() == 3
-    note = "prefix is the best of 3 rates by seed 0: means are over all its seeds, and its differences from"
+    note = "seed 0 chose the rate of prefix: means are over all seeds, differences from"
     assert any(line.startswith(note) for line in transfer(part).notes)
-    assert not any("means are over all its seeds" in line for line in transfer(equal).notes)
+    assert not any("means are over all seeds" in line for line in transfer(equal).notes)
     # A search that ran with a seed of its own costs none of those that are tested.
     search = {"search": SearchRecord(**SEARCH, seed=7)}
     (apart,) = sections([run.model_copy(update=search) if run.search else run for run in runs], rows)

@@ -1,5 +1,6 @@
 """Whole runs on an encoder: a head trained and saved with its method, and what is refused."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,34 @@ def test_language_adapters_are_trained_at_masks(encoder: Path, tmp_path: Path) -
     losses = [point["loss"] for record in records[:2] for point in record.curve]
     assert len(losses) == 4
     assert all(3 < loss < 30 for loss in losses), losses
+
+
+def test_an_encoder_points_at_answers_in_contexts_of_any_length(encoder: Path, tmp_path: Path) -> None:
+    """XQuAD on 64 positions: contexts of 300 letters take windows, in training and in the test."""
+    context = " ".join(f"word{i}" for i in range(50))
+    answer = {"text": "word7", "answer_start": context.index("word7 ")}
+    for place in ("squad/train-v1.1.json", "xquad/xquad.en.json", "xquad/xquad.de.json"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        articles = [
+            {
+                "title": str(i),
+                "paragraphs": [
+                    {"context": context, "qas": [{"id": f"{i}", "question": "Which?", "answers": [answer]}]}
+                ],
+            }
+            for i in range(3)
+        ]
+        (tmp_path / place).write_text(json.dumps({"data": articles}), encoding="utf-8")
+    asked = {
+        "tasks": [{"name": "xquad", "data": str(tmp_path)}],
+        "languages": ["en", "de"],
+        "evaluate": {"max_answer_tokens": 9},
+        "train": {"steps": 2, "batch_size": 4, "learning_rate": 0.1},
+    }
+    study = study_of(encoder, tmp_path / "store", methods=["bottleneck"]) | asked
+    run(read_study(write_study(tmp_path / "s.yaml", study)))
+    (record,) = store.read_runs(tmp_path / "store")
+    assert record.head_parameters == 2 * 64 + 2
+    table = store.read_predictions(tmp_path / "store", [record])
+    assert table.height == 6
+    assert all(0 < len(told) <= 9 and told in context for told in table["prediction"])

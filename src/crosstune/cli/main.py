@@ -136,6 +136,10 @@ def plan(
     power: Annotated[
         float | None, typer.Option(min=0.1, max=99, help="A difference in points that the study should tell.")
     ] = None,
+    spreads_of: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="DIR", help="With --power: finished runs that tell how scores vary."),
+    ] = None,
 ) -> None:
     """Show the runs of a study, their progress, and the estimated time and memory.
 
@@ -146,6 +150,8 @@ def plan(
     from crosstune.planning.plan import plan_study
     from crosstune.planning.table import plan_table
 
+    if spreads_of is not None and power is None:
+        raise UserError("--from belongs to --power: plan STUDY.yaml --power 6 --from DIR")
     options = {"store": store, "device": device, "dtype": dtype}
     changed = read_changed(study, options, limit, seed, changes)
     if calibrate:
@@ -162,7 +168,7 @@ def plan(
     if power is not None and not as_json:
         from crosstune.planning.power import of_study
 
-        for line in of_study(changed, planned, power / 100):
+        for line in of_study(changed, planned, power / 100, spreads_of and user_path(spreads_of)):
             say(line)
     if planned.refused:
         raise typer.Exit(2)
@@ -225,10 +231,9 @@ def check(store: StoreFolder) -> None:
 
     Example: crosstune check runs/demo
     """
-    from crosstune.data.forms import FORMS
-    from crosstune.store.audit import audit
+    from crosstune import api
 
-    state = audit(user_path(store), FORMS)
+    state = api.check(store)
     for text in (*state.notes, *state.problems):
         say(text)
     counts = {"searches": state.searches, "stages": state.stages}

@@ -19,7 +19,7 @@ _TABLES = frozenset({"wpe", "embed_positions", "position_embeddings"})
 
 # A token takes a byte or more, but for those that a tokenizer puts around a text.
 _AROUND = 8
-# An encoder reads no answer, at most a mask with a space before it.
+# An encoder reads no answer, at most a mask with a space before it; before a decoder not even that.
 MASK = 2
 
 
@@ -34,11 +34,12 @@ def fitted(
     Raises:
         UserError: One is too long and may be neither shortened nor left out.
     """
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
 
     def answer(example: Example) -> int:
-        if lm.geometry.encoder:
-            return MASK
+        if lm.geometry.encoder or lm.geometry.encoder_layers:
+            return MASK if lm.geometry.encoder else 0
         return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
 
     fitting = _fitted(lm, examples, answer, answer, settings, passes, "texts", mentioned=passes.too_long > 0)
@@ -56,10 +57,11 @@ def fitted_rows(
     Raises:
         UserError: One is too long and may be neither shortened nor left out; or none is left.
     """
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
 
     def answer(example: Example) -> int:
-        if lm.geometry.encoder:
-            return MASK
+        if lm.geometry.encoder or lm.geometry.encoder_layers:
+            return MASK if lm.geometry.encoder else 0
         return len(lm.tokens.answer(example.answers[0])) + (not example.choices)
 
     def most(example: Example) -> int:
@@ -89,7 +91,8 @@ def _fitted(
         return list(examples)
     room = positions - lm.first_position - lm.adaptation.front
     # Nearly all are shorter by far, and need not be tokenised to know it.
-    doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + _AROUND > room}
+    around = _AROUND + len(lm.tokens.as_read("").encode())
+    doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + around > room}
     sizes = iter(map(len, lm.tokens.prompts([examples[i].prompt for i in sorted(doubtful)])))
     fitting, count = [], 0
     for i, example in enumerate(examples):

@@ -21,7 +21,7 @@ class Paired:
 class TrainingRow:
     """One training example as token ids: a prompt and then an answer, or a whole text with its labels."""
 
-    ids: tuple[int, ...]  # of all
+    ids: tuple[int, ...]  # of all; of an encoder-decoder, of what its decoder reads and learns
     answer: int = 0  # how many of the last are the answer, each predicted by the token before it
     # Tokens that the answer's one token is chosen from; empty for the whole vocabulary.
     choices: tuple[int, ...] = ()
@@ -32,11 +32,17 @@ class TrainingRow:
     span: tuple[int, int] | None = None
     # What a question, whose places ``labels`` has, is compared with in place of a number.
     pair: Paired | None = None
+    source: tuple[int, ...] = ()  # what an encoder reads before its decoder writes
 
     @property
     def text(self) -> tuple[int, ...]:
         """The tokens that are read: the last of an answer predicts nothing."""
         return self.ids if self.labels or self.span else self.ids[:-1]
+
+    @property
+    def size(self) -> int:
+        """How many tokens go through the model."""
+        return len(self.ids) + len(self.source)
 
     @property
     def learned(self) -> int:

@@ -1,19 +1,25 @@
 """How many examples, languages and seeds tell a difference between methods, before anything is run.
 
-The standard error of a difference is put together from the standard deviations in `ASSUMED`, which are
-close to those of the simulation in docs/statistics.md; a study that varies more needs more.
+The standard error of a difference is put together from standard deviations: those measured in a store, or
+those of the simulation in docs/statistics.md. A study that varies more needs more.
 """
 
 from dataclasses import dataclass
 from math import sqrt
+from pathlib import Path
 
+from crosstune.analysis.predictions import Predictions
+from crosstune.analysis.statistics.pairing import pair_predictions
 from crosstune.analysis.statistics.power import detectable
+from crosstune.analysis.statistics.spreads import Spreads, measured
+from crosstune.analysis.transfer import language_scores
+from crosstune.errors import UserError
 from crosstune.planning.plan import StudyPlan
+from crosstune.store.store import read_runs
 from crosstune.study.spec import Study
 
-ASSUMED = {"seed": 0.026, "seed x language": 0.02, "method x language": 0.04, "example": 0.45, "shared": 0.15}
-"""Standard deviations: of a method's score between seeds, and of a seed in one language; of a
-difference between languages, of an example's difference, and of what parallel languages share of that."""
+ASSUMED = Spreads()
+"""Where no results are at hand."""
 
 SEEDS = (2, 3, 5, 8, 10)
 EXAMPLES = (30, 100, 200, 500, 1000, 2000)
@@ -27,14 +33,15 @@ class Design:
     languages: int
     examples: int
     seeds: int
+    spreads: Spreads = ASSUMED
 
     @property
     def tells(self) -> float | None:
         """The smallest true difference found among all pairs of methods, over languages like these."""
-        sd, languages, n, seeds = ASSUMED, self.languages, self.examples, self.seeds
-        of_seeds = 2 * (sd["seed"] ** 2 + sd["seed x language"] ** 2 / languages) / seeds
-        of_languages = sd["method x language"] ** 2 / languages
-        of_examples = (sd["example"] ** 2 / languages + sd["shared"] ** 2) / n
+        sd, languages, n, seeds = self.spreads, self.languages, self.examples, self.seeds
+        of_seeds = 2 * (sd.seed**2 + sd.seed_language**2 / languages) / seeds
+        of_languages = sd.method_language**2 / languages
+        of_examples = (sd.example**2 / languages + sd.shared**2) / n
         terms = (
             (of_seeds, self.methods * (seeds - 1)),
             (of_languages, languages - 1),
@@ -46,35 +53,45 @@ class Design:
         return smallest if smallest < 1 else None
 
 
-def designs(methods: int, languages: int, wanted: float) -> list[Design]:
+def designs(methods: int, languages: int, wanted: float, spreads: Spreads = ASSUMED) -> list[Design]:
     """For each number of seeds the fewest examples a language that tell a difference; none where none do.
 
     Args:
         methods: How many are compared.
         languages: Target languages.
         wanted: In [0, 1].
+        spreads: What scores vary by.
     """
     result = []
     for seeds in SEEDS:
         for examples in EXAMPLES:
-            design = Design(methods, languages, examples, seeds)
+            design = Design(methods, languages, examples, seeds, spreads)
             if design.tells is not None and design.tells <= wanted:
                 result.append(design)
                 break
     return result
 
 
-def fewest_languages(methods: int, examples: int, seeds: int, wanted: float) -> int | None:
+def fewest_languages(
+    methods: int, examples: int, seeds: int, wanted: float, spreads: Spreads = ASSUMED
+) -> int | None:
     """How many languages tell a difference with so many examples and seeds; None where no number does."""
     for languages in (3, 5, 8, 12, 20, 35, 60, 100):
-        tells = Design(methods, languages, examples, seeds).tells
+        tells = Design(methods, languages, examples, seeds, spreads).tells
         if tells is not None and tells <= wanted:
             return languages
     return None
 
 
 def lines(
-    methods: int, languages: int, examples: int | None, seeds: int, wanted: float, seconds: float | None
+    methods: int,
+    languages: int,
+    examples: int | None,
+    seeds: int,
+    wanted: float,
+    seconds: float | None,
+    spreads: Spreads = ASSUMED,
+    origin: str = "assumed",
 ) -> list[str]:
     """What a plan says: the study as it stands, then sizes that tell the difference, each with its cost.
 
@@ -85,14 +102,16 @@ def lines(
         seeds: Of each method.
         wanted: The difference, in [0, 1].
         seconds: Estimated for the study as it stands; None where it is not known.
+        spreads: What scores vary by.
+        origin: Where these are from.
     """
     n = 1000 if examples is None else examples
-    tells = None if seeds < 2 else Design(methods, languages, n, seeds).tells
+    tells = None if seeds < 2 else Design(methods, languages, n, seeds, spreads).tells
     times = "1 seed" if seeds == 1 else f"{seeds} seeds"
     size = f"{methods} methods, {languages} target languages, {n:,} examples each, {times}"
     shown = "no difference between methods" if tells is None else f"{100 * tells:.1f} points"
     text = [f"as it stands ({size}): {shown} with 80% power, all pairs together"]
-    fits = designs(methods, languages, wanted)
+    fits = designs(methods, languages, wanted, spreads)
     points = f"{100 * wanted:g} points"
     for design in fits:
         cost = ""
@@ -106,18 +125,46 @@ def lines(
         )
     if not fits:
         text.append(f"{points}: not with {languages} languages, up to {SEEDS[-1]} seeds and 2,000 examples")
-    enough = fewest_languages(methods, n, seeds, wanted) if seeds > 1 else None
+    enough = fewest_languages(methods, n, seeds, wanted, spreads) if seeds > 1 else None
     if enough is not None:
         text.append(f"{points}: with {seeds} seeds and {n:,} examples, {enough} languages are enough")
     text.append(
-        f"assumed: seeds move a mean by {100 * ASSUMED['seed']:.1f} points (SD), methods suit languages by "
-        f"{100 * ASSUMED['method x language']:.0f}; a study that varies more needs more (docs/statistics.md)"
+        f"{origin}: seeds move a mean by {100 * spreads.seed:.1f} points (SD), and one language by "
+        f"{100 * spreads.seed_language:.1f} more; methods suit languages by "
+        f"{100 * spreads.method_language:.1f}; a study that varies more needs more (docs/statistics.md)"
     )
     return text
 
 
-def of_study(study: Study, planned: StudyPlan, wanted: float) -> list[str]:
-    """`lines` for each task of a study, with its name in front."""
+def of_store(folder: Path, task: str) -> tuple[Spreads, str]:
+    """Spreads measured in a store's results on a task (on all of its tasks, if that is not among them).
+
+    Returns:
+        The spreads, and where they are from in words.
+
+    Raises:
+        UserError: No store, or no two methods on one task in it.
+    """
+    runs = read_runs(folder)
+    of_task = [run for run in runs if run.task.name == task] or runs
+    reader = Predictions(folder)
+    scores = language_scores(of_task, reader)
+    paired = pair_predictions(scores, reader.to_pair(of_task))
+    comparisons = [pair for pair in paired if pair.targets and len(pair.methods) > 1]
+    if not comparisons:
+        raise UserError(f"{folder}: no two methods have a target language in common to measure spreads by")
+    spreads, missing = measured(comparisons)
+    names = ", ".join(sorted({pair.task for pair in comparisons}))
+    assumed = f", assumed for {' and '.join(missing).replace('_', ' x ')}" if missing else ""
+    return spreads, f"measured in {folder} on {names}{assumed}"
+
+
+def of_study(study: Study, planned: StudyPlan, wanted: float, store: Path | None = None) -> list[str]:
+    """`lines` for each task of a study, with its name in front; with spreads measured in a store, if any.
+
+    Raises:
+        UserError: As `of_store`.
+    """
     result = []
     for task in study.tasks:
         of_task = [entry for entry in study.combinations() if entry.task == task]
@@ -131,6 +178,8 @@ def of_study(study: Study, planned: StudyPlan, wanted: float) -> list[str]:
         known = all(group.seconds is not None for group in groups if group.to_do)
         seconds = sum(group.seconds or 0.0 for group in groups) if known else None
         limit = of_task[0].evaluate.limit
-        sizes = lines(len(of_task), len(targets), limit, len(study.seeds), wanted, seconds)
+        spreads, origin = (ASSUMED, "assumed") if store is None else of_store(store, task.name)
+        known_sizes = len(of_task), len(targets), limit, len(study.seeds)
+        sizes = lines(*known_sizes, wanted, seconds, spreads, origin)
         result += [f"{task.name}: {line}" for line in sizes]
     return result

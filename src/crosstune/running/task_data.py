@@ -37,8 +37,7 @@ class TaskData:
     def of(self, settings: TrainSettings | None) -> dict[str, Any]:
         """Fingerprints of what a run with these training settings sees."""
         uses_dev = settings is not None and settings.evaluate_every is not None
-        searched_only = settings is None and form_of(self.task.kind).searched
-        seen = () if searched_only else self._languages(settings)
+        seen = () if settings is None and _untrained(self.task) else self._languages(settings)
         return {
             "train": {code: self.fingerprints["train"][code] for code in seen},
             "dev": self.fingerprints["dev"] if uses_dev else None,
@@ -138,7 +137,7 @@ def read_data(
     wanted: dict[str, None] = in_source | {
         code: None for of_run in settings for code in training_languages(task, of_run)
     }
-    untrained = form_of(task.kind).searched and not any(settings)
+    untrained = _untrained(task) and not any(settings)
     read = (lambda *_: []) if untrained else task.examples
     train = {code: _in_language(task, "training", code, read("train", code)) for code in wanted}
     dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
@@ -157,6 +156,11 @@ def read_data(
             "test": {language: fingerprint(examples) for language, examples in test.items()},
         },
     )
+
+
+def _untrained(task: Task) -> bool:
+    """Whether a task's untuned runs need no training data, not even to look for leaks."""
+    return form_of(task.kind).searched or not task.has_training
 
 
 def _in_language(task: Task, what: str, language: str, examples: list[Example]) -> list[Example]:

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from crosstune.models.fast.top_rows import means
 from crosstune.models.fast.vocabulary import VocabularyLoss
-from crosstune.models.language_model import LanguageModel, means
+from crosstune.models.language_model import LanguageModel
 from crosstune.training.batches import Batch
 
 # fp32 scores of a 262k vocabulary: 256 rows take 268 MB.
@@ -16,7 +17,7 @@ ROWS_AT_ONCE = 256
 
 def read_states(lm: LanguageModel, batch: Batch) -> Tensor:
     """One state a target of a batch, ``[targets, hidden]``: the mean of its places where it has several."""
-    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry)
+    hidden = lm.hidden(batch.ids, batch.layout, rows=batch.rows, entry=batch.entry, source=batch.source)
     return hidden if batch.pools is None else means(hidden, batch.pools, len(batch.targets))
 
 

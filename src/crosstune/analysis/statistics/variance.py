@@ -209,6 +209,10 @@ class Sample:
         squares = np.bincount(self._cell_language, weights=cells**2)
         return np.asarray(squares / self.n**2 * self.units / np.maximum(self.units - 1, 1))
 
+    def example_variance(self, residuals: Floats) -> float:
+        """Variance of the mean over languages by its units, from residuals centred in each language."""
+        return self._examples(residuals)[0]
+
     def _examples(self, residuals: Floats) -> tuple[float, float]:
         """Sums of squares of residuals (centred in each language): of whole units, and of their languages.
 

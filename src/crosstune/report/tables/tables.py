@@ -217,16 +217,17 @@ def _tried(section: Section, method: str) -> str:
 def _held_out(section: Section) -> list[str]:
     """Which methods' differences leave out a seed that their means are over."""
     tried = {setup.tried for setup in section.setups.values()}
-    lines = []
+    by_seed: dict[str, list[str]] = {}
     for label, setup in section.setups.items() if len(tried) > 1 else ():
         seeds = {run.seed for run in setup.runs}
-        if chose := sorted(setup.selected_on & seeds) if setup.selected_on < seeds else ():
-            lines.append(
-                f"{visible(label, 60)} is the best of {setup.tried} rates by seed "
-                f"{', '.join(map(str, chose))}: means are over all its seeds, and its differences from "
-                "methods that tried more or fewer rates leave that seed out"
-            )
-    return lines
+        if setup.selected_on & seeds and setup.selected_on < seeds:
+            names = ", ".join(map(str, sorted(setup.selected_on & seeds)))
+            by_seed.setdefault(names, []).append(visible(label, 60))
+    return [
+        f"seed {names} chose the rate of {', '.join(labels)}: means are over all seeds, differences from "
+        "methods that tried more or fewer rates leave it out"
+        for names, labels in by_seed.items()
+    ]
 
 
 def _guessing(section: Section) -> str:

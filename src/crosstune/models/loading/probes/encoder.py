@@ -155,7 +155,14 @@ def written_out(model: Any) -> Iterator[dict[Any, tuple[Tensor, Tensor] | None]]
     planted: dict[Any, tuple[Tensor, Tensor] | None] = {}
 
     def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, scaling: float, **_: Any
+        module: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Any,
+        scaling: float,
+        position_bias: Tensor | None = None,
+        **_: Any,
     ) -> tuple[Tensor, None]:
         groups = query.shape[1] // key.shape[1]
         if module in planted:
@@ -166,6 +173,11 @@ def written_out(model: Any) -> Iterator[dict[Any, tuple[Tensor, Tensor] | None]]
                 key, value = (torch.cat(both, dim=2) for both in zip(front, (key, value), strict=True))
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
         scores = query @ key.transpose(2, 3) * scaling
+        rows, columns = scores.shape[2:]
+        if position_bias is not None:  # what is planted is at no distance from anything
+            scores = scores + pad(position_bias, (columns - position_bias.shape[-1], 0))
+        if mask is None and getattr(module, "is_causal", False):
+            mask = torch.ones(rows, rows, dtype=torch.bool).tril()[None, None]
         if mask is not None:
             scores = scores.masked_fill(
                 ~pad(mask, (key.shape[2] - mask.shape[-1], 0), value=True), -torch.inf
@@ -174,12 +186,16 @@ def written_out(model: Any) -> Iterator[dict[Any, tuple[Tensor, Tensor] | None]]
 
     AttentionInterface.register(WRITTEN_OUT, attend)
     AttentionMaskInterface.register(WRITTEN_OUT, sdpa_mask)
-    before = model.config._attn_implementation
-    model.config._attn_implementation = WRITTEN_OUT
+    # Two stacks have a config each.
+    configs = {id(config): config for part in model.modules() if (config := getattr(part, "config", None))}
+    before = {at: config._attn_implementation for at, config in configs.items()}
+    for config in configs.values():
+        config._attn_implementation = WRITTEN_OUT
     try:
         yield planted
     finally:
-        model.config._attn_implementation = before
+        for at, config in configs.items():
+            config._attn_implementation = before[at]
 
 
 def keys_of(

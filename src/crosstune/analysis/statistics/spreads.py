@@ -1,0 +1,75 @@
+"""What scores vary by, as standard deviations: measured in a comparison, for planning another study."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from math import sqrt
+
+import numpy as np
+
+from crosstune.analysis.statistics.pairing import PairedPredictions
+from crosstune.analysis.statistics.variance import Sample
+
+
+@dataclass(frozen=True)
+class Spreads:
+    """Standard deviations, in scores from 0 to 1; the defaults are close to those of docs/statistics.md.
+
+    Attributes:
+        seed: Of a method's mean over languages, between training seeds.
+        seed_language: Of one language beside that, between training seeds.
+        method_language: Of the difference of two methods, between languages.
+        example: Of the difference of two methods, between examples of a language, beside ``shared``.
+        shared: Of what the translations of an example share of that.
+    """
+
+    seed: float = 0.026
+    seed_language: float = 0.02
+    method_language: float = 0.04
+    example: float = 0.45
+    shared: float = 0.15
+
+
+def measured(comparisons: Sequence[PairedPredictions]) -> tuple[Spreads, list[str]]:
+    """Spreads over several comparisons, and the names of those that nothing was found for.
+
+    Nothing is said of seeds where no method has several, and of languages where there are fewer than two.
+    """
+    squares: dict[str, list[float]] = {field.name: [] for field in fields(Spreads)}
+    for paired in comparisons:
+        sample = Sample(paired)
+        seeds = sample.seed_variance_by_language()
+        if seeds is not None:
+            drawn = [name for name in paired.methods if name not in paired.seedless]
+            for key, pool in zip(("seed", "seed_language"), seeds, strict=True):
+                # No method's part is below the mean over all of them.
+                squares[key].append(min(pool.added[name] for name in drawn))
+        for a, b in itertools.combinations(paired.methods, 2):
+            for key, value in _of_pair(sample, a, b).items():
+                squares[key].append(value)
+    result = asdict(Spreads())
+    for key, values in squares.items():
+        if values:
+            result[key] = sqrt(max(float(np.mean(values)), 0.0))
+    return Spreads(**result), [key for key, values in squares.items() if not values]
+
+
+def _of_pair(sample: Sample, a: str, b: str) -> dict[str, float]:
+    """Squares of the spreads that a difference of two methods has, seeds averaged."""
+    one, other = sample.method(a), sample.method(b)
+    z = one.mean - other.mean
+    means = sample.language_means(z)
+    rest = z - sample.spread_out(means)
+    of_language = sample.unit_squares(rest)
+    languages, n = len(sample.n), float(sample.n.mean())
+    if languages < 2:
+        return {"example": float(of_language.mean()) * n, "shared": 0.0}
+    whole = sample.example_variance(rest)
+    apart = max(float(of_language.mean()) - whole, 0.0) * languages / (languages - 1)
+    seeds = sample.seed_variance_by_language()
+    by_seed = 0.0 if seeds is None else sum(seeds[1].added[m] / sample.method(m).seeds for m in (a, b))
+    return {
+        "method_language": float(means.var(ddof=1)) - apart - by_seed,
+        "example": apart * n,
+        "shared": (whole - apart / languages) * n,
+    }

@@ -58,6 +58,8 @@ ENTRIES = {
     "xlsum": 45,
     "crosssum": 45,
     "wikilingua": 18,
+    "udpos": 33,
+    "panx": 40,
 }
 """Languages of each dataset, as its authors count them."""
 
@@ -287,7 +289,17 @@ def test_training_data_is_english_but_for_the_sets_that_have_it_in_every_languag
     trains = {name for name in ENTRIES if "train" in hub_entry(name).files}
     everywhere = {name for name in trains if set(hub_entry(name).languages) != {"en"}}
     assert everywhere == {
-        *("sib200", "tydiqa_goldp", "xlsum", "crosssum", "wikilingua", "xstorycloze", "global_mmlu")
+        *(
+            "sib200",
+            "tydiqa_goldp",
+            "xlsum",
+            "crosssum",
+            "wikilingua",
+            "xstorycloze",
+            "global_mmlu",
+            "udpos",
+            "panx",
+        )
     }
 
 
@@ -321,3 +333,48 @@ def test_the_document_names_every_repository_at_its_revision():
         row = next(line for line in rows if line.startswith(f"| `{name}` "))
         assert f"`{entry.repo}`" in row
         assert f"`{entry.revision}`" in row
+
+
+OWN_TASK = """
+import sys
+from crosstune.errors import UserError
+from crosstune.tasks.custom.load import load_task
+for file in sys.argv[1:]:
+    try:
+        kind = load_task(file).task
+        task = kind(kind.Options())
+        prompts = [example.prompt for code in task.languages() for example in task.examples("test", code)]
+        print(task.languages(), sorted(prompts), task.sources[0]["repo"], task.sources[0]["commit"])
+    except UserError as error:
+        print(error)
+"""
+DEFINITION = """name: own
+kind: generation
+hub: OWNER/qa
+revision: REVISION
+prompt: "{question}"
+answer: question
+id: id
+test: TEST
+"""
+
+
+def test_a_task_of_ones_own_from_the_hub(hub: HubServer, tmp_path: Path) -> None:
+    text = DEFINITION.replace("OWNER", OWNER)
+    files = {
+        "files": text.replace("REVISION", OLD).replace("TEST", '"{code}/test-*.parquet"'),
+        "config": text.replace("REVISION", "refs/convert/parquet").replace("TEST", '"{code}/test"'),
+        "nothing": text.replace("REVISION", NEW).replace("TEST", '"{code}/dev-*.parquet"'),
+        "unpinned": text.replace("revision: REVISION\n", "").replace("TEST", '"{code}/test"'),
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.yaml").write_text(content, encoding="utf-8")
+    command = [sys.executable, "-c", OWN_TASK, *(str(tmp_path / f"{name}.yaml") for name in files)]
+    done = subprocess.run(
+        command, env=hub.environment(tmp_path / "home"), capture_output=True, text=True, check=True
+    )
+    from_files, from_config, nothing, unpinned = done.stdout.splitlines()
+    assert from_files == f"['de'] ['Wer?'] {QA} {OLD}"
+    assert from_config == f"['de'] ['Wann?'] {QA} {CONVERTED}"
+    assert "no file */dev-*.parquet; it holds de/test-0.parquet" in nothing
+    assert "unpinned.yaml:3: hub and revision go together" in unpinned

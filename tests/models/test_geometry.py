@@ -1,13 +1,11 @@
 from dataclasses import replace
 from typing import Any
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, Gemma3Config, GPT2Config, LlamaConfig, T5Config
+from transformers import AutoModelForCausalLM, Gemma3Config, GPT2Config, LlamaConfig
 
-from crosstune.errors import UserError
 from crosstune.models.geometry import Geometry, geometry_of
 
 
@@ -81,11 +79,6 @@ def test_family_with_other_names_for_sizes():
     shape = geometry_of(GPT2Config(vocab_size=60, n_embd=24, n_layer=3, n_head=4, n_positions=16))
     assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim) == (3, 24, 4, 4, 6)
     assert (shape.intermediate, shape.tied) == (96, True)
-
-
-def test_encoder_decoder_is_refused():
-    with pytest.raises(UserError, match='"t5" is not a causal language model'):
-        geometry_of(T5Config())
 
 
 def test_no_weights_are_made():

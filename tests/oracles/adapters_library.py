@@ -5,11 +5,12 @@
 A tiny random Llama; on it, one after the other, adapters of each of the library's own configs with random
 weights, and stacks of a language's and a task's (MAD-X) with an invertible adapter at the embeddings, whose
 inverse the library has in its own heads alone. Stored are the model's weights, the adapters' under
-crosstune's names, and the logits of one text.
+crosstune's names, the logits of one text, and the library's own config and names of each adapter.
 """
 
 import json
 import re
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,15 @@ def main() -> None:
     stored = {f"model.{name}": weight.clone() for name, weight in model.state_dict().items()}
     ids = torch.randint(SIZES["vocab_size"], (1, 9))
     adapters.init(model)
+    written: dict[str, Any] = {}
     for config, settings in CONFIGS.items():
         model.add_adapter("it", config=settings)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_adapter(folder, "it", use_safetensors=True)
+            written[config] = json.loads((Path(folder) / "adapter_config.json").read_text())
         model.set_active_adapters("it")
         parameters = {name: p for name, p in model.named_parameters() if ".it" in name or "phm" in name}
+        written[config]["names"] = sorted(parameters)
         with torch.no_grad():
             for name, weight in parameters.items():
                 weight.copy_(torch.randn_like(weight) * 0.5)
@@ -107,7 +113,7 @@ def main() -> None:
             stored[f"{stack}.logits"] = headed(input_ids=ids).logits[0].clone()
         headed.delete_adapter("language")
         headed.delete_adapter("it")
-    about = {"ids": json.dumps(ids[0].tolist()), "sizes": json.dumps(SIZES)}
+    about = {"ids": json.dumps(ids[0].tolist()), "sizes": json.dumps(SIZES), "written": json.dumps(written)}
     file = Path(__file__).with_suffix(".safetensors")
     save_file({name: tensor.contiguous() for name, tensor in stored.items()}, file, metadata=about)
 

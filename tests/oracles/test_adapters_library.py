@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from crosstune.exporting.library import reduction_factor, write_library_form
 from crosstune.methods import METHODS
 from crosstune.methods.adapters import inserted
 from crosstune.models.attention.hook import IMPLEMENTATION
@@ -67,6 +69,35 @@ def test_the_library_s_modules(stored, lm, case):
     assert (all_logits(lm, ids).cpu() - wanted).abs().max() > 0.1
     method.load_state(state)
     near("bottleneck = adapters library", all_logits(lm, ids), wanted)
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "compacter" not in case])
+def test_written_as_the_library_writes(stored, lm, tmp_path, case):
+    """The same settings, names and values, under another name of the adapter."""
+    tensors, about = stored
+    name, settings = CASES[case]
+    method: Any = METHODS[name](METHODS[name].Config(**settings))
+    method.attach(lm)
+    state = under(tensors, f"{case}.")
+    del state["logits"]
+    method.load_state(state)
+    write_library_form(method, lm, tmp_path)
+    theirs = json.loads(about["written"])[case]
+    names = theirs.pop("names")
+    ours = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert ours.pop("name") == "crosstune"
+    assert ours.pop("model_name") == "tiny"
+    assert ours == {key: value for key, value in theirs.items() if key not in ("name", "model_name")}
+    written = load_file(tmp_path / "adapter.safetensors")
+    assert sorted(key.replace(".crosstune.", ".it.").replace(".crosstune", ".it") for key in written) == names
+    values = list(state.values())
+    for key, x in written.items():
+        assert any(x.shape == y.shape and torch.equal(x, y) for y in values), key
+
+
+def test_every_width_is_the_library_s() -> None:
+    for hidden in (64, 640, 2048, 4096):
+        assert all(int(hidden // reduction_factor(hidden, width)) == width for width in range(1, hidden + 1))
 
 
 @pytest.mark.parametrize("case", STACKS)

@@ -168,7 +168,7 @@ def written(lm, texts: list[str], max_tokens: int = 50, stop=("\n",), end: bool 
     written = generation._generate(script, trees, max_tokens, stop, rows * longest)
     assert all(len(ids) <= max_tokens for ids in written)
     decoded = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-    return [generation._cut(text, stop).strip() for text in decoded], script.steps
+    return [generation.cut(text, stop).strip() for text in decoded], script.steps
 
 
 def test_stop_strings(tiny_lm):

@@ -5,18 +5,22 @@ from dataclasses import replace
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AttentionInterface, PreTrainedTokenizerFast
 
 from crosstune.data.example import Example
+from crosstune.errors import UserError
 from crosstune.methods.head import HeadShape, Probe, WithHead
+from crosstune.models.attention.choose import for_training
 from crosstune.outputs.choices import ChoiceItem, score_choices
 from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.fits import head_shape
+from crosstune.outputs.heads.reading import answered
 from crosstune.outputs.heads.tags import Tags
 from crosstune.outputs.registry import output_of
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.benchmarks.tagging import NAMES, Panx
 from tiny_encoders import make_encoder
-from tiny_models import make_lm, row
+from tiny_models import make_lm, row, tiny_model
 
 PIECES = ["<s>", "<pad>", "</s>", "<unk>", "▁", "▁ab", "c", "d", "你", "好"]
 
@@ -114,3 +118,59 @@ def test_names_of_tags_word_by_word():
         assert told == " ".join(best)
     rows = output_of("tags", lm, settings).rows(sentences)
     assert [lm.tokenizer.decode(r.ids[-r.answer :]).strip() for r in rows] == ["O", "B-LOC", "I-LOC", "B-PER"]
+
+
+def _by_layer(module, query, key, value, mask, scaling=None, **_):
+    """Plain attention over one text, two-way in some layers; a window is counted to both sides."""
+    length = query.shape[2]
+    apart = torch.arange(length)[:, None] - torch.arange(length)
+    seen = torch.ones(length, length, dtype=torch.bool)
+    if module.layer_idx not in module.config.test_two_way:
+        seen &= apart >= 0
+    if getattr(module, "sliding_window", None):
+        seen &= apart.abs() < module.sliding_window
+    times = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(times, 1).transpose(2, 3) * scaling
+    out = scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value.repeat_interleave(times, 1)
+    return out.transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("test-by-layer", _by_layer)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("layers", [(1, 2), (0,)])
+def test_chosen_layers_of_a_decoder_see_both_ways(family, layers):
+    """Against attention written out for each layer, with and without padding, in training and reading."""
+    lm, model = make_lm(family), tiny_model(family, torch.float32, 0, "test-by-layer")
+    model.config.test_two_way = layers
+    settings = EvaluateSettings(two_way=layers)
+    task = Panx.__new__(Panx)
+    shape = head_shape(task, lm.geometry, settings, [example("a", "O")])
+    assert shape == HeadShape(7, two_way=layers)
+    method = WithHead(Probe(), shape)
+    method.attach(lm, seed=1)
+    texts = [[1, 40, 50, 60, 70, 80], [1, 45, 55], [1, 41, 42, 43, 44, 45]]
+    expected = [model.base_model(row(text)).last_hidden_state[0] for text in texts]
+
+    def read(numbers):
+        some = [texts[i] for i in numbers]
+        places = [[(i,) for i in range(len(text))] for text in some]
+
+        def split(states, members):
+            return list(states.clone().split([len(some[i]) for i in members]))
+
+        return answered(lm, some, places, split, settings)
+
+    for numbers in ([0, 2], [0, 1, 2]):
+        for i, states in zip(numbers, read(numbers), strict=True):
+            torch.testing.assert_close(states, expected[i], rtol=1e-4, atol=1e-4)
+    placed = for_training(lm, texts)
+    hidden = lm.hidden(placed.ids, placed.layout).flatten(0, 1)
+    for i, start in enumerate(placed.starts):
+        found = hidden[start : start + len(texts[i])]
+        torch.testing.assert_close(found, expected[i], rtol=1e-4, atol=1e-4)
+    method.detach()
+    assert (lm.hidden(row(texts[0]))[0] - expected[0]).abs().max() > 0.01
+    with pytest.raises(UserError, match="counted from 0 to 2 here"):
+        head_shape(task, lm.geometry, EvaluateSettings(two_way=(3,)), [example("a", "O")])

@@ -16,6 +16,8 @@ from crosstune.errors import UserError
 from crosstune.languages import table
 from crosstune.metrics.corpus import CORPUS
 from crosstune.metrics.language_id import measurable
+from crosstune.running.task_data import read_data
+from crosstune.study.runs import expand
 from crosstune.study.spec import read_study
 from crosstune.tasks.custom.definition import Definition
 from crosstune.tasks.custom.load import load_task
@@ -499,3 +501,65 @@ def test_the_documentation_shows_what_there_is(tmp_path):
     assert keys == set(Definition.model_fields)
     custom = [name for name, metric in CORPUS.items() if metric.of_choices is not None]
     assert all(f"| `{metric}` |" in text for metric in (*METRICS, *custom))
+
+
+NESTED = """name: nested
+kind: generation
+prompt: "{context.text} {question}"
+answer: answers.text
+id: meta.ids.0
+test: "{code}/test{suffix}"
+"""
+NESTED_ROWS = [
+    {
+        "context": {"text": f"Text {n}."},
+        "question": f"Question {n}?",
+        "answers": [{"text": f"a{n}", "start": 1}, {"text": f"b{n}", "start": 2}],
+        "meta": {"ids": [f"id{n}", "other"]},
+    }
+    for n in range(3)
+]
+
+
+def write_nested(folder, suffix):
+    folder.mkdir(exist_ok=True)
+    file = folder / f"test{suffix}"
+    frame = pl.DataFrame(NESTED_ROWS)
+    if suffix == ".jsonl":
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in NESTED_ROWS))
+    elif suffix == ".json":
+        file.write_text(json.dumps({"version": 1, "data": NESTED_ROWS}))
+    elif suffix == ".parquet":
+        frame.write_parquet(file)
+    else:  # as datasets.save_to_disk writes it
+        frame.write_ipc_stream(file)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".arrow"])
+def test_fields_inside_others(tmp_path, suffix):
+    for code in ("en", "de"):
+        write_nested(tmp_path / code, suffix)
+    task = make(tmp_path, NESTED.replace("{suffix}", suffix))
+    assert task.languages() == ["en", "de"]
+    example = {example.id: example for example in task.examples("test", "de")}["id1"]
+    assert example.prompt == "Text 1. Question 1?"
+    assert example.answers == ("a1", "b1")
+    assert not task.has_training
+    wrong = make(tmp_path, NESTED.replace("{suffix}", suffix).replace("answers.text", "answers.words"))
+    with pytest.raises(UserError, match=r"answers\.words"):
+        wrong.examples("test", "de")
+
+
+def test_a_task_without_training_data_takes_untuned_methods_alone(tmp_path):
+    write_nested(tmp_path / "en", ".jsonl")
+    (tmp_path / "task.yaml").write_text(NESTED.replace("{suffix}", ".jsonl"), encoding="utf-8")
+    study = "name: x\nmodel: demo:gemma-3-270m\ntasks: [task.yaml]\nmethods:\n- none\n"
+    (tmp_path / "study.yaml").write_text(study, encoding="utf-8")
+    assert len(expand(read_study(tmp_path / "study.yaml"))) == 1
+    for method in ("lora", "few-shot"):
+        (tmp_path / "study.yaml").write_text(f"{study}- {method}\n", encoding="utf-8")
+        with pytest.raises(UserError, match=rf"study.yaml:6: {method}: task nested has no training data"):
+            read_study(tmp_path / "study.yaml")
+    data = read_data(make(tmp_path, NESTED.replace("{suffix}", ".jsonl")), ["en"], None, False)
+    assert (data.train, data.of(None)["train"]) == ({"en": []}, {})
+    assert data.overlap(None)["prompts"] == 0

@@ -1,8 +1,10 @@
 """Tagged files in each published form, read as sentences; what is odd in them is mended as XTREME does."""
 
+from pathlib import Path
+
 import pytest
 
-from crosstune.data.tables import BadRow
+from crosstune.data.tables import BadRow, Row
 from crosstune.data.tagged import read_conllu, read_tagged
 from crosstune.errors import UserError
 from crosstune.tasks import make_task
@@ -60,3 +62,12 @@ def test_tasks_of_tags(tmp_path):
     assert task.examples("train", "en")[0].choices == task.tags
     with pytest.raises(UserError, match=r"test-de.tsv:1: unknown tag 'HOUSE'"):
         make_task("udpos", {"data": str(tmp_path)}).examples("test", "de")
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "tags"), [("udpos", [7, 15], "NOUN VERB"), ("panx", [1, 6], "B-PER I-LOC")]
+)
+def test_rows_of_the_hub_have_numbers(name, numbers, tags):
+    row = Row(Path("x.parquet"), 3, {"words": ["a b", " ", "c"], "tags": [numbers[0], 0, numbers[1]]})
+    example = make_task(name).example(row, "test", "en")
+    assert (example.id, example.prompt, example.answers) == ("3", "ab c", (tags,))

@@ -29,7 +29,7 @@ COMPARISON = ["model", "task", "protocol"]
 ROW = [*COMPARISON, "setup"]
 """Columns that make one row of a results table: its runs differ in nothing but the seed."""
 
-SCORING = ("choices", "max_answer_tokens", "on_too_long")
+SCORING = ("choices", "max_answer_tokens", "on_too_long", "chat_template", "system_prompt")
 """Evaluation settings that change what an answer scores; the others change its speed, or the test data."""
 
 

@@ -57,7 +57,12 @@ def export(
     run = store / target
     written = write_merged(run, merged, device) if merged else write_adapter(run, adapter or Path(), device)
     card = write_card(run, written)
-    say(f"{written.kind}: {written.folder}; logits differ from the run's by {written.gap:.1g} of the largest")
+    gap = (
+        "are not compared"
+        if written.gap is None
+        else f"differ from the run's by {written.gap:.1g} of the largest"
+    )
+    say(f"{written.kind}: {written.folder}; logits {gap}")
     for remark in written.remarks:
         say(remark)
     say(f"card: {card}")

@@ -163,6 +163,8 @@ def plan(
         print_json(planned.as_dict())
     else:
         show(plan_table(planned, str(study)))
+        for line in changed.absent:
+            say(line)
     if power is not None and not as_json:
         from crosstune.planning.power import of_study
 
@@ -229,10 +231,9 @@ def check(store: StoreFolder) -> None:
 
     Example: crosstune check runs/demo
     """
-    from crosstune.data.forms import FORMS
-    from crosstune.store.audit import audit
+    from crosstune import api
 
-    state = audit(user_path(store), FORMS)
+    state = api.check(store)
     for text in (*state.notes, *state.problems):
         say(text)
     counts = {"searches": state.searches, "stages": state.stages}

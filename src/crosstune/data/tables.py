@@ -1,4 +1,4 @@
-"""Reads published data files row by row: tab-separated, CSV, JSON lines, parquet; and whole JSON documents.
+"""Reads published data files row by row: tab-separated, CSV, JSON, JSON lines, parquet, Arrow.
 
 An unreadable row is returned as a `BadRow` in its place, so that a caller can stop at it, or count and skip
 it. A fault of the file itself is a `UserError` at once.
@@ -6,11 +6,11 @@ it. A fault of the file itself is a `UserError` at once.
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import polars as pl
 
@@ -78,10 +78,10 @@ def changed(rows: Rows, change: Callable[[Row], Row]) -> Iterator[Row | BadRow]:
 
 
 def read_rows(path: Path, columns: Sequence[str], *, header: bool = True) -> list[Row | BadRow]:
-    """Rows of a table in the format its name ends in: .tsv, .txt (tabs), .csv, .jsonl or .parquet.
+    """Rows of a table, by the end of its name: .tsv or .txt (tabs), .csv, .jsonl, .json, .parquet, .arrow.
 
     ``columns`` must be there (others are kept); in a file without a ``header`` they are all columns, in
-    order.
+    order. In JSON, parquet and Arrow a column may be inside another (`nested`).
 
     Raises:
         UserError: The file cannot be read, is empty, lacks a column, or its format is not known.
@@ -91,7 +91,9 @@ def read_rows(path: Path, columns: Sequence[str], *, header: bool = True) -> lis
         ".txt": lambda: _table(path, columns, header, _tabs),
         ".csv": lambda: _table(path, columns, header, _commas),
         ".jsonl": lambda: _json_lines(path, columns),
-        ".parquet": lambda: _parquet(path, columns),
+        ".json": lambda: _json_list(path, columns),
+        ".parquet": lambda: _frame(path, columns, pl.read_parquet),
+        ".arrow": lambda: _frame(path, columns, _read_arrow),
     }
     if path.suffix not in readers:
         raise UserError(f"{path}: unknown kind of file; tables end in {', '.join(readers)}")
@@ -101,6 +103,34 @@ def read_rows(path: Path, columns: Sequence[str], *, header: bool = True) -> lis
 def read_quoted(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
     """Rows of a tab-separated table whose quoted fields may hold line breaks; otherwise as `read_rows`."""
     return _table(path, columns, True, partial(_commas, delimiter="\t"))
+
+
+def nested(fields: Mapping[str, Any], column: str) -> Any:
+    """The value of a column such as ``answers.text``: inside a mapping, or of each mapping in a list.
+
+    A whole number picks an entry of a list (``options.0``). None where there is no such column.
+    """
+    if column in fields:
+        return fields[column]
+    value: Any = fields
+    for step in column.split("."):
+        if isinstance(value, list) and step.isdecimal():
+            value = value[int(step)] if int(step) < len(value) else None
+        elif isinstance(value, list):
+            value = [item.get(step) if isinstance(item, Mapping) else None for item in value]
+        else:
+            value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def _with_nested(path: Path, number: int, fields: dict[str, Any], columns: Sequence[str]) -> Row | BadRow:
+    """A row with the columns inside others beside these, under their whole names."""
+    inner = {column: nested(fields, column) for column in columns if column not in fields and "." in column}
+    missing = [column for column in columns if column not in fields and inner.get(column) is None]
+    if missing:
+        names = ", ".join(list(fields)[:12])[:120] or "none"
+        return BadRow(f"{path}:{number}: no column {', '.join(missing)}; it has {names}")
+    return Row(path, number, fields | inner)
 
 
 def read_json(path: Path) -> Any:
@@ -224,24 +254,47 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
             continue
         if not isinstance(value, dict):
             rows.append(BadRow(f"{path}:{number}: {_shown(value)} where an object was expected"))
-        elif missing := [column for column in columns if column not in value]:
-            names = ", ".join(list(value)[:12])[:120] or "none"
-            rows.append(BadRow(f"{path}:{number}: no column {', '.join(missing)}; it has {names}"))
         else:
-            rows.append(Row(path, number, value))
+            rows.append(_with_nested(path, number, value, columns))
     if not rows:
         raise UserError(f"{path} is empty: expected objects with {', '.join(columns)}, one a line")
     return rows
 
 
-def _parquet(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
+def _json_list(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
+    """Rows of a document that is a list of objects, or has one such list under a key; numbered from 1."""
+    whole = read_json(path)
+    lists = [whole] if isinstance(whole, list) else []
+    if isinstance(whole, dict):
+        lists = [value for value in whole.values() if isinstance(value, list)]
+    if len(lists) != 1 or not lists[0]:
+        raise UserError(f"{path}: a table in JSON is one list of objects; write JSON lines (.jsonl)")
+    return [
+        _with_nested(path, number, value, columns)
+        if isinstance(value, dict)
+        else BadRow(f"{path}:{number}: {_shown(value)} where an object was expected")
+        for number, value in enumerate(lists[0], start=1)
+    ]
+
+
+def _read_arrow(stream: IO[bytes]) -> pl.DataFrame:
+    """A file that ``datasets`` saved (a stream), or an Arrow file."""
+    content = stream.read()
+    read = pl.read_ipc if content.startswith(b"ARROW1") else pl.read_ipc_stream
+    return read(content)
+
+
+def _frame(
+    path: Path, columns: Sequence[str], read: Callable[[IO[bytes]], pl.DataFrame]
+) -> list[Row | BadRow]:
     try:
         with open_file(path) as stream:  # polars would take a path that holds "[" or "*" for a pattern
-            table = pl.read_parquet(stream)
+            table = read(stream)
     except (OSError, pl.exceptions.PolarsError) as error:
         reason = first_line(error)[:200]
-        raise UserError(f"{path}: not a readable parquet file: {reason}") from error
-    _require(path, columns, table.columns, f"it has {', '.join(table.columns)}")
+        raise UserError(f"{path}: not a readable {path.suffix[1:]} file: {reason}") from error
+    outer = [name if name in table.columns else name.partition(".")[0] for name in columns]
+    _require(path, outer, table.columns, f"it has {', '.join(table.columns)}")
     if table.is_empty():
         raise UserError(f"{path} is empty: expected rows with the columns {', '.join(columns)}")
     rows: list[Row | BadRow] = []
@@ -250,7 +303,7 @@ def _parquet(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
         if size > LARGEST_ROW:
             rows.append(BadRow(f"{path}:{number}: a row of {size:,} letters; the most is {LARGEST_ROW:,}"))
         else:
-            rows.append(Row(path, number, fields))
+            rows.append(_with_nested(path, number, fields, [name for name in columns if "." in name]))
     return rows
 
 

@@ -40,7 +40,7 @@ def read_tagged(path: Path) -> Rows:
         tags: list[str] = []
         for text in block:
             word, _, tag = text.rstrip().rpartition("\t" if "\t" in text.rstrip() else " ")
-            words.append(_GONE.sub("", word or tag))
+            words.append(word or tag)
             tags.append(tag.strip() if word else "O")
         yield _row(path, line, str(number), words, tags)
 
@@ -91,7 +91,7 @@ def _sentence(path: Path, number: int, line: int, block: Sequence[str]) -> Row:
             continue  # an empty node, or a part
         else:
             tag = row[3]
-        words.append(_GONE.sub("", row[1]))
+        words.append(row[1])
         tags.append(tag)
     return _row(path, line, name, words, tags)
 
@@ -101,8 +101,14 @@ def _rank(tag: str) -> int:
 
 
 def _row(path: Path, line: int, name: str, words: list[str], tags: list[str]) -> Row:
-    pairs = [(word, tag) for word, tag in zip(words, tags, strict=True) if word]
-    return Row(path, line, {"id": name, "words": [w for w, _ in pairs], "tags": [t for _, t in pairs]})
+    words, tags = without_spaces(words, tags)
+    return Row(path, line, {"id": name, "words": words, "tags": tags})
+
+
+def without_spaces(words: Sequence[str], tags: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Words without the spaces and joiners inside them, and their tags; none that was nothing else."""
+    pairs = [(_GONE.sub("", word), tag) for word, tag in zip(words, tags, strict=True)]
+    return [word for word, _ in pairs if word], [tag for word, tag in pairs if word]
 
 
 def _blocks(path: Path) -> Iterator[tuple[int, int, list[str]]]:

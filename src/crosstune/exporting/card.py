@@ -48,10 +48,10 @@ def write_card(run_folder: Path, written: Written) -> Path:
 def _head(written: Written) -> str:
     """What the hub reads of a card."""
     run = written.run
-    peft_type = written.kind == "PEFT adapter"
+    libraries = {"PEFT adapter": "peft", "merged checkpoint": "transformers"}
     facts: dict[str, Any] = {
         "base_model": hub.parted(run.model)[0] if hub.is_hub_id(run.model) else None,
-        "library_name": "peft" if peft_type else "transformers",
+        "library_name": libraries.get(written.kind, "adapters"),
         "language": [code for code in run.languages if len(code) in (2, 3)],
         "tags": ["crosstune", run.method.name, run.task.name],
     }
@@ -77,13 +77,21 @@ def _use(written: Written) -> str:
             f"model = AutoModelForCausalLM.from_pretrained({name})\n"
             'model = PeftModel.from_pretrained(model, "this folder")\n```\n'
         )
+    elif written.gap is None:
+        text = (
+            "```python\nimport adapters\nfrom transformers import AutoModelForCausalLM\n\n"
+            f"model = AutoModelForCausalLM.from_pretrained({name})\n"
+            "adapters.init(model)\n"
+            'model.load_adapter("this folder", use_safetensors=True, set_active=True)\n```\n'
+        )
     else:
         text = "A checkpoint in the form of transformers, for vLLM, SGLang and llama.cpp's converter too.\n"
-    notes = [
-        f"Logits on {TOKENS} tokens differ from crosstune's by {written.gap:.1g} of the largest.",
-        *(f"{remark[0].upper()}{remark[1:]}." for remark in written.remarks),
-    ]
-    return text + "\n" + " ".join(notes) + "\n"
+    notes = [f"{remark[0].upper()}{remark[1:]}." for remark in written.remarks]
+    if written.gap is not None:
+        notes.insert(
+            0, f"Logits on {TOKENS} tokens differ from crosstune's by {written.gap:.1g} of the largest."
+        )
+    return "\n".join([text, " ".join(notes), ""]) if notes else text
 
 
 def _results(run: RunRecord, scores: pl.DataFrame) -> str:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from crosstune.errors import UserError, first_line
 from crosstune.exporting.forms import PeftForm, peft_form
+from crosstune.exporting.library import write_library_form
 from crosstune.exporting.merging import merged_model
 from crosstune.files import user_path
+from crosstune.methods.adapters.bottleneck import Bottleneck
 from crosstune.methods.adapters.merged import MOST_LOST
 from crosstune.methods.config import INIT_TEXT
 from crosstune.models.language_model import LanguageModel
@@ -38,20 +40,22 @@ class Written:
     Attributes:
         folder: Where.
         run: Of which run.
-        kind: "PEFT adapter" or "merged checkpoint".
-        gap: Largest difference of its logits from ours, of the largest.
+        kind: "PEFT adapter", "adapter of the adapters library" or "merged checkpoint".
+        gap: Largest difference of its logits from ours, of the largest; None where they were not computed.
         remarks: What else there is to know of it.
     """
 
     folder: Path
     run: RunRecord
     kind: str
-    gap: float
+    gap: float | None
     remarks: tuple[str, ...]
 
 
 def write_adapter(run_folder: Path, folder: Path, device: str = "auto") -> Written:
     """Write a run as PEFT has it: ``adapter_config.json`` and ``adapter_model.safetensors``.
+
+    Of bottleneck adapters, which PEFT lacks, the `adapters` library's form is written.
 
     Raises:
         UserError: PEFT has no form for the method, the folder is taken, or PEFT computes something else.
@@ -62,7 +66,13 @@ def write_adapter(run_folder: Path, folder: Path, device: str = "auto") -> Writt
         with restored(run_folder, run, method, run.source_language, device=device) as lm:
             ids = _text(lm)
             wanted = _logits(lm, ids)
-            form = peft_form(method, lm)
+            if isinstance(method, Bottleneck):
+                write_library_form(method, lm, new)
+                form = None
+            else:
+                form = peft_form(method, lm)
+        if form is None:
+            return Written(user_path(folder), run, "adapter of the adapters library", None, ())
         gap = _gap(_by_peft(form, lm, ids, new), wanted, lm.dtype)
     return Written(user_path(folder), run, "PEFT adapter", gap, tuple(filter(None, [form.remark])))
 
@@ -145,7 +155,7 @@ def _by_peft(form: PeftForm, lm: LanguageModel, ids: Tensor, folder: Path) -> Te
         there = dict((*model.named_parameters(), *model.named_buffers()))
         with torch.no_grad():
             for name, value in form.values.items():
-                there[name].data = value.to(there[name].device, torch.float32).view(there[name].shape)
+                there[name].data = value.to(there[name].device).view(there[name].shape)
         model.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's own card, which says nothing
         model.eval()

@@ -1,10 +1,18 @@
 """Settings that methods share: which layers, how many prompt tokens."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from crosstune.errors import UserError
+from crosstune.models.geometry import Geometry, Side
 
 # Real text to start prompts from: on the manifold of the model's inputs from the first step.
 INIT_TEXT = (
@@ -43,7 +51,8 @@ class Layered(MethodConfig):
     """Settings of a method that can live in some layers only.
 
     Attributes:
-        layers: None for all, k for the last k, or a list of layer numbers, from 0 for the lowest.
+        layers: None for all, k for the last k, or a list of layer numbers, from 0 for the lowest. An
+            encoder-decoder's are counted through, its encoder's first.
     """
 
     layers: int | list[int] | None = None
@@ -68,6 +77,62 @@ class Layered(MethodConfig):
         if again := {i for i in self.layers if self.layers.count(i) > 1}:
             raise UserError(f"layers: {min(again)} is listed twice")
         return sorted(self.layers)
+
+
+class Sided(MethodConfig):
+    """Settings of a method that can live in some parts of an encoder-decoder only.
+
+    Attributes:
+        where: "encoder", "decoder" and "cross" (the decoder's attention to what the encoder read); None for
+            `usual`. For encoder-decoders alone.
+    """
+
+    usual: ClassVar[tuple[Side, ...]] = ("encoder", "decoder", "cross")
+    possible: ClassVar[tuple[Side, ...]] = ("encoder", "decoder", "cross")
+    newer: ClassVar[tuple[str, ...]] = ("where",)
+
+    where: tuple[Side, ...] | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _some_of(self) -> Self:
+        if wrong := [side for side in self.where or () if side not in self.possible]:
+            raise ValueError(
+                f"where: {wrong[0]} is no place for this method; choose {', '.join(self.possible)}"
+            )
+        return self
+
+    def sides(self, geometry: Geometry) -> tuple[Side, ...]:
+        """The parts of a model; of one that is no encoder-decoder, all.
+
+        Raises:
+            UserError: ``where`` is set, and it is none.
+        """
+        if not geometry.encoder_layers:
+            if self.where is not None:
+                raise UserError("where: this model is no encoder-decoder; take it out")
+            return ("decoder",)
+        return self.usual if self.where is None else self.where
+
+
+class Placed(Sided, Layered):
+    """Settings of a method that can live in some layers and some parts only."""
+
+    def attention_places(self, geometry: Geometry) -> list[int]:
+        """Numbers of the attention modules in the chosen layers and parts, ascending.
+
+        A decoder's attention to what an encoder read is counted behind the self-attention of all layers.
+
+        Raises:
+            UserError: No chosen layer is in these parts.
+        """
+        layers, sides = self.chosen(geometry.layers), self.sides(geometry)
+        places = [i for i in layers if geometry.side(i) in sides]
+        if geometry.encoder_layers and "cross" in sides:
+            behind = geometry.layers - geometry.encoder_layers
+            places += [i + behind for i in layers if i >= geometry.encoder_layers]
+        if not places:
+            raise UserError(f"layers: {self.layers} are not in where: {', '.join(sides)}")
+        return places
 
 
 class Prompted(MethodConfig):

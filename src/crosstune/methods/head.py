@@ -30,10 +30,12 @@ class HeadShape:
     Attributes:
         classes: Scores of each state.
         dense: Whether there is a layer in between.
+        two_way: Layers of a causal model in which tokens see those behind them.
     """
 
     classes: int
     dense: bool = False
+    two_way: tuple[int, ...] = ()
 
     def count(self, hidden: int) -> int:
         """Its parameters on states of a width."""
@@ -121,6 +123,8 @@ class WithHead(Method[MethodConfig]):
         """Attach the method, and put the head on the model."""
         self.method.attach(lm, seed, languages)
         self.lm, self.part = lm, self.method.part
+        if self.part is not None:
+            self.part.two_way = frozenset(self.shape.two_way)
         self.head = lm.head = self.shape.make(lm, seed)
 
     def detach(self) -> None:

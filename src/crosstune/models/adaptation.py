@@ -72,6 +72,7 @@ class Part:
     soft_prompt: "Tensor | None" = None  # ``[n, hidden]``, in front of the text's embeddings
     prompts: dict[int, Prompt] = field(default_factory=dict)  # by number of the layer
     shift: int = 0  # added to the position of the first token
+    two_way: frozenset[int] = frozenset()  # layers of a causal model in which tokens see those behind them
     # Called with True or False to switch on or off what the part changed in the model's modules.
     switch: Callable[[bool], None] | None = None
     # Takes the part out of the model's modules again, however far attaching it came.
@@ -179,6 +180,11 @@ class Adaptation:
         """Position of the first token, a soft prompt's or the text's."""
         return sum(part.shift for part in self.active)
 
+    @property
+    def two_way(self) -> frozenset[int]:
+        """Layers of a causal model in which tokens see those behind them."""
+        return frozenset().union(*(part.two_way for part in self.active if part.two_way))
+
     def prompts(self, layer: int) -> "Prompts":
         """What a layer's attention sees beside its text."""
         return Prompts([part.prompts[layer] for part in self.active if layer in part.prompts])
@@ -211,6 +217,16 @@ _PLACES: "weakref.WeakKeyDictionary[Any, tuple[weakref.ref[Adaptation], int]]" =
 
 def prompts_of(module: Any) -> Prompts:
     """The prompts that are active on an attention module."""
+    adaptation, layer = _place_of(module)
+    return Prompts() if adaptation is None else adaptation.prompts(layer)
+
+
+def sees_behind(module: Any) -> bool:
+    """Whether tokens of a causal attention module see those behind them."""
+    adaptation, layer = _place_of(module)
+    return adaptation is not None and layer in adaptation.two_way
+
+
+def _place_of(module: Any) -> tuple[Adaptation | None, int]:
     place = _PLACES.get(module)
-    adaptation = None if place is None else place[0]()
-    return Prompts() if place is None or adaptation is None else adaptation.prompts(place[1])
+    return (None, 0) if place is None else (place[0](), place[1])

@@ -1,9 +1,10 @@
-"""The shape of a decoder, read from its modules without weights: enough to count parameters."""
+"""The shape of a model, read from its modules without weights: enough to count parameters."""
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from crosstune.errors import UserError
+from crosstune.models.family import CROSS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
     from crosstune.models.parts import Parts
 
 Linear = tuple[str, int, int]
+Side = Literal["encoder", "decoder", "cross"]
+"""Of an encoder-decoder its encoder, its decoder, or the decoder's attention to what the encoder read."""
 Counts = tuple[int, int, int]
 """Parameters: all, those that are biases, and those of norms."""
 
@@ -19,7 +22,7 @@ Counts = tuple[int, int, int]
 class Geometry:
     """Sizes that decide how many parameters a method trains."""
 
-    layers: int  # decoder layers
+    layers: int  # layers; of an encoder-decoder the encoder's, then the decoder's
     hidden: int  # width of the residual stream
     heads: int  # query heads
     kv_heads: int  # key/value heads (grouped-query attention when fewer than ``heads``)
@@ -54,6 +57,7 @@ class Geometry:
     # "masked" or "bare" for an encoder with or without a masked language model; empty for a causal one.
     encoder: str = ""
     first_position: int = 0  # number of the first (RoBERTa's tables begin with rows that no text uses)
+    encoder_layers: int = 0  # how many of the layers are an encoder's before a decoder; 0 in other models
 
     def usable(self, method: str, fault: str) -> None:
         """Refuse a method that the model cannot be used with: `no_prompts` or `no_soft_prompt` says why.
@@ -91,6 +95,12 @@ class Geometry:
             ("mlp.up_proj", hidden, inner),
             ("mlp.down_proj", inner, hidden),
         )
+
+    def side(self, layer: int, name: str = "") -> Side:
+        """What a layer of an encoder-decoder is part of, or what is in it under a name."""
+        if layer < self.encoder_layers:
+            return "encoder"
+        return "cross" if name.startswith(CROSS) else "decoder"
 
     @property
     def counts(self) -> tuple[Counts, ...]:
@@ -132,18 +142,18 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
     for every architecture transformers knows, and takes milliseconds at any size.
 
     Args:
-        config: Of a causal LM, of an encoder, or of a multimodal model, whose text decoder is then the one
-            described.
+        config: Of a causal LM, an encoder, an encoder-decoder, or a multimodal model, whose text decoder is
+            then the one described.
 
     Raises:
         UserError: Not a model that transformers can build, or one whose layers differ in shape.
     """
     import torch
 
-    from crosstune.models.family import encoder_of, from_config
+    from crosstune.models.family import encoder_of, from_config, text_config
     from crosstune.models.parts import Parts
 
-    text: Any = config.get_text_config(decoder=True)
+    text: Any = text_config(config)
     text.allow_global_per_layer_attribute_access = True  # layers tell their sizes themselves
     try:
         with torch.device("meta"):
@@ -151,12 +161,14 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
     except Exception as error:  # architectures raise whatever their code meets first
         raise UserError(
             f'"{text.model_type}" is not a causal language model that transformers can build; '
-            "choose a decoder such as Llama, Mistral, Gemma or Qwen, or an encoder such as XLM-R"
+            "choose a decoder such as Llama, Mistral, Gemma or Qwen, an encoder such as XLM-R, or an "
+            "encoder-decoder such as mT5"
         ) from error
     parts = Parts(model)
     output = model.get_output_embeddings()
     inputs = model.get_input_embeddings().weight
-    read = [layer.sizes() for layer in parts.layers]
+    attending = [*parts.layers, *(layer.cross for layer in parts.layers if layer.cross is not None)]
+    read = [layer.sizes() for layer in attending]
     # Sizes are those of the modules, and the config's where those of the layers differ or cannot be read.
     sizes = read[0] if all(sizes == read[0] for sizes in read) else {}
     hidden, heads = _size(text, "hidden_size"), sizes.get("heads") or _size(text, "num_attention_heads")
@@ -170,7 +182,7 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
         or _size(text, "intermediate_size", default=4 * _size(text, "hidden_size")),
         vocabulary=inputs.shape[0],
         tied=output is not None and output.weight is inputs,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=sum(weight.tensor.numel() for weight in parts.weights(model)),
         embedding=0 if inputs.shape[1] == hidden else inputs.shape[1],
         **_rotation(text),
         uneven=tuple(
@@ -178,15 +190,43 @@ def geometry_of(config: "PretrainedConfig") -> Geometry:
             for what, names in (("keys and values", ("kv_heads", "head_dim")), ("MLPs", ("intermediate",)))
             if len({tuple(sizes.get(name) for name in names) for sizes in read}) > 1
         ),
-        unknown=tuple(part for part in parts.layers[0].named if any(not x.named[part] for x in parts.layers)),
+        unknown=tuple(part for part in attending[0].named if any(not x.named[part] for x in attending)),
         encoder=encoder_of(text),
         first_position=parts.first_position,
+        encoder_layers=parts.encoder_layers,
     )
+    if parts.encoder_layers and "keys and values" in shape.uneven:
+        raise UserError(
+            f'"{text.model_type}": its encoder and its decoder do not have the same attention, which is not '
+            "supported; choose an encoder-decoder such as mT5, mBART or NLLB"
+        )
     linears = tuple(layer.linears() for layer in parts.layers)
     if any(set(names) != set(shape.linears_of(i)) for i, names in enumerate(linears)):
         shape = replace(shape, linears=linears)
     counts = _counts(model, parts)
+    if shape.tied and parts.encoder_layers and _table_of_its_own(text):
+        *layers, (every, biases, norms) = counts
+        counts = (*layers, (every + inputs.numel(), biases, norms))
+        shape = replace(shape, tied=False, parameters=shape.parameters + inputs.numel())
     return shape if counts == shape.counts else replace(shape, by_layer=counts)
+
+
+def _table_of_its_own(config: Any) -> bool:
+    """Whether weights have an output table though transformers' config says that it is the input's.
+
+    Those of mT5 and T5 1.1 do, and it is loaded.
+    """
+    return config.model_type == "mt5" or getattr(config, "scale_decoder_outputs", None) is False
+
+
+def as_loaded(shape: Geometry, model: Any) -> Geometry:
+    """The shape of a model that is loaded: only then is it known whether its output table is its input's."""
+    from crosstune.models.parts import Parts
+
+    parts = Parts(model)
+    counts = _counts(model, parts)
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return replace(shape, tied=tied, parameters=sum(every for every, _, _ in counts), by_layer=counts)
 
 
 def _counts(model: Any, parts: "Parts") -> tuple[Counts, ...]:

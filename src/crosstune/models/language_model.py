@@ -1,9 +1,12 @@
-"""A loaded decoder or encoder: hidden states of a batch, logits of chosen rows, and a cache for decoding."""
+"""A loaded decoder or encoder: hidden states of a batch, logits of chosen rows, and a cache for decoding.
+
+`crosstune.models.encoder_decoder` has the model that is both.
+"""
 
 import inspect
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import torch
@@ -15,6 +18,7 @@ from crosstune.errors import UserError
 from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.apart import one_per_row
 from crosstune.models.attention.cache import DecodingCache, OwnCache, OwnCaches
+from crosstune.models.attention.choose import Source
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout, TwoWayLayout, laid_out
 from crosstune.models.attention.own_keys import calls_of, keys_values
@@ -28,13 +32,6 @@ from crosstune.models.tokens import Tokens
 
 TextLayout = Layout | TwoWayLayout | PaddingFreeBatch
 """Who sees whom in a batch of texts."""
-
-
-def means(states: Tensor, pools: Tensor, count: int) -> Tensor:
-    """Mean in fp32 of the states ``[n, hidden]`` of each pool, ``[count, hidden]``; ``pools`` is ``[n]``."""
-    pools = pools.to(states.device)
-    sums = states.new_zeros(count, states.shape[-1], dtype=torch.float32).index_add(0, pools, states.float())
-    return sums / torch.bincount(pools, minlength=count)[:, None]
 
 
 @dataclass
@@ -73,13 +70,12 @@ class LanguageModel:
     def __post_init__(self) -> None:
         self.parts = Parts(self.model)
         self.adaptation = Adaptation(self.attentions)
-        self.skips_unread_rows = has_top_rows(self.parts) and not self.geometry.encoder
+        two_way = self.geometry.encoder or self.geometry.encoder_layers
+        self.skips_unread_rows = has_top_rows(self.parts) and not two_way
         if self.tokenizer is None:  # a copy that is tried
             return
         # An encoder reads closed texts.
-        closed = self.geometry.encoder or self.model.config.is_encoder_decoder
-        ends = None if closed else self.stop_ids
-        self.tokens = Tokens(self.tokenizer, self.geometry.vocabulary, ends)
+        self.tokens = Tokens(self.tokenizer, self.geometry.vocabulary, None if two_way else self.stop_ids)
         self.remarks += [] if self.geometry.encoder else self.tokens.remarks
 
     # --- parts ------------------------------------------------------------------------------
@@ -94,10 +90,15 @@ class LanguageModel:
         """Input embedding (scaled where the architecture scales it)."""
         return self.model.get_input_embeddings()
 
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embeddings as the first layer receives them, positions left out."""
+        return cast(Tensor, self.embedding(ids))
+
     @property
     def attentions(self) -> list[nn.Module]:
-        """Self-attention of each layer that has one, lowest first."""
-        return [layer.attention for layer in self.parts.layers if layer.attends]
+        """Self-attention of each layer that has one, lowest first; then a decoder's to an encoder's text."""
+        crosses = [layer.cross for layer in self.parts.layers if layer.cross is not None]
+        return [layer.attention for layer in (*self.parts.layers, *crosses) if layer.attends]
 
     @property
     def layers(self) -> list[Any]:
@@ -158,6 +159,7 @@ class LanguageModel:
         read: DynamicCache | OwnCache | None = None,
         rows: Tensor | None = None,
         entry: EntryStates | None = None,
+        source: Source | None = None,
     ) -> Tensor:
         """Final hidden states of right-padded rows, those of the text alone.
 
@@ -172,6 +174,7 @@ class LanguageModel:
                 layer leaves the others out behind its attention. None for all.
             entry: What the layers below one hand to it, so that they need not run; of a soft prompt there
                 is nothing in it.
+            source: What the encoder of an encoder-decoder reads, a text for each row; None for other models.
 
         Returns:
             ``[batch, length, hidden]``, or ``[n, hidden]`` of the rows, after the final norm.
@@ -377,11 +380,16 @@ class LanguageModel:
                 "know; choose another model or report it"
             )
 
+    def read_alone(self, ids: Tensor) -> None:
+        """Let every layer read a text ``[n]``, for what looks on."""
+        self.hidden(ids[None])
+
     def learn_calls(self) -> None:
         """Make ready for `keys_values`; not while the model computes."""
         if not self._calls:
             token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-            self._calls = calls_of(self.decoder, self.attentions, token)
+            read = partial(self.decoder, position_ids=token, **uncached(self.decoder.config))
+            self._calls = calls_of(read, self.attentions, token)
 
     def keys_values(self, layer: int, states: Tensor) -> tuple[Tensor, Tensor]:
         """Keys, not rotated, and values ``[kv_heads, n, size]`` that a layer makes of states ``[n, hidden]``.

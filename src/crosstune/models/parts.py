@@ -14,15 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.errors import UserError
-from crosstune.models.family import encoder_of, stack_of
+from crosstune.models.family import CROSS, encoder_of, stacks_of
 
-LAYERS = ("layers", "h", "encoder.layer", "transformer.layer")
-ATTENTION = ("self_attn", "self_attention", "attention.self", "attention", "attn.attention", "attn")
-KEY, VALUE = ("k_proj", "key", "k_lin"), ("v_proj", "value", "v_lin")
-OUTPUT = ("o_proj", "dense", "out_proj", "c_proj", "out_lin", "Wo")
+LAYERS = ("layers", "h", "encoder.layer", "transformer.layer", "block")
+ATTENTION = (
+    *("self_attn", "self_attention", "attention.self", "attention", "attn.attention", "attn"),
+    "layer.0.SelfAttention",
+)
+KEY, VALUE = ("k_proj", "key", "k_lin", "k"), ("v_proj", "value", "v_lin", "v")
+OUTPUT = ("o_proj", "dense", "out_proj", "c_proj", "out_lin", "Wo", "o")
 OUTPUT_BESIDE = ("attention.output.dense",)  # beside the attention, in the layer
-MLP = ("mlp", "feed_forward", "ffn")
-MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "fc_out", "output.dense", "lin2", "Wo")
+MLP = ("mlp", "feed_forward", "ffn", "layer.2.DenseReluDense", "layer.1.DenseReluDense")
+MLP_OUTPUT = ("down_proj", "fc2", "c_proj", "dense_4h_to_h", "fc_out", "output.dense", "lin2", "Wo", "wo")
 NORM_BEFORE_ATTENTION = ("input_layernorm", "ln_1", "attention_layernorm")
 NORM_BEFORE_MLP = (
     "pre_feedforward_layernorm",
@@ -35,6 +38,14 @@ NORM_BEFORE_MLP = (
 )
 NORM_AFTER_ATTENTION = ("post_self_attn_layernorm", "post_norm1", "post_attention_layernorm")
 NORM_AFTER_MLP = ("post_feedforward_layernorm", "post_mlp_layernorm", "post_norm2")
+# Of encoder-decoders: T5's norms before an MLP, the decoder's first; and layers that norm before it under a
+# name that others have for a norm behind it.
+NORM_BEFORE_SECOND = ("layer.2.layer_norm", "layer.1.layer_norm")
+NORMS_FIRST = tuple(
+    f"{family}{side}Layer"
+    for family in ("MBart", "M2M100", "Pegasus", "Blenderbot")
+    for side in ("Encoder", "Decoder")
+)
 
 POSITIONS = "embeddings.position_embeddings"
 
@@ -70,6 +81,11 @@ def _list(stack: nn.Module, name: str) -> nn.ModuleList | None:
         if isinstance(layers := stack.get_submodule(name), nn.ModuleList):
             return layers
     return None
+
+
+def _layers(stack: nn.Module) -> list[nn.Module]:
+    """The layers of a stack, under the first name that it has some."""
+    return next((list(layers) for name in LAYERS if (layers := _list(stack, name)) is not None), [])
 
 
 def _position_table(stack: nn.Module) -> nn.Embedding | None:
@@ -119,10 +135,11 @@ class Layer:
     Args:
         module: The layer.
         attention: Name of its attention; None where it has none (a state space, a convolution).
+        cross: Name of its attention to what an encoder read; None for none.
     """
 
-    def __init__(self, module: nn.Module, attention: str | None) -> None:
-        self.module, self._attention = module, attention
+    def __init__(self, module: nn.Module, attention: str | None, cross: str | None = None) -> None:
+        self.module, self._attention, self._cross = module, attention, cross
 
     @property
     def attends(self) -> bool:
@@ -134,6 +151,11 @@ class Layer:
         """Its self-attention."""
         assert self._attention is not None
         return self.module.get_submodule(self._attention)
+
+    @property
+    def cross(self) -> "Layer | None":
+        """Its attention to what an encoder read, seen as a layer of that attention alone."""
+        return None if self._cross is None else Layer(self.module, self._cross)
 
     @property
     def norm_before_attention(self) -> nn.Module | None:
@@ -168,8 +190,10 @@ class Layer:
         In all layers in which there is one, the layer's output is the stream plus what comes of it.
         """
         names = dict(self.module.named_children())
-        if getattr(self.module, "do_layer_norm_before", False):
-            return names.get("final_layer_norm")  # OPT
+        if getattr(self.module, "do_layer_norm_before", False) or type(self.module).__name__ in NORMS_FIRST:
+            return names.get("final_layer_norm")  # OPT, mBART
+        if (name := child(self.module, NORM_BEFORE_SECOND)) is not None:
+            return self.module.get_submodule(name)
         if self._norms_sums:
             return None
         if "post_feedforward_layernorm" in names and "pre_feedforward_layernorm" not in names:
@@ -232,7 +256,7 @@ class Layer:
         """Size of one head."""
         if self._attention is None:
             return None
-        names = ("head_dim", "head_size", "attention_head_size")
+        names = ("head_dim", "head_size", "attention_head_size", "key_value_proj_dim")
         sizes = (getattr(self.attention, name, None) for name in names)
         return next((size for size in sizes if isinstance(size, int)), None)
 
@@ -279,17 +303,19 @@ class Parts:
     """
 
     def __init__(self, model: Any) -> None:
-        stack = stack_of(model)
-        modules = next((list(layers) for name in LAYERS if (layers := _list(stack, name)) is not None), [])
+        stacks = stacks_of(model)
+        modules = [module for stack in stacks for module in _layers(stack)]
         attentions = [child(module, ATTENTION) for module in modules]
+        crosses = [child(module, CROSS) if len(stacks) > 1 else None for module in modules]
         if not any(attentions):
             raise UserError(
                 f"{type(model).__name__} has no layers with their attention under a known name "
                 f"({', '.join(ATTENTION)}); choose a decoder such as Llama, Mistral, Gemma or Qwen, or an "
                 "encoder such as XLM-R"
             )
-        self.layers = [Layer(*layer) for layer in zip(modules, attentions, strict=True)]
-        config = stack.config
+        self.layers = [Layer(*layer) for layer in zip(modules, attentions, crosses, strict=True)]
+        self.encoder_layers = sum(name is None for name in crosses) if len(stacks) > 1 else 0
+        config, stack = stacks[-1].config, stacks[-1]
         self.cap: float | None = getattr(config, CAP, None)
         table = _position_table(stack) if encoder_of(config) else None
         # As RoBERTa's code has it: behind the row that stands for padding.
@@ -300,11 +326,13 @@ class Parts:
                 self.scale *= factor(value)
 
     def weights(self, model: nn.Module) -> Iterator[Weight]:
-        """Every parameter of the model, tied ones once."""
+        """Every parameter of the model that can be trained, tied ones once."""
         layers = {id(module): i for i, layer in enumerate(self.layers) for module in layer.module.modules()}
         for name, tensor in model.named_parameters():
             at, _, end = name.rpartition(".")
             module = model.get_submodule(at)
+            if "Sinusoidal" in type(module).__name__:
+                continue  # computed, and never trained
             norm = "norm" in type(module).__name__.lower()
             yield Weight(name, tensor, layers.get(id(module)), end.endswith("bias"), norm)
 

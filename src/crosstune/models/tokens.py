@@ -3,9 +3,9 @@
 import hashlib
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from crosstune.errors import UserError
+from crosstune.errors import UserError, first_line
 
 TOKENS_KEPT = 20_000_000
 """Tokens of prompts that are kept to be used again: 80 MB."""
@@ -25,9 +25,49 @@ class Tokens:
         self._prompts: dict[bytes, array[int]] = {}
         self._kept = 0
         self._answers: dict[str, list[int]] = {}
+        self._targets: dict[str, list[int]] = {}
+        self._chat: tuple[str | None] | None = None  # its system prompt, where prompts are turns of a chat
 
-    def prompts(self, texts: Sequence[str]) -> list[list[int]]:
+    def as_chat(self, template: bool | Literal["auto"], system: str | None = None) -> None:
+        """From now on every prompt is a user's turn in the tokenizer's chat template, or stands as it is.
+
+        Args:
+            template: "auto" for true where the tokenizer has a template.
+            system: What the system's turn says; there is none without it.
+
+        Raises:
+            UserError: There is no template, or it has no place for a system's turn.
+        """
+        has_template = bool(getattr(self._tokenizer, "chat_template", None))
+        if template is True and not has_template:
+            raise UserError("the model's tokenizer has no chat template; set chat_template: auto or false")
+        chat = (system,) if template and has_template else None
+        if chat != self._chat:
+            self.forget()
+            self._answers.clear()
+            self._chat = chat
+            self.as_read("")
+
+    def as_read(self, text: str) -> str:
+        """A prompt as the model reads it: inside the chat template, up to where its answer starts."""
+        if self._chat is None:
+            return text
+        (system,) = self._chat
+        turns = [{"role": "user", "content": text}]
+        if system is not None:
+            turns.insert(0, {"role": "system", "content": system})
+        try:
+            shown: str = self._tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except Exception as error:  # jinja's, and whatever a template raises
+            raise UserError(f"the chat template cannot be used: {first_line(error)}") from error
+        return shown
+
+    def prompts(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
         """Token ids of whole prompts, with the beginning-of-text token where the model has one.
+
+        ``language`` is the token of their language, which some tokenizers put around a text.
 
         They are kept, so that a study's runs tokenise a prompt once; new ones go to the tokenizer together,
         which takes all cores for them.
@@ -35,11 +75,17 @@ class Tokens:
         Raises:
             UserError: A text with a token that the embedding has no row for.
         """
-        keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
+        if language is not None:
+            self._tokenizer.src_lang = language
+        person = (language or "").encode()[:16]
+        keys = [hashlib.blake2b(text.encode(), digest_size=16, person=person).digest() for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._prompts}
         if new:
-            encoded = self._tokenizer(list(new.values()))["input_ids"]
-            ids_of = {key: ids[: len(ids) - self.closed_by] for key, ids in zip(new, encoded, strict=True)}
+            # A template writes the special tokens itself.
+            inside, shown = self._chat is not None, [self.as_read(text) for text in new.values()]
+            encoded = self._tokenizer(shown, **({"add_special_tokens": False} if inside else {}))["input_ids"]
+            behind = 0 if inside else self.closed_by
+            ids_of = {key: ids[: len(ids) - behind] for key, ids in zip(new, encoded, strict=True)}
             for key, ids in ids_of.items():
                 self._check(ids, new[key])
             if self._kept > TOKENS_KEPT:
@@ -48,8 +94,20 @@ class Tokens:
             self._kept += sum(map(len, ids_of.values()))
         return [list(self._prompts[key]) for key in keys]
 
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Token ids of two texts each, with what the tokenizer puts between and around them.
+
+        Raises:
+            UserError: As of `prompts`.
+        """
+        encoded = self._tokenizer([first for first, _ in pairs], [second for _, second in pairs])["input_ids"]
+        rows = [list(ids[: len(ids) - self.closed_by]) for ids in encoded]
+        for ids, pair in zip(rows, pairs, strict=True):
+            self._check(ids, " ".join(pair))
+        return rows
+
     def answer(self, text: str) -> list[int]:
-        """Token ids of ``" " + text`` as they follow a prompt that ends in a colon.
+        """Token ids of ``" " + text`` as they follow a prompt that ends in a colon; in a chat, of the text.
 
         Taken behind a colon and not alone, because some tokenizers put a space of their own in
         front of a text; and always the same ids, whatever the prompt, so that prompts and answers
@@ -59,14 +117,27 @@ class Tokens:
             UserError: As of `prompts`.
         """
         if text not in self._answers:
-            encode = self._tokenizer.encode
-            stem = encode(":", add_special_tokens=False)
-            whole = encode(f": {text}", add_special_tokens=False)
+            encode, space = self._tokenizer.encode, " " if self._chat is None else ""
+            before = ":" if self._chat is None else self.as_read(":")
+            stem = encode(before, add_special_tokens=False)
+            whole = encode(f"{before}{space}{text}", add_special_tokens=False)
             if whole[: len(stem)] != stem:
-                whole, stem = encode(f" {text}", add_special_tokens=False), []
+                whole, stem = encode(f"{space}{text}", add_special_tokens=False), []
             self._check(whole, text)
             self._answers[text] = whole[len(stem) :]
         return self._answers[text]
+
+    def target(self, text: str) -> list[int]:
+        """Token ids of a whole text that a decoder writes, without any special ones.
+
+        Raises:
+            UserError: As of `prompts`.
+        """
+        if text not in self._targets:
+            ids = self._tokenizer(text_target=text, add_special_tokens=False)["input_ids"]
+            self._check(ids, text)
+            self._targets[text] = list(ids)
+        return self._targets[text]
 
     def forget(self) -> None:
         """Tokenise every prompt anew."""

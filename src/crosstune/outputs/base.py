@@ -5,7 +5,7 @@ columns of predictions, and what the score of many of them is. `crosstune.output
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Unpack
 
@@ -41,6 +41,10 @@ class Output(ABC):
     lm: LanguageModel
     cuts: ClassVar[bool] = False  # whether it sees to texts that are longer than the model has positions for
     settings: EvaluateSettings  # how it is evaluated; training learns no more than what they compare
+
+    def check(self, languages: Iterable[str]) -> None:
+        """Refuse languages that cannot be answered in, before anything is trained; most models take all."""
+        return None
 
     @abstractmethod
     def rows(self, examples: Sequence[Example], loss: str = "answer") -> Rows:

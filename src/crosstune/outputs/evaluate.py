@@ -54,7 +54,7 @@ def evaluate(
                 continue
             section = None if journal is None else journal.section(done, len(flat))
             answers = output.answers(task, flat, tell=tell, passes=passes, journal=section)
-        tables.append(_rows(task, flat, answers, settings))
+        tables.append(_rows(lm, task, flat, answers, settings))
         done += len(flat)
     if not tables:
         if any(examples.values()):
@@ -67,7 +67,7 @@ def evaluate(
 
 
 def _rows(
-    task: Task, examples: Sequence[Example], answers: Answers, settings: EvaluateSettings
+    lm: LanguageModel, task: Task, examples: Sequence[Example], answers: Answers, settings: EvaluateSettings
 ) -> pl.DataFrame:
     main, *others = task.metrics
     answered = list(zip(examples, answers.texts, strict=True))
@@ -81,7 +81,7 @@ def _rows(
         "language": [example.language for example in examples],
         "example": [example.id for example in examples],
         "prompt_hash": [hashlib.sha256(example.prompt.encode()).hexdigest()[:16] for example in examples],
-        "prompt": [settings.kept(example.prompt) for example in examples],
+        "prompt": [settings.kept(lm.tokens.as_read(example.prompt)) for example in examples],
         "prediction": answers.texts,
         "gold": [example.answers[0] for example in examples],
         "score": [score[main] for score in scores],

@@ -10,6 +10,7 @@ from crosstune.data.forms import Kind, form_of
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.methods.head import HeadShape
+from crosstune.methods.staged.stage import Staged
 from crosstune.models.geometry import Geometry
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
@@ -20,8 +21,23 @@ def kind_on(task: Task | type[Task], geometry: Geometry) -> Kind:
     return "spans" if task.extractive and geometry.encoder else task.kind
 
 
+def _check_encoder_decoder(name: str, kind: Kind, method: Method, settings: EvaluateSettings) -> None:
+    """Refuse what an encoder-decoder cannot do."""
+    if kind not in ("choice", "generation") or settings.head or method.needs_head:
+        raise UserError(
+            f"task {name}: an encoder-decoder answers with its decoder's words, without a head; choose tasks "
+            "with choices or written answers, and take head out"
+        )
+    if isinstance(method, Staged):
+        raise UserError(
+            f"{method.name}: an encoder-decoder does not learn from text token by token; choose bottleneck"
+        )
+
+
 def uses_head(kind: Kind, geometry: Geometry, settings: EvaluateSettings) -> bool:
     """Whether answers are told by a trained head."""
+    if geometry.encoder_layers:
+        return False
     wanted = bool(geometry.encoder) if settings.head is None else settings.head
     tagged = form_of(kind).tags and (bool(geometry.encoder) or settings.head is not False)
     return kind == "spans" or tagged or (form_of(kind).has_choices and wanted)
@@ -36,10 +52,8 @@ def head_shape(
         task: The task.
         geometry: Of the model.
         settings: Of evaluation.
-        examples: Some of the task's, whose choices are the classes.
-
-    Raises:
-        UserError: The choices differ from example to example.
+        examples: Some of the task's. Their choices are the classes; where those differ from example to
+            example, the head gives one score, of a prompt with one choice.
     """
     kind = kind_on(task, geometry)
     if not uses_head(kind, geometry, settings):
@@ -47,12 +61,14 @@ def head_shape(
     if kind == "spans":
         return HeadShape(2)
     choices = {example.choices for example in examples}
-    if len(choices) != 1:
+    classes = len(choices.pop()) if len(choices) == 1 else 1
+    tagged, two_way = form_of(task.kind).tags, settings.two_way or ()
+    if two_way and (geometry.encoder or geometry.apart or max(two_way) >= geometry.layers or not tagged):
         raise UserError(
-            f"task {task.name}: its choices differ from question to question, and a head has the same "
-            "classes for all; set evaluate.head: false on a model that predicts words"
+            f"task {task.name}: evaluate.two_way is for tags on a causal model of attention layers alone, "
+            f"which are counted from 0 to {geometry.layers - 1} here"
         )
-    return HeadShape(len(choices.pop()), dense=not form_of(task.kind).tags)
+    return HeadShape(classes, dense=not tagged, two_way=two_way)
 
 
 def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settings: EvaluateSettings) -> None:
@@ -70,6 +86,10 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     """
     if method.shots and (form_of(kind).searched or form_of(kind).tags):
         raise UserError(f"task {name}: exemplars are not put in front of its texts; choose another method")
+    if geometry.encoder_layers:
+        _check_encoder_decoder(name, kind, method, settings)
+    elif settings.target_language_token is not None:
+        raise UserError(f"task {name}: evaluate.target_language_token is for encoder-decoders; take it out")
     if geometry.encoder:
         if kind == "generation":
             raise UserError(f"task {name}: an encoder writes no answers; choose tasks with choices")
@@ -85,8 +105,8 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     head = uses_head(kind, geometry, settings)
     if head and not method.trains:
         raise UserError(
-            f"task {name}: its answers are told by a head, which method none does not train; choose probe, "
-            "or evaluate.head: false on a model that predicts words"
+            f"task {name}: its answers are told by a head, which method {method.name} does not train; choose "
+            "probe, or evaluate.head: false on a model that predicts words"
         )
     if method.needs_head and not head:
         raise UserError(

@@ -91,7 +91,7 @@ def generate(
         trees = [grow([prompts[i] for i in group.items]) for group in batch]
         written = _generate(lm, trees, max_tokens, stop, passes.limit, passes.say, passes.cache)
         passes.tokens += sum(map(len, some)) + sum(map(len, written))
-        return [_cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in written]
+        return [cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in written]
 
     def measure(group: list[int]) -> tuple[int, int]:
         return len(group), max(len(prompts[i]) for i in group) + max_tokens
@@ -112,7 +112,7 @@ def generate(
         return in_batches(together.groups, measure, answer, passes, stream, fill, fit=fitted)
 
 
-def _cut(text: str, stop: Sequence[str]) -> str:
+def cut(text: str, stop: Sequence[str]) -> str:
     """The text before the first stop string, an opening line break skipped."""
     text = text.lstrip()
     ends = [at for s in stop if (at := text.find(s)) >= 0]
@@ -156,7 +156,7 @@ def _generate(
             answer = answers[rows[row]]
             if token not in lm.stop_ids:
                 answer.append(token)
-                if len(answer) < max_tokens and not _stopped(lm, answer, stop):
+                if len(answer) < max_tokens and not stopped(lm, answer, stop):
                     continue
             ended.append(row)
         if ended:
@@ -206,7 +206,7 @@ def _read(
     return hidden
 
 
-def _stopped(lm: LanguageModel, ids: list[int], stop: Sequence[str]) -> bool:
+def stopped(lm: LanguageModel, ids: list[int], stop: Sequence[str]) -> bool:
     """Whether a stop string has been written (after something else than white space)."""
     # Only what its last token can have completed is looked at first: a letter is four tokens at most.
     near = ids[-4 * (max(map(len, stop), default=0) + 1) :]

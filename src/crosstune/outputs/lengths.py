@@ -10,6 +10,7 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.rows import reads_pairs
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
 
@@ -19,8 +20,10 @@ _TABLES = frozenset({"wpe", "embed_positions", "position_embeddings"})
 
 # A token takes a byte or more, but for those that a tokenizer puts around a text.
 _AROUND = 8
-# An encoder reads no answer, at most a mask with a space before it.
+# An encoder reads no answer, at most a mask with a space before it; before a decoder not even that.
 MASK = 2
+# Between a prompt and one of its choices, at most.
+SEPARATORS = 4
 
 
 def fitted(
@@ -34,11 +37,12 @@ def fitted(
     Raises:
         UserError: One is too long and may be neither shortened nor left out.
     """
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
 
     def answer(example: Example) -> int:
-        if lm.geometry.encoder:
-            return MASK
+        if lm.geometry.encoder or lm.geometry.encoder_layers:
+            return _beside(lm, example) if lm.geometry.encoder else 0
         return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
 
     fitting = _fitted(lm, examples, answer, answer, settings, passes, "texts", mentioned=passes.too_long > 0)
@@ -56,19 +60,29 @@ def fitted_rows(
     Raises:
         UserError: One is too long and may be neither shortened nor left out; or none is left.
     """
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
 
     def answer(example: Example) -> int:
-        if lm.geometry.encoder:
-            return MASK
+        if lm.geometry.encoder or lm.geometry.encoder_layers:
+            return _beside(lm, example) if lm.geometry.encoder else 0
         return len(lm.tokens.answer(example.answers[0])) + (not example.choices)
 
     def most(example: Example) -> int:
+        if lm.geometry.encoder:
+            return _beside(lm, example)
         return len(example.answers[0].encode()) + 1
 
     fitting = _fitted(lm, examples, answer, most, settings, passes, "training texts")
     if examples and not fitting:
         raise UserError(f"all {len(examples)} training texts are longer than the positions of {lm.name}")
     return fitting
+
+
+def _beside(lm: LanguageModel, example: Example) -> int:
+    """Tokens that an encoder reads beside a prompt: its longest choice and what parts the two, or a mask."""
+    if not reads_pairs(lm):
+        return MASK
+    return max(len(lm.tokens.answer(choice)) for choice in example.choices) + SEPARATORS
 
 
 def _fitted(
@@ -89,7 +103,8 @@ def _fitted(
         return list(examples)
     room = positions - lm.first_position - lm.adaptation.front
     # Nearly all are shorter by far, and need not be tokenised to know it.
-    doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + _AROUND > room}
+    around = _AROUND + len(lm.tokens.as_read("").encode())
+    doubtful = {i for i, e in enumerate(examples) if len(e.prompt.encode()) + most(e) + around > room}
     sizes = iter(map(len, lm.tokens.prompts([examples[i].prompt for i in sorted(doubtful)])))
     fitting, count = [], 0
     for i, example in enumerate(examples):

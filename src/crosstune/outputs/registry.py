@@ -14,6 +14,8 @@ from crosstune.outputs.heads.retrieval import Retrieval
 from crosstune.outputs.heads.spans import Spans
 from crosstune.outputs.heads.tags import Tags
 from crosstune.outputs.rows import Rows
+from crosstune.outputs.seq2seq.scoring import ScoredPairs
+from crosstune.outputs.seq2seq.writing import WrittenPairs
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.outputs.text import MaskedText, Text
 
@@ -28,9 +30,15 @@ OUTPUTS: dict[Kind, type[Output]] = {
 AT_MASKS: dict[Kind, type[Output]] = {"choice": MaskedChoice, "text": MaskedText}
 """Those of an encoder that predicts words."""
 
+PAIRED: dict[Kind, type[Output]] = {"choice": ScoredPairs, "generation": WrittenPairs}
+"""Those that an encoder-decoder computes otherwise; it computes no others."""
+
 
 def output_of(kind: Kind, lm: LanguageModel, settings: EvaluateSettings) -> Output:
     """What computes a form of answer on a model: with a head or at a mask where the words are not written."""
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
+    if lm.geometry.encoder_layers:
+        return PAIRED[kind](lm, settings)
     if form_of(kind).has_choices and uses_head(kind, lm.geometry, settings):
         return HeadChoice(lm, settings)
     if form_of(kind).tags and not uses_head(kind, lm.geometry, settings):

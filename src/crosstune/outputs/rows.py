@@ -21,27 +21,49 @@ class Paired:
 class TrainingRow:
     """One training example as token ids: a prompt and then an answer, or a whole text with its labels."""
 
-    ids: tuple[int, ...]  # of all
+    ids: tuple[int, ...]  # of all; of an encoder-decoder, of what its decoder reads and learns
     answer: int = 0  # how many of the last are the answer, each predicted by the token before it
     # Tokens that the answer's one token is chosen from; empty for the whole vocabulary.
     choices: tuple[int, ...] = ()
     # Of a text that is read whole: places whose mean state is compared with a number, and that number: a
     # head's class, or a word's token.
     labels: tuple[tuple[tuple[int, ...], int], ...] = ()
+    # Of an example whose choices are read one by one: a text of each, labelled 1 where it is right. A head's
+    # scores of them are compared with each other; ``ids`` are those of all.
+    choice_rows: tuple["TrainingRow", ...] = ()
     # Or places of the tokens that an answer starts and ends with, each chosen among all tokens.
     span: tuple[int, int] | None = None
     # What a question, whose places ``labels`` has, is compared with in place of a number.
     pair: Paired | None = None
+    source: tuple[int, ...] = ()  # what an encoder reads before its decoder writes
 
     @property
     def text(self) -> tuple[int, ...]:
         """The tokens that are read: the last of an answer predicts nothing."""
-        return self.ids if self.labels or self.span else self.ids[:-1]
+        whole = self.labels or self.span or self.choice_rows
+        return self.ids if whole else self.ids[:-1]
+
+    @property
+    def texts(self) -> tuple["TrainingRow", ...]:
+        """The rows that are read, each by itself."""
+        return self.choice_rows or (self,)
+
+    @property
+    def size(self) -> int:
+        """How many tokens go through the model."""
+        return len(self.ids) + len(self.source)
 
     @property
     def learned(self) -> int:
         """How many numbers are compared."""
-        return len(self.labels) or (1 if self.span else self.answer)
+        one = self.span is not None or bool(self.choice_rows)
+        return len(self.labels) or (1 if one else self.answer)
+
+
+def reads_pairs(lm: LanguageModel) -> bool:
+    """Whether the model's head gives one score, of a prompt with one of its choices."""
+    out: Any = None if lm.head is None else lm.head.get_submodule("out")
+    return out is not None and out.out_features == 1
 
 
 class Rows(Sequence[TrainingRow]):

@@ -1,6 +1,6 @@
 """How a run is evaluated."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
@@ -29,8 +29,17 @@ class EvaluateSettings(BaseModel):
             one, an encoder predicts the words of the choices at a mask, and a causal model the tags' names.
         pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
             for the first of an encoder's and the last of a causal model's.
+        target_language_token: Whether answers of an encoder-decoder start with its token of their language:
+            None where it has such tokens; false for never; or the token that stands in for languages it has
+            none for.
         prompts: What predictions hold of each prompt: its "end" (`PROMPT_END` characters, where the question
             is), the "whole" text that went in, or "none". Scores are the same.
+        two_way: Layers of a causal model, from 0, in which a sentence's tokens see those behind them, in
+            training and evaluation, where tags are told by a head; None for none.
+        chat_template: Whether prompts, those of training too, are a user's turn in the chat template of the
+            tokenizer, with the answer where its own turn starts; "auto" where there is one. A model that
+            thinks first is asked not to.
+        system_prompt: What the system's turn in front of it says.
         piece: Which of a word's pieces a head on words reads, a bare "▁" left out; None as of ``pooling``.
     """
 
@@ -44,7 +53,11 @@ class EvaluateSettings(BaseModel):
     head: bool | None = None
     pooling: Literal["first", "last", "mean"] | None = None
     piece: Literal["first", "last", "mean"] | None = None
+    target_language_token: bool | str | None = None
+    two_way: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     prompts: Literal["end", "whole", "none"] = "end"
+    chat_template: bool | Literal["auto"] = False
+    system_prompt: str | None = Field(default=None, min_length=1)
 
     def kept(self, prompt: str) -> str | None:
         """What predictions hold of a prompt."""
@@ -56,7 +69,18 @@ class EvaluateSettings(BaseModel):
     def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """A setting that older records lack is left out at its default, and so are the ids of runs."""
         content: dict[str, Any] = dump(self)
-        for name in ("on_too_long", "head", "pooling", "piece", "prompts"):
+        newer = (
+            "on_too_long",
+            "head",
+            "pooling",
+            "piece",
+            "two_way",
+            "target_language_token",
+            "prompts",
+            "chat_template",
+            "system_prompt",
+        )
+        for name in newer:
             if content[name] == type(self).model_fields[name].default:
                 del content[name]
         return content

@@ -312,6 +312,6 @@ def _protocol_note(run: RunRecord) -> str:
     options = ", ".join(f"{key} {value}" for key, value in run.task.options.items())
     tests = run.fingerprints.test
     data = tests.get(run.source_language) or next(iter(tests.values()), "unknown")
-    scoring = ", ".join(f"{key} {run.evaluate.get(key, '-')}" for key in SCORING)
+    scoring = ", ".join(f"{key} {run.evaluate[key]}" for key in SCORING if run.evaluate.get(key) is not None)
     parts = (f"version {run.task.version}", options, scoring, f"test data {data[:6]}")
     return ", ".join(part for part in parts if part)

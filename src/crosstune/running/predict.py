@@ -80,7 +80,7 @@ def predict(
         choices = _task_choices(task)
     method = method_of(run)
     solved = solved_examples(method, lambda: task.examples("train", task.source_language), run.seed)
-    example = Example("", run.source_language, prompt, ("",), tuple(choices))
+    example = Example("", code, prompt, ("",), tuple(choices))
     with restored(folder, run, method, code, device=device) as lm:
         # A task whose answers are written may be asked to choose all the same.
         form = task.kind if form_of(task.kind).has_choices or not choices else "choice"

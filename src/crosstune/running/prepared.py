@@ -65,6 +65,10 @@ def check_lengths(run: Run, lm: LanguageModel, data: TaskData) -> None:
     Raises:
         UserError: One is too long and may be neither shortened nor left out.
     """
+    output = output_of(kind_on(data.task, lm.geometry), lm, run.evaluate)
+    output.check(data.test)
+    if output.cuts:
+        return
     for examples in data.test.values() if refuses(lm, run.evaluate) else ():
         fitted(lm, data.task, examples, run.evaluate, TokenLimit(run.evaluate.tokens_per_pass))
 

@@ -9,7 +9,9 @@ from crosstune.languages.table import ADDED
 from crosstune.methods.base import Method
 from crosstune.methods.head import WithHead, without_head
 from crosstune.metrics.language_id import IDENTIFIER
+from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.language_model import LanguageModel
+from crosstune.outputs.seq2seq.language_tokens import LanguageTokens
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance
@@ -83,6 +85,7 @@ def write_record(
         "train": train_facts(run, data, cost.train_too_long),
         "search": _search(run),
         "evaluate": run.evaluate.model_dump(mode="json"),
+        "target_language_tokens": _language_tokens(run, lm),
         "closed_by": lm.tokens.closed_by or None,
         "identifier": IDENTIFIER if "answer_language" in form_of(task.kind).columns else None,
         "merge": None if method.merge is None else asdict(method.merge),
@@ -108,6 +111,13 @@ def write_record(
     }
     # Through JSON, so that a record in memory is the one that will be read.
     return RunRecord.model_validate_json(json.dumps(content, allow_nan=False))
+
+
+def _language_tokens(run: Run, lm: LanguageModel) -> dict[str, str] | None:
+    """The tokens of languages that answers start with, by language; None for a model without any."""
+    if not isinstance(lm, EncoderDecoder) or run.kind != "result":
+        return None
+    return LanguageTokens(lm, run.evaluate).forced(run.languages) or None
 
 
 def with_text(record: RunRecord, unlabelled: dict[str, Any]) -> RunRecord:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -73,7 +74,8 @@ def restored(
         FinishedStages(folder.parent, run.unlabelled.uses, ids).give(method)
     weights = read_tensors(folder / store.WEIGHTS, lm.device) if method.trains else {}
     shape = shape_in(weights)
-    whole = method if shape is None else WithHead(method, shape)
+    two_way = tuple(run.evaluate.get("two_way") or ())
+    whole = method if shape is None else WithHead(method, replace(shape, two_way=two_way))
     with attached(whole, lm, run.seed, language):
         if whole.trains:
             whole.load_state(weights)

@@ -48,6 +48,7 @@ class Worker:
     causes: list[UserError] = field(default_factory=list)
     _model: tuple[str, LoadedModel] | None = None
     _data: tuple[TaskEntry, TaskData] | None = None
+    _remarked: set[str] = field(default_factory=set)  # tasks whose data was remarked on
 
     def __post_init__(self) -> None:
         self.store = self.study.folder
@@ -132,8 +133,8 @@ class Worker:
         self._tell_of_missing_text()
         for entry in self.study.tasks:
             of_task = [run for run in self.runs if run.task == entry]
-            if entry.file is not None and self._free(of_task):
-                try:  # a user's own task is looked at before a model is loaded
+            if self._free(of_task):
+                try:  # data is looked at before a model is loaded
                     self._read_data(entry, of_task)
                 except UserError as error:
                     self._give_up(of_task, error)
@@ -331,8 +332,9 @@ class Worker:
     def _read_data(self, entry: TaskEntry, runs: Sequence[Run]) -> TaskData:
         if self._data is None or self._data[0] != entry:
             data = read_for(entry.make(), runs)
-            for remark in data.remarks():
+            for remark in data.remarks() if entry.name not in self._remarked else ():
                 self.shown.note(f"{entry.name}: {remark}")
+            self._remarked.add(entry.name)
             self._data = (entry, data)
         return self._data[1]
 

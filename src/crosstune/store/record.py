@@ -197,6 +197,9 @@ class RunRecord(_Part):
     train: Json | None = None  # training settings; None where nothing is trained
     search: SearchRecord | None = None  # None where the learning rate was given
     evaluate: Json = {}  # evaluation settings
+    # Tokens that answers start with, by language (`crosstune.outputs.seq2seq.language_tokens`); None for
+    # models without any, where that was switched off, and in older records.
+    target_language_tokens: dict[str, str] | None = None
     # How many tokens that the tokenizer puts behind every text were cut off prompts; None where it puts
     # none, and in older records, whose prompts kept them.
     closed_by: Whole | None = None

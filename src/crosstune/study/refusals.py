@@ -33,6 +33,14 @@ def refusals(
     Raises:
         ValidationError: A name that is none; or every model refuses to be loaded, or a combination.
     """
+    for combination in combinations:
+        asked = combination.method.make()
+        if (asked.trains or asked.shots) and not combination.task.task_class.has_training:
+            raise invalid(
+                ("methods", methods.index(combination.method)),
+                f"{asked.name}: task {combination.task.name} has no training data, so only none can be run "
+                'on it; add "train:" to its file',
+            )
     found = Refusals()
     for at, model in enumerate(models):
         try:

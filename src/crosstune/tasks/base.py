@@ -57,6 +57,7 @@ class Task(ABC):
     metrics: ClassVar[tuple[str, ...]]
     summary: ClassVar[str]
     split_names: ClassVar[dict[Split, str]]
+    has_training: ClassVar[bool] = True  # whether there is a training split; else for untuned methods alone
     source_language: ClassVar[str] = "en"
     max_answer_tokens: int = 32
     stop: tuple[str, ...] = ("\n",)

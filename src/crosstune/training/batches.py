@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.choose import Placed, for_training
+from crosstune.models.attention.choose import Placed, Source, for_training
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout, TwoWayLayout
 from crosstune.models.fast.layers import EntryStates
@@ -39,6 +39,14 @@ class Batch:
     tokens: tuple[range, ...] = ()  # places of each text's tokens, counted through lines and width
     pools: Tensor | None = None  # ``[rows]``: the target that each is averaged for; None for one each
     spans: bool = False  # whether targets are marks of a text's tokens, of which two are chosen
+    source: Source | None = None  # what an encoder reads before; a text for each line
+    # ``[answers]``: the example whose choice each is, and 1 in ``targets`` for the right one; None for none.
+    examples: Tensor | None = None
+
+    @property
+    def computed(self) -> int:
+        """Tokens that go through the model, padding included."""
+        return self.ids.numel() + (0 if self.source is None else self.source.ids.numel())
 
 
 def order(
@@ -64,20 +72,24 @@ def order(
             if start not in sorted_pools:
                 places = shuffled[start : start + pool]
                 part = rows.take(places) if isinstance(rows, Rows) else [rows[place] for place in places]
-                sorted_pools[start] = sorted(part, key=lambda row: len(row.ids))
+                sorted_pools[start] = sorted(part, key=lambda row: row.size)
             yield sorted_pools[start][i : i + batch_size]
 
 
 def split(batch: Sequence[TrainingRow], tokens: int) -> list[list[TrainingRow]]:
     """Parts of a batch to run one after the other, each of at most ``tokens`` even if padded (or one row)."""
     parts: list[list[TrainingRow]] = []
-    for row in sorted(batch, key=lambda r: len(r.ids)):
-        # Rows come shortest first, so the newest is the width of its part.
-        if parts and (len(parts[-1]) + 1) * len(row.ids) <= tokens:
+    for row in sorted(batch, key=lambda r: r.size):
+        if parts and padded_size([*parts[-1], row]) <= tokens:
             parts[-1].append(row)
         else:
             parts.append([row])
     return parts
+
+
+def padded_size(rows: Sequence[TrainingRow]) -> int:
+    """Tokens of some rows, padded to the longest."""
+    return len(rows) * (max(len(row.ids) for row in rows) + max(len(row.source) for row in rows))
 
 
 def ready_parts(
@@ -88,18 +100,30 @@ def ready_parts(
     ``passes`` limits the tokens of a part, and is told of each before it is made.
     """
     for part in split(batch, passes.limit):
-        passes.begin(len(part), len(part) * len(part[-1].ids))
-        texts = [row.text for row in part]
+        passes.begin(len(part), padded_size(part))
+        read = [row for example in part for row in example.texts]
+        texts = [row.text for row in read]
         below = None if reuse is None else reuse.below(texts)
-        yield collate(part, for_training(lm, texts, passes.say), below)
+        sources = [row.source for row in read]
+        source = Source.of(sources, lm.pad_id, lm.device) if any(sources) else None
+        examples = (
+            [i for i, example in enumerate(part) for _ in example.texts] if part[0].choice_rows else None
+        )
+        yield collate(read, for_training(lm, texts, passes.say), below, source, examples)
 
 
 def collate(
-    rows: Sequence[TrainingRow], placed: Placed, below: tuple[int, Sequence[Tensor]] | None = None
+    rows: Sequence[TrainingRow],
+    placed: Placed,
+    below: tuple[int, Sequence[Tensor]] | None = None,
+    source: Source | None = None,
+    examples: Sequence[int] | None = None,
 ) -> Batch:
     """Rows of training examples, the text of each placed, as the tensors of one forward.
 
-    ``below`` is the lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``.
+    ``below`` is the lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``;
+    ``source`` what an encoder reads for each; ``examples`` the number of each row's example, where several
+    rows of one are compared.
     """
     device = placed.ids.device
     entry = None
@@ -142,4 +166,6 @@ def collate(
         tuple(range(placed.starts[i], placed.starts[i] + len(rows[i].text)) for i in placed.order),
         torch.tensor(pools, device=device) if len(pools) > len(targets) else None,
         any(row.span is not None for row in rows),
+        source,
+        None if examples is None else torch.tensor([examples[i] for i in placed.order], device=device),
     )

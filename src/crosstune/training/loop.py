@@ -21,7 +21,7 @@ from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training import pairs
-from crosstune.training.batches import order, ready_parts, split
+from crosstune.training.batches import order, padded_size, ready_parts, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.objectives import answer_loss
 from crosstune.training.reuse import Reuse
@@ -197,7 +197,7 @@ def _fit(
     def trial(tokens: int) -> fitting.Trial:
         # The last part holds the longest rows.
         part = split(batch, tokens)[-1]
-        size = len(part) * max(len(row.ids) for row in part)
+        size = padded_size(part)
         try:
             work = partial(_backward, method, part, passes, reuse)
             return fitting.Trial(size, fitting.peak(lm.device, work))
@@ -206,7 +206,7 @@ def _fit(
 
     # AdamW's two moments come with the first step.
     moments = 8 * sum(parameter.numel() for parameter in method.parameters().values())
-    tokens = len(batch) * max(len(row.ids) for row in batch)
+    tokens = padded_size(batch)
     fitting.fit(passes, tokens, trial, lm.device, moments)
 
 
@@ -250,17 +250,17 @@ def _backward(
     if batch[0].pair is not None:
         return pairs.backward(method, batch, passes, reuse, step)
     lm = method.attached()
-    answers, total = sum(row.learned for row in batch), sum(len(row.text) for row in batch)
+    answers, texts = sum(row.learned for row in batch), sum(len(row.text) for row in batch)
     summed, padded = 0.0, 0
     for part in ready_parts(lm, batch, passes, reuse):
         loss = answer_loss(lm, part)
         tokens = torch.tensor(list(itertools.chain(*part.tokens)), device=part.ids.device)
-        read = Pass(step, len(tokens) / total, tokens, *part.ids.shape)
+        read = Pass(step, len(tokens) / texts, tokens, *part.ids.shape)
         method.objective(loss / answers, read).backward()
         method.after_backward()
         summed += float(loss.detach())
-        padded += part.ids.numel()
-    return summed / answers, total, padded
+        padded += part.computed
+    return summed / answers, texts + sum(len(row.source) for row in batch), padded
 
 
 @contextmanager

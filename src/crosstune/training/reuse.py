@@ -70,13 +70,17 @@ class Reuse:
         self.from_cache: int = 0 if before is None else before["texts_kept"]
         if self.layer == 0:
             self.why_not = "adapted from the lowest layer up"
+        elif self._lm.adaptation.two_way:
+            self.why_not = "some layers see both ways"
         elif len(self._lm.adaptation.parts) > 1:
             self.why_not = "other methods are on the model"
+        elif self._lm.geometry.encoder_layers:
+            self.why_not = "the model is an encoder and a decoder"
         elif self._lm.geometry.apart:
             self.why_not = "the model's texts are read one per row"
         elif drops(self._lm, self.layer):
             self.why_not = "the model has dropout"
-        elif not self._enters(sample.text):
+        elif not self._enters(sample.texts[0].text):
             self.why_not = "the model cannot start at an upper layer"
         if self.why_not:
             self.layer = 0
@@ -86,7 +90,7 @@ class Reuse:
             if place not in verdicts:
                 verdicts[place] = may_share(self._lm, self.layer)
             self._shared = verdicts[place]
-        self._check(sample.text)
+        self._check(sample.texts[0].text)
 
     def facts(self) -> dict[str, Any]:
         """For the record of the run."""

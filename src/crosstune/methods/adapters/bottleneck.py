@@ -73,6 +73,8 @@ class Bottleneck(Inserted[BottleneckConfig]):
     @classmethod
     def count(cls, config: BottleneckConfig, geometry: Geometry) -> int:
         """Layers * sub-layers * (2 d w + w + d, and 1 for a learned scale)."""
+        if config.ortho is not None and geometry.encoder_layers:
+            raise UserError("ortho: for a model with one stack of layers; take it out for an encoder-decoder")
         d, w = geometry.hidden, config.width_in(geometry.hidden)
         adapters = config.adapters_on(cls.name, geometry)
         embeddings = invertible.count(geometry) if config.invertible else 0
@@ -80,6 +82,7 @@ class Bottleneck(Inserted[BottleneckConfig]):
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """An adapter in each place."""
+        self.count(self.config, lm.geometry)
         if self.config.ortho is not None and lm.geometry.apart:
             raise UserError(
                 f"ortho: {lm.geometry.apart}, so its tokens cannot be told from padding; take ortho out"

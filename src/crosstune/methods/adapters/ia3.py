@@ -4,7 +4,9 @@
 
 Liu et al. 2022 (arXiv 2205.05638), on the paper's three places in every architecture (PEFT's default scales
 queries in place of keys in some). The vectors are fp32 and 1 at the start; for evaluation they are multiplied
-into the weights. Trained parameters: layers * (2 * kv_heads * head_dim + intermediate).
+into the weights. In an encoder-decoder its three attentions are scaled, as in the paper's T0. Trained
+parameters: layers * (2 * kv_heads * head_dim + intermediate), and 2 * kv_heads * head_dim more for each
+attention between an encoder and a decoder.
 """
 
 from collections.abc import Iterator
@@ -16,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 from crosstune.errors import UserError
 from crosstune.methods.adapters.merged import lost, merged, worth_merging
 from crosstune.methods.base import Method
-from crosstune.methods.config import Layered
+from crosstune.methods.config import Placed
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
 
 if TYPE_CHECKING:
-    from crosstune.models.parts import Projection
+    from crosstune.models.parts import Layer, Projection
 
 
 @dataclass(eq=False)
@@ -71,7 +73,7 @@ class Scaled:
             yield tensor, tensor * (more if self.input or tensor.dim() == 1 else more[:, None])
 
 
-class Ia3(Method[Layered]):
+class Ia3(Method[Placed]):
     """Scaled keys, values and inner activations.
 
     Attributes:
@@ -86,10 +88,10 @@ class Ia3(Method[Layered]):
     learning_rate_from = (
         "SIB-200 with Gemma 3 270M, 60 steps, loss: choices: English 64.7 to 83.8; not searched further"
     )
-    Config = Layered
+    Config = Placed
 
     @classmethod
-    def count(cls, config: Layered, geometry: Geometry) -> int:
+    def count(cls, config: Placed, geometry: Geometry) -> int:
         """Layers * (2 * kv_heads * head_dim + intermediate)."""
         geometry.need(cls.name, "projection of keys and values", "MLP's last projection")
         if geometry.uneven:
@@ -97,7 +99,9 @@ class Ia3(Method[Layered]):
                 f"{cls.name}: some layers of this model have other sizes of {' and '.join(geometry.uneven)}; "
                 "choose lora on this model"
             )
-        return len(config.chosen(geometry.layers)) * (2 * geometry.kv_size + geometry.intermediate)
+        sides = config.sides(geometry)
+        layers = sum(geometry.side(i) in sides for i in config.chosen(geometry.layers))
+        return len(config.attention_places(geometry)) * 2 * geometry.kv_size + layers * geometry.intermediate
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """Hooks that scale."""
@@ -105,8 +109,19 @@ class Ia3(Method[Layered]):
         self.scales: dict[str, nn.Parameter] = {}
         self.places: list[Scaled] = []
         self.active, part.switch = True, self._switch
+        sides = self.config.sides(lm.geometry)
         for i in self.config.chosen(lm.geometry.layers):
-            self._scale_in(lm, i)
+            layer, g, device = lm.parts.layers[i], lm.geometry, lm.layer_device(i)
+            if g.side(i) in sides:
+                self._scale_keys(layer, f"layers.{i}", g.kv_size, device)
+                outer = layer.mlp_output
+                assert outer is not None, "`count` asks for it"
+                inner = self.scales[f"layers.{i}.inner"] = nn.Parameter(
+                    torch.ones(g.intermediate, device=device)
+                )
+                self.places.append(Scaled(outer, True, [(inner, None)]))
+            if layer.cross is not None and "cross" in sides:
+                self._scale_keys(layer.cross, f"layers.{i}.cross", g.kv_size, device)
         for place in self.places:
             module = place.projection.module
             if place.input:
@@ -115,22 +130,18 @@ class Ia3(Method[Layered]):
                 handle = module.register_forward_hook(partial(self._after, place))
             part.undo.callback(handle.remove)
 
-    def _scale_in(self, lm: LanguageModel, i: int) -> None:
-        """Vectors for a layer, and where they belong."""
-        layer, g, device = lm.parts.layers[i], lm.geometry, lm.layer_device(i)
-        pair, outer = layer.key_and_value(), layer.mlp_output
+    def _scale_keys(self, layer: "Layer", name: str, size: int, device: "torch.device") -> None:
+        """Vectors for the keys and values of a layer's attention."""
+        pair = layer.key_and_value()
         assert pair is not None, "`count` asks for them"
-        assert outer is not None
-        sizes = {"key": g.kv_size, "value": g.kv_size, "inner": g.intermediate}
-        vectors = {end: nn.Parameter(torch.ones(size, device=device)) for end, size in sizes.items()}
-        self.scales |= {f"layers.{i}.{end}": vector for end, vector in vectors.items()}
+        vectors = {end: nn.Parameter(torch.ones(size, device=device)) for end in ("key", "value")}
+        self.scales |= {f"{name}.{end}": vector for end, vector in vectors.items()}
         columns = [None if p.columns is None else p.columns.to(device) for p in pair]
         keys, values = zip((vectors["key"], vectors["value"]), columns, strict=True)
         if pair[0].name == pair[1].name:
             self.places.append(Scaled(pair[0], False, [keys, values]))
         else:
             self.places += [Scaled(pair[0], False, [keys]), Scaled(pair[1], False, [values])]
-        self.places.append(Scaled(outer, True, [(vectors["inner"], None)]))
 
     def _switch(self, on: bool) -> None:
         self.active = on

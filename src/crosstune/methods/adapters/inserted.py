@@ -9,17 +9,18 @@ of any dtype, and computed in the model's; on a CPU narrow ones in fp32.
 from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import TypeVar
 
+from crosstune.errors import UserError
 from crosstune.methods.adapters.placement import Placement, insert, needs
 from crosstune.methods.base import Method
-from crosstune.methods.config import Layered
+from crosstune.methods.config import Placed
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
-from crosstune.models.geometry import Geometry
+from crosstune.models.geometry import Geometry, Side
 
 NARROW = 128
 """A width below which a CPU's bf16 products are slower than fp32 ones; at 320 they cost half as much."""
@@ -36,7 +37,7 @@ class Published(NamedTuple):
     activation: Activation
 
 
-class InsertedConfig(Layered):
+class InsertedConfig(Placed):
     """Settings of methods that stand where bottleneck adapters do.
 
     Attributes:
@@ -47,6 +48,9 @@ class InsertedConfig(Layered):
         activation: phi; None for what was published.
         dropout: Of what is added, while training.
     """
+
+    # An adapter behind the attention between them is an option of the `adapters` library, off by default.
+    usual: ClassVar[tuple[Side, ...]] = ("encoder", "decoder")
 
     placement: Placement = "inside"
     sublayers: Literal["mlp", "both"] | None = None
@@ -79,7 +83,21 @@ class InsertedConfig(Layered):
             UserError: It has no such place, as far as is known.
         """
         geometry.need(method, *needs(self.placement, self.places))
-        return len(self.chosen(geometry.layers)) * len(self.places)
+        return sum(len(self.places_in(i, geometry)) for i in self.chosen(geometry.layers))
+
+    def places_in(self, layer: int, geometry: Geometry) -> tuple[str, ...]:
+        """The sub-layers of a layer that get an adapter.
+
+        Raises:
+            UserError: ``where`` asks for what the placement does not have.
+        """
+        sides = self.sides(geometry)
+        places = self.places if geometry.side(layer) in sides else ()
+        if not geometry.encoder_layers or layer < geometry.encoder_layers or "cross" not in sides:
+            return places
+        if self.placement in ("pfeiffer", "parallel"):
+            raise UserError(f"placement {self.placement} is one adapter a layer; take cross out of where")
+        return (*places, "cross")
 
     def width_in(self, hidden: int) -> int:
         """The inner dimension on a model of a hidden size."""
@@ -128,7 +146,7 @@ class Inserted(Method[Settings]):
         self.tensors, self.active = {}, True
         part.switch = self._switch
         for i in config.chosen(lm.geometry.layers):
-            names = {place: f"layers.{i}.{place}" for place in config.places}
+            names = {place: f"layers.{i}.{place}" for place in config.places_in(i, lm.geometry)}
             for name in names.values():
                 for end, tensor in make(name):
                     self.tensors[f"{name}.{end}"] = nn.Parameter(tensor.to(lm.layer_device(i)))

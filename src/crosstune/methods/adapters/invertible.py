@@ -31,6 +31,10 @@ def size(geometry: Geometry) -> int:
     Raises:
         UserError: It cannot be halved twice.
     """
+    if geometry.encoder_layers:
+        raise UserError(
+            "invertible: this model is an encoder-decoder, with two embeddings; set invertible: false"
+        )
     d = geometry.embedding or geometry.hidden
     if d % 4:
         raise UserError(f"invertible: embeddings of width {d} cannot be halved twice; set invertible: false")

@@ -16,21 +16,21 @@ from crosstune.errors import UserError, did_you_mean
 from crosstune.methods.adapters.merged import lost, merged, worth_merging
 from crosstune.methods.adapters.placement import swap_hooks
 from crosstune.methods.base import Method
-from crosstune.methods.config import Layered
+from crosstune.methods.config import Placed
 from crosstune.methods.deferred import LanguageModel, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
 
 _ADAPTER = "default"
 ALSO = {
-    "q_proj": ("query", "q_lin", "Wqkv"),
-    "k_proj": ("key", "k_lin", "Wqkv"),
-    "v_proj": ("value", "v_lin", "Wqkv"),
+    "q_proj": ("query", "q_lin", "Wqkv", "q"),
+    "k_proj": ("key", "k_lin", "Wqkv", "k"),
+    "v_proj": ("value", "v_lin", "Wqkv", "v"),
 }
-"""What encoders call these, which are names of settings: a study is read without PyTorch and `parts`."""
+"""What encoders and T5 call these, names of settings: a study is read without PyTorch and `parts`."""
 
 
-class Targeted(Layered):
+class Targeted(Placed):
     """Settings of a method that changes linear layers.
 
     Attributes:
@@ -64,18 +64,19 @@ def targets(config: Targeted, geometry: Geometry, method: str = "lora") -> list[
     Raises:
         UserError: A name that none has which the model calls: without a call an update is left out.
     """
+    sides = config.sides(geometry)
     layers = {
         i: [
             linear
             for linear in geometry.linears_of(i)
-            if linear[0].rpartition(".")[2] not in geometry.uncalled
+            if linear[0].rpartition(".")[2] not in geometry.uncalled and geometry.side(i, linear[0]) in sides
         ]
         for i in config.chosen(geometry.layers)
     }
     names = {name.rpartition(".")[2] for linears in layers.values() for name, _, _ in linears}
     wanted: Iterable[str] = names if config.target_modules == "all-linear" else config.target_modules
     ends = {linear[0] for linears in layers.values() for linear in linears}
-    if geometry.encoder:
+    if geometry.encoder or geometry.encoder_layers:
         known = (next((n for n in ALSO.get(name, ()) if n in names), name) for name in wanted)
         wanted = dict.fromkeys(known)
     for target in wanted:

@@ -97,10 +97,15 @@ class Update:
 class Dora(DoraLinearVariant):
     """DoRA's forward; it merges as PEFT has it."""
 
-    def __init__(self, module: Any) -> None:
-        """For one layer of PEFT, of whose weight's rows the norms are computed here."""
+    def __init__(self, module: Any, adapter: str) -> None:
+        """For one layer of PEFT, of whose weight's rows the norms are computed here.
+
+        A magnitude that is not trained yet becomes the norm in fp32: PEFT's has the weight's dtype.
+        """
         weight = transpose(module.get_base_layer().weight.detach(), module.fan_in_fan_out)
         self.rows = torch.linalg.norm(weight.float(), dim=1)
+        if not module.lora_B[adapter].weight.any():
+            module.lora_magnitude_vector[adapter].weight.data = self.rows.clone()
 
     def forward(  # type: ignore[override]  # PEFT's are static; it calls those of an instance
         self, module: Any, active_adapter: str, x: Tensor, result: Tensor, **kwargs: Any
@@ -136,7 +141,7 @@ def use_update(module: Any, adapter: str) -> bool:
     elif type(variants[adapter]) is DoraLinearVariant and isinstance(
         module.lora_dropout[adapter], nn.Identity
     ):
-        variants[adapter] = Dora(module)
+        variants[adapter] = Dora(module, adapter)
     else:
         return False
     # The cast to fp32 is part of the update, so that the backward pass keeps the input as it came.

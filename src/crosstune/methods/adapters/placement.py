@@ -40,7 +40,8 @@ def insert(layer: "Layer", placement: Placement, adapters: Mapping[str, Adapter]
     Args:
         layer: The layer.
         placement: Where in it.
-        adapters: By the sub-layer that they belong to, "attention" or "mlp".
+        adapters: By the sub-layer that they belong to, "attention", "mlp" or "cross" (a decoder's attention
+            to what an encoder read).
         part: Its ``undo`` takes them out again.
     """
     attention = None if layer.output is None else layer.output.module
@@ -50,6 +51,8 @@ def insert(layer: "Layer", placement: Placement, adapters: Mapping[str, Adapter]
         places = {name: behind[name] or module for name, module in places.items()}
     elif placement != "inside":
         places = {"mlp": layer.module}
+    if layer.cross is not None and layer.cross.output is not None:
+        places["cross"] = layer.cross.output.module
     for name, adapter in adapters.items():
         module = places[name]
         assert module is not None, "`needs` was asked"

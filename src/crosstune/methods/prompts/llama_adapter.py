@@ -4,13 +4,15 @@
 
 Zhang et al. 2023 (arXiv 2303.16199), as their released training code has it: prompt ``[n, hidden]``
 a layer pushed through the layer's frozen W_k and W_v (with the layer's key norm where it has one),
-keys not rotated, one gate a head under tanh. Trained parameters: layers * (n * hidden + heads).
+keys not rotated, one gate a head under tanh. It was published for decoders alone; in an encoder-decoder it
+has the places of a prefix (`crosstune.methods.prompts.prefix`). Trained parameters:
+layers * (n * hidden + heads).
 """
 
 from functools import partial
 from typing import Literal
 
-from crosstune.methods.config import Layered, Prompted
+from crosstune.methods.config import Placed, Prompted
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.methods.prompts.planted import Planted
 from crosstune.methods.prompts.start import attention_inputs, init_ids, normal
@@ -18,7 +20,7 @@ from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
 
 
-class LlamaAdapterConfig(Prompted, Layered):
+class LlamaAdapterConfig(Prompted, Placed):
     """Settings of `llama-adapter`.
 
     Attributes:
@@ -49,12 +51,12 @@ class LlamaAdapter(Planted[LlamaAdapterConfig]):
         """Layers * (n * hidden + gates)."""
         geometry.usable(cls.name, geometry.no_prompts)
         gates = geometry.heads if config.gate == "head" else 1
-        return len(config.chosen(geometry.layers)) * (config.length * geometry.hidden + gates)
+        return len(config.attention_places(geometry)) * (config.length * geometry.hidden + gates)
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """A gated prompt for each chosen layer; the text stays where it is."""
         config = self.config
-        self.layers = config.chosen(lm.geometry.layers)
+        self.layers = config.attention_places(lm.geometry)
         lm.learn_calls()
         shape = (config.length, lm.geometry.hidden)
         if config.init == "text":
@@ -63,7 +65,7 @@ class LlamaAdapter(Planted[LlamaAdapterConfig]):
         else:
             start = list(normal((len(self.layers), *shape), seed).unbind())
         gates = lm.geometry.heads if config.gate == "head" else 1
-        where = {i: lm.layer_device(i) for i in self.layers}
+        where = self.devices(lm)
         self.prompts = {i: nn.Parameter(x.to(where[i])) for i, x in zip(self.layers, start, strict=True)}
         self.gates = {i: nn.Parameter(torch.zeros(gates, device=where[i])) for i in self.layers}
         part.prompts = {i: Prompt(partial(self.keys_values, i), partial(self._gate, i)) for i in self.layers}

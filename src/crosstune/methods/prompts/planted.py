@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from crosstune.methods.base import Method, Settings
-from crosstune.methods.deferred import Tensor, torch
+from crosstune.methods.deferred import LanguageModel, Tensor, torch
 
 
 class Planted(Method[Settings]):
-    """A prompt in each chosen layer.
+    """A prompt in the attention of each chosen layer, and of each chosen part of an encoder-decoder.
 
     Attributes:
-        layers: Their numbers, ascending.
+        layers: Numbers of the attention modules, ascending (`crosstune.methods.config.Placed`).
     """
 
     layers: list[int]
@@ -21,6 +21,10 @@ class Planted(Method[Settings]):
     @abstractmethod
     def project(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of a layer's prompt as it stands now, ``[kv_heads, n, head_dim]`` each."""
+
+    def devices(self, lm: LanguageModel) -> "dict[int, torch.device]":
+        """Where the attention of each of `layers` computes."""
+        return {i: next(lm.attentions[i].parameters()).device for i in self.layers}
 
     def keys_values(self, layer: int) -> tuple[Tensor, Tensor]:
         """What the layer's attention calls."""

@@ -10,7 +10,10 @@ Li and Liang 2021 (arXiv 2101.00190). What is trained is stated by ``space``:
   P_k = W_k P and P_v = W_v P (with the layer's key norm where it has one); not rotated. The form
   LLaMA-Adapter feeds its attention, here inside the joint softmax.
 
-In both, the text starts at position n; an encoder's stays where it is, as nothing in it comes first. With
+In both, the text starts at position n; an encoder's stays where it is, as nothing in it comes first. An
+encoder-decoder has a prefix in its encoder, in its decoder and in the attention between them (``where``), as
+Li and Liang's; PEFT's has none in the encoder. There no position is shifted, and T5's position bias is 0 for
+a prefix, which is at no distance from any token (PEFT's is that of earlier tokens). With
 ``reparameterise: h`` the prompt is p_0 + W_2,l tanh(W_1 e + b_1) + b_2,l during training (e of shape
 ``[n, hidden]``, one W_1 for all layers) and is folded into plain vectors when saved and evaluated.
 """
@@ -21,7 +24,7 @@ from typing import Literal
 from pydantic import Field
 
 from crosstune.errors import UserError
-from crosstune.methods.config import Layered, Prompted
+from crosstune.methods.config import Placed, Prompted
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.methods.prompts.planted import Planted
 from crosstune.methods.prompts.start import attention_inputs, init_ids, normal, text_keys_values
@@ -29,7 +32,7 @@ from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.geometry import Geometry
 
 
-class PrefixConfig(Prompted, Layered):
+class PrefixConfig(Prompted, Placed):
     """Settings of `prefix`.
 
     Attributes:
@@ -67,7 +70,7 @@ class Prefix(Planted[PrefixConfig]):
                 f"{cls.name}: this model caches other keys than it attends to, or values of another size, or "
                 "of other sizes in some layers; use space: hidden"
             )
-        layers = len(config.chosen(geometry.layers))
+        layers = len(config.attention_places(geometry))
         width = geometry.hidden if config.space == "hidden" else 2 * geometry.kv_size
         h = config.reparameterise
         if h is None:
@@ -82,9 +85,10 @@ class Prefix(Planted[PrefixConfig]):
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
         """A joint prompt for each chosen layer, and the text of a causal model shifted by n."""
         config = self.config
-        self.layers = config.chosen(lm.geometry.layers)
+        self.layers = config.attention_places(lm.geometry)
         lm.learn_calls()
-        start = {i: x.to(lm.layer_device(i)) for i, x in self._start(lm, seed).items()}
+        where = self.devices(lm)
+        start = {i: x.to(where[i]) for i, x in self._start(lm, seed).items()}
         self.mlp: dict[str, nn.Parameter] = {}
         if config.reparameterise is None:
             self.prompts = {i: nn.Parameter(x) for i, x in start.items()}
@@ -92,7 +96,7 @@ class Prefix(Planted[PrefixConfig]):
             self.base = start
             self._make_mlp(lm, config.reparameterise, seed)
         part.prompts = {i: Prompt(partial(self.keys_values, i)) for i in self.layers}
-        part.shift = 0 if lm.geometry.encoder else config.length
+        part.shift = 0 if lm.geometry.encoder or lm.geometry.encoder_layers else config.length
 
     def _start(self, lm: LanguageModel, seed: int) -> dict[int, Tensor]:
         """First value of each layer's prompt, fp32: ``[n, hidden]`` or ``[2, n, kv_heads * head_dim]``."""
@@ -120,8 +124,8 @@ class Prefix(Planted[PrefixConfig]):
             "mlp.first.bias": torch.zeros(h, device=lm.device),
         }
         for i in self.layers:
-            tensors[f"mlp.last.{i}.weight"] = torch.zeros(width, h, device=lm.layer_device(i))
-            tensors[f"mlp.last.{i}.bias"] = torch.zeros(width, device=lm.layer_device(i))
+            tensors[f"mlp.last.{i}.weight"] = torch.zeros(width, h, device=self.base[i].device)
+            tensors[f"mlp.last.{i}.bias"] = torch.zeros(width, device=self.base[i].device)
         self.mlp = {name: nn.Parameter(x) for name, x in tensors.items()}
 
     def _value(self, i: int) -> Tensor:

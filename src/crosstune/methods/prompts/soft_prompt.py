@@ -2,26 +2,30 @@
 
 Lester et al. 2021 (arXiv 2104.08691). P stands in front of the text's embeddings, before the
 beginning-of-text token, as in PEFT; it holds embeddings as the first layer receives them (after
-the scale that Gemma multiplies its table by). Trained parameters: n * hidden.
+the scale that Gemma multiplies its table by). In an encoder-decoder it stands in front of the encoder's
+text, as in Lester et al. and PEFT. Trained parameters: n * hidden.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from crosstune.methods.base import Method
-from crosstune.methods.config import Prompted
+from crosstune.methods.config import Prompted, Sided
 from crosstune.methods.deferred import LanguageModel, nn, torch
 from crosstune.methods.prompts.start import init_ids, normal
 from crosstune.models.adaptation import Part
-from crosstune.models.geometry import Geometry
+from crosstune.models.geometry import Geometry, Side
 
 
-class SoftPromptConfig(Prompted):
+class SoftPromptConfig(Prompted, Sided):
     """Settings of `soft-prompt`.
 
     Attributes:
         init: Start from the embeddings of ``init_text``, of tokens drawn from the vocabulary, or
             from N(0, s²) with s the embedding table's own standard deviation.
     """
+
+    usual: ClassVar[tuple[Side, ...]] = ("encoder",)
+    possible: ClassVar[tuple[Side, ...]] = ("encoder",)
 
     init: Literal["text", "vocabulary", "random"] = "text"
 
@@ -42,6 +46,7 @@ class SoftPrompt(Method[SoftPromptConfig]):
     def count(cls, config: SoftPromptConfig, geometry: Geometry) -> int:
         """N * hidden."""
         geometry.usable(cls.name, geometry.no_soft_prompt)
+        config.sides(geometry)
         return config.length * (geometry.embedding or geometry.hidden)
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
@@ -55,7 +60,7 @@ class SoftPrompt(Method[SoftPromptConfig]):
                 ids = torch.randint(lm.geometry.vocabulary, (config.length,), generator=generator)
             else:  # tokens from all over the vocabulary, for their scale
                 ids = torch.arange(0, lm.geometry.vocabulary, max(1, lm.geometry.vocabulary // 1000))
-            start = lm.embedding(ids.to(lm.device)).float()
+            start = lm.embed(ids.to(lm.device)).float()
             if config.init == "random":
                 size = (config.length, lm.geometry.embedding or lm.geometry.hidden)
                 start = normal(size, seed, float(start.std()))

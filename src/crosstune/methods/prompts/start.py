@@ -11,31 +11,34 @@ from crosstune.methods.deferred import LanguageModel, Tensor, torch
 def attention_inputs(lm: LanguageModel, ids: Tensor) -> list[Tensor]:
     """What every layer's attention receives of a text ``[n]``, behind the layer's norm.
 
+    Both stacks of an encoder-decoder read it; attention between them receives the encoder's states.
+
     Returns:
         fp32 ``[n, hidden]`` a layer, lowest first; nothing of a soft prompt in front.
     """
-    inputs: list[Tensor] = []
+    inputs: dict[Any, Tensor] = {}
 
     def keep(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
-        inputs.append(states[0, -len(ids) :].float().clone())
+        states = states if kwargs.get("key_value_states") is None else kwargs["key_value_states"]
+        inputs[module] = states[0, -len(ids) :].float().clone()
 
     with torch.no_grad(), ExitStack() as hooks:
         for module in lm.attentions:
             hooks.enter_context(module.register_forward_pre_hook(keep, with_kwargs=True))
-        lm.hidden(ids[None])
-    return inputs
+        lm.read_alone(ids)
+    return [inputs[module] for module in lm.attentions]
 
 
 def text_keys_values(lm: LanguageModel, ids: Tensor) -> list[tuple[Tensor, Tensor]]:
     """Keys and values of a text ``[n]``, but not of a soft prompt.
 
-    Keys are rotated, from the model's first position; an encoder's are not.
+    Keys are rotated, from the model's first position; an encoder's and an encoder-decoder's are not.
 
     Returns:
         A pair of ``[kv_heads, n, head_dim]`` a layer, lowest first.
     """
-    if lm.geometry.encoder:  # it has no cache to read them from
+    if lm.geometry.encoder or lm.geometry.encoder_layers:  # it has no cache to read them from
         return [lm.keys_values(i, x.to(lm.dtype)) for i, x in enumerate(attention_inputs(lm, ids))]
     from transformers import DynamicCache
 

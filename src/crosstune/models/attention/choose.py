@@ -1,6 +1,7 @@
 """One choice for each batch: in which form its texts go through the model, and the tensors of that form.
 
-* padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts.
+* padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts; an
+  encoder-decoder's.
 * by rotation: the same, of a model that rotates long texts otherwise (LongRoPE) and reads them by themselves.
 * packed: several texts a row, with a mask. Training where no other form fits.
 * padding-free: all texts in one row, attention in groups of like length. A CPU, texts up to `LONGEST`.
@@ -54,7 +55,7 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
     """
     if turns(model, longest):
         return BatchForm.BY_ROTATION
-    if model.geometry.apart or _prompted_encoder(model):
+    if model.geometry.apart or model.geometry.encoder_layers or _alone(model):
         return BatchForm.PADDED
     if not model.geometry.encoder and suits(model, longest, note):
         return BatchForm.VARLEN
@@ -68,12 +69,15 @@ def reading_form(model: Model, longest: int) -> BatchForm:
     if turns(model, longest):
         return BatchForm.BY_ROTATION
     padded = model.geometry.apart or model.device.type != "cpu" or longest > LONGEST
-    return BatchForm.PADDED if padded or _prompted_encoder(model) else BatchForm.PADDING_FREE
+    return BatchForm.PADDED if padded or _alone(model) else BatchForm.PADDING_FREE
 
 
-def _prompted_encoder(model: Model) -> bool:
-    """Whether each text has to be in a row of its own, because a soft prompt in front of it sees it."""
-    return bool(model.geometry.encoder and model.adaptation.front)
+def _alone(model: Model) -> bool:
+    """Whether each text has to be in a row of its own.
+
+    A soft prompt in front of it sees it, or some layers are causal and others not.
+    """
+    return bool(model.geometry.encoder and model.adaptation.front) or bool(model.adaptation.two_way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,23 @@ class Placed:
     order: list[int]  # the texts in the order in which they stand
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What an encoder reads before its decoder writes: one text a row."""
+
+    ids: Tensor  # ``[rows, width]`` token ids, padded on the right
+    mask: Tensor | None  # ``[rows, width]``: 1 for tokens and 0 for padding; None where there is no padding
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], pad: int, device: torch.device | str) -> "Source":
+        """Of texts of token ids."""
+        width = max(map(len, texts))
+        ids = torch.tensor([[*text, *[pad] * (width - len(text))] for text in texts], device=device)
+        lengths = torch.tensor([len(text) for text in texts], device=device)
+        mask = (torch.arange(width, device=device) < lengths[:, None]).long()
+        return cls(ids, None if len(set(map(len, texts))) == 1 else mask)
+
+
 def lay_out(
     form: BatchForm,
     texts: Sequence[Tree | Sequence[int]],
@@ -96,6 +117,7 @@ def lay_out(
     shared_prefix: int = 0,
     apart: bool = False,
     two_way: bool = False,
+    marked: bool = False,
 ) -> Placed:
     """Texts, or trees of texts with shared beginnings, in the rows of a form.
 
@@ -108,6 +130,7 @@ def lay_out(
         shared_prefix: Tokens of a soft prompt that will stand in front of every row (``PACKED``).
         apart: Each text attends by itself (``PADDING_FREE``).
         two_way: Tokens see those behind them too, as an encoder's do; no trees then.
+        marked: That has a layout where there is no padding too, as the model would be causal without one.
     """
     trees = [text if isinstance(text, Tree) else grow([text]) for text in texts]
     lengths = [len(tree.tokens) for tree in trees]
@@ -137,7 +160,7 @@ def lay_out(
         if branches:
             ends = block(lambda i: trees[i].ends, -1)[0]
             layout = replace(layout, places=block(lambda i: trees[i].positions, 0)[0], ends=ends)
-    elif two_way and (len(rows) < len(texts) or len(set(lengths)) > 1):
+    elif two_way and (marked or len(rows) < len(texts) or len(set(lengths)) > 1):
         texts_of = {i: n for row in rows for n, i in enumerate(row)}
         numbers = block(lambda i: [texts_of[i]] * lengths[i], -1)
         layout = TwoWayLayout(numbers, block(lambda i: trees[i].positions, 0))
@@ -151,15 +174,20 @@ def for_training(model: Model, texts: Sequence[Sequence[int]], note: Note | None
     """A training batch in the form that suits it (`training_form`)."""
     front = model.adaptation.front
     form = training_form(model, front + max(map(len, texts)), note)
-    balance, two_way = model.geometry.attention_balance, bool(model.geometry.encoder)
-    return lay_out(form, texts, model.pad_id, model.device, balance, front, two_way=two_way)
+    balance = model.geometry.attention_balance
+    return lay_out(form, texts, model.pad_id, model.device, balance, front, **ways(model))
 
 
 def for_reading(model: Model, texts: Sequence[Sequence[int]]) -> Placed:
     """Texts that are only read, in the form that suits them; on a CPU each attends by itself."""
     form = reading_form(model, model.adaptation.front + max(map(len, texts)))
-    two_way = bool(model.geometry.encoder)
-    return lay_out(form, texts, model.pad_id, model.device, apart=True, two_way=two_way)
+    return lay_out(form, texts, model.pad_id, model.device, apart=True, **ways(model))
+
+
+def ways(model: Model) -> dict[str, bool]:
+    """Which ways tokens see, as arguments of `lay_out`."""
+    marked = bool(model.adaptation.two_way)
+    return {"two_way": marked or bool(model.geometry.encoder), "marked": marked}
 
 
 def for_writing(model: Model, rows: int, longest: int) -> DecodingCache | OwnCaches:

@@ -17,11 +17,13 @@ working.
 
 A module says whether it is causal (``is_causal``). Without a mask a causal module's tokens see those before
 them; those of another (an encoder's self-attention, cross-attention) see everything. An attention pattern
-(`crosstune.models.attention.layout`) orders the text of causal self-attention alone, or, where it is two-way,
-that of an encoder: cross-attention inside the same forward keeps its own mask, whose keys are another text's,
-one row of them for each line. A causal pattern where a module is not causal is refused in one line; every
-pattern with position biases too, which are computed for columns and not for the patterns' positions. ALiBi
-and attention sinks (`crosstune.models.attention.biases`) go with every pattern.
+(`crosstune.models.attention.layout`) orders the text of causal self-attention alone, or, where it is
+two-way, that of an encoder, or of those layers of a causal model that a method lets see behind
+(`Part.two_way`), while its others stay causal: cross-attention inside the same forward keeps its own mask,
+whose keys are another text's, one row of them for each line. A causal pattern where a module is not causal
+is refused in one line; every pattern with position biases too, which are computed for columns and not for
+the patterns' positions. ALiBi and attention sinks (`crosstune.models.attention.biases`) go with every
+pattern.
 
 Scores that are capped (Gemma 2) are written out, prompts' scores like the text's: no kernel knows them.
 
@@ -43,7 +45,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import bidirectional_mask_function, sdpa_mask
 
 from crosstune.errors import UserError
-from crosstune.models.adaptation import Prompt, prompts_of
+from crosstune.models.adaptation import Prompt, prompts_of, sees_behind
 from crosstune.models.attention import gpu_line
 from crosstune.models.attention.biases import with_alibi, with_sinks
 from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
@@ -157,7 +159,7 @@ def attention(
         return value.new_zeros(*query.shape[:1], query.shape[2], query.shape[1], value.shape[-1]), None
     is_causal = kwargs.pop("is_causal", None)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    pattern = _pattern(module, attention_mask, key)
+    attention_mask, pattern = _pattern(module, attention_mask, key, causal, alibi)
     line = pattern if isinstance(pattern, PaddingFreeBatch) else None
     _refuse(module, query, key, causal, line is not None, position_bias)
     prompts = prompts_of(module)
@@ -225,12 +227,22 @@ def attention(
     return out, None
 
 
-def _pattern(module: nn.Module, mask: Tensor | None, key: Tensor) -> Attended | None:
-    """`pattern_of` the mask; an error where it was cut on its way, and no longer says."""
+def _pattern(
+    module: nn.Module, mask: Tensor | None, key: Tensor, causal: bool, alibi: Tensor | None
+) -> tuple[Tensor | None, Attended | None]:
+    """The mask, and the `pattern_of` it; an error where it was cut on its way, and no longer says.
+
+    Of a two-way pattern a causal module takes what is not behind a token, unless it is to see that too.
+    """
     pattern = pattern_of(mask)
     if pattern is None and mask is not None and mask.shape[-1] == 1 < key.shape[2]:
         raise RuntimeError(f"{type(module).__name__} got a mask that is not the one made for it")
-    return pattern
+    if causal and mask is not None and pattern is not None and pattern.two_way:
+        if alibi is not None:
+            raise UserError(f"{type(module).__name__}: ALiBi's distances have one way only; take two_way out")
+        if not sees_behind(module):
+            mask = mask & _lower_right(mask.shape[-2], mask.shape[-1], mask.device)
+    return mask, pattern
 
 
 def _refuse(

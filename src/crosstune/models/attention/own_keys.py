@@ -4,7 +4,7 @@ The module runs on the states as texts of one token at position 0, where a rotat
 hook hands over what reaches it: projections fused or apart, norms, clipping and scales are the module's own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from typing import Any, Literal
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.errors import UserError
-from crosstune.models.family import uncached
+
+OTHERS = "key_value_states"
+"""Argument of an attention module for the states, not its own, that it attends to."""
 
 
 class Captured(BaseException):
@@ -31,10 +33,12 @@ capturing: ContextVar[Literal["keys", "calls"] | None] = ContextVar("crosstune_c
 """What the hook does in place of attending: raise `Captured`, or give zeros so that every layer is called."""
 
 
-def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> list[dict[str, Any]]:
-    """What each attention module of a stack is called with for one token ``[1, 1]`` at position 0.
+def calls_of(
+    read: Callable[..., object], attentions: Sequence[nn.Module], token: Tensor
+) -> list[dict[str, Any]]:
+    """What each attention module is called with when one token ``[1, 1]`` at position 0 is read.
 
-    Hidden states are left out.
+    ``read`` takes it as ``input_ids``. Hidden states are left out.
     """
     calls: dict[int, dict[str, Any]] = {}
 
@@ -47,7 +51,7 @@ def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> li
         for module in attentions:
             hooks.enter_context(module.register_forward_pre_hook(keep, with_kwargs=True))
         hooks.callback(capturing.reset, capturing.set("calls"))  # nothing attends, no prompt is asked for
-        decoder(input_ids=token, position_ids=torch.zeros_like(token), **uncached(decoder.config))
+        read(input_ids=token)
     for module in attentions:
         if id(module) not in calls:
             raise UserError(f"{type(module).__name__} is called by nothing")
@@ -57,9 +61,12 @@ def calls_of(decoder: Any, attentions: Sequence[nn.Module], token: Tensor) -> li
 def keys_values(module: nn.Module, states: Tensor, call: dict[str, Any]) -> tuple[Tensor, Tensor]:
     """Keys, not rotated, and values ``[kv_heads, n, size]`` that a module makes of states ``[n, hidden]``.
 
-    The sizes of keys and values may differ.
+    The sizes of keys and values may differ. Where a module attends to other states than its own, these are
+    what it makes them of.
     """
     rest = {key: value for key, value in call.items() if key != "args"}
+    if rest.get(OTHERS) is not None:
+        rest[OTHERS] = states[:, None]
     reset = capturing.set("keys")
     try:
         # The class's own, also while something stands in for the module's forward.

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from crosstune.models.fast.layers import in_place_of
@@ -26,6 +27,13 @@ TOP_ROWS = FastWay(
 def take(states: Tensor, rows: Tensor) -> Tensor:
     """Of ``[batch, length, hidden]`` some rows, ``[1, n, hidden]``, that index batch and length flattened."""
     return states.flatten(0, 1).index_select(0, rows.to(states.device))[None]
+
+
+def means(states: Tensor, pools: Tensor, count: int) -> Tensor:
+    """Mean in fp32 of the states ``[n, hidden]`` of each pool, ``[count, hidden]``; ``pools`` is ``[n]``."""
+    pools = pools.to(states.device)
+    sums = states.new_zeros(count, states.shape[-1], dtype=torch.float32).index_add(0, pools, states.float())
+    return sums / torch.bincount(pools, minlength=count)[:, None]
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 """From a name to a loaded model: hub, folders, demo models, devices, quantisation.
 
-May import `adaptation`, `attention`, `family`, `geometry`, `language_model`, `parts`, `tensor_file`.
+May import `adaptation`, `attention`, `encoder_decoder`, `family`, `geometry`, `language_model`, `parts`,
+`tensor_file`.
 """

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import AutoConfig, PretrainedConfig
 
 from crosstune.errors import UserError
+from crosstune.models.family import text_config
 from crosstune.models.loading.fingerprint import read_json
 from crosstune.models.loading.log_noise import without_notices
 
@@ -40,7 +41,7 @@ def read_config(folder: Path, name: str) -> PretrainedConfig:
     what = f'{name}: its config.json (model_type "{kind}") is not one that transformers reads'
     with foreseen(f"{what} without running code from the repository", _OTHER), without_notices():
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        text = config.get_text_config(decoder=True)
+        text = text_config(config)
         text.allow_global_per_layer_attribute_access = True  # Gemma 4's layers have heads of two sizes
         for size in _SIZES:
             value = getattr(text, size, None)

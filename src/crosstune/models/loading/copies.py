@@ -10,7 +10,8 @@ from torch import nn
 
 from crosstune.errors import UserError
 from crosstune.models.attention.families import implementation, reference, through_hook
-from crosstune.models.family import from_config, stack_of, uncached
+from crosstune.models.encoder_decoder import EncoderDecoder
+from crosstune.models.family import encoder_decoder, from_config, stack_of, text_config, uncached
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.config import one_line
@@ -33,6 +34,8 @@ _WIDTHS = (
     "decoder_ffn_dim",
     "encoder_ffn_dim",
 )
+# Of an encoder-decoder, by the names that families have for them.
+_LAYERS = ("encoder_layers", "decoder_layers", "num_layers", "num_decoder_layers", "num_hidden_layers")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Sizes that decide how long the copy takes and not how it computes: at most so much of each.
 _SMALL: dict[str, int] = {
@@ -54,7 +57,7 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
     Raises:
         UserError: None can be made.
     """
-    text: Any = config.get_text_config(decoder=True)
+    text: Any = text_config(config)
     error: Exception | None = None
     for sizes in (_SMALL, {}):
         try:
@@ -68,7 +71,9 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
                     copy.deepcopy(small), attn_implementation=reference(small), dtype=torch.float32
                 )
                 _randomise(eager.eval().requires_grad_(False))
-                eager(input_ids=torch.tensor([[1, 2, 3]]), **uncached(small))
+                ids = torch.tensor([[1, 2, 3]])
+                written = {"decoder_input_ids": ids} if encoder_decoder(small) else {}
+                eager(input_ids=ids, **written, **uncached(small))
             break
         except Exception as caught:
             error = error or caught
@@ -90,23 +95,37 @@ def copies(config: PretrainedConfig) -> tuple[Any, LanguageModel]:
             f"{one_line(caught)}); choose another model or report it"
         ) from caught
     hooked.requires_grad_(False).eval()
-    return eager, LanguageModel(hooked, None, f'"{text.model_type}"', "probe", geometry_of(small))
+    shape = geometry_of(small)
+    kind = EncoderDecoder if shape.encoder_layers else LanguageModel
+    return eager, kind(hooked, None, f'"{text.model_type}"', "probe", shape)
 
 
 def _shrunk(text: Any, sizes: dict[str, int]) -> Any:
     """A config of the first layers, one of each kind among them, and of a small vocabulary."""
     small = copy.deepcopy(text)
+    if encoder_decoder(small):
+        for name in _LAYERS:
+            if isinstance(layers := getattr(small, name, None), int):
+                setattr(small, name, min(2, layers))
+        return _with_few_words(small, sizes)
     layers = small.num_hidden_layers
     few = min(layers, max(2, _kinds(small)))
     small.num_hidden_layers = few
     for name, value in vars(text).items():
         if isinstance(value, list | tuple) and len(value) == layers and layers > few:
             setattr(small, name, value[:few])
+    return _with_few_words(small, sizes)
+
+
+def _with_few_words(small: Any, sizes: dict[str, int]) -> Any:
+    """The config with at most so much of each size, and of a small vocabulary."""
     for name, most in sizes.items():
         value = getattr(small, name, None)
         if isinstance(value, int) and not isinstance(value, bool) and value > most:
             setattr(small, name, most)
     small.vocab_size = VOCABULARY
+    if hasattr(small, "decoder_vocab_size"):
+        small.decoder_vocab_size = VOCABULARY
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         setattr(small, name, 0)
     return small
@@ -143,6 +162,8 @@ def _randomise(model: nn.Module) -> None:
         noise = torch.randn(parameter.shape, generator=generator)
         if parameter.dim() < 2 or "norm" in name:
             parameter.data.add_(0.2 * noise)
+        elif "relative_attention_bias" in name:
+            parameter.data.copy_(noise)
         elif parameter.shape[0] == VOCABULARY:
             parameter.data.copy_(0.3 * noise)
         else:

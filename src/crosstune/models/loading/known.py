@@ -172,8 +172,9 @@ def geometry_in(folder: Path, name: str) -> Geometry:
 def _tried() -> list[Path]:
     """The files whose code `probe` tries."""
     models = Path(__file__).parents[1]
-    loading = [models / "loading" / name for name in ("copies.py", "probe.py", "probe_encoder.py")]
-    return sorted([*models.glob("*.py"), *models.glob("attention/*.py"), *loading])
+    loading = [models / "loading" / name for name in ("copies.py", "probe.py")]
+    folders = ("*.py", "attention/*.py", "loading/probes/*.py")
+    return sorted([*(file for files in folders for file in models.glob(files)), *loading])
 
 
 def check_model(name: str) -> None:

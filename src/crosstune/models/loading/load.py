@@ -1,4 +1,4 @@
-"""Load a causal language model or an encoder by hub id, folder or ``demo:`` name: frozen, hooked, pinned."""
+"""Load a model by hub id, folder or ``demo:`` name: frozen, hooked, pinned."""
 
 import os
 from collections.abc import Sequence
@@ -13,7 +13,9 @@ from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
 from crosstune.models.attention.apart import TOGETHER
 from crosstune.models.attention.families import implementation, through_hook
-from crosstune.models.family import auto_class, without_pooler
+from crosstune.models.encoder_decoder import EncoderDecoder
+from crosstune.models.family import auto_class, text_config, without_pooler
+from crosstune.models.geometry import as_loaded
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import demo, hub
 from crosstune.models.loading.config import foreseen, one_line, read_config
@@ -80,9 +82,10 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     with foreseen(f"{name}: cannot be used as it was loaded from {folder}", "fetch it again or report it"):
         _check_finite(model, name)
-        loaded = LanguageModel(
-            model=model, tokenizer=tokenizer, name=name, revision=pinned, geometry=geometry
-        )
+        kind = EncoderDecoder if geometry.encoder_layers else LanguageModel
+        if geometry.encoder_layers and bits is None:
+            geometry = as_loaded(geometry, model)
+        loaded = kind(model=model, tokenizer=tokenizer, name=name, revision=pinned, geometry=geometry)
         loaded.remarks += unused
         if geometry.apart:
             TOGETHER.tell(geometry.apart, lambda line: loaded.remarks.append(line.strip()))
@@ -159,7 +162,7 @@ def _model(
     whole = placed is None
     if whole and (device.type == "cuda" or bits is not None):
         placed = {"": device}
-    text = config.get_text_config(decoder=True)
+    text = text_config(config)
     nested: dict[str, Any] = {} if text is config else {"key_mapping": _DECODER_KEYS}
     try:
         with without_notices():

@@ -30,11 +30,13 @@ from crosstune.errors import UserError
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out
 from crosstune.models.attention.trees import grow
+from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.config import one_line
 from crosstune.models.loading.copies import VOCABULARY, copies
-from crosstune.models.loading.probe_encoder import examine_encoder
+from crosstune.models.loading.probes.encoder import examine_encoder
+from crosstune.models.loading.probes.encoder_decoder import examine_encoder_decoder
 from crosstune.models.parts import linear_size
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ PROMPT = 2
 
 
 def examine(config: PretrainedConfig) -> Geometry:
-    """The shape of the decoder or encoder a config describes, after it has been tried.
+    """The shape of the model a config describes, after it has been tried.
 
     Raises:
         UserError: crosstune would compute something else, or cannot compute it.
@@ -57,6 +59,8 @@ def examine(config: PretrainedConfig) -> Geometry:
     shape = geometry_of(config)
     eager, lm = copies(config)
     with torch.no_grad():
+        if isinstance(lm, EncoderDecoder):
+            return examine_encoder_decoder(shape, eager, lm)
         shape, lm.geometry = (replace(x, uncalled=uncalled(lm)) for x in (shape, lm.geometry))
         if shape.encoder:
             return examine_encoder(shape, eager, lm)

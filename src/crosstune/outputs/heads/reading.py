@@ -7,9 +7,10 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from crosstune.models.attention.choose import BatchForm, lay_out, reading_form
+from crosstune.models.attention.choose import BatchForm, lay_out, reading_form, ways
 from crosstune.models.fast.norms import fused_parts
-from crosstune.models.language_model import LanguageModel, means
+from crosstune.models.fast.top_rows import means
+from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.settings import EvaluateSettings
@@ -75,7 +76,7 @@ def _read(
     form: BatchForm,
     layer: int | None,
 ) -> Tensor:
-    placed = lay_out(form, texts, lm.pad_id, lm.device, two_way=bool(lm.geometry.encoder))
+    placed = lay_out(form, texts, lm.pad_id, lm.device, **ways(lm))
     rows: list[int] = []
     pools: list[int] = []
     count = 0

@@ -18,7 +18,7 @@ from crosstune.data.example import Candidate, Example, Split, passage_key
 from crosstune.data.sentences import sentence_spans
 from crosstune.data.source import FileLayout, local_layouts
 from crosstune.data.squad import READERS
-from crosstune.data.tables import BadRow, Row, read_json
+from crosstune.data.tables import BadRow, Row, Rows, read_json
 from crosstune.errors import UserError
 from crosstune.languages import find
 from crosstune.metrics.ranking import average_precision
@@ -98,6 +98,14 @@ class Lareqa(ExtractiveQa):
             raise self.missing(language, self.languages())
         return [example for example in super().examples(split, language) if example.answers[0]]
 
+    def rows(self, split: Split, language: str) -> Rows:
+        """Those of a test are read once."""
+        if split != "test":
+            return super().rows(split, language)
+        if language not in self._tests:
+            self._tests[language] = list(super().rows(split, language))
+        return self._tests[language]
+
     def example(self, row: Row, split: Split, language: str) -> Example:
         """The question, and the sentence where its answer starts; "" if its paragraph is left out."""
         example = super().example(row, split, language)
@@ -169,6 +177,10 @@ class Lareqa(ExtractiveQa):
 
     @cached_property
     def _read(self) -> dict[str, dict[str, Spans]]:
+        return {}
+
+    @cached_property
+    def _tests(self) -> dict[str, list[Row | BadRow]]:
         return {}
 
     @cached_property

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from crosstune.data.example import Example, Split
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import Row
-from crosstune.data.tagged import read_conllu, read_tagged
+from crosstune.data.tagged import read_conllu, read_tagged, without_spaces
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 UPOS = (
@@ -47,6 +47,7 @@ class Tagging(PublishedTask):
     Options = TaggingOptions
     options: TaggingOptions
     split_names: ClassVar[dict[Split, str]] = {"train": "train", "dev": "dev", "test": "test"}
+    numbered: ClassVar[tuple[str, ...]] = ()  # what tags are that are numbers, as on the hub
 
     def __init__(self, options: TaggingOptions | None = None) -> None:
         super().__init__(options)
@@ -58,13 +59,21 @@ class Tagging(PublishedTask):
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """The words, and their tags among the task's."""
-        words, tags = row["words"], [self.known(tag) for tag in row["tags"]]
+        numbered = [self.numbered[tag] if isinstance(tag, int) else tag for tag in row["tags"]]
+        words, tags = without_spaces(row["words"], [self.known(tag) for tag in numbered])
         if not words:
             raise row.error("a sentence without words")
         if odd := [tag for tag in tags if tag not in self.tags]:
             raise row.error(f"unknown tag {odd[0][:60]!r}; known: {', '.join(self.tags)}")
         text = " ".join(words)
-        return Example(row["id"], language, text, (" ".join(tags),), self.tags, (("words", text),))
+        return Example(
+            row.fields.get("id") or str(row.line),
+            language,
+            text,
+            (" ".join(tags),),
+            self.tags,
+            (("words", text),),
+        )
 
     def known(self, tag: str) -> str:
         """The tag as the task has it."""
@@ -85,7 +94,8 @@ class Udpos(Tagging):
 
     name = "udpos"
     summary = "parts of speech, 17 tags (Universal Dependencies)"
-    tags = UPOS
+    tags = numbered = UPOS
+    hub: Mapping[Split, str] = dict.fromkeys(("train", "dev", "test"), "udpos")
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         "train": (_tagged("udpos/train-{code}.tsv"), _EWT["train"]),
         "dev": (_tagged("udpos/dev-{code}.tsv"), _EWT["dev"]),
@@ -115,6 +125,7 @@ class Pos(Udpos):
 
     name = "pos"
     summary = "parts of speech, UDPOS and MasakhaPOS in one"
+    hub: Mapping[Split, str] = {}
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         **Udpos.layouts,
         "test": (*Udpos.layouts["test"], _tagged("masakhapos/{code}/test.txt")),
@@ -127,6 +138,8 @@ class Panx(Tagging):
     name = "panx"
     summary = "names, IOB2 of 3 types (PAN-X, WikiAnn)"
     tags = NAMES
+    numbered = ("O", "B-PER", "I-PER", "B-ORG", "I-ORG", "B-LOC", "I-LOC")
+    hub: Mapping[Split, str] = dict.fromkeys(("train", "dev", "test"), "panx")
     Options = NamesOptions
     layouts: Mapping[Split, tuple[FileLayout, ...]] = {
         split: (_tagged(f"panx/{split}-{{code}}.tsv"),) for split in ("train", "dev", "test")

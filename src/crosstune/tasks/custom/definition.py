@@ -28,14 +28,14 @@ from crosstune.errors import UserError
 from crosstune.languages.table import add, find
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
-"""``{column}`` in a template, ``{code}`` in a file pattern."""
+PLACEHOLDER = re.compile(r"\{(\w+(?:\.\w+)*)\}")
+"""``{column}`` or ``{column.inner}`` in a template, ``{code}`` in a file pattern."""
+REPOSITORY = re.compile(r"[\w-]+/[\w.-]+")
 _NEEDED = {
     "name": "what results call it",
     "kind": " or ".join(CUSTOM),
     "prompt": "a text with {column} placeholders",
     "answer": "the column of the right answer",
-    "train": "the files of the training examples",
     "test": "the files of the test examples",
 }
 _KEYS_OF: dict[Kind, tuple[str, ...]] = {
@@ -55,10 +55,10 @@ class NewLanguage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1)
-    family: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=100)
+    family: str = Field(min_length=1, max_length=100)
     script: str
-    resource: int | None = None
+    resource: Annotated[int, Field(strict=True)] | None = None
 
 
 def _described(value: Any, info: ValidationInfo) -> Any:
@@ -102,7 +102,9 @@ class Definition(BaseModel):
     id: str | None = None
     cluster: str | None = None
     language: str | None = None
-    train: str
+    hub: str | None = None
+    revision: str | None = None
+    train: str | None = None
     dev: str | None = None
     test: str
     metric: str = ""
@@ -163,11 +165,20 @@ class Definition(BaseModel):
                 raise invalid((), "choices: two or more different ones are wanted")
         return value
 
+    @field_validator("hub")
+    @classmethod
+    def _repository(cls, name: str | None) -> str | None:
+        if name is not None and not REPOSITORY.fullmatch(name):
+            raise ValueError("should be a dataset's id on the hub, owner/name")
+        return name
+
     @field_validator("train", "dev", "test")
     @classmethod
-    def _files(cls, pattern: str | None) -> str | None:
+    def _files(cls, pattern: str | None, info: ValidationInfo) -> str | None:
         if pattern is None:
             return None
+        if info.data.get("hub") and not PurePosixPath(pattern).suffix:
+            pattern += "/*.parquet"  # a config and a split, as the hub's conversion of every dataset has them
         path = PurePosixPath(pattern)
         if path.is_absolute() or ".." in path.parts or "\\" in pattern or pattern.startswith("~"):
             raise ValueError(
@@ -190,6 +201,11 @@ class Definition(BaseModel):
         if "choices" in _KEYS_OF[self.kind] and not self.choices:
             raise invalid(
                 ("kind",), f'a task of kind {self.kind} needs "choices:", such as [positive, negative]'
+            )
+        if (self.hub is None) != (self.revision is None):
+            raise invalid(
+                ("hub" if self.revision is None else "revision",),
+                "hub and revision go together: a dataset's id, and the commit that results are to be of",
             )
         if self.metric and self.metric not in (known := METRICS_OF[self.kind]):
             raise invalid(

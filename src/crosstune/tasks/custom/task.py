@@ -9,8 +9,8 @@ import string
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal, get_args
 
 from crosstune.config.environment import data_root
@@ -57,11 +57,30 @@ class DefinedTask(PublishedTask):
     definition: ClassVar[Definition]
     folder: ClassVar[Path]
     without_prompt = "add one to its file"
+    _commit: str | None = None  # of a dataset on the hub, once its files are here
 
-    @property
+    @cached_property
     def data_folder(self) -> Path:
-        """Folder that the file patterns start from: by default the one that the definition lies in."""
-        return data_root(self.options.data or str(self.folder))
+        """Folder that the file patterns start from: by default the one that the definition lies in.
+
+        Of a dataset on the hub, that of its commit in the hub's cache: the files of all splits are fetched.
+        """
+        if self.definition.hub is None or self.options.data:
+            return data_root(self.options.data or str(self.folder))
+        from crosstune.data.hub import fetch_files
+
+        repo, revision = self.definition.hub, str(self.definition.revision)
+        for layout in (layout for layouts in self.layouts.values() for layout in layouts):
+            files = fetch_files(repo, layout.files.replace("{code}", "*"), revision)
+            self._commit = files.commit
+            root = files.paths[0].parents[len(PurePosixPath(layout.files).parts) - 1]
+        return root
+
+    def note_source(self, split: Split, language: str, **facts: Any) -> None:
+        """With the commit of a dataset on the hub."""
+        if self._commit is not None:
+            facts = {"repo": self.definition.hub, "commit": self._commit, **facts}
+        super().note_source(split, language, **facts)
 
     def languages(self) -> list[str]:
         """Canonical codes of the languages whose evaluation split is there, the source language first.
@@ -198,6 +217,7 @@ def make_class(text: str, path: Path) -> type[DefinedTask]:
         source_language = definition.source_language
         max_answer_tokens = definition.max_answer_tokens
         stop = definition.stop
+        has_training = definition.train is not None
         layouts = layouts_
         split_names: ClassVar[dict[Split, str]] = {
             split: forms[0].files for split, forms in layouts_.items() if forms

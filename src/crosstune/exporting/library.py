@@ -1,0 +1,102 @@
+"""A bottleneck adapter as the `adapters` library has it, version 1.3: for decoders laid out as Llama is.
+
+Written by the format alone, without the library, which asks for an older transformers; tests hold it against
+what the library wrote and computed.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from crosstune.errors import UserError
+from crosstune.methods.adapters.bottleneck import Bottleneck
+from crosstune.models.language_model import LanguageModel
+from crosstune.models.tensor_file import write_tensors
+
+_ARCHITECTURES = ("llama", "mistral")
+_NAME = "crosstune"
+_PLACES = {"attention": "attention_adapters", "mlp": "output_adapters"}
+_ENDS = {
+    "down.weight": "adapter_down.0.weight",
+    "down.bias": "adapter_down.0.bias",
+    "up.weight": "adapter_up.weight",
+    "up.bias": "adapter_up.bias",
+    "scale": "scaling",
+}
+# What the library has for adapters of other kinds.
+_OFF = {
+    "cross_adapter": False,
+    "factorized_phm_W": True,
+    "factorized_phm_rule": False,
+    "hypercomplex_nonlinearity": "glorot-uniform",
+    "init_weights_seed": None,
+    "inv_adapter": None,
+    "inv_adapter_reduction_factor": None,
+    "learn_phm": True,
+    "ln_after": False,
+    "ln_before": False,
+    "phm_bias": True,
+    "phm_c_init": "normal",
+    "phm_dim": 4,
+    "phm_init_range": 0.0001,
+    "phm_layer": False,
+    "phm_rank": 1,
+    "shared_W_phm": False,
+    "shared_phm_rule": True,
+    "stochastic_depth": 0.0,
+    "use_gating": False,
+}
+
+
+def write_library_form(method: Bottleneck, lm: LanguageModel, folder: Path) -> None:
+    """Write ``adapter_config.json`` and ``adapter.safetensors`` of an attached method.
+
+    Raises:
+        UserError: The library has no such adapter on this model.
+    """
+    config, kind = method.config, lm.model.config.model_type
+    if kind not in _ARCHITECTURES:
+        raise UserError(f"bottleneck: the adapters library has it for {' and '.join(_ARCHITECTURES)} here")
+    if config.invertible:
+        raise UserError(
+            "bottleneck: the adapters library undoes an invertible adapter in its own heads alone"
+        )
+    hidden, chosen = lm.geometry.hidden, config.chosen(lm.geometry.layers)
+    parallel, activation = config.placement == "parallel", config.activation or config.published.activation
+    settings = _OFF | {
+        "adapter_residual_before_ln": False,
+        "dropout": config.dropout,
+        "init_weights": "mam_adapter" if parallel else "bert",
+        "is_parallel": parallel,
+        "leave_out": [i for i in range(lm.geometry.layers) if i not in chosen],
+        "mh_adapter": "attention" in config.places,
+        "non_linearity": "swish" if activation == "silu" else activation,
+        "original_ln_after": True,
+        "original_ln_before": config.placement == "pfeiffer",
+        "output_adapter": "mlp" in config.places,
+        "reduction_factor": reduction_factor(hidden, config.width_in(hidden)),
+        "residual_before_ln": True,
+        "scaling": config.scale or (4.0 if parallel else 1.0),
+    }
+    about: dict[str, Any] = {
+        "config": settings,
+        "hidden_size": hidden,
+        "model_class": type(lm.model).__name__,
+        "model_name": lm.name,
+        "model_type": kind,
+        "name": _NAME,
+        "version": "adapters.1.3.0",
+    }
+    tensors = {}
+    for name, tensor in method.state().items():
+        layers, i, place, end = name.split(".", 3)
+        at = f"model.{layers}.{i}.{_PLACES[place]}.adapters.{_NAME}.{_ENDS[end]}"
+        tensors[at] = tensor.detach().cpu().contiguous().clone()
+    write_tensors(tensors, folder / "adapter.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def reduction_factor(hidden: int, width: int) -> float:
+    """Of which the library makes the width: ``int(hidden // factor)``."""
+    factor = hidden / width
+    return factor if int(hidden // factor) == width else factor * (1 - 1e-9)

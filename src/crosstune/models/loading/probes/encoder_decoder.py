@@ -1,0 +1,211 @@
+"""Whether crosstune computes what an encoder-decoder computes, as `probe` asks of a causal model.
+
+The same two small copies, one left to transformers' eager attention. Held against each pair of a source and a
+target by itself:
+
+* padded batches, and targets written token by token behind the keys and values of a source read once;
+* keys and values planted on every attention, the encoder's, the decoder's and the one between them, against
+  attention written out in `probes.encoder`; hidden vectors become the keys and values that a module makes of
+  them, and each is asked for exactly once in a forward;
+* embeddings in front of the source.
+
+The encoder's first token has to see its last, and no token of the decoder those behind it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from crosstune.errors import UserError
+from crosstune.models.adaptation import Part, Prompt
+from crosstune.models.attention.choose import Source
+from crosstune.models.loading.config import one_line
+from crosstune.models.loading.probes.encoder import PROMPT, _near, written_out
+
+if TYPE_CHECKING:
+    from crosstune.models.encoder_decoder import EncoderDecoder
+    from crosstune.models.geometry import Geometry
+
+# No token is 0, the copies' padding. Sources and targets of three lengths each.
+SOURCES = tuple(tuple(1 + (7 * i * i + 5 * i + n) % 63 for i in range(n)) for n in (13, 19, 6))
+TARGETS = tuple(tuple(1 + (5 * i * i + 3 * i + n) % 63 for i in range(n)) for n in (4, 9, 7))
+
+
+def examine_encoder_decoder(shape: Geometry, eager: Any, lm: EncoderDecoder) -> Geometry:
+    """The shape, with what cannot be used on the model.
+
+    Raises:
+        UserError: crosstune would compute something else, or cannot compute it.
+    """
+    if fault := check_forms(eager, lm):
+        raise UserError(
+            f"{type(eager).__name__} computes in a way that crosstune does not know ({fault}); "
+            "choose another encoder-decoder or report it"
+        )
+    return replace(shape, no_prompts=check_prompts(eager, lm), no_soft_prompt=check_soft_prompt(eager, lm))
+
+
+def check_forms(eager: Any, lm: EncoderDecoder) -> str:
+    """Which form gives something else than each pair alone, or fails; empty if none does."""
+    name = type(eager).__name__
+    wanted = [_eager(eager, *pair) for pair in zip(SOURCES, TARGETS, strict=True)]
+    target = TARGETS[0]
+    if _near(_eager(eager, (5, 9, 12), target), _eager(eager, (5, 9, 13), target)):
+        raise UserError(f"{name}: its decoder does not see what its encoder reads")
+    changed = _eager(eager, SOURCES[0], (*target[:-1], (target[-1] + 1) % 63))
+    if not _near(changed[:-1], wanted[0][:-1]):
+        raise UserError(f"{name}: a token of its decoder sees those behind it; choose another model")
+    for what, form in FORMS.items():
+        try:
+            logits = form(lm)
+        except UserError:
+            raise
+        except Exception as error:
+            return f"{what}: {type(error).__name__}: {one_line(error)}"
+        if not all(_near(*pair) for pair in zip(logits, wanted, strict=True)):
+            return f"{what} are not what each text is alone"
+    return ""
+
+
+def check_prompts(eager: Any, lm: EncoderDecoder) -> str:
+    """Why methods that plant keys and values cannot be used; empty where they can."""
+    name = type(eager).__name__
+    names = {id(module): name for name, module in lm.model.named_modules()}
+    modules = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
+    shape = lm.geometry
+    if len(modules) < 2 * shape.layers - shape.encoder_layers:
+        return f"{name} has layers without attention"
+    draw = torch.Generator().manual_seed(1)
+    states = [torch.randn(PROMPT, shape.hidden, generator=draw) for _ in modules]
+    calls = [0] * len(modules)
+
+    def source(i: int) -> tuple[Tensor, Tensor]:
+        calls[i] += 1
+        return lm.keys_values(i, states[i])
+
+    part = Part("probe")
+    try:
+        pairs = keys_of(eager, modules, states)
+        with written_out(eager) as planted:
+            planted.update(zip(modules, pairs, strict=True))
+            wanted = _eager(eager, SOURCES[2], TARGETS[2])
+        lm.learn_calls()
+        with lm.adaptation.attaching(part):
+            part.prompts = {i: Prompt(functools.partial(source, i)) for i in range(len(modules))}
+        try:
+            logits = _read(lm, [SOURCES[2]], [TARGETS[2]])[0]
+        finally:
+            lm.adaptation.detach(part)
+    except Exception as error:
+        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        return f"{name} takes no learned keys and values ({kind}{one_line(error)})"
+    if set(calls) != {1}:
+        return f"{name} computes attention in {min(calls)} to {max(calls)} passes a layer"
+    return "" if _near(logits, wanted) else f"{name} makes keys in a way that is not known"
+
+
+def check_soft_prompt(eager: Any, lm: EncoderDecoder) -> str:
+    """Why a soft prompt cannot be used; empty where it can."""
+    name, draw = type(eager).__name__, torch.Generator().manual_seed(2)
+    prompt = torch.randn(PROMPT, lm.geometry.hidden, generator=draw)
+    part, encoder = Part("probe"), eager.get_encoder()
+
+    def instead(module: nn.Module, args: Any, embeds: Tensor) -> Tensor:
+        return torch.cat([prompt[None] / getattr(encoder, "embed_scale", 1.0), embeds[:, PROMPT:]], dim=1)
+
+    try:
+        handle = encoder.get_input_embeddings().register_forward_hook(instead)
+        try:
+            # Of the source alone: the decoder may share the table.
+            read = encoder(input_ids=torch.tensor([[1] * PROMPT + list(SOURCES[2])]))
+        finally:
+            handle.remove()
+        wanted = eager(encoder_outputs=read, decoder_input_ids=torch.tensor([TARGETS[2]]), use_cache=False)
+        with lm.adaptation.attaching(part):
+            part.soft_prompt = prompt
+        try:
+            logits = _read(lm, SOURCES, TARGETS)[2]
+        finally:
+            lm.adaptation.detach(part)
+    except Exception as error:
+        return f"{name} takes no embeddings but those of tokens ({type(error).__name__})"
+    return "" if _near(logits, wanted.logits[0]) else f"{name} reads embeddings in a way not known"
+
+
+# --- the independent side ---------------------------------------------------------------------------
+
+
+def _eager(model: Any, source: Sequence[int], target: Sequence[int]) -> Tensor:
+    ids, written = torch.tensor([list(source)]), torch.tensor([list(target)])
+    logits: Tensor = model(input_ids=ids, decoder_input_ids=written, use_cache=False).logits[0]
+    return logits
+
+
+def keys_of(
+    model: Any, modules: Sequence[nn.Module], states: Sequence[Tensor]
+) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values, ``[heads, n, size]``, that modules make of ``[n, hidden]`` states at position 0."""
+
+    def instead(states_in: Tensor, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        states_in = states_in[:, None]
+        if kwargs.get("key_value_states") is not None:
+            return args, kwargs | {"key_value_states": states_in}
+        if "hidden_states" in kwargs:
+            return args, kwargs | {"hidden_states": states_in}
+        return (states_in, *args[1:]), kwargs
+
+    handles = [
+        module.register_forward_pre_hook(functools.partial(instead, states_in), with_kwargs=True)
+        for module, states_in in zip(modules, states, strict=True)
+    ]
+    try:
+        with written_out(model) as caught:
+            caught.update(dict.fromkeys(modules))
+            ones = torch.ones(len(states[0]), 1, dtype=torch.long)
+            model(input_ids=ones, decoder_input_ids=ones, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    pairs = [pair for module in modules if (pair := caught[module]) is not None]
+    return [(keys[:, :, 0].transpose(0, 1), values[:, :, 0].transpose(0, 1)) for keys, values in pairs]
+
+
+# --- forms ------------------------------------------------------------------------------------------
+
+
+def _read(
+    lm: EncoderDecoder, sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]
+) -> list[Tensor]:
+    """Logits of targets behind their sources, in one padded batch."""
+    width = max(map(len, targets))
+    ids = torch.tensor([[*target, *[0] * (width - len(target))] for target in targets])
+    states = lm.hidden(ids, source=Source.of(sources, 0, "cpu"))
+    return [lm.logits(row[: len(target)]) for row, target in zip(states, targets, strict=True)]
+
+
+def _alone(lm: EncoderDecoder) -> list[Tensor]:
+    return [_read(lm, [source], [target])[0] for source, target in zip(SOURCES, TARGETS, strict=True)]
+
+
+def _padded(lm: EncoderDecoder) -> list[Tensor]:
+    return _read(lm, SOURCES, TARGETS)
+
+
+def _steps(lm: EncoderDecoder) -> list[Tensor]:
+    """Two tokens together, then one after the other, of sources that were read once."""
+    logits = []
+    for source, target in zip(SOURCES, TARGETS, strict=True):
+        encoded, cache = lm.encode(Source.of([source], 0, "cpu")), lm.new_cache()
+        parts = [target[:2], *([token] for token in target[2:])]
+        states = [lm.decode(torch.tensor([list(part)]), encoded, cache)[0] for part in parts]
+        logits.append(lm.logits(torch.cat(states)))
+    return logits
+
+
+FORMS = {"texts": _alone, "padded rows": _padded, "decoding steps": _steps}

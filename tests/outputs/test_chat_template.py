@@ -1,0 +1,106 @@
+"""Prompts in a chat template: what is read is what transformers makes of it; answers start where it ends."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+
+from crosstune.data.example import Example
+from crosstune.errors import UserError
+from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.registry import output_of
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.tasks.base import Task
+
+TEMPLATE = (
+    "{{ bos_token }}{% for turn in messages %}{{ turn['role'] }}: {{ turn['content'] | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}model: {% endif %}"
+)
+NO_SYSTEM = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}" + TEMPLATE
+)
+QUESTIONS = ["is the tin red ?", "is it a tin ?", "red"]
+
+
+class Asked(Task):
+    name = "asked"
+    version = 1
+    kind = "choice"
+    metrics = ("accuracy",)
+    summary = ""
+    split_names: ClassVar = {"test": "test"}
+
+    def languages(self):
+        return ["en"]
+
+    def examples(self, split, language):
+        return [
+            Example(str(i), language, text, ("no",), ("no", "it is", "the tin"))
+            for i, text in enumerate(QUESTIONS)
+        ]
+
+
+@pytest.fixture
+def lm(tiny_lm):
+    lm = tiny_lm("llama")
+    lm.tokenizer.chat_template = TEMPLATE
+    yield lm
+    lm.tokenizer.chat_template = None
+    lm.tokens.as_chat(False)
+
+
+def turns(text, system):
+    return [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": text}]
+
+
+@pytest.mark.parametrize("system", [None, "be short ."])
+def test_scores_are_those_of_transformers_template(lm, system):
+    settings = EvaluateSettings(chat_template=True, system_prompt=system, prompts="whole")
+    table = evaluate(lm, Asked(), {"en": Asked().examples("test", "en")}, settings)
+    shown = [
+        lm.tokenizer.apply_chat_template(turns(text, system), tokenize=False, add_generation_prompt=True)
+        for text in QUESTIONS
+    ]
+    assert table["prompt"].to_list() == shown
+    for text, scores in zip(QUESTIONS, table["choice_logprobs"], strict=True):
+        ids = lm.tokenizer.apply_chat_template(
+            turns(text, system), add_generation_prompt=True, return_dict=True
+        )["input_ids"]
+        assert lm.tokens.prompts([text]) == [ids]
+        sums = []
+        for choice in ("no", "it is", "the tin"):
+            label = lm.tokenizer.encode(choice, add_special_tokens=False)
+            with torch.no_grad():
+                logits = lm.model(torch.tensor([ids + label])).logits[0, len(ids) - 1 : -1]
+            sums.append(torch.log_softmax(logits.double(), -1)[range(len(label)), label].sum())
+        expected = torch.log_softmax(torch.stack(sums), 0)
+        assert torch.allclose(torch.tensor(scores, dtype=torch.float64), expected, atol=1e-5)
+
+
+def test_training_rows_answer_in_the_models_turn(lm):
+    examples = Asked().examples("train", "en")
+    row = output_of("choice", lm, EvaluateSettings(chat_template=True)).rows(examples)[0]
+    shown = lm.tokenizer.apply_chat_template(
+        turns(QUESTIONS[0], None), tokenize=False, add_generation_prompt=True
+    )
+    assert lm.tokenizer.decode(row.ids).replace(" ", "") == f"{shown}no".replace(" ", "")
+    plain = output_of("choice", lm, EvaluateSettings()).rows(examples)[0]
+    assert list(plain.ids) == lm.tokenizer(QUESTIONS[0])["input_ids"] + lm.tokens.answer("no")
+
+
+def test_auto_follows_the_tokenizer_and_true_wants_a_template(lm):
+    lm.tokens.as_chat("auto")
+    assert lm.tokens.as_read("red") != "red"
+    lm.tokenizer.chat_template = None
+    lm.tokens.as_chat("auto")
+    assert lm.tokens.as_read("red") == "red"
+    with pytest.raises(UserError, match="no chat template; set chat_template: auto or false"):
+        lm.tokens.as_chat(True)
+    lm.tokenizer.chat_template = NO_SYSTEM
+    with pytest.raises(UserError, match="cannot be used: no system turns"):
+        lm.tokens.as_chat(True, "be short .")
+
+
+def test_no_run_id_changes_without_it():
+    assert {"chat_template", "system_prompt"}.isdisjoint(EvaluateSettings().model_dump())
+    assert EvaluateSettings(chat_template="auto").model_dump()["chat_template"] == "auto"

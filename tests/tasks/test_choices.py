@@ -9,6 +9,7 @@ import pytest
 
 from crosstune.data.tables import BadRow
 from crosstune.errors import UserError
+from crosstune.running.task_data import read_data
 from crosstune.tasks import make_task
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()
@@ -136,6 +137,8 @@ def test_twins_of_a_schema_are_one_unit(tmp_path):
         (schema(pair=PAIR[:1]), "no Winograd schema"),
         (schema(pair=[*PAIR[:1], PAIR[0]]), "no Winograd schema"),
         ("en\toriginal\n", "no Winograd schema"),
+        (schema(pair=[{"a": 1}, 2]), "no Winograd schema"),
+        ("en\to\t?\ts\t" + "[" * 100_000 + "\t[]\t[]\n", "no Winograd schema"),
     ],
 )
 def test_a_line_that_is_no_schema_is_told(line, message, tmp_path):
@@ -157,6 +160,28 @@ def test_a_row_that_cannot_be_asked_is_told(name, change, message, tmp_path):
     write(tmp_path, file, content | change)
     with pytest.raises(BadRow, match=message):
         make_task(name, {"data": str(tmp_path)}).examples("test", language)
+
+
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ([{"label": "A", "text": None}, {"label": "C", "text": "x"}], "blank or no text"),
+        ([{"label": str(i), "text": "x"} for i in range(30)] + [{"label": "C", "text": "x"}], "31 choices"),
+        ([{"label": "C", "text": "x"}, {"label": "C", "text": "y"}], "2 choices with the labels"),
+        ([{"label": "A", "text": "x"}], "no choices with label, text and the answer's"),
+    ],
+)
+def test_choices_of_another_shape_are_told(choices, message, tmp_path):
+    row = CSQA | {"question": {"stem": "?", "choices": choices}}
+    write(tmp_path, "X-CSQA/sw/dev.jsonl", json.dumps(row))
+    with pytest.raises(BadRow, match=message):
+        make_task("x-csqa", {"data": str(tmp_path)}).examples("test", "sw")
+
+
+def test_a_file_without_a_usable_row_is_not_one_that_is_not_there(tmp_path):
+    write(tmp_path, "xwinograd/dataset.tsv", "en\n")
+    with pytest.raises(BadRow, match=r"dataset\.tsv:1: no Winograd schema"):
+        make_task("xwinograd", {"data": str(tmp_path)}).languages()
 
 
 def test_questions_in_another_language_than_the_paragraph(tmp_path):
@@ -185,3 +210,13 @@ def test_the_published_schemas():
     counts = {code: len(task.examples("test", code)) for code in task.languages()}
     assert counts == {"en": 2325, "fr": 83, "ja": 958, "pt": 263, "ru": 315, "zh": 16}
     assert len(task.skipped) == 1  # begins with its pronoun
+
+
+def test_models_as_they_are_need_no_training_data(tmp_path):
+    write(tmp_path, "xwinograd/dataset.tsv", schema())
+    task = make_task("xwinograd", {"data": str(tmp_path)})
+    data = read_data(task, ["ja"], None, False, [None], trains=False)
+    assert (data.train_for(None), len(data.test["ja"])) == ([], 1)
+    assert data.remarks()[0].startswith("tests are not compared with training data: ")
+    with pytest.raises(UserError, match=r"looked for winogrande/train_xl\.jsonl|allenai/winogrande"):
+        read_data(task, ["ja"], None, False, [None])

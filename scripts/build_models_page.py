@@ -1,6 +1,7 @@
 """Write docs/models.md: which architectures work with which method, which are refused, and why.
 
-    python scripts/build_models_page.py
+    python scripts/build_models_page.py                 # both tables
+    python scripts/build_models_page.py encoders        # one; the other stays as it is
 
 Every architecture of tests/zoo is built with two layers and random weights, and every method on it is
 compared with transformers' eager attention.
@@ -25,17 +26,10 @@ TOP = """# Architectures
     crosstune list models                      # models whose sizes are built in
     crosstune plan my_study.yaml               # refuses a model that crosstune would compute incorrectly
 
-For this table, every architecture was built with two layers and random weights, and every method (with
-weights away from their initial values) was compared with transformers' eager attention (for Falcon with
-ALiBi, which eager adds twice, its default), which reads one text at a time without crosstune's hook. The
-comparison covers single texts, padded batches, packed texts, branches that share a prefix, decoding steps,
-and gradients in training. `scripts/build_models_page.py`
-wrote this page with transformers {version} and PyTorch {torch}; `tests/zoo` repeats it in every CI run.
-
-Encoders are checked alike, two-way: each text by itself against padded rows, several texts in a row or line,
-planted keys and values, and embeddings in front; what is compared are the words of their masked language
-model, or the states where there is none. Studies tune them with a head
-([methods.md](methods.md#encoders-and-heads)).
+For these tables, every architecture was built with two layers and random weights, and every method (with
+weights away from their initial values) was compared with transformers' eager attention, which reads one text
+at a time without crosstune's hook. `scripts/build_models_page.py` wrote them; `tests/zoo` repeats them in
+every CI run.
 
 Encoder-decoders are checked alike: a source and a target by themselves against padded batches and decoding steps
 behind a source that was read once, planted keys and values in the encoder, the decoder and the attention between
@@ -54,18 +48,37 @@ with labels from both sides. With dynamic NTK a longer text is refused before tr
 `evaluate.on_too_long`): its frequencies would depend on the longest text of a batch.
 
 "+" means correct. "one per row" means correct with one text per row, which is slower: a model that keeps a
-state beside attention cannot read packed texts or branches. A number is a refusal, listed below. Nothing is
-wrong: {right} correct, {slow} correct with one text per row, {refused} refused.
-
+state beside attention cannot read packed texts or branches. A number is a refusal, listed below the table.
+Nothing is wrong.
 """
+ABOUT = {
+    "decoders": """\
+The comparison covers single texts, padded batches, packed texts, branches that share a prefix, decoding
+steps, and gradients in training. Falcon with ALiBi is compared with PyTorch's own attention: eager adds the
+biases twice.""",
+    "encoders": """\
+Two-way: each text by itself against padded rows and several texts in a line or row, and gradients in
+training; what is compared are the words of the masked language model, or the states where there is none.
+Studies tune them with a head ([methods.md](methods.md#encoders-and-heads)).""",
+}
+ZOO = {"decoders": ARCHITECTURES, "encoders": ENCODERS}
 
 
 def main() -> None:
-    """Check every architecture and write the page."""
+    """Check the architectures of the tables that are named, or of both, and write the page."""
     torch.set_num_threads(1)
+    page = ROOT / "docs" / "models.md"
+    old = dict(part.split("\n", 1) for part in page.read_text(encoding="utf-8").split("\n## ")[1:])
+    wanted = sys.argv[1:] or list(ZOO)
+    sections = {name: section(name) if name in wanted else old[name.title()] for name in ZOO}
+    text = TOP + "".join(f"\n## {name.title()}\n{body.rstrip()}\n" for name, body in sections.items())
+    page.write_text(text, encoding="utf-8")
+
+
+def section(zoo: str) -> str:
+    """One table, and its refusals."""
     rows, reasons, counts = [], [], {RIGHT: 0, SLOW: 0, REFUSED: 0}
-    every = ARCHITECTURES | ENCODERS
-    for name in (*sorted(ARCHITECTURES), *sorted(ENCODERS)):
+    for name, (model_type, _) in sorted(ZOO[zoo].items()):
         with tempfile.TemporaryDirectory() as folder:
             outcomes = check(name, Path(folder) / "model")
         cells = []
@@ -77,18 +90,23 @@ def main() -> None:
             cells.append(
                 str(reasons.index(reason) + 1) if reason else {RIGHT: "+", SLOW: "one per row"}[kind]
             )
-        rows.append(f"| {name} | `{every[name][0]}` | {' | '.join(cells)} |")
-    page = TOP.format(
-        version=transformers.__version__,
-        torch=torch.__version__,
-        right=counts[RIGHT],
-        slow=counts[SLOW],
-        refused=counts[REFUSED],
-    )
-    page += f"| architecture | model type | {' | '.join(CASES)} |\n|---|---|{'---|' * len(CASES)}\n"
-    page += "\n".join(rows) + "\n\n## Refusals\n\n"
-    page += "\n".join(f"{i}. {reason}" for i, reason in enumerate(reasons, 1)) + "\n"
-    (ROOT / "docs" / "models.md").write_text(page, encoding="utf-8")
+        rows.append(f"| {name} | `{model_type}` | {' | '.join(cells)} |")
+        print(name, flush=True)
+    lines = [
+        "",
+        ABOUT[zoo],
+        f"transformers {transformers.__version__}, PyTorch {torch.__version__}: {counts[RIGHT]} correct, "
+        f"{counts[SLOW]} correct with one text per row, {counts[REFUSED]} refused.",
+        "",
+        f"| architecture | model type | {' | '.join(CASES)} |",
+        f"|---|---|{'---|' * len(CASES)}",
+        *rows,
+        "",
+        "Refused:",
+        "",
+        *(f"{i}. {reason}" for i, reason in enumerate(reasons, 1)),
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,18 @@ def test_report_stays_a_function_beside_its_package() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_plan_check_and_predict(tmp_path: Path) -> None:
+    study = crosstune.Study(**study_of(save_model(tmp_path / "model"), tmp_path / "runs", methods=["none"]))
+    assert crosstune.plan(study).as_dict()["runs"]
+    results = crosstune.run(study)
+    state = crosstune.check(tmp_path / "runs")
+    assert (state.results, list(state.problems)) == (1, [])
+    folder = tmp_path / "runs" / results.runs[0].id
+    answer = crosstune.predict(folder, "Deutschland", device="cpu")
+    assert "Deutschland" in answer.prompt
+    assert sum(share for _, share in answer.choices) == pytest.approx(1)
+
+
 def test_importing_is_light() -> None:
     code = (
         "import crosstune, sys; assert not {'torch', 'polars', 'pydantic', 'transformers'} & set(sys.modules)"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 # first, the subpackage leaves the name to the function for good.
 importlib.import_module("crosstune.report")
 
-from crosstune.api import Results, import_results, report, results, run  # noqa: E402
+from crosstune.api import Results, check, import_results, plan, report, results, run  # noqa: E402
 from crosstune.errors import UserError  # noqa: E402
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from crosstune.outputs.evaluate import evaluate
     from crosstune.outputs.registry import tokenize
     from crosstune.outputs.settings import EvaluateSettings
+    from crosstune.running.predict import predict
     from crosstune.study.spec import Study, read_study
     from crosstune.tasks import TASKS, make_task
     from crosstune.training.loop import train
@@ -35,10 +36,13 @@ __all__ = [
     "Study",
     "TrainSettings",
     "UserError",
+    "check",
     "evaluate",
     "import_results",
     "load",
     "make_task",
+    "plan",
+    "predict",
     "read_study",
     "report",
     "results",
@@ -57,6 +61,7 @@ _LATER = {
     "evaluate": "crosstune.outputs.evaluate",
     "load": "crosstune.models.loading.load",
     "make_task": "crosstune.tasks",
+    "predict": "crosstune.running.predict",
     "read_study": "crosstune.study.spec",
     "tokenize": "crosstune.outputs.registry",
     "train": "crosstune.training.loop",

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from crosstune.analysis.predictions import Predictions
     from crosstune.claims.file import Claim, PlacedClaim
     from crosstune.claims.judge import Verdict
+    from crosstune.planning.plan import StudyPlan
     from crosstune.report.notebook import Charts
     from crosstune.report.sections import Section
+    from crosstune.store.audit import Audit
     from crosstune.store.frozen import Frozen
     from crosstune.store.record import RunRecord
     from crosstune.study.spec import Study
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     Claims = str | Path | Claim | Sequence[str | Path | Claim]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """Finished runs; the tables are read and computed when asked for.
 
@@ -112,6 +114,16 @@ class Results:
         from crosstune.analysis.suite import suite_scores
 
         return suite_scores(self.scores)
+
+    def __repr__(self) -> str:
+        tasks = ", ".join(dict.fromkeys(run.task.name for run in self.runs))
+        return f"<crosstune.Results: {len(self.runs)} runs on {tasks}; see .transfer, .scores, .predictions>"
+
+    def _repr_html_(self) -> str:
+        """The table of transfer by method, for a notebook."""
+        from crosstune.report.notebook import as_html
+
+        return as_html(self.sections)
 
     def groups(self, by: "Grouping") -> "pl.DataFrame":
         """Means over groups of target languages; see `crosstune.analysis.groups.group_means`."""
@@ -292,3 +304,26 @@ def report(
     if claims is None:
         verdicts = [verdict for verdict in verdicts if verdict.cell.difference is not None]
     return write_report(read.sections, read.source, path, heading, verdicts)
+
+
+def plan(study: "Study") -> "StudyPlan":
+    """The runs of a study, what is done of them, and what the rest will take.
+
+    Raises:
+        UserError: A model whose shape cannot be read.
+    """
+    from crosstune.planning.plan import plan_study
+
+    return plan_study(study)
+
+
+def check(store: str | Path) -> "Audit":
+    """Audit a store: checksums, records and tables of every run. Nothing is changed.
+
+    Raises:
+        UserError: No store.
+    """
+    from crosstune.data.forms import FORMS
+    from crosstune.store.audit import audit
+
+    return audit(user_path(store), FORMS)

@@ -23,6 +23,8 @@ METHODS: dict[str, Any] = {
     "ia3": {"name": "ia3"},
     "dora": {"name": "peft", "type": "DORA", "r": 3},
     "vera": {"name": "peft", "type": "VERA", "r": 3},
+    "oft": {"name": "peft", "type": "OFT", "r": 0, "oft_block_size": 8},
+    "norms": {"name": "peft", "type": "LN_TUNING"},
     "full": {"name": "full"},
     "gate a head": {"name": "llama-adapter", "length": 4},
     "bottleneck": {"name": "bottleneck", "width": 4},

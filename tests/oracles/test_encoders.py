@@ -12,14 +12,22 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from transformers import XLMRobertaForSequenceClassification, XLMRobertaForTokenClassification
+from transformers import (
+    XLMRobertaForMultipleChoice,
+    XLMRobertaForSequenceClassification,
+    XLMRobertaForTokenClassification,
+)
 
+from crosstune.data.example import Example
 from crosstune.methods.full import Full
 from crosstune.methods.head import HeadShape, WithHead
 from crosstune.models.attention.choose import BatchForm, for_training, lay_out
 from crosstune.models.family import encoder_of
+from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.heads.classes import HeadChoice
 from crosstune.outputs.rows import TrainingRow
-from crosstune.training.batches import collate
+from crosstune.outputs.settings import EvaluateSettings
+from crosstune.training.batches import collate, ready_parts
 from crosstune.training.objectives import answer_loss
 from tiny_encoders import CONFIGS, encoder_model, make_encoder, planted
 from tiny_models import attach, near, row
@@ -234,6 +242,54 @@ def test_loss_and_gradients_of_a_head_are_those_of_transformers(dense):
     )
     method.detach()
     assert lm.head is None
+
+
+def test_choices_of_their_own_are_compared_as_transformers_compares_them():
+    """Loss, gradients and answers of `XLMRobertaForMultipleChoice`, with two and three choices an example."""
+    lm = make_encoder("xlm-roberta")
+    eager = XLMRobertaForMultipleChoice(CONFIGS["xlm-roberta"]()).eval()
+    eager.roberta.load_state_dict(lm.decoder.state_dict(), strict=False)
+    method = WithHead(Full(), HeadShape(1, dense=True))
+    method.attach(lm, seed=1)
+    pairs = {"dense": eager.roberta.pooler.dense, "out": eager.classifier}
+    with torch.no_grad():
+        for name, module in pairs.items():
+            for end in ("weight", "bias"):
+                value = torch.randn(getattr(module, end).shape)
+                getattr(module, end).copy_(value)
+                method.head.get_parameter(f"{name}.{end}").copy_(value)
+    examples = [
+        Example("a", "en", "The lamp went out because", ("it rained",), ("the bulb broke", "it rained")),
+        Example("b", "en", "He sang so", ("birds flew",), ("birds flew", "we all left at once", "no")),
+    ]
+    output = HeadChoice(lm, EvaluateSettings())
+    rows = output.rows(examples)[:]
+    assert [row.learned for row in rows] == [1, 1]
+
+    def theirs(example: Example) -> Tensor:
+        scores = [
+            eager(input_ids=row(ids)[None]).logits[0]
+            for ids in lm.tokens.pairs([(example.prompt, choice) for choice in example.choices])
+        ]
+        return torch.cat(scores).log_softmax(-1)
+
+    for tokens in (4096, 1):  # in one part, and each example in its own
+        losses = [answer_loss(lm, part) for part in ready_parts(lm, rows, TokenLimit(tokens))]
+        assert len(losses) == (1 if tokens > 1 else 2)
+        expected = -sum(theirs(example)[example.gold] for example in examples)
+        near("loss among choices", sum(losses), expected)
+    sum(losses).backward()
+    expected.backward()
+    inner = "encoder.layer.0.intermediate.dense.weight"
+    method.after_backward()
+    ours = method.parameters()[f"roberta.{inner}"].grad
+    near("gradient among choices", ours, eager.roberta.get_parameter(inner).grad, 1e-4)
+    near("gradient of the head", method.head.out.weight.grad, eager.classifier.weight.grad, 1e-4)
+    with torch.no_grad(), method.evaluating():
+        answers = output.answers(None, examples)
+    for example, scores in zip(examples, answers.columns["choice_logprobs"], strict=True):
+        near("choices", torch.tensor(scores), theirs(example).double().detach(), 1e-4)
+    method.detach()
 
 
 def test_a_mean_of_places_is_compared_as_one():

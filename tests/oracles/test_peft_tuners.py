@@ -118,6 +118,7 @@ def test_in_bf16_it_trains_and_evaluates(kind):
     method.attach(lm, seed=3)
     assert torch.equal(all_logits(lm, IDS), plain) == (kind not in NOT_IDENTITY)
     assert {x.dtype for x in method.parameters().values()} == {torch.float32}
+    assert method.trained_parameters() == method.count(method.config, lm.geometry)
     rows = [TrainingRow(tuple(random_ids(6 + i, seed=i)), 2) for i in range(4)]
     before = {name: x.detach().clone() for name, x in method.parameters().items()}
     result = train(method, rows, TrainSettings(steps=2, batch_size=4, learning_rate=0.01))

@@ -72,14 +72,14 @@ def test_page_export_and_notebook_offer_the_same(store: Path, results: Results, 
     assert {"in-source-language-by-family", "in-source-language-by-script", "curve-learning-rate"} <= figures
     page = crosstune.report(store, tmp_path / "page.html").read_text(encoding="utf-8")
     assert set(re.findall(r'<figure data-content="([^"]+)"', page)) == figures
-    assert set(re.findall(r'<table[^>]* data-content="([^"]+)"', page)) == set(tables)
+    assert set(re.findall(r'<table[^>]* data-content="([^"]+)"', page)) == set(tables) - {"paper"}
     files = results.export(tmp_path / "out", ["svg", "csv"])
     names = {
         form: {f.stem.removeprefix("b-demo-tiny-") for f in files if f.suffix == form}
         for form in (".svg", ".csv")
     }
     assert names[".svg"] == figures
-    assert names[".csv"] - {"verdicts", "settings"} == set(tables)
+    assert names[".csv"] - {"verdicts", "settings", "all-tasks"} == set(tables)
     assert set(results.charts.ids()) == figures | set(tables)
     for name in figures:
         assert results.charts.draw(name).to_dict(), name

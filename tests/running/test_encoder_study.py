@@ -62,6 +62,41 @@ def test_what_does_not_go_together_is_refused_before_anything_is_loaded(
     assert "\n" not in str(raised.value)
 
 
+ENDINGS = """\
+name: endings
+kind: choice
+prompt: "{text}"
+choices: ["{first}", "{second}"]
+answer: right
+answer_is: index1
+train: "{code}.csv"
+test: "{code}.csv"
+"""
+
+
+def test_choices_that_differ_are_scored_one_by_one(encoder: Path, tmp_path: Path) -> None:
+    """A text of each choice, in training, evaluation and when the run is asked again."""
+    (tmp_path / "endings.yaml").write_text(ENDINGS)
+    lines = [f"It began {i} times,it ended,we left {i},{1 + i % 2}\n" for i in range(6)]
+    for code in ("en", "de"):
+        (tmp_path / f"{code}.csv").write_text("text,first,second,right\n" + "".join(lines))
+    changes = {"tasks": [{"file": "endings.yaml"}], "languages": ["de"], "methods": ["lora"]}
+    changes |= {"evaluate": {"limit": 6, "tokens_per_pass": 64}, "train": {"steps": 3, "batch_size": 4}}
+    study = read_study(write_study(tmp_path / "s.yaml", study_of(encoder, tmp_path / "store") | changes))
+    run(study)
+    (folder,) = (file.parent for file in (tmp_path / "store").glob("*/run.json"))
+    record = store.read_run(folder)
+    assert record.head_parameters == 64 * 64 + 64 + 64 + 1
+    table = store.read_predictions(tmp_path / "store", [record])
+    assert table.height == 12
+    for row in table.iter_rows(named=True):
+        assert len(row["choice_logprobs"]) == 2
+        best = max(range(2), key=row["choice_logprobs"].__getitem__)
+        assert row["prediction"].startswith(("it ended", "we left ")[best])
+    told = predict(folder, "It began", raw=True, choices=["it ended", "we left", "no"]).choices
+    assert sum(p for _, p in told) == pytest.approx(1)
+
+
 def test_language_adapters_are_trained_at_masks(encoder: Path, tmp_path: Path) -> None:
     text = tmp_path / "text"
     text.mkdir()

@@ -9,6 +9,7 @@ import pytest
 
 from crosstune.data.tables import BadRow
 from crosstune.errors import UserError
+from crosstune.running.task_data import read_data
 from crosstune.tasks import make_task
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[2] / "../shared/data").resolve()
@@ -136,6 +137,8 @@ def test_twins_of_a_schema_are_one_unit(tmp_path):
         (schema(pair=PAIR[:1]), "no Winograd schema"),
         (schema(pair=[*PAIR[:1], PAIR[0]]), "no Winograd schema"),
         ("en\toriginal\n", "no Winograd schema"),
+        (schema(pair=[{"a": 1}, 2]), "no Winograd schema"),
+        ("en\to\t?\ts\t" + "[" * 100_000 + "\t[]\t[]\n", "no Winograd schema"),
     ],
 )
 def test_a_line_that_is_no_schema_is_told(line, message, tmp_path):
@@ -185,3 +188,13 @@ def test_the_published_schemas():
     counts = {code: len(task.examples("test", code)) for code in task.languages()}
     assert counts == {"en": 2325, "fr": 83, "ja": 958, "pt": 263, "ru": 315, "zh": 16}
     assert len(task.skipped) == 1  # begins with its pronoun
+
+
+def test_models_as_they_are_need_no_training_data(tmp_path):
+    write(tmp_path, "xwinograd/dataset.tsv", schema())
+    task = make_task("xwinograd", {"data": str(tmp_path)})
+    data = read_data(task, ["ja"], None, False, [None], trains=False)
+    assert (data.train_for(None), len(data.test["ja"])) == ([], 1)
+    assert data.remarks()[0].startswith("tests are not compared with training data: ")
+    with pytest.raises(UserError, match=r"looked for winogrande/train_xl\.jsonl|allenai/winogrande"):
+        read_data(task, ["ja"], None, False, [None])

@@ -229,10 +229,9 @@ def check(store: StoreFolder) -> None:
 
     Example: crosstune check runs/demo
     """
-    from crosstune.data.forms import FORMS
-    from crosstune.store.audit import audit
+    from crosstune import api
 
-    state = audit(user_path(store), FORMS)
+    state = api.check(store)
     for text in (*state.notes, *state.problems):
         say(text)
     counts = {"searches": state.searches, "stages": state.stages}

@@ -155,7 +155,7 @@ def _by_peft(form: PeftForm, lm: LanguageModel, ids: Tensor, folder: Path) -> Te
         there = dict((*model.named_parameters(), *model.named_buffers()))
         with torch.no_grad():
             for name, value in form.values.items():
-                there[name].data = value.to(there[name].device, torch.float32).view(there[name].shape)
+                there[name].data = value.to(there[name].device).view(there[name].shape)
         model.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's own card, which says nothing
         model.eval()

@@ -50,7 +50,7 @@ def peft_form(method: Method, lm: LanguageModel) -> PeftForm:
     """
     if (make := _FORMS.get(type(method))) is None:
         hint = (
-            "write a checkpoint with --merged" if method.trains_weights else "its run can be used by `run:`"
+            "write a checkpoint with --merged" if method.trains_weights else "a study takes its run by `run:`"
         )
         raise UserError(f"{method.name}: PEFT has no form for it; {hint}")
     form = make(method, lm)

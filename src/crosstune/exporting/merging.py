@@ -45,14 +45,18 @@ def _merge(method: Method, inside: ExitStack) -> float:
     if isinstance(method, Lora | PeftLayers) and getattr(method, "mergeable", True):
         merge = inside.enter_context(merged_layers(method.wrapped, len(method.wrapped), math.inf))
         return merge.lost or 0.0
-    if isinstance(method, Ia3) and all(place.foldable for place in method.places):
+    if isinstance(method, Ia3):
+        if not all(place.foldable for place in method.places):
+            raise UserError("ia3: a layer that it scales is none of the model's plain linear layers")
         changes = [pair for place in method.places for pair in place.folds()]
         share = max(lost(weight, change) for weight, change in changes)
         with torch.no_grad():
             for weight, change in changes:
                 weight.add_(change)
         return share
-    raise UserError(f"{method.name}: what it trains is no change of the model's weights; write --adapter")
+    raise UserError(
+        f"{method.name}: what it trains is no change of the model's weights; write it with --adapter"
+    )
 
 
 def _plainly_named(lm: LanguageModel) -> dict[str, Tensor]:

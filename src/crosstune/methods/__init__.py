@@ -1,6 +1,6 @@
 """Methods by name. A new one is a file here and a line in this dict.
 
-May import `models`, `store`, `config`.
+May import `models`, `store`, `languages`, `config`.
 """
 
 from typing import Any

@@ -94,6 +94,18 @@ class Tokens:
             self._kept += sum(map(len, ids_of.values()))
         return [list(self._prompts[key]) for key in keys]
 
+    def pairs(self, pairs: Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Token ids of two texts each, with what the tokenizer puts between and around them.
+
+        Raises:
+            UserError: As of `prompts`.
+        """
+        encoded = self._tokenizer([first for first, _ in pairs], [second for _, second in pairs])["input_ids"]
+        rows = [list(ids[: len(ids) - self.closed_by]) for ids in encoded]
+        for ids, pair in zip(rows, pairs, strict=True):
+            self._check(ids, " ".join(pair))
+        return rows
+
     def answer(self, text: str) -> list[int]:
         """Token ids of ``" " + text`` as they follow a prompt that ends in a colon; in a chat, of the text.
 

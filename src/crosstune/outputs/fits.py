@@ -52,10 +52,8 @@ def head_shape(
         task: The task.
         geometry: Of the model.
         settings: Of evaluation.
-        examples: Some of the task's, whose choices are the classes.
-
-    Raises:
-        UserError: The choices differ from example to example.
+        examples: Some of the task's. Their choices are the classes; where those differ from example to
+            example, the head gives one score, of a prompt with one choice.
     """
     kind = kind_on(task, geometry)
     if not uses_head(kind, geometry, settings):
@@ -63,18 +61,14 @@ def head_shape(
     if kind == "spans":
         return HeadShape(2)
     choices = {example.choices for example in examples}
-    if len(choices) != 1:
-        raise UserError(
-            f"task {task.name}: its choices differ from question to question, and a head has the same "
-            "classes for all; set evaluate.head: false on a model that predicts words"
-        )
+    classes = len(choices.pop()) if len(choices) == 1 else 1
     tagged, two_way = form_of(task.kind).tags, settings.two_way or ()
     if two_way and (geometry.encoder or geometry.apart or max(two_way) >= geometry.layers or not tagged):
         raise UserError(
             f"task {task.name}: evaluate.two_way is for tags on a causal model of attention layers alone, "
             f"which are counted from 0 to {geometry.layers - 1} here"
         )
-    return HeadShape(len(choices.pop()), dense=not tagged, two_way=two_way)
+    return HeadShape(classes, dense=not tagged, two_way=two_way)
 
 
 def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settings: EvaluateSettings) -> None:

@@ -10,6 +10,7 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.rows import reads_pairs
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
 
@@ -21,6 +22,8 @@ _TABLES = frozenset({"wpe", "embed_positions", "position_embeddings"})
 _AROUND = 8
 # An encoder reads no answer, at most a mask with a space before it; before a decoder not even that.
 MASK = 2
+# Between a prompt and one of its choices, at most.
+SEPARATORS = 4
 
 
 def fitted(
@@ -39,7 +42,7 @@ def fitted(
 
     def answer(example: Example) -> int:
         if lm.geometry.encoder or lm.geometry.encoder_layers:
-            return MASK if lm.geometry.encoder else 0
+            return _beside(lm, example) if lm.geometry.encoder else 0
         return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
 
     fitting = _fitted(lm, examples, answer, answer, settings, passes, "texts", mentioned=passes.too_long > 0)
@@ -61,16 +64,25 @@ def fitted_rows(
 
     def answer(example: Example) -> int:
         if lm.geometry.encoder or lm.geometry.encoder_layers:
-            return MASK if lm.geometry.encoder else 0
+            return _beside(lm, example) if lm.geometry.encoder else 0
         return len(lm.tokens.answer(example.answers[0])) + (not example.choices)
 
     def most(example: Example) -> int:
+        if lm.geometry.encoder:
+            return _beside(lm, example)
         return len(example.answers[0].encode()) + 1
 
     fitting = _fitted(lm, examples, answer, most, settings, passes, "training texts")
     if examples and not fitting:
         raise UserError(f"all {len(examples)} training texts are longer than the positions of {lm.name}")
     return fitting
+
+
+def _beside(lm: LanguageModel, example: Example) -> int:
+    """Tokens that an encoder reads beside a prompt: its longest choice and what parts the two, or a mask."""
+    if not reads_pairs(lm):
+        return MASK
+    return max(len(lm.tokens.answer(choice)) for choice in example.choices) + SEPARATORS
 
 
 def _fitted(

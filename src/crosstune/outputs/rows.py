@@ -28,6 +28,9 @@ class TrainingRow:
     # Of a text that is read whole: places whose mean state is compared with a number, and that number: a
     # head's class, or a word's token.
     labels: tuple[tuple[tuple[int, ...], int], ...] = ()
+    # Of an example whose choices are read one by one: a text of each, labelled 1 where it is right. A head's
+    # scores of them are compared with each other; ``ids`` are those of all.
+    choice_rows: tuple["TrainingRow", ...] = ()
     # Or places of the tokens that an answer starts and ends with, each chosen among all tokens.
     span: tuple[int, int] | None = None
     # What a question, whose places ``labels`` has, is compared with in place of a number.
@@ -37,7 +40,13 @@ class TrainingRow:
     @property
     def text(self) -> tuple[int, ...]:
         """The tokens that are read: the last of an answer predicts nothing."""
-        return self.ids if self.labels or self.span else self.ids[:-1]
+        whole = self.labels or self.span or self.choice_rows
+        return self.ids if whole else self.ids[:-1]
+
+    @property
+    def texts(self) -> tuple["TrainingRow", ...]:
+        """The rows that are read, each by itself."""
+        return self.choice_rows or (self,)
 
     @property
     def size(self) -> int:
@@ -47,7 +56,14 @@ class TrainingRow:
     @property
     def learned(self) -> int:
         """How many numbers are compared."""
-        return len(self.labels) or (1 if self.span else self.answer)
+        one = self.span is not None or bool(self.choice_rows)
+        return len(self.labels) or (1 if one else self.answer)
+
+
+def reads_pairs(lm: LanguageModel) -> bool:
+    """Whether the model's head gives one score, of a prompt with one of its choices."""
+    out: Any = None if lm.head is None else lm.head.get_submodule("out")
+    return out is not None and out.out_features == 1
 
 
 class Rows(Sequence[TrainingRow]):

@@ -11,7 +11,7 @@ from crosstune.analysis.answer_language import SOURCE
 from crosstune.analysis.curves import MODEL_SIZE, curve, swept
 from crosstune.analysis.groups import Grouping
 from crosstune.report.sections import IN_ENGLISH, Section
-from crosstune.report.tables import tables
+from crosstune.report.tables import paper, tables
 from crosstune.report.tables.suite import SUITE, suite_table
 from crosstune.report.tables.tables import Table
 from crosstune.report.text import GROUPINGS, slug, visible
@@ -35,7 +35,7 @@ class Item:
 
     Attributes:
         id: Unique in a section; the end of a file's name.
-        place: Where it stands in the page.
+        place: Where it stands in the page; "files" for in none.
         title: In words.
         chart: Draws it at a width.
         table: Makes it.
@@ -93,6 +93,8 @@ def contents(section: Section) -> list[Item]:
                         _figure("differences-by-language", section, first),
                         **grid | {"least": 210 + 44 * methods})),
         (True, Item("languages", "languages", "All scores", table=partial(tables.languages, section))),
+        (targets, Item("paper", "files", "Methods by languages, for a paper",
+                       table=partial(paper.by_languages, section))),
         *[(targets, _curves(setting, partial(curve, section.runs, section.scores, setting), "curves"))
           for setting in swept(section.runs, section.scores) if setting != MODEL_SIZE],
         (not section.expected_validation.is_empty(),

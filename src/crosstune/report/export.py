@@ -15,6 +15,7 @@ from crosstune.report.contents import across_models, across_tasks, contents
 from crosstune.report.figures.style import vegalite_version
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
+from crosstune.report.tables.paper import over_tasks
 from crosstune.report.tables.settings import settings_table
 from crosstune.report.tables.tables import verdicts_table
 from crosstune.report.text import csv_text, slug
@@ -72,7 +73,7 @@ def export(
     }
     if verdicts:
         tables["verdicts"] = verdicts_table(verdicts)
-    tables["settings"] = settings_table(parts)
+    tables["all-tasks"], tables["settings"] = over_tasks(parts), settings_table(parts)
     for name, table in tables.items():
         if "csv" in formats:
             write(f"tables/{name}.csv", _writer(csv_text(table.data)))

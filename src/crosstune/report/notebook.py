@@ -1,6 +1,7 @@
 """Figures and tables of results in a notebook, by the ids of `crosstune.report.contents`."""
 
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 import polars as pl
@@ -11,11 +12,31 @@ from crosstune.errors import UserError, did_you_mean
 from crosstune.report.contents import WIDTH, Item, contents
 from crosstune.report.figures import scores as charts
 from crosstune.report.figures.curves import curves
+from crosstune.report.findings import finding
 from crosstune.report.sections import Section
-from crosstune.report.text import GROUPINGS, slug
+from crosstune.report.tables.tables import transfer
+from crosstune.report.text import GROUPINGS, slug, visible
 from crosstune.store.record import RunRecord
 
 Chart = Any
+
+
+def as_html(sections: Sequence[Section]) -> str:
+    """The transfer table of each section as HTML, with its finding; every text in it is inert."""
+    parts = []
+    for section in sections:
+        columns = [column for column in transfer(section).shown("page") if not column.more]
+        head = "".join(f"<th>{escape(column.title)}</th>" for column in columns)
+        rows = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>"
+            for cells in zip(*(column.cells for column in columns), strict=True)
+        )
+        about = escape(
+            " · ".join(visible(part) for part in (section.task, section.model, section.note) if part)
+        )
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        parts.append(f"<h4>{about}</h4>{table}<p>{escape(visible(finding(section), 1000))}</p>")
+    return "".join(parts)
 
 
 class Charts:

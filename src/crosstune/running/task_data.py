@@ -28,6 +28,8 @@ class TaskData:
     dev: list[Example]  # source-language development examples; empty when no run asks for any
     test: dict[str, list[Example]]  # test examples by language, the limit applied
     fingerprints: dict[str, Any]  # of train (by language), dev, and test (by language)
+    # Why there is no training data, which only runs that need none may go without; empty where there is.
+    untrained: str = ""
     _overlaps: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
 
     def train_for(self, settings: TrainSettings | None) -> list[Example]:
@@ -76,6 +78,8 @@ class TaskData:
     def remarks(self) -> list[str]:
         """What a person should know of the data before any result: a line each, most often none."""
         lines = []
+        if self.untrained:
+            lines.append(f"tests are not compared with training data: {self.untrained}")
         if self.task.skipped:
             lines.append(f"{len(self.task.skipped)} rows left out, the first: {self.task.skipped[0]}")
         if self.task.kind == UNLABELLED.name:
@@ -115,7 +119,9 @@ def read_for(task: Task, runs: Sequence[Run]) -> TaskData:
     """
     tested = next((run for run in runs if run.kind == "result"), runs[0])
     with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
-    return read_data(task, tested.languages, tested.evaluate.limit, with_dev, [run.train for run in runs])
+    trains = any(run.train is not None or run.new_method().shots for run in runs)
+    settings = [run.train for run in runs]
+    return read_data(task, tested.languages, tested.evaluate.limit, with_dev, settings, trains)
 
 
 def read_data(
@@ -124,10 +130,12 @@ def read_data(
     limit: int | None,
     with_dev: bool,
     settings: Sequence[TrainSettings | None] = (),
+    trains: bool = True,
 ) -> TaskData:
     """Read a task's splits: tests in some languages, at most ``limit`` examples each (None: all).
 
     The development split is the source language's, always. ``settings`` may name further training languages.
+    Where nothing ``trains``, training data serves to find test examples in it, and may be missing.
 
     Raises:
         UserError: A split is missing, damaged or empty, or holds another language than it should.
@@ -137,9 +145,14 @@ def read_data(
     wanted: dict[str, None] = in_source | {
         code: None for of_run in settings for code in training_languages(task, of_run)
     }
-    untrained = _untrained(task) and not any(settings)
-    read = (lambda *_: []) if untrained else task.examples
-    train = {code: _in_language(task, "training", code, read("train", code)) for code in wanted}
+    read = (lambda *_: []) if _untrained(task) and not any(settings) else task.examples
+    untrained = ""
+    try:
+        train = {code: _in_language(task, "training", code, read("train", code)) for code in wanted}
+    except UserError as error:
+        if trains:
+            raise
+        train, untrained = {code: [] for code in wanted}, str(error)
     dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
     test = {language: task.examples("test", language)[:limit] for language in languages}
     for language, examples in test.items():
@@ -155,6 +168,7 @@ def read_data(
             "dev": fingerprint(dev) if with_dev else None,
             "test": {language: fingerprint(examples) for language, examples in test.items()},
         },
+        untrained=untrained,
     )
 
 

@@ -40,6 +40,8 @@ class Batch:
     pools: Tensor | None = None  # ``[rows]``: the target that each is averaged for; None for one each
     spans: bool = False  # whether targets are marks of a text's tokens, of which two are chosen
     source: Source | None = None  # what an encoder reads before; a text for each line
+    # ``[answers]``: the example whose choice each is, and 1 in ``targets`` for the right one; None for none.
+    examples: Tensor | None = None
 
     @property
     def computed(self) -> int:
@@ -99,11 +101,15 @@ def ready_parts(
     """
     for part in split(batch, passes.limit):
         passes.begin(len(part), padded_size(part))
-        texts = [row.text for row in part]
+        read = [row for example in part for row in example.texts]
+        texts = [row.text for row in read]
         below = None if reuse is None else reuse.below(texts)
-        sources = [row.source for row in part]
+        sources = [row.source for row in read]
         source = Source.of(sources, lm.pad_id, lm.device) if any(sources) else None
-        yield collate(part, for_training(lm, texts, passes.say), below, source)
+        examples = (
+            [i for i, example in enumerate(part) for _ in example.texts] if part[0].choice_rows else None
+        )
+        yield collate(read, for_training(lm, texts, passes.say), below, source, examples)
 
 
 def collate(
@@ -111,11 +117,13 @@ def collate(
     placed: Placed,
     below: tuple[int, Sequence[Tensor]] | None = None,
     source: Source | None = None,
+    examples: Sequence[int] | None = None,
 ) -> Batch:
     """Rows of training examples, the text of each placed, as the tensors of one forward.
 
     ``below`` is the lowest layer that has to run, and what it receives of each row, ``[tokens, hidden]``;
-    ``source`` what an encoder reads for each.
+    ``source`` what an encoder reads for each; ``examples`` the number of each row's example, where several
+    rows of one are compared.
     """
     device = placed.ids.device
     entry = None
@@ -159,4 +167,5 @@ def collate(
         torch.tensor(pools, device=device) if len(pools) > len(targets) else None,
         any(row.span is not None for row in rows),
         source,
+        None if examples is None else torch.tensor([examples[i] for i in placed.order], device=device),
     )

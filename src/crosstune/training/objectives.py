@@ -29,11 +29,9 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     on the model (`LanguageModel.head`) makes the scores instead of the vocabulary.
     """
     hidden = read_states(lm, batch)
-    if batch.spans:
-        assert lm.head is not None, "trained with the method"
-        return _span_loss(lm.head(hidden.float()), batch)
     if lm.head is not None:
-        return torch.nn.functional.cross_entropy(lm.head(hidden.float()), batch.targets, reduction="sum")
+        return _head_loss(lm.head(hidden.float()), batch)
+    assert not batch.spans, "a head is trained with the method"
     if batch.columns is not None and batch.offered is not None:
         scores = lm.logits(hidden, batch.columns).masked_fill(~batch.offered, -torch.inf)
         return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")
@@ -55,6 +53,22 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     # Long answers: scores of one piece at a time, made again in the backward pass.
     losses = [checkpoint(part, rows, targets, use_reentrant=False) for rows, targets in pieces]
     return torch.stack(losses).sum()
+
+
+def _head_loss(scores: Tensor, batch: Batch) -> Tensor:
+    if batch.spans:
+        return _span_loss(scores, batch)
+    if batch.examples is not None:
+        return _among_choices(scores[:, 0], batch.targets, batch.examples)
+    return torch.nn.functional.cross_entropy(scores, batch.targets, reduction="sum")
+
+
+def _among_choices(scores: Tensor, right: Tensor, examples: Tensor) -> Tensor:
+    """Sum over examples of the cross-entropy of the right choice's score among those of the example."""
+    most = scores.new_full((int(examples.max()) + 1,), -torch.inf)
+    most = most.scatter_reduce(0, examples, scores.detach(), "amax")
+    sums = torch.zeros_like(most).index_add(0, examples, (scores - most[examples]).exp())
+    return (sums.log() + most).sum() - (scores * right).sum()
 
 
 def _span_loss(scores: Tensor, batch: Batch) -> Tensor:

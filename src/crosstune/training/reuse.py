@@ -80,7 +80,7 @@ class Reuse:
             self.why_not = "the model's texts are read one per row"
         elif drops(self._lm, self.layer):
             self.why_not = "the model has dropout"
-        elif not self._enters(sample.text):
+        elif not self._enters(sample.texts[0].text):
             self.why_not = "the model cannot start at an upper layer"
         if self.why_not:
             self.layer = 0
@@ -90,7 +90,7 @@ class Reuse:
             if place not in verdicts:
                 verdicts[place] = may_share(self._lm, self.layer)
             self._shared = verdicts[place]
-        self._check(sample.text)
+        self._check(sample.texts[0].text)
 
     def facts(self) -> dict[str, Any]:
         """For the record of the run."""

@@ -81,6 +81,9 @@ class PeftLayers(Method[Settings]):
         for _, tensor in added:
             if tensor.is_floating_point():
                 tensor.data = tensor.data.float()
+        for name, tensor in added:
+            if ".ranknum." in name:  # AdaLoRA's counts of ranks, which PEFT lets be trained in 16 bits
+                tensor.requires_grad_(False)
         self.trained = {name: x for name, x in added if isinstance(x, nn.Parameter) and x.requires_grad}
         self.drawn = {name: x for name, x in added if name not in self.trained}
         part.switch = self._switch

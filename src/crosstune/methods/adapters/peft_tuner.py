@@ -89,7 +89,7 @@ class PeftConfig(Targeted):
         if self.type not in TYPES:
             raise ValueError(f'unknown type "{self.type}"{did_you_mean(self.type, TYPES)}; one of '
                              f"{', '.join(sorted(TYPES))}")  # fmt: skip
-        if self.type == NORMS and "target_modules" in self.model_fields_set:
+        if self.type == NORMS and self.target_modules != type(self).model_fields["target_modules"].default:
             raise ValueError(f"type {NORMS} trains all norms of layers; leave target_modules out")
         for key, value in (self.model_extra or {}).items():
             if key in _NOT_TAKEN:

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
-from pydantic import PrivateAttr, ValidationError, computed_field, model_validator
+from pydantic import ValidationError, computed_field, field_validator, model_validator
 
 from crosstune.errors import UserError, did_you_mean
+from crosstune.languages.table import find
 from crosstune.methods.base import Method
 from crosstune.methods.config import MethodConfig
 from crosstune.methods.deferred import LanguageModel, Tensor, nn
@@ -45,7 +46,14 @@ class AdapterConfig(MethodConfig):
     revision: str | None = None
     run: str = ""
     trained_on: tuple[str, ...] | None = None
-    _recorded: str | None = PrivateAttr(default=None)
+
+    @field_validator("trained_on")
+    @classmethod
+    def _codes(cls, codes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        try:
+            return None if codes is None else tuple(find(code).code for code in codes)
+        except UserError as error:
+            raise ValueError(str(error)) from error
 
     @model_validator(mode="wrap")
     @classmethod

@@ -29,6 +29,8 @@ def view(number: int, section: Section, predictions: Predictions, samples_bytes:
     figures: dict[str, list[dict[str, Any]]] = {}
     for item in items:
         figures.setdefault(item.place, []).extend(drawn(item))
+    # The page has differences from each of a few references, not of all pairs.
+    shown = {item.id for item in items if item.place != "files"} - {"differences"}
     names = section.references if len(section.methods) > 1 else []
     return {
         "id": f"s{number}",
@@ -38,8 +40,7 @@ def view(number: int, section: Section, predictions: Predictions, samples_bytes:
         "section": section,
         "finding": finding(section),
         "figures": figures,
-        # The page has differences from each of a few references, not of all pairs.
-        "tables": {item.id: item.table() for item in items if item.table and item.id != "differences"},
+        "tables": {item.id: item.table() for item in items if item.table and item.id in shown},
         "groups": [item.id for item in items if item.place == "groups"],
         "differences": [differences_from(section, name) for name in names],
         "samples": samples(section, predictions, samples_bytes),

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from crosstune.report.tables.tables import Table
+from crosstune.report.tables.tables import Column, Table
 
 LONG = 40
 """Rows from which a table may break over pages (``longtable``)."""
@@ -99,8 +99,8 @@ def table(shown: Table, label: str) -> str:
     """
     columns = shown.shown("file")
     form = "".join("r" if column.right else "p{6cm}" if column.wide else "l" for column in columns)
-    rows = [[column.title for column in columns], *zip(*(column.cells for column in columns), strict=True)]
-    head, *body = [" & ".join(map(escape, row)) + r" \\" for row in rows]
+    head = " & ".join(escape(column.title) for column in columns) + r" \\"
+    body = [" & ".join(row) + r" \\" for row in zip(*map(_cells, columns), strict=True)]
     caption = rf"\caption{{{escape(shown.caption)}}}\label{{tab:{label}}}"
     if shown.height > LONG:
         start = [rf"\begin{{longtable}}{{@{{}}{form}@{{}}}}", caption + r" \\", r"\toprule", head]
@@ -110,6 +110,15 @@ def table(shown: Table, label: str) -> str:
         end = [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
         lines = [*start, r"\toprule", head, r"\midrule", *body, *end]
     return "\n".join([*lines, ""])
+
+
+def _cells(column: Column) -> list[str]:
+    """A column's cells, the best in bold."""
+    best = column.best or [False] * len(column.cells)
+    return [
+        rf"\textbf{{{escape(cell)}}}" if bold else escape(cell)
+        for cell, bold in zip(column.cells, best, strict=True)
+    ]
 
 
 def document(files: Sequence[str]) -> str:

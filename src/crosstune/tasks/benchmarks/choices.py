@@ -246,7 +246,7 @@ def read_schemas(path: Path) -> Iterator[Row | BadRow]:
             start, end = _span(sentence, tokens, first, last)
             if sentence[start:end] != pronoun or len(candidates) != 2 or len(right) != 1:
                 raise ValueError(f"{sentence[start:end]!r} stands where {pronoun!r} was expected")
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, LookupError, RecursionError) as error:
             yield row.error(f"no Winograd schema of XWinograd's file: {error}")
             continue
         fields: dict[str, Any] = {"language": {"jp": "ja"}.get(language, language), "source": source}

@@ -55,10 +55,10 @@ class NewLanguage(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1)
-    family: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=100)
+    family: str = Field(min_length=1, max_length=100)
     script: str
-    resource: int | None = None
+    resource: Annotated[int, Field(strict=True)] | None = None
 
 
 def _described(value: Any, info: ValidationInfo) -> Any:

@@ -1,8 +1,8 @@
 """Beam search: the answer with the highest mean log-probability a token among those that beams come to.
 
 As transformers has it with its defaults (length penalty 1, ``early_stopping`` false): the best ``beams``
-answers that have ended are kept, and the search of a source ends when its best open one, by its length now, is
-worse than all of them.
+answers that have ended are kept, and the search of a source ends when its best open one, by its length now,
+is worse than all of them.
 """
 
 from collections.abc import Sequence

@@ -16,6 +16,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,7 @@ RESULTS = HERE / "results" / "statistics.json"
 DOCS = HERE.parent / "docs" / "statistics.md"
 
 LEVEL = 0.05
+TOLERANCE = 0.015  # Of false positives.
 DRAWS = 500  # Of the bootstraps that are compared with.
 PASSAGES = (("passage", 1.0), ("method x passage", 0.8))
 STILL = (("seed", 0.0), ("seed x language", 0.0))
@@ -49,8 +51,12 @@ def share(hits: int, of: int) -> dict[str, float]:
     return {"share": int(hits) / of, "low": float(low), "high": float(high)}
 
 
-def check(shape: Shape, effect: LanguageEffect, times: int, seed: int = 0) -> dict[str, Any]:
-    """The family of all pairs: any false difference, one pair's, coverage, and power where it is promised."""
+def check(shape: Shape, effect: LanguageEffect, times: int, seed: int = 0, more: int = 4) -> dict[str, Any]:
+    """The family of all pairs: any false difference, one pair's, coverage, and power where it is promised.
+
+    A thousand studies leave a margin of 1.4 points: where false differences are not 5 +- 1.5% of them, the
+    row is made again with other studies, ``more`` times as many.
+    """
     rng = np.random.default_rng([seed, times])
     # With a fixed language effect, "no difference" means none in the mean over exactly these languages.
     null = shape.without("method x language", "method x family") if effect == "fixed" else shape
@@ -68,6 +74,8 @@ def check(shape: Shape, effect: LanguageEffect, times: int, seed: int = 0) -> di
         supported += over[0] > 1
         if i < 600:
             sizes.append(sample.detectable(pairs[0], first, second, 1 - LEVEL, len(methods)))
+    if more > 1 and abs(any_pair / times - LEVEL) > TOLERANCE:
+        return check(shape, effect, more * times, seed + 1, 1)
     known = [size for size in sizes if size is not None]
     size = float(np.mean(known)) if 2 * len(known) > len(sizes) else None
     shift = 0.0 if size is None else shift_for(shape, size)
@@ -150,17 +158,26 @@ def check_equivalence(shape: Shape, times: int, seed: int = 0, margin: float = 0
 def check_selection(shape: Shape, times: int, rates: int, seed: int = 0) -> dict[str, Any]:
     """One method at the best of many rates against one at a single rate, no rate being better than another.
 
-    The best is chosen by the scores that are tested, or by the source language's own examples.
+    The best is chosen by the scores that are tested; by the source language's own examples, with all seeds;
+    or as crosstune does: by the first seed's score in the source language, which is then not tested.
     """
     rng = np.random.default_rng([seed, times, 4])
     several = Shape(**(shape.named() | {"methods": rates + 1, "source": True, "parallel": False}))
-    hits = {"by the tested scores": 0, "by the source language": 0}
+    hits = {"by the tested scores": 0, "by source scores of all seeds": 0, "by a seed that is not tested": 0}
     for _ in range(times):
         sample = simulate(several, rng).sample
         source = Sample(sample.paired, ["l000"])
-        for how, chooser in zip(hits, (sample, source), strict=True):
-            best = max(sample.paired.methods[1:], key=chooser.estimate)
-            pair = sample.pair(best, "m00", "random")
+        by_first_seed = {name: source.method(name).by_language[0, 0] for name in sample.paired.methods}
+        for how, score in zip(hits, (sample.estimate, source.estimate, by_first_seed.get), strict=True):
+            best = max(sample.paired.methods[1:], key=score)
+            two = replace(
+                sample.paired,
+                methods=[best, "m00"],
+                scores={name: sample.paired.scores[name] for name in (best, "m00")},
+                seeds={name: sample.paired.seeds[name] for name in (best, "m00")},
+            )
+            tested = two.without({best: {0}} if how == "by a seed that is not tested" else {})
+            pair = Sample(tested).pair(best, "m00", "random")
             hits[how] += pair.p < LEVEL and pair.difference > 0
     found = {how: share(count, times) for how, count in hits.items()}
     return {"shape": several.named(), "rates": rates, "times": times, "supported": found}
@@ -293,7 +310,7 @@ def _code() -> str:
 def jobs(times: int) -> list[Job]:
     """All checks, by table."""
     rows = [
-        Job("pairs", check, (shape, effect, times))
+        Job("pairs", check, (shape, effect, times * (1 + (shape.methods > 3))))
         for shape in SHAPES
         for effect in ("random", "fixed")
         if effect == "fixed" or frame(shape).sample.possible("random") == "random"

@@ -66,7 +66,7 @@ SMALL = [
 
 @pytest.mark.parametrize("shape", SMALL, ids=lambda shape: describe(shape.named()))
 def test_false_differences_are_rare_and_true_ones_found(shape: Shape) -> None:
-    found = check.check(shape, "random", TIMES)
+    found = check.check(shape, "random", TIMES, more=1)
     assert found["family"]["low"] <= 0.065
     assert found["supported"]["low"] <= 0.025
     assert found["coverage"]["high"] >= 0.93
@@ -88,8 +88,8 @@ def test_what_is_claimed_of_more_than_means_holds() -> None:
     for name in check.ESTIMANDS:
         assert check.check_estimand(name, shape, TIMES)["false"]["low"] <= 0.06
     assert check.check_equivalence(Shape(languages=8, examples=60), TIMES)["false"]["low"] <= 0.06
-    picked = check.check_selection(Shape(languages=8, examples=40), TIMES, 5)["supported"]
-    assert picked["by the source language"]["low"] <= 0.025
+    picked = check.check_selection(Shape(languages=5, examples=20), 40, 4)["supported"]
+    assert picked["by a seed that is not tested"]["low"] <= 0.025
 
 
 def test_two_languages_are_no_sample_of_others() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -231,3 +232,22 @@ def test_the_chart_by_language_stars_what_holm_leaves() -> None:
     assert table.filter(pl.col("p") < 0.05).height > table.filter(pl.col("p_holm") < 0.05).height
     chart = str(by_language(part, "lora").to_dict())
     assert chart.count("*'") == table.filter(pl.col("p_holm") < 0.05).height
+
+
+def test_a_pair_with_too_few_right_answers_is_not_enough_data_everywhere(tmp_path: Path) -> None:
+    """Of 150 answers, 4 right ones: the tests would find little, and nothing is said of the methods."""
+    runs, rows = simulate({"prefix": 0.03, "lora": 0.6}, languages=CODES, examples=30)
+    folder = write_store(tmp_path / "runs", runs, with_choices(rows))
+    results = crosstune.results(folder)
+    (part,) = results.sections
+    few = part.few("lora", "prefix")
+    assert re.fullmatch(r"\d+ right answers of prefix, fewer than 50", few)
+    assert part.few("lora", "lora") == ""
+    page = crosstune.report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+    out = io.StringIO()
+    Console(file=out, width=400).print(results_table([part]))
+    table = all_differences(part)
+    texts = [page, " ".join(out.getvalue().split()), latex.table(table, "x"), csv_text(table.data)]
+    (verdict,) = results.verdict([crosstune.Claim(claim="c", method="lora", beats="prefix")]).rows(named=True)
+    assert (verdict["verdict"], verdict["reason"]) == ("not enough data", few)
+    assert [few in text for text in texts] == [True] * 4

@@ -162,6 +162,28 @@ def test_a_row_that_cannot_be_asked_is_told(name, change, message, tmp_path):
         make_task(name, {"data": str(tmp_path)}).examples("test", language)
 
 
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ([{"label": "A", "text": None}, {"label": "C", "text": "x"}], "blank or no text"),
+        ([{"label": str(i), "text": "x"} for i in range(30)] + [{"label": "C", "text": "x"}], "31 choices"),
+        ([{"label": "C", "text": "x"}, {"label": "C", "text": "y"}], "2 choices with the labels"),
+        ([{"label": "A", "text": "x"}], "no choices with label, text and the answer's"),
+    ],
+)
+def test_choices_of_another_shape_are_told(choices, message, tmp_path):
+    row = CSQA | {"question": {"stem": "?", "choices": choices}}
+    write(tmp_path, "X-CSQA/sw/dev.jsonl", json.dumps(row))
+    with pytest.raises(BadRow, match=message):
+        make_task("x-csqa", {"data": str(tmp_path)}).examples("test", "sw")
+
+
+def test_a_file_without_a_usable_row_is_not_one_that_is_not_there(tmp_path):
+    write(tmp_path, "xwinograd/dataset.tsv", "en\n")
+    with pytest.raises(BadRow, match=r"dataset\.tsv:1: no Winograd schema"):
+        make_task("xwinograd", {"data": str(tmp_path)}).languages()
+
+
 def test_questions_in_another_language_than_the_paragraph(tmp_path):
     for context, question in (("de", "de"), ("de", "hi"), ("en", "hi")):
         qa = {"id": "1", "question": f"asked in {question}?", "answers": [{"text": "dog", "answer_start": 2}]}

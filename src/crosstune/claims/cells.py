@@ -142,7 +142,7 @@ def _compared(
     short = _short_of_seeds(claim, held_out, (pair.a, pair.b))
     by = claim.per
     if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
-        why = _few_languages(claim, of) or short
+        why = _few_languages(claim, of) or short or held_out.few_answers(pair.sides, codes)
         return [_cell(pair.cell(where, why), tests.pair(*pair.sides), claim)]
     if by == "language":
         tested = tests.pair(*pair.sides)

@@ -163,6 +163,8 @@ def plan(
         print_json(planned.as_dict())
     else:
         show(plan_table(planned, str(study)))
+        for line in changed.absent:
+            say(line)
     if power is not None and not as_json:
         from crosstune.planning.power import of_study
 

@@ -99,8 +99,11 @@ def find_places(root: Path, layouts: Sequence[FileLayout], source_language: str)
                 by_language.setdefault(language, []).append(path)
         if layout.column is not None:
             paths = tuple(path for files in by_language.values() for path in files)
-            rows = (row for path in paths for row in layout.rows(path) if isinstance(row, Row))
-            codes = dict.fromkeys(row.fields.get(layout.column) for row in rows)
+            rows = [row for path in paths for row in layout.rows(path)]
+            unusable = [row for row in rows if isinstance(row, BadRow)]
+            if unusable and len(unusable) == len(rows):
+                raise unusable[0]  # else the file would count as one that is not there
+            codes = dict.fromkeys(row.fields.get(layout.column) for row in rows if isinstance(row, Row))
             for code in codes:
                 if isinstance(code, str) and (language := _canonical(code)) is not None:
                     places.setdefault(language, Place(layout, paths, code))

@@ -32,6 +32,8 @@ def finding(section: Section) -> str:
         sentence = (
             f"Of these {what} trained models (one seed each, so nothing is said of the methods): {sentence}"
         )
+    if few := section.few(best["method"], others[0]):
+        sentence += f" Not enough data: {few}."
     effort = section.effort(best["method"], others[0])
     effort_text = f" Effort of the first two: {effort}." if effort else ""
     return f"{sentence}{effort_text} {_weight(section, rows)}"
@@ -93,7 +95,7 @@ def leader(section: Section) -> str | None:
         return None
     best, *others = (row["method"] for row in rows)
     tests = {row["a"]: row["p"] for row in section.against(best).rows(named=True)}
-    better = bool(tests) and all(tests[name] < ALPHA for name in others)
+    better = bool(tests) and all(tests[name] < ALPHA and not section.few(best, name) for name in others)
     return str(best) if better or not others else None
 
 

@@ -180,6 +180,10 @@ class Section:
         """What each method was given, by label."""
         return tried(self.runs, self.scores)
 
+    def few(self, a: str, b: str) -> str:
+        """Which of two methods has too few right or wrong answers to be tested; "" if none."""
+        return "" if self.paired is None else self.pairs().predictions(a, b).few_answers((a, b))
+
     def effort(self, a: str, b: str) -> str:
         """What two methods were given besides the method, where it differs or rates were searched."""
         return effort(self.setups[a], self.setups[b])
@@ -232,6 +236,8 @@ class Section:
                 "these runs, made by an older crosstune, do not say which questions share a passage: they "
                 "are taken as independent, and intervals are too narrow; remove the runs, run them again"
             )
+        few = [] if self.paired is None else [self.paired.few_answers([name]) for name in self.paired.methods]
+        result += [f"not enough data to test: {text}" for text in few if text]
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")
         labels = dict(self.scores.select("run", "method").unique().iter_rows())

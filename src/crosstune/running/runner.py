@@ -51,6 +51,8 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
     environment.check()
     runs = expand(study)
     say = _saying(console)
+    for line in study.absent:
+        say(line)
     with Interrupts() as interrupts:
         open_store(study.folder, study.to_yaml())
         worker = Worker(study, runs)

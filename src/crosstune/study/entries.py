@@ -219,6 +219,7 @@ class TaskEntry(StudyPart):
     train: dict[str, Any] = {}  # training settings for this task
     evaluate: dict[str, Any] = {}  # evaluation settings for this task
     file: TaskFile | None = None  # where a task of the user's own comes from; None for one of crosstune's
+    optional: bool = False  # whether it is left out, and that is said, where its files are not there
 
     @model_validator(mode="before")
     @classmethod
@@ -233,8 +234,8 @@ class TaskEntry(StudyPart):
         else:
             name, rest = named(value, "task", TASKS)
             file, task = None, TASKS[name]
-        shared = {key: rest.pop(key) for key in ("train", "evaluate") if key in rest}
-        also = ("name" if file is None else "file", "train", "evaluate")
+        shared = {key: rest.pop(key) for key in ("train", "evaluate", "optional") if key in rest}
+        also = ("name" if file is None else "file", "train", "evaluate", "optional")
         known_keys(rest, task.Options.model_fields, f"task {name}", also=also)
         options = read_settings(task.Options, rest, f"task {name}")
         return {"name": name, "options": options, "file": file, **shared}
@@ -296,7 +297,8 @@ class TaskEntry(StudyPart):
         """The entry as a study file anywhere on this machine has it."""
         named = {"name": self.name} if self.file is None else {"file": str(self.file.path)}
         options = self.options.model_dump(mode="json")
-        return {**named, **options, "train": self.train, "evaluate": self.evaluate}
+        optional = {"optional": True} if self.optional else {}
+        return {**named, **options, "train": self.train, "evaluate": self.evaluate, **optional}
 
 
 def labels(methods: Sequence[MethodEntry], budget: int | Literal[False] | None = None) -> list[str]:

@@ -93,6 +93,7 @@ class Study(StudyPart):
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     _text: str | None = PrivateAttr(default=None)
     _refusals: Refusals = PrivateAttr(default_factory=Refusals)
+    _absent: dict[str, str] = PrivateAttr(default_factory=dict)
 
     # --- reading ----------------------------------------------------------------------------
 
@@ -189,6 +190,7 @@ class Study(StudyPart):
                         ("languages", name),
                         f'languages: the study has no task "{name}"{did_you_mean(name, names)}',
                     )
+        self._leave_out_absent()
         if self.prompt_language is not None:
             # The tasks' own settings are read by now; the model is frozen for everybody else.
             object.__setattr__(self, "tasks", tuple(map(self._prompted, self.tasks)))
@@ -207,6 +209,17 @@ class Study(StudyPart):
             self._check_dev(combination)
         self._refusals = refusals(self.models, self.methods, combinations)
         return self
+
+    def _leave_out_absent(self) -> None:
+        """Take out optional tasks whose files are not there; with no task left, the first is an error."""
+        for task in self.tasks:
+            if task.optional:
+                try:
+                    task.make().languages()
+                except UserError as error:
+                    self._absent[task.name] = str(error)
+        if left := tuple(task for task in self.tasks if task.name not in self._absent):
+            object.__setattr__(self, "tasks", left)
 
     def _no_repetition(self) -> None:
         for what in _LISTS:
@@ -281,6 +294,11 @@ class Study(StudyPart):
     def refusals(self) -> Refusals:
         """Of its models: which of its runs fail for it."""
         return self._refusals
+
+    @property
+    def absent(self) -> list[str]:
+        """One line for each optional task that is left out."""
+        return [f"left out, as it is optional: {why}" for why in self._absent.values()]
 
     def combinations(self) -> Iterator[Combination]:
         """Each task with each method, task by task: first methods that draw nothing, trained ones last.

@@ -15,6 +15,9 @@ from crosstune.data.forms import statistic_of
 from crosstune.errors import UserError, did_you_mean
 from crosstune.metrics.statistic import MEAN, Statistic
 
+FEWEST_ANSWERS = 50
+"""With fewer right or fewer wrong answers a mean is too rare an event to test: docs/statistics.md."""
+
 Counts = NDArray[np.float32]
 
 
@@ -106,6 +109,20 @@ class PairedPredictions:
                     f"{did_you_mean(code, self.languages)}"
                 )
         return [self.languages.index(code) for code in wanted]
+
+    def few_answers(self, methods: Sequence[str], languages: Sequence[str] | None = None) -> str:
+        """Which method has too few right or wrong answers in these languages to be tested; "" if none.
+
+        Right-or-wrong and graded scores count as that many right answers, seeds averaged.
+        """
+        places = self.places(languages)
+        columns = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in places])
+        for method in methods if self.statistic == MEAN else ():
+            right = float(self.scores[self.known(method)][:, columns].mean(axis=0).sum())
+            for kind, count in (("right", right), ("wrong", len(columns) - right)):
+                if count < FEWEST_ANSWERS:
+                    return f"{count:.0f} {kind} answers of {method}, fewer than {FEWEST_ANSWERS}"
+        return ""
 
     def known(self, method: str) -> str:
         """The method's label.

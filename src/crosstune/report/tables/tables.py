@@ -321,21 +321,38 @@ def all_differences(section: Section) -> Table:
         f"target languages{_guessing(section)}; {_covers(tests)}; h is Cohen's; detectable is "
         "the minimum detectable difference at 80% power, an estimate; better, n.s. and worse count languages"
     )
-    return Table(caption, _tested(section, tests), tests)
+    few = [text for text in _few(section, tests) if text]
+    if few:
+        caption += f"; not enough data: {visible(few[0])}"
+    return Table(caption, _tested(section, tests), _with_few(section, tests))
 
 
 def differences_from(section: Section, reference: str) -> Table:
     """Paired differences of every other method from one."""
     tests = section.against(reference)
-    return Table(f"against {visible(reference, 80)}", _tested(section, tests), tests, [_covers(tests)])
+    data = _with_few(section, tests)
+    return Table(f"against {visible(reference, 80)}", _tested(section, tests), data, [_covers(tests)])
+
+
+def _few(section: Section, tests: pl.DataFrame) -> list[str]:
+    """Of each pair, which method has too few right or wrong answers to be tested."""
+    return [section.few(a, b) for a, b in tests.select("a", "b").iter_rows()]
+
+
+def _with_few(section: Section, tests: pl.DataFrame) -> pl.DataFrame:
+    few = _few(section, tests)
+    return tests.with_columns(pl.Series("not_enough_data", few, pl.String)) if any(few) else tests
 
 
 def _tested(section: Section, tests: pl.DataFrame) -> list[Column]:
     rows = tests.rows(named=True)
     results = [(row, outcome(row)) for row in rows]
+    few = _few(section, tests)
     words = [
-        not_shown(row) if name == "not significant" else f"{MARKS[name]} {name}" for row, name in results
-    ]
+        f"not enough data: {visible(why)}" if why
+        else not_shown(row) if name == "not significant" else f"{MARKS[name]} {name}"
+        for (row, name), why in zip(results, few, strict=True)
+    ]  # fmt: skip
     file: tuple[Medium, ...] = ("file",)
     return [
         Column("Method", [visible(row["a"], 60) for row in rows], right=False),

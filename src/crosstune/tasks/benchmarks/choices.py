@@ -161,13 +161,16 @@ class XCsqa(_Letters):
             if isinstance(choices, list):
                 choices = {key: [choice[key] for choice in choices] for key in ("label", "text")}
             choices = dict(choices or {})
-            options = [str(text).strip() for text in choices["text"]]
-            right = list(choices["label"]).index(row["answerKey"])
+            options, labels = list(choices["text"]), list(choices["label"])
+            right = labels.index(row["answerKey"])
         except (KeyError, TypeError, ValueError) as error:
             raise row.error(f"no choices with label, text and the answer's: {error!r}") from None
-        if not isinstance(question, str) or not question.strip() or not all(options):
-            raise row.error("a blank question or choice")
-        return self.listed(row, str(row["id"]), language, options, right, question.strip())
+        if not all(isinstance(text, str) and text.strip() for text in (question, *options)):
+            raise row.error("a question or choice that is blank or no text")
+        if not 1 < len(set(labels)) == len(labels) == len(options) <= len(ascii_uppercase):
+            raise row.error(f"{len(options)} choices with the labels {labels!r:.60}")
+        options = [text.strip() for text in options]
+        return self.listed(row, row.text("id"), language, options, right, str(question).strip())
 
 
 class GlobalMmlu(_Letters):

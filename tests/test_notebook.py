@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from saved_model import save_model
+
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "notebook.ipynb"
 
 
@@ -45,3 +47,17 @@ def test_the_example_notebook_says_what_it_shows(monkeypatch: pytest.MonkeyPatch
                 assert value._repr_html_() == "".join(shown["text/html"])
                 tables += 1
     assert (tables, charts) == (5, 3)
+
+
+def test_the_notebook_that_tunes_ends_with_a_saved_adapter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = save_model(tmp_path / "model")
+    cells = json.loads(NOTEBOOK.with_name("tune.ipynb").read_text(encoding="utf-8"))["cells"]
+    names: dict[str, Any] = {}
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        source = "".join(cell["source"]).replace("demo:gemma-3-270m", str(model))
+        source = source.replace('"steps": 24', '"steps": 2').replace('"limit": 30', '"limit": 4')
+        value = last_value(source, names)
+    assert {"adapter_config.json", "adapter_model.safetensors"} <= set(value)

@@ -1,11 +1,14 @@
 """Tables for papers: methods by languages and by tasks; the best in bold, significantly worse ones marked."""
 
+import json
+from pathlib import Path
+
 import polars as pl
 import pytest
 from synthetic import METHODS, TASKS, frame, make_predictions, make_run
 
 from crosstune.analysis.predictions import as_predictions
-from crosstune.api import Results
+from crosstune.api import Results, import_results
 from crosstune.report.contents import contents
 from crosstune.report.sections import Section, sections
 from crosstune.report.tables import latex, paper
@@ -93,6 +96,27 @@ def test_methods_by_tasks(parts: list[Section]) -> None:
     partial = paper.over_tasks([few[0], changed])
     at = list(partial.columns[0].cells).index("lora r4 q,v")
     assert (partial.columns[2].cells[at], partial.columns[3].cells[at]) == ("–", "–")
+
+
+def test_files_of_lm_evaluation_harness_read_back_the_same(results: Results, tmp_path: Path) -> None:
+    files = results.export(tmp_path / "out", ["lm-eval"])
+    samples = [file for file in files if file.suffix == ".jsonl"]
+    assert len(samples) == 12 * 4
+    again = import_results(
+        [file for file in samples if "topics" in file.name], tmp_path / "store", model="demo:tiny"
+    )
+    (of_topics,) = [part for part in results.sections if part.task == "topics"]
+    keys = ["language", "score"]
+    mine = of_topics.scores.select(keys).sort(keys)
+    assert again.scores.select(keys).sort(keys).equals(mine)
+    (first, *_) = [file for file in files if file.name.startswith("results_")]
+    entry = json.loads(first.read_text(encoding="utf-8"))
+    run = next(run for run in results.runs if run.id == entry["config"]["model_args"].removeprefix("run="))
+    metric = run.task.metrics[0]
+    scores = results.predictions.filter(run=run.id, language="de")["score"]
+    shown = entry["results"][f"{run.task.name}_de"]
+    assert shown[f"{metric},none"] == pytest.approx(scores.mean())
+    assert shown[f"{metric}_stderr,none"] == pytest.approx(scores.std() / len(scores) ** 0.5)
 
 
 def test_results_show_a_table_in_a_notebook(results: Results) -> None:

@@ -29,7 +29,7 @@ def export(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     form: Annotated[
         list[str] | None,
-        typer.Option("--format", help="svg, pdf, png, csv or tex; repeatable, all by default."),
+        typer.Option("--format", help="svg, pdf, png, csv or tex, all by default; or lm-eval; repeatable."),
     ] = None,
 ) -> None:
     """Write figures (SVG, PDF, PNG) and tables (CSV, LaTeX) of results; or a trained run for other programs.

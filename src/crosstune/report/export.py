@@ -11,6 +11,7 @@ import vl_convert
 from crosstune.claims.judge import Verdict
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import draft, put
+from crosstune.report import lm_eval
 from crosstune.report.contents import across_models, across_tasks, contents
 from crosstune.report.figures.style import vegalite_version
 from crosstune.report.sections import Section
@@ -24,6 +25,8 @@ from crosstune.store.record import RunRecord
 FIGURES = ("svg", "pdf", "png")
 TABLES = ("csv", "tex")
 FORMATS = (*FIGURES, *TABLES)
+LM_EVAL = "lm-eval"
+"""The files of lm-evaluation-harness, which are written when they are asked for."""
 
 
 def export(
@@ -44,9 +47,8 @@ def export(
     Raises:
         UserError: An unknown format, or a folder that cannot be written.
     """
-    for name in formats:
-        if name not in FORMATS:
-            raise UserError(f'no format "{name}"{did_you_mean(name, FORMATS)}')
+    if unknown := [name for name in formats if name not in (*FORMATS, LM_EVAL)]:
+        raise UserError(f'no format "{unknown[0]}"{did_you_mean(unknown[0], (*FORMATS, LM_EVAL))}')
     written: list[Path] = []
 
     def write(place: str, write_to: Callable[[Path], object]) -> None:
@@ -79,6 +81,10 @@ def export(
             write(f"tables/{name}.csv", _writer(csv_text(table.data)))
         if "tex" in formats:
             write(f"tables/{name}.tex", _writer(latex.table(table, name)))
+    harness = [lm_eval.files_of(part) for part in parts if LM_EVAL in formats]
+    for name, files in zip(section_names(parts), harness, strict=False):
+        for path, text in files:
+            write(f"{LM_EVAL}/{name}/{path.as_posix()}", _writer(text))
     if "tex" in formats:
         write("tables/all.tex", _writer(latex.document(list(tables))))
     return written

@@ -31,6 +31,15 @@ weights away from their initial values) was compared with transformers' eager at
 at a time without crosstune's hook. `scripts/build_models_page.py` wrote them; `tests/zoo` repeats them in
 every CI run.
 
+Encoder-decoders are checked alike: a source and a target by themselves against padded batches and decoding
+steps behind a source that was read once, planted keys and values in the encoder, the decoder and the
+attention between them, and embeddings in front of the source. T5, mT5, mBART, M2M100 and NLLB, Marian, BART,
+PLBart, Pegasus and Blenderbot pass; UMT5, LongT5, LED, Switch Transformers, NLLB-MoE, BigBird-Pegasus,
+Pegasus-X, MVP and ProphetNet are refused: they attend or are built otherwise. The placements `pfeiffer` and
+`parallel` need a norm in front of the MLP, which Marian, BART, PLBart and Blenderbot-small do not have.
+`tests/oracles/test_encoder_decoders.py` compares methods on five of them with transformers and PEFT
+([methods.md](methods.md#encoder-decoders)).
+
 Any other architecture is checked the same way when it is loaded: on a small copy built from the config,
 before weights are downloaded. If crosstune would compute something incorrectly, `plan`, `params` and `run`
 refuse the model with a one-line error. With LongRoPE, texts on both sides of the length at which its

@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 from crosstune.data.example import Example
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.registry import output_of
+from crosstune.outputs.seq2seq.beams import beam_search
 from crosstune.outputs.seq2seq.scoring import Question, score
 from crosstune.outputs.seq2seq.writing import greedy, write
 from crosstune.outputs.settings import EvaluateSettings
@@ -93,6 +94,25 @@ def test_greedy_answers_are_those_of_transformers(family):
     assert greedy(lm, sources, [start] * len(sources), 12) == wanted
     texts = write(lm, sources, [start] * len(sources), 12, stop=(), tokens_per_pass=60)
     assert texts == [lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in wanted]
+
+
+@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize("family", CONFIGS)
+def test_beams_find_what_those_of_transformers_do(family, beams):
+    lm, eager = make_seq2seq(family), eager_of(family)
+    start = [lm.start_id, 11]
+    sources = [*SOURCES, *(source[::-1] for source in SOURCES)]
+    likely = greedy(lm, sources, [start] * len(sources), 9)
+    # Tokens that come often end answers: searches end at several lengths.
+    ends = [2, likely[0][3], likely[4][5]]
+    lm.model.generation_config.eos_token_id = ends
+    ours = beam_search(lm, sources, [start] * len(sources), 9, beams)
+    how = {"num_beams": beams, "eos_token_id": ends}
+    wanted = [transformers_writes(eager, source, start, 9, **how) for source in sources]
+    cut = [answer[: next((i for i, t in enumerate(answer) if t in ends), 9)] for answer in wanted]
+    assert ours == cut
+    texts = write(lm, sources, [start] * len(sources), 9, (), 100, beams)
+    assert texts == [lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in cut]
 
 
 def test_answers_end_where_they_end():

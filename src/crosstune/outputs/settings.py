@@ -29,6 +29,8 @@ class EvaluateSettings(BaseModel):
             one, an encoder predicts the words of the choices at a mask, and a causal model the tags' names.
         pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
             for the first of an encoder's and the last of a causal model's.
+        beams: Of a search for written answers (`crosstune.outputs.seq2seq.beams`); 1 for the likeliest token
+            at every step. For encoder-decoders alone.
         target_language_token: Whether answers of an encoder-decoder start with its token of their language:
             None where it has such tokens; false for never; or the token that stands in for languages it has
             none for.
@@ -54,6 +56,7 @@ class EvaluateSettings(BaseModel):
     pooling: Literal["first", "last", "mean"] | None = None
     piece: Literal["first", "last", "mean"] | None = None
     target_language_token: bool | str | None = None
+    beams: int = Field(default=1, ge=1, le=64)
     two_way: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     prompts: Literal["end", "whole", "none"] = "end"
     chat_template: bool | Literal["auto"] = False
@@ -76,6 +79,7 @@ class EvaluateSettings(BaseModel):
             "piece",
             "two_way",
             "target_language_token",
+            "beams",
             "prompts",
             "chat_template",
             "system_prompt",

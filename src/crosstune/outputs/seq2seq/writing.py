@@ -19,6 +19,7 @@ from crosstune.outputs.base import Answers
 from crosstune.outputs.generation import cut, stopped
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
+from crosstune.outputs.seq2seq.beams import beam_search
 from crosstune.outputs.seq2seq.pairs import Paired
 from crosstune.outputs.stream import Group, in_batches
 from crosstune.tasks.base import Task
@@ -40,9 +41,8 @@ class WrittenPairs(Paired):
         sources, starts = self.sources(examples), [self.languages.start(e.language) for e in examples]
         longest = self.settings.max_answer_tokens or task.max_answer_tokens
         self.fits(max(map(len, starts), default=0) + longest - 1, f"task {task.name}")
-        texts = write(
-            self.model, sources, starts, longest, task.stop, self.settings.tokens_per_pass, **stream
-        )
+        tokens, beams = self.settings.tokens_per_pass, self.settings.beams
+        texts = write(self.model, sources, starts, longest, task.stop, tokens, beams, **stream)
         languages = [
             identify(text, example.language, task.source_language)
             for example, text in zip(examples, texts, strict=True)
@@ -57,6 +57,7 @@ def write(
     max_tokens: int,
     stop: Sequence[str] = ("\n",),
     tokens_per_pass: int = 8192,
+    beams: int = 1,
     **stream: Unpack[Stream],
 ) -> list[str]:
     """Answers to sources of token ids, up to ``max_tokens`` or an end-of-text token, or before a stop string.
@@ -68,6 +69,7 @@ def write(
         max_tokens: Of an answer.
         stop: Strings that end one.
         tokens_per_pass: Most tokens at once, unless the stream's ``passes`` say so.
+        beams: Of a search; 1 for the likeliest token at every step.
         **stream: See `Stream`.
 
     Returns:
@@ -81,12 +83,16 @@ def write(
     def answer(batch: list[Group]) -> list[str]:
         items = [i for group in batch for i in group.items]
         some = [sources[i] for i in items]
-        written = greedy(lm, some, [starts[i] for i in items], max_tokens, stop)
+        begun = [starts[i] for i in items]
+        if beams > 1:
+            written = beam_search(lm, some, begun, max_tokens, beams)
+        else:
+            written = greedy(lm, some, begun, max_tokens, stop)
         passes.tokens += sum(map(len, some)) + sum(map(len, written))
         return [cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in written]
 
     def measure(items: list[int]) -> tuple[int, int]:
-        return len(items), max(len(sources[i]) for i in items) + max_tokens
+        return beams * len(items), max(len(sources[i]) for i in items) + max_tokens
 
     return in_batches(
         [[i] for i in range(len(sources))], measure, answer, passes, stream, lambda limit: limit

@@ -16,9 +16,9 @@ from crosstune.report.contents import across_models, across_tasks, contents
 from crosstune.report.figures.style import vegalite_version
 from crosstune.report.sections import Section
 from crosstune.report.tables import latex
+from crosstune.report.tables.claims import claims_table
 from crosstune.report.tables.paper import over_tasks
 from crosstune.report.tables.settings import settings_table
-from crosstune.report.tables.tables import verdicts_table
 from crosstune.report.text import csv_text, slug
 from crosstune.store.record import RunRecord
 
@@ -74,7 +74,7 @@ def export(
         start + item.id: item.table() for start, items in named for item in items if item.table is not None
     }
     if verdicts:
-        tables["verdicts"] = verdicts_table(verdicts)
+        tables["verdicts"] = claims_table(verdicts)
     tables["all-tasks"], tables["settings"] = over_tasks(parts), settings_table(parts)
     for name, table in tables.items():
         if "csv" in formats:

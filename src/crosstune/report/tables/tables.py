@@ -10,10 +10,8 @@ from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
 from crosstune.analysis.statistics.bootstrap import DRAWS
 from crosstune.analysis.transfer import comparable
-from crosstune.claims.judge import Verdict, verdict_table
 from crosstune.report.findings import not_shown
 from crosstune.report.sections import IN_ENGLISH, Section, outcome
-from crosstune.report.tables.verdicts import why
 from crosstune.report.text import (
     GROUPINGS,
     counted,
@@ -390,26 +388,3 @@ def expected_validation(section: Section) -> Table:
         "(Dodge et al. 2019)"
     )
     return Table(caption, columns, data, ["in the source language, which is all that chooses a rate"])
-
-
-def verdicts_table(verdicts: Sequence[Verdict]) -> Table:
-    """The verdict on every claim."""
-    cells = [verdict.cell for verdict in verdicts]
-
-    def known(texts: Sequence[str]) -> list[str]:
-        return ["–" if cell.difference is None else text for cell, text in zip(cells, texts, strict=True)]
-
-    columns = [
-        Column("Verdict", [verdict.verdict for verdict in verdicts], right=False),
-        Column("Claim", [visible(verdict.claim, 300) for verdict in verdicts], right=False, wide=True),
-        Column("Difference", [points(cell.difference) for cell in cells]),
-        Column("95% interval", known([f"{points(cell.low)} to {points(cell.high)}" for cell in cells])),
-        Column("Languages", known([str(cell.languages) for cell in cells])),
-        Column("Examples", known([f"{cell.examples:,}" for cell in cells])),
-        Column("Seeds", known([f"{cell.seeds_a}, {cell.seeds_b}" for cell in cells])),
-        Column("Effort", [visible(cell.effort, 300) or "–" for cell in cells], right=False, wide=True),
-        Column("Why", [visible(why(verdict), 300) for verdict in verdicts], right=False, wide=True),
-    ]
-    data = verdict_table(verdicts).with_columns(pl.col("runs").list.join(" "))
-    caption = "Verdicts on claims; differences in points out of 100, of the comparison that decides"
-    return Table(caption, columns, data)

@@ -11,6 +11,7 @@ from crosstune.analysis.groups import Grouping, family_order, group_means, group
 from crosstune.analysis.statistics.bootstrap import DRAWS
 from crosstune.analysis.transfer import comparable
 from crosstune.claims.judge import Verdict, verdict_table
+from crosstune.report.effort import seeds_left_out
 from crosstune.report.findings import not_shown
 from crosstune.report.sections import IN_ENGLISH, Section, outcome
 from crosstune.report.tables.verdicts import why
@@ -160,7 +161,7 @@ def transfer(section: Section) -> Table:
         notes.append(
             f"mean over the {targets} of {first['targets_seen']} target languages that every run has"
         )
-    notes += _held_out(section)
+    notes += seeds_left_out(section.setups)
     if not zero_shot:
         notes.append("† not zero-shot")
     if section.has_in_english:
@@ -212,22 +213,6 @@ def _tried(section: Section, method: str) -> str:
     """How many settings a method is the best of."""
     setup = section.setups[method]
     return "–" if setup.first.train is None else str(setup.tried)
-
-
-def _held_out(section: Section) -> list[str]:
-    """Which methods' differences leave out a seed that their means are over."""
-    tried = {setup.tried for setup in section.setups.values()}
-    by_seed: dict[str, list[str]] = {}
-    for label, setup in section.setups.items() if len(tried) > 1 else ():
-        seeds = {run.seed for run in setup.runs}
-        if setup.selected_on & seeds and setup.selected_on < seeds:
-            names = ", ".join(map(str, sorted(setup.selected_on & seeds)))
-            by_seed.setdefault(names, []).append(visible(label, 60))
-    return [
-        f"seed {names} chose the rate of {', '.join(labels)}: means are over all seeds, differences from "
-        "methods that tried more or fewer rates leave it out"
-        for names, labels in by_seed.items()
-    ]
 
 
 def _guessing(section: Section) -> str:

@@ -1,7 +1,7 @@
 """The table of what more learning rates are worth."""
 
 from crosstune.report.sections import Section
-from crosstune.report.tables.tables import Column, Table, described
+from crosstune.report.tables.tables import Column, Table, titled
 from crosstune.report.text import percent, visible
 
 
@@ -15,7 +15,7 @@ def expected_validation(section: Section) -> Table:
         Column("Expected development score", [percent(row["expected"]) for row in rows]),
     ]
     caption = (
-        f"Development score to expect of the best of n learning rates, {described(section)}, out of 100 "
+        f"Development score to expect of the best of n learning rates, {titled(section)}, out of 100 "
         "(Dodge et al. 2019)"
     )
     return Table(caption, columns, data, ["in the source language, which is all that chooses a rate"])

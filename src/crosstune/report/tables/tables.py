@@ -84,7 +84,7 @@ class Table:
         return len(self.columns[0].cells)
 
 
-def described(section: Section) -> str:
+def titled(section: Section) -> str:
     """A section in a caption: its task, model and note."""
     return " ".join(visible(part, 80) for part in (section.task, "with", section.model, section.note) if part)
 
@@ -151,9 +151,7 @@ def transfer(section: Section) -> Table:
         Column("Targets", [str(row["targets"]) for row in rows], media=("file",)),
     ]  # fmt: skip
     measure = visible(first["measure"], 40)
-    caption = (
-        f"Transfer, {described(section)}: {measure} out of 100{_guessing(section)}; {_of_means(section)}"
-    )
+    caption = f"Transfer, {titled(section)}: {measure} out of 100{_guessing(section)}; {_of_means(section)}"
     zero_shot = bool(data["zero_shot"].all())
     if not zero_shot:
         caption += "; † not zero-shot"
@@ -287,7 +285,7 @@ def languages(section: Section) -> Table:
         f"{measure}, out of 100{_guessing(section)}, mean over seeds",
         "○ marks a language that some runs lack; it is not part of the means above",
     ]
-    return Table(f"Scores by language, {described(section)}, out of 100", columns, scores, notes)
+    return Table(f"Scores by language, {titled(section)}, out of 100", columns, scores, notes)
 
 
 def groups(section: Section, by: Grouping) -> Table:
@@ -304,7 +302,7 @@ def groups(section: Section, by: Grouping) -> Table:
         Column("Which", which, right=False, wide=True, media=("page",)),
     ]
     grouping = GROUPINGS[by].lower()
-    caption = f"Means over target languages by {grouping}, {described(section)}, out of 100"
+    caption = f"Means over target languages by {grouping}, {titled(section)}, out of 100"
     return Table(caption, columns, means.with_columns(pl.col("codes").list.join(" ")), [f"by {grouping}"])
 
 
@@ -320,7 +318,7 @@ def all_differences(section: Section) -> Table:
     assert section.paired is not None
     tests = section.pairs(DRAWS).table()
     caption = (
-        f"Paired differences, {described(section)}: points out of 100 as a mean over {tests['languages'][0]} "
+        f"Paired differences, {titled(section)}: points out of 100 as a mean over {tests['languages'][0]} "
         f"target languages{_guessing(section)}; {_covers(tests)}; h is Cohen's; detectable is "
         "the minimum detectable difference at 80% power, an estimate; better, n.s. and worse count languages"
     )

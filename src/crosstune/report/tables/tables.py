@@ -85,7 +85,8 @@ class Table:
         return len(self.columns[0].cells)
 
 
-def _about(section: Section) -> str:
+def titled(section: Section) -> str:
+    """A section in a caption: its task, model and note."""
     return " ".join(visible(part, 80) for part in (section.task, "with", section.model, section.note) if part)
 
 
@@ -151,7 +152,7 @@ def transfer(section: Section) -> Table:
         Column("Targets", [str(row["targets"]) for row in rows], media=("file",)),
     ]  # fmt: skip
     measure = visible(first["measure"], 40)
-    caption = f"Transfer, {_about(section)}: {measure} out of 100{_guessing(section)}; {_of_means(section)}"
+    caption = f"Transfer, {titled(section)}: {measure} out of 100{_guessing(section)}; {_of_means(section)}"
     zero_shot = bool(data["zero_shot"].all())
     if not zero_shot:
         caption += "; † not zero-shot"
@@ -269,7 +270,7 @@ def languages(section: Section) -> Table:
         f"{measure}, out of 100{_guessing(section)}, mean over seeds",
         "○ marks a language that some runs lack; it is not part of the means above",
     ]
-    return Table(f"Scores by language, {_about(section)}, out of 100", columns, scores, notes)
+    return Table(f"Scores by language, {titled(section)}, out of 100", columns, scores, notes)
 
 
 def groups(section: Section, by: Grouping) -> Table:
@@ -286,7 +287,7 @@ def groups(section: Section, by: Grouping) -> Table:
         Column("Which", which, right=False, wide=True, media=("page",)),
     ]
     grouping = GROUPINGS[by].lower()
-    caption = f"Means over target languages by {grouping}, {_about(section)}, out of 100"
+    caption = f"Means over target languages by {grouping}, {titled(section)}, out of 100"
     return Table(caption, columns, means.with_columns(pl.col("codes").list.join(" ")), [f"by {grouping}"])
 
 
@@ -302,7 +303,7 @@ def all_differences(section: Section) -> Table:
     assert section.paired is not None
     tests = section.pairs(DRAWS).table()
     caption = (
-        f"Paired differences, {_about(section)}: points out of 100 as a mean over {tests['languages'][0]} "
+        f"Paired differences, {titled(section)}: points out of 100 as a mean over {tests['languages'][0]} "
         f"target languages{_guessing(section)}; {_covers(tests)}; h is Cohen's; detectable is "
         "the minimum detectable difference at 80% power, an estimate; better, n.s. and worse count languages"
     )
@@ -359,22 +360,6 @@ def _tested(section: Section, tests: pl.DataFrame) -> list[Column]:
         ),
         Column("In words", words, right=False, wide=True, media=("page",)),
     ]
-
-
-def expected_validation(section: Section) -> Table:
-    """Development score to expect of the best of n rates tried (Dodge et al. 2019)."""
-    data = section.expected_validation
-    rows = data.rows(named=True)
-    columns = [
-        Column("Method", [visible(row["method"], 60) for row in rows], right=False),
-        Column("Rates tried", [str(row["tried"]) for row in rows]),
-        Column("Expected development score", [percent(row["expected"]) for row in rows]),
-    ]
-    caption = (
-        f"Development score to expect of the best of n learning rates, {_about(section)}, out of 100 "
-        "(Dodge et al. 2019)"
-    )
-    return Table(caption, columns, data, ["in the source language, which is all that chooses a rate"])
 
 
 def verdicts_table(verdicts: Sequence[Verdict]) -> Table:

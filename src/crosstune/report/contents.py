@@ -11,7 +11,7 @@ from crosstune.analysis.answer_language import SOURCE
 from crosstune.analysis.curves import MODEL_SIZE, curve, swept
 from crosstune.analysis.groups import Grouping
 from crosstune.report.sections import IN_ENGLISH, Section
-from crosstune.report.tables import paper, tables
+from crosstune.report.tables import effort, paper, tables
 from crosstune.report.tables.suite import SUITE, suite_table
 from crosstune.report.tables.tables import Table
 from crosstune.report.text import GROUPINGS, slug, visible
@@ -99,7 +99,7 @@ def contents(section: Section) -> list[Item]:
           for setting in swept(section.runs, section.scores) if setting != MODEL_SIZE],
         (not section.expected_validation.is_empty(),
          Item("expected-validation", "effort", "Expected development score of the best of n learning rates",
-              _figure("expected-validation", section), partial(tables.expected_validation, section))),
+              _figure("expected-validation", section), partial(effort.expected_validation, section))),
         *[(targets, Item(slug(by), "groups", f"Mean by {name.lower()} {counted}",
                          _figure("group-cells", section, by, "score") if many
                          else _figure("group-dots", section, by),

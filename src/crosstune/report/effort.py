@@ -8,6 +8,7 @@ import polars as pl
 from crosstune.analysis.transfer import canonical, settings_of
 from crosstune.claims.choose_runs import Setup, searched, setups
 from crosstune.claims.fairness import beside_the_method
+from crosstune.report.text import visible
 from crosstune.store.record import RunRecord
 
 
@@ -32,6 +33,22 @@ def unequal(methods: Mapping[str, Setup]) -> list[str]:
         )
         lines.append(f"{name.replace('_', ' ')} is not the same for all methods ({values_of})")
     return lines
+
+
+def seeds_left_out(methods: Mapping[str, Setup]) -> list[str]:
+    """Which methods' differences leave out a seed that their means are over."""
+    tried = {setup.tried for setup in methods.values()}
+    by_seed: dict[str, list[str]] = {}
+    for label, setup in methods.items() if len(tried) > 1 else ():
+        seeds = {run.seed for run in setup.runs}
+        if setup.selected_on & seeds and setup.selected_on < seeds:
+            names = ", ".join(map(str, sorted(setup.selected_on & seeds)))
+            by_seed.setdefault(names, []).append(visible(label, 60))
+    return [
+        f"seed {names} chose the rate of {', '.join(labels)}: means are over all seeds, differences from "
+        "methods that tried more or fewer rates leave it out"
+        for names, labels in by_seed.items()
+    ]
 
 
 def expected_validation(runs: Sequence[RunRecord]) -> pl.DataFrame:

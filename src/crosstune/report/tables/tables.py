@@ -10,6 +10,7 @@ from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
 from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
 from crosstune.analysis.statistics.bootstrap import DRAWS
 from crosstune.analysis.transfer import comparable
+from crosstune.report.effort import seeds_left_out
 from crosstune.report.findings import not_shown
 from crosstune.report.sections import IN_ENGLISH, Section, outcome
 from crosstune.report.text import (
@@ -82,7 +83,8 @@ class Table:
         return len(self.columns[0].cells)
 
 
-def _about(section: Section) -> str:
+def titled(section: Section) -> str:
+    """A section in a caption: its task, model and note."""
     return " ".join(visible(part, 80) for part in (section.task, "with", section.model, section.note) if part)
 
 
@@ -148,7 +150,7 @@ def transfer(section: Section) -> Table:
         Column("Targets", [str(row["targets"]) for row in rows], media=("file",)),
     ]  # fmt: skip
     measure = visible(first["measure"], 40)
-    caption = f"Transfer, {_about(section)}: {measure} out of 100{_guessing(section)}; {_of_means(section)}"
+    caption = f"Transfer, {titled(section)}: {measure} out of 100{_guessing(section)}; {_of_means(section)}"
     zero_shot = bool(data["zero_shot"].all())
     if not zero_shot:
         caption += "; † not zero-shot"
@@ -158,7 +160,7 @@ def transfer(section: Section) -> Table:
         notes.append(
             f"mean over the {targets} of {first['targets_seen']} target languages that every run has"
         )
-    notes += _held_out(section)
+    notes += seeds_left_out(section.setups)
     if not zero_shot:
         notes.append("† not zero-shot")
     if section.has_in_english:
@@ -210,22 +212,6 @@ def _tried(section: Section, method: str) -> str:
     """How many settings a method is the best of."""
     setup = section.setups[method]
     return "–" if setup.first.train is None else str(setup.tried)
-
-
-def _held_out(section: Section) -> list[str]:
-    """Which methods' differences leave out a seed that their means are over."""
-    tried = {setup.tried for setup in section.setups.values()}
-    by_seed: dict[str, list[str]] = {}
-    for label, setup in section.setups.items() if len(tried) > 1 else ():
-        seeds = {run.seed for run in setup.runs}
-        if setup.selected_on & seeds and setup.selected_on < seeds:
-            names = ", ".join(map(str, sorted(setup.selected_on & seeds)))
-            by_seed.setdefault(names, []).append(visible(label, 60))
-    return [
-        f"seed {names} chose the rate of {', '.join(labels)}: means are over all seeds, differences from "
-        "methods that tried more or fewer rates leave it out"
-        for names, labels in by_seed.items()
-    ]
 
 
 def _guessing(section: Section) -> str:
@@ -282,7 +268,7 @@ def languages(section: Section) -> Table:
         f"{measure}, out of 100{_guessing(section)}, mean over seeds",
         "○ marks a language that some runs lack; it is not part of the means above",
     ]
-    return Table(f"Scores by language, {_about(section)}, out of 100", columns, scores, notes)
+    return Table(f"Scores by language, {titled(section)}, out of 100", columns, scores, notes)
 
 
 def groups(section: Section, by: Grouping) -> Table:
@@ -299,7 +285,7 @@ def groups(section: Section, by: Grouping) -> Table:
         Column("Which", which, right=False, wide=True, media=("page",)),
     ]
     grouping = GROUPINGS[by].lower()
-    caption = f"Means over target languages by {grouping}, {_about(section)}, out of 100"
+    caption = f"Means over target languages by {grouping}, {titled(section)}, out of 100"
     return Table(caption, columns, means.with_columns(pl.col("codes").list.join(" ")), [f"by {grouping}"])
 
 
@@ -315,7 +301,7 @@ def all_differences(section: Section) -> Table:
     assert section.paired is not None
     tests = section.pairs(DRAWS).table()
     caption = (
-        f"Paired differences, {_about(section)}: points out of 100 as a mean over {tests['languages'][0]} "
+        f"Paired differences, {titled(section)}: points out of 100 as a mean over {tests['languages'][0]} "
         f"target languages{_guessing(section)}; {_covers(tests)}; h is Cohen's; detectable is "
         "the minimum detectable difference at 80% power, an estimate; better, n.s. and worse count languages"
     )
@@ -372,19 +358,3 @@ def _tested(section: Section, tests: pl.DataFrame) -> list[Column]:
         ),
         Column("In words", words, right=False, wide=True, media=("page",)),
     ]
-
-
-def expected_validation(section: Section) -> Table:
-    """Development score to expect of the best of n rates tried (Dodge et al. 2019)."""
-    data = section.expected_validation
-    rows = data.rows(named=True)
-    columns = [
-        Column("Method", [visible(row["method"], 60) for row in rows], right=False),
-        Column("Rates tried", [str(row["tried"]) for row in rows]),
-        Column("Expected development score", [percent(row["expected"]) for row in rows]),
-    ]
-    caption = (
-        f"Development score to expect of the best of n learning rates, {_about(section)}, out of 100 "
-        "(Dodge et al. 2019)"
-    )
-    return Table(caption, columns, data, ["in the source language, which is all that chooses a rate"])

@@ -1,4 +1,4 @@
 """Tables, for the terminal, CSV and LaTeX.
 
-May import `contents`, `findings`, `sections`, `text`.
+May import `contents`, `effort`, `findings`, `sections`, `text`.
 """

@@ -235,14 +235,13 @@ def test_the_chart_by_language_stars_what_holm_leaves() -> None:
 
 
 def test_a_pair_with_too_few_right_answers_is_not_enough_data_everywhere(tmp_path: Path) -> None:
-    """Of 150 answers, 4 right ones: the tests would find little, and nothing is said of the methods."""
-    runs, rows = simulate({"prefix": 0.03, "lora": 0.6}, languages=CODES, examples=30)
+    """Of 300 answers, some 12 right ones: the tests would find little, and nothing is said of the methods."""
+    runs, rows = simulate({"prefix": 0.03, "lora": 0.05}, languages=CODES, examples=30)
     folder = write_store(tmp_path / "runs", runs, with_choices(rows))
     results = crosstune.results(folder)
     (part,) = results.sections
     few = part.few("lora", "prefix")
-    assert re.fullmatch(r"\d+ right answers of prefix, fewer than 50", few)
-    assert part.few("lora", "lora") == ""
+    assert re.fullmatch(r"\d+ right answers of lora and prefix, fewer than 100", few)
     page = crosstune.report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
     out = io.StringIO()
     Console(file=out, width=400).print(results_table([part]))
@@ -251,3 +250,13 @@ def test_a_pair_with_too_few_right_answers_is_not_enough_data_everywhere(tmp_pat
     (verdict,) = results.verdict([crosstune.Claim(claim="c", method="lora", beats="prefix")]).rows(named=True)
     assert (verdict["verdict"], verdict["reason"]) == ("not enough data", few)
     assert [few in text for text in texts] == [True] * 4
+
+
+def test_a_method_that_is_nearly_always_wrong_is_told_from_one_that_is_not(tmp_path: Path) -> None:
+    """Of 200 answers, 6 right ones against 120: rare for one method, and not for the two together."""
+    runs, rows = simulate({"prefix": 0.03, "lora": 0.6}, languages=CODES, examples=40)
+    results = crosstune.results(write_store(tmp_path / "runs", runs, with_choices(rows)))
+    (part,) = results.sections
+    assert part.few("lora", "prefix") == ""
+    (verdict,) = results.verdict([crosstune.Claim(claim="c", method="lora", beats="prefix")]).rows(named=True)
+    assert verdict["verdict"] == "supported"

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import polars as pl
@@ -181,7 +182,7 @@ class Section:
         return tried(self.runs, self.scores)
 
     def few(self, a: str, b: str) -> str:
-        """Which of two methods has too few right or wrong answers to be tested; "" if none."""
+        """Whether two methods have too few right or wrong answers to be tested; "" if not."""
         return "" if self.paired is None else self.pairs().predictions(a, b).few_answers((a, b))
 
     def effort(self, a: str, b: str) -> str:
@@ -236,8 +237,10 @@ class Section:
                 "these runs, made by an older crosstune, do not say which questions share a passage: they "
                 "are taken as independent, and intervals are too narrow; remove the runs, run them again"
             )
-        few = [] if self.paired is None else [self.paired.few_answers([name]) for name in self.paired.methods]
-        result += [f"not enough data to test: {text}" for text in few if text]
+        paired = self.paired
+        few = [] if paired is None else [paired.few_answers(pair) for pair in combinations(paired.methods, 2)]
+        if few and all(few):
+            result.append(f"not enough data to test any pair of methods: {few[0]}")
         if skipped:
             result.append(f"{skipped:,} rows of the data could not be used and were left out")
         labels = dict(self.scores.select("run", "method").unique().iter_rows())

@@ -16,7 +16,7 @@ from crosstune.errors import UserError, did_you_mean
 from crosstune.metrics.statistic import MEAN, Statistic
 
 FEWEST_ANSWERS = 50
-"""With fewer right or fewer wrong answers a mean is too rare an event to test: docs/statistics.md."""
+"""Of a method on average: with fewer right or fewer wrong ones a mean is too rare an event to test."""
 
 Counts = NDArray[np.float32]
 
@@ -111,17 +111,24 @@ class PairedPredictions:
         return [self.languages.index(code) for code in wanted]
 
     def few_answers(self, methods: Sequence[str], languages: Sequence[str] | None = None) -> str:
-        """Which method has too few right or wrong answers in these languages to be tested; "" if none.
+        """Whether methods have too few right or wrong answers in these languages to be tested; "" if not.
 
-        Right-or-wrong and graded scores count as that many right answers, seeds averaged.
+        Without a difference they share one rate, which their answers together estimate: a method without a
+        wrong answer can be told from one with hundreds. Right-or-wrong and graded scores count as that many
+        right answers, seeds averaged.
         """
+        if self.statistic != MEAN:
+            return ""
         places = self.places(languages)
         columns = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in places])
-        for method in methods if self.statistic == MEAN else ():
-            right = float(self.scores[self.known(method)][:, columns].mean(axis=0).sum())
-            for kind, count in (("right", right), ("wrong", len(columns) - right)):
-                if count < FEWEST_ANSWERS:
-                    return f"{count:.0f} {kind} answers of {method}, fewer than {FEWEST_ANSWERS}"
+        answers = len(columns) * len(methods)
+        right = sum(
+            float(self.scores[self.known(method)][:, columns].mean(axis=0).sum()) for method in methods
+        )
+        fewest = FEWEST_ANSWERS * len(methods)
+        for kind, count in (("right", right), ("wrong", answers - right)):
+            if count < fewest:
+                return f"{count:.0f} {kind} answers of {' and '.join(methods)}, fewer than {fewest}"
         return ""
 
     def known(self, method: str) -> str:

@@ -377,4 +377,4 @@ def test_a_task_of_ones_own_from_the_hub(hub: HubServer, tmp_path: Path) -> None
     assert from_files == f"['de'] ['Wer?'] {QA} {OLD}"
     assert from_config == f"['de'] ['Wann?'] {QA} {CONVERTED}"
     assert "no file */dev-*.parquet; it holds de/test-0.parquet" in nothing
-    assert "unpinned.yaml:3: hub and revision go together" in unpinned
+    assert "unpinned.yaml:3: task: hub and revision go together" in unpinned

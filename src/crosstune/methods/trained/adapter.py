@@ -104,7 +104,10 @@ class Adapter(Method[AdapterConfig]):
         """One of the two."""
         if config.path or config.run:
             return None
-        return "adapter: give path, a folder that PEFT wrote or a hub id, or run, <store>/<id>"
+        return (
+            "adapter: give path, a folder that PEFT wrote or a hub id, or run, <store>/<id>; "
+            "a new bottleneck adapter: it is called bottleneck"
+        )
 
     @classmethod
     def count(cls, config: AdapterConfig, geometry: Geometry) -> int:

@@ -1,7 +1,8 @@
 """What the page opens with: what was compared, on what and when; of several sections, a row each."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import date
 
 from crosstune.analysis.transfer import comparable
 from crosstune.report.sections import ALPHA, Section
@@ -68,6 +69,9 @@ def _names(names: Iterable[str], most: int = 3) -> str:
 
 def _days(parts: Sequence[Section]) -> str:
     """The day of the last run, or the first and the last."""
-    days = sorted({run.finished[:10] for part in parts for run in part.runs if run.finished})
-    shown = [f"{date.day} {date:%B %Y}" for date in map(datetime.fromisoformat, days)]
+    dates = set()
+    for run in (run for part in parts for run in part.runs if run.finished):
+        with suppress(ValueError):  # a table of somebody else's may have any text there
+            dates.add(date.fromisoformat(run.finished[:10]))
+    shown = [f"{day.day} {day:%B %Y}" for day in sorted(dates)]
     return "" if not shown else f"; {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"; {shown[0]}"

@@ -70,8 +70,8 @@ def _names(names: Iterable[str], most: int = 3) -> str:
 def _days(parts: Sequence[Section]) -> str:
     """The day of the last run, or the first and the last."""
     dates = set()
-    for run in (run for part in parts for run in part.runs if run.finished):
-        with suppress(ValueError):  # a table of somebody else's may have any text there
-            dates.add(date.fromisoformat(run.finished[:10]))
+    for finished in (run.finished for part in parts for run in part.runs):
+        with suppress(ValueError):  # a record of somebody else's may have any text there
+            dates.add(date.fromisoformat((finished or "")[:10]))
     shown = [f"{day.day} {day:%B %Y}" for day in sorted(dates)]
     return "" if not shown else f"; {shown[0]} to {shown[-1]}" if len(shown) > 1 else f"; {shown[0]}"

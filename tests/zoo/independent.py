@@ -257,7 +257,7 @@ def gated_by_hand(
     """
 
     def twice(module: Any, output: nn.Module, prompt: tuple[Tensor, Tensor, Tensor]) -> Callable[..., Any]:
-        forward, caches = module.forward, ("layer_past", "past_key_values")
+        forward, caches = module.forward, ("layer_past", "past_key_values", "cache")
         keys, values, gate = prompt
 
         def entering(change: Callable[[Tensor], Tensor], args: Any, kwargs: Any) -> tuple[Tensor, Any]:

@@ -6,7 +6,7 @@
 #   scripts/test_wheel.sh newest
 #
 # torch stays as pinned in requirements-torch.txt (its builds differ by machine); TORCH=2.10.0 takes another.
-# The demo's model comes from the package index, or from the cache that CROSSTUNE_CACHE names.
+# LIMIT=2 runs the demo's study with two examples a language and two steps. The demo's model comes from the package index, or from the cache that CROSSTUNE_CACHE names.
 set -euo pipefail
 source=$(cd "$(dirname "$0")/.." && pwd)
 which=${1:?"lowest or newest"}
@@ -35,7 +35,12 @@ say() { echo; echo "$ crosstune $*"; }
 crosstune() { say "$@"; ../venv/bin/crosstune "$@"; }
 crosstune --version
 crosstune list studies
-crosstune demo
+if [ -n "${LIMIT:-}" ]; then
+    crosstune run studies/demo.yaml --limit "$LIMIT" --set train.steps=2
+    crosstune report runs/demo
+else
+    crosstune demo
+fi
 test -s runs/demo/report.html
 printf '\n\n\n\n' | crosstune init mine.yaml
 crosstune plan mine.yaml

@@ -57,6 +57,12 @@ class DefinedTask(PublishedTask):
     definition: ClassVar[Definition]
     folder: ClassVar[Path]
     without_prompt = "add one to its file"
+
+    @property
+    def licences(self) -> Mapping[str, str]:
+        """What its file says."""
+        return {self.name: self.definition.licence} if self.definition.licence else {}
+
     _commit: str | None = None  # of a dataset on the hub, once its files are here
 
     @cached_property

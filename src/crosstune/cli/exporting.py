@@ -53,7 +53,8 @@ def export(
             raise UserError("--push needs --adapter FOLDER or --merged FOLDER, which it uploads")
         from crosstune import api
 
-        files, remarks = [], []
+        files: list[Path] = []
+        remarks: list[str] = []
         if _TASKS in (form or ()):
             from crosstune.exporting.lm_eval_tasks import write_tasks
 

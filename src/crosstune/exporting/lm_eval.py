@@ -7,6 +7,7 @@ The harness looks for models in its own package alone. Importing this makes it k
 
 from typing import Any
 
+import torch
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 
@@ -30,6 +31,9 @@ class CrosstuneModel(AnsweringRun, LM):  # type: ignore[misc]  # the harness is 
                 "write --model_args run=STORE/ID; language= and tokens_per_pass= can stand beside it"
                 + (f", and {unknown}= cannot" if unknown else "")
             )
+        # What the harness says where it is told nothing.
+        if device == "cuda:0" and not torch.cuda.is_available():
+            device = None
         AnsweringRun.__init__(self, run, language, device, **more)
 
 

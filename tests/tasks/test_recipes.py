@@ -103,10 +103,11 @@ def test_every_language_is_read_and_scored(predictions: pl.DataFrame, task: str)
 
 def test_what_went_in(predictions: pl.DataFrame) -> None:
     system = "<s><system>Answer with the answer alone.\n"
-    (paws,) = predictions.filter(task="my-paws", method="none", language="de", example="1")["prompt"] or [""]
     words = WORDS["de"]
-    asked = f"<user>test_2k {words} 1\n{words}\nDo the two sentences mean the same?\n<assistant>"
-    assert paws == system + asked
+    paws = predictions.filter(task="my-paws", method="none", language="de")
+    for example, prompt in paws.select("example", "prompt").rows():
+        asked = f"<user>test_2k {words} {example}\n{words}\nDo the two sentences mean the same?\n<assistant>"
+        assert prompt == system + asked
     for prompt in predictions.filter(task="my-mmlu", method="few-shot")["prompt"]:
         roles = re.findall(r"<(system|user|assistant)>", prompt)
         assert roles == ["system", *["user", "assistant"] * 3]

@@ -21,7 +21,7 @@ CSQA = {"label": ["A", "B", "C"], "text": ["ka", "ki", "ku"]}
 PUBLISHED: dict[tuple[str, str], tuple[str, bool, str, dict, str, str]] = {
     ("paws-x", "de"): (
         "google-research-datasets/paws-x", False, "de/test-00000-of-00001.parquet",
-        {"id": 7, "sentence1": "Eins.", "sentence2": "Zwei.", "label": 0}, "Eins.", "no",
+        {"id": 7, "sentence1": "Eins.", "sentence2": "Zwei.", "label": 0}, "Eins.", "No",
     ),
     ("xstorycloze", "sw"): (
         "juletxara/xstory_cloze", True, "sw/eval/0000.parquet",
@@ -85,7 +85,7 @@ for name, language in json.load(sys.stdin):
     try:
         task = TASKS[name](TASKS[name].Options(source="hub"))
         (found,) = task.examples("test", language)
-        (source,) = task.sources
+        source = task.sources[0]
         print(json.dumps([found.prompt, found.answers[0], source["repo"], source["commit"]]))
     except Exception as error:
         print(json.dumps([repr(error)]))

@@ -274,7 +274,8 @@ def test_an_unusable_test_in_the_source_does_not_stop_the_others(model: Path, tm
     assert "test_en.jsonl:1" in record.data.model_extra["source_test_left_out"]
     assert "no scores in en, and no gaps to it: " in log.getvalue()
     alone = study_with(tmp_path, model, [{"file": "weather.yaml"}], methods=["none"], languages=["en"])
-    assert not run_study(alone, console=Console(file=io.StringIO())).done
+    with pytest.raises(UserError, match=r"test_en\.jsonl:1"):
+        go(alone)
 
 
 def test_written_answers_of_beams_are_a_protocol_of_their_own(model: Path, tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def killed_at(operation: int, folder: Path) -> contextlib.AbstractContextManager
 
 @contextlib.contextmanager
 def killed_in(step: int, batch: int) -> Any:
-    """The process is killed behind this step of training, or behind this batch of evaluation; 0 for neither."""
+    """The process is killed behind this step of training or this batch of evaluation; 0 for neither."""
     left = {"trained": step, "evaluated": batch}
 
     def deadly(name: str) -> Callable[[Display, Any], None]:

@@ -27,7 +27,7 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import CACHED, TokenLimit
-from crosstune.outputs.base import Answers, Output
+from crosstune.outputs.base import Answers, Output, refuse_nan
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.stream import Group, in_a_pass, in_batches
@@ -147,6 +147,7 @@ def _generate(
         while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
             some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), form)
             hidden = torch.cat([hidden, _read(lm, some, slots, form)])
+            refuse_nan(bool(hidden.isnan().any()))
             count = sum(len(tree.paths) for tree in some)
             rows += range(begun, begun + count)
             begun += count

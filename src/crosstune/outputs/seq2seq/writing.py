@@ -15,7 +15,7 @@ from crosstune.metrics.language_id import identify
 from crosstune.models.attention.choose import Source
 from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.base import Answers
+from crosstune.outputs.base import Answers, refuse_nan
 from crosstune.outputs.generation import cut, stopped
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
@@ -132,6 +132,7 @@ def greedy(
 
 def next_scores(lm: EncoderDecoder, states: Tensor) -> Tensor:
     """Scores ``[rows, vocabulary]`` of the next token; of those that the model never writes, the lowest."""
+    refuse_nan(bool(states.isnan().any()))
     scores = lm.logits(states)
     if lm.never:
         scores[:, list(lm.never)] = -torch.inf

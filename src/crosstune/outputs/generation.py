@@ -26,7 +26,7 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import CACHED, TokenLimit
-from crosstune.outputs.base import Answers, Output, written
+from crosstune.outputs.base import Answers, Output, refuse_nan, written
 from crosstune.outputs.decoding.beams import search
 from crosstune.outputs.decoding.ends import stopped, texts
 from crosstune.outputs.journal import Stream
@@ -140,6 +140,7 @@ def _generate(
         while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
             some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), form)
             hidden = torch.cat([hidden, _read(lm, some, slots, form)])
+            refuse_nan(bool(hidden.isnan().any()))
             count = sum(len(tree.paths) for tree in some)
             rows += range(begun, begun + count)
             begun += count
@@ -180,6 +181,7 @@ def _search(
         some = _next(waiting, cache // (longest * beams.count), in_a_pass(tokens, lm.device), form)
         slots = for_writing(lm, beams.count * sum(len(tree.paths) for tree in some), longest)
         first, read_next = _read(lm, some, slots, form), stepper(lm, slots, note)
+        refuse_nan(bool(first.isnan().any()))
 
         def step(rows: Tensor, newest: Tensor) -> Tensor:
             slots.take(rows.tolist())  # noqa: B023 - called before the next ones

@@ -29,8 +29,15 @@ COMPARISON = ["model", "task", "protocol"]
 ROW = [*COMPARISON, "setup"]
 """Columns that make one row of a results table: its runs differ in nothing but the seed."""
 
-SCORING = ("choices", "max_answer_tokens", "on_too_long", "chat_template", "system_prompt")
-"""Evaluation settings that change what an answer scores; the others change its speed, or the test data."""
+SCORING = (
+    *("choices", "max_answer_tokens", "on_too_long", "chat_template", "system_prompt"),
+    *("beams", "target_language_token"),
+)
+"""Evaluation settings that change what an answer scores: under others it is another protocol."""
+
+READING = ("head", "pooling", "piece", "two_way")
+"""Those that change how a model is read, in training and evaluation: other settings are another setup. What
+neither names changes the speed, or the test data."""
 
 
 def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predictions) -> pl.DataFrame:
@@ -292,6 +299,7 @@ def settings_of(run: RunRecord) -> dict[str, Any]:
         if key != "seed":
             name = key.replace("_", " ")
             flat[f"training {name}" if name in flat else name] = value
+    flat |= {f"evaluation {key}": run.evaluate[key] for key in READING if key in run.evaluate}
     flat["dtype"] = run.dtype
     flat["revision"] = run.revision
     if run.quantize is not None:

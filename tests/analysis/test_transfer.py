@@ -124,6 +124,8 @@ DATA = {"en": [1, 0], "de": [1, 1]}
     [
         {"task": {"version": 2}},
         {"task": {"options": {"limit": 5}}},
+        {"task": {"metrics": ["exact"]}},
+        {"task": {"file": {"path": "t.yaml", "sha256": "ab"}}},
         {"fingerprints": {"train": "t", "test": {"en": "data-en", "de": "other"}}},
         {"fingerprints": {"train": "t", "test": {"en": "data-en"}}},
         {"source_language": "de"},
@@ -170,7 +172,9 @@ def test_settings_that_differ_are_rows_with_names_of_their_own() -> None:
     assert sorted(out["method"]) == ["lora, learning rate 0.01", "lora, learning rate 0.1"]
 
 
-@pytest.mark.parametrize("change", [{"pooling": "mean"}, {"two_way": [3]}, {"head": False}, {"piece": "last"}])
+@pytest.mark.parametrize(
+    "change", [{"pooling": "mean"}, {"two_way": [3]}, {"head": False}, {"piece": "last"}]
+)
 def test_models_read_otherwise_are_no_seeds_of_one_another(change: dict[str, Any]) -> None:
     runs, predictions = table(
         (run("a", "lora", DATA), DATA), (run("b", "lora", DATA, 1, evaluate=change), DATA)

@@ -31,7 +31,7 @@ ROW = [*COMPARISON, "setup"]
 
 SCORING = (
     *("choices", "max_answer_tokens", "on_too_long", "chat_template", "system_prompt"),
-    *("beams", "target_language_token"),
+    *("target_language_token", "beams", "length_penalty", "early_stopping"),
 )
 """Evaluation settings that change what an answer scores: under others it is another protocol."""
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
-from crosstune.data.example import Example, Split, passage_key
+from crosstune.data.example import MOST_CHOICES, Example, Split, passage_key
 from crosstune.data.forms import form_of
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, read_rows
@@ -153,6 +153,8 @@ class DefinedTask(PublishedTask):
             choices = tuple(map(_composed, _texts(row, templates)))
             if len(choices) < 2:
                 raise row.error(f"{templates} should be a list of two or more texts")
+        if len(choices) > MOST_CHOICES:
+            raise row.error(f"{len(choices):,} choices; an example has {MOST_CHOICES:,} at most")
         if len(set(choices)) < len(choices):
             raise row.error(f"two choices are the same: {', '.join(choices)[:120]}")
         return choices

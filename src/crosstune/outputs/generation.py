@@ -20,7 +20,7 @@ from crosstune.metrics.language_id import identify
 from crosstune.models.attention.cache import DecodingCache, OwnCaches
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out, reading_form, turns
 from crosstune.models.attention.trees import Shared, Tree, grow
-from crosstune.models.fast.graphs import stepper
+from crosstune.models.fast.graphs import fetch, stepper
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import packed_weights
 from crosstune.models.language_model import LanguageModel
@@ -134,36 +134,50 @@ def _generate(
     longest = max(len(path) for tree in trees for path in tree.paths) + max_tokens
     cache = CACHED * tokens if cache is None else cache
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
-    slots = for_writing(lm, room, longest)
     form = reading_form(lm, lm.adaptation.front + max(len(tree.tokens) for tree in trees))
     if form is BatchForm.BY_ROTATION:
         form = BatchForm.PADDED  # only branches together are long; or `OwnCaches` read one text
-    step = stepper(lm, slots, note)
-    waiting = deque(trees)
-    begun = 0
-    rows: list[int] = []  # which answer each live row is writing
-    hidden = torch.zeros(0, lm.geometry.embedding or lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
-    while waiting or rows:
-        while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
-            some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), form)
-            hidden = torch.cat([hidden, _read(lm, some, slots, form)])
-            count = sum(len(tree.paths) for tree in some)
-            rows += range(begun, begun + count)
-            begun += count
-        chosen = lm.best(hidden)
-        ended = []
-        for row, token in enumerate(chosen.tolist()):
-            answer = answers[rows[row]]
-            if token not in lm.stop_ids:
-                answer.append(token)
-                if len(answer) < max_tokens and not stopped(lm, answer, stop):
-                    continue
-            ended.append(row)
-        if ended:
-            order = slots.drop(ended)
-            rows = [rows[row] for row in order]
-            chosen = chosen[torch.tensor(order, dtype=torch.long, device=chosen.device)]
-        hidden = step(chosen) if rows else hidden[:0]
+    steps = stepper(lm, for_writing(lm, room, longest), note)
+    slots, stop_ids = steps.slots, lm.stop_ids
+    waiting, begun = deque(trees), 0
+    rows: list[int | None] = []  # which answer each row is writing; None for an empty row
+    # Tokens on their way, each with what `rows` was when they were chosen.
+    sent: deque[tuple[Callable[[], list[int]], list[int | None]]] = deque()
+    over = [False] * len(answers)
+
+    def take(tokens: list[int], of: list[int | None]) -> None:
+        """Put tokens behind their answers; rows whose answers end there are free."""
+        nonlocal rows
+        for i, token in zip(of, tokens, strict=True):
+            if i is None or over[i]:
+                continue
+            if token not in stop_ids:
+                answers[i].append(token)
+            over[i] = token in stop_ids or len(answers[i]) == max_tokens or stopped(lm, answers[i], stop)
+        if ended := [row for row, i in enumerate(rows) if i is not None and over[i]]:
+            rows = [None if row in ended else i for row, i in enumerate(rows)]
+            rows = [rows[row] for row in slots.drop(ended)]
+
+    try:
+        while waiting or sent or any(i is not None for i in rows):
+            live = sum(i is not None for i in rows)
+            if len(sent) > steps.late or (sent and not live):
+                wait, of = sent.popleft()
+                take(wait(), of)
+            elif waiting and (not live or room - live >= max(len(waiting[0].paths), REFILL_SHARE * room)):
+                some = _next(waiting, room - live, in_a_pass(tokens, lm.device), form)
+                hidden, places = _read(lm, some, slots, form)
+                new: list[int | None] = list(range(begun, begun + len(places)))
+                begun += len(places)
+                rows += [None] * (slots.extent - len(rows))
+                for row, i in zip(places, new, strict=True):
+                    rows[row] = i
+                sent.append((fetch(steps.start(places, hidden, max_tokens)), new))
+            else:
+                sent.append((fetch(steps()), list(rows)))
+    except BaseException:
+        lm.steps = None  # the memory may be what was missing
+        raise
     return answers
 
 
@@ -183,16 +197,20 @@ def _next(waiting: deque[Tree], room: int, tokens: int, form: BatchForm) -> list
 
 def _read(
     lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache | OwnCaches, form: BatchForm
-) -> Tensor:
-    """Read prompts into free rows of the slots; hidden state of each last token, ``[prompts, hidden]``."""
+) -> tuple[Tensor, list[int]]:
+    """Read prompts into free rows of the slots.
+
+    Returns:
+        The hidden state of each prompt's last token, ``[prompts, hidden]``, and its row.
+    """
     front = lm.adaptation.front
     if isinstance(slots, OwnCaches):
-        states = []
+        states, rows = [], []
         for text in ([tree.tokens[at] for at in path] for tree in trees for path in tree.paths):
             alone = slots.reader()
             states.append(lm.hidden(torch.tensor([text], device=lm.device), read=alone)[:, -1])
-            slots.add(alone, [(0, list(range(front + len(text))))])
-        return torch.cat(states)
+            rows += slots.add(alone, [(0, list(range(front + len(text))))])
+        return torch.cat(states), rows
     placed = lay_out(form, trees, lm.pad_id, lm.device)
     read, width = slots.reader(), placed.ids.shape[1]
     paths = [
@@ -202,8 +220,8 @@ def _read(
     ]
     lasts = torch.tensor([line * width + path[-1] for line, path in paths], device=lm.device)
     hidden = lm.hidden(placed.ids, placed.layout, read, lasts)
-    slots.add(read, [(line, [*range(front), *(front + at for at in path)]) for line, path in paths])
-    return hidden
+    texts = [(line, [*range(front), *(front + at for at in path)]) for line, path in paths]
+    return hidden, slots.add(read, texts)
 
 
 def stopped(lm: LanguageModel, ids: list[int], stop: Sequence[str]) -> bool:

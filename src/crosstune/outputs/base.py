@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Unpack
 
 from crosstune.data.example import Example
+from crosstune.metrics.language_id import identify
 from crosstune.models.language_model import LanguageModel
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
@@ -32,6 +33,15 @@ def picked(examples: Sequence[Example], logprobs: Sequence[list[float]]) -> Answ
         example.choices[scores.index(max(scores))] for example, scores in zip(examples, logprobs, strict=True)
     ]
     return Answers(best, {"choice_logprobs": list(logprobs)})
+
+
+def written(task: Task, examples: Sequence[Example], texts: list[str]) -> Answers:
+    """Texts written in answer to examples, with the language that each was identified as (`identify`)."""
+    languages = [
+        identify(text, example.language, task.source_language)
+        for example, text in zip(examples, texts, strict=True)
+    ]
+    return Answers(texts, {"answer_language": languages})
 
 
 @dataclass(frozen=True)

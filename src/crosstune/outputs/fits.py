@@ -88,8 +88,6 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
         raise UserError(f"task {name}: exemplars are not put in front of its texts; choose another method")
     if geometry.encoder_layers:
         _check_encoder_decoder(name, kind, method, settings)
-    elif settings.beams > 1:
-        raise UserError(f"task {name}: evaluate.beams is for encoder-decoders; take it out")
     elif settings.target_language_token is not None:
         raise UserError(f"task {name}: evaluate.target_language_token is for encoder-decoders; take it out")
     if geometry.encoder:

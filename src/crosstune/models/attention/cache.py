@@ -10,8 +10,9 @@ On a GPU rows and columns are rounded up to powers of two: few shapes, each wort
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from transformers import DynamicCache
 
 from crosstune.models.attention import gpu_line
 from crosstune.models.attention.flash import kernel
+from crosstune.models.attention.flash.kernel import Places
 from crosstune.models.attention.layout import ridden
 from crosstune.models.protocol import Model
 
@@ -85,6 +87,16 @@ class OwnCaches:
         self.state = self.state[:, order]
         return order
 
+    def take(self, rows: Sequence[int]) -> None:
+        """As `DecodingCache.take`."""
+        first = {row: at for at, row in reversed([*enumerate(rows)])}
+        self.caches = [
+            self.caches[row] if first[row] == at else deepcopy(self.caches[row])
+            for at, row in enumerate(rows)
+        ]
+        self.lengths = [self.lengths[row] for row in rows]
+        self.state = self.state[:, list(rows)]
+
     def end(self) -> None:
         """As `DecodingCache.end`."""
         self.lengths = [None if length is None else length + 1 for length in self.lengths]
@@ -137,29 +149,6 @@ class NextTokens:
             return None
         where = self.cache.at(query.device).for_kernel(n)
         return kernel.attend_in_place(query[:, :, 0], *flat, *where, longest, scaling, window)[:, None]
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Where a step's tokens stand in a layer's memory; what several layers ask for is made once."""
-
-    firsts: Tensor  # ``[rows + 1]``: where each row begins, and the last one ends
-    lengths: Tensor  # ``[rows]``: tokens that each holds, a prefix left out
-    _known: dict[tuple[str, int], Any] = field(default_factory=dict)
-
-    def newest(self, n: int) -> Tensor:
-        """``[rows]``: where the newest tokens go, behind a prefix of ``n``."""
-        if ("newest", n) not in self._known:
-            self._known["newest", n] = self.firsts[:-1] + self.lengths + n
-        return cast(Tensor, self._known["newest", n])
-
-    def for_kernel(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
-        """int32: ends of the queries, beginnings of the rows, ``[rows + 1]`` each, and tokens in them."""
-        if ("kernel", n) not in self._known:
-            ends = torch.arange(len(self.firsts), dtype=torch.int32, device=self.firsts.device)
-            used = (self.lengths + (n + 1)).to(torch.int32)
-            self._known["kernel", n] = ends, self.firsts.to(torch.int32), used
-        return cast(tuple[Tensor, Tensor, Tensor], self._known["kernel", n])
 
 
 @dataclass
@@ -287,22 +276,30 @@ class DecodingCache:
 
     def _move(self, live: list[int]) -> list[int]:
         """Move the last rows into the gaps before them; the rows' previous numbers."""
-        count = len(live)
-        gaps = [row for row in range(count) if self.lengths[row] is None]
-        last = live[count - len(gaps) :][::-1]  # a gap each
-        places = torch.tensor([gaps, last], device=self.lm.device)
-        end = max(self.lengths[row] or 0 for row in last)
-        for store in (self.keys, self.values):
-            for i, tokens in store.items():
-                by_row, there = self._by_row(tokens), places.to(tokens.device)
-                columns = slice(_width(self._prompts[i]), _width(self._prompts[i]) + end)
-                by_row[there[0], columns] = by_row[there[1], columns]
-        self.state[:, places[0]] = self.state[:, places[1]]
-        order = list(range(count))
-        for gap, row in zip(gaps, last, strict=True):
+        order = list(range(len(live)))
+        gaps = [row for row in order if self.lengths[row] is None]
+        for gap, row in zip(gaps, live[::-1], strict=False):
             order[gap] = row
+        self._copy([order[gap] for gap in gaps], gaps)
         self.lengths = [self.lengths[row] for row in order]
         return order
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone, in this order; one that is named several times is copied."""
+        if list(rows) != list(range(len(rows))):
+            self._copy(rows, range(len(rows)))
+        self.lengths = [self.lengths[row] for row in rows]
+
+    def _copy(self, from_: Sequence[int], to: Sequence[int]) -> None:
+        """Copy what some rows hold to others."""
+        places = torch.tensor([list(from_), list(to)], device=self.lm.device)
+        end = max(self.lengths[row] or 0 for row in from_)
+        for store in (self.keys, self.values):
+            for i, tokens in store.items():
+                by_row, (source, target) = self._by_row(tokens), places.to(tokens.device)
+                columns = slice(_width(self._prompts[i]), _width(self._prompts[i]) + end)
+                by_row[target, columns] = by_row[source, columns]
+        self.state[:, places[1]] = self.state[:, places[0]]
 
     # --- a step ---------------------------------------------------------------------------------
 

@@ -5,7 +5,8 @@ of the model's heads (`crosstune.models.proof`).
 """
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -101,6 +102,29 @@ def attend_in_place(
     # With no window at all there is no order either, and heads that share keys are read together.
     sides = (-1, -1) if window is None else (window - 1, 0)
     return flash(query, keys, values, (ends, firsts), (1, longest), scaling, sides, used)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where a step's tokens stand in a layer's memory; what several layers ask for is made once."""
+
+    firsts: Tensor  # ``[rows + 1]``: where each row begins, and the last one ends
+    lengths: Tensor  # ``[rows]``: tokens that each holds, a prefix left out
+    _known: dict[tuple[str, int], Any] = field(default_factory=dict)
+
+    def newest(self, n: int) -> Tensor:
+        """``[rows]``: where the newest tokens go, behind a prefix of ``n``."""
+        if ("newest", n) not in self._known:
+            self._known["newest", n] = self.firsts[:-1] + self.lengths + n
+        return cast(Tensor, self._known["newest", n])
+
+    def for_kernel(self, n: int) -> tuple[Tensor, Tensor, Tensor]:
+        """int32: ends of the queries, beginnings of the rows, ``[rows + 1]`` each, and tokens in them."""
+        if ("kernel", n) not in self._known:
+            ends = torch.arange(len(self.firsts), dtype=torch.int32, device=self.firsts.device)
+            used = (self.lengths + (n + 1)).to(torch.int32)
+            self._known["kernel", n] = ends, self.firsts.to(torch.int32), used
+        return cast(tuple[Tensor, Tensor, Tensor], self._known["kernel", n])
 
 
 def compared_in_place(

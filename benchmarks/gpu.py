@@ -41,23 +41,14 @@ from crosstune.models.geometry import Geometry
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.models.memory.machine import ran_out
-from gpu_evaluation import cache_row, decoding_row, graph_row, scoring_row
+from gpu_evaluation import EVALUATION
 from gpu_rows import ANSWER, METHODS, Bench, Options, grid_row, mask_row, packing_row, training_row
 from harness import Row, Setting, tell, turns
 from random_model import SHAPES, random_lm
 
 ROWS: dict[str, Callable[[Bench], Row]] = {
     **{f"train-{name}": partial(training_row, name=name) for name in METHODS},
-    "score": scoring_row,
-    "decode": partial(decoding_row, name="decode", peer="HF generate", cache={}),
-    "decode-static": partial(
-        decoding_row,
-        name="decode-static",
-        peer="HF generate, static cache",
-        cache={"cache_implementation": "static"},
-    ),
-    "decode-graphs": graph_row,
-    "decode-cache": cache_row,
+    **EVALUATION,
     "prefix-mask": mask_row,
     "packing": packing_row,
     "grid": grid_row,

@@ -27,6 +27,7 @@ from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import CACHED, TokenLimit
 from crosstune.outputs.base import Answers, Output, written
+from crosstune.outputs.decoding import vllm_engine
 from crosstune.outputs.decoding.beams import search
 from crosstune.outputs.decoding.ends import stopped, texts
 from crosstune.outputs.journal import Stream
@@ -55,8 +56,22 @@ class Generation(Output):
         prompts = self.lm.tokens.prompts([example.prompt for example in examples])
         longest = self.settings.max_answer_tokens or task.max_answer_tokens
         tokens, beams = self.settings.tokens_per_pass, self.settings.search
+        if self.settings.engine == "vllm":
+            return written(task, examples, self._by_vllm(task, prompts, longest, **stream))
         answers = generate(self.lm, prompts, longest, task.stop, tokens, beams, **stream)
         return written(task, examples, answers)
+
+    def _by_vllm(
+        self, task: Task, prompts: Sequence[Sequence[int]], longest: int, **stream: Unpack[Stream]
+    ) -> list[str]:
+        """Answers by vLLM, all at once; what agreed with ours is noted on the passes."""
+        passes = stream.get("passes") or TokenLimit(self.settings.tokens_per_pass, self.lm.device)
+        ours = partial(generate, self.lm, max_tokens=longest, stop=task.stop, passes=passes)
+        answers, passes.engine = vllm_engine.answers(self.lm, prompts, longest, task.stop, ours)
+        passes.tokens += sum(map(len, prompts))
+        if (tell := stream.get("tell")) is not None:
+            tell(len(prompts))
+        return answers
 
 
 def generate(

@@ -267,6 +267,7 @@ def _backward(
 def _training_mode(method: Method, settings: TrainSettings, seed: int) -> Iterator[Blocks]:
     """Training mode on, global randomness (dropout) seeded, checkpointing as set; all put back after."""
     model: Any = method.attached().model
+    method.attached().steps = None  # recorded steps of writing give their memory back
     with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed)
         model.train()
@@ -301,4 +302,5 @@ def _paused(method: Method) -> Iterator[None]:
         try:
             yield
         finally:
+            method.attached().steps = None
             model.train()

@@ -230,7 +230,8 @@ class DecodingCache:
 
     def _by_row(self, store: Tensor) -> Tensor:
         """``[rows, width, kv_heads, size]``."""
-        return store[: self.rows * self.width].unflatten(0, (self.rows, self.width))
+        by_row: Tensor = store[: self.rows * self.width].unflatten(0, (self.rows, self.width))
+        return by_row
 
     # --- rows -----------------------------------------------------------------------------------
 
@@ -242,7 +243,8 @@ class DecodingCache:
         rows = [row for row, length in enumerate(self.lengths) if length is None]
         rows = [*rows, *range(self.extent, self.rows)][: len(texts)]
         self.lengths += [None] * (max(rows) + 1 - self.extent)
-        from_, to = [], []
+        from_: list[tuple[int, int]] = []
+        to: list[int] = []
         for row, (line, path) in zip(rows, texts, strict=True):
             self.lengths[row] = len(path)
             from_ += [(line, at) for at in path]
@@ -252,9 +254,9 @@ class DecodingCache:
         layers: list[Any] = read.layers
         for i, layer in enumerate(layers):
             keys, values, n = self._layer(i, layer.keys, layer.values)
-            line, place, column = (x.to(keys.device) for x in (lines, places, columns + n))
-            keys[column] = layer.keys[line, :, place]
-            values[column] = layer.values[line, :, place]
+            at_line, place, column = (x.to(keys.device) for x in (lines, places, columns + n))
+            keys[column] = layer.keys[at_line, :, place]
+            values[column] = layer.values[at_line, :, place]
         numbers = torch.tensor([rows, [len(path) for _, path in texts]], device=self.lm.device)
         self.state[LENGTHS, numbers[0]] = numbers[1]
         return rows

@@ -291,7 +291,7 @@ def compared_reading(
     for shared_prefix, n, window in cases if windows else cases[:-1]:
         line = VarlenBatch(lengths, shared_prefix, device, places, ends, window)
         tokens = shared_prefix + sum(lengths)
-        shapes = [(1, h, tokens, head_dim) for h in (heads, kv_heads, kv_heads)]
+        shapes: list[tuple[int, ...]] = [(1, h, tokens, head_dim) for h in (heads, kv_heads, kv_heads)]
         shapes += [(kv_heads, n, head_dim)] * 2 if n else []
         numbers = [torch.randn(*shape, generator=draw).to(device, dtype) for shape in shapes]
         exact = [x.float() for x in numbers]

@@ -110,7 +110,7 @@ class Steps:
 
     def __call__(self) -> Tensor:
         """Read each row's newest token; the next ones, ``[rows]``, which the next step overwrites."""
-        slots = self.slots
+        slots: DecodingCache | OwnCaches = self.slots
         if isinstance(slots, OwnCaches):
             state = slots.state
             self._choose(state, self._model.best(self._model.step(state[IDS], slots)))
@@ -219,7 +219,7 @@ class Trace(TorchDispatchMode):
     """What some work is made of: operations, numbers, and addresses of tensors that were there before it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Any] = []
         self._made: set[int] = set()
 

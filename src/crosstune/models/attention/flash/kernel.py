@@ -145,7 +145,7 @@ def compared_in_place(
     scores = q.view(texts, kv_heads, heads // kv_heads, head_dim) @ k.transpose(2, 3) * scaling
     column = torch.arange(width)
     for window in (None, 20) if windows else (None,):
-        fast = attend_in_place(*numbers, ends, firsts, used, 512, scaling, window)
+        fast = attend_in_place(numbers[0], numbers[1], numbers[2], ends, firsts, used, 512, scaling, window)
         seen = (column < lengths[:, None]) & (column >= lengths[:, None] - (window or width))
         weights = scores.masked_fill(~seen[:, None, None], -torch.inf).softmax(-1)
         yield fast.cpu(), (weights @ v).flatten(1, 2)

@@ -210,14 +210,13 @@ def suits(lm: Any, longest: int, note: Note | None = None, reading: bool = False
     ``note`` logs one line if the kernel is wanted and not used. With ``reading``, texts or trees of them that
     are only read.
     """
-    config = lm.decoder.config
     if lm.device.type != "cuda" or lm.dtype not in (torch.float16, torch.bfloat16):
         return False
     if drops_attention(lm) and not reading:
         return False
     if {lm.layer_device(i) for i in range(lm.geometry.layers)} != {lm.device}:
         return False
-    window = getattr(config, "sliding_window", None)
+    window = getattr(lm.decoder.config, "sliding_window", None)
     # A first position that is not 0 says that a prefix stands in front.
     if lm.adaptation.first_position and window is not None and window < longest:
         return False

@@ -42,6 +42,8 @@ def _check_vllm(
     name: str, kind: Kind, method: Method, geometry: Geometry, settings: EvaluateSettings
 ) -> None:
     """Refuse what vLLM is not asked to write."""
+    if settings.engine != "vllm":
+        return
     if kind != "generation" or geometry.encoder or geometry.encoder_layers:
         raise UserError(
             f"task {name}: evaluate.engine: vllm is for answers that a causal model writes; take it out"
@@ -108,10 +110,13 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     Raises:
         UserError: What does not go together, and what to choose.
     """
-    if settings.engine == "vllm":
-        _check_vllm(name, kind, method, geometry, settings)
+    _check_vllm(name, kind, method, geometry, settings)
     if method.shots and (form_of(kind).searched or form_of(kind).tags):
         raise UserError(f"task {name}: exemplars are not put in front of its texts; choose another method")
+    if method.turns and settings.chat_template is False:
+        raise UserError(
+            f"{method.name}: turns are those of a chat; set evaluate.chat_template: true, or take turns out"
+        )
     if geometry.encoder_layers:
         _check_encoder_decoder(name, kind, method, settings)
     elif settings.target_language_token is not None:
@@ -128,7 +133,13 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
                 f"task {name}, evaluate.head: false: this encoder was saved without its masked language "
                 "model and predicts no words; take head: false out"
             )
+    if settings.system_prompt is not None and settings.chat_template is False:
+        raise UserError(
+            f"task {name}: evaluate.system_prompt is a turn of a chat; set chat_template: true or auto"
+        )
     head = uses_head(kind, geometry, settings)
+    if settings.two_way and not head:
+        raise UserError(f"task {name}: evaluate.two_way is for tags told by a head; take it out")
     if head and not method.trains:
         raise UserError(
             f"task {name}: its answers are told by a head, which method {method.name} does not train; choose "

@@ -26,7 +26,7 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import CACHED, TokenLimit
-from crosstune.outputs.base import Answers, Output, written
+from crosstune.outputs.base import Answers, Output, refuse_nan, written
 from crosstune.outputs.decoding import vllm_engine
 from crosstune.outputs.decoding.beams import search
 from crosstune.outputs.decoding.ends import stopped, texts
@@ -175,6 +175,7 @@ def _generate(
             elif waiting and (not live or room - live >= max(len(waiting[0].paths), REFILL_SHARE * room)):
                 some = _next(waiting, room - live, in_a_pass(tokens, lm.device), form)
                 hidden, places = _read(lm, some, slots, form)
+                refuse_nan(bool(hidden.isnan().any()))
                 new: list[int | None] = list(range(begun, begun + len(places)))
                 begun += len(places)
                 rows += [None] * (slots.extent - len(rows))
@@ -209,6 +210,7 @@ def _search(
         some = _next(waiting, cache // (longest * beams.count), in_a_pass(tokens, lm.device), form)
         slots = for_writing(lm, beams.count * sum(len(tree.paths) for tree in some), longest)
         first, _ = _read(lm, some, slots, form)
+        refuse_nan(bool(first.isnan().any()))
 
         def step(rows: Tensor, newest: Tensor) -> Tensor:
             slots.take(rows.tolist())  # noqa: B023 - called before the next ones

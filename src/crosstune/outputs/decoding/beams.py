@@ -23,10 +23,9 @@ token ``[n]`` written last: scores ``[n, vocabulary]`` of the next token."""
 class _Search:
     """Of one text."""
 
-    going: list[
-        tuple[float, list[int]]
-    ]  # sum of log-probabilities and tokens of each open answer, best first
-    ended: list[tuple[float, list[int]]] = field(default_factory=list)  # score and tokens, best first
+    # Best first: sum of log-probabilities and tokens of open answers; score and tokens of those that ended.
+    going: list[tuple[float, list[int]]]
+    ended: list[tuple[float, list[int]]] = field(default_factory=list)
 
     def end(self, score: float, tokens: list[int], how: Beams) -> None:
         """An answer has ended."""

@@ -15,7 +15,7 @@ from crosstune.data.example import Example
 from crosstune.models.attention.choose import Source
 from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.base import Answers, written
+from crosstune.outputs.base import Answers, refuse_nan, written
 from crosstune.outputs.decoding.beams import search
 from crosstune.outputs.decoding.ends import stopped, texts
 from crosstune.outputs.journal import Stream
@@ -152,6 +152,7 @@ def beam_search(
 
 def next_scores(lm: EncoderDecoder, states: Tensor) -> Tensor:
     """Scores ``[rows, vocabulary]`` of the next token; of those that the model never writes, the lowest."""
+    refuse_nan(bool(states.isnan().any()))
     scores = lm.logits(states)
     if lm.never:
         scores[:, list(lm.never)] = -torch.inf

@@ -201,10 +201,12 @@ def _gradients(
     device = method.attached().device
     while True:
         done = passes.attempt(work, undo)
-        # Memory that ran out in another process: all do the step again.
-        if not parallel.summed([float(done is None)], device)[0] and done is not None:
+        # Where memory ran out in one of several processes, all do the step again.
+        failed = parallel.summed([float(done is None)], device)[0]
+        if done is not None and not failed:
             break
-        undo()
+        if done is not None:
+            undo()
     if parallel.processes() == 1:
         return done
     parallel.sum_gradients(method.parameters().values())

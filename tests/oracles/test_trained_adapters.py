@@ -115,6 +115,8 @@ def test_an_adapter_of_another_model(tiny_lm, tmp_path, kind, model, wrong):
         ({"peft_type": None}, "peft_type None is not taken"),
         ({"from_tomorrow": 3}, "the setting from_tomorrow: 3, which this version of peft lacks"),
         ({"target_modules": ["nothing"]}, "not found in the base model"),
+        ({"target_modules": "(("}, "does not fit"),
+        ({"r": "four"}, "does not fit"),
     ],
 )
 def test_folders_that_are_not_taken(tiny_lm, tmp_path, change, wrong):
@@ -146,6 +148,10 @@ def test_files(tmp_path):
     assert METHODS["adapter"].Config(path=str(tmp_path)).content != first.content
     with pytest.raises(UserError, match="has changed since"):
         METHODS["adapter"].Config.model_validate(record)
+    next(iter(tensors.values()))[0] = float("nan")
+    save_file(tensors, weights)
+    with pytest.raises(UserError, match="holds NaN or infinite numbers"):
+        METHODS["adapter"].Config(path=str(tmp_path)).source.tensors()
     weights.rename(tmp_path / "adapter_model.bin")
     with pytest.raises(UserError, match="pickled weights are never loaded"):
         METHODS["adapter"].Config(path=str(tmp_path)).content  # noqa: B018

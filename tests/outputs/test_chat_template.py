@@ -7,7 +7,9 @@ import torch
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
+from crosstune.methods import METHODS
 from crosstune.outputs.evaluate import evaluate
+from crosstune.outputs.fits import check_fits
 from crosstune.outputs.registry import output_of
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
@@ -99,6 +101,8 @@ def test_auto_follows_the_tokenizer_and_true_wants_a_template(lm):
     lm.tokenizer.chat_template = NO_SYSTEM
     with pytest.raises(UserError, match="cannot be used: no system turns"):
         lm.tokens.as_chat(True, "be short .")
+    with pytest.raises(UserError, match="system_prompt is a turn of a chat"):
+        check_fits("own", "choice", METHODS["lora"](), lm.geometry, EvaluateSettings(system_prompt="x"))
 
 
 def test_no_run_id_changes_without_it():

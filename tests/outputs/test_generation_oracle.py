@@ -12,6 +12,7 @@ from crosstune.models.attention.choose import BatchForm
 from crosstune.models.attention.trees import grow
 from crosstune.models.fast import graphs
 from crosstune.outputs import generation
+from crosstune.outputs.decoding.ends import cut
 from crosstune.outputs.generation import generate
 from reference_decoder import effect_of, reference_logits
 from tiny_models import SCORED, WINDOW, all_logits, attach, near, random_ids, row
@@ -168,7 +169,7 @@ def written(lm, texts: list[str], max_tokens: int = 50, stop=("\n",), end: bool 
     written = generation._generate(script, trees, max_tokens, stop, rows * longest)
     assert all(len(ids) <= max_tokens for ids in written)
     decoded = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-    return [generation.cut(text, stop).strip() for text in decoded], script.steps
+    return [cut(text, stop).strip() for text in decoded], script.steps
 
 
 def test_stop_strings(tiny_lm):

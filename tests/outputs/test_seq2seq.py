@@ -7,13 +7,13 @@ from torch.nn.functional import cross_entropy
 from crosstune.data.example import Example
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.registry import output_of
-from crosstune.outputs.seq2seq.beams import beam_search
 from crosstune.outputs.seq2seq.scoring import Question, score
-from crosstune.outputs.seq2seq.writing import greedy, write
-from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.seq2seq.writing import beam_search, greedy, write
+from crosstune.outputs.settings import Beams, EvaluateSettings
 from crosstune.training.batches import ready_parts
 from crosstune.training.objectives import answer_loss
-from tiny_encoder_decoders import CONFIGS, SOURCES, make_seq2seq, pair, seq2seq_model
+from eager_pairs import pair
+from tiny_encoder_decoders import CONFIGS, SOURCES, make_seq2seq, seq2seq_model
 from tiny_models import near
 
 EXAMPLES = [
@@ -96,7 +96,7 @@ def test_greedy_answers_are_those_of_transformers(family):
     assert texts == [lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in wanted]
 
 
-@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize("beams", [Beams(2), Beams(4), Beams(3, 0.3, True), Beams(3, -0.5, "never")])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_beams_find_what_those_of_transformers_do(family, beams):
     lm, eager = make_seq2seq(family), eager_of(family)
@@ -106,8 +106,9 @@ def test_beams_find_what_those_of_transformers_do(family, beams):
     # Tokens that come often end answers: searches end at several lengths.
     ends = [2, likely[0][3], likely[4][5]]
     lm.model.generation_config.eos_token_id = ends
-    ours = beam_search(lm, sources, [start] * len(sources), 9, beams)
-    how = {"num_beams": beams, "eos_token_id": ends}
+    ours = beam_search(beams, lm, sources, [start] * len(sources), 9)
+    how = {"num_beams": beams.count, "eos_token_id": ends}
+    how |= {"length_penalty": beams.length_penalty, "early_stopping": beams.early_stopping}
     wanted = [transformers_writes(eager, source, start, 9, **how) for source in sources]
     cut = [answer[: next((i for i, t in enumerate(answer) if t in ends), 9)] for answer in wanted]
     assert ours == cut

@@ -29,7 +29,10 @@ COMPARISON = ["model", "task", "protocol"]
 ROW = [*COMPARISON, "setup"]
 """Columns that make one row of a results table: its runs differ in nothing but the seed."""
 
-SCORING = ("choices", "max_answer_tokens", "on_too_long", "chat_template", "system_prompt")
+SCORING = (
+    *("choices", "max_answer_tokens", "on_too_long", "chat_template", "system_prompt"),
+    *("target_language_token", "beams", "length_penalty", "early_stopping"),
+)
 """Evaluation settings that change what an answer scores; the others change its speed, or the test data."""
 
 

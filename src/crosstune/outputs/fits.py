@@ -88,8 +88,6 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
         raise UserError(f"task {name}: exemplars are not put in front of its texts; choose another method")
     if geometry.encoder_layers:
         _check_encoder_decoder(name, kind, method, settings)
-    elif settings.beams > 1:
-        raise UserError(f"task {name}: evaluate.beams is for encoder-decoders; take it out")
     elif settings.target_language_token is not None:
         raise UserError(f"task {name}: evaluate.target_language_token is for encoder-decoders; take it out")
     if geometry.encoder:
@@ -104,7 +102,13 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
                 f"task {name}, evaluate.head: false: this encoder was saved without its masked language "
                 "model and predicts no words; take head: false out"
             )
+    if settings.system_prompt is not None and settings.chat_template is False:
+        raise UserError(
+            f"task {name}: evaluate.system_prompt is a turn of a chat; set chat_template: true or auto"
+        )
     head = uses_head(kind, geometry, settings)
+    if settings.two_way and not head:
+        raise UserError(f"task {name}: evaluate.two_way is for tags told by a head; take it out")
     if head and not method.trains:
         raise UserError(
             f"task {name}: its answers are told by a head, which method {method.name} does not train; choose "

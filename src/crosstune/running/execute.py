@@ -24,17 +24,25 @@ from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
 from crosstune.running.earlier.search_weights import take_up
 from crosstune.running.earlier.stages import FinishedStages
-from crosstune.running.prepared import attached, check_lengths, method_of, predictions, training_rows
+from crosstune.running.prepared import (
+    attached,
+    check_lengths,
+    held_out_rows,
+    method_of,
+    predictions,
+    training_rows,
+)
 from crosstune.running.progress import Display
 from crosstune.running.recording import with_text, write_record
 from crosstune.running.resume.folder import ResumeFolder, made_for
 from crosstune.running.task_data import TaskData, read_for
 from crosstune.store import provenance, store
-from crosstune.store.record import Cost, RunRecord
+from crosstune.store.record import Cost, HeldOut, RunRecord
 from crosstune.study.runs import Run
 from crosstune.study.spec import Study
 from crosstune.training import parallel
 from crosstune.training.loop import train
+from crosstune.training.objectives import mean_loss
 from crosstune.training.settings import TrainSettings
 from crosstune.training.state import Trained
 
@@ -76,7 +84,11 @@ class RunResult:
         if self.record.kind == "search":
             return f"dev {100 * (self.record.dev_score or 0):.1f}, {seconds}"
         if self.record.kind == "stage":
-            return f"loss {self.record.curve[-1].get('loss') or 0:.2f}, {seconds}"
+            held = self.record.held_out
+            told = (
+                "" if held is None else f", of held-out text {held.before:.2f} before, {held.after:.2f} after"
+            )
+            return f"loss {self.record.curve[-1].get('loss') or 0:.2f}{told}, {seconds}"
         task = self.record.task
         statistic = statistic_of(task.kind, task.metrics[0], task.sums)
         parts_of = self.predictions.partition_by("language", as_dict=True)
@@ -112,6 +124,7 @@ def execute(
     lm = loaded.lm
     method = method_of(run, lm, data)
     trained, train_from, seconds = None, None, 0.0
+    held_out: HeldOut | None = None
     table = pl.DataFrame(schema=form_of(data.task.kind).schema())
     digests = {} if stages is None else stages.digests()
     resume = ResumeFolder(work, made_for(run, lm, data, digests), shown.note)
@@ -133,8 +146,13 @@ def execute(
                 if taken is not None:
                     trained, train_from = taken
                 else:
+                    text = held_out_rows(run, lm, data)
+                    before = mean_loss(lm, text, answering) if text else None
                     limits = (learning, answering)
                     trained = _train(run, run.train, rows, method, data, shown, resume, *limits, stages)
+                    if before is not None:
+                        tokens, after = sum(row.learned for row in text), mean_loss(lm, text, answering)
+                        held_out = HeldOut(texts=len(text), tokens=tokens, before=before, after=after)
             answering.tokens = answering.too_long = 0  # from here on those of test examples
             if run.kind == "result":
                 table, seconds = _evaluate(run, method, data, shown, resume, answering)
@@ -157,6 +175,8 @@ def execute(
         resumed=resume.resumed,
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
+    if held_out is not None:
+        record = record.model_copy(update={"held_out": held_out})
     if stages is not None:
         record = with_text(record, stages.record(data.test))
     return RunResult(record, table, weights)

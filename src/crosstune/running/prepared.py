@@ -16,7 +16,7 @@ from crosstune.outputs.fits import check_fits, head_shape, kind_on
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.lengths import fitted, fitted_rows, refuses
 from crosstune.outputs.registry import output_of
-from crosstune.outputs.rows import Rows
+from crosstune.outputs.rows import Rows, TrainingRow
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
 from crosstune.study.runs import Run
@@ -57,6 +57,15 @@ def training_rows(run: Run, lm: LanguageModel, data: TaskData, passes: TokenLimi
     if not output.cuts:
         examples = fitted_rows(lm, examples, run.evaluate, passes)
     return output.rows(examples, run.train.loss)
+
+
+def held_out_rows(run: Run, lm: LanguageModel, data: TaskData) -> Sequence[TrainingRow]:
+    """Of a stage, the rows of the text that is held out of its training; of other runs none."""
+    if run.kind != "stage" or run.train is None:
+        return ()
+    held_out = [e for code in run.train.languages or () for e in data.task.examples("dev", code)]
+    rows = output_of(kind_on(data.task, lm.geometry), lm, run.evaluate).rows(held_out)
+    return rows[: run.train.dev_limit]
 
 
 def check_lengths(run: Run, lm: LanguageModel, data: TaskData) -> None:

@@ -79,7 +79,7 @@ def write_record(
             "source_language": task.source_language,
         },
         "source_language": task.source_language,
-        "languages": list(run.languages),
+        "languages": [code for code in run.languages if code in data.test],
         "added_languages": {code: ADDED[code] for code in run.languages if code in ADDED},
         "seed": run.seed,
         "train": train_facts(run, data, cost.train_too_long),

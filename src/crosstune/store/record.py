@@ -114,6 +114,15 @@ class Unlabelled(_Part):
     compared: Whole = 0  # test examples that have a text long enough to be looked for
 
 
+class HeldOut(_Part):
+    """Text held out of a stage's training, and its loss, in mean nats a token."""
+
+    texts: Whole
+    tokens: Whole
+    before: float
+    after: float
+
+
 class SearchRecord(_Part):
     """The runs that searched a learning rate, and the one chosen by their development scores."""
 
@@ -211,6 +220,7 @@ class RunRecord(_Part):
     head_parameters: Whole | None = None  # of a head trained with it; None for none, and in older records
     zero_shot: bool  # nothing but source-language data was trained on
     unlabelled: Unlabelled | None = None  # text that parts of the method were trained on
+    held_out: HeldOut | None = None  # of a stage whose ``text`` has ``held_out``
     fingerprints: Fingerprints
     overlap: Overlap | None = None
     data: DataRecord = DataRecord()

@@ -66,13 +66,17 @@ class Source:
         """The tensors, on the CPU.
 
         Raises:
-            UserError: They cannot be read.
+            UserError: They cannot be read, or are no numbers.
         """
         import torch
 
         from crosstune.models.tensor_file import read_tensors
 
-        return read_tensors(self.weights, torch.device("cpu"))
+        tensors = read_tensors(self.weights, torch.device("cpu"))
+        for name, x in tensors.items():
+            if not bool(x.isfinite().all()):
+                raise UserError(f"{self.weights}: {name} holds NaN or infinite numbers; train it again")
+        return tensors
 
 
 def peft_folder(path: str, revision: str | None = None) -> Source:

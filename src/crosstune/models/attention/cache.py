@@ -5,6 +5,7 @@ stands in front of it. So decoding reads keys and values in place and copies not
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -49,6 +50,15 @@ class OwnCaches:
         self.caches = [self.caches[row] for row in order]
         self.lengths = [self.lengths[row] for row in order]
         return order
+
+    def take(self, rows: Sequence[int]) -> None:
+        """As `DecodingCache.take`."""
+        first = {row: at for at, row in reversed([*enumerate(rows)])}
+        self.caches = [
+            self.caches[row] if first[row] == at else deepcopy(self.caches[row])
+            for at, row in enumerate(rows)
+        ]
+        self.lengths = [self.lengths[row] for row in rows]
 
     def end(self) -> None:
         """As `DecodingCache.end`."""
@@ -147,6 +157,18 @@ class DecodingCache:
             self.lengths.pop()
         self.live = len(order)
         return order
+
+    def take(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone, in this order; one that is named several times is copied."""
+        longest = max(self.lengths)
+        self.lengths = [self.lengths[row] for row in rows]
+        self.live = len(rows)
+        if list(rows) != list(range(len(rows))):
+            for store in (self.keys, self.values):
+                for i, block in store.items():
+                    n = _width(self._prompts[i])
+                    at = torch.tensor(rows, device=block.device)
+                    block[: len(rows), :, n : n + longest] = block[:, :, n : n + longest][at]
 
     def begin(self) -> Tensor:
         """Make ready to read one more token a row; its position in each text, ``[live]``."""

@@ -34,7 +34,8 @@ class LareqaOptions(QaOptions):
     Attributes:
         context: A candidate is its sentence and then its whole paragraph, cut where the model's positions end
             (XTREME-R: at 256 tokens); by default the sentence alone.
-        paragraphs: Only so many paragraphs of the 240, and the questions on them, for a quick look.
+        paragraphs: Only so many paragraphs of the 240, and the questions on them, for a quick look: all their
+            sentences are read, and `EvaluateSettings.limit` is of questions alone.
         question_prefix, text_prefix: Stand in front of questions and candidates ("query: " and "passage: "
             for models of the E5 family).
         layer: The states behind this layer, from 1 at the bottom; None for the last.

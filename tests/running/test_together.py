@@ -1,53 +1,49 @@
 """A study by two processes as torchrun starts them: the runs that one process makes, to rounding."""
 
-import io
-import multiprocessing
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-import torch
-from rich.console import Console
+import yaml
 
-from crosstune.running.runner import run_study
 from crosstune.store.record import RunRecord
-from crosstune.study.spec import Study
 from saved_model import study_of
 from tiny_models import DEVICE
 
 TRAIN = {"steps": 3, "batch_size": 4, "limit": 10, "evaluate_every": 2}
 
 
-def go(model: Path, store: Path) -> None:
+def started(model: Path, store: Path, rank: int | None = None, port: int = 0) -> "subprocess.Popen[str]":
+    """A process that runs the study: one of two, or by itself."""
+    file = store.with_suffix(f".{rank}.yaml")
     study = study_of(model, store, methods=["none", "lora", {"name": "full", "layers": 1}], train=TRAIN)
-    run_study(Study(**study), console=Console(file=io.StringIO()))
+    file.write_text(yaml.safe_dump(study))
+    torchrun = {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": "x",
+    }
+    env = os.environ | {"OMP_NUM_THREADS": "1"} | ({} if rank is None else torchrun)
+    command = [sys.executable, "-m", "crosstune", "run", str(file)]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def as_torchrun_does(rank: int, port: int, model: Path, store: Path) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "x"}
-    go(model, store)
-    os._exit(0)
-
-
+@pytest.mark.slow
 @pytest.mark.skipif(DEVICE != "cpu", reason="gloo on CPUs")
 def test_two_processes_make_a_study(model: Path, tmp_path: Path) -> None:
-    go(model, tmp_path / "alone")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    both = [
-        context.Process(target=as_torchrun_does, args=(rank, port, model, tmp_path / "both"))
-        for rank in range(2)
-    ]
-    for process in both:
-        process.start()
-    for process in both:
-        process.join(200)
-    assert [process.exitcode for process in both] == [0, 0]
+    both = [started(model, tmp_path / "both", rank, port) for rank in range(2)]
+    for process in [started(model, tmp_path / "alone"), *both]:
+        said, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, said
     alone = {file.parent.name: RunRecord.read(file) for file in (tmp_path / "alone").glob("*/run.json")}
     assert len(alone) == 3
     for run_id, record in alone.items():

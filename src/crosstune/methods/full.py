@@ -38,6 +38,8 @@ class Full(Method[FullConfig]):
     trains_weights = True
     Config = FullConfig
 
+    masters: "dict[str, nn.Parameter]"
+
     @property
     def default_rate(self) -> float:
         """Biases and norms are few, and take larger steps."""

@@ -207,9 +207,11 @@ def _same_rotation(plain: Callable[..., Any], device: torch.device, dtype: torch
         x, cos, sin = (
             torch.randn(*shape, length, 8, generator=draw).to(device, dtype) for shape in ((2, 3), (2,), (2,))
         )
-        sides = [
-            _gradients(lambda x, side=side: torch.cat(side(x, x, cos, sin), 1), x) for side in (fast, plain)
-        ]
+
+        def both(turned: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+            return lambda x: torch.cat(turned(x, x, cos, sin), 1)
+
+        sides = [_gradients(both(turned), x) for turned in (fast, plain)]
         return zip(*sides, strict=True)
 
     return FUSED.trusted((plain, device, dtype), lambda: [*compare(5), *compare(9)])

@@ -62,6 +62,7 @@ class Method(ABC, Generic[Settings]):
         needs_head: Whether all it trains is a head (`crosstune.methods.head`).
         Config: Its settings, the same class as in ``Method[...]``.
         shots: English exemplars that stand in every prompt (only `few-shot` has some).
+        turns: Whether these are turns of a chat.
         part: What it left on the model, while it is attached.
         merge: How its update was evaluated the last time; None for a method that has none.
     """
@@ -76,6 +77,7 @@ class Method(ABC, Generic[Settings]):
     needs_head: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     shots: int = 0
+    turns: bool = False
 
     def __init__(self, config: Settings | None = None) -> None:
         self.config = cast(Settings, self.Config()) if config is None else config

@@ -149,6 +149,12 @@ def test_auto_follows_the_tokenizer_and_true_wants_a_template(lm):
         check_fits("own", "choice", METHODS["lora"](), lm.geometry, EvaluateSettings(system_prompt="x"))
 
 
+def test_a_template_that_writes_the_date_reads_the_same_every_day(lm):
+    lm.tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} " + TEMPLATE
+    lm.tokens.as_chat(True)
+    assert lm.tokens.as_read("red").startswith("26 Jul 2024 ")
+
+
 def test_no_run_id_changes_without_it():
     assert {"chat_template", "system_prompt"}.isdisjoint(EvaluateSettings().model_dump())
     assert EvaluateSettings(chat_template="auto").model_dump()["chat_template"] == "auto"

@@ -12,6 +12,15 @@ TOKENS_KEPT = 20_000_000
 """Tokens of prompts that are kept to be used again: 80 MB."""
 
 
+ONE_DATE = """
+{%- macro strftime_now(format) -%}
+{{ '2024-07-26' if format == '%Y-%m-%d' else '26 Jul 2024' }}
+{%- endmacro -%}
+"""
+"""In front of a chat template that writes the day's date, which is then always Llama 3's default: else a
+prompt would be another every day, and so would what is made of it."""
+
+
 class Tokens:
     """A tokenizer of Hugging Face and the ids it gave, for an embedding of so many rows.
 
@@ -83,8 +92,13 @@ class Tokens:
         if system is not None:
             turns.insert(0, {"role": "system", "content": system})
         try:
+            template: str = self._tokenizer.get_chat_template()
             shown: str = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                turns,
+                chat_template=ONE_DATE + template if "strftime_now" in template else template,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
             )
         except Exception as error:  # jinja's, and whatever a template raises
             raise UserError(f"the chat template cannot be used: {first_line(error)}") from error

@@ -23,7 +23,7 @@ from crosstune.methods.deferred import LanguageModel, Tensor, nn
 from crosstune.methods.prompts.llama_adapter import LlamaAdapter, LlamaAdapterConfig
 from crosstune.methods.prompts.prefix import Prefix, PrefixConfig
 from crosstune.methods.prompts.soft_prompt import SoftPrompt, SoftPromptConfig
-from crosstune.methods.trained.folder import Source, finished_run, peft_folder
+from crosstune.methods.trained.folder import Source, check_sizes, finished_run, peft_folder
 from crosstune.methods.trained.tuner import GivenTuner, TunerConfig
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
@@ -111,10 +111,26 @@ class Adapter(Method[AdapterConfig]):
 
     @classmethod
     def count(cls, config: AdapterConfig, geometry: Geometry) -> int:
-        """Its tensors' entries; of a run what that trained; 0 of none."""
+        """Its tensors' entries; of a run what that trained; 0 of none.
+
+        Raises:
+            UserError: It is of a model of other sizes.
+        """
         if config.run:
-            return finished_run(config.run)[1].trained_parameters or 0
-        return sum(map(math.prod, config.source.shapes.values())) if config.path else 0
+            source, record = finished_run(config.run)
+            trained, settings = record.trained_parameters or 0, record.method.settings
+            if (kind := cls.known.get(record.method.name)) and not record.head_parameters:
+                here = kind.count(kind.Config.model_validate(settings), geometry)
+                if here != trained:
+                    raise UserError(
+                        f"adapter: {source.name} trained {trained:,} parameters of {record.model}, and would "
+                        f"have {here:,} on this model; name the model that it was trained on"
+                    )
+            return trained
+        if not config.path:
+            return 0
+        check_sizes(config.source, geometry)
+        return sum(map(math.prod, config.source.shapes.values()))
 
     @property
     def untuned(self) -> bool:

@@ -57,6 +57,12 @@ class DefinedTask(PublishedTask):
     definition: ClassVar[Definition]
     folder: ClassVar[Path]
     without_prompt = "add one to its file"
+
+    @property
+    def licences(self) -> Mapping[str, str]:
+        """What its file says."""
+        return {self.name: self.definition.licence} if self.definition.licence else {}
+
     _commit: str | None = None  # of a dataset on the hub, once its files are here
 
     @cached_property
@@ -164,7 +170,10 @@ class DefinedTask(PublishedTask):
         value = _composed(_text(row, column))
         if how == "text":
             if value not in choices:
-                raise row.error(f"{column} {value[:60]!r} is none of the choices: {', '.join(choices)[:120]}")
+                raise row.error(
+                    f"{column} {value[:60]!r} is none of the choices: {', '.join(choices)[:120]}"
+                    + _number_hint(value, len(choices))
+                )
             return value
         if how == "letter":
             place = string.ascii_uppercase.find(value.upper()) if len(value) == 1 else -1
@@ -190,6 +199,15 @@ class DefinedTask(PublishedTask):
                     'answer: it could never be matched; change "stop:" or the answer'
                 )
         return answers
+
+
+def _number_hint(value: str, count: int) -> str:
+    """What to write where an answer looks like the number, or the letter, of a choice."""
+    if value.isdecimal() and int(value) <= count:
+        return "; if it is the number of a choice, add answer_is: index0, or index1 where the first is 1"
+    if len(value) == 1 and value.upper() in string.ascii_uppercase[:count]:
+        return "; if it is the letter of a choice, add answer_is: letter"
+    return ""
 
 
 def make_class(text: str, path: Path) -> type[DefinedTask]:

@@ -160,7 +160,7 @@ class Method(ABC, Generic[Settings]):
 
     @abstractmethod
     def parameters(self) -> "dict[str, nn.Parameter]":
-        """The fp32 parameters the optimiser steps, by name."""
+        """The parameters the optimiser steps, by name: fp32, or without masters the model's own weights."""
 
     def rate_factors(self) -> dict[str, float]:
         """By parameter, what its learning rate is multiplied by; 1 for those that are not named."""
@@ -169,6 +169,9 @@ class Method(ABC, Generic[Settings]):
     def trained_parameters(self) -> int:
         """How many there are: `count`, of what is attached."""
         return sum(parameter.numel() for parameter in self.parameters().values())
+
+    def use_masters(self, wanted: bool) -> None:
+        """Called before training: whether fp32 copies of the model's own weights are stepped instead."""
 
     def begin_training(self, steps: int) -> list[int]:
         """Called before the first step, and again when training resumes.

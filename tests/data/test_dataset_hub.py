@@ -333,6 +333,7 @@ def test_the_document_names_every_repository_at_its_revision():
         row = next(line for line in rows if line.startswith(f"| `{name}` "))
         assert f"`{entry.repo}`" in row
         assert f"`{entry.revision}`" in row
+        assert f"| {entry.licence} |" in row
 
 
 OWN_TASK = """

@@ -86,6 +86,10 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     """
     if method.shots and (form_of(kind).searched or form_of(kind).tags):
         raise UserError(f"task {name}: exemplars are not put in front of its texts; choose another method")
+    if method.turns and settings.chat_template is False:
+        raise UserError(
+            f"{method.name}: turns are those of a chat; set evaluate.chat_template: true, or take turns out"
+        )
     if geometry.encoder_layers:
         _check_encoder_decoder(name, kind, method, settings)
     elif settings.target_language_token is not None:

@@ -70,6 +70,7 @@ class TaskRecord(_Part):
     options: Json = {}  # of the task, such as prompt_language
     file: Json | None = None  # path and SHA-256 of a task from a user's file
     splits: Json = {}  # where each split came from
+    licences: dict[str, str] = {}  # of its data, by dataset, where they are known
 
 
 class Fingerprints(_Part):

@@ -187,6 +187,8 @@ def _evaluate(
     run: Run, method: Method, data: TaskData, shown: Display, resume: ResumeFolder, passes: TokenLimit
 ) -> tuple[pl.DataFrame, float]:
     """Answers to all test examples, one row each, and the seconds they took."""
+    if remark := without_head(method).remark:
+        shown.note(f"  {remark}")
     shown.evaluating(sum(len(examples) for examples in data.test.values()))
     began = time.perf_counter()
     with resume.journal(method.state()) as journal:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.models.geometry import geometry_of
 from tiny_models import CONFIGS, WINDOW, all_logits, near, random_ids, row, tiny_model
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
@@ -103,6 +104,30 @@ def test_an_adapter_of_another_model(tiny_lm, tmp_path, kind, model, wrong):
     assert "\n" not in str(error.value)
     assert lm.adaptation.parts == []
     assert torch.equal(all_logits(lm, IDS), plain)
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "wrong"),
+    [
+        ("lora", {"num_hidden_layers": 2}, "and this model 2 layers"),
+        ("lora", {"intermediate_size": 80}, "mlp.down_proj.lora_A.weight is 96 wide, and this model's 80"),
+        ("lora", {"num_key_value_heads": 4}, "k_proj.lora_B.weight is 32 wide, and this model's 64"),
+        ("prefix", {"num_hidden_layers": 2}, "prompt_embeddings is 192 wide, and this model's 128"),
+        ("prompt", {"hidden_size": 32}, "prompt_embeddings is 64 wide, and this model's 32"),
+        ("adaption", {"hidden_size": 32}, "adaption_prompt is 64 wide, and this model's 32"),
+        ("lora", {}, ""),
+        ("adaption", {}, ""),
+    ],
+)
+def test_it_is_told_before_a_model_is_loaded(tmp_path, kind, model, wrong):
+    saved(kind, "llama", tmp_path)
+    geometry = geometry_of(CONFIGS["llama"](**model))
+    config = METHODS["adapter"].Config(path=str(tmp_path))
+    if wrong:
+        with pytest.raises(UserError, match=f"is of another model: .*{wrong}|{wrong}"):
+            METHODS["adapter"].count(config, geometry)
+    else:
+        assert METHODS["adapter"].count(config, geometry) > 0
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,9 @@ def test_the_in_batch_softmax(family, symmetric):
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(i))
     examples = [
         Example(str(i), "en", question, (text,))
-        for i, (question, text) in enumerate([("who", "a b c"), ("what in", "yes"), ("w", "the the in")])
+        for i, (question, text) in enumerate(
+            [("who", "a b c"), ("what in", "yes"), ("w", "the the in"), ("why", "yes")]
+        )
     ]
     rows = Retrieval(lm, EvaluateSettings()).rows(examples, "symmetric" if symmetric else "answer")[:]
 
@@ -137,7 +139,10 @@ def test_the_in_batch_softmax(family, symmetric):
 
     asked = torch.stack([vector(example.prompt) for example in examples])
     texts = torch.stack([vector(example.answers[0]) for example in examples])
-    odds = torch.exp((asked @ texts.T).double() / 0.01)
+    # One question's right text is no wrong one of another.
+    odds = torch.exp((asked @ texts.T).double() / 0.01) * torch.tensor(
+        [[a is b or a.answers != b.answers for b in examples] for a in examples]
+    )
     loss = -(odds.diag() / odds.sum(1)).log().mean()
     if symmetric:
         loss = (loss - (odds.diag() / odds.sum(0)).log().mean()) / 2

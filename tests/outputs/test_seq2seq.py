@@ -49,6 +49,15 @@ def test_loss_is_that_of_each_pair(family, kind):
         near(f"loss of {family}", ours, torch.tensor(wanted))
 
 
+def test_answers_stand_behind_the_token_that_bart_puts_first():
+    lm = make_seq2seq("mbart")
+    lm.model.generation_config.forced_bos_token_id = 1
+    row = output_of("choice", lm, EvaluateSettings()).rows(EXAMPLES)[0]
+    assert (row.ids[:2], row.answer) == ((2, 1), len(row.ids) - 2)
+    (mine,) = lm.model.generate(torch.tensor([SOURCES[0]]), max_new_tokens=2, num_beams=1)[:, :2].tolist()
+    assert mine == [2, 1]
+
+
 @pytest.mark.parametrize("choices", ["label", "label-per-token", "first-token"])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_choices_are_scored_as_one_by_one(family, choices):

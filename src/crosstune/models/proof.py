@@ -20,10 +20,11 @@ from crosstune.errors import first_line
 T = TypeVar("T")
 Note = Callable[[str], None]
 
-Part = Literal["graphs", "packing", "fitting"]
+Part = Literal["graphs", "packing", "fitting", "fusing"]
 """``graphs``: recorded decoding steps (`crosstune.models.fast.graphs`). ``packing``: no padding in training
 (`crosstune.models.attention.gpu_line`). ``fitting``: memory measured before the first large step of training
-and the first large batch of evaluation (`crosstune.models.memory.measure`)."""
+and the first large batch of evaluation (`crosstune.models.memory.measure`). ``fusing``: norms, rotation and
+gates in one kernel each, and LoRA's update in 16 bits, in training (`crosstune.models.fast.kernels`)."""
 
 _log = logging.getLogger("crosstune")
 

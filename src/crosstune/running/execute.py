@@ -1,6 +1,7 @@
 """One run: attach, train, evaluate, detach; and the record of it."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,11 +35,12 @@ from crosstune.running.prepared import (
 from crosstune.running.progress import Display
 from crosstune.running.recording import with_text, write_record
 from crosstune.running.resume.folder import ResumeFolder, made_for
-from crosstune.running.task_data import TaskData
+from crosstune.running.task_data import TaskData, read_for
 from crosstune.store import provenance, store
 from crosstune.store.record import Cost, HeldOut, RunRecord
 from crosstune.study.runs import Run
 from crosstune.study.spec import Study
+from crosstune.training import parallel
 from crosstune.training.loop import train
 from crosstune.training.objectives import mean_loss
 from crosstune.training.settings import TrainSettings
@@ -146,7 +148,8 @@ def execute(
                 else:
                     text = held_out_rows(run, lm, data)
                     before = mean_loss(lm, text, answering) if text else None
-                    trained = _train(run, run.train, rows, method, data, shown, resume, learning, answering)
+                    limits = (learning, answering)
+                    trained = _train(run, run.train, rows, method, data, shown, resume, *limits, stages)
                     if before is not None:
                         tokens, after = sum(row.learned for row in text), mean_loss(lm, text, answering)
                         held_out = HeldOut(texts=len(text), tokens=tokens, before=before, after=after)
@@ -169,6 +172,7 @@ def execute(
         too_long=answering.too_long,
         train_too_long=learning.too_long,
         halvings=learning.halvings + answering.halvings,
+        engine=answering.engine,
         resumed=resume.resumed,
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
@@ -183,6 +187,8 @@ def _evaluate(
     run: Run, method: Method, data: TaskData, shown: Display, resume: ResumeFolder, passes: TokenLimit
 ) -> tuple[pl.DataFrame, float]:
     """Answers to all test examples, one row each, and the seconds they took."""
+    if remark := without_head(method).remark:
+        shown.note(f"  {remark}")
     shown.evaluating(sum(len(examples) for examples in data.test.values()))
     began = time.perf_counter()
     with resume.journal(method.state()) as journal:
@@ -214,6 +220,7 @@ def _train(
     resume: ResumeFolder,
     learning: TokenLimit,
     answering: TokenLimit,
+    stages: FinishedStages | None,
 ) -> Trained:
     dev = {data.task.source_language: data.dev[: settings.dev_limit]}
 
@@ -222,5 +229,25 @@ def _train(
         return statistic_of(task.kind, task.metrics[0], sums_in(table.columns)).of(table)
 
     wanted = dev_score if settings.evaluate_every is not None else None
+    parallel.from_the_first((run, stages))
     checkpoint = resume.checkpoint(learning, answering)
     return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)
+
+
+def follow(study: Study) -> None:
+    """Train along with the first process (`crosstune.training.parallel`), which does all else alone."""
+    loaded: dict[str, LanguageModel] = {}
+    while (job := parallel.from_the_first()) is not None:
+        run, stages = job
+        if run.model not in loaded:
+            loaded = {run.model: load_for(study, run.model).lm}
+        lm, data = loaded[run.model], read_for(run.task.make(), [run])
+        method = method_of(run, lm, data)
+        if stages is not None:
+            stages.give(without_head(method))
+        passes = TokenLimit(run.train.tokens_per_pass, lm.device, "training")
+        # What stops the first process in training stops this one too; the first says it.
+        with suppress(UserError), attached(method, lm, run.seed, data.task.source_language):
+            rows = training_rows(run, lm, data, passes)
+            scored = None if run.train.evaluate_every is None else float
+            train(method, rows, run.train, run.seed, scored, passes=passes)

@@ -17,6 +17,7 @@ from crosstune.outputs.journal import Stream
 from crosstune.outputs.lengths import fitted, fitted_rows, refuses
 from crosstune.outputs.registry import output_of
 from crosstune.outputs.rows import Rows, TrainingRow
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
 from crosstune.study.runs import Run
@@ -102,6 +103,23 @@ def predictions(
 ) -> pl.DataFrame:
     """The table of predictions of an attached method; arguments and result as of `evaluate`."""
     solved = solved_examples(method, lambda: data.train_for(None), run.seed)
-    prompted = {language: with_exemplars(some, solved) for language, some in examples.items()}
-    with method.evaluating():
-        return evaluate(method.attached(), data.task, prompted, run.evaluate, **stream)
+    lm = method.attached()
+    with shown_first(method, lm, run.evaluate, solved) as in_prompt, method.evaluating():
+        prompted = {language: with_exemplars(some, in_prompt) for language, some in examples.items()}
+        return evaluate(lm, data.task, prompted, run.evaluate, **stream)
+
+
+@contextmanager
+def shown_first(
+    method: Method, lm: LanguageModel, settings: EvaluateSettings, solved: list[Example]
+) -> Iterator[list[Example]]:
+    """Inside, exemplars are turns of the chat where the method has them so; the others stand in the prompts.
+
+    Gives those for the prompts.
+    """
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
+    if not (solved and method.turns and lm.tokens.in_chat):
+        yield solved
+        return
+    with lm.tokens.behind((example.prompt, example.answers[0]) for example in solved):
+        yield []

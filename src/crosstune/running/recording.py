@@ -76,6 +76,7 @@ def write_record(
             "options": run.task.options.model_dump(mode="json"),
             "file": None if file is None else {"path": str(file.path), "sha256": file.sha256},
             "splits": dict(task.split_names),
+            "licences": dict(task.licences),
             "source_language": task.source_language,
         },
         "source_language": task.source_language,

@@ -70,6 +70,7 @@ class TaskRecord(_Part):
     options: Json = {}  # of the task, such as prompt_language
     file: Json | None = None  # path and SHA-256 of a task from a user's file
     splits: Json = {}  # where each split came from
+    licences: dict[str, str] = {}  # of its data, by dataset, where they are known
 
 
 class Fingerprints(_Part):
@@ -140,6 +141,7 @@ class Cost(_Part):
     train_padded_tokens: Whole | None = None
     steps: Whole | None = None
     reuse: Json | None = None
+    engine: Json | None = None  # another library that wrote answers, and how many of them agreed with ours
     peak_memory_bytes: Whole | None = None
     load_seconds: float | None = None
     evaluate_seconds: float | None = None

@@ -172,6 +172,7 @@ def execute(
         too_long=answering.too_long,
         train_too_long=learning.too_long,
         halvings=learning.halvings + answering.halvings,
+        engine=answering.engine,
         resumed=resume.resumed,
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)

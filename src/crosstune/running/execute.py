@@ -185,6 +185,7 @@ def execute(
         too_long=answering.too_long,
         train_too_long=learning.too_long,
         halvings=learning.halvings + answering.halvings,
+        engine=answering.engine,
         resumed=resume.resumed,
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
@@ -199,6 +200,8 @@ def _evaluate(
     run: Run, method: Method, data: TaskData, shown: Display, resume: ResumeFolder, passes: TokenLimit
 ) -> tuple[pl.DataFrame, float]:
     """Answers to all test examples, one row each, and the seconds they took."""
+    if remark := without_head(method).remark:
+        shown.note(f"  {remark}")
     shown.evaluating(sum(len(examples) for examples in data.test.values()))
     began = time.perf_counter()
     with resume.journal(method.state()) as journal:

@@ -41,7 +41,7 @@ from crosstune.models.geometry import Geometry
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.models.memory.machine import ran_out
-from gpu_evaluation import cache_row, decoding_row, graph_row, scoring_row
+from gpu_evaluation import EVALUATION
 from gpu_rows import (
     ANSWER,
     METHODS,
@@ -61,18 +61,10 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     # Most telling first: when the time is over, the rest is not begun.
     "train-lora": partial(training_row, name="lora"),
     "train-lora-packed": partial(training_row, name="lora", packed=True),
-    "decode-static": partial(
-        decoding_row,
-        name="decode-static",
-        peer="HF generate, static cache",
-        cache={"cache_implementation": "static"},
-    ),
-    "score": scoring_row,
+    **{name: EVALUATION[name] for name in ("decode-8", "decode-64", "score-passages", "score")},
     "train-full-8bit": partial(training_row, name="full-8bit"),
     **{f"train-{name}": partial(training_row, name=name) for name in METHODS if name not in FIRST},
-    "decode": partial(decoding_row, name="decode", peer="HF generate", cache={}),
-    "decode-graphs": graph_row,
-    "decode-cache": cache_row,
+    **EVALUATION,
     "prefix-mask": mask_row,
     "packing": packing_row,
     "grid": grid_row,

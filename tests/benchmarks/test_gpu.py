@@ -52,19 +52,20 @@ def test_every_row(gpu, tmp_path):
         assert result["machine"]["versions"]["torch"] == importlib.metadata.version("torch")
     assert results["decode-graphs"]["work"]["recorded"] is False
     assert results["decode-cache"]["work"] == {"tokens": 80, "cache": 16384, "cache_as_set": 16384}
+    assert results["score-passages"]["work"]["tokens"] > 4 * 24 * 5 / 2
     compared = [n for n, r in results.items() if r["answers"]["figures"]]
     assert set(compared) >= {"train-soft-prompt", "train-prefix-kv", "train-llama-adapter", "train-lora"}
-    assert results["decode"]["answers"]["text"].startswith("2 of 2 answers the same")
+    assert results["decode-8"]["answers"]["text"].startswith("2 of 2 answers the same")
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_checkpointing_in_16_bits(gpu, tmp_path):
     run, _ = gpu
     code, results = run(
-        tmp_path, "train-prefix-kv", "train-lora", "decode", "--checkpointing", "--dtype", "bfloat16"
+        tmp_path, "train-prefix-kv", "train-lora", "decode-8", "--checkpointing", "--dtype", "bfloat16"
     )
     assert code == 0
-    decoding = {"decode", "decode-static", "decode-graphs", "decode-cache"}
+    decoding = {"decode-8", "decode-8-static", "decode-8-2048"}
     assert set(results) == decoding | {"train-prefix-kv", "train-lora", "train-lora-packed"}
     assert "PEFT refuses it" in results["train-prefix-kv"]["title"]
 

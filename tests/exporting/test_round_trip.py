@@ -59,8 +59,14 @@ def test_a_peft_folder(runs: Any, model: Path, tmp_path: Path, name: str) -> Non
     method = KNOWN["adapter"](KNOWN["adapter"].Config(path=str(written.folder)))
     method.attach(lm)
     near(f"written and read again: {name}", all_logits(lm, IDS), wanted, 1e-5)
+    assert method.remark == ""
+    lm.name = "other/model"
+    again = KNOWN["adapter"](KNOWN["adapter"].Config(path=str(written.folder)))
+    method.detach()
+    again.attach(lm)
+    assert again.remark.endswith(f"was trained on {record.model}, and stands on other/model here")
     if name not in ("hidden prefix", "vera", "oft"):  # folded, or saved with what was drawn
-        assert method.trained_parameters() == record.trained_parameters
+        assert again.trained_parameters() == record.trained_parameters
 
 
 @pytest.mark.parametrize("name", AS_MODEL)

@@ -8,13 +8,14 @@ import torch
 from peft import IA3Config, LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForSeq2SeqLM, T5Config
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.full import Full
 from crosstune.models.attention.choose import Source
 from eager_pairs import attentions, last, layers, wanted
-from tiny_encoder_decoders import CONFIGS, SOURCES, TARGETS, make_seq2seq, seq2seq_model
+from tiny_encoder_decoders import CONFIGS, SOURCES, T5, TARGETS, make_seq2seq, seq2seq_model
 from tiny_models import attach, near
 
 E, D = 2, 3
@@ -232,6 +233,18 @@ def test_methods_of_peft(case, family, dtype):
         for ours, expected, padded in zip(read(lm), alone, peft_reads(theirs), strict=True):
             near(f"{case} of PEFT on {family}, {dtype}", ours, expected, near_enough)
             near(f"{case} of PEFT on {family}, {dtype}, padded", ours, padded, near_enough)
+
+
+def test_half_of_pefts_prefix_is_read_by_no_layer_of_an_even_number():
+    """Of two layers both read the first pair of keys and values, and the second gets no gradient."""
+    model = AutoModelForSeq2SeqLM.from_config(T5Config(**T5 | {"num_decoder_layers": 2}))
+    sizes = {"num_layers": 2, "token_dim": 48, "num_attention_heads": 4, "num_transformer_submodules": 2}
+    config = PrefixTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=3, **sizes)
+    theirs = get_peft_model(model, config)
+    sum(x.square().sum() for x in peft_reads(theirs)).backward()
+    grads = theirs.prompt_encoder["default"].embedding.weight.grad.view(3, 2, 2, 48)
+    assert grads[:, 0].abs().sum() > 0
+    assert not grads[:, 1].any()
 
 
 # --- what is refused --------------------------------------------------------------------------------

@@ -369,7 +369,7 @@ def _few_rows(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
     slots = for_writing(lm, len(texts), max(map(len, texts)))
-    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=BatchForm.PADDING_FREE)]
+    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=BatchForm.PADDING_FREE)[0]]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
     return list(torch.stack([lm.logits(state) for state in states], dim=1))
 

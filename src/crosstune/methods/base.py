@@ -65,6 +65,7 @@ class Method(ABC, Generic[Settings]):
         turns: Whether these are turns of a chat.
         part: What it left on the model, while it is attached.
         merge: How its update was evaluated the last time; None for a method that has none.
+        remark: What a person should know of it on this model; most often nothing.
     """
 
     name: ClassVar[str]
@@ -78,6 +79,7 @@ class Method(ABC, Generic[Settings]):
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     shots: int = 0
     turns: bool = False
+    remark: str = ""
 
     def __init__(self, config: Settings | None = None) -> None:
         self.config = cast(Settings, self.Config()) if config is None else config

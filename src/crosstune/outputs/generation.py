@@ -19,7 +19,7 @@ from crosstune.errors import UserError
 from crosstune.models.attention.cache import DecodingCache, OwnCaches
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out, reading_form, turns
 from crosstune.models.attention.trees import Shared, Tree, grow
-from crosstune.models.fast.graphs import stepper
+from crosstune.models.fast.graphs import fetch, stepper
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import packed_weights
 from crosstune.models.language_model import LanguageModel
@@ -27,6 +27,7 @@ from crosstune.models.memory import generation as budget
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import CACHED, TokenLimit
 from crosstune.outputs.base import Answers, Output, refuse_nan, written
+from crosstune.outputs.decoding import vllm_engine
 from crosstune.outputs.decoding.beams import search
 from crosstune.outputs.decoding.ends import stopped, texts
 from crosstune.outputs.journal import Stream
@@ -55,8 +56,22 @@ class Generation(Output):
         prompts = self.lm.tokens.prompts([example.prompt for example in examples])
         longest = self.settings.max_answer_tokens or task.max_answer_tokens
         tokens, beams = self.settings.tokens_per_pass, self.settings.search
+        if self.settings.engine == "vllm":
+            return written(task, examples, self._by_vllm(task, prompts, longest, **stream))
         answers = generate(self.lm, prompts, longest, task.stop, tokens, beams, **stream)
         return written(task, examples, answers)
+
+    def _by_vllm(
+        self, task: Task, prompts: Sequence[Sequence[int]], longest: int, **stream: Unpack[Stream]
+    ) -> list[str]:
+        """Answers by vLLM, all at once; what agreed with ours is noted on the passes."""
+        passes = stream.get("passes") or TokenLimit(self.settings.tokens_per_pass, self.lm.device)
+        ours = partial(generate, self.lm, max_tokens=longest, stop=task.stop, passes=passes)
+        answers, passes.engine = vllm_engine.answers(self.lm, prompts, longest, task.stop, ours)
+        passes.tokens += sum(map(len, prompts))
+        if (tell := stream.get("tell")) is not None:
+            tell(len(prompts))
+        return answers
 
 
 def generate(
@@ -129,35 +144,49 @@ def _generate(
     longest = max(len(path) for tree in trees for path in tree.paths) + max_tokens
     cache = CACHED * tokens if cache is None else cache
     room = min(len(answers), max(*(len(tree.paths) for tree in trees), cache // longest))
-    slots = for_writing(lm, room, longest)
     form = _form(lm, trees)
-    step = stepper(lm, slots, note)
-    waiting = deque(trees)
-    begun = 0
-    rows: list[int] = []  # which answer each live row is writing
-    hidden = torch.zeros(0, lm.geometry.embedding or lm.geometry.hidden, dtype=lm.dtype, device=lm.device)
-    while waiting or rows:
-        while waiting and (not rows or room - len(rows) >= max(len(waiting[0].paths), REFILL_SHARE * room)):
-            some = _next(waiting, room - len(rows), in_a_pass(tokens, lm.device), form)
-            hidden = torch.cat([hidden, _read(lm, some, slots, form)])
-            refuse_nan(bool(hidden.isnan().any()))
-            count = sum(len(tree.paths) for tree in some)
-            rows += range(begun, begun + count)
-            begun += count
-        chosen = lm.best(hidden)
-        ended = []
-        for row, token in enumerate(chosen.tolist()):
-            answer = answers[rows[row]]
-            if token not in lm.stop_ids:
-                answer.append(token)
-                if len(answer) < max_tokens and not stopped(lm, answer, stop):
-                    continue
-            ended.append(row)
-        if ended:
-            order = slots.drop(ended)
-            rows = [rows[row] for row in order]
-            chosen = chosen[torch.tensor(order, dtype=torch.long, device=chosen.device)]
-        hidden = step(chosen) if rows else hidden[:0]
+    steps = stepper(lm, for_writing(lm, room, longest), note)
+    slots, stop_ids = steps.slots, lm.stop_ids
+    waiting, begun = deque(trees), 0
+    rows: list[int | None] = []  # which answer each row is writing; None for an empty row
+    # Tokens on their way, each with what `rows` was when they were chosen.
+    sent: deque[tuple[Callable[[], list[int]], list[int | None]]] = deque()
+    over = [False] * len(answers)
+
+    def take(tokens: list[int], of: list[int | None]) -> None:
+        """Put tokens behind their answers; rows whose answers end there are free."""
+        nonlocal rows
+        for i, token in zip(of, tokens, strict=True):
+            if i is None or over[i]:
+                continue
+            if token not in stop_ids:
+                answers[i].append(token)
+            over[i] = token in stop_ids or len(answers[i]) == max_tokens or stopped(lm, answers[i], stop)
+        if ended := [row for row, i in enumerate(rows) if i is not None and over[i]]:
+            rows = [None if row in ended else i for row, i in enumerate(rows)]
+            rows = [rows[row] for row in slots.drop(ended)]
+
+    try:
+        while waiting or sent or any(i is not None for i in rows):
+            live = sum(i is not None for i in rows)
+            if len(sent) > steps.late or (sent and not live):
+                wait, of = sent.popleft()
+                take(wait(), of)
+            elif waiting and (not live or room - live >= max(len(waiting[0].paths), REFILL_SHARE * room)):
+                some = _next(waiting, room - live, in_a_pass(tokens, lm.device), form)
+                hidden, places = _read(lm, some, slots, form)
+                refuse_nan(bool(hidden.isnan().any()))
+                new: list[int | None] = list(range(begun, begun + len(places)))
+                begun += len(places)
+                rows += [None] * (slots.extent - len(rows))
+                for row, i in zip(places, new, strict=True):
+                    rows[row] = i
+                sent.append((fetch(steps.start(places, hidden, max_tokens)), new))
+            else:
+                sent.append((fetch(steps()), list(rows)))
+    except BaseException:
+        lm.steps = None  # the memory may be what was missing
+        raise
     return answers
 
 
@@ -180,12 +209,12 @@ def _search(
     while waiting:
         some = _next(waiting, cache // (longest * beams.count), in_a_pass(tokens, lm.device), form)
         slots = for_writing(lm, beams.count * sum(len(tree.paths) for tree in some), longest)
-        first, read_next = _read(lm, some, slots, form), stepper(lm, slots, note)
+        first, _ = _read(lm, some, slots, form)
         refuse_nan(bool(first.isnan().any()))
 
         def step(rows: Tensor, newest: Tensor) -> Tensor:
             slots.take(rows.tolist())  # noqa: B023 - called before the next ones
-            return lm.logits(read_next(newest))  # noqa: B023
+            return lm.logits(lm.step(newest, slots))  # noqa: B023
 
         ended = partial(stopped, lm, stop=stop)
         answers += search(lm.logits(first), step, max_tokens, beams, lm.stop_ids, ended)
@@ -215,16 +244,20 @@ def _next(waiting: deque[Tree], room: int, tokens: int, form: BatchForm) -> list
 
 def _read(
     lm: LanguageModel, trees: Sequence[Tree], slots: DecodingCache | OwnCaches, form: BatchForm
-) -> Tensor:
-    """Read prompts into free rows of the slots; hidden state of each last token, ``[prompts, hidden]``."""
+) -> tuple[Tensor, list[int]]:
+    """Read prompts into free rows of the slots.
+
+    Returns:
+        The hidden state of each prompt's last token, ``[prompts, hidden]``, and its row.
+    """
     front = lm.adaptation.front
     if isinstance(slots, OwnCaches):
-        states = []
+        states, rows = [], []
         for text in ([tree.tokens[at] for at in path] for tree in trees for path in tree.paths):
             alone = slots.reader()
             states.append(lm.hidden(torch.tensor([text], device=lm.device), read=alone)[:, -1])
-            slots.add(alone, [(0, list(range(front + len(text))))])
-        return torch.cat(states)
+            rows += slots.add(alone, [(0, list(range(front + len(text))))])
+        return torch.cat(states), rows
     placed = lay_out(form, trees, lm.pad_id, lm.device)
     read, width = slots.reader(), placed.ids.shape[1]
     paths = [
@@ -234,5 +267,5 @@ def _read(
     ]
     lasts = torch.tensor([line * width + path[-1] for line, path in paths], device=lm.device)
     hidden = lm.hidden(placed.ids, placed.layout, read, lasts)
-    slots.add(read, [(line, [*range(front), *(front + at for at in path)]) for line, path in paths])
-    return hidden
+    texts = [(line, [*range(front), *(front + at for at in path)]) for line, path in paths]
+    return hidden, slots.add(read, texts)

@@ -58,6 +58,7 @@ class EvaluateSettings(BaseModel):
             at every step.
         length_penalty: Exponent of an answer's length in the score that a search compares.
         early_stopping: When a search ends: see `Beams`.
+        engine: What writes answers: crosstune itself, or "vllm" (`crosstune.outputs.decoding.vllm_engine`).
         target_language_token: Whether answers of an encoder-decoder start with its token of their language:
             None where it has such tokens; false for never; or the token that stands in for languages it has
             none for.
@@ -86,6 +87,7 @@ class EvaluateSettings(BaseModel):
     beams: int = Field(default=1, ge=1, le=64)
     length_penalty: float = Field(default=1.0, ge=-10.0, le=10.0)
     early_stopping: bool | Literal["never"] = False
+    engine: Literal["crosstune", "vllm"] = "crosstune"
     two_way: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     prompts: Literal["end", "whole", "none"] = "end"
     chat_template: bool | Literal["auto"] = False
@@ -122,6 +124,7 @@ class EvaluateSettings(BaseModel):
             "beams",
             "length_penalty",
             "early_stopping",
+            "engine",
             "prompts",
             "chat_template",
             "system_prompt",

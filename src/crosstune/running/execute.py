@@ -49,10 +49,23 @@ from crosstune.training.state import Trained
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, and how long it took to load."""
+    """A model, how long it took to load, and which modules it had then."""
 
     lm: LanguageModel
     seconds: float
+    modules: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.modules:
+            object.__setattr__(self, "modules", self._modules_now())
+
+    def _modules_now(self) -> tuple[int, ...]:
+        return tuple(map(id, self.lm.model.modules()))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether methods have left nothing on it."""
+        return not self.lm.adaptation.parts and self._modules_now() == self.modules
 
 
 def load_for(study: Study, model: str) -> LoadedModel:
@@ -172,6 +185,7 @@ def execute(
         too_long=answering.too_long,
         train_too_long=learning.too_long,
         halvings=learning.halvings + answering.halvings,
+        engine=answering.engine,
         resumed=resume.resumed,
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
@@ -186,6 +200,8 @@ def _evaluate(
     run: Run, method: Method, data: TaskData, shown: Display, resume: ResumeFolder, passes: TokenLimit
 ) -> tuple[pl.DataFrame, float]:
     """Answers to all test examples, one row each, and the seconds they took."""
+    if remark := without_head(method).remark:
+        shown.note(f"  {remark}")
     shown.evaluating(sum(len(examples) for examples in data.test.values()))
     began = time.perf_counter()
     with resume.journal(method.state()) as journal:

@@ -141,6 +141,7 @@ class Cost(_Part):
     train_padded_tokens: Whole | None = None
     steps: Whole | None = None
     reuse: Json | None = None
+    engine: Json | None = None  # another library that wrote answers, and how many of them agreed with ours
     peak_memory_bytes: Whole | None = None
     load_seconds: float | None = None
     evaluate_seconds: float | None = None

@@ -304,6 +304,7 @@ def _training_mode(
     """Training mode on, global randomness (dropout) seeded, checkpointing as set; all put back after."""
     model: Any = method.attached().model
     lm = method.attached()
+    lm.steps = None  # recorded steps of writing give their memory back
     # A GPU's time goes elsewhere than a CPU's, and its kernels differ in rounding.
     fused = fused_parts(model) if model.device.type == "cpu" else fused_kernels(model, lm.dtype)
     with fused, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
@@ -340,4 +341,5 @@ def _paused(method: Method) -> Iterator[None]:
         try:
             yield
         finally:
+            method.attached().steps = None
             model.train()

@@ -151,12 +151,25 @@ class Adapter(Method[AdapterConfig]):
         """
         self.method, state = self._run() if self.config.run else self._peft(lm.geometry)
         name = self.config.path or self.config.run
+        base = self._base()
+        if base and not same_model(base, lm.name):
+            self.remark = f"{name} was trained on {base}, and stands on {lm.name} here"
+        window = getattr(lm.model.config, "sliding_window", None)
+        if self.config.path and window and self.config.source.settings.get("peft_type") == "PREFIX_TUNING":
+            seen = f"every token sees it, where PEFT's leaves sliding layers after {window} tokens"
+            self.remark = "; ".join(filter(None, [self.remark, f"{name}: {seen}"]))
         try:
             self.method.attach(lm, seed, part.languages)
             part.undo.callback(self.method.detach)
             self.method.load_state(state)
         except UserError as error:
             raise UserError(f"adapter: {name} does not fit {lm.name}: {error}") from error
+
+    def _base(self) -> str:
+        """The model that it was trained on, where its files say so."""
+        if self.config.run:
+            return finished_run(self.config.run)[1].model
+        return str(self.config.source.settings.get("base_model_name_or_path") or "")
 
     def _run(self) -> "tuple[Method, dict[str, Tensor]]":
         source, record = finished_run(self.config.run)
@@ -233,3 +246,9 @@ def _gated(source: Source, state: "dict[str, Tensor]") -> "tuple[Method, dict[st
         length=length, layers=sorted(prompts), gate="layer", squash="none", init="random"
     )
     return LlamaAdapter(config), found
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names may be of one model: the last parts of ids and paths, without a revision."""
+    last, also = (re.split("[/:]", name.partition("@")[0].rstrip("/"))[-1] for name in (one, other))
+    return last.casefold() == also.casefold()

@@ -25,6 +25,7 @@ class TokenLimit:
         too_long: Texts longer than the model has positions for; counted by those who use it.
         measured: Whether memory has been measured for the limit, or the limit is another's.
         cached: Tokens of answers being written that are held for each token of the limit.
+        engine: Of another library that wrote answers: its name, and how many it wrote as this one does.
         recomputed: How many layers' activations are recomputed in the backward pass instead of kept.
         watch: Called before each pass, with its kind and its numbers of examples and tokens.
     """
@@ -40,6 +41,7 @@ class TokenLimit:
         self._device, self.doing, self._note = torch.device(device).type, doing, note
         self.measured = False
         self.cached: float = CACHED
+        self.engine: dict[str, Any] | None = None
         self.recomputed = 0
         self.watch: Callable[[TokenLimit, int, int], None] | None = None
         self._rows, self._size = 1, 0

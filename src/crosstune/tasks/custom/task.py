@@ -116,7 +116,7 @@ class DefinedTask(PublishedTask):
         choices = self._choices(row)
         answers = (self._chosen(row, choices),) if choices else self._written(row, language)
         return Example(
-            id=_text(row, self.definition.id) if self.definition.id else str(row.line),
+            id=_text(row, self.definition.id) if self.definition.id else self._numbered(row, split, language),
             language=language,
             prompt=prompt,
             answers=answers,
@@ -124,6 +124,11 @@ class DefinedTask(PublishedTask):
             fields=tuple((column, _text(row, column)) for column in fields),
             cluster=passage_key(_text(row, self.definition.cluster)) if self.definition.cluster else "",
         )
+
+    def _numbered(self, row: Row, split: Split, language: str) -> str:
+        """The line of a row, behind the number of its file in all but the first of several."""
+        place = self.places[split][language].paths.index(row.path)
+        return f"{place}:{row.line}" if place else str(row.line)
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """The definition's metric, and beside one of the whole test set a choice's accuracy."""

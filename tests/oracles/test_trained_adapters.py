@@ -80,6 +80,9 @@ def test_the_logits_are_peft_s(tiny_lm, tmp_path, family, kind):
     with method.evaluating():
         near(f"PEFT folder, {kind}, evaluated", all_logits(lm, IDS), wanted)
     assert not method.trains
+    assert ("leaves sliding layers" in method.remark) == (
+        kind in ("prefix", "projected") and family == "gemma3"
+    )
     tensors = load_file(tmp_path / "adapter_model.safetensors").values()
     assert method.trained_parameters() == sum(x.numel() for x in tensors)
     method.detach()

@@ -49,10 +49,23 @@ from crosstune.training.state import Trained
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, and how long it took to load."""
+    """A model, how long it took to load, and which modules it had then."""
 
     lm: LanguageModel
     seconds: float
+    modules: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.modules:
+            object.__setattr__(self, "modules", self._modules_now())
+
+    def _modules_now(self) -> tuple[int, ...]:
+        return tuple(map(id, self.lm.model.modules()))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether methods have left nothing on it."""
+        return not self.lm.adaptation.parts and self._modules_now() == self.modules
 
 
 def load_for(study: Study, model: str) -> LoadedModel:

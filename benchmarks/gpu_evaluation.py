@@ -324,7 +324,7 @@ EVALUATION: dict[str, Callable[[Bench], Row]] = {
         "compiled",
         prompts=of_lengths(bench, MGSM, MANY * bench.options.batch, 4),
     ),
-    "decode-64-2048": _decode(MANY, "static", 4),
+    "decode-64-2048-static": _decode(MANY, "static", 4),
     "decode-graphs": graph_row,
     "decode-cache": cache_row,
 }

@@ -44,7 +44,7 @@ fi
 test -s runs/demo/report.html
 printf '\n\n\n\n' | crosstune init mine.yaml
 crosstune plan mine.yaml
-crosstune run mine.yaml --limit 20 --seed 0 --set train.steps=3
+crosstune run mine.yaml --limit "${LIMIT:-20}" --seed 0 --set train.steps=3
 store=$(ls -d runs/*/ | grep -v demo/ | head -1)
 crosstune results "$store"
 crosstune report "$store"

@@ -13,6 +13,7 @@ from crosstune.outputs.rows import TrainingRow
 from crosstune.training.objectives import answer_loss
 from tiny_models import DEVICE, attach, collated, make_lm, near, random_ids
 
+COMPILED = kernels.compiled
 ROWS = [TrainingRow(tuple(random_ids(9 + i, i)), 2) for i in range(4)]
 
 
@@ -84,6 +85,22 @@ def test_a_wrong_kernel_is_not_used(monkeypatch, caplog, part):
     assert kinds == {"LlamaRMSNorm", "LlamaMLP", "turn"} - {lost}
     assert "norms, rotation and gates are transformers' own" in caplog.text
     assert turned["apply_rotary_pos_emb"] is before
+
+
+def test_what_cannot_be_compiled_is_computed_all_the_same(monkeypatch, caplog):
+    def fails(function, **options):
+        def run(*args):
+            raise RuntimeError("Cannot find a working triton installation\nand more")
+
+        return run
+
+    monkeypatch.setattr(kernels.torch, "compile", fails)
+    monkeypatch.setattr(kernels, "compiled", COMPILED.__wrapped__)
+    monkeypatch.setattr(kernels.COMPILED, "_said", set())
+    lm = make_lm("llama", torch.bfloat16)
+    with caplog.at_level(logging.INFO, "crosstune"), fused_kernels(lm.model, lm.dtype):
+        assert sum("forward" in vars(m) for m in lm.model.modules()) == 10
+    assert "operation by operation, not in one kernel (gate: Cannot find a working triton" in caplog.text
 
 
 def test_switched_off_and_in_fp32(monkeypatch):

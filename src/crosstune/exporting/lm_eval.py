@@ -5,6 +5,7 @@ The harness looks for models in its own package alone. Importing this makes it k
 ``python -m crosstune.exporting.lm_eval``, with the harness's own arguments.
 """
 
+import importlib
 from typing import Any
 
 import torch
@@ -15,7 +16,6 @@ from crosstune.errors import UserError
 from crosstune.exporting.answering import AnsweringRun
 
 
-@register_model("crosstune")
 class CrosstuneModel(AnsweringRun, LM):  # type: ignore[misc]  # the harness is not there for mypy
     """A finished run."""
 
@@ -40,4 +40,8 @@ class CrosstuneModel(AnsweringRun, LM):  # type: ignore[misc]  # the harness is 
 if __name__ == "__main__":
     from lm_eval.__main__ import cli_evaluate
 
+    # Under its own name, as tasks import it: a model is registered once.
+    importlib.import_module("crosstune.exporting.lm_eval")
     cli_evaluate()
+else:
+    register_model("crosstune")(CrosstuneModel)

@@ -27,6 +27,8 @@ and the first large batch of evaluation (`crosstune.models.memory.measure`). ``f
 gates in one kernel each, and LoRA's update in 16 bits, in training (`crosstune.models.fast.kernels`)."""
 
 _log = logging.getLogger("crosstune")
+TOLD: dict[str, None] = {}
+"""Lines of all that was tried in this process and not used, for run.json."""
 
 
 def wanted(part: Part) -> bool:
@@ -104,6 +106,7 @@ class FastWay:
         """Log that the plain way is used: to ``note``, or else once to the log."""
         off = f"; {GPU_OFF}={self.part} does not try" if self.part else ""
         line = f"{self.plain}, not {self.fast} ({why}){off}"
+        TOLD[line] = None
         if note is not None:
             note(f"  {line}")
         elif line not in self._said:

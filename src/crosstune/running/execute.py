@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 from torch import Tensor
 
-from crosstune.data.forms import form_of, statistic_of
+from crosstune.data.forms import form_of, scores_by_language, statistic_of
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
@@ -49,10 +49,23 @@ from crosstune.training.state import Trained
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, and how long it took to load."""
+    """A model, how long it took to load, and which modules it had then."""
 
     lm: LanguageModel
     seconds: float
+    modules: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.modules:
+            object.__setattr__(self, "modules", self._modules_now())
+
+    def _modules_now(self) -> tuple[int, ...]:
+        return tuple(map(id, self.lm.model.modules()))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether methods have left nothing on it."""
+        return not self.lm.adaptation.parts and self._modules_now() == self.modules
 
 
 def load_for(study: Study, model: str) -> LoadedModel:
@@ -91,8 +104,7 @@ class RunResult:
             return f"loss {self.record.curve[-1].get('loss') or 0:.2f}{told}, {seconds}"
         task = self.record.task
         statistic = statistic_of(task.kind, task.metrics[0], task.sums)
-        parts_of = self.predictions.partition_by("language", as_dict=True)
-        means = {language: statistic.of(part) for (language,), part in parts_of.items()}
+        means = scores_by_language(self.predictions, statistic)
         source = self.record.source_language
         parts = [f"{source} {100 * means.pop(source):.1f}"] if source in means else []
         if means:

@@ -11,6 +11,7 @@ from crosstune.methods.head import WithHead, without_head
 from crosstune.metrics.language_id import IDENTIFIER
 from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.proof import TOLD
 from crosstune.outputs.seq2seq.language_tokens import LanguageTokens
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
@@ -97,7 +98,7 @@ def write_record(
         "overlap": data.overlap(run.train) if run.kind == "result" else None,
         "data": data.facts(run.train) | {"train_examples": _train_examples(run, data)},
         "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
+        "hardware": provenance.hardware() | ({"plain_ways": [*TOLD]} if TOLD else {}),
         "git": provenance.git_state(),
         "device": run.device,
         "dtype": run.dtype,

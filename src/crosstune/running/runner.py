@@ -44,7 +44,7 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
         console: For progress; standard error by default.
         retry_failed: Also try runs again that failed before.
 
-    Several processes that torchrun starts together train each run together.
+    Several processes that torchrun starts together train each run together; all but the first end here.
 
     Raises:
         UserError: The model cannot be loaded, the disk is full, or some runs failed (after all others ran).
@@ -57,7 +57,7 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
     parallel.join()
     if parallel.rank():
         follow(study)
-        return Summary(study.folder, [])
+        raise SystemExit  # what comes after a study is the first process's to do
     say = _saying(console)
     for line in study.absent:
         say(line)

@@ -154,6 +154,10 @@ class Adapter(Method[AdapterConfig]):
         base = self._base()
         if base and not same_model(base, lm.name):
             self.remark = f"{name} was trained on {base}, and stands on {lm.name} here"
+        window = getattr(lm.model.config, "sliding_window", None)
+        if self.config.path and window and self.config.source.settings.get("peft_type") == "PREFIX_TUNING":
+            seen = f"every token sees it, where PEFT's leaves sliding layers after {window} tokens"
+            self.remark = "; ".join(filter(None, [self.remark, f"{name}: {seen}"]))
         try:
             self.method.attach(lm, seed, part.languages)
             part.undo.callback(self.method.detach)

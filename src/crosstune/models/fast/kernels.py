@@ -10,8 +10,8 @@ form, and
     gate    y = act(g) u                                 keeps g and u; act(g) is made again
 
 A weight of a norm may be trained. Each is compared with the module it stands for, forward and backward,
-before its first use, and not used where it differs, cannot be compiled, or is switched off
-(``CROSSTUNE_GPU_OFF=fusing``).
+before its first use, and not used where it differs or is switched off (``CROSSTUNE_GPU_OFF=fusing``). What
+cannot be compiled is computed operation by operation, and keeps as little.
 """
 
 import sys
@@ -24,15 +24,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from crosstune.errors import first_line
 from crosstune.models.fast.layers import in_place_of
 from crosstune.models.fast.norms import ROTATION
+from crosstune.models.memory.machine import ran_out
 from crosstune.models.proof import FastWay
 
 FUSED = FastWay(
-    fast="compiled in one kernel",
+    fast="in closed form",
     plain="norms, rotation and gates are transformers' own",
     tolerance=0.02,
     because="a bf16 number is rounded by 0.4%, and a kernel rounds once where several operations round each",
+    part="fusing",
+)
+COMPILED = FastWay(
+    fast="in one kernel",
+    plain="norms, rotation or gates are computed operation by operation",
+    tolerance=FUSED.tolerance,
+    because=FUSED.because,
     part="fusing",
 )
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -87,9 +96,25 @@ def gate_gradient(grad: Tensor, g: Tensor, u: Tensor, kind: str) -> tuple[Tensor
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One of the functions above as a kernel; compiled when it is first called, and again for any rows."""
-    made: Callable[..., Any] = torch.compile(function, fullgraph=True)
-    return made
+    """One of the functions above as a kernel; compiled when it is first called, and again for any rows.
+
+    Where that fails, then or later, the function itself computes from there on.
+    """
+    made = torch.compile(function, fullgraph=True)
+    failed: list[bool] = []
+
+    def run(*args: Any) -> Any:
+        if not failed:
+            try:
+                return made(*args)
+            except Exception as error:  # of any class, as in `proof`
+                if ran_out(error):
+                    raise
+                failed.append(True)
+                COMPILED.tell(f"{function.__name__}: {first_line(error)}")
+        return function(*args)
+
+    return run
 
 
 class _Norm(torch.autograd.Function):

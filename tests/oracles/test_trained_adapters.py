@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.models.geometry import geometry_of
+from crosstune.study.spec import read_study
+from saved_model import save_model
 from tiny_models import CONFIGS, WINDOW, all_logits, near, random_ids, row, tiny_model
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
@@ -131,6 +133,18 @@ def test_it_is_told_before_a_model_is_loaded(tmp_path, kind, model, wrong):
             METHODS["adapter"].count(config, geometry)
     else:
         assert METHODS["adapter"].count(config, geometry) > 0
+
+
+@pytest.mark.parametrize(("path", "wrong"), [("theirs", "and this model 2 layers"), ("x", "is no folder")])
+def test_a_study_names_the_line(tmp_path, monkeypatch, path, wrong):
+    monkeypatch.chdir(tmp_path)
+    saved("lora", "llama", tmp_path / "theirs")
+    save_model(tmp_path / "model")  # with two layers
+    study = tmp_path / "s.yaml"
+    adapter = f"methods:\n  - lora\n  - {{name: adapter, path: {path}}}\n"
+    study.write_text(f"name: s\nmodel: model\ntasks: [cldr-names]\n{adapter}")
+    with pytest.raises(UserError, match=rf"^s\.yaml:6: .*{wrong}"):
+        read_study("s.yaml")
 
 
 @pytest.mark.parametrize(

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from typing import Any, Protocol
 
 from crosstune.errors import UserError
+from crosstune.exporting.likelihood import Pair, likelihoods
 from crosstune.files import user_path
 from crosstune.languages import find
 from crosstune.outputs.generation import generate
-from crosstune.outputs.likelihood import Pair, likelihoods
 from crosstune.running.restored import method_of, restored
 from crosstune.store import store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 from torch import Tensor
 
-from crosstune.data.forms import form_of, statistic_of
+from crosstune.data.forms import form_of, scores_by_language, statistic_of
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
@@ -104,8 +104,7 @@ class RunResult:
             return f"loss {self.record.curve[-1].get('loss') or 0:.2f}{told}, {seconds}"
         task = self.record.task
         statistic = statistic_of(task.kind, task.metrics[0], task.sums)
-        parts_of = self.predictions.partition_by("language", as_dict=True)
-        means = {language: statistic.of(part) for (language,), part in parts_of.items()}
+        means = scores_by_language(self.predictions, statistic)
         source = self.record.source_language
         parts = [f"{source} {100 * means.pop(source):.1f}"] if source in means else []
         if means:

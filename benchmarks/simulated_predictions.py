@@ -7,10 +7,10 @@ method x example, method x example x language, seed (shared by all languages), s
 example. Scores are right (1) with the logistic of that sum, or graded: that logistic; "f1" has spans, each
 found with that chance, and some wrong ones, whose micro-F1 is the score of a language.
 
-So that the tests are not only tried on what they are made for, effects of methods, seeds and languages may have
-Student's t distribution (`Shape.tails`), and "beta" scores have another model: a method's rate in a language is
-beta distributed around that of the language, that of a seed around the method's, moved for all languages by an
-amount from a uniform distribution; answers are independent given the rate.
+So that the tests are not only tried on what they are made for, effects of methods, seeds and languages may
+have Student's t distribution (`Shape.tails`), and "beta" scores have another model: a method's rate in a
+language is beta distributed around that of the language, that of a seed around the method's, moved in all
+languages by an amount from a uniform distribution; answers are independent given the rate.
 """
 
 import copy
@@ -68,7 +68,7 @@ class Shape:
         examples: Of each language.
         fewest: Examples of the smallest language where they are unequal, in equal steps up to ``examples``.
         scores: "binary", "graded", "f1" or "beta".
-        tails: Degrees of freedom of Student's t, scaled, that effects of methods and seeds have; 0 for normal.
+        tails: Of effects of methods and seeds: degrees of freedom of Student's t, scaled; 0 for normal.
         level: Mean score of all methods.
         parallel: Languages share their examples.
         questions: On each passage.

@@ -37,7 +37,7 @@ def detectable(
         tail, where the test is significant in the wrong direction, is left out. A standard error of few
         degrees of freedom is too small on average (its square is not): it is divided by c4, which mends that.
     """
-    inverse, ratio = _ratios(level, methods, power, alone)
+    inverse, ratio = _ratios(level, methods, power, alone if methods > 2 else 0.0)
     df = np.maximum(np.asarray(df, dtype=np.float64), 1.0)
     cut = critical(df, level, methods, alone) + special.ndtri(power)
     c4 = np.sqrt(2 / df) * np.exp(special.gammaln((df + 1) / 2) - special.gammaln(df / 2))

@@ -14,9 +14,9 @@ their degrees of freedom; with every language in a family of its own it is the p
 
 Two or three seeds say little about a method's variance between seeds. A third of it is therefore the method's
 own, the rest the mean over all methods (`OWN`): unbiased where methods vary alike, and with two methods of
-equally many seeds exactly their own two variances. The degrees of freedom are those of the mean squares that the
-variance is made of, not of what is left when the noise of examples is taken from them, and are corrected for
-few seeds or languages (`crosstune.analysis.statistics.welch`).
+equally many seeds exactly their own two variances. The degrees of freedom are those of the mean squares that
+the variance is made of, not of what is left when the noise of examples is taken from them, and are corrected
+for few seeds or languages (`crosstune.analysis.statistics.welch`).
 
 Notation: V_f is the variance of the mean that resampling the factor f alone gives; V_fg that of their
 interaction. V_f holds every component that f takes part in, so the variance is put together by inclusion and

@@ -1,10 +1,10 @@
 """Degrees of freedom of a sum of variances, one of which is known from few seeds or languages.
 
-Satterthwaite's (1946) are too many there: a variance between three seeds that came out small by chance has a
-small share, and the sum then seems to be known well; 5% false positives become 6 with four degrees of freedom,
-8 with two. This is Welch's problem (1947), and is solved here as he had it: the critical value is a function of
-the observed share, such that the test of normal means keeps its level whatever the true share is. It is found
-once, by quadrature over both chi-squared distributions; nothing in it is tuned on simulated studies.
+Satterthwaite's (1946) are too many there: a variance between three seeds that is small by chance also has a
+small share, and the sum then seems to be known well. 5% false positives become 6 with four degrees of freedom
+and 8 with two. This is Welch's problem (1947), and is solved as he had it: the critical value is a function
+of the observed share, such that the test of normal means keeps its level whatever the true share is. It is
+found by quadrature over both chi-squared distributions; nothing in it is tuned on simulated studies.
 """
 
 import functools
@@ -33,7 +33,8 @@ def corrected(variance: float, parts: Sequence[tuple[float, float]]) -> float:
         parts: The mean squares it is made of, each with its degrees of freedom.
 
     Returns:
-        Satterthwaite's, made fewer where the part with the fewest would be trusted too much.
+        Satterthwaite's, made fewer where the part with the fewest would be trusted too much; never fewer
+        than that part has.
     """
     parts = [(square, max(df, 1.0)) for square, df in parts if square > 0]
     if not parts:
@@ -51,7 +52,7 @@ def corrected(variance: float, parts: Sequence[tuple[float, float]]) -> float:
             for (i, weight), (j, other) in itertools.product(_between(low, _FEW), _between(high, _REST))
         )
         df *= float(np.exp(factor))
-    return max(df, 1.0)
+    return max(df, few[1])
 
 
 def _between(df: float, points: Sequence[float]) -> list[tuple[int, float]]:

@@ -69,8 +69,6 @@ def test_a_pair_has_one_p_value_wherever_it_is_asked_for() -> None:
     assert alone.p > alone.p_alone
     assert alone.p_at(alone.low) == pytest.approx(0.05, abs=1e-4)
     assert (alone.methods, alone.detectable) == (5, family.pair("e", "b").detectable)
-    pair = made({name: paired.scores[name].reshape(3, 6, 40) for name in "be"})
-    assert family.pair("b", "e").detectable > difference(pair, "b", "e", draws=0).detectable
 
 
 def example_values(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -134,6 +134,18 @@ def test_scores_and_answers(flash, monkeypatch, family, case):
         assert one == pytest.approx(other, abs=1e-4)
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_texts_that_are_only_read_need_no_other_kernel(flash, monkeypatch, window):
+    """Plain texts behind a soft prompt: what training calls is not asked for."""
+    monkeypatch.setattr(gpu_line, "kernel", None)
+    lengths = (4, 9, 1)
+    q, k, v = (numbers(1, heads, 17, 8, seed=heads + i) for i, heads in enumerate((4, 2, 2)))
+    plain = cpu_line.PaddingFreeBatch(lengths, 3, "cpu", window=window)
+    with torch.inference_mode():
+        out = gpu_line.attend(VarlenBatch(lengths, 3, "cpu", window=window), q, k, v)
+        torch.testing.assert_close(out, cpu_line.attend(plain, q, k, v), rtol=1e-5, atol=1e-5)
+
+
 def test_a_cache_read_in_place_is_one_shape_for_all_lengths(flash):
     """Rows of another width in the same memory: the step's shape stays, and so do its recordings."""
     lm = make_lm("llama")

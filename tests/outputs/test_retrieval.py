@@ -239,6 +239,28 @@ def test_lareqa(xquad_r):
     assert task.score(dev[0], search.texts[0].id)["map_at_20"] == 1.0
 
 
+def test_each_text_of_tatoebas_development_split_answers_one_question(tmp_path):
+    def article(name, context, answers):
+        qas = [
+            {
+                "id": f"{name}{i}",
+                "question": f"{name} {i}?",
+                "answers": [{"text": a, "answer_start": context.index(a)}],
+            }
+            for i, a in enumerate(answers)
+        ]
+        return {"title": name, "paragraphs": [{"context": context, "qas": qas}]}
+
+    (tmp_path / "squad").mkdir()
+    data = [
+        article("a", "One two. Three.", ["One", "two", "Three"]),
+        article("b", "A b. C d.", ["A", "b", "C", "d"]),
+    ]
+    (tmp_path / "squad" / "train-v1.1.json").write_text(json.dumps({"data": data}))
+    dev = make_task("tatoeba", {"data": str(tmp_path)}).examples("dev", "en")
+    assert sorted(example.answers[0] for example in dev) == ["One two.", "Three."]
+
+
 def test_mewsli_x(tmp_path):
     folder = tmp_path / "mewsli_x"
     folder.mkdir()

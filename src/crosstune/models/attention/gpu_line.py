@@ -153,7 +153,7 @@ def attend(
     if n and window is not None:
         return cpu_line.attend(layout, query, key, value, scaling, front)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    if layout.ends is not None:
+    if layout.ends is not None or torch.is_inference_mode_enabled():
         in_front = None if not n or front is None else (front[0].transpose(0, 1), front[1].transpose(0, 1))
         return cascade.attend(_calls(layout, window, q.device), q, k, v, scaling, in_front, window)[None]
     where = plan(layout.lengths, layout.shared_prefix, n, q.device)
@@ -165,11 +165,12 @@ def attend(
 
 
 def _calls(layout: VarlenBatch, window: int | None, device: torch.device) -> list[cascade.Call]:
-    """What a line of trees asks of the kernel, made once for all layers."""
+    """What a line that is only read asks of the kernel, made once for all layers."""
     key = (layout.shared_prefix, window is not None, device)
     if key not in layout.calls:
-        assert layout.ends is not None
-        n, own = layout.shared_prefix, iter(layout.ends.tolist())
+        n = layout.shared_prefix
+        plain = [length - 1 for length in layout.lengths for _ in range(length)]
+        own = iter(plain if layout.ends is None else layout.ends.tolist())
         ends = [n + sum(layout.lengths) - 1] * n
         for start, length, _ in layout.pieces():
             if start >= n:
@@ -274,11 +275,11 @@ def compared(
         yield from zip(fast, (true, *torch.autograd.grad(true, exact, up.float())), strict=True)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def compared_reading(
     device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, windows: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Results for trees of small random numbers, each with the plain computation's in fp32."""
+    """Results for texts and trees of small random numbers, each with the plain computation's in fp32."""
     draw = torch.Generator().manual_seed(0)
     passage = list(range(70))
     texts = [[*passage, 100, 101], [*passage, 102, 103, 104], [*passage, 102, 105], [*passage, 106] * 2]
@@ -287,8 +288,9 @@ def compared_reading(
     ends = torch.tensor([end for tree in trees for end in tree.ends], device=device)
     places = torch.tensor([place for tree in trees for place in tree.positions], device=device)
     cases = ((0, 0, None), (3, 0, None), (0, 10, None), (3, 0, 7))
-    for shared_prefix, n, window in cases if windows else cases[:-1]:
-        line = VarlenBatch(lengths, shared_prefix, device, places, ends, window)
+    for (shared_prefix, n, window), grown in itertools.product(cases if windows else cases[:-1], (1, 0)):
+        line = VarlenBatch(lengths, shared_prefix, device, window=window)
+        line = replace(line, places=places, ends=ends) if grown else line
         tokens = shared_prefix + sum(lengths)
         shapes: list[tuple[int, ...]] = [(1, h, tokens, head_dim) for h in (heads, kv_heads, kv_heads)]
         shapes += [(kv_heads, n, head_dim)] * 2 if n else []

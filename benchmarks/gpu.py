@@ -5,7 +5,7 @@
     python benchmarks/gpu.py train --quantize 4bit --checkpointing --batch 16 --length 1024
     python benchmarks/gpu.py --shape tiny --device cpu --dtype float32      # seconds, without a GPU
     python benchmarks/gpu.py --model meta-llama/Llama-3.1-8B     # real weights (the texts stay random tokens)
-    python benchmarks/gpu.py --all --minutes 30                  # plain, checkpointing, 4 bits: 30 min. each
+    python benchmarks/gpu.py --all --minutes 10 --rounds 2       # everything, 8B and 24B: 10 minutes in all
     python benchmarks/gpu.py --plan --memory 80                  # what would fit such a card: needs no GPU
 
 Both sides read the same tokens in the same batches with the same weights (shared, so that both fit) and take
@@ -41,34 +41,43 @@ from crosstune.models.geometry import Geometry
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.models.memory.machine import ran_out
-from gpu_evaluation import cache_row, decoding_row, graph_row, scoring_row
-from gpu_rows import ANSWER, METHODS, Bench, Options, grid_row, mask_row, packing_row, training_row
+from gpu_evaluation import EVALUATION
+from gpu_rows import (
+    ANSWER,
+    METHODS,
+    OPTIMIZERS,
+    Bench,
+    Options,
+    grid_row,
+    mask_row,
+    packing_row,
+    training_row,
+)
 from harness import Row, Setting, tell, turns
 from random_model import SHAPES, random_lm
 
+FIRST = ("lora", "full-8bit")
 ROWS: dict[str, Callable[[Bench], Row]] = {
-    **{f"train-{name}": partial(training_row, name=name) for name in METHODS},
-    "score": scoring_row,
-    "decode": partial(decoding_row, name="decode", peer="HF generate", cache={}),
-    "decode-static": partial(
-        decoding_row,
-        name="decode-static",
-        peer="HF generate, static cache",
-        cache={"cache_implementation": "static"},
-    ),
-    "decode-graphs": graph_row,
-    "decode-cache": cache_row,
+    # Most telling first: when the time is over, the rest is not begun.
+    "train-lora": partial(training_row, name="lora"),
+    "train-lora-packed": partial(training_row, name="lora", packed=True),
+    **{name: EVALUATION[name] for name in ("decode-8", "decode-64", "score-passages", "score")},
+    "train-full-8bit": partial(training_row, name="full-8bit"),
+    **{f"train-{name}": partial(training_row, name=name) for name in METHODS if name not in FIRST},
+    **EVALUATION,
     "prefix-mask": mask_row,
     "packing": packing_row,
     "grid": grid_row,
 }
 NAMES = tuple(ROWS)
 
-# What --all adds to the command, by what is said of it.
-VARIANTS = {
-    "plain": [],
-    "checkpointing": ["--checkpointing"],
-    "4-bit base with checkpointing": ["--quantize", "4bit", "--checkpointing"],
+# What --all runs, by what is said of it: its share of the time that is left, and what it adds to the command.
+VARIANTS: dict[str, tuple[float, list[str]]] = {
+    "8B": (0.6, []),
+    "8B over 4 bits": (0.3, ["train-lora", "train-prefix-kv", "--quantize", "4bit"]),
+    "24B over 4 bits": (0.4, ["train-lora", "score", "--shape", "24b", "--quantize", "4bit"]),
+    "24B in bf16, for 141 GB": (0.6, ["train-lora", "score", "--shape", "24b"]),
+    "8B with checkpointing": (1.0, ["train-lora", "train-prefix-kv", "--checkpointing"]),
 }
 
 
@@ -102,16 +111,18 @@ def needs(name: str, options: Options, g: Geometry, itemsize: int, quantize: str
     """What a training row needs, a side; nothing of other rows."""
     if not name.startswith("train-"):
         return {}
+    row = name.removeprefix("train-").removesuffix("-packed")
     return {
         side: gpu_memory.training(
             g,
-            METHODS[name.removeprefix("train-")][0],
+            METHODS[row][0],
             side,
             tokens=options.batch * options.length,
             answers=options.batch * ANSWER,
             itemsize=itemsize,
             quantize=quantize,
             checkpointing=options.checkpointing,
+            optimizer=OPTIMIZERS.get(row, ("adamw", ""))[0],
         )
         for side in ("ours", "theirs")
     }
@@ -126,7 +137,7 @@ def plan(args: argparse.Namespace) -> None:
         f"{args.shape}, {args.batch} x {args.length} tokens a step, {total / gpu_memory.GIB:.0f} GiB, in GiB:"
     )
     for method in METHODS:
-        if method == "full" and args.quantize:
+        if METHODS[method][0] == "full" and args.quantize:
             continue  # quantised weights cannot be trained
         for side, need in needs(
             f"train-{method}", options, SHAPES[args.shape], itemsize, args.quantize
@@ -138,7 +149,7 @@ def plan(args: argparse.Namespace) -> None:
                 if need.whole <= 0.95 * total
                 else "may not fit"
             )
-            print(f"  {method:<14} {side:<7} {need.whole / gpu_memory.GIB:6.1f}  {message} ({need.text()})")
+            print(f"  {method:<15} {side:<7} {need.whole / gpu_memory.GIB:6.1f}  {message} ({need.text()})")
 
 
 def measure(name: str, setting: Setting, bench: Bench, seconds: float | None = None) -> dict[str, Any]:
@@ -156,6 +167,9 @@ def measure(name: str, setting: Setting, bench: Bench, seconds: float | None = N
         if ran_out(error) or (isinstance(error, UserError) and "memory" in message):
             print(f"  {name}: out of memory: {message}")
             return {"row": name, "out_of_memory": message, "passed": True}
+        if isinstance(error, UserError) and "install" in message:
+            print(f"  {name}: {message}")
+            return {"row": name, "not_installed": message, "passed": True}
         print(f"  {name}: FAILED: {type(error).__name__}: {message}")
         return {"row": name, "error": traceback.format_exc(), "passed": False}
     memory = {side: {"peak": peak, "peak_beyond_libraries": peak} for side, peak in bench.peaks.items()}
@@ -179,13 +193,17 @@ def free(device: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def every_variant() -> int:
+def every_variant(args: argparse.Namespace) -> int:
     """The same command for each of `VARIANTS`, in a process of its own, which takes its memory with it."""
     rest = [word for word in sys.argv[1:] if word != "--all"]
-    codes = []
-    for text, more in VARIANTS.items():
+    began, codes = time.perf_counter(), []
+    for text, (share, more) in VARIANTS.items():
+        command = [sys.executable, __file__, *more, *rest]
+        if args.minutes is not None:
+            left = args.minutes - (time.perf_counter() - began) / 60
+            command += ["--minutes", f"{max(0.0, share * left):.2f}"]
         print(f"\n== {text} ==", flush=True)
-        codes.append(subprocess.run([sys.executable, __file__, *rest, *more], check=False).returncode)
+        codes.append(subprocess.run(command, check=False).returncode)
     return max(codes)
 
 
@@ -240,7 +258,7 @@ def main() -> int:
         plan(args)
         return 0
     if args.all:
-        return every_variant()
+        return every_variant(args)
     setting = Setting(args.model or f"random:{args.shape}", args.dtype, args.device, args.rounds)
     options = Options(args.checkpointing, args.batch, args.length, args.steps, args.new_tokens)
     try:
@@ -253,7 +271,7 @@ def main() -> int:
     for name in NAMES:
         if args.rows and not any(name.startswith(wish) for wish in args.rows):
             continue
-        if args.quantize and name == "train-full":
+        if args.quantize and name.startswith("train-full"):
             continue  # quantised weights cannot be trained
         left = None if args.minutes is None else 60 * args.minutes - (time.perf_counter() - began)
         if left is not None and left <= 0:

@@ -1,11 +1,17 @@
 """Rows of `gpu.py` that score and decode: what each side does, and when two answers are the same.
 
-Memory is measured in the block before those that count, as a run measures it once;
-``CROSSTUNE_GPU_OFF=fitting`` leaves passes and the cache as set.
+A decoding row is the time of its tokens alone: what a first token takes (reading the prompts, a row of its
+own) is taken off. Texts are random tokens of random lengths, of the lengths that XNLI's and MGSM's prompts
+have, or questions on passages as XQuAD has them. Memory is measured in the block before those that count, as
+a run measures it once; ``CROSSTUNE_GPU_OFF=fitting`` leaves passes and the cache as set.
 """
 
 import random
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +31,48 @@ NEAR = {torch.float32: 1e-3, torch.bfloat16: 0.2, torch.float16: 0.05}
 
 # Batches of prompts where more are asked than are written at once.
 MANY = 8
+# Caches of HF generate, by what is said of them. It compiles steps over a static one by itself.
+CACHES: dict[str, dict[str, Any]] = {
+    "dynamic": {},
+    "static": {"cache_implementation": "static", "disable_compile": True},
+    "compiled": {"cache_implementation": "static"},
+}
+# Tokens of prompts in Gemma 3's tokenizer: sixteen quantiles of 1,000 test examples in en, de, sw and zh.
+XNLI = (21, 25, 29, 32, 35, 37, 40, 43, 45, 48, 51, 54, 58, 63, 70, 83)
+MGSM = (38, 45, 50, 54, 57, 62, 65, 69, 73, 77, 84, 89, 97, 105, 122, 147)
+QUESTIONS = 5  # on a passage
 
 
-def scoring_row(bench: Bench) -> Row:
+def of_lengths(bench: Bench, lengths: Sequence[int], count: int, seed: int) -> list[list[int]]:
+    """So many texts of random tokens, of these lengths in turn (with ``--length`` 512)."""
+    draw, o = random.Random(seed), bench.options
+    sizes = [max(2, lengths[i % len(lengths)] * o.length // 512) for i in range(count)]
+    return [[draw.randrange(3, bench.lm.geometry.vocabulary) for _ in range(n)] for n in sizes]
+
+
+def on_passages(bench: Bench, count: int, seed: int) -> list[list[int]]:
+    """So many prompts: passages of up to ``--length`` tokens, `QUESTIONS` of a tenth as many on each."""
+    draw, o = random.Random(seed), bench.options
+
+    def text(n: int) -> list[int]:
+        return [draw.randrange(3, bench.lm.geometry.vocabulary) for _ in range(n)]
+
+    passages = [text(draw.randint(max(2, o.length // 2), o.length)) for _ in range(-(-count // QUESTIONS))]
+    return [[*passages[i // QUESTIONS], *text(max(2, o.length // 10))] for i in range(count)]
+
+
+def scoring_row(bench: Bench, name: str = "score", prompts: list[list[int]] | None = None) -> Row:
     """Labels of one token behind a prompt: the last row's score of four tokens is all that is asked."""
     lm, o = bench.lm, bench.options
-    prompts = bench.texts(4 * o.batch, seed=2)
+    what = "prompts" if prompts is None else name.removeprefix("score-") + " prompts"
+    prompts = bench.texts(4 * o.batch, seed=2) if prompts is None else prompts
     draw = random.Random(3)
     labels = [draw.sample(range(3, lm.geometry.vocabulary), 4) for _ in prompts]
     items = [
         ChoiceItem(prompt, tuple((i,) for i in four)) for prompt, four in zip(prompts, labels, strict=True)
     ]
     tokens = sum(map(len, prompts))
-    passes = TokenLimit(o.batch * o.length, bench.device, "scoring", print)
+    passes = TokenLimit(max(o.batch * o.length, *map(len, prompts)), bench.device, "scoring", print)
 
     def ours() -> Block:
         return bench.timed(lambda: score_choices(lm, items, EvaluateSettings(), passes=passes))
@@ -58,8 +93,8 @@ def scoring_row(bench: Bench) -> Row:
         return [scores_of[i] for i in range(len(prompts))]
 
     return Row(
-        name="score",
-        title=f"scoring {len(items)} prompts of up to {o.length} tokens, four labels of one token",
+        name=name,
+        title=f"scoring {len(items)} {what}, {tokens:,} tokens, four labels of one token",
         peer="transformers forward",
         prepare=nothing,
         ours=bench.work("ours", ours),
@@ -84,21 +119,23 @@ def close(setting: Setting, mine: list[list[float]], other: list[list[float]]) -
 
 def graph_row(bench: Bench) -> Row:
     """Decoding as crosstune does it, recorded steps on a GPU, against a step at a time."""
-    plain = decoding_row(bench, "decode-graphs", "the same, not recorded", {})
+    plain = decoding_row(bench, "decode-graphs", "the same, not recorded", "dynamic")
 
-    passes = whole(bench)
+    passes = limit(bench)
+    prompts = bench.texts(bench.options.batch, seed=4)
 
     def theirs() -> Block:
         kept = generation.stepper
-        generation.stepper = lambda lm, slots, note=None: lambda ids: lm.step(ids, slots)
+        generation.stepper = lambda lm, slots, note=None: graphs.Steps(lm, slots)
         try:
-            return answers(bench, passes)
+            return written(bench, prompts, passes)
         finally:
             generation.stepper = kept
 
     def cost(setting: Setting, folder: Path) -> Cost:
         costs = plain.cost(setting, folder)
-        recorded = bench.device.type == "cuda" and bench.lm.model not in graphs._refused
+        steps = bench.lm.steps
+        recorded = steps is not None and any(steps.recorded.values())
         return replace(costs, facts=costs.facts | {"recorded": recorded})
 
     return replace(plain, theirs=bench.work("theirs", theirs), cost=cost)
@@ -106,10 +143,10 @@ def graph_row(bench: Bench) -> Row:
 
 def cache_row(bench: Bench) -> Row:
     """More prompts, with the cache that the memory takes, against one of twice what is read at once."""
-    tokens = EvaluateSettings().tokens_per_pass
-    measured, as_set = (TokenLimit(tokens, bench.device, "decoding", print) for _ in range(2))
+    measured, as_set = limit(bench), limit(bench)
     as_set.measured = True  # nothing more to find
-    plain = decoding_row(bench, "decode-cache", "the same, cache as set", {}, MANY)
+    prompts = bench.texts(MANY * bench.options.batch, seed=4)
+    plain = decoding_row(bench, "decode-cache", "the same, cache as set", "dynamic", MANY)
 
     def cost(setting: Setting, folder: Path) -> Cost:
         costs = plain.cost(setting, folder)
@@ -117,72 +154,177 @@ def cache_row(bench: Bench) -> Row:
 
     return replace(
         plain,
-        ours=bench.work("ours", lambda: answers(bench, measured, MANY)),
-        theirs=bench.work("theirs", lambda: answers(bench, as_set, MANY)),
+        ours=bench.work("ours", lambda: written(bench, prompts, measured)),
+        theirs=bench.work("theirs", lambda: written(bench, prompts, as_set)),
         cost=cost,
     )
 
 
-def whole(bench: Bench) -> TokenLimit:
-    """TokenLimit that take a batch at once."""
-    o = bench.options
-    return TokenLimit(o.batch * (o.length + o.new_tokens), bench.device, "decoding", print)
+def limit(bench: Bench) -> TokenLimit:
+    """What a study sets."""
+    return TokenLimit(EvaluateSettings().tokens_per_pass, bench.device, "decoding", print)
 
 
-def answers(bench: Bench, passes: TokenLimit, batches: int = 1) -> Block:
+def apart(bench: Bench, write: Callable[[int], Any]) -> Block:
+    """Seconds of the tokens behind the first: of ``--new-tokens`` and one more, less those of one."""
+    first = bench.timed(lambda: write(1))
+    every = bench.timed(lambda: write(1 + bench.options.new_tokens))
+    return Block([every.seconds[0] - first.seconds[0]], every.answers)
+
+
+def written(bench: Bench, prompts: list[list[int]], passes: TokenLimit) -> Block:
     """What crosstune writes."""
+    return apart(bench, lambda n: generation.generate(bench.lm, prompts, n, stop=(), passes=passes))
+
+
+@torch.inference_mode()
+def by_transformers(bench: Bench, prompts: list[list[int]], cache: dict[str, Any], n: int) -> list[str]:
+    """What HF generate writes: ``n`` tokens behind prompts padded on the left."""
+    lm, width = bench.lm, max(map(len, prompts))
+    ids = torch.tensor([[lm.pad_id] * (width - len(prompt)) + prompt for prompt in prompts])
+    real = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    sequences = bench.stock.generate(
+        input_ids=ids.to(lm.device),
+        attention_mask=real.to(lm.device),
+        max_new_tokens=n,
+        do_sample=False,
+        **cache,
+    )
+    texts: list[str] = lm.tokenizer.batch_decode(sequences[:, width:], skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+def alike(setting: Setting, mine: list[str], other: list[str]) -> Agreement:
+    """Whether answers are the same, or in 16 bits begin so."""
+    equal = sum(a == b for a, b in zip(mine, other, strict=True))
+    first = sum(a.split()[:1] == b.split()[:1] for a, b in zip(mine, other, strict=True))
+    text = f"{equal} of {len(mine)} answers the same, {first} first tokens"
+    if setting.torch_dtype == torch.float32:
+        return Agreement(equal == len(mine), text)
+    # Random weights have no favourite: in 16 bits near ties fall either way, and texts part from there.
+    return Agreement(first >= 0.75 * len(mine), text + " (rounding decides near ties in 16 bits)")
+
+
+def decoding_row(
+    bench: Bench,
+    name: str,
+    peer: str,
+    cache: str,
+    batches: int = 1,
+    times: int = 1,
+    prompts: list[list[int]] | None = None,
+) -> Row:
+    """Greedy answers to some prompts; all of the same number of tokens, unless an end comes first.
+
+    ``batches`` of texts, ``times`` as long as the command says, unless there are ``prompts``.
+    """
     o = bench.options
-    prompts = bench.texts(batches * o.batch, seed=4)
-    return bench.timed(lambda: generation.generate(bench.lm, prompts, o.new_tokens, stop=(), passes=passes))
-
-
-def decoding_row(bench: Bench, name: str, peer: str, cache: dict[str, Any], batches: int = 1) -> Row:
-    """Greedy answers to some prompts; all of the same number of tokens, unless an end comes first."""
-    lm, o = bench.lm, bench.options
-    prompts = bench.texts(batches * o.batch, seed=4)
-    passes = whole(bench)
-    steps = o.new_tokens
-
-    @torch.inference_mode()
-    def write() -> list[str]:
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), lm.pad_id)
-        real = torch.zeros_like(ids)
-        for b, prompt in enumerate(prompts):
-            ids[b, width - len(prompt) :] = torch.tensor(prompt)
-            real[b, width - len(prompt) :] = 1
-        sequences = bench.stock.generate(
-            input_ids=ids.to(lm.device),
-            attention_mask=real.to(lm.device),
-            max_new_tokens=steps,
-            do_sample=False,
-            **cache,
-        )
-        decoded: list[str] = lm.tokenizer.batch_decode(sequences[:, width:], skip_special_tokens=True)
-        return [text.strip() for text in decoded]
-
-    def same(setting: Setting, mine: list[str], other: list[str]) -> Agreement:
-        equal = sum(a == b for a, b in zip(mine, other, strict=True))
-        first = sum(a.split()[:1] == b.split()[:1] for a, b in zip(mine, other, strict=True))
-        text = f"{equal} of {len(mine)} answers the same, {first} first tokens"
-        if setting.torch_dtype == torch.float32:
-            return Agreement(equal == len(mine), text)
-        # Random weights have no favourite: in 16 bits near ties fall either way, and texts part from there.
-        return Agreement(first >= 0.75 * len(mine), text + " (rounding decides near ties in 16 bits)")
-
-    tokens = len(prompts) * steps
+    longer = replace(bench, options=replace(o, length=times * o.length))
+    prompts = longer.texts(batches * o.batch, seed=4) if prompts is None else prompts
+    tokens, passes = len(prompts) * o.new_tokens, limit(bench)
 
     def cost(setting: Setting, folder: Path) -> Cost:
-        flop = bench.flop(sum(map(len, prompts)) + tokens, tokens, 1)
-        return Cost(flop, steps * bench.weight_bytes(True), {"tokens": tokens})
+        return Cost(
+            bench.flop(tokens, tokens, 1), o.new_tokens * bench.weight_bytes(True), {"tokens": tokens}
+        )
 
     return Row(
         name=name,
-        title=f"{steps} tokens behind each of {len(prompts)} prompts of up to {o.length} tokens",
+        title=f"{o.new_tokens} tokens behind the first of {len(prompts)} prompts of about "
+        f"{statistics.mean(map(len, prompts)):.0f} tokens",
         peer=peer,
         prepare=nothing,
-        ours=bench.work("ours", lambda: answers(bench, passes)),
-        theirs=bench.work("theirs", lambda: bench.timed(write)),
-        same=same,
+        ours=bench.work("ours", lambda: written(bench, prompts, passes)),
+        theirs=bench.work(
+            "theirs", lambda: apart(bench, partial(by_transformers, bench, prompts, CACHES[cache]))
+        ),
+        same=alike,
         cost=cost,
     )
+
+
+def prefill_row(bench: Bench, name: str, batches: int, times: int = 1) -> Row:
+    """The first token of each answer: what reading the prompts takes."""
+    longer = replace(bench, options=replace(bench.options, length=times * bench.options.length))
+    prompts = longer.texts(batches * bench.options.batch, seed=4)
+    tokens, passes = sum(map(len, prompts)), limit(bench)
+    plain = decoding_row(bench, name, "HF generate", "dynamic", prompts=prompts)
+
+    def ours() -> Block:
+        return bench.timed(lambda: generation.generate(bench.lm, prompts, 1, stop=(), passes=passes))
+
+    return replace(
+        plain,
+        title=f"first tokens behind {len(prompts)} prompts, {tokens:,} tokens",
+        ours=bench.work("ours", ours),
+        theirs=bench.work("theirs", lambda: bench.timed(lambda: by_transformers(bench, prompts, {}, 1))),
+        cost=lambda setting, folder: Cost(
+            bench.flop(tokens, len(prompts), 1), bench.weight_bytes(True), {"tokens": tokens}
+        ),
+    )
+
+
+def vllm_row(bench: Bench) -> Row:
+    """Against vLLM, which has the same weights from a folder."""
+    plain = decoding_row(bench, "decode-64-vllm", "vLLM", "dynamic", MANY)
+    prompts = bench.texts(MANY * bench.options.batch, seed=4)
+
+    def theirs(setting: Setting, folder: Path) -> Callable[[int], Block]:
+        from vllm import LLM, SamplingParams
+
+        bench.lm.model.save_pretrained(folder)
+        bench.lm.tokenizer.save_pretrained(folder)
+        # Beside the model itself, which is left of a third of the card.
+        engine = LLM(model=str(folder), dtype=setting.dtype, gpu_memory_utilization=0.5, seed=0)
+
+        def write(n: int) -> list[str]:
+            how = SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=False)
+            fed = [{"prompt_token_ids": prompt} for prompt in prompts]
+            return [one.outputs[0].text.strip() for one in engine.generate(fed, how, use_tqdm=False)]
+
+        def block(size: int) -> Block:
+            return apart(bench, write)
+
+        block(0)
+        return block
+
+    return replace(plain, theirs=theirs)
+
+
+def _decode(batches: int, cache: str, times: int = 1) -> Callable[[Bench], Row]:
+    size = f"{8 * batches}" + ("" if times == 1 else f"-{512 * times}")
+    name = f"decode-{size}" + ("" if cache == "compiled" else f"-{cache}")
+    return partial(
+        decoding_row, name=name, peer=f"HF generate, {cache}", cache=cache, batches=batches, times=times
+    )
+
+
+def _scores(name: str, prompts: Callable[[Bench], list[list[int]]]) -> Callable[[Bench], Row]:
+    return lambda bench: scoring_row(bench, name, prompts(bench))
+
+
+# Most telling first. Names are of batches of 8 and ``--length`` 512.
+EVALUATION: dict[str, Callable[[Bench], Row]] = {
+    "decode-8": _decode(1, "compiled"),
+    "decode-64": _decode(MANY, "compiled"),
+    "score-passages": _scores("score-passages", lambda bench: on_passages(bench, 8 * bench.options.batch, 2)),
+    "score": scoring_row,
+    "prefill-64": partial(prefill_row, name="prefill-64", batches=MANY),
+    "decode-8-static": _decode(1, "static"),
+    "decode-64-dynamic": _decode(MANY, "dynamic"),
+    **({"decode-64-vllm": vllm_row} if find_spec("vllm") else {}),
+    "decode-256-dynamic": _decode(4 * MANY, "dynamic"),
+    "decode-8-2048": _decode(1, "compiled", 4),
+    "prefill-8-2048": partial(prefill_row, name="prefill-8-2048", batches=1, times=4),
+    "score-xnli": _scores("score-xnli", lambda bench: of_lengths(bench, XNLI, 32 * bench.options.batch, 2)),
+    "decode-mgsm": lambda bench: decoding_row(
+        bench,
+        "decode-mgsm",
+        "HF generate, compiled",
+        "compiled",
+        prompts=of_lengths(bench, MGSM, MANY * bench.options.batch, 4),
+    ),
+    "decode-64-2048-static": _decode(MANY, "static", 4),
+    "decode-graphs": graph_row,
+    "decode-cache": cache_row,
+}

@@ -4,13 +4,14 @@
     python benchmarks/gpu.py --plan --memory 24 --quantize 4bit --checkpointing
 
 The first three parts are exact and decide whether a row is tried; activations are a sum over the tensors that
-PyTorch keeps for the backward pass of a Llama layer with frozen weights, and are here to be compared with
-what is measured.
+PyTorch keeps for the backward pass of a Llama layer, and are here to be compared with what is measured.
 """
 
 from dataclasses import dataclass
 
 from crosstune.models.geometry import Geometry
+from crosstune.training.optimizers import MOMENTS
+from crosstune.training.settings import OptimizerName
 
 GIB = 2**30
 # NF4 with quantised constants: 4 bits, 8 for each 64 weights' scale, and 32 for each 256 of those scales.
@@ -23,8 +24,8 @@ class Need:
 
     Attributes:
         weights: Of the model that both sides share.
-        copies: Of it, that full fine-tuning makes: fp32 masters here, a model of its own for the peer.
-        optimiser: Gradients and AdamW's two moments of what is trained.
+        copies: Of it, that full fine-tuning makes: fp32 masters.
+        optimiser: Gradients and the optimizer's moments of what is trained.
         activations: Kept for the backward pass, and the vocabulary's scores.
     """
 
@@ -46,7 +47,7 @@ class Need:
         parts = {
             "weights": self.weights,
             "copies": self.copies,
-            "gradients and AdamW": self.optimiser,
+            "gradients and moments": self.optimiser,
             "activations": self.activations,
         }
         return ", ".join(f"{name} {size / GIB:.1f}" for name, size in parts.items() if size)
@@ -68,20 +69,33 @@ def training(
     itemsize: int,
     quantize: str | None,
     checkpointing: bool,
+    optimizer: OptimizerName = "adamw",
+    fused: bool = True,
 ) -> Need:
-    """Of a training step of ``tokens``, padding included, with ``answers`` rows that meet the vocabulary."""
+    """Of a training step of ``tokens``, padding included, with ``answers`` rows that meet the vocabulary.
+
+    ``fused``: with norms and gates in kernels of their own (`crosstune.models.fast.kernels`), ours alone.
+    """
     whole = method == "full"
     full = g.parameters if whole else 0
-    # Ours steps fp32 masters: AdamW 8 and a gradient 4 bytes, and the model's own gradient beside it.
-    # The peer's model is of its own dtype throughout.
     ours = side == "ours"
-    copies = full * (4 if ours else itemsize)
-    optimiser = full * (12 + itemsize if ours else 3 * itemsize)
-    # Of a layer and token: both norms' fp32 input; rotated queries, keys, values, what attention gives; the
-    # gate, its activation and the up projection. Trained weights keep their inputs as well.
-    norms, heads = 2 * 4 * g.hidden, itemsize * (2 * g.q_size + 2 * g.kv_size)
-    inner = itemsize * 3 * g.intermediate
+    # AdamW steps fp32 masters with gradients in fp32, beside the model's own; the others the model itself,
+    # whose gradients are kept as long as they are clipped. The peer's model is of its own dtype throughout.
+    masters = ours and optimizer == "adamw"
+    # Beside a model in bf16 the peer's moments are in bf16 too.
+    moments = 2 * itemsize if not ours and optimizer == "adamw" else MOMENTS[optimizer]
+    copies = full * 4 * masters
+    optimiser = full * (itemsize + 4 * masters + moments)
+    # Of a layer and token: both norms' input, in fp32 if not fused; rotated queries, keys, values, what
+    # attention gives; the gate and the up projection, and if not fused the activation. Trained weights keep
+    # their inputs.
+    fused = fused and ours
+    norms = 2 * (itemsize if fused else 4) * g.hidden
+    heads = itemsize * (2 * g.q_size + 2 * g.kv_size)
+    inner = itemsize * (2 if fused else 3) * g.intermediate
     inputs = itemsize * (2 * g.hidden + g.q_size + g.intermediate) if whole else 0
+    # LoRA keeps its input, the first norm's output.
+    inputs += itemsize * g.hidden if method == "lora" else 0
     layer = norms + heads + inner + inputs
     kept = layer + g.layers * itemsize * g.hidden if checkpointing else g.layers * layer
     # Scores, their fp32 form and its gradient: of answers alone, or of every token.

@@ -26,6 +26,7 @@ from crosstune.outputs.rows import TrainingRow as Example
 from crosstune.training.batches import Batch, collate
 from crosstune.training.loop import train
 from crosstune.training.objectives import answer_loss
+from crosstune.training.settings import OptimizerName
 from harness import Agreement, Block, Cost, Row, Setting, Work
 from machine import synchronise
 from random_model import twin
@@ -36,7 +37,14 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "prefix-hidden": ("prefix", {"space": "hidden", "init": "random"}),
     "llama-adapter": ("llama-adapter", {"init": "random", "gate": "layer", "squash": "none"}),
     "lora": ("lora", {}),
+    "full-8bit": ("full", {}),
+    "full-adafactor": ("full", {}),
     "full": ("full", {}),
+}
+# Of rows whose optimizer is not AdamW over fp32: ours, and the HF Trainer's name for its own.
+OPTIMIZERS: dict[str, tuple[OptimizerName, str]] = {
+    "full-8bit": ("adamw-8bit", "adamw_bnb_8bit"),
+    "full-adafactor": ("adafactor", "adafactor"),
 }
 ANSWER = 4  # tokens
 
@@ -131,16 +139,28 @@ def nothing(setting: Setting, folder: Path) -> None:
 # --- training --------------------------------------------------------------------------------------
 
 
-def training_row(bench: Bench, name: str) -> Row:
+def _peer(method: str, optimizer: str, packed: bool) -> str:
+    peer = "HF Trainer" if method == "full" else "PEFT + HF Trainer"
+    if packed:
+        peer += ", padding-free, " + ("Liger" if peers.has_liger() else "without Liger: not installed")
+    return peer if optimizer == "adamw_torch" else f"{peer}, {optimizer}, bf16 rounded to the nearest"
+
+
+def training_row(bench: Bench, name: str, packed: bool = False) -> Row:
+    """A method's step against PEFT's, or with ``packed`` against PEFT's without padding and with Liger."""
     method, config = METHODS[name]
+    own_optimizer, their_optimizer = OPTIMIZERS.get(name, ("adamw", "adamw_torch"))
     o = bench.options
     case = training.Case(method, config, "random tokens", "generation", o.batch, o.steps)
     refused = o.checkpointing and name.startswith("prefix")
-    title = f"training step, {name}, batch of {o.batch}, up to {o.length} tokens"
-    if o.checkpointing:
-        title += ", checkpointing" + (" (the peer without: PEFT refuses it for prefixes)" if refused else "")
+    checkpointing = " (the peer without: PEFT refuses it for prefixes)" if refused else ""
+    checkpointing = f", checkpointing{checkpointing}" if o.checkpointing else ""
     settings = case.settings().model_copy(
-        update={"gradient_checkpointing": o.checkpointing, "tokens_per_pass": 4 * o.batch * o.length}
+        update={
+            "gradient_checkpointing": o.checkpointing,
+            "tokens_per_pass": 4 * o.batch * o.length,
+            "optimizer": own_optimizer,
+        }
     )
     rows = [Example(tuple(ids), ANSWER) for ids in bench.texts(8 * o.batch, seed=1)]
     # PEFT has no prefix of hidden vectors: its own prefix stands beside it, for time alone.
@@ -179,29 +199,39 @@ def training_row(bench: Bench, name: str) -> Row:
 
         def block(size: int) -> Block:
             with bench.watched("theirs"), tempfile.TemporaryDirectory() as out:
-                base = twin(bench.lm.model, share=method != "full")
+                base = twin(bench.lm.model)
                 if o.checkpointing and not refused:
                     base.gradient_checkpointing_enable({"use_reentrant": False})
-                if method == "full":
-                    base.requires_grad_(True)
                 model = peers.wrapped(base, method, first)
-                trainer, clock = peers.trainer(
-                    model, data, settings, facts["rate"], facts["pad"], setting, out
-                )
-                trainer.train()
+                with peers.as_before(base, trained=method == "full"):
+                    trainer, clock = peers.trainer(
+                        model,
+                        data,
+                        settings,
+                        facts["rate"],
+                        facts["pad"],
+                        setting,
+                        out,
+                        their_optimizer,
+                        packed,
+                    )
+                    trainer.train()
             return Block(clock.seconds[1:], clock.losses)
 
         return block
 
     def same(setting: Setting, mine: list[float], other: list[float]) -> Agreement:
+        if name in OPTIMIZERS:
+            text = "losses not compared: the peer rounds to the nearest"
+            return Agreement(True, text, {"ours": mine, "theirs": other})
         if known != name:
             return Agreement(True, "losses not compared: PEFT has prefixes of keys and values only")
         return training.same(setting, mine, other)
 
     return Row(
-        name=f"train-{name}",
-        title=title,
-        peer="PEFT + HF Trainer" if method != "full" else "HF Trainer",
+        name=f"train-{name}-packed" if packed else f"train-{name}",
+        title=f"training step, {name}, batch of {o.batch}, up to {o.length} tokens{checkpointing}",
+        peer=_peer(method, their_optimizer, packed),
         prepare=prepare,
         ours=bench.work("ours", ours),
         theirs=theirs,

@@ -33,11 +33,19 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "bottleneck-both": {"name": "bottleneck", "width": 40, "sublayers": "both"},
     "bottleneck-ortho": {"name": "bottleneck", "width": 40, "ortho": 0.1},
     "bottleneck-invertible": {"name": "bottleneck", "width": 40, "invertible": True},
+    "houlsby": {"name": "bottleneck", "width": 40, "placement": "houlsby"},
     "pfeiffer": {"name": "bottleneck", "width": 40, "placement": "pfeiffer"},
     "parallel": {"name": "bottleneck", "placement": "parallel"},
     "compacter": {"width": 20},
     "ia3": {},
     "mad-x": {},
+    "adamergex": {},
+    "full-norms": {"name": "full", "only": "norms"},
+    "stack": {"stack": ["lora", {"name": "prefix", "length": 10}]},
+    "adalora": {"name": "peft", "type": "ADALORA", "init_r": 6, "target_r": 4},
+    "vera": {"name": "peft", "type": "VERA"},
+    "oft": {"name": "peft", "type": "OFT", "r": 0, "oft_block_size": 32},
+    "loha": {"name": "peft", "type": "LOHA", "r": 4},
 }
 
 

@@ -1,5 +1,9 @@
 """The other side of training rows: PEFT's models and the Hugging Face Trainer, as their users set them up."""
 
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +112,40 @@ class SameOrder(Trainer):
         return self.lr_scheduler
 
 
+def has_liger() -> bool:
+    """Whether the Trainer can use Liger's kernels, which are written in Triton."""
+    return all(importlib.util.find_spec(name) is not None for name in ("liger_kernel", "triton"))
+
+
+@contextlib.contextmanager
+def as_before(model: Any, trained: bool) -> Iterator[None]:
+    """Inside, a model that shares its weights with ours may be trained and patched; then all is as before."""
+    kept = {name: p.detach().to("cpu", copy=True) for name, p in model.named_parameters()} if trained else {}
+    # Liger puts its own functions into the file of the architecture.
+    file = vars(sys.modules[type(model).__module__])
+    before = dict(file)
+    if trained:
+        model.requires_grad_(True)
+    try:
+        yield
+    finally:
+        file.update(before)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters() if trained else ():
+                parameter.copy_(kept[name])
+                parameter.grad = None
+                parameter.requires_grad_(False)
+
+
+def pack(rows: list[dict[str, list[int]]]) -> dict[str, Tensor]:
+    """Texts behind one another in one row, told apart by their positions: the Trainer's padding-free form."""
+    return {
+        "input_ids": torch.tensor([[token for r in rows for token in r["input_ids"]]]),
+        "position_ids": torch.tensor([[i for r in rows for i in range(len(r["input_ids"]))]]),
+        "labels": torch.tensor([[label for r in rows for label in (-100, *r["labels"][1:])]]),
+    }
+
+
 def pad(rows: list[dict[str, list[int]]], fill: int) -> dict[str, Tensor]:
     """The usual collator: pad on the right, -100 where nothing is predicted."""
     width = max(len(r["input_ids"]) for r in rows)
@@ -130,8 +168,13 @@ def trainer(
     fill: int,
     setting: Setting,
     out: str,
+    optimizer: str = "adamw_torch",
+    packed: bool = False,
 ) -> tuple[Trainer, Clock]:
-    """A Trainer over rows in order, and the clock that its steps start and stop."""
+    """A Trainer over rows in order, and the clock that its steps start and stop.
+
+    ``packed``: without padding, and with Liger's kernels where they are installed.
+    """
     clock = Clock(setting.torch_device)
     mixed = setting.torch_dtype == torch.bfloat16 and model.dtype == torch.float32
     arguments = TrainingArguments(
@@ -145,7 +188,8 @@ def trainer(
         save_strategy="no",
         report_to=[],
         disable_tqdm=True,
-        optim="adamw_torch",
+        optim=optimizer,
+        use_liger_kernel=packed and has_liger(),
         use_cpu=setting.torch_device.type == "cpu",
         bf16=mixed,
         dataloader_num_workers=0,
@@ -156,7 +200,7 @@ def trainer(
         args=arguments,
         train_dataset=data,
         callbacks=[clock],
-        data_collator=lambda batch: pad(batch, fill),
+        data_collator=pack if packed else lambda batch: pad(batch, fill),
     )
     trainer_.settings = settings
     trainer_.remove_callback(transformers.PrinterCallback)

@@ -45,9 +45,12 @@ def llama_config(shape: str) -> LlamaConfig:
 def random_lm(
     shape: str, device: torch.device, dtype: torch.dtype, quantize: str | None = None
 ) -> LanguageModel:
-    """A Llama of that shape with seeded weights; those to be quantised are loaded from a folder."""
+    """A Llama of that shape with seeded weights; on a CPU those to be quantised come from a folder."""
     config = llama_config(shape)
     g = SHAPES[shape]
+    if quantize == "4bit" and device.type == "cuda":
+        model = in_4_bits(config, device, dtype)
+        return LanguageModel(model, tokenizer(g.vocabulary), f"random-{shape}", "0", geometry_of(config))
     torch.manual_seed(0)
     with torch.device("cpu" if quantize else device):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=IMPLEMENTATION)
@@ -62,6 +65,38 @@ def random_lm(
             )
     model.requires_grad_(False).eval()
     return LanguageModel(model, words, f"random-{shape}", "0", geometry_of(config))
+
+
+def in_4_bits(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> Any:
+    """The model with NF4 weights, each drawn on the device and quantised there: 24B of them take no disk."""
+    from bitsandbytes.nn import Linear4bit, Params4bit
+
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=IMPLEMENTATION)
+    draw = torch.Generator(device).manual_seed(0)
+
+    def drawn(shape: torch.Size) -> torch.Tensor:
+        return torch.empty(shape, device=device, dtype=dtype).normal_(std=0.02, generator=draw)
+
+    for name, module in list(model.model.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            sizes = (module.in_features, module.out_features)
+            layer = Linear4bit(*sizes, bias=False, compute_dtype=dtype, quant_type="nf4", device="meta")
+            packed = Params4bit(drawn(module.weight.shape), requires_grad=False, quant_type="nf4")
+            layer.weight = packed.to(device)
+            model.model.set_submodule(name, layer)
+    for name, parameter in list(model.named_parameters()):
+        if parameter.is_meta:
+            value = (
+                drawn(parameter.shape) if parameter.dim() > 1 else torch.ones_like(parameter, device=device)
+            )
+            owner = model.get_submodule(name.rpartition(".")[0])
+            setattr(owner, name.rpartition(".")[2], torch.nn.Parameter(value))
+    with device:
+        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    model.tie_weights()
+    model.is_quantized = model.is_loaded_in_4bit = True
+    return model.requires_grad_(False).eval()
 
 
 def tokenizer(size: int) -> PreTrainedTokenizerFast:

@@ -1,7 +1,7 @@
 """Write docs/models.md: which architectures work with which method, which are refused, and why.
 
-    python scripts/build_models_page.py                 # both tables
-    python scripts/build_models_page.py encoders        # one; the other stays as it is
+    python scripts/build_models_page.py                    # all tables
+    python scripts/build_models_page.py encoder-decoders   # one; the others stay as they are
 
 Every architecture of tests/zoo is built with two layers and random weights, and every method on it is
 compared with transformers' eager attention.
@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT / "tests" / "zoo"), str(ROOT / "tests")]
 
 from architectures import ARCHITECTURES  # noqa: E402
 from checks import CASES, REFUSED, RIGHT, SLOW, check  # noqa: E402
+from encoder_decoders import ENCODER_DECODERS  # noqa: E402
 from encoders import ENCODERS  # noqa: E402
 
 TOP = """# Architectures
@@ -30,15 +31,6 @@ For these tables, every architecture was built with two layers and random weight
 weights away from their initial values) was compared with transformers' eager attention, which reads one text
 at a time without crosstune's hook. `scripts/build_models_page.py` wrote them; `tests/zoo` repeats them in
 every CI run.
-
-Encoder-decoders are checked alike: a source and a target by themselves against padded batches and decoding
-steps behind a source that was read once, planted keys and values in the encoder, the decoder and the
-attention between them, and embeddings in front of the source. T5, mT5, mBART, M2M100 and NLLB, Marian, BART,
-PLBart, Pegasus and Blenderbot pass; UMT5, LongT5, LED, Switch Transformers, NLLB-MoE, BigBird-Pegasus,
-Pegasus-X, MVP and ProphetNet are refused: they attend or are built otherwise. The placements `pfeiffer` and
-`parallel` need a norm in front of the MLP, which Marian, BART, PLBart and Blenderbot-small do not have.
-`tests/oracles/test_encoder_decoders.py` compares methods on five of them with transformers and PEFT
-([methods.md](methods.md#encoder-decoders)).
 
 Any other architecture is checked the same way when it is loaded: on a small copy built from the config,
 before weights are downloaded. If crosstune would compute something incorrectly, `plan`, `params` and `run`
@@ -60,18 +52,24 @@ biases twice.""",
 Two-way: each text by itself against padded rows and several texts in a line or row, and gradients in
 training; what is compared are the words of the masked language model, or the states where there is none.
 Studies tune them with a head ([methods.md](methods.md#encoders-and-heads)).""",
+    "encoder-decoders": """\
+A source and a target by themselves against padded batches, decoding steps behind a source that was read
+once, and gradients in training. A method stands where it does by default
+([methods.md](methods.md#encoder-decoders)). The placements `pfeiffer` and `parallel` need a norm in front of
+the MLP, which Marian, BART, PLBart and Blenderbot-small do not have. `tests/oracles/test_encoder_decoders.py`
+compares more settings with transformers and PEFT.""",
 }
-ZOO = {"decoders": ARCHITECTURES, "encoders": ENCODERS}
+ZOO = {"decoders": ARCHITECTURES, "encoders": ENCODERS, "encoder-decoders": ENCODER_DECODERS}
 
 
 def main() -> None:
-    """Check the architectures of the tables that are named, or of both, and write the page."""
+    """Check the architectures of the tables that are named, or of all, and write the page."""
     torch.set_num_threads(1)
     page = ROOT / "docs" / "models.md"
     old = dict(part.split("\n", 1) for part in page.read_text(encoding="utf-8").split("\n## ")[1:])
     wanted = sys.argv[1:] or list(ZOO)
-    sections = {name: section(name) if name in wanted else old[name.title()] for name in ZOO}
-    text = TOP + "".join(f"\n## {name.title()}\n{body.rstrip()}\n" for name, body in sections.items())
+    sections = {name: section(name) if name in wanted else old[name.capitalize()] for name in ZOO}
+    text = TOP + "".join(f"\n## {name.capitalize()}\n{body.rstrip()}\n" for name, body in sections.items())
     page.write_text(text, encoding="utf-8")
 
 

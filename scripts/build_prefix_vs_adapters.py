@@ -218,7 +218,7 @@ def scored(task: Task, groups: dict[str, list[str]], language: bool) -> str:
 
 
 def against(numbers: Task, xquad: Task, sib: Task, africa: list[str]) -> str:
-    """Each prefix minus each of three adapters, with intervals adjusted for all pairs of trained methods."""
+    """Each prefix minus each adapter, with intervals adjusted for all pairs of trained methods."""
     trained = [
         [method for name, method in task.main.items() if name in TRAINED] for task in (numbers, xquad, sib)
     ]
@@ -230,7 +230,7 @@ def against(numbers: Task, xquad: Task, sib: Task, africa: list[str]) -> str:
     }
     rows = []
     for one in PREFIXES:
-        for other in ("bottleneck width 13", "lora", "ia3"):
+        for other in ADAPTERS:
             cells = [
                 interval(pairs.pair(task.main[one], task.main[other]))
                 if {one, other} <= task.main.keys()

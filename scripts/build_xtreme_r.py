@@ -23,6 +23,7 @@ METHODS = {
     "prefix": "prefix in all layers",
     "lora": "LoRA",
     "bottleneck": "bottleneck",
+    "mad-x": "MAD-X",
 }
 PUD = ("ar", "de", "fi", "hi", "id", "ru", "th", "zh")
 MASAKHA = ("bm", "ee", "rw", "lg", "ny", "sn", "tw")

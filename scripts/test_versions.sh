@@ -23,7 +23,7 @@ pip install uv
 if [ -n "${TORCH:-}" ]; then pip install "torch==$TORCH"; else pip install -r requirements-torch.txt; fi
 pip install --no-deps -r "$venv/requirements.txt"
 # What only the tests need is of no interest here: any version that leaves the others as they are.
-pip install --constraint "$venv/requirements.txt" hypothesis import-linter pytest pytest-xdist statsmodels accelerate duckdb tensorboard playwright sacrebleu
+pip install --constraint "$venv/requirements.txt" hypothesis import-linter pytest pytest-xdist ruff statsmodels accelerate duckdb tensorboard playwright sacrebleu
 pip install --no-deps --editable .
 "$venv/bin/python" -m pip list --disable-pip-version-check | grep -iE '^(torch|transformers|peft|polars|pydantic|typer|altair) '
 "$venv/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

@@ -17,6 +17,7 @@ from rich.console import Console
 from crosstune.cli import main as cli
 from crosstune.errors import UserError
 from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.running.progress import Display
 from crosstune.running.runner import run_study
 from crosstune.study.spec import Study
 from failing_disk import Disk, watched
@@ -81,6 +82,27 @@ def killed_at(operation: int, folder: Path) -> contextlib.AbstractContextManager
             os.kill(os.getpid(), signal.SIGKILL)
 
     return watched(Disk(folder, before_change=count))
+
+
+@contextlib.contextmanager
+def killed_in(step: int, batch: int) -> Any:
+    """The process is killed behind this step of training or this batch of evaluation; 0 for neither."""
+    left = {"trained": step, "evaluated": batch}
+
+    def deadly(name: str) -> Callable[[Display, Any], None]:
+        before = getattr(Display, name)
+
+        def count(self: Display, progress: Any) -> None:
+            left[name] -= 1
+            if left[name] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            before(self, progress)
+
+        return count
+
+    for name in left:
+        setattr(Display, name, deadly(name))
+    yield
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ def _tensors(tree):
 
 
 class TapeRecorder:
-    """A recorder for `crosstune.models.fast.graphs.FixedStep`."""
+    """A recorder for `crosstune.models.fast.graphs.Steps`."""
 
     def __init__(self):
         self.rehearsals, self.recordings, self.replays = 0, 0, 0

@@ -5,8 +5,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+import torch
 
 import crosstune
+from crosstune.models.attention.choose import BatchForm, lay_out
+from crosstune.models.family import auto_class
+from crosstune.models.loading.demo import DEMOS, prepare
+from crosstune.models.loading.load import load
+from tiny_models import near
 
 DATA = Path(os.environ.get("CROSSTUNE_DATA") or Path(__file__).parents[1] / "../shared/data").resolve()
 
@@ -39,6 +45,29 @@ def test_a_study_on_a_real_model(model, languages, tmp_path):
     assert again.predictions.equals(results.predictions)
     assert {r.finished for r in again.runs} == {r.finished for r in results.runs}  # nothing was redone
     assert crosstune.report(tmp_path / "runs").stat().st_size > 500_000
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DEMOS)
+def test_logits_of_real_models_are_those_of_transformers(name):
+    """Of an encoder its states; in padded rows and in one line, against eager attention text by text."""
+    texts = ["A bridge was closed.", "Daraja lilifungwa kwa sababu ya mvua kubwa iliyonyesha jana.", "是"]
+    lm = load(name, device="cpu", dtype="float32")
+    kind, how = auto_class(lm.model.config), {"attn_implementation": "eager", "dtype": torch.float32}
+    plain = kind.from_pretrained(prepare(name), **how).eval()
+    ids = lm.tokens.prompts(texts)
+    with torch.inference_mode():
+        outs = [plain(input_ids=torch.tensor([text])) for text in ids]
+        for form in (BatchForm.PADDED, BatchForm.PADDING_FREE):
+            two_way = bool(lm.geometry.encoder)
+            placed = lay_out(form, ids, lm.pad_id, lm.device, balance=1e9, two_way=two_way)
+            states = lm.hidden(placed.ids, placed.layout).flatten(0, 1)
+            for start, text, out in zip(placed.starts, ids, outs, strict=True):
+                ours = states[start : start + len(text)]
+                if lm.geometry.encoder:
+                    near(f"states of {name}", ours, out.last_hidden_state[0], 1e-4)
+                else:
+                    near(f"logits of {name}", lm.logits(ours), out.logits[0], 1e-4)
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from tokenizers import processors
-from torch import Tensor
 from transformers import (
     AutoModelForSeq2SeqLM,
     M2M100Config,
@@ -67,10 +66,20 @@ TARGETS = [[3 + (5 * i * i + 3 * i + n) % 250 for i in range(n)] for n in (4, 8,
 def seq2seq_model(family: str, dtype: torch.dtype, implementation: str, seed: int = 0) -> Any:
     """The transformers model alone; the same weights whatever the attention implementation."""
     model = AutoModelForSeq2SeqLM.from_config(CONFIGS[family](), attn_implementation=implementation)
+    randomise(model, seed)
+    return model.to(DEVICE, dtype).requires_grad_(False).eval()
+
+
+def randomise(model: Any, seed: int = 0) -> None:
+    """Weights large enough for attention to be far from uniform, and for every norm and bias to matter."""
     draw = torch.Generator().manual_seed(seed)
+    # Tables of sines are computed when a model is loaded, whatever was saved.
+    fixed = {f"{name}.weight" for name, x in model.named_modules() if "Sinusoidal" in type(x).__name__}
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
             noise = torch.randn(parameter.shape, generator=draw)
+            if name in fixed:
+                continue
             if "relative_attention_bias" in name:
                 parameter.copy_(noise)
             elif parameter.dim() < 2:
@@ -83,7 +92,6 @@ def seq2seq_model(family: str, dtype: torch.dtype, implementation: str, seed: in
                 parameter.copy_(scale * noise * parameter.shape[-1] ** -0.5)
         if hasattr(model, "final_logits_bias"):
             model.final_logits_bias.copy_(torch.randn(model.final_logits_bias.shape, generator=draw))
-    return model.to(DEVICE, dtype).requires_grad_(False).eval()
 
 
 def make_seq2seq(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> EncoderDecoder:
@@ -112,10 +120,3 @@ def save_seq2seq(folder: Path, family: str = "mt5", tokenizer: Any = None) -> Pa
     seq2seq_model(family, torch.float32, "eager").save_pretrained(folder)
     (tokenizer or seq2seq_tokenizer()).save_pretrained(folder)
     return folder
-
-
-def pair(model: Any, source: Sequence[int], target: Sequence[int]) -> Tensor:
-    """Logits of a target behind a source, as transformers computes them."""
-    ids, written = (torch.tensor([list(x)], device=DEVICE) for x in (source, target))
-    logits: Tensor = model(input_ids=ids, decoder_input_ids=written, use_cache=False).logits[0]
-    return logits

@@ -13,6 +13,7 @@ from crosstune.analysis.statistics.variance import Sample
 from crosstune.analysis.transfer import language_scores, transfer
 from crosstune.data.forms import FORMS, AnswerForm
 from crosstune.metrics.statistic import MEAN, Statistic
+from crosstune.report.lm_eval import _results
 from crosstune.store.record import RunRecord
 from records import as_record
 
@@ -139,3 +140,13 @@ def test_sums_are_drawn_again_and_not_scores(
 def test_a_mean_has_the_examples_own_scores() -> None:
     scores = np.random.default_rng(0).random((3, 40, 1))
     np.testing.assert_allclose(MEAN.per_example(scores), scores[..., 0], atol=1e-9)
+
+
+def test_what_other_programs_are_given_is_that_score(study: tuple[list[RunRecord], pl.DataFrame]) -> None:
+    runs, predictions = study
+    scores = language_scores(runs, predictions).filter(run="b")
+    parts = {f"ner_{code}": predictions.filter(run="b", language=code) for code in LANGUAGES}
+    results = _results(runs[1], parts, scores)["results"]
+    for row in scores.rows(named=True):
+        shown = results[f"ner_{row['language']}"]
+        assert (shown["f1,none"], shown["f1_stderr,none"]) == (row["score"], row["se"])

@@ -39,7 +39,7 @@ def rows(model="m", method="lora", tasks=COUNTS, seeds=(0, 1), without=()):
                     "model": model, "method": method, "task": task.name, "protocol": "p", "setup": "s",
                     "run": f"{model}{method}{task.name}{seed}", "language": language,
                     "measure": "squad_f1" if task.name in QA else MEASURE.get(task.name, "accuracy"),
-                    "score": value(*about),
+                    "score": value(*about), "n": task.examples or 100,
                 }  # fmt: skip
                 if task.name in QA:
                     row |= {f"metric.{kind}_{name}": value(*about, kind, name)
@@ -104,6 +104,37 @@ def test_what_is_missing_is_said_by_task_and_language():
     out = io.StringIO()
     Console(file=out, width=110).print(_drawn(shown))
     assert f"{100 * xnli['score']:.1f}*" in out.getvalue()
+
+
+def test_a_seed_with_fewer_languages_gives_none_another_weight():
+    second = pl.col("run").str.ends_with("1")
+    table = frame(rows()).filter(~second | pl.col("language").is_in(["en", "de", "qu"]))
+    expected = [
+        sum(
+            (plain_one(task, 0, code) + plain_one(task, 1, code)) / 2
+            if code in ("en", "de", "qu")
+            else plain_one(task, 0, code)
+            for code in task.languages.split()
+        )
+        / len(task.languages.split())
+        for task in XTREME_R
+    ]
+    assert suite_scores(table)["score"].to_list() == pytest.approx(expected)
+
+
+def plain_one(task, seed, code):
+    others = {(task.name, other) for other in task.languages.split() if other != code}
+    return plain(task, seed, without=others)
+
+
+def test_a_part_of_a_test_set_is_no_complete_suite():
+    table = frame(rows()).with_columns(
+        n=pl.when((pl.col("task") == "xquad") & (pl.col("language") == "th")).then(40).otherwise("n")
+    )
+    (average,) = suite_averages(suite_scores(table)).rows(named=True)
+    assert (average["tasks"], average["complete"]) == (10, False)
+    (item,) = across_tasks(table)
+    assert "XQuAD on 40 examples a language (lora)" in item.table().notes[0]
 
 
 def test_a_task_with_another_metric_has_no_official_score():

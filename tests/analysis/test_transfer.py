@@ -124,10 +124,14 @@ DATA = {"en": [1, 0], "de": [1, 1]}
     [
         {"task": {"version": 2}},
         {"task": {"options": {"limit": 5}}},
+        {"task": {"metrics": ["exact"]}},
+        {"task": {"file": {"path": "t.yaml", "sha256": "ab"}}},
         {"fingerprints": {"train": "t", "test": {"en": "data-en", "de": "other"}}},
         {"fingerprints": {"train": "t", "test": {"en": "data-en"}}},
         {"source_language": "de"},
         {"evaluate": {"choices": "first-token"}},
+        {"evaluate": {"beams": 4}},
+        {"evaluate": {"target_language_token": False}},
     ],
 )
 def test_other_tests_are_never_mixed(change: dict[str, Any]) -> None:
@@ -166,6 +170,20 @@ def test_settings_that_differ_are_rows_with_names_of_their_own() -> None:
     )
     out = transfer(language_scores(runs, predictions))
     assert sorted(out["method"]) == ["lora, learning rate 0.01", "lora, learning rate 0.1"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"pooling": "mean"}, {"two_way": [3]}, {"head": False}, {"piece": "last"}]
+)
+def test_models_read_otherwise_are_no_seeds_of_one_another(change: dict[str, Any]) -> None:
+    runs, predictions = table(
+        (run("a", "lora", DATA), DATA), (run("b", "lora", DATA, 1, evaluate=change), DATA)
+    )
+    out = transfer(language_scores(runs, predictions))
+    ((key, value),) = change.items()
+    assert sorted(out["method"]) == [f"lora, evaluation {key} -", f"lora, evaluation {key} {value}"]
+    assert out["protocol"].n_unique() == 1
+    assert out["seeds"].to_list() == [1, 1]
 
 
 def test_seeds_named_differently_by_two_studies_are_one_row() -> None:

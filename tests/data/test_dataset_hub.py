@@ -20,7 +20,7 @@ from crosstune.data.hub import DATA_SUFFIXES, hub_entry
 from crosstune.errors import UserError
 from crosstune.languages.table import find
 from crosstune.models.loading.hub import HTTP_ERROR, explained
-from hub_server import GATED, NOWHERE, OWNER, HubServer, Repository, serving
+from hub_server import COMMIT, GATED, NOWHERE, OWNER, HubServer, Repository, serving
 
 QA = f"{OWNER}/qa"
 OLD, NEW, CONVERTED, MOVED = (digit * 40 for digit in "abcd")
@@ -333,6 +333,7 @@ def test_the_document_names_every_repository_at_its_revision():
         row = next(line for line in rows if line.startswith(f"| `{name}` "))
         assert f"`{entry.repo}`" in row
         assert f"`{entry.revision}`" in row
+        assert f"| {entry.licence} |" in row
 
 
 OWN_TASK = """
@@ -361,11 +362,23 @@ test: TEST
 
 def test_a_task_of_ones_own_from_the_hub(hub: HubServer, tmp_path: Path) -> None:
     text = DEFINITION.replace("OWNER", OWNER)
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"^`quiz.yaml`.*?```yaml\n(.*?)```", page, re.S | re.M)
+    stream = io.BytesIO()
+    choices = [{"text": word, "label": letter} for word, letter in (("Bern", "A"), ("Rom", "B"))]
+    pl.DataFrame({"id": ["q1"], "question": ["Wo?"], "choices": [choices], "answerKey": ["B"]}).write_parquet(
+        stream
+    )
+    quiz = {
+        f"{code}/{split}-0.parquet": stream.getvalue() for code in ("de", "en") for split in ("train", "test")
+    }
+    hub.datasets[f"{OWNER}/quiz"] = Repository({COMMIT: quiz}, {"main": COMMIT})
     files = {
         "files": text.replace("REVISION", OLD).replace("TEST", '"{code}/test-*.parquet"'),
         "config": text.replace("REVISION", "refs/convert/parquet").replace("TEST", '"{code}/test"'),
         "nothing": text.replace("REVISION", NEW).replace("TEST", '"{code}/dev-*.parquet"'),
         "unpinned": text.replace("revision: REVISION\n", "").replace("TEST", '"{code}/test"'),
+        "recipe": recipe,
     }
     for name, content in files.items():
         (tmp_path / f"{name}.yaml").write_text(content, encoding="utf-8")
@@ -373,8 +386,9 @@ def test_a_task_of_ones_own_from_the_hub(hub: HubServer, tmp_path: Path) -> None
     done = subprocess.run(
         command, env=hub.environment(tmp_path / "home"), capture_output=True, text=True, check=True
     )
-    from_files, from_config, nothing, unpinned = done.stdout.splitlines()
+    from_files, from_config, nothing, unpinned, quiz_lines, _ = done.stdout.split("\n")
     assert from_files == f"['de'] ['Wer?'] {QA} {OLD}"
     assert from_config == f"['de'] ['Wann?'] {QA} {CONVERTED}"
     assert "no file */dev-*.parquet; it holds de/test-0.parquet" in nothing
     assert "unpinned.yaml:3: task: hub and revision go together" in unpinned
+    assert quiz_lines == f"['en', 'de'] ['Wo?\\nAnswer:', 'Wo?\\nAnswer:'] {OWNER}/quiz {COMMIT}"

@@ -46,6 +46,8 @@ def test_the_card(runs: Any, tmp_path: Path) -> None:
     ):
         assert part in rest
     assert "English names of 80 items a kind" in rest
+    assert f"- base model {record.model}: not known here: look at its source\n" in rest
+    assert "- data CLDR: Unicode License v3\n" in rest
 
 
 @pytest.mark.parametrize(

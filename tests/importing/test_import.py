@@ -208,6 +208,9 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     file = written(tmp_path / "t.jsonl", GOOD)
     with pytest.raises(UserError, match="holds other things and no runs"):
         crosstune.import_results(file, tmp_path)
+    (tmp_path / "head.csv").write_text("language,example,method,score\n")
+    with pytest.raises(UserError, match=r"head\.csv: no answers in it"):
+        crosstune.import_results(tmp_path / "head.csv", tmp_path / "runs")
     with pytest.raises(UserError, match=r"no samples_\*\.jsonl in it"):
         crosstune.import_results(tmp_path, tmp_path / "runs")
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from crosstune.models.fast import graphs, layers, norms, weights
-from crosstune.models.fast.graphs import FixedStep
+from crosstune.models.fast.graphs import Steps
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.top_rows import TOP_ROWS
 from crosstune.models.memory import measure
@@ -113,9 +113,12 @@ def test_recorded_steps(monkeypatch, planted):
 
     prompts = [random_ids(n, seed=n) for n in (5, 7, 6)]
     right = generation.generate(lm, prompts, 9, ())
-    monkeypatch.setattr(
-        generation, "stepper", lambda lm, slots, note=None: FixedStep(lm, slots, Wrong(), told.append)
-    )
+
+    def stepper(lm, slots, note=None):
+        slots.rounded = True
+        return Steps(lm, slots, Wrong(), told.append)
+
+    monkeypatch.setattr(generation, "stepper", stepper)
     assert generation.generate(lm, prompts, 9, ()) == right
     assert len(told) == 1
     assert graphs.RECORDED.verdicts[ref(lm.model)]

@@ -71,7 +71,7 @@ def test_the_library_s_modules(stored, lm, case):
     near("bottleneck = adapters library", all_logits(lm, ids), wanted)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if "compacter" not in case])
+@pytest.mark.parametrize("case", CASES)
 def test_written_as_the_library_writes(stored, lm, tmp_path, case):
     """The same settings, names and values, under another name of the adapter."""
     tensors, about = stored

@@ -92,10 +92,13 @@ def doubled(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
-def test_it_starts_as_the_base_model_and_leaves_no_trace(tiny_lm, kind, dtype):
+@pytest.mark.parametrize("placement", ["inside", "houlsby", "pfeiffer"])
+@pytest.mark.parametrize("residual", ["library", "paper"])
+def test_it_starts_as_the_base_model_and_leaves_no_trace(tiny_lm, kind, placement, residual, dtype):
     lm = tiny_lm(kind, dtype)
     plain = all_logits(lm, IDS)
-    method: Any = METHODS["mad-x"](METHODS["mad-x"].Config(**SETTINGS))
+    settings = SETTINGS | {"placement": placement, "residual": residual}
+    method: Any = METHODS["mad-x"](METHODS["mad-x"].Config(**settings))
     method.uses = {"en": "en", "sw": "sw"}
     method.attach(lm)
     with lm.adaptation.for_language("sw"):

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from crosstune.methods import METHODS
 from crosstune.models.language_model import LanguageModel
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.loop import train
@@ -110,6 +111,29 @@ def test_starts_at_the_base_model_bit_for_bit(tiny_lm, family, case, dtype):
         assert torch.equal(lm.hidden(ids), base)
         with method.evaluating():
             assert torch.equal(lm.hidden(ids), base)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("placement", ["inside", "houlsby", "pfeiffer", "parallel"])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("bottleneck", {"width": 4}),
+        ("bottleneck", {"width": 4, "invertible": True, "ortho": 0.1}),
+        ("compacter", {"width": 8}),
+    ],
+    ids=["bottleneck", "invertible", "compacter"],
+)
+def test_every_placement_starts_at_the_base_model_bit_for_bit(
+    tiny_lm, family, name, settings, placement, dtype
+):
+    lm = tiny_lm(family, dtype)
+    plain = all_logits(lm, IDS)
+    method = METHODS[name](METHODS[name].Config(placement=placement, **settings))
+    method.attach(lm, seed=5)
+    assert torch.equal(all_logits(lm, IDS), plain)
+    with method.evaluating():
+        assert torch.equal(all_logits(lm, IDS), plain)
 
 
 @pytest.mark.parametrize("case", sorted(CASES))

@@ -11,6 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.models.geometry import geometry_of
+from crosstune.study.spec import read_study
+from saved_model import save_model
 from tiny_models import CONFIGS, WINDOW, all_logits, near, random_ids, row, tiny_model
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
@@ -77,6 +80,9 @@ def test_the_logits_are_peft_s(tiny_lm, tmp_path, family, kind):
     with method.evaluating():
         near(f"PEFT folder, {kind}, evaluated", all_logits(lm, IDS), wanted)
     assert not method.trains
+    assert ("leaves sliding layers" in method.remark) == (
+        kind in ("prefix", "projected") and family == "gemma3"
+    )
     tensors = load_file(tmp_path / "adapter_model.safetensors").values()
     assert method.trained_parameters() == sum(x.numel() for x in tensors)
     method.detach()
@@ -106,6 +112,42 @@ def test_an_adapter_of_another_model(tiny_lm, tmp_path, kind, model, wrong):
 
 
 @pytest.mark.parametrize(
+    ("kind", "model", "wrong"),
+    [
+        ("lora", {"num_hidden_layers": 2}, "and this model 2 layers"),
+        ("lora", {"intermediate_size": 80}, "mlp.down_proj.lora_A.weight is 96 wide, and this model's 80"),
+        ("lora", {"num_key_value_heads": 4}, "k_proj.lora_B.weight is 32 wide, and this model's 64"),
+        ("prefix", {"num_hidden_layers": 2}, "prompt_embeddings is 192 wide, and this model's 128"),
+        ("prompt", {"hidden_size": 32}, "prompt_embeddings is 64 wide, and this model's 32"),
+        ("adaption", {"hidden_size": 32}, "adaption_prompt is 64 wide, and this model's 32"),
+        ("lora", {}, ""),
+        ("adaption", {}, ""),
+    ],
+)
+def test_it_is_told_before_a_model_is_loaded(tmp_path, kind, model, wrong):
+    saved(kind, "llama", tmp_path)
+    geometry = geometry_of(CONFIGS["llama"](**model))
+    config = METHODS["adapter"].Config(path=str(tmp_path))
+    if wrong:
+        with pytest.raises(UserError, match=f"is of another model: .*{wrong}|{wrong}"):
+            METHODS["adapter"].count(config, geometry)
+    else:
+        assert METHODS["adapter"].count(config, geometry) > 0
+
+
+@pytest.mark.parametrize(("path", "wrong"), [("theirs", "and this model 2 layers"), ("x", "is no folder")])
+def test_a_study_names_the_line(tmp_path, monkeypatch, path, wrong):
+    monkeypatch.chdir(tmp_path)
+    saved("lora", "llama", tmp_path / "theirs")
+    save_model(tmp_path / "model")  # with two layers
+    study = tmp_path / "s.yaml"
+    adapter = f"methods:\n  - lora\n  - {{name: adapter, path: {path}}}\n"
+    study.write_text(f"name: s\nmodel: model\ntasks: [cldr-names]\n{adapter}")
+    with pytest.raises(UserError, match=rf"^s\.yaml:6: .*{wrong}"):
+        read_study("s.yaml")
+
+
+@pytest.mark.parametrize(
     ("change", "wrong"),
     [
         ({"modules_to_save": ["lm_head"]}, "it holds whole modules (modules_to_save)"),
@@ -115,6 +157,8 @@ def test_an_adapter_of_another_model(tiny_lm, tmp_path, kind, model, wrong):
         ({"peft_type": None}, "peft_type None is not taken"),
         ({"from_tomorrow": 3}, "the setting from_tomorrow: 3, which this version of peft lacks"),
         ({"target_modules": ["nothing"]}, "not found in the base model"),
+        ({"target_modules": "(("}, "does not fit"),
+        ({"r": "four"}, "does not fit"),
     ],
 )
 def test_folders_that_are_not_taken(tiny_lm, tmp_path, change, wrong):
@@ -146,6 +190,10 @@ def test_files(tmp_path):
     assert METHODS["adapter"].Config(path=str(tmp_path)).content != first.content
     with pytest.raises(UserError, match="has changed since"):
         METHODS["adapter"].Config.model_validate(record)
+    next(iter(tensors.values()))[0] = float("nan")
+    save_file(tensors, weights)
+    with pytest.raises(UserError, match="holds NaN or infinite numbers"):
+        METHODS["adapter"].Config(path=str(tmp_path)).source.tensors()
     weights.rename(tmp_path / "adapter_model.bin")
     with pytest.raises(UserError, match="pickled weights are never loaded"):
         METHODS["adapter"].Config(path=str(tmp_path)).content  # noqa: B018

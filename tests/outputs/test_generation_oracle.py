@@ -12,9 +12,10 @@ from crosstune.models.attention.choose import BatchForm
 from crosstune.models.attention.trees import grow
 from crosstune.models.fast import graphs
 from crosstune.outputs import generation
+from crosstune.outputs.decoding.ends import cut
 from crosstune.outputs.generation import generate
 from reference_decoder import effect_of, reference_logits
-from tiny_models import SCORED, WINDOW, all_logits, attach, near, random_ids, row
+from tiny_models import SCORED, WINDOW, all_logits, attach, make_lm, near, random_ids, row
 
 EOS = 2
 # Shorter and longer than the window, and growing past it while decoding.
@@ -76,8 +77,8 @@ def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, form
     slots = DecodingCache(lm, 6, front + max(map(len, texts)) + TOKENS)
     written = [0] * len(texts)
     with torch.inference_mode():
-        hidden = generation._read(lm, trees[:4], slots, form)
-        rows = [0, 1, 2, 3, 4]
+        hidden, rows = generation._read(lm, trees[:4], slots, form)
+        assert rows == [0, 1, 2, 3, 4]
         for t in range(TOKENS):
             for b, i in enumerate(rows):
                 whole = lm.hidden(row(texts[i] + more[i][: written[i]]))[0, -1]
@@ -86,7 +87,9 @@ def test_every_step_has_the_logits_of_the_whole_text(tiny_lm, family, case, form
             if t == 4:  # rows end, the first and the last among them, and others take their places
                 order = slots.drop([0, 2, 4])
                 rows, hidden = [rows[j] for j in order], hidden[order]
-                hidden = torch.cat([hidden, generation._read(lm, trees[4:], slots, form)])
+                states, places = generation._read(lm, trees[4:], slots, form)
+                assert places == [2, 3, 4]
+                hidden = torch.cat([hidden, states])
                 rows += [5, 6, 7]
                 continue
             hidden = lm.step(torch.tensor([more[i][written[i]] for i in rows], device=lm.device), slots)
@@ -138,7 +141,7 @@ class Script:
     def __init__(self, lm, texts: list[list[int]]):
         self.tokenizer, self.stop_ids, self.pad_id, self.device = lm.tokenizer, lm.stop_ids, 0, lm.device
         self.geometry, self.adaptation = replace(lm.geometry, hidden=1, layers=0), Adaptation([])
-        self.texts, self.steps = texts, 0
+        self.texts, self.count, self.steps = texts, 0, None
 
     def hidden(self, ids, layout, read, rows):
         places = (
@@ -152,11 +155,9 @@ class Script:
         places = [divmod(int(length) - 1, 100) for length in hidden[:, 0]]
         return torch.tensor([(self.texts[i] + [EOS] * 99)[n] for i, n in places], device=self.device)
 
-    def step(self, ids, slots):
-        self.steps += 1
-        slots.begin()
-        slots.end()
-        return torch.tensor(slots.lengths, dtype=torch.float32, device=self.device)[:, None]
+    def read_next(self, ids, lengths, slots):
+        self.count += 1
+        return (lengths + 1.0)[:, None]
 
 
 def written(lm, texts: list[str], max_tokens: int = 50, stop=("\n",), end: bool = True, rows: int = 9):
@@ -168,7 +169,7 @@ def written(lm, texts: list[str], max_tokens: int = 50, stop=("\n",), end: bool 
     written = generation._generate(script, trees, max_tokens, stop, rows * longest)
     assert all(len(ids) <= max_tokens for ids in written)
     decoded = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in written]
-    return [generation.cut(text, stop).strip() for text in decoded], script.steps
+    return [cut(text, stop).strip() for text in decoded], script.count
 
 
 def test_stop_strings(tiny_lm):
@@ -198,49 +199,119 @@ def test_end_tokens_of_the_generation_config_end_too(tiny_lm):
     assert lm.stop_ids == {2, 40}
 
 
-# --- steps of fixed shapes, as a GPU records them ---------------------------------------------------
+def test_equals_what_transformers_generates(family):
+    """Its own attention and cache, one prompt at a time: grouped heads, windows, ends in the middle."""
+    lm = make_lm(family)
+    wanted = [slowly(lambda ids: all_logits(lm, ids), p, TOKENS, frozenset()) for p in PROMPTS]
+    lm.model.generation_config.eos_token_id = [EOS, wanted[0][3], wanted[4][7]]
+    lm.model.set_attn_implementation("sdpa")
+    theirs = []
+    for prompt in PROMPTS:
+        out = lm.model.generate(row(prompt), max_new_tokens=TOKENS, do_sample=False, pad_token_id=0)
+        ids = out[0, len(prompt) :].tolist()
+        theirs.append(ids[:-1] if ids[-1] in lm.stop_ids else ids)
+    lm.model.set_attn_implementation("crosstune")
+    assert {len(ids) for ids in theirs} > {TOKENS}
+    for late in (0, 1):
+        assert later(lm, PROMPTS, late) == theirs
+
+
+# --- steps as a GPU has them: fixed shapes, tokens looked at a step late ----------------------------
+
+
+def later(lm, prompts, late=1, stop=(), seen=None):
+    """Answers by steps of rounded shapes, the tokens of each looked at when the next is under way."""
+
+    def steps(lm, slots, note=None):
+        slots.rounded = True
+        made = graphs.Steps(lm, slots)
+        made.late = late
+        if seen is not None:
+            real = made._compute
+            made._compute = lambda shape: (seen.add(shape), real(shape))[1]
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("crosstune.models.attention.cache.COLUMNS", 8)
+        patch.setattr(generation, "stepper", steps)
+        trees = [grow([p]) for p in prompts]
+        # The cache holds twice as many: four rows.
+        return generation._generate(lm, trees, TOKENS, stop, 2 * (30 + TOKENS))
 
 
 @pytest.mark.parametrize("kind", ["llama", "gemma3"])
 @pytest.mark.parametrize("case", SCORED)
-def test_a_step_of_fixed_shape_equals_a_step(tiny_lm, monkeypatch, kind, case):
-    """While rows come and go, and the shapes grow and shrink; on a GPU, the recorded step."""
+def test_steps_of_fixed_shapes_a_step_late(tiny_lm, kind, case):
+    """While rows end, stand empty and are filled again, and shapes grow and shrink."""
     lm = tiny_lm(kind)
     method = attach(lm, case)
-    monkeypatch.setattr(graphs, "COLUMNS", 8)
-    shapes = set()
-
-    def both(lm, slots, note=None):
-        fixed = graphs.FixedStep(lm, slots)
-        real = slots.fix
-
-        def step(ids):
-            plain = lm.read_next(ids, slots.begin(), slots)
-            monkeypatch.setattr(
-                slots, "fix", lambda at, columns: (shapes.add((len(at), columns)), real(at, columns))[1]
-            )
-            hidden = fixed(ids)
-            monkeypatch.setattr(slots, "fix", real)
-            near("fixed step = step", hidden, plain)
-            return hidden
-
-        return step
-
     prompts = [*PROMPTS, *QUESTIONS]
-    trees = [grow([p]) for p in prompts]
     with method.evaluating():
         for stop in ((), ("w", "the")):  # all of one length, and of several
-            wanted = batched(lm, prompts, stop=stop)
-            with monkeypatch.context() as patch:
-                patch.setattr(generation, "stepper", both)
-                # Four rows at once: the rest wait for a place.
-                assert generation._generate(lm, trees, TOKENS, stop, 4 * (30 + TOKENS)) == wanted
-    assert len({rows for rows, _ in shapes}) > 1
-    assert len({columns for _, columns in shapes}) > 1
+            wanted, shapes = batched(lm, prompts, stop=stop), set()
+            assert later(lm, prompts, 1, stop, seen=shapes) == wanted
+            assert len({rows for rows, *_ in shapes}) > 1
+            assert len({columns for _, columns, _ in shapes}) > 1
+
+
+def test_rows_move_only_where_fewer_are_enough(tiny_lm):
+    """An empty row stays, and is filled first; in a rounded cache until half of the rows are enough."""
+    lm = tiny_lm("llama")
+    slots = DecodingCache(lm, 8, 12, rounded=True)
+    with torch.inference_mode():
+        for n in range(7):
+            lm.hidden(row(random_ids(n + 2, seed=n)), read=(read := slots.reader()))
+            slots.add(read, [(0, list(range(n + 2)))])
+        assert slots.shape[0] == 8
+        assert slots.drop([1, 6]) == [0, 1, 2, 3, 4, 5]
+        assert slots.lengths == [2, None, 4, 5, 6, 7]
+        lm.hidden(row(random_ids(3, seed=9)), read=(read := slots.reader()))
+        assert slots.add(read, [(0, [0, 1, 2])]) == [1]
+        kept = {i: x.clone() for i, x in slots.keys.items()}
+        assert slots.drop([0, 2]) == [5, 1, 4, 3]
+        assert (slots.lengths, slots.shape[0]) == ([7, 3, 6, 5], 4)
+        assert slots.state[1, :4].tolist() == slots.lengths
+        for i, keys in slots.keys.items():
+            for new, old in enumerate([5, 1, 4, 3]):
+                length = slots.lengths[new]
+                assert torch.equal(keys[new * 12 :][:length], kept[i][old * 12 :][:length])
+
+
+def test_the_same_memory_in_other_rows(tiny_lm):
+    lm = tiny_lm("llama")
+    attach(lm, "prefix-kv")
+    slots = DecodingCache(lm, 2, 12)
+    with torch.inference_mode():
+        lm.hidden(row(random_ids(3, seed=1)), read=(read := slots.reader()))
+        slots.add(read, [(0, [0, 1, 2])])
+        width, where = slots.width, slots.keys[0].data_ptr()
+        assert not slots.fit(3, 12)
+        assert slots.fit(3, 12 - width + 2 * width // 3)
+        assert (slots.extent, slots.keys[0].data_ptr()) == (0, where)
+        learned = lm.adaptation.prompts(0).joint()
+        for start in range(3):
+            front = slots.keys[0][start * slots.width :][: learned[0].shape[1]]
+            assert torch.equal(front, learned[0].transpose(0, 1))
+
+
+def test_tokens_that_a_step_writes_are_counted_on_the_device(tiny_lm):
+    """A text that has ended stays as long as it is, whatever is computed in its row."""
+    lm = tiny_lm("llama")
+    slots = DecodingCache(lm, 2, 12)
+    steps = graphs.Steps(lm, slots)
+    with torch.inference_mode():
+        for n in (3, 5):
+            lm.hidden(row(random_ids(n, seed=n)), read=(read := slots.reader()))
+            slots.add(read, [(0, list(range(n)))])
+        state = torch.randn(2, lm.geometry.hidden, device=lm.device)
+        steps.start([0], state[:1], 2)
+        steps.start([1], state[1:], 4)
+        for _ in range(4):
+            steps()
+    assert slots.state[1:, :2].tolist() == [[4, 8], [0, 0]]
 
 
 def test_a_cpu_takes_plain_steps(tiny_lm):
     lm = tiny_lm("llama")
-    assert isinstance(graphs.stepper(lm, DecodingCache(lm, 1, 4)), graphs.FixedStep) == (
-        lm.device.type == "cuda"
-    )
+    steps = graphs.stepper(lm, DecodingCache(lm, 1, 4))
+    assert {steps._recorder is not None, bool(steps.late)} == {lm.device.type == "cuda"}

@@ -25,22 +25,25 @@ def batched(lm):
 
 @pytest.fixture(autouse=True)
 def narrow(monkeypatch):
-    monkeypatch.setattr(graphs, "COLUMNS", 8)
+    monkeypatch.setattr("crosstune.models.attention.cache.COLUMNS", 8)
     monkeypatch.setattr(graphs.RECORDED, "verdicts", {})
 
 
-def decode(lm, monkeypatch, recorder, told=None):
-    """Answers with recorded steps, four rows at once, and the last stepper's shapes."""
-    steppers = []
+def decode(lm, monkeypatch, recorder, told=None, rows=4, tokens=TOKENS, late=1):
+    """Answers with recorded steps, so many rows at once, and the steps."""
+    made = []
 
     def recorded(lm, slots, note=None):
-        steppers.append(graphs.FixedStep(lm, slots, recorder, None if told is None else told.append))
-        return steppers[-1]
+        slots.rounded = True
+        steps = graphs.kept(lm, slots, lambda device: recorder, None if told is None else told.append)
+        steps.late = late
+        made.append(steps)
+        return steps
 
     with monkeypatch.context() as patch:
         patch.setattr(generation, "stepper", recorded)
         trees = [grow([p]) for p in PROMPTS]
-        return generation._generate(lm, trees, TOKENS, (), 4 * (30 + TOKENS)), steppers[-1].recorded
+        return generation._generate(lm, trees, tokens, (), rows * (30 + tokens)), made[-1]
 
 
 @pytest.mark.parametrize("kind", ["llama", "mistral", "gemma3"])
@@ -51,12 +54,65 @@ def test_recorded_steps_give_the_same_answers(tiny_lm, monkeypatch, kind, case):
     told, recorder = [], TapeRecorder()
     with method.evaluating():
         wanted = batched(lm)
-        answers, shapes = decode(lm, monkeypatch, recorder, told)
+        answers, steps = decode(lm, monkeypatch, recorder, told)
     assert answers == wanted
     assert told == []
-    assert len(shapes) == recorder.recordings == recorder.rehearsals > 2
-    assert any(shapes.values())  # some were proved twice,
-    assert recorder.replays > 2 * sum(shapes.values())  # and replayed after that
+    assert len(steps.recorded) == recorder.recordings == recorder.rehearsals > 2
+    assert any(steps.recorded.values())  # some were proved twice,
+    assert recorder.replays > 2 * sum(steps.recorded.values())  # and replayed after that
+
+
+def test_recordings_are_kept_with_the_model(tiny_lm, monkeypatch):
+    """Other texts, fewer and shorter, in the same memory: nothing is recorded that was before."""
+    lm, recorder = tiny_lm("gemma3"), TapeRecorder()
+    wanted = batched(lm)
+    _, steps = decode(lm, monkeypatch, recorder)
+    _, again = decode(lm, monkeypatch, recorder)  # shapes that were met once are recorded now
+    recordings, replays = recorder.recordings, recorder.replays
+    answers, third = decode(lm, monkeypatch, recorder)
+    assert steps is again is third is lm.steps
+    assert answers == wanted
+    assert recorder.recordings == recordings
+    assert recorder.replays > replays + TOKENS
+    fewer, fourth = decode(lm, monkeypatch, recorder, rows=2)
+    assert (fewer, fourth is lm.steps) == (wanted, True)
+    more, fifth = decode(lm, monkeypatch, recorder, rows=9)
+    assert more == wanted
+    assert fifth is lm.steps is not fourth
+
+
+@pytest.mark.parametrize("case", ["lora", "prefix-kv"])
+def test_a_recording_of_something_else_is_not_replayed(tiny_lm, monkeypatch, case):
+    """The bare model, a method on it, its weights merged, the bare model again: each noticed by itself."""
+    lm, recorder = tiny_lm("llama"), TapeRecorder()
+
+    def go():
+        wanted = batched(lm)
+        before = recorder.recordings
+        for _ in range(2):
+            assert decode(lm, monkeypatch, recorder)[0] == wanted
+        return recorder.recordings - before
+
+    assert go()
+    method = attach(lm, case)
+    assert go()
+    with method.evaluating():
+        assert bool(go()) == (case == "lora")  # a prefix stands in the cache either way
+    method.detach()
+    assert go()
+
+
+def test_what_fails_on_the_way_gives_its_memory_back(tiny_lm, monkeypatch):
+    lm = tiny_lm("llama")
+    decode(lm, monkeypatch, TapeRecorder())
+
+    def fails(*args):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(generation, "_read", fails)
+    with pytest.raises(torch.OutOfMemoryError):
+        decode(lm, monkeypatch, TapeRecorder())
+    assert lm.steps is None
 
 
 class Broken(TapeRecorder):
@@ -101,9 +157,9 @@ class Broken(TapeRecorder):
 def test_what_cannot_be_recorded_is_said_once_and_computed(tiny_lm, monkeypatch, how, recordings, why):
     lm = tiny_lm("llama")
     told, recorder = [], Broken(how)
-    answers, shapes = decode(lm, monkeypatch, recorder, told)
+    answers, steps = decode(lm, monkeypatch, recorder, told)
     assert answers == batched(lm)
-    assert shapes == {}
+    assert (steps.recorded, lm.steps) == ({}, None)
     assert len(told) == 1
     assert f"({why})" in told[0]
     assert recordings is None or recorder.recordings == recordings
@@ -129,39 +185,37 @@ def test_real_recordings(tiny_lm, monkeypatch, case):
     told = []
     with method.evaluating():
         wanted = batched(lm)
-        answers, shapes = decode(lm, monkeypatch, graphs.CudaRecorder(lm.device), told)
+        answers, steps = decode(lm, monkeypatch, graphs.CudaRecorder(lm.device), told)
     assert (answers, told) == (wanted, [])
-    assert any(shapes.values())
+    assert any(steps.recorded.values())
 
 
 def test_where_steps_are_recorded(tiny_lm, monkeypatch):
     """On one GPU, unless it is switched off or did not go; asked without a GPU."""
     lm = tiny_lm("llama")
     slots = DecodingCache(lm, 1, 4)
-
-    def recorded():
-        return isinstance(graphs.stepper(lm, slots), graphs.FixedStep)
-
-    assert recorded() == (lm.device.type == "cuda")
+    assert (graphs.stepper(lm, slots)._recorder is not None) == (lm.device.type == "cuda")
     cuda = torch.device("cuda", 0)
-    monkeypatch.setattr(graphs, "CudaRecorder", lambda device: TapeRecorder())
+    asked = []
+    monkeypatch.setattr(graphs, "kept", lambda *args: asked.append(args) or graphs.Steps)
+    monkeypatch.setattr(graphs, "Steps", lambda *args: None)
     monkeypatch.setattr(type(lm), "device", property(lambda self: cuda))
     monkeypatch.setattr(type(lm), "layer_device", lambda self, i: cuda)
-    monkeypatch.setattr(graphs, "FixedStep", Fake)
-    assert isinstance(graphs.stepper(lm, slots), Fake)
+
+    def recorded():
+        asked.clear()
+        graphs.stepper(lm, slots)
+        return len(asked) == 1
+
+    assert recorded()
     monkeypatch.setenv(GPU_OFF, " graphs,")
-    assert not isinstance(graphs.stepper(lm, slots), Fake)
+    assert not recorded()
     monkeypatch.delenv(GPU_OFF)
     monkeypatch.setattr(type(lm), "layer_device", lambda self, i: torch.device("cuda", i % 2))
-    assert not isinstance(graphs.stepper(lm, slots), Fake)
+    assert not recorded()
     monkeypatch.setattr(type(lm), "layer_device", lambda self, i: cuda)
     graphs.RECORDED.verdicts[ref(lm.model)] = "failed"
-    assert not isinstance(graphs.stepper(lm, slots), Fake)
-
-
-class Fake:
-    def __init__(self, *args):
-        pass
+    assert not recorded()
 
 
 def test_a_part_that_is_none(monkeypatch):

@@ -7,13 +7,13 @@ from torch.nn.functional import cross_entropy
 from crosstune.data.example import Example
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.registry import output_of
-from crosstune.outputs.seq2seq.beams import beam_search
 from crosstune.outputs.seq2seq.scoring import Question, score
-from crosstune.outputs.seq2seq.writing import greedy, write
-from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.seq2seq.writing import beam_search, greedy, write
+from crosstune.outputs.settings import Beams, EvaluateSettings
 from crosstune.training.batches import ready_parts
 from crosstune.training.objectives import answer_loss
-from tiny_encoder_decoders import CONFIGS, SOURCES, make_seq2seq, pair, seq2seq_model
+from eager_pairs import pair
+from tiny_encoder_decoders import CONFIGS, SOURCES, make_seq2seq, seq2seq_model
 from tiny_models import near
 
 EXAMPLES = [
@@ -47,6 +47,15 @@ def test_loss_is_that_of_each_pair(family, kind):
         assert (len(parts) == 1) == (tokens == 8192)
         ours = sum(answer_loss(lm, part) for part in parts)
         near(f"loss of {family}", ours, torch.tensor(wanted))
+
+
+def test_answers_stand_behind_the_token_that_bart_puts_first():
+    lm = make_seq2seq("mbart")
+    lm.model.generation_config.forced_bos_token_id = 1
+    row = output_of("choice", lm, EvaluateSettings()).rows(EXAMPLES)[0]
+    assert (row.ids[:2], row.answer) == ((2, 1), len(row.ids) - 2)
+    (mine,) = lm.model.generate(torch.tensor([SOURCES[0]]), max_new_tokens=2, num_beams=1)[:, :2].tolist()
+    assert mine == [2, 1]
 
 
 @pytest.mark.parametrize("choices", ["label", "label-per-token", "first-token"])
@@ -96,7 +105,7 @@ def test_greedy_answers_are_those_of_transformers(family):
     assert texts == [lm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in wanted]
 
 
-@pytest.mark.parametrize("beams", [2, 4])
+@pytest.mark.parametrize("beams", [Beams(2), Beams(4), Beams(3, 0.3, True), Beams(3, -0.5, "never")])
 @pytest.mark.parametrize("family", CONFIGS)
 def test_beams_find_what_those_of_transformers_do(family, beams):
     lm, eager = make_seq2seq(family), eager_of(family)
@@ -106,8 +115,9 @@ def test_beams_find_what_those_of_transformers_do(family, beams):
     # Tokens that come often end answers: searches end at several lengths.
     ends = [2, likely[0][3], likely[4][5]]
     lm.model.generation_config.eos_token_id = ends
-    ours = beam_search(lm, sources, [start] * len(sources), 9, beams)
-    how = {"num_beams": beams, "eos_token_id": ends}
+    ours = beam_search(beams, lm, sources, [start] * len(sources), 9)
+    how = {"num_beams": beams.count, "eos_token_id": ends}
+    how |= {"length_penalty": beams.length_penalty, "early_stopping": beams.early_stopping}
     wanted = [transformers_writes(eager, source, start, 9, **how) for source in sources]
     cut = [answer[: next((i for i, t in enumerate(answer) if t in ends), 9)] for answer in wanted]
     assert ours == cut

@@ -1,11 +1,12 @@
 """Span heads against transformers' BertForQuestionAnswering and a plain search of the best span; windows."""
 
+import unicodedata
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import processors
+from tokenizers import normalizers, processors
 from transformers import BertForQuestionAnswering
 
 from crosstune.data.example import Example
@@ -80,6 +81,16 @@ def test_windows(lm):
             whole = window.offsets[0][0] <= example.span[0] and example.span[1] <= window.offsets[-1][1]
             assert (text == example.answers[0]) if whole else ((first, last) == (0, 0))
         assert any(span != (0, 0) for span in with_answer)
+
+
+def test_a_token_keeps_the_marks_that_its_tokenizer_composes(lm):
+    lm.tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    context = unicodedata.normalize("NFD", "la gã o tiếng")
+    assert len(context) == 16
+    ((window,),) = Spans(lm, EvaluateSettings())._windows([question("w", context[3:6], context)])
+    first, last = window.span((3, 6))
+    ends = window.offsets[first - window.first][0], window.offsets[last - window.first][1]
+    assert context[slice(*ends)] == context[3:6]
 
 
 def reference(lm) -> BertForQuestionAnswering:

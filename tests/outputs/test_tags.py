@@ -9,11 +9,12 @@ from transformers import AttentionInterface, PreTrainedTokenizerFast
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
+from crosstune.methods import METHODS
 from crosstune.methods.head import HeadShape, Probe, WithHead
 from crosstune.models.attention.choose import for_training
 from crosstune.outputs.choices import ChoiceItem, score_choices
 from crosstune.outputs.evaluate import evaluate
-from crosstune.outputs.fits import head_shape
+from crosstune.outputs.fits import check_fits, head_shape
 from crosstune.outputs.heads.reading import answered
 from crosstune.outputs.heads.tags import Tags
 from crosstune.outputs.registry import output_of
@@ -174,3 +175,5 @@ def test_chosen_layers_of_a_decoder_see_both_ways(family, layers):
     assert (lm.hidden(row(texts[0]))[0] - expected[0]).abs().max() > 0.01
     with pytest.raises(UserError, match="counted from 0 to 2 here"):
         head_shape(task, lm.geometry, EvaluateSettings(two_way=(3,)), [example("a", "O")])
+    with pytest.raises(UserError, match="two_way is for tags told by a head"):
+        check_fits("own", "choice", METHODS["lora"](), lm.geometry, EvaluateSettings(two_way=(0,)))

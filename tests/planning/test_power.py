@@ -9,7 +9,8 @@ import pytest
 
 from crosstune.analysis.statistics.spreads import Spreads, measured
 from crosstune.cli import main as cli
-from crosstune.planning.power import Design, designs, fewest_languages, lines, of_store
+from crosstune.planning.plan import PlanGroup
+from crosstune.planning.power import Design, designs, fewest_languages, lines, of_store, whole_seconds
 from paired_scores import made
 from saved_model import study_of, write_study
 from simulated import simulate, write_store
@@ -105,3 +106,11 @@ def test_the_command_says_what_a_study_can_tell_and_from_which_spreads(
     assert (code, "--from belongs to --power" in text) == (2, True)
     code, text = plan("--power", "6", "--from", str(tmp_path / "none such"))
     assert (code, "none such" in text) == (2, True)
+
+
+def test_the_cost_of_a_design_is_that_of_the_whole_study_whatever_is_done() -> None:
+    def group(done: int, seconds: float | None, refused: bool = False) -> PlanGroup:
+        return PlanGroup("m", "t", "lora", "result", 1, 10, done, 0, seconds, None, None, refused)
+
+    assert whole_seconds([group(0, 100.0), group(8, 20.0), group(0, None, True)]) == 200.0
+    assert whole_seconds([group(0, 100.0), group(10, 0.0)]) is None  # what is done is not estimated

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
+from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
 from crosstune.running import execute
 from crosstune.running.predict import predict
@@ -258,3 +259,32 @@ def test_mistakes_name_their_line(model: Path, tmp_path: Path, tasks: str, messa
 def test_a_mistake_in_python_is_told_too(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ValidationError, match=r"file: there is no none\.yaml"):
         Study(**study_of(model, tmp_path, tasks=["none.yaml"]))
+
+
+def test_an_unusable_test_in_the_source_does_not_stop_the_others(model: Path, tmp_path: Path) -> None:
+    write_data(tmp_path, "jsonl")
+    (tmp_path / "weather.yaml").write_text(CHOICE.replace("SUFFIX", "jsonl"), encoding="utf-8")
+    (tmp_path / "test_en.jsonl").write_text("{}\n", encoding="utf-8")
+    study = study_with(tmp_path, model, [{"file": "weather.yaml"}], methods=["none"], languages=["de"])
+    log = io.StringIO()
+    (run,) = run_study(study, console=Console(file=log, width=300)).done
+    record = store.read_run(study.folder / run)
+    assert record.languages == ["de"]
+    assert record.data.model_extra is not None
+    assert "test_en.jsonl:1" in record.data.model_extra["source_test_left_out"]
+    assert "no scores in en, and no gaps to it: " in log.getvalue()
+    alone = study_with(tmp_path, model, [{"file": "weather.yaml"}], methods=["none"], languages=["en"])
+    with pytest.raises(UserError, match=r"test_en\.jsonl:1"):
+        go(alone)
+
+
+def test_written_answers_of_beams_are_a_protocol_of_their_own(model: Path, tmp_path: Path) -> None:
+    write_data(tmp_path, "jsonl")
+    (tmp_path / "copy.yaml").write_text(WRITTEN, encoding="utf-8")
+    evaluates: list[dict[str, Any]] = [{}, {"beams": 3, "length_penalty": 0.5, "early_stopping": True}]
+    for evaluate in evaluates:
+        go(study_with(tmp_path, model, [{"file": "copy.yaml"}], methods=["none"], evaluate=evaluate))
+    runs = store.read_runs(tmp_path / "store")
+    assert sorted(run.evaluate.get("beams", 1) for run in runs) == [1, 3]
+    scores = language_scores(runs, store.read_predictions(tmp_path / "store", runs))
+    assert scores["protocol"].n_unique() == 2

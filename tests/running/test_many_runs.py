@@ -1,4 +1,4 @@
-"""A store of 500 real runs: made, planned, read and checked, with few reads and in memory that stays flat."""
+"""A store of 200 real runs: made, planned, read and checked, with few reads and in memory that stays flat."""
 
 import io
 import json
@@ -24,7 +24,9 @@ pytestmark = pytest.mark.slow
 
 MIB = 2**20
 MOST = 256 * MIB
-GROWTH = 48 * MIB
+GROWTH = 20 * MIB
+RUNS = 200
+SEEDS = RUNS // 5
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def many(model: Path, folder: Path) -> Made:
-    """500 runs, each trained and evaluated."""
-    options = settings(model, folder / "many", 100)
+    """All runs, each trained and evaluated."""
+    options = settings(model, folder / "many", SEEDS)
     study = Study(**options)
     done = run_study(study, console=Console(file=io.StringIO())).done
-    assert len(set(done)) == 500
+    assert len(set(done)) == RUNS
     return Made(study, write_study(folder / "many.yaml", options))
 
 
 @pytest.fixture(scope="module")
 def few(model: Path, folder: Path, many: Made) -> Made:
-    """50 of them in a store of their own."""
-    options = settings(model, folder / "few", 10)
+    """A tenth of them in a store of their own."""
+    options = settings(model, folder / "few", SEEDS // 10)
     study = Study(**options)
     for run in expand(study):
         shutil.copytree(many.study.folder / run.id, study.folder / run.id)
@@ -128,7 +130,7 @@ def light_and_flat(of_many: Told, of_few: Told, *, most_reads: int) -> None:
     One run of a task is read once more, for its level of guessing.
     """
     assert of_many.light
-    assert max(of_many.opened.values()) <= most_reads * 500 + 1, of_many.opened
+    assert max(of_many.opened.values()) <= most_reads * RUNS + 1, of_many.opened
     assert of_many.peak < MOST
     assert of_many.peak - of_few.peak < GROWTH
 
@@ -137,27 +139,27 @@ def test_plan(many: Made, few: Made) -> None:
     command(many.study.folder, "plan", str(many.file))  # a model's shape is asked of transformers once
     told, small = (command(built.study.folder, "plan", str(built.file), "--json") for built in (many, few))
     plan = json.loads(told.text)
-    assert (plan["runs"], plan["done"], json.loads(small.text)["done"]) == (500, 500, 50)
+    assert (plan["runs"], plan["done"], json.loads(small.text)["done"]) == (RUNS, RUNS, RUNS // 10)
     light_and_flat(told, small, most_reads=1)
-    assert told.opened["run.json"] == 500, "each record once: one that is broken is named"
+    assert told.opened["run.json"] == RUNS, "each record once: one that is broken is named"
 
 
 def test_plan_of_what_is_not_done_yet(many: Made, model: Path, folder: Path) -> None:
-    file = write_study(folder / "none.yaml", settings(model, folder / "none", 100))
+    file = write_study(folder / "none.yaml", settings(model, folder / "none", SEEDS))
     command(folder / "none", "plan", str(file))
     told = command(folder / "none", "plan", str(file))
-    assert "500 runs on cpu in float32: 0 finished, 500 to do" in told.text
+    assert f"{RUNS} runs on cpu in float32: 0 finished, {RUNS} to do" in told.text
     assert (told.light, told.opened) == (True, {})
 
 
 def test_results(many: Made, few: Made) -> None:
     told, small = (command(built.study.folder, "results", str(built.study.folder)) for built in (many, few))
-    assert "100 seeds per method" in told.text
+    assert f"{SEEDS} seeds per method" in told.text
     light_and_flat(told, small, most_reads=2)
-    assert told.opened == {"run.json": 500, "predictions.parquet": 500 + 1, "checksums.json": 2 * 500 + 1}
+    assert told.opened == {"run.json": RUNS, "predictions.parquet": RUNS + 1, "checksums.json": 2 * RUNS + 1}
     csv = command(many.study.folder, "results", str(many.study.folder), "--format", "csv").text
     rows = pl.read_csv(csv.encode())
-    assert rows.height == 500 * 2
+    assert rows.height == RUNS * 2
     # Each mean against the rows of that run's own file.
     for run, language, score in rows.sample(40, seed=0).select("run", "language", "score").iter_rows():
         table = pl.read_parquet(many.study.folder / run / "predictions.parquet")
@@ -174,12 +176,12 @@ def test_results_read_run_by_run(many: Made) -> None:
 
 
 def test_check_and_a_second_start(many: Made) -> None:
-    assert "500 results are whole" in command(many.study.folder, "check", str(many.study.folder)).text
+    assert f"{RUNS} results are whole" in command(many.study.folder, "check", str(many.study.folder)).text
     assert run_study(many.study, console=Console(file=io.StringIO())).done == []
 
 
-def test_a_damaged_run_among_500_is_found(many: Made) -> None:
-    run = sorted(expand(many.study), key=lambda run: run.id)[400].id
+def test_a_damaged_run_among_many_is_found(many: Made) -> None:
+    run = sorted(expand(many.study), key=lambda run: run.id)[RUNS * 4 // 5].id
     file = many.study.folder / run / "predictions.parquet"
     content = file.read_bytes()
     file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])

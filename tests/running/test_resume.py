@@ -1,9 +1,7 @@
 """A run killed at any moment and made again in its work folder is the run that was never stopped."""
 
 import io
-import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +16,8 @@ from crosstune.store import store
 from crosstune.store.record import RunRecord
 from crosstune.study.runs import expand
 from crosstune.study.spec import Study
+from other_process import ended, killed_in, log_of, start
 from saved_model import study_of
-
-# Makes one run, and ends at the step or the batch it is told to, with no chance to tidy up.
-SCRIPT = """
-import json, os, signal, sys
-from pathlib import Path
-import torch
-from rich.console import Console
-from crosstune.models.loading.load import load
-from crosstune.running.task_data import read_data
-from crosstune.running.execute import LoadedModel, execute
-from crosstune.study.runs import expand
-from crosstune.running.progress import Display
-from crosstune.study.spec import Study
-
-torch.set_num_threads(1)
-given = json.loads(sys.argv[1])
-run = expand(Study(**given["study"]))[0]
-
-class Deadly(Display):
-    steps = batches = 0
-
-    def trained(self, progress):
-        self.steps += 1
-        if self.steps == given["step"]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    def evaluated(self, count):
-        self.batches += 1
-        if self.batches == given["batch"]:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-shown = Deadly(Console(file=sys.stdout, width=200), 1, 0, lambda: None)
-lm = load(run.model, device="cpu", dtype="float32")
-data = read_data(run.task.make(), run.languages, run.evaluate.limit, True, [run.train])
-made = execute(run, LoadedModel(lm, 0.0), data, shown, work=Path(given["work"]))
-made.save(Path(given["store"]))
-"""
 
 LORA = {"name": "lora", "dropout": 0.2}
 SETTINGS = {"steps": 6, "batch_size": 4, "evaluate_every": 2, "dev_limit": 4}
@@ -63,21 +25,17 @@ SETTINGS = {"steps": 6, "batch_size": 4, "evaluate_every": 2, "dev_limit": 4}
 EVALUATE = {"limit": 6, "max_answer_tokens": 4, "tokens_per_pass": 120}
 
 
-def study(model: Path, folder: Path, method: Any, task: str) -> dict[str, Any]:
+def study(model: Path, folder: Path, method: Any, task: str) -> Study:
     changes: dict[str, Any] = {"tasks": [task], "methods": [method], "train": SETTINGS, "evaluate": EVALUATE}
-    return study_of(model, folder, **changes)
+    return Study(**study_of(model, folder, **changes))
 
 
-def make(tmp_path: Path, name: str, given: dict[str, Any], step: int = 0, batch: int = 0) -> tuple[int, str]:
-    """Make a run in a process of its own; how it ended and what it said."""
-    told = {"study": given, "work": str(tmp_path / "work" / name), "store": str(tmp_path / name)}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(told | {"step": step, "batch": batch})],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+def make(spec: Study, step: int = 0, batch: int = 0) -> tuple[int, str]:
+    """Run a study in a process of its own, killed at a step or a batch; how it ended and what it said."""
+    log = log_of(spec.folder)
+    log.unlink(missing_ok=True)
+    code = ended(start(spec, partial(killed_in, step, batch)))
+    return code, log.read_text(encoding="utf-8")
 
 
 def content(folder: Path) -> tuple[RunRecord, dict[str, bytes]]:
@@ -94,14 +52,17 @@ def test_killed_in_training_and_in_evaluation(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Any, task: str
 ) -> None:
     monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
-    spec = study(model, tmp_path / "store", method, task)
-    assert make(tmp_path, "whole", spec)[0] == 0
-    assert make(tmp_path, "killed", spec, step=4) == (-9, "")
-    code, log = make(tmp_path, "killed", spec, batch=2)
-    assert (code, log) == (-9, "  training resumes after step 3\n")
-    code, log = make(tmp_path, "killed", spec)
+    whole, killed = (study(model, tmp_path / name, method, task) for name in ("whole", "killed"))
+    assert make(whole)[0] == 0
+    code, log = make(killed, step=4)
+    assert (code, "resumes" in log) == (-9, False)
+    code, log = make(killed, batch=2)
+    assert code == -9
+    assert "  training resumes after step 3\n" in log
+    assert "evaluation resumes" not in log
+    code, log = make(killed)
     assert code == 0, log
-    assert log.startswith("  training resumes after step 6\n  evaluation resumes after ")
+    assert "  training resumes after step 6\n  evaluation resumes after " in log
     wanted, files = content(tmp_path / "whole")
     record, after = content(tmp_path / "killed")
     assert set(files) == {"weights.safetensors", "predictions.parquet"}
@@ -115,10 +76,10 @@ def test_killed_in_training_and_in_evaluation(
 
 
 def test_an_untrained_run_goes_on_in_evaluation(model: Path, tmp_path: Path) -> None:
-    spec = study(model, tmp_path / "store", "none", "cldr-names")
-    assert make(tmp_path, "whole", spec)[0] == 0
-    assert make(tmp_path, "killed", spec, batch=3)[0] == -9
-    code, log = make(tmp_path, "killed", spec)
+    whole, killed = (study(model, tmp_path / name, "none", "cldr-names") for name in ("whole", "killed"))
+    assert make(whole)[0] == 0
+    assert make(killed, batch=3)[0] == -9
+    code, log = make(killed)
     assert code == 0, log
     assert "evaluation resumes after" in log
     assert content(tmp_path / "killed")[1] == content(tmp_path / "whole")[1]
@@ -128,7 +89,7 @@ def test_work_of_other_data_is_not_gone_on_from(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CROSSTUNE_CHECKPOINT_SECONDS", "0")
-    run = expand(Study(**study(model, tmp_path / "store", LORA, "cldr-names")))[0]
+    run = expand(study(model, tmp_path / "store", LORA, "cldr-names"))[0]
     loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
     work, log = tmp_path / "work", io.StringIO()
     shown = display(Console(file=log, width=200), 1, 0)
@@ -147,7 +108,7 @@ def test_work_of_other_data_is_not_gone_on_from(
 
 
 def test_a_work_folder_that_cannot_be_made(model: Path, tmp_path: Path) -> None:
-    run = expand(Study(**study(model, tmp_path / "store", LORA, "cldr-names")))[0]
+    run = expand(study(model, tmp_path / "store", LORA, "cldr-names"))[0]
     loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
     log = io.StringIO()
     data = read_data(run.task.make(), run.languages, 2, True, [run.train])

@@ -21,6 +21,8 @@ from crosstune.methods.sparse import add_sparse
 from crosstune.methods.staged.lt_sft import LtSft
 from crosstune.methods.staged.mad_x import MadX
 from crosstune.methods.staged.stage import terms
+from crosstune.models.loading.load import load
+from crosstune.models.tensor_file import read_tensors
 from crosstune.planning.plan import plan_study
 from crosstune.running.earlier.stages import FinishedStages
 from crosstune.running.predict import predict
@@ -190,6 +192,42 @@ def test_mistakes_are_told_before_anything_is_computed(model: Path, text: Path) 
         with pytest.raises((UserError, ValidationError), match=wrong.replace("(", r"\(")):
             expand(study(model, text, **changes))
         (text / "en.txt").write_text(TEXTS["en"], encoding="utf-8")
+
+
+def test_text_held_out_of_a_stage_is_measured(model: Path, text: Path) -> None:
+    """Every second block, before and after, as transformers' own loss of the model has it."""
+    source = {"source": str(text), "characters": 25}
+    training = {"steps": 6, "batch_size": 2, "learning_rate": 1e-2}
+    plain = study(model, text, source=source, text_train=training, study={"languages": ["de"]})
+    held = study(
+        model, text, source=source | {"held_out": 2}, text_train=training, study={"languages": ["de"]}
+    )
+    assert "held_out" not in of_kind(plain, "stage")[0].task.options.model_dump()
+    assert {run.id for run in expand(plain)}.isdisjoint(run.id for run in expand(held))
+    log = run(held)
+    stage = next(run for run in of_kind(held, "stage") if run.train and run.train.languages == ("de",))
+    record = records(held)[stage.id]
+    lines = TEXTS["de"].replace("\n", " ").split()
+    task = stage.task.make()
+    learnt, out = ([e.prompt for e in task.examples(split, "de")] for split in ("train", "dev"))
+    assert sorted(" ".join([*learnt, *out]).split()) == sorted(lines)
+    lm = load(str(model), device="cpu", dtype="float32")
+    ids = [torch.tensor([row]) for row in lm.tokens.prompts(out)]
+
+    @torch.no_grad()
+    def loss() -> float:
+        sums = [float(lm.model(row, labels=row).loss) * (row.shape[1] - 1) for row in ids]
+        return sum(sums) / sum(row.shape[1] - 1 for row in ids)
+
+    assert record.held_out is not None
+    assert (record.held_out.texts, record.held_out.tokens) == (len(out), sum(row.shape[1] - 1 for row in ids))
+    assert record.held_out.before == pytest.approx(loss(), abs=1e-5)
+    adapter = stage.new_method()
+    adapter.attach(lm)
+    adapter.load_state(read_tensors(held.folder / stage.id / stored.WEIGHTS, torch.device("cpu")))
+    assert record.held_out.after == pytest.approx(loss(), abs=1e-5)
+    assert abs(record.held_out.after - record.held_out.before) > 1e-3
+    assert f"held-out text {record.held_out.before:.2f} before, {record.held_out.after:.2f} after" in log
 
 
 def test_text_that_holds_a_test_example_is_counted(model: Path, text: Path) -> None:

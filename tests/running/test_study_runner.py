@@ -19,7 +19,7 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.languages import LANGUAGES
 from crosstune.methods import METHODS
-from crosstune.running import execute, prepared, progress
+from crosstune.running import execute, prepared, progress, worker
 from crosstune.running.interrupts import Stopped
 from crosstune.running.predict import predict
 from crosstune.running.progress import BarDisplay, display
@@ -220,6 +220,27 @@ def test_one_diverging_run_does_not_cost_the_others(small: Study) -> None:
         run_study(study, console=Console(file=said, width=200), retry_failed=True)
     assert "[3/3] number-words · full" in said.getvalue()
     assert failures.read(small.folder)[failure.id].when > failure.when
+
+
+def test_a_model_that_a_method_cannot_be_taken_off_is_loaded_anew(
+    small: Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = execute.execute, []
+
+    def stuck(*_: object) -> None:
+        raise RuntimeError("a fault of detach")
+
+    def spy(run: Any, loaded: Any, *more: Any) -> Any:
+        seen.append([type(module).__name__ for module in loaded.lm.model.modules()])
+        return real(run, loaded, *more)
+
+    monkeypatch.setattr(METHODS["lora"], "_unwrap", stuck)
+    monkeypatch.setattr(worker, "execute", spy)
+    settings = study_of(Path(small.models[0]), small.folder, tasks=["number-words"], methods=["lora"])
+    with pytest.raises(UserError, match=r"2 of 2 runs failed.*a fault of detach"):
+        go(Study(**settings | {"seeds": [0, 1]}))
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
 
 
 def test_a_test_text_too_long_costs_no_training(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:

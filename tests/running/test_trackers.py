@@ -4,7 +4,8 @@ import io
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import polars as pl
 import pytest
@@ -18,6 +19,7 @@ from crosstune.store.store import read_predictions, read_runs
 from crosstune.study.runs import Run, expand
 from crosstune.study.spec import Study, read_study
 from crosstune.training.loop import Progress
+from records import as_record
 from saved_model import study_of, write_study
 
 TRAIN = {"steps": 3, "batch_size": 4, "evaluate_every": 2, "dev_limit": 4, "warmup_steps": 1}
@@ -179,3 +181,18 @@ def test_a_study_tells_its_trackers(model: Path, tmp_path: Path) -> None:
         assert set(shown["train/loss"]) == {1, 2, 3}
         assert list(shown["dev/best"].values()) == pytest.approx([max(shown["dev/score"].values())])
     assert {"score/en", "score/de"} <= set(scalars(folder / record.id))
+
+
+def test_a_score_that_is_no_mean_is_told_as_the_report_has_it(tmp_path: Path) -> None:
+    told: dict[str, float] = {}
+    trackers = Trackers([], tmp_path, print)
+    seen: Any = SimpleNamespace(end=lambda scores, step: told.update(scores))
+    trackers.live["seen"], trackers.run = seen, cast(Any, "a run")
+    task = {"name": "tone", "kind": "choice", "metrics": ["macro_f1"], "sums": 6}
+    # Two classes, of which the first is always picked: twice rightly, once wrongly.
+    right, wrong = (1, 1, 1, 0, 0, 0), (0, 1, 0, 0, 0, 1)
+    rows = [(1.0, *right), (1.0, *right), (0.0, *wrong)]
+    columns = ["score", *(f"sum.{i}" for i in range(6))]
+    table = pl.DataFrame(rows, columns, orient="row").with_columns(language=pl.lit("de"))
+    trackers.finish(as_record({"id": "a", "task": task}), table)
+    assert told == {"score/de": pytest.approx((2 * 2 / 5 + 0) / 2)}

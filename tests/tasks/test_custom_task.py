@@ -209,6 +209,16 @@ def test_the_development_split_and_data_elsewhere(tmp_path):
         make(tmp_path, CHOICE, evaluate_on="dev").languages()
 
 
+def test_rows_of_several_files_are_numbered_apart(tmp_path):
+    """As large datasets of the hub come; first on the line as where there is one file."""
+    for name, rows in (("0000", ROWS), ("0001", ROWS[:2])):
+        (tmp_path / "en").mkdir(exist_ok=True)
+        write_rows(tmp_path / "en" / f"{name}.parquet", rows)
+    text = CHOICE.replace("id: key\n", "").replace("test_{code}.csv", '"{code}/*.parquet"')
+    examples = make(tmp_path, text).examples("test", "en")
+    assert {example.id for example in examples} == {"1", "2", "3", "1:1", "1:2"}
+
+
 def test_a_file_in_no_known_language_is_not_passed_over(tmp_path):
     write_rows(tmp_path / "test_en.csv", ROWS)
     write_rows(tmp_path / "test_everyone.csv", ROWS)

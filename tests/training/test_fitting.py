@@ -36,7 +36,7 @@ def test_trials_that_tell_nothing(large):
     assert need(Trial(10, 100), large) is None
 
 
-def trained(lm, monkeypatch, card=None):
+def trained(lm, monkeypatch, card=None, checkpointing=False, per_token=10):
     """Losses on a card of so many bytes, where n tokens at once take 1000 + 10 n beside AdamW's moments."""
     method = attach(lm, "lora", dropout=0.2)
     rows = [TrainingRow(tuple(range(3, 3 + 8 + n % 3)), 1) for n in range(16)]
@@ -47,7 +47,7 @@ def trained(lm, monkeypatch, card=None):
     def peak(device, work):
         work()
         trials.append(sizes.pop())
-        return 1000 + 10 * trials[-1]
+        return 1000 + per_token * trials[-1]
 
     with monkeypatch.context() as patch:
         if card is not None:
@@ -56,7 +56,7 @@ def trained(lm, monkeypatch, card=None):
             patch.setattr(fitting, "WORTH", 50)
             patch.setattr(fitting, "peak", peak)
             patch.setattr(fitting, "free", lambda device: card + moments)
-        settings = TrainSettings(steps=4, batch_size=16)
+        settings = TrainSettings(steps=4, batch_size=16, gradient_checkpointing=checkpointing)
         curve = [point["loss"] for point in train(method, rows, settings, passes=passes).curve]
     method.detach()
     return curve, sizes, trials, told
@@ -112,3 +112,19 @@ def test_no_measuring_without_a_gpu(monkeypatch):
     assert measures(lm)
     monkeypatch.setenv(GPU_OFF, "fitting")
     assert not measures(lm)
+
+
+@pytest.mark.parametrize(("card", "layers"), [(200_000, 0), (170_000, 1), (160_000, 2), (120_000, 2)])
+def test_as_many_layers_are_recomputed_as_memory_asks_for(monkeypatch, card, layers):
+    """160 tokens take 161,000 bytes, a third of 1,000 a token for each layer; a recomputed one keeps 256."""
+    lm, seen = make_lm("llama"), []
+    plain, _, _, _ = trained(lm, monkeypatch)
+    for layer in lm.layers:
+        layer.register_forward_pre_hook(lambda module, args: seen.append(module.gradient_checkpointing))
+    losses, sizes, _, told = trained(lm, monkeypatch, card=card, checkpointing="auto", per_token=1000)
+    assert seen[-3:] == [True] * layers + [False] * (3 - layers)
+    said = [f"  activations of {layers} of 3 layers are recomputed"] if layers else []
+    assert told[: len(said)] == said
+    assert (len(sizes) > 4) == (card == 120_000)  # and smaller passes, where that is not enough
+    assert losses == pytest.approx(plain, rel=1e-5 if card > 120_000 else 0.2)
+    assert not any(layer.gradient_checkpointing for layer in lm.layers)

@@ -9,6 +9,7 @@ import inspect
 from typing import Any
 
 import torch
+from encoder_decoders import ENCODER_DECODERS, eager_encoder_decoder
 from encoders import ENCODERS, eager_encoder
 from torch import nn
 from transformers import AutoModelForCausalLM
@@ -357,8 +358,8 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def config_of(name: str) -> Any:
-    """The config of an architecture or encoder, two layers and 32 wide."""
-    model_type, more = (ARCHITECTURES | ENCODERS)[name]
+    """The config of an architecture, two layers and 32 wide."""
+    model_type, more = (ARCHITECTURES | ENCODERS | ENCODER_DECODERS)[name]
     kind = CONFIG_MAPPING[model_type]
     known = {*inspect.signature(kind.__init__).parameters, *kind.attribute_map}
     aliased = set(kind.attribute_map.values())
@@ -372,6 +373,8 @@ def config_of(name: str) -> Any:
 def eager_model(name: str, seed: int = 0) -> Any:
     """The model as transformers computes it with its own eager attention, weights away from their start."""
     config = config_of(name)
+    if name in ENCODER_DECODERS:
+        return eager_encoder_decoder(config, seed)
     if name in ENCODERS:
         return weighted(eager_encoder(config), seed)
     # Falcon's eager attention adds ALiBi twice (test_families has the computation by hand).

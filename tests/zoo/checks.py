@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import encoder_decoders
 import encoders
 import independent
 import torch
@@ -24,6 +25,7 @@ from crosstune.models.attention.trees import grow
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
 from crosstune.outputs.generation import _read
+from eager_pairs import wanted as wanted_of_pairs
 from saved_model import byte_tokenizer
 
 NEAR = 1e-4
@@ -76,7 +78,7 @@ def check(name: str, folder: Path, cases: Sequence[str] = tuple(CASES)) -> dict[
     """What becomes of an architecture, by case: `RIGHT` or `SLOW`, or "refused: ..." or "WRONG: ...".
 
     Args:
-        name: Of `architectures.ARCHITECTURES` or `encoders.ENCODERS`.
+        name: Of `architectures.ARCHITECTURES`, `encoders.ENCODERS` or `encoder_decoders.ENCODER_DECODERS`.
         folder: Empty, for the saved model.
         cases: Of `CASES`.
     """
@@ -167,12 +169,16 @@ def _wanted(case: str, method: Any, lm: LanguageModel, eager: Any) -> Iterator[i
     stack = [eager.get_submodule(names[id(module)]) for module in lm.layers]
     attentions = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
     layers = range(len(attentions))
-    if lm.geometry.encoder:
+    if lm.geometry.encoder or lm.geometry.encoder_layers:
         lora = _lora_weights(method.methods["0.lora"], eager) if case == "lora-prefix" else None
         method = method if lora is None else method.methods["1.prefix"]
         weights = lora or _weights(case, method, lm, eager, stack)
-        with encoders.wanted(method, weights, lm, eager) as out:
-            yield out
+        if lm.geometry.encoder:
+            with encoders.wanted(method, weights, lm, eager) as out:
+                yield out
+        else:
+            with wanted_of_pairs(method, weights, eager) as logits:
+                yield lambda pair: logits(*pair)
     elif (weights := _weights(case, method, lm, eager, stack)) is not None:
         yield independent.with_weights(eager, weights)
     elif case == "none":
@@ -225,7 +231,7 @@ def _weights(
             update = update * (p[name + a] @ p[name + b]) * (p[name + c] @ p[name + d])
             weights[at] = eager.get_parameter(at) + update
         return weights
-    if method.name == "ia3":
+    if method.name == "ia3" and not lm.geometry.encoder_layers:
         scaled = encoders.scaled if lm.geometry.encoder else independent.scaled
         return scaled(eager, stack, dict(p))
     if method.name == "sparse":  # all may change while there is no mask
@@ -256,7 +262,7 @@ def _lora_weights(method: Any, eager: Any) -> dict[str, Tensor]:
     return weights
 
 
-def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logits) -> str:
+def _compare(case: str, method: Any, lm: LanguageModel, logits: Callable[[Any], Tensor]) -> str:
     """All the forms in which texts are read, and the gradients, against the texts by themselves."""
     generator = torch.Generator().manual_seed(2)
     # A prefix stays visible beyond a sliding window (of 8), an ordinary cache forgets it.
@@ -265,7 +271,9 @@ def _compare(case: str, method: Any, lm: LanguageModel, logits: independent.Logi
     one, other = draws[0][:long], draws[1][:short]
     branch = one[:shared_prefix] + draws[2][: long - shared_prefix - 1]
     texts = [one, branch, other]
-    forms = encoders.FORMS if lm.geometry.encoder else FORMS
+    if lm.geometry.encoder_layers:
+        texts = [(text, target[:n]) for text, target, n in zip(texts, draws, (4, 8, 6), strict=True)]
+    forms = _forms(lm)
     with torch.no_grad():
         wanted = [logits(text) for text in texts]
         with method.evaluating():
@@ -296,8 +304,8 @@ def apart(ours: Tensor, theirs: Tensor, near: float = NEAR) -> float:
     return gap if gap > near else 0.0
 
 
-def _gradients(method: Any, lm: LanguageModel, texts: list[list[int]], logits: independent.Logits) -> float:
-    """How far the gradients of a batch in one line are from those of its texts one by one."""
+def _gradients(method: Any, lm: LanguageModel, texts: list[Any], logits: Callable[[Any], Tensor]) -> float:
+    """How far the gradients of a batch are from those of its texts one by one."""
     parameters = list(method.parameters().values())
 
     def loss(rows: Sequence[Tensor]) -> Tensor:
@@ -306,8 +314,8 @@ def _gradients(method: Any, lm: LanguageModel, texts: list[list[int]], logits: i
 
     if method.trains_weights:
         return 0.0  # its masters are stepped, not computed with; the forms above saw them in the weights
-    in_line = (encoders.FORMS if lm.geometry.encoder else FORMS)["texts in one line"]
-    found = torch.autograd.grad(loss(in_line(lm, texts)), parameters, allow_unused=True)
+    together = _forms(lm)["padded rows" if lm.geometry.encoder_layers else "texts in one line"]
+    found = torch.autograd.grad(loss(together(lm, texts)), parameters, allow_unused=True)
     wanted = torch.autograd.grad(loss([logits(text) for text in texts]), parameters, allow_unused=True)
     gaps = [
         apart(*(torch.zeros_like(p) if g is None else g for g in pair), near=GRADIENTS_NEAR)
@@ -317,6 +325,13 @@ def _gradients(method: Any, lm: LanguageModel, texts: list[list[int]], logits: i
 
 
 # --- forms ------------------------------------------------------------------------------------------
+
+
+def _forms(lm: Any) -> dict[str, Any]:
+    """The ways in which a model of its family reads texts."""
+    if lm.geometry.encoder_layers:
+        return encoder_decoders.FORMS
+    return encoders.FORMS if lm.geometry.encoder else FORMS
 
 
 def _alone(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
@@ -354,7 +369,7 @@ def _few_rows(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
     """The last two tokens as steps behind the prompts, which are read in one line."""
     slots = for_writing(lm, len(texts), max(map(len, texts)))
-    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=BatchForm.PADDING_FREE)]
+    states = [_read(lm, [grow([text[:-2]]) for text in texts], slots, form=BatchForm.PADDING_FREE)[0]]
     states += [lm.step(torch.tensor([text[at] for text in texts]), slots) for at in (-2, -1)]
     return list(torch.stack([lm.logits(state) for state in states], dim=1))
 

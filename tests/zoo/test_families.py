@@ -1,9 +1,11 @@
 """Families with attention of their own, or more than attention: what the zoo's short texts do not show."""
 
+import peft
 import pytest
 import torch
 from architectures import eager_model
 from checks import apart, save, shake
+from transformers import AutoModelForCausalLM
 
 from crosstune.methods import METHODS
 from crosstune.models.attention.choose import BatchForm, for_training, lay_out, training_form
@@ -109,6 +111,42 @@ def test_a_training_batch_in_16_bits_is_right_on_this_device(name, tmp_path):
         for start, prompt in zip(placed.starts, PROMPTS, strict=True):
             logits = lm.logits(states[start : start + len(prompt)]).cpu()
             assert not apart(logits, eager(torch.tensor([prompt])).logits[0], near=0.06)
+
+
+@pytest.mark.parametrize("name", ["cohere2", "opt"])
+@pytest.mark.parametrize("form", [BatchForm.PADDED, BatchForm.PADDING_FREE])
+def test_gradients_in_16_bits_are_as_near_to_those_in_32_as_pefts(name, form, tmp_path):
+    """LoRA on all linear layers, of texts of one length: PEFT computes them in rows, in bf16 and in fp32."""
+    folder = save(eager_model(name).bfloat16(), tmp_path / "model")
+    lm = load(str(folder), device="cpu", dtype="bfloat16")
+    kind = METHODS["lora"]
+    method = kind(kind.Config(rank=2, alpha=4, target_modules="all-linear"))
+    method.attach(lm, seed=3)
+    shake(method)
+    ids = torch.tensor([[(7 * i * i + 5 * i + n) % 250 + 3 for i in range(24)] for n in (3, 8)])
+
+    def gradients(logits, parameters):
+        targets = torch.arange(len(logits)) % logits.shape[-1]
+        loss = torch.nn.functional.cross_entropy(logits.float(), targets)
+        return torch.cat([grad.flatten() for grad in torch.autograd.grad(loss, parameters)])
+
+    def pefts(dtype):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+        settings = peft.LoraConfig(r=2, lora_alpha=4, target_modules="all-linear", task_type="CAUSAL_LM")
+        wrapped = peft.get_peft_model(model, settings)
+        theirs = []
+        for name, parameter in method.parameters().items():
+            module, _, letter = name.rpartition(".")
+            theirs.append(wrapped.get_parameter(f"base_model.model.{module}.lora_{letter}.default.weight"))
+            theirs[-1].data.copy_(parameter.data)
+        return gradients(wrapped(input_ids=ids).logits.flatten(0, 1), theirs)
+
+    placed = lay_out(form, ids.tolist(), 0, lm.device)
+    logits = lm.logits(lm.hidden(placed.ids, placed.layout).flatten(0, 1))
+    ours = gradients(logits, list(method.parameters().values()))
+    exact, half = pefts(torch.float32), pefts(torch.bfloat16)
+    error = float((ours - exact).norm())
+    assert 0 < error < 1.2 * float((half - exact).norm()) < 0.04 * float(exact.norm())
 
 
 # Of both sides of LongRoPE's boundary, 40 tokens here; two with a shared beginning that part before it.

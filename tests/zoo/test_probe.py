@@ -1,25 +1,32 @@
 """The probe catches what it is there for: each fault is planted, and nothing else is."""
 
+import functools
+from dataclasses import replace
+
 import pytest
 import torch
 from architectures import config_of, eager_model
 from checks import save
+from transformers import DynamicCache, EncoderDecoderCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.adapters.lora import targets
 from crosstune.models.attention import choose, hook
+from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.geometry import geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import probe
 from crosstune.models.loading.known import geometry_for
 from crosstune.models.loading.load import load
+from tiny_encoder_decoders import CONFIGS
 
 
 def skip_the_hook(monkeypatch):
     def stock(module, query, key, value, mask, **kwargs):
-        return sdpa_attention_forward(module, query, key, value, None, **kwargs)
+        mask = mask if kwargs.get("is_causal", module.is_causal) is False else None
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
     monkeypatch.setitem(hook.AttentionInterface._global_mapping, hook.IMPLEMENTATION, stock)
 
@@ -34,19 +41,38 @@ def drop_the_mask(monkeypatch):
 
 
 def shift_positions(monkeypatch):
-    real = LanguageModel.read_next
+    """Of a decoder's next token, of an encoder's text, and of what an encoder-decoder writes."""
+    read_next, positions = LanguageModel.read_next, LanguageModel._positions
     monkeypatch.setattr(
-        LanguageModel, "read_next", lambda self, ids, lengths, slots: real(self, ids, lengths + 1, slots)
+        LanguageModel, "read_next", lambda self, ids, lengths, slots: read_next(self, ids, lengths + 1, slots)
+    )
+    monkeypatch.setattr(
+        LanguageModel,
+        "_positions",
+        lambda self, *args: positions(self, *args) + bool(self.geometry.encoder),
+    )
+
+    class OneMore(DynamicCache):
+        def get_seq_length(self, *args):
+            return super().get_seq_length(*args) + 1
+
+    monkeypatch.setattr(
+        EncoderDecoder, "new_cache", lambda self: EncoderDecoderCache(OneMore(), DynamicCache())
     )
 
 
 def leak_a_neighbour(monkeypatch):
-    real = choose.PaddingFreeBatch
+    """A line is one text, and an encoder-decoder's row attends to the source of the row before it."""
+    for name in ("PaddingFreeBatch", "TwoWayLine"):
+        real = getattr(choose, name)
+        monkeypatch.setattr(choose, name, lambda lengths, real=real, **more: real((sum(lengths),), **more))
+    encode = EncoderDecoder.encode
 
-    def one_text(lengths, **kwargs):
-        return real((sum(lengths),), **kwargs)
+    def of_the_row_before(self, source):
+        encoded = encode(self, source)
+        return replace(encoded, states=encoded.states.roll(1, 0))
 
-    monkeypatch.setattr(choose, "PaddingFreeBatch", one_text)
+    monkeypatch.setattr(EncoderDecoder, "encode", of_the_row_before)
 
 
 def test_a_hook_that_is_skipped_costs_all_that_needs_it(monkeypatch):
@@ -57,14 +83,58 @@ def test_a_hook_that_is_skipped_costs_all_that_needs_it(monkeypatch):
     assert geometry.no_prompts.endswith("computes attention in 0 to 0 passes a layer")
 
 
-@pytest.mark.parametrize("fault", [drop_the_mask, shift_positions, leak_a_neighbour])
-def test_a_planted_fault_is_refused(fault, monkeypatch):
-    config = config_of("qwen3")
-    probe.examine(config)
-    fault(monkeypatch)
-    with pytest.raises(UserError, match="choose another model or report it") as caught:
-        probe.examine(config)
+KINDS = {
+    "qwen3": (lambda: config_of("qwen3"), "model"),
+    "bert": (lambda: config_of("bert (encoder)"), "encoder"),
+    "mbart": (CONFIGS["mbart"], "encoder-decoder"),
+    "t5": (CONFIGS["t5"], "encoder-decoder"),
+}
+
+
+@functools.cache
+def unharmed(kind):
+    """What the probe finds without a fault."""
+    return probe.examine(KINDS[kind][0]())
+
+
+def refused(kind):
+    make, another = KINDS[kind]
+    with pytest.raises(UserError, match=f"choose another {another} or report it") as caught:
+        probe.examine(make())
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", [drop_the_mask, shift_positions, leak_a_neighbour])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_planted_fault_is_refused(kind, fault, monkeypatch):
+    unharmed(kind)
+    fault(monkeypatch)
+    refused(kind)
+
+
+@pytest.mark.parametrize("kind", ["mbart", "t5"])
+def test_a_hook_that_is_skipped_costs_an_encoder_decoder_learned_keys(kind, monkeypatch):
+    assert not unharmed(kind).no_prompts
+    skip_the_hook(monkeypatch)
+    geometry = probe.examine(KINDS[kind][0]())
+    assert geometry.no_prompts.endswith("computes attention in 0 to 0 passes a layer")
+
+
+def test_a_hook_that_is_skipped_is_refused_in_an_encoder(monkeypatch):
+    skip_the_hook(monkeypatch)
+    refused("bert")
+
+
+def test_a_dropped_key_bias_is_noticed_in_an_encoder_decoder(monkeypatch):
+    """mBART's keys have a bias and no norm."""
+
+    def without_bias(self, layer, states):
+        module = self.attentions[layer]
+        pair = (states @ module.k_proj.weight.T, module.v_proj(states))
+        return tuple(x.unflatten(-1, (-1, module.head_dim)).transpose(0, 1) for x in pair)
+
+    monkeypatch.setattr(LanguageModel, "keys_values", without_bias)
+    assert probe.examine(CONFIGS["mbart"]()).no_prompts.endswith("makes keys in a way that is not known")
 
 
 def test_a_dropped_key_norm_is_refused(monkeypatch):
@@ -76,6 +146,7 @@ def test_a_dropped_key_norm_is_refused(monkeypatch):
         return tuple(x.unflatten(-1, (-1, module.head_dim)).transpose(0, 1) for x in pair)
 
     monkeypatch.setattr(LanguageModel, "keys_values", without_norm)
+    assert probe.examine(config_of("embeddinggemma")).no_prompts.endswith("in a way that is not known")
     geometry = probe.examine(config_of("qwen3"))
     with pytest.raises(UserError, match="makes keys in a way that is not known; use lora"):
         METHODS["prefix"].count(METHODS["prefix"].Config(), geometry)

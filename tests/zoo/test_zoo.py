@@ -3,13 +3,14 @@
 import pytest
 from architectures import ARCHITECTURES
 from checks import CASES, SLOW, WRONG, check, own_way
+from encoder_decoders import ENCODER_DECODERS
 from encoders import ENCODERS
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from crosstune.methods import METHODS
 
 # In every run, also of `-m "not zoo"`: the families that studies are mostly made with.
-ALWAYS = ("llama", "mistral", "gemma2", "gemma3", "qwen3", "phi3", "xglm", "bloom")
+ALWAYS = ("llama", "mistral", "gemma2", "gemma3", "qwen3", "phi3", "xglm", "bloom", "mt5")
 # Those that keep a state beside attention, or attend in a way of their own.
 ONE_PER_ROW = {
     "bamba",
@@ -35,7 +36,7 @@ ONE_PER_ROW = {
     "name",
     [
         name if name in ALWAYS else pytest.param(name, marks=pytest.mark.zoo)
-        for name, (model_type, _) in (ARCHITECTURES | ENCODERS).items()
+        for name, (model_type, _) in (ARCHITECTURES | ENCODERS | ENCODER_DECODERS).items()
         if model_type in CONFIG_MAPPING  # an older transformers has fewer
     ],
 )

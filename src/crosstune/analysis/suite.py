@@ -33,19 +33,20 @@ class SuiteTask:
     name: str  # of the task here
     metrics: tuple[str, ...]  # whose mean is the official score
     languages: str  # canonical codes
+    examples: int | None = None  # of each language's test set, where all have as many
 
 
 XTREME_R = (
-    SuiteTask("XNLI", "xnli", ("accuracy",), "ar bg de el en es fr hi ru sw th tr ur vi zh"),
-    SuiteTask("XCOPA", "xcopa", ("accuracy",), "et ht id it qu sw ta th tr vi zh"),
+    SuiteTask("XNLI", "xnli", ("accuracy",), "ar bg de el en es fr hi ru sw th tr ur vi zh", 5010),
+    SuiteTask("XCOPA", "xcopa", ("accuracy",), "et ht id it qu sw ta th tr vi zh", 500),
     SuiteTask("UDPOS", "udpos", ("xtreme_f1",), f"{_UDPOS} lt pl ro uk wo"),
     SuiteTask("PAN-X", "panx", ("xtreme_f1",), f"{_TATOEBA} en ms my yo az gu lt pa pl qu ro uk"),
-    SuiteTask("XQuAD", "xquad", ("squad_exact", "squad_f1"), f"{_XQUAD} ro"),
+    SuiteTask("XQuAD", "xquad", ("squad_exact", "squad_f1"), f"{_XQUAD} ro", 1190),
     SuiteTask("MLQA", "mlqa", ("mlqa_exact", "mlqa_f1"), "ar de en es hi vi zh"),
     SuiteTask("TyDiQA-GoldP", "tydiqa", ("squad_exact", "squad_f1"), "ar bn en fi id ko ru sw te"),
     SuiteTask("Tatoeba", "tatoeba", ("accuracy",), f"{_TATOEBA} az lt pl ro uk"),
     SuiteTask("Mewsli-X", "mewsli-x", ("mrr_at_20",), "ar de en es fa ja pl ro ta tr uk"),
-    SuiteTask("LAReQA", "lareqa", ("map_at_20",), _XQUAD),
+    SuiteTask("LAReQA", "lareqa", ("map_at_20",), _XQUAD, 1190),
 )
 
 
@@ -57,10 +58,11 @@ def suite_scores(scores: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         One row per model, method and task, those without results among them, of models and methods with
-        `FEWEST_TASKS` or more: model, method, title, task, score (in [0, 1], mean over the official languages
-        that there are, then over seeds; null without any), languages and expected (how many there are, and
-        should be), missing (codes, parted by spaces) and settings (under how many protocols or setups the
-        task was run; of several, that with the most languages is taken).
+        `FEWEST_TASKS` or more: model, method, title, task, score (in [0, 1], mean over seeds, then over the
+        official languages that there are; null without any), languages and expected (how many there are, and
+        should be), missing (codes, parted by spaces), examples (the fewest of a language, where its test set
+        has more; null otherwise) and settings (under how many protocols or setups the task was run; of
+        several, that with the most languages is taken).
     """
     rows = []
     for (model, method), part in scores.group_by("model", "method", maintain_order=True):
@@ -76,6 +78,7 @@ _SCHEMA = {
     "languages": pl.Int64,
     "expected": pl.Int64,
     "missing": pl.String,
+    "examples": pl.Int64,
     "settings": pl.Int64,
 }
 
@@ -89,15 +92,18 @@ def _task_row(task: SuiteTask, part: pl.DataFrame) -> dict[str, Any]:
     groups = there.group_by("protocol", "setup", maintain_order=True)
     tables = [table for _, table in groups]
     chosen = max(tables, key=lambda table: table["language"].n_unique(), default=there)
-    seeds = chosen.group_by("run").agg(pl.col("official").mean())
+    # Seeds first, so that one that was not scored in all languages gives none of them another weight.
+    means = chosen.group_by("language").agg(pl.col("official").mean(), pl.col("n").min())
+    few = means.filter(pl.col("n") < (task.examples or 0))
     missing = [code for code in wanted if code not in set(chosen["language"])]
     return {
         "title": task.title,
         "task": task.name,
-        "score": seeds["official"].mean(),
+        "score": means["official"].mean(),
         "languages": len(wanted) - len(missing),
         "expected": len(wanted),
         "missing": " ".join(missing),
+        "examples": few["n"].min(),
         "settings": len(tables),
     }
 
@@ -119,10 +125,12 @@ def suite_averages(tasks: pl.DataFrame) -> pl.DataFrame:
 
     Returns:
         One row per model and method: model, method, average (over the tasks that have a score), tasks (how
-        many these are), complete (whether that is all ten in all languages).
+        many these are), complete (whether that is all ten in all languages, on whole test sets).
     """
     return tasks.group_by("model", "method", maintain_order=True).agg(
         average=pl.col("score").mean(),
         tasks=pl.col("score").count(),
-        complete=(pl.col("languages") == pl.col("expected")).all() & pl.col("score").is_not_null().all(),
+        complete=(pl.col("languages") == pl.col("expected")).all()
+        & pl.col("score").is_not_null().all()
+        & pl.col("examples").is_null().all(),
     )

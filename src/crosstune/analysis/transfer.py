@@ -29,8 +29,15 @@ COMPARISON = ["model", "task", "protocol"]
 ROW = [*COMPARISON, "setup"]
 """Columns that make one row of a results table: its runs differ in nothing but the seed."""
 
-SCORING = ("choices", "max_answer_tokens", "on_too_long", "chat_template", "system_prompt")
-"""Evaluation settings that change what an answer scores; the others change its speed, or the test data."""
+SCORING = (
+    *("choices", "max_answer_tokens", "on_too_long", "chat_template", "system_prompt"),
+    *("target_language_token", "beams", "length_penalty", "early_stopping"),
+)
+"""Evaluation settings that change what an answer scores: under others it is another protocol."""
+
+READING = ("head", "pooling", "piece", "two_way")
+"""Those that change how a model is read, in training and evaluation: other settings are another setup. What
+neither names changes the speed, or the test data."""
 
 
 def language_scores(runs: Sequence[RunRecord], predictions: pl.DataFrame | Predictions) -> pl.DataFrame:
@@ -243,10 +250,7 @@ def _protocols(runs: Sequence[RunRecord], counts: Mapping[str, Mapping[str, int]
     pools: dict[str, list[dict[str, str]]] = defaultdict(list)
     place: dict[str, tuple[str, dict[str, str]]] = {}
     for run in sorted(runs, key=lambda run: (-len(counts[run.id]), run.id)):
-        task, known = run.task, run.fingerprints.test
-        scoring = {key: value for key, value in run.evaluate.items() if key in SCORING}
-        corpus = [task.metrics[0], task.sums] if task.sums else []
-        kind = canonical([task.name, task.version, task.options, run.source_language, scoring, *corpus])
+        known, kind = run.fingerprints.test, canonical(measured(run))
         # The count is part of the data's identity: a half-written language must not pass for the whole.
         data = {lang: f"{known.get(lang, 'unknown')}/{n}" for lang, n in counts[run.id].items()}
         for pool in pools[kind]:
@@ -258,6 +262,17 @@ def _protocols(runs: Sequence[RunRecord], counts: Mapping[str, Mapping[str, int]
         pool.update(data)
         place[run.id] = (kind, pool)
     return {run_id: _digest([kind, pool]) for run_id, (kind, pool) in place.items()}
+
+
+def measured(run: RunRecord) -> list[Any]:
+    """What runs must share for their scores to mean the same, but for the test examples.
+
+    A user's task is its file: an edited one may score otherwise under the same name, version and options.
+    """
+    task, scoring = run.task, {key: value for key, value in run.evaluate.items() if key in SCORING}
+    file = [] if task.file is None else [task.file.get("sha256")]
+    of = [task.name, task.version, task.options, run.source_language, scoring, task.metrics[0], task.sums]
+    return [*of, *file]
 
 
 def _setups(runs: Sequence[RunRecord], protocol: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -292,6 +307,7 @@ def settings_of(run: RunRecord) -> dict[str, Any]:
         if key != "seed":
             name = key.replace("_", " ")
             flat[f"training {name}" if name in flat else name] = value
+    flat |= {f"evaluation {key}": run.evaluate[key] for key in READING if key in run.evaluate}
     flat["dtype"] = run.dtype
     flat["revision"] = run.revision
     if run.quantize is not None:

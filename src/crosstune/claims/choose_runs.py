@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.analysis.transfer import SCORING
+from crosstune.analysis.transfer import canonical, measured
 from crosstune.claims.file import Claim, Pick
 from crosstune.store.record import RunRecord
 
@@ -204,9 +204,7 @@ def _one_protocol(shared: set[str], setups: Sequence[Setup]) -> str:
     size: dict[str, int] = {}
     for setup in setups:
         if setup.protocol in shared:
-            run = setup.first
-            scoring = {key: run.evaluate.get(key) for key in SCORING}
-            kinds.add(_text([run.task.version, run.task.options, run.source_language, scoring]))
+            kinds.add(canonical(measured(setup.first)))
             size[setup.protocol] = max(size.get(setup.protocol, 0), setup.examples)
     if len(kinds) > 1:
         raise NoRunsError(

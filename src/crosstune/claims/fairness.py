@@ -8,6 +8,7 @@ from crosstune.analysis.statistics.differences import AllPairs, Difference
 from crosstune.analysis.statistics.estimand import Estimand
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.variance import LanguageEffect
+from crosstune.analysis.transfer import READING
 from crosstune.claims.choose_runs import NoRunsError, Setup
 from crosstune.claims.file import Claim, Pick
 
@@ -115,6 +116,8 @@ def beside_the_method(a: Setup, b: Setup) -> Iterator[tuple[str, object, object]
         yield from _unequal(name, getattr(one, name), getattr(other, name))
     if one.train is None or other.train is None:
         return
+    for name in READING:
+        yield from _unequal(name, one.evaluate.get(name), other.evaluate.get(name))
     yield from _unequal("training_data", _short(one.fingerprints.train), _short(other.fingerprints.train))
     for name in sorted({*one.train, *other.train} - SPEED - {"learning_rate"}):
         yield from _unequal(name, one.train.get(name), other.train.get(name))

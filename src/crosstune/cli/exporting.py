@@ -9,6 +9,8 @@ from crosstune.cli.options import StoreFolder
 from crosstune.cli.printing import say
 from crosstune.errors import UserError
 
+_TASKS = "lm-eval-tasks"
+
 
 def export(
     store: StoreFolder,
@@ -29,7 +31,10 @@ def export(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     form: Annotated[
         list[str] | None,
-        typer.Option("--format", help="svg, pdf, png, csv or tex, all by default; or lm-eval; repeatable."),
+        typer.Option(
+            "--format",
+            help="svg, pdf, png, csv or tex, all by default; or lm-eval, lm-eval-tasks; repeatable.",
+        ),
     ] = None,
 ) -> None:
     """Write figures (SVG, PDF, PNG) and tables (CSV, LaTeX) of results; or a trained run for other programs.
@@ -40,14 +45,24 @@ def export(
     Example: crosstune export runs/demo paper --format pdf --format tex
 
     Example: crosstune export runs/demo 0123456789abcdef --adapter my-lora
+
+    Example: crosstune export runs/demo tasks --format lm-eval-tasks
     """
     if adapter is None and merged is None:
         if push is not None:
             raise UserError("--push needs --adapter FOLDER or --merged FOLDER, which it uploads")
         from crosstune import api
 
-        for file in api.results(store).export(Path(target), form):
-            say(str(file))
+        files: list[Path] = []
+        remarks: list[str] = []
+        if _TASKS in (form or ()):
+            from crosstune.exporting.lm_eval_tasks import write_tasks
+
+            files, remarks = write_tasks(store, Path(target))
+        if form is None or (form := [name for name in form if name != _TASKS]):
+            files += api.results(store).export(Path(target), form)
+        for line in [*files, *remarks]:
+            say(str(line))
         return
     if adapter is not None and merged is not None:
         raise UserError("give --adapter or --merged, one at a time")

@@ -84,17 +84,18 @@ def languages() -> None:
 
 def studies() -> None:
     """The studies and examples that come with crosstune."""
-    from crosstune.study.ready import listed
+    from crosstune.study.ready import folder, listed
 
     print_rows(("study", ""), [*listed("studies", ".yaml").items(), *listed("examples", ".yaml").items()])
-    say("run one by its path, or as studies/NAME.yaml from any folder; copy it to change it")
+    say(f"run one by that name from any folder; to change one, copy it from {folder('studies').parent}")
 
 
 def docs() -> None:
     """The pages of the documentation."""
-    from crosstune.study.ready import listed
+    from crosstune.study.ready import folder, listed
 
     print_rows(("page", ""), list(listed("docs", ".md").items()))
+    say(f"they lie in {folder('docs').parent}")
 
 
 LISTS: dict[str, Callable[[], None]] = {

@@ -18,7 +18,7 @@ STATES_GB = "CROSSTUNE_STATES_GB"
 """Most gigabytes of cached activations of frozen layers, 0 for none."""
 GPU_OFF = "CROSSTUNE_GPU_OFF"
 """Names of `GPU_PARTS` to switch off, with commas between them."""
-GPU_PARTS = ("graphs", "packing", "fitting")
+GPU_PARTS = ("graphs", "packing", "fitting", "fusing")
 """What only a GPU uses and can be switched off (`crosstune.models.proof`)."""
 
 NAMES = (CACHE, DATA, CHECKPOINT_SECONDS, STATES_GB, GPU_OFF)

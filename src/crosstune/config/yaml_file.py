@@ -33,6 +33,10 @@ _LONGEST_NUMBER = 40
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
+_OPENS = re.compile(r"\s*(?:- +)?[\w.-]+: *[{\[]")
+"""A value that YAML takes for a list or a mapping."""
+
+
 class Document:
     """The content of a YAML file, with the line of each part.
 
@@ -51,6 +55,9 @@ class Document:
             mark = error.problem_mark or error.context_mark
             line = 1 if mark is None else mark.line + 1
             why = " ".join(str(error.problem or error.context or error).split())
+            written = text.splitlines()[line - 1 : line]
+            if written and _OPENS.match(written[0]):
+                why += "; a text that starts with { or [ goes into quotes"
             raise UserError(f"{name}:{line}: not valid YAML: {why}") from error
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1

@@ -9,6 +9,8 @@ Split = Literal["train", "dev", "test"]
 
 MOST_ANSWER_TOKENS = 100_000
 """Of a written answer: more is a slip of the hand, and takes days."""
+MOST_CHOICES = 10_000
+"""Of one example, as above."""
 
 
 @dataclass(frozen=True, slots=True)

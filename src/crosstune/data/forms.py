@@ -93,3 +93,9 @@ def statistic_of(kind: Kind, metric: str, sums: int) -> Statistic:
     if metric not in CORPUS:
         raise UserError(f'unknown corpus metric "{metric}"{did_you_mean(metric, CORPUS)}')
     return corpus_statistic(metric, sums)
+
+
+def scores_by_language(predictions: pl.DataFrame, statistic: Statistic) -> dict[str, float]:
+    """Scores of one run's predictions, in [0, 1], in the order of the languages' codes."""
+    parts = predictions.sort("language").partition_by("language", as_dict=True, maintain_order=True)
+    return {str(language): statistic.of(part) for (language,), part in parts.items()}

@@ -45,6 +45,7 @@ class HubEntry:
 
     repo: str  # ``owner/name``
     revision: str  # commit, or a branch where no commit is known
+    licence: str  # of the data
     # Pattern of the files of each split there is, with ``{code}`` for the dataset's language code.
     files: Mapping[Split, str]
     columns: Sequence[str]  # that every file must have
@@ -92,6 +93,14 @@ def hub_entry(name: str) -> HubEntry:
     pairs = (code.partition("=") for code in entry.pop("codes", ["en"]))
     entry["languages"] = {find(known or code).code: code for code, _, known in pairs}
     return HubEntry(**entry)
+
+
+def licence_of(name: str) -> str | None:
+    """That of a dataset's data; None where it is not known."""
+    try:
+        return hub_entry(name).licence
+    except UserError:  # it is not fetched
+        return None
 
 
 def fetch_files(repo: str, pattern: str, revision: str) -> HubFiles:

@@ -13,6 +13,7 @@ from crosstune.exporting.folders import TOKENS, Written
 from crosstune.files import read_text, user_path
 from crosstune.languages import find
 from crosstune.models.loading import hub
+from crosstune.models.loading.demo import DEMOS
 from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
 
@@ -35,6 +36,7 @@ def write_card(run_folder: Path, written: Written) -> Path:
         f"## Use\n\n{_use(written)}\n",
         f"## Results\n\n{_results(run, scores)}\n",
         f"## Data\n\n{_data(run)}\n",
+        f"## Licences\n\n{_licences(run)}\n",
         _study(store),
     ]
     file = written.folder / CARD
@@ -119,11 +121,16 @@ def _data(run: RunRecord) -> str:
     for source in run.data.sources:
         names = ", ".join(f"{key} {value}" for key, value in source.items() if isinstance(value, str))
         lines.append(f"- {_plain(names)}")
-    lines.append(
-        "\nThe licences of the base model and of these data hold for what was trained on them; crosstune's "
-        "page on datasets (docs/datasets.md) names those of the data."
-    )
     return "\n".join(lines) + "\n"
+
+
+def _licences(run: RunRecord) -> str:
+    """Of the model and the data, with what is not known said so."""
+    model = DEMOS[run.model].terms if run.model in DEMOS else "not known here: look at its source"
+    data = run.task.licences or {run.task.name: "not known here: look at its source"}
+    lines = [f"- base model {_plain(run.model)}: {model}"]
+    lines += [f"- data {_plain(name)}: {_plain(licence)}" for name, licence in data.items()]
+    return "\n".join([*lines, "", "They hold for what was trained on these too.", ""])
 
 
 def _study(store: Path) -> str:

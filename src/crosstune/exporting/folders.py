@@ -19,6 +19,7 @@ from crosstune.exporting.library import write_library_form
 from crosstune.exporting.merging import merged_model
 from crosstune.files import user_path
 from crosstune.methods.adapters.bottleneck import Bottleneck
+from crosstune.methods.adapters.compacter import Compacter
 from crosstune.methods.adapters.merged import MOST_LOST
 from crosstune.methods.config import INIT_TEXT
 from crosstune.models.language_model import LanguageModel
@@ -55,7 +56,7 @@ class Written:
 def write_adapter(run_folder: Path, folder: Path, device: str = "auto") -> Written:
     """Write a run as PEFT has it: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    Of bottleneck adapters, which PEFT lacks, the `adapters` library's form is written.
+    Of bottleneck adapters and Compacter, which PEFT lacks, the `adapters` library's form is written.
 
     Raises:
         UserError: PEFT has no form for the method, the folder is taken, or PEFT computes something else.
@@ -66,7 +67,7 @@ def write_adapter(run_folder: Path, folder: Path, device: str = "auto") -> Writt
         with restored(run_folder, run, method, run.source_language, device=device) as lm:
             ids = _text(lm)
             wanted = _logits(lm, ids)
-            if isinstance(method, Bottleneck):
+            if isinstance(method, Bottleneck | Compacter):
                 write_library_form(method, lm, new)
                 form = None
             else:
@@ -143,6 +144,8 @@ def _text(lm: LanguageModel) -> Tensor:
 
 
 def _logits(lm: LanguageModel, ids: Tensor) -> Tensor:
+    if lm.geometry.encoder_layers:
+        raise UserError(f"{lm.name}: encoder-decoders are not written; a study takes their runs by `run:`")
     with torch.no_grad():
         return lm.logits(lm.hidden(ids)[0]).float().cpu()
 

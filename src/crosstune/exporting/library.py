@@ -1,4 +1,4 @@
-"""A bottleneck adapter as the `adapters` library has it, version 1.3: for decoders laid out as Llama is.
+"""Bottleneck adapters and Compacter as the `adapters` library 1.3 has them, on decoders like Llama.
 
 Written by the format alone, without the library, which asks for an older transformers; tests hold it against
 what the library wrote and computed.
@@ -10,6 +10,7 @@ from typing import Any
 
 from crosstune.errors import UserError
 from crosstune.methods.adapters.bottleneck import Bottleneck
+from crosstune.methods.adapters.compacter import Compacter, CompacterConfig
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.tensor_file import write_tensors
 
@@ -22,7 +23,13 @@ _ENDS = {
     "up.weight": "adapter_up.weight",
     "up.bias": "adapter_up.bias",
     "scale": "scaling",
+    "down.left": "adapter_down.0.W_left",
+    "down.right": "adapter_down.0.W_right",
+    "up.left": "adapter_up.W_left",
+    "up.right": "adapter_up.W_right",
 }
+# Compacter's projections have other names for their biases, and share one tensor.
+_OF_PRODUCTS = _ENDS | {"down.bias": "adapter_down.0.b", "up.bias": "adapter_up.b"}
 # What the library has for adapters of other kinds.
 _OFF = {
     "cross_adapter": False,
@@ -37,10 +44,7 @@ _OFF = {
     "ln_before": False,
     "phm_bias": True,
     "phm_c_init": "normal",
-    "phm_dim": 4,
     "phm_init_range": 0.0001,
-    "phm_layer": False,
-    "phm_rank": 1,
     "shared_W_phm": False,
     "shared_phm_rule": True,
     "stochastic_depth": 0.0,
@@ -48,7 +52,7 @@ _OFF = {
 }
 
 
-def write_library_form(method: Bottleneck, lm: LanguageModel, folder: Path) -> None:
+def write_library_form(method: Bottleneck | Compacter, lm: LanguageModel, folder: Path) -> None:
     """Write ``adapter_config.json`` and ``adapter.safetensors`` of an attached method.
 
     Raises:
@@ -56,8 +60,9 @@ def write_library_form(method: Bottleneck, lm: LanguageModel, folder: Path) -> N
     """
     config, kind = method.config, lm.model.config.model_type
     if kind not in _ARCHITECTURES:
-        raise UserError(f"bottleneck: the adapters library has it for {' and '.join(_ARCHITECTURES)} here")
-    if config.invertible:
+        raise UserError(f"{method.name}: the adapters library has it for {' and '.join(_ARCHITECTURES)} here")
+    products = config if isinstance(config, CompacterConfig) else None
+    if getattr(config, "invertible", False):
         raise UserError(
             "bottleneck: the adapters library undoes an invertible adapter in its own heads alone"
         )
@@ -75,8 +80,11 @@ def write_library_form(method: Bottleneck, lm: LanguageModel, folder: Path) -> N
         "original_ln_before": config.placement == "pfeiffer",
         "output_adapter": "mlp" in config.places,
         "reduction_factor": reduction_factor(hidden, config.width_in(hidden)),
+        "phm_dim": products.n if products else 4,
+        "phm_layer": products is not None,
+        "phm_rank": products.rank if products else 1,
         "residual_before_ln": True,
-        "scaling": config.scale or (4.0 if parallel else 1.0),
+        "scaling": 1.0 if products else getattr(config, "scale", None) or (4.0 if parallel else 1.0),
     }
     about: dict[str, Any] = {
         "config": settings,
@@ -87,10 +95,13 @@ def write_library_form(method: Bottleneck, lm: LanguageModel, folder: Path) -> N
         "name": _NAME,
         "version": "adapters.1.3.0",
     }
-    tensors = {}
+    tensors, ends = {}, _OF_PRODUCTS if products else _ENDS
     for name, tensor in method.state().items():
-        layers, i, place, end = name.split(".", 3)
-        at = f"model.{layers}.{i}.{_PLACES[place]}.adapters.{_NAME}.{_ENDS[end]}"
+        if name == "rule":
+            at = f"model.shared_parameters.{_NAME}.phm_rule"
+        else:
+            layers, i, place, end = name.split(".", 3)
+            at = f"model.{layers}.{i}.{_PLACES[place]}.adapters.{_NAME}.{ends[end]}"
         tensors[at] = tensor.detach().cpu().contiguous().clone()
     write_tensors(tensors, folder / "adapter.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(about, indent=2, sort_keys=True), encoding="utf-8")

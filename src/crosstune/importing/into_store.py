@@ -44,6 +44,8 @@ def import_files(paths: Iterable[Path], store: Path, about: Samples, source: str
             read = read_table(path, about.model, about.task or "task")
         for answer in read:
             answers[answer.run].append(answer)
+    if not answers:
+        raise UserError(f"{', '.join(map(str, files))}: no answers in it, only what names the columns")
     if store.is_dir() and not stored.finished(store) and {file.name for file in store.iterdir()} - {FROZEN}:
         raise UserError(f"{store} holds other things and no runs; name a folder of its own")
     runs = [_run(key, of_run, source) for key, of_run in sorted(answers.items())]

@@ -62,8 +62,10 @@ class Method(ABC, Generic[Settings]):
         needs_head: Whether all it trains is a head (`crosstune.methods.head`).
         Config: Its settings, the same class as in ``Method[...]``.
         shots: English exemplars that stand in every prompt (only `few-shot` has some).
+        turns: Whether these are turns of a chat.
         part: What it left on the model, while it is attached.
         merge: How its update was evaluated the last time; None for a method that has none.
+        remark: What a person should know of it on this model; most often nothing.
     """
 
     name: ClassVar[str]
@@ -76,6 +78,8 @@ class Method(ABC, Generic[Settings]):
     needs_head: ClassVar[bool] = False
     Config: ClassVar[type[MethodConfig]] = MethodConfig
     shots: int = 0
+    turns: bool = False
+    remark: str = ""
 
     def __init__(self, config: Settings | None = None) -> None:
         self.config = cast(Settings, self.Config()) if config is None else config
@@ -156,7 +160,7 @@ class Method(ABC, Generic[Settings]):
 
     @abstractmethod
     def parameters(self) -> "dict[str, nn.Parameter]":
-        """The fp32 parameters the optimiser steps, by name."""
+        """The parameters the optimiser steps, by name: fp32, or without masters the model's own weights."""
 
     def rate_factors(self) -> dict[str, float]:
         """By parameter, what its learning rate is multiplied by; 1 for those that are not named."""
@@ -165,6 +169,9 @@ class Method(ABC, Generic[Settings]):
     def trained_parameters(self) -> int:
         """How many there are: `count`, of what is attached."""
         return sum(parameter.numel() for parameter in self.parameters().values())
+
+    def use_masters(self, wanted: bool) -> None:
+        """Called before training: whether fp32 copies of the model's own weights are stepped instead."""
 
     def begin_training(self, steps: int) -> list[int]:
         """Called before the first step, and again when training resumes.

@@ -1,8 +1,11 @@
 """Few-shot prompting: k English exemplars, drawn with the run's seed, stand in front of every question.
 
 In-context learning as in Brown et al. 2020 (arXiv 2005.14165); nothing is trained. The exemplars
-come from the source language's training split, the same ones for every language and question.
+come from the source language's training split, the same ones for every language and question. In a chat
+template they stand in the user's turn, or each is a turn of the user and one of the model.
 """
+
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -15,9 +18,14 @@ class FewShotConfig(MethodConfig):
 
     Attributes:
         k: Exemplars in the prompt.
+        turns: Whether each is a turn of the user and one of the model, where prompts are in a chat template;
+            otherwise all stand in the question's turn.
     """
 
+    newer: ClassVar[tuple[str, ...]] = ("turns",)
+
     k: int = Field(default=4, ge=1, le=1_000)
+    turns: bool = False
 
 
 class FewShot(NoTuning[FewShotConfig]):
@@ -29,4 +37,4 @@ class FewShot(NoTuning[FewShotConfig]):
 
     def __init__(self, config: FewShotConfig | None = None) -> None:
         super().__init__(config)
-        self.shots = self.config.k
+        self.shots, self.turns = self.config.k, self.config.turns

@@ -1,9 +1,9 @@
 """Full fine-tuning: every weight of the decoder is trained, or those of one kind or of some layers alone.
 
 ``only: biases`` is BitFit (Ben Zaken et al. 2021, 2106.10199), ``only: norms`` trains weights and biases of
-norms, ``layers: 2`` the last two layers. The model stays in its dtype; the optimiser steps fp32 master
-copies, and their rounded values are put into the model after each step. Trained parameters: all that are
-chosen (tied embeddings once).
+norms, ``layers: 2`` the last two layers. The model stays in its dtype; AdamW steps fp32 master copies, and
+their rounded values are put into the model after each step. Optimizers that need less memory step the weights
+themselves (`crosstune.training.optimizers`). Trained parameters: all that are chosen (tied embeddings once).
 """
 
 from typing import ClassVar, Literal
@@ -38,6 +38,8 @@ class Full(Method[FullConfig]):
     trains_weights = True
     Config = FullConfig
 
+    masters: "dict[str, nn.Parameter]"
+
     @property
     def default_rate(self) -> float:
         """Biases and norms are few, and take larger steps."""
@@ -56,7 +58,7 @@ class Full(Method[FullConfig]):
         return count
 
     def place(self, lm: LanguageModel, part: Part, seed: int) -> None:
-        """Keep the weights' bits, make fp32 masters, let gradients reach the chosen weights."""
+        """Keep the weights' bits, let gradients reach the chosen weights."""
         if lm.quantized:
             raise UserError("full: quantised weights cannot be trained; use lora, or take quantize out")
         config = self.config
@@ -71,7 +73,6 @@ class Full(Method[FullConfig]):
             and {None: True, "biases": weight.bias, "norms": weight.norm}[config.only]
         }
         self.originals = {name: w.detach().to("cpu", copy=True) for name, w in self.weights.items()}
-        self.masters = {name: nn.Parameter(w.detach().float().clone()) for name, w in self.weights.items()}
         for weight in self.weights.values():
             weight.requires_grad_(True)
 
@@ -85,15 +86,20 @@ class Full(Method[FullConfig]):
                 weight.grad = None
         self.weights, self.originals, self.masters = {}, {}, {}
 
+    def use_masters(self, wanted: bool) -> None:
+        """Make the fp32 masters, from the weights as they are now."""
+        copied = self.weights if wanted else {}
+        self.masters = {name: nn.Parameter(w.detach().float().clone()) for name, w in copied.items()}
+
     def parameters(self) -> "dict[str, nn.Parameter]":
-        """The fp32 masters, by the weights' own names."""
-        return self.masters
+        """By the weights' own names: the fp32 masters in training that has them, else the weights."""
+        return self.masters or self.weights
 
     def after_backward(self) -> None:
         """Add the model's gradients to the masters' in fp32."""
-        for name, weight in self.weights.items():
+        for name, master in self.masters.items():
+            weight = self.weights[name]
             if weight.grad is not None:
-                master = self.masters[name]
                 grad = weight.grad.float()
                 master.grad = grad if master.grad is None else master.grad + grad
                 weight.grad = None
@@ -101,8 +107,8 @@ class Full(Method[FullConfig]):
     def after_step(self) -> None:
         """Round the masters into the model."""
         with torch.no_grad():
-            for name, weight in self.weights.items():
-                weight.copy_(self.masters[name])
+            for name, master in self.masters.items():
+                self.weights[name].copy_(master)
 
     def state(self) -> dict[str, Tensor]:
         """The weights as the model computes with them, in its dtype."""

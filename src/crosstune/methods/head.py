@@ -146,6 +146,10 @@ class WithHead(Method[MethodConfig]):
         """The method's."""
         return self.method.rate_factors()
 
+    def use_masters(self, wanted: bool) -> None:
+        """The method's."""
+        self.method.use_masters(wanted)
+
     def begin_training(self, steps: int) -> list[int]:
         """The method's."""
         return self.method.begin_training(steps)

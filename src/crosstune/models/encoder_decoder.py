@@ -68,6 +68,14 @@ class EncoderDecoder(LanguageModel):
         )
 
     @property
+    def forced_id(self) -> int | None:
+        """The token that its settings of generation put first in every answer (BART's ``<s>``)."""
+        for config in (self.model.generation_config, self.model.config):
+            if isinstance(token := getattr(config, "forced_bos_token_id", None), int):
+                return token
+        return None
+
+    @property
     def decoder_positions(self) -> int | None:
         """How many tokens the decoder has positions for; None where they do not end."""
         table = next((m for n, m in self.decoder.named_modules() if n == "embed_positions"), None)

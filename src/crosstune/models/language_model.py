@@ -17,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from crosstune.errors import UserError
 from crosstune.models.adaptation import Adaptation
 from crosstune.models.attention.apart import one_per_row
-from crosstune.models.attention.cache import DecodingCache, OwnCache, OwnCaches
+from crosstune.models.attention.cache import LENGTHS, DecodingCache, OwnCache, OwnCaches
 from crosstune.models.attention.choose import Source
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
 from crosstune.models.attention.layout import Layout, TwoWayLayout, laid_out
@@ -51,6 +51,7 @@ class LanguageModel:
         head: What makes scores of states, while one is trained or used; None for the model's own words.
         remarks: What a person should know of the model before any result: a line each, most often none.
         activation_cache: Of training texts, for as long as the model lives (`crosstune.training.reuse`).
+        steps: Recorded steps of writing and their cache, until their memory is needed (`fast.graphs`).
     """
 
     model: PreTrainedModel
@@ -65,6 +66,7 @@ class LanguageModel:
     head: nn.Module | None = field(default=None, repr=False)
     remarks: list[str] = field(default_factory=list, repr=False)
     activation_cache: ActivationCache = field(default_factory=ActivationCache, repr=False)
+    steps: Any = field(default=None, repr=False)
     _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -77,8 +79,6 @@ class LanguageModel:
         # An encoder reads closed texts.
         self.tokens = Tokens(self.tokenizer, self.geometry.vocabulary, None if two_way else self.stop_ids)
         self.remarks += [] if self.geometry.encoder else self.tokens.remarks
-
-    # --- parts ------------------------------------------------------------------------------
 
     @property
     def decoder(self) -> Any:
@@ -145,12 +145,9 @@ class LanguageModel:
     @property
     def stop_ids(self) -> frozenset[int]:
         """Token ids that end an answer."""
-        ids = {self.tokenizer.eos_token_id}
         configured = getattr(self.model.generation_config, "eos_token_id", None)
-        ids.update(configured if isinstance(configured, list) else [configured])
+        ids = [self.tokenizer.eos_token_id, *(configured if isinstance(configured, list) else [configured])]
         return frozenset(int(i) for i in ids if i is not None)
-
-    # --- forward ----------------------------------------------------------------------------
 
     def hidden(
         self,
@@ -279,11 +276,11 @@ class LanguageModel:
     def step(self, ids: Tensor, slots: DecodingCache | OwnCaches) -> Tensor:
         """Read one more token, ``[live]``, of each text: ``[live, hidden]``, after the final norm."""
         if isinstance(slots, OwnCaches):
-            lengths = torch.tensor(slots.lengths, device=ids.device)
-            texts = zip(ids.split(1), lengths.split(1), slots.caches, strict=True)
+            texts = zip(ids.split(1), slots.state[LENGTHS].split(1), slots.caches, strict=True)
             hidden = torch.cat([self.read_next(*text) for text in texts])
         else:
-            hidden = self.read_next(ids, slots.begin(), slots)
+            hidden = self.read_next(ids, slots.begin((len(ids), *slots.shape[1:])), slots)
+        slots.state[LENGTHS, : len(ids)] += 1
         slots.end()
         return hidden
 
@@ -348,8 +345,11 @@ class LanguageModel:
         return cast(Tensor, head.weight) if plain else None
 
     def best(self, rows: Tensor) -> Tensor:
-        """The likeliest token at each row, ``[n]``; the first of those that are level."""
-        return self.logits(rows).argmax(-1)
+        """The likeliest token at each row, ``[n]``, the first of those that are level; no scores in fp32."""
+        if self.geometry.encoder or not self.parts.plain_scores:
+            return self.logits(rows).argmax(-1)
+        head: Any = self.model.get_output_embeddings()
+        return cast(Tensor, head(rows.to(head.weight.device)).argmax(-1)).to(rows.device)
 
     def check(self) -> None:
         """Compare with the model's own forward once, on five tokens.

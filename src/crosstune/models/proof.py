@@ -20,12 +20,15 @@ from crosstune.errors import first_line
 T = TypeVar("T")
 Note = Callable[[str], None]
 
-Part = Literal["graphs", "packing", "fitting"]
+Part = Literal["graphs", "packing", "fitting", "fusing"]
 """``graphs``: recorded decoding steps (`crosstune.models.fast.graphs`). ``packing``: no padding in training
 (`crosstune.models.attention.gpu_line`). ``fitting``: memory measured before the first large step of training
-and the first large batch of evaluation (`crosstune.models.memory.measure`)."""
+and the first large batch of evaluation (`crosstune.models.memory.measure`). ``fusing``: norms, rotation and
+gates in one kernel each, and LoRA's update in 16 bits, in training (`crosstune.models.fast.kernels`)."""
 
 _log = logging.getLogger("crosstune")
+TOLD: dict[str, None] = {}
+"""Lines of all that was tried in this process and not used, for run.json."""
 
 
 def wanted(part: Part) -> bool:
@@ -103,6 +106,7 @@ class FastWay:
         """Log that the plain way is used: to ``note``, or else once to the log."""
         off = f"; {GPU_OFF}={self.part} does not try" if self.part else ""
         line = f"{self.plain}, not {self.fast} ({why}){off}"
+        TOLD[line] = None
         if note is not None:
             note(f"  {line}")
         elif line not in self._said:

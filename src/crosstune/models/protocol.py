@@ -16,6 +16,7 @@ class Model(Protocol):
     model: Any
     geometry: Geometry
     adaptation: Adaptation
+    steps: Any
 
     @property
     def decoder(self) -> Any: ...
@@ -37,6 +38,9 @@ class Model(Protocol):
 
     @property
     def pad_id(self) -> int: ...
+
+    @property
+    def stop_ids(self) -> frozenset[int]: ...
 
     def layer_device(self, i: int) -> torch.device: ...
 

@@ -2,13 +2,23 @@
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 from crosstune.errors import UserError, first_line
 
 TOKENS_KEPT = 20_000_000
 """Tokens of prompts that are kept to be used again: 80 MB."""
+
+
+ONE_DATE = """
+{%- macro strftime_now(format) -%}
+{{ '2024-07-26' if format == '%Y-%m-%d' else '26 Jul 2024' }}
+{%- endmacro -%}
+"""
+"""In front of a chat template that writes the day's date, which is then always Llama 3's default: else a
+prompt would be another every day, and so would what is made of it."""
 
 
 class Tokens:
@@ -27,6 +37,7 @@ class Tokens:
         self._answers: dict[str, list[int]] = {}
         self._targets: dict[str, list[int]] = {}
         self._chat: tuple[str | None] | None = None  # its system prompt, where prompts are turns of a chat
+        self._earlier: list[dict[str, str]] = []  # turns in front of each prompt's
 
     def as_chat(self, template: bool | Literal["auto"], system: str | None = None) -> None:
         """From now on every prompt is a user's turn in the tokenizer's chat template, or stands as it is.
@@ -48,17 +59,46 @@ class Tokens:
             self._chat = chat
             self.as_read("")
 
+    @contextmanager
+    def behind(self, answered: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """Inside, questions and their answers are turns of the chat in front of every prompt."""
+        assert self._chat is not None
+        self._earlier = [
+            {"role": role, "content": text}
+            for pair in answered
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        self.forget()
+        try:
+            yield
+        finally:
+            self._earlier = []
+            self.forget()
+
+    @property
+    def in_chat(self) -> bool:
+        """Whether prompts are turns of a chat."""
+        return self._chat is not None
+
     def as_read(self, text: str) -> str:
         """A prompt as the model reads it: inside the chat template, up to where its answer starts."""
+        return self._shown(text, self._earlier)
+
+    def _shown(self, text: str, earlier: Sequence[dict[str, str]]) -> str:
         if self._chat is None:
             return text
         (system,) = self._chat
-        turns = [{"role": "user", "content": text}]
+        turns = [*earlier, {"role": "user", "content": text}]
         if system is not None:
             turns.insert(0, {"role": "system", "content": system})
         try:
+            template: str = self._tokenizer.get_chat_template()
             shown: str = self._tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=True, enable_thinking=False
+                turns,
+                chat_template=ONE_DATE + template if "strftime_now" in template else template,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
             )
         except Exception as error:  # jinja's, and whatever a template raises
             raise UserError(f"the chat template cannot be used: {first_line(error)}") from error
@@ -118,7 +158,7 @@ class Tokens:
         """
         if text not in self._answers:
             encode, space = self._tokenizer.encode, " " if self._chat is None else ""
-            before = ":" if self._chat is None else self.as_read(":")
+            before = self._shown(":", ())
             stem = encode(before, add_special_tokens=False)
             whole = encode(f"{before}{space}{text}", add_special_tokens=False)
             if whole[: len(stem)] != stem:

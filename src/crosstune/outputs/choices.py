@@ -150,6 +150,7 @@ def score_choices(
                 )
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
 
+    lm.steps = None  # recorded steps of writing give their memory back
     widths = [item.width for item in items]
     front = lm.adaptation.front
     together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)

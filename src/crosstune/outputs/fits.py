@@ -4,6 +4,7 @@ Nothing here needs PyTorch: a study is checked by it before a model is loaded.
 """
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from crosstune.data.example import Example
 from crosstune.data.forms import Kind, form_of
@@ -14,6 +15,9 @@ from crosstune.methods.staged.stage import Staged
 from crosstune.models.geometry import Geometry
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.tasks.base import Task
+
+VLLM = ("none", "few-shot", "full", "lora", "soft-prompt")
+"""Methods whose models vLLM runs (`crosstune.outputs.decoding.vllm_engine`)."""
 
 
 def kind_on(task: Task | type[Task], geometry: Geometry) -> Kind:
@@ -31,6 +35,28 @@ def _check_encoder_decoder(name: str, kind: Kind, method: Method, settings: Eval
     if isinstance(method, Staged):
         raise UserError(
             f"{method.name}: an encoder-decoder does not learn from text token by token; choose bottleneck"
+        )
+
+
+def _check_vllm(
+    name: str, kind: Kind, method: Method, geometry: Geometry, settings: EvaluateSettings
+) -> None:
+    """Refuse what vLLM is not asked to write."""
+    if settings.engine != "vllm":
+        return
+    if kind != "generation" or geometry.encoder or geometry.encoder_layers:
+        raise UserError(
+            f"task {name}: evaluate.engine: vllm is for answers that a causal model writes; take it out"
+        )
+    if method.name not in VLLM:
+        raise UserError(
+            f"{method.name}: evaluate.engine: vllm runs {', '.join(VLLM[:-1])} and {VLLM[-1]}; take it out"
+        )
+    if settings.search is not None:
+        raise UserError("evaluate.engine: vllm writes greedy answers here; take engine or beams out")
+    if find_spec("vllm") is None:
+        raise UserError(
+            "evaluate.engine: vllm: the library is not installed here; pip install vllm, or take engine out"
         )
 
 
@@ -84,12 +110,15 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
     Raises:
         UserError: What does not go together, and what to choose.
     """
+    _check_vllm(name, kind, method, geometry, settings)
     if method.shots and (form_of(kind).searched or form_of(kind).tags):
         raise UserError(f"task {name}: exemplars are not put in front of its texts; choose another method")
+    if method.turns and settings.chat_template is False:
+        raise UserError(
+            f"{method.name}: turns are those of a chat; set evaluate.chat_template: true, or take turns out"
+        )
     if geometry.encoder_layers:
         _check_encoder_decoder(name, kind, method, settings)
-    elif settings.beams > 1:
-        raise UserError(f"task {name}: evaluate.beams is for encoder-decoders; take it out")
     elif settings.target_language_token is not None:
         raise UserError(f"task {name}: evaluate.target_language_token is for encoder-decoders; take it out")
     if geometry.encoder:
@@ -104,7 +133,13 @@ def check_fits(name: str, kind: Kind, method: Method, geometry: Geometry, settin
                 f"task {name}, evaluate.head: false: this encoder was saved without its masked language "
                 "model and predicts no words; take head: false out"
             )
+    if settings.system_prompt is not None and settings.chat_template is False:
+        raise UserError(
+            f"task {name}: evaluate.system_prompt is a turn of a chat; set chat_template: true or auto"
+        )
     head = uses_head(kind, geometry, settings)
+    if settings.two_way and not head:
+        raise UserError(f"task {name}: evaluate.two_way is for tags told by a head; take it out")
     if head and not method.trains:
         raise UserError(
             f"task {name}: its answers are told by a head, which method {method.name} does not train; choose "

@@ -1,13 +1,38 @@
 """How a run is evaluated."""
 
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from crosstune.data.example import MOST_ANSWER_TOKENS
 
 PROMPT_END = 300
 """Characters of a prompt that predictions hold by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beams:
+    """A beam search.
+
+    Attributes:
+        count: Beams a text.
+        length_penalty: Exponent of an answer's length in tokens, the ending one included.
+        early_stopping: True ends the search of a text when as many answers as beams have ended; False when
+            its best open answer, by its length now, is worse than all of those; "never" when it would also be
+            worse by the greatest length.
+    """
+
+    count: int
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
 
 
 class EvaluateSettings(BaseModel):
@@ -29,8 +54,11 @@ class EvaluateSettings(BaseModel):
             one, an encoder predicts the words of the choices at a mask, and a causal model the tags' names.
         pooling: Which of a text's tokens a head reads: the "first", the "last", or the "mean" of all; None
             for the first of an encoder's and the last of a causal model's.
-        beams: Of a search for written answers (`crosstune.outputs.seq2seq.beams`); 1 for the likeliest token
-            at every step. For encoder-decoders alone.
+        beams: Of a search for written answers (`crosstune.outputs.decoding.beams`); 1 for the likeliest token
+            at every step.
+        length_penalty: Exponent of an answer's length in the score that a search compares.
+        early_stopping: When a search ends: see `Beams`.
+        engine: What writes answers: crosstune itself, or "vllm" (`crosstune.outputs.decoding.vllm_engine`).
         target_language_token: Whether answers of an encoder-decoder start with its token of their language:
             None where it has such tokens; false for never; or the token that stands in for languages it has
             none for.
@@ -57,10 +85,24 @@ class EvaluateSettings(BaseModel):
     piece: Literal["first", "last", "mean"] | None = None
     target_language_token: bool | str | None = None
     beams: int = Field(default=1, ge=1, le=64)
+    length_penalty: float = Field(default=1.0, ge=-10.0, le=10.0)
+    early_stopping: bool | Literal["never"] = False
+    engine: Literal["crosstune", "vllm"] = "crosstune"
     two_way: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     prompts: Literal["end", "whole", "none"] = "end"
     chat_template: bool | Literal["auto"] = False
     system_prompt: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _of_a_search(self) -> Self:
+        if self.beams == 1 and not (self.length_penalty == 1 and self.early_stopping is False):
+            raise ValueError("length_penalty and early_stopping are of a search; set beams to 2 or more")
+        return self
+
+    @property
+    def search(self) -> Beams | None:
+        """How beams are searched; None for greedy answers."""
+        return None if self.beams == 1 else Beams(self.beams, self.length_penalty, self.early_stopping)
 
     def kept(self, prompt: str) -> str | None:
         """What predictions hold of a prompt."""
@@ -80,6 +122,9 @@ class EvaluateSettings(BaseModel):
             "two_way",
             "target_language_token",
             "beams",
+            "length_penalty",
+            "early_stopping",
+            "engine",
             "prompts",
             "chat_template",
             "system_prompt",

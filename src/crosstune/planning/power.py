@@ -4,6 +4,7 @@ The standard error of a difference is put together from standard deviations: tho
 those of the simulation in docs/statistics.md. A study that varies more needs more.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -16,7 +17,7 @@ from crosstune.analysis.statistics.variance import OWN
 from crosstune.analysis.statistics.welch import corrected
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
-from crosstune.planning.plan import StudyPlan
+from crosstune.planning.plan import PlanGroup, StudyPlan
 from crosstune.store.store import read_runs
 from crosstune.study.spec import Study
 
@@ -44,7 +45,7 @@ class Design:
         of_seeds = 2 * (sd.seed**2 + sd.seed_language**2 / languages) / seeds
         of_languages = sd.method_language**2 / languages
         of_examples = (sd.example**2 / languages + sd.shared**2) / n
-        # A method's variance between seeds is half its own, half the mean over all (`SeedVariance.of`).
+        # A method's variance between seeds is a third its own, the rest the mean over all (`SeedVariance.of`).
         weights = [OWN + 2 * (1 - OWN) / self.methods] * 2 + [2 * (1 - OWN) / self.methods] * (
             self.methods - 2
         )
@@ -181,12 +182,21 @@ def of_study(study: Study, planned: StudyPlan, wanted: float, store: Path | None
                 f"{task.name}: two methods and two target languages are needed to tell a difference"
             )
             continue
-        groups = [group for group in planned.groups if group.task == task.name]
-        known = all(group.seconds is not None for group in groups if group.to_do)
-        seconds = sum(group.seconds or 0.0 for group in groups) if known else None
+        seconds = whole_seconds([group for group in planned.groups if group.task == task.name])
         limit = of_task[0].evaluate.limit
         spreads, origin = (ASSUMED, "assumed") if store is None else of_store(store, task.name)
         known_sizes = len(of_task), len(targets), limit, len(study.seeds)
         sizes = lines(*known_sizes, wanted, seconds, spreads, origin)
         result += [f"{task.name}: {line}" for line in sizes]
     return result
+
+
+def whole_seconds(groups: Sequence[PlanGroup]) -> float | None:
+    """Seconds of all runs, from the estimates of those that are left; None where one is not known."""
+    sums = [
+        None if group.seconds is None or not group.to_do else group.seconds * group.runs / group.to_do
+        for group in groups
+        if not group.refused
+    ]
+    known = [seconds for seconds in sums if seconds is not None]
+    return sum(known) if len(known) == len(sums) else None

@@ -21,6 +21,7 @@ _PER_STEP = (
     "per_label",
     "languages",
     "gradient_checkpointing",
+    "optimizer",
 )
 
 

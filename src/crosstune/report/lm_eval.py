@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,9 @@ def files_of(section: Section) -> Iterator[tuple[Path, str]]:
                 yield folder / f"samples_{task}_{time}.jsonl", "".join(f"{line}\n" for line in lines)
             yield (
                 folder / f"results_{time}.json",
-                json.dumps(_results(run, parts), indent=1, ensure_ascii=False),
+                json.dumps(
+                    _results(run, parts, section.scores.filter(run=run.id)), indent=1, ensure_ascii=False
+                ),
             )
 
 
@@ -61,34 +62,24 @@ def _samples(run: RunRecord, table: pl.DataFrame) -> Iterator[dict[str, Any]]:
         }
 
 
-def _results(run: RunRecord, parts: dict[str, pl.DataFrame]) -> dict[str, Any]:
+def _results(run: RunRecord, parts: dict[str, pl.DataFrame], scores: pl.DataFrame) -> dict[str, Any]:
     metric = run.task.metrics[0]
-    scores = {task: [float(score) for score in part["score"]] for task, part in parts.items()}
     return {
         "results": {
-            task: {
-                "alias": task,
-                f"{metric},none": sum(some) / len(some),
-                f"{metric}_stderr,none": _error(some),
-            }
-            for task, some in scores.items()
+            task: {"alias": task, f"{metric},none": score, f"{metric}_stderr,none": se}
+            for code, score, se in scores.select("language", "score", "se").iter_rows()
+            for task in (f"{run.task.name}_{code}",)
         },
         "versions": dict.fromkeys(parts, run.task.version),
         "n-shot": dict.fromkeys(parts, run.method.entries().get("k", 0)),
         "higher_is_better": {task: {metric: True} for task in parts},
-        "n-samples": {task: {"original": len(some), "effective": len(some)} for task, some in scores.items()},
+        "n-samples": {
+            task: {"original": part.height, "effective": part.height} for task, part in parts.items()
+        },
         "config": {"model": "crosstune", "model_args": f"run={run.id}", "limit": run.evaluate.get("limit")},
         "model_name": run.model,
         "method": run.label,
     }
-
-
-def _error(scores: list[float]) -> float | None:
-    """Standard error of the mean."""
-    if len(scores) < 2:
-        return None
-    mean = sum(scores) / len(scores)
-    return math.sqrt(sum((score - mean) ** 2 for score in scores) / (len(scores) - 1) / len(scores))
 
 
 def _hash(text: str) -> str:

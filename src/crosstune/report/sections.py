@@ -316,5 +316,7 @@ def _protocol_note(run: RunRecord) -> str:
     tests = run.fingerprints.test
     data = tests.get(run.source_language) or next(iter(tests.values()), "unknown")
     scoring = ", ".join(f"{key} {run.evaluate[key]}" for key in SCORING if run.evaluate.get(key) is not None)
-    parts = (f"version {run.task.version}", options, scoring, f"test data {data[:6]}")
+    file = "" if run.task.file is None else f"task file {str(run.task.file.get('sha256'))[:6]}"
+    test = f"test data {data[:6]}"
+    parts = (f"version {run.task.version}", file, options, run.task.metrics[0], scoring, test)
     return ", ".join(part for part in parts if part)

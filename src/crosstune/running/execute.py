@@ -1,6 +1,7 @@
 """One run: attach, train, evaluate, detach; and the record of it."""
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import polars as pl
 from torch import Tensor
 
-from crosstune.data.forms import form_of, statistic_of
+from crosstune.data.forms import form_of, scores_by_language, statistic_of
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.base import Method
@@ -23,26 +24,48 @@ from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
 from crosstune.running.earlier.search_weights import take_up
 from crosstune.running.earlier.stages import FinishedStages
-from crosstune.running.prepared import attached, check_lengths, method_of, predictions, training_rows
+from crosstune.running.prepared import (
+    attached,
+    check_lengths,
+    held_out_rows,
+    method_of,
+    predictions,
+    training_rows,
+)
 from crosstune.running.progress import Display
 from crosstune.running.recording import with_text, write_record
 from crosstune.running.resume.folder import ResumeFolder, made_for
-from crosstune.running.task_data import TaskData
+from crosstune.running.task_data import TaskData, read_for
 from crosstune.store import provenance, store
-from crosstune.store.record import Cost, RunRecord
+from crosstune.store.record import Cost, HeldOut, RunRecord
 from crosstune.study.runs import Run
 from crosstune.study.spec import Study
+from crosstune.training import parallel
 from crosstune.training.loop import train
+from crosstune.training.objectives import mean_loss
 from crosstune.training.settings import TrainSettings
 from crosstune.training.state import Trained
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model, and how long it took to load."""
+    """A model, how long it took to load, and which modules it had then."""
 
     lm: LanguageModel
     seconds: float
+    modules: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.modules:
+            object.__setattr__(self, "modules", self._modules_now())
+
+    def _modules_now(self) -> tuple[int, ...]:
+        return tuple(map(id, self.lm.model.modules()))
+
+    @property
+    def untouched(self) -> bool:
+        """Whether methods have left nothing on it."""
+        return not self.lm.adaptation.parts and self._modules_now() == self.modules
 
 
 def load_for(study: Study, model: str) -> LoadedModel:
@@ -74,11 +97,14 @@ class RunResult:
         if self.record.kind == "search":
             return f"dev {100 * (self.record.dev_score or 0):.1f}, {seconds}"
         if self.record.kind == "stage":
-            return f"loss {self.record.curve[-1].get('loss') or 0:.2f}, {seconds}"
+            held = self.record.held_out
+            told = (
+                "" if held is None else f", of held-out text {held.before:.2f} before, {held.after:.2f} after"
+            )
+            return f"loss {self.record.curve[-1].get('loss') or 0:.2f}{told}, {seconds}"
         task = self.record.task
         statistic = statistic_of(task.kind, task.metrics[0], task.sums)
-        parts_of = self.predictions.partition_by("language", as_dict=True)
-        means = {language: statistic.of(part) for (language,), part in parts_of.items()}
+        means = scores_by_language(self.predictions, statistic)
         source = self.record.source_language
         parts = [f"{source} {100 * means.pop(source):.1f}"] if source in means else []
         if means:
@@ -110,6 +136,7 @@ def execute(
     lm = loaded.lm
     method = method_of(run, lm, data)
     trained, train_from, seconds = None, None, 0.0
+    held_out: HeldOut | None = None
     table = pl.DataFrame(schema=form_of(data.task.kind).schema())
     digests = {} if stages is None else stages.digests()
     resume = ResumeFolder(work, made_for(run, lm, data, digests), shown.note)
@@ -131,7 +158,13 @@ def execute(
                 if taken is not None:
                     trained, train_from = taken
                 else:
-                    trained = _train(run, run.train, rows, method, data, shown, resume, learning, answering)
+                    text = held_out_rows(run, lm, data)
+                    before = mean_loss(lm, text, answering) if text else None
+                    limits = (learning, answering)
+                    trained = _train(run, run.train, rows, method, data, shown, resume, *limits, stages)
+                    if before is not None:
+                        tokens, after = sum(row.learned for row in text), mean_loss(lm, text, answering)
+                        held_out = HeldOut(texts=len(text), tokens=tokens, before=before, after=after)
             answering.tokens = answering.too_long = 0  # from here on those of test examples
             if run.kind == "result":
                 table, seconds = _evaluate(run, method, data, shown, resume, answering)
@@ -151,9 +184,12 @@ def execute(
         too_long=answering.too_long,
         train_too_long=learning.too_long,
         halvings=learning.halvings + answering.halvings,
+        engine=answering.engine,
         resumed=resume.resumed,
     )
     record = write_record(run, method, lm, data, sums_in(table.columns), trained, count, cost, started)
+    if held_out is not None:
+        record = record.model_copy(update={"held_out": held_out})
     if stages is not None:
         record = with_text(record, stages.record(data.test))
     return RunResult(record, table, weights)
@@ -163,6 +199,8 @@ def _evaluate(
     run: Run, method: Method, data: TaskData, shown: Display, resume: ResumeFolder, passes: TokenLimit
 ) -> tuple[pl.DataFrame, float]:
     """Answers to all test examples, one row each, and the seconds they took."""
+    if remark := without_head(method).remark:
+        shown.note(f"  {remark}")
     shown.evaluating(sum(len(examples) for examples in data.test.values()))
     began = time.perf_counter()
     with resume.journal(method.state()) as journal:
@@ -194,6 +232,7 @@ def _train(
     resume: ResumeFolder,
     learning: TokenLimit,
     answering: TokenLimit,
+    stages: FinishedStages | None,
 ) -> Trained:
     dev = {data.task.source_language: data.dev[: settings.dev_limit]}
 
@@ -202,5 +241,25 @@ def _train(
         return statistic_of(task.kind, task.metrics[0], sums_in(table.columns)).of(table)
 
     wanted = dev_score if settings.evaluate_every is not None else None
+    parallel.from_the_first((run, stages))
     checkpoint = resume.checkpoint(learning, answering)
     return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)
+
+
+def follow(study: Study) -> None:
+    """Train along with the first process (`crosstune.training.parallel`), which does all else alone."""
+    loaded: dict[str, LanguageModel] = {}
+    while (job := parallel.from_the_first()) is not None:
+        run, stages = job
+        if run.model not in loaded:
+            loaded = {run.model: load_for(study, run.model).lm}
+        lm, data = loaded[run.model], read_for(run.task.make(), [run])
+        method = method_of(run, lm, data)
+        if stages is not None:
+            stages.give(without_head(method))
+        passes = TokenLimit(run.train.tokens_per_pass, lm.device, "training")
+        # What stops the first process in training stops this one too; the first says it.
+        with suppress(UserError), attached(method, lm, run.seed, data.task.source_language):
+            rows = training_rows(run, lm, data, passes)
+            scored = None if run.train.evaluate_every is None else float
+            train(method, rows, run.train, run.seed, scored, passes=passes)

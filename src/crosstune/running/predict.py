@@ -13,7 +13,7 @@ from crosstune.files import user_path
 from crosstune.languages import find
 from crosstune.outputs.registry import output_of
 from crosstune.outputs.settings import EvaluateSettings
-from crosstune.running.prepared import solved_examples
+from crosstune.running.prepared import shown_first, solved_examples
 from crosstune.running.restored import method_of, restored
 from crosstune.store import store
 from crosstune.store.record import RunRecord
@@ -88,9 +88,10 @@ def predict(
             raise UserError(
                 "a run of an encoder that points at answers cannot be asked: it reads a context apart"
             )
-        output = output_of(form, lm, EvaluateSettings.model_validate(run.evaluate))
-        with method.evaluating():
-            answers = output.answers(task, with_exemplars([example], solved))
+        settings = EvaluateSettings.model_validate(run.evaluate)
+        output = output_of(form, lm, settings)
+        with shown_first(method, lm, settings, solved) as in_prompt, method.evaluating():
+            answers = output.answers(task, with_exemplars([example], in_prompt))
     (logprobs,) = answers.columns.get("choice_logprobs", [()])
     probabilities = [math.exp(logprob) for logprob in logprobs]
     ranked = sorted(zip(example.choices, probabilities, strict=True), key=lambda pair: -pair[1])

@@ -16,7 +16,8 @@ from crosstune.outputs.fits import check_fits, head_shape, kind_on
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.lengths import fitted, fitted_rows, refuses
 from crosstune.outputs.registry import output_of
-from crosstune.outputs.rows import Rows
+from crosstune.outputs.rows import Rows, TrainingRow
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
 from crosstune.study.runs import Run
@@ -59,6 +60,15 @@ def training_rows(run: Run, lm: LanguageModel, data: TaskData, passes: TokenLimi
     return output.rows(examples, run.train.loss)
 
 
+def held_out_rows(run: Run, lm: LanguageModel, data: TaskData) -> Sequence[TrainingRow]:
+    """Of a stage, the rows of the text that is held out of its training; of other runs none."""
+    if run.kind != "stage" or run.train is None:
+        return ()
+    held_out = [e for code in run.train.languages or () for e in data.task.examples("dev", code)]
+    rows = output_of(kind_on(data.task, lm.geometry), lm, run.evaluate).rows(held_out)
+    return rows[: run.train.dev_limit]
+
+
 def check_lengths(run: Run, lm: LanguageModel, data: TaskData) -> None:
     """Refuse test texts that evaluation would refuse, before anything is trained.
 
@@ -93,6 +103,23 @@ def predictions(
 ) -> pl.DataFrame:
     """The table of predictions of an attached method; arguments and result as of `evaluate`."""
     solved = solved_examples(method, lambda: data.train_for(None), run.seed)
-    prompted = {language: with_exemplars(some, solved) for language, some in examples.items()}
-    with method.evaluating():
-        return evaluate(method.attached(), data.task, prompted, run.evaluate, **stream)
+    lm = method.attached()
+    with shown_first(method, lm, run.evaluate, solved) as in_prompt, method.evaluating():
+        prompted = {language: with_exemplars(some, in_prompt) for language, some in examples.items()}
+        return evaluate(lm, data.task, prompted, run.evaluate, **stream)
+
+
+@contextmanager
+def shown_first(
+    method: Method, lm: LanguageModel, settings: EvaluateSettings, solved: list[Example]
+) -> Iterator[list[Example]]:
+    """Inside, exemplars are turns of the chat where the method has them so; the others stand in the prompts.
+
+    Gives those for the prompts.
+    """
+    lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
+    if not (solved and method.turns and lm.tokens.in_chat):
+        yield solved
+        return
+    with lm.tokens.behind((example.prompt, example.answers[0]) for example in solved):
+        yield []

@@ -11,6 +11,7 @@ from crosstune.methods.head import WithHead, without_head
 from crosstune.metrics.language_id import IDENTIFIER
 from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.language_model import LanguageModel
+from crosstune.models.proof import TOLD
 from crosstune.outputs.seq2seq.language_tokens import LanguageTokens
 from crosstune.running.sampling import draw
 from crosstune.running.task_data import TaskData
@@ -76,10 +77,11 @@ def write_record(
             "options": run.task.options.model_dump(mode="json"),
             "file": None if file is None else {"path": str(file.path), "sha256": file.sha256},
             "splits": dict(task.split_names),
+            "licences": dict(task.licences),
             "source_language": task.source_language,
         },
         "source_language": task.source_language,
-        "languages": list(run.languages),
+        "languages": [code for code in run.languages if code in data.test],
         "added_languages": {code: ADDED[code] for code in run.languages if code in ADDED},
         "seed": run.seed,
         "train": train_facts(run, data, cost.train_too_long),
@@ -96,7 +98,7 @@ def write_record(
         "overlap": data.overlap(run.train) if run.kind == "result" else None,
         "data": data.facts(run.train) | {"train_examples": _train_examples(run, data)},
         "versions": provenance.versions(),
-        "hardware": provenance.hardware(),
+        "hardware": provenance.hardware() | ({"plain_ways": [*TOLD]} if TOLD else {}),
         "git": provenance.git_state(),
         "device": run.device,
         "dtype": run.dtype,

@@ -9,12 +9,14 @@ from rich.console import Console
 
 from crosstune.config import environment
 from crosstune.errors import UserError, inert
+from crosstune.running.execute import follow
 from crosstune.running.interrupts import Interrupts, Stopped
 from crosstune.running.progress import display
 from crosstune.running.worker import Worker
 from crosstune.store.store import open_store
 from crosstune.study.runs import expand
 from crosstune.study.spec import Study
+from crosstune.training import parallel
 
 
 @dataclass
@@ -42,6 +44,8 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
         console: For progress; standard error by default.
         retry_failed: Also try runs again that failed before.
 
+    Several processes that torchrun starts together train each run together; all but the first end here.
+
     Raises:
         UserError: The model cannot be loaded, the disk is full, or some runs failed (after all others ran).
         Stopped: After Ctrl-C (a `KeyboardInterrupt`).
@@ -50,6 +54,10 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
     began = time.perf_counter()
     environment.check()
     runs = expand(study)
+    parallel.join()
+    if parallel.rank():
+        follow(study)
+        raise SystemExit  # what comes after a study is the first process's to do
     say = _saying(console)
     for line in study.absent:
         say(line)
@@ -61,6 +69,7 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
         with display(console, len(runs), len(worker.finished), interrupts.check) as shown:
             try:
                 worker.go(shown)
+                parallel.from_the_first()  # nothing is left to follow
             except KeyboardInterrupt:
                 raise Stopped(
                     f"stopped; {len(worker.finished)} of {len(runs)} runs finished and kept in "

@@ -30,6 +30,8 @@ class TaskData:
     fingerprints: dict[str, Any]  # of train (by language), dev, and test (by language)
     # Why there is no training data, which only runs that need none may go without; empty where there is.
     untrained: str = ""
+    # Why the source language has no test, which target languages go without; empty where it has.
+    unscored: str = ""
     _overlaps: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
 
     def train_for(self, settings: TrainSettings | None) -> list[Example]:
@@ -67,6 +69,7 @@ class TaskData:
             "skipped_rows": len(self.task.skipped),
             "skipped": self.task.skipped[:SKIPPED_SHOWN],
             "repeats": {name: counts for name, counts in seen.items() if any(counts.values())},
+            **({"source_test_left_out": self.unscored} if self.unscored else {}),
         }
 
     def _sources(self, settings: TrainSettings | None) -> list[dict[str, Any]]:
@@ -78,6 +81,8 @@ class TaskData:
     def remarks(self) -> list[str]:
         """What a person should know of the data before any result: a line each, most often none."""
         lines = []
+        if self.unscored:
+            lines.append(f"no scores in {self.task.source_language}, and no gaps to it: {self.unscored}")
         if self.untrained:
             lines.append(f"tests are not compared with training data: {self.untrained}")
         if self.task.skipped:
@@ -135,7 +140,8 @@ def read_data(
     """Read a task's splits: tests in some languages, at most ``limit`` examples each (None: all).
 
     The development split is the source language's, always. ``settings`` may name further training languages.
-    Where nothing ``trains``, training data serves to find test examples in it, and may be missing.
+    Where nothing ``trains``, training data serves to find test examples in it, and may be missing. Where the
+    source language is tested beside others, its test may be unusable: the others are scored without it.
 
     Raises:
         UserError: A split is missing, damaged or empty, or holds another language than it should.
@@ -154,10 +160,18 @@ def read_data(
             raise
         train, untrained = {code: [] for code in wanted}, str(error)
     dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
-    test = {language: task.examples("test", language)[:limit] for language in languages}
-    for language, examples in test.items():
-        if not examples:
-            raise UserError(f"task {task.name}: its test split in {language} is empty")
+    test: dict[str, list[Example]] = {}
+    unscored = ""
+    for language in languages:
+        try:
+            test[language] = task.examples("test", language)[:limit]
+            if not test[language]:
+                raise UserError(f"task {task.name}: its test split in {language} is empty")
+        except UserError as error:
+            if language != source or len(languages) == 1:
+                raise
+            test.pop(language, None)
+            unscored = str(error)
     return TaskData(
         task=task,
         train=train,
@@ -169,6 +183,7 @@ def read_data(
             "test": {language: fingerprint(examples) for language, examples in test.items()},
         },
         untrained=untrained,
+        unscored=unscored,
     )
 
 

@@ -295,6 +295,10 @@ class Worker:
             self._fail(failures.keep(self.store, run.id, name, error))
             self.shown.note(f"failed: {self.failed[run.id]}")
             shutil.rmtree(folder, ignore_errors=True)
+            if not loaded.untouched:  # a method that could not be taken off must not be in the next run
+                self._model = None
+                del loaded
+                self._load(run.model)
             return
         result.save(self.store)
         self.trackers.finish(result.record, result.predictions)

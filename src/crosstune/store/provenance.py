@@ -47,8 +47,10 @@ def hardware() -> dict[str, Any]:
     Instruction set and threads are included because sums of floats may depend on them.
     """
     import torch
+    from torch import distributed
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    together = distributed.is_available() and distributed.is_initialized()
     return {
         "host": platform.node(),
         "cpu": _cpu(),
@@ -57,7 +59,7 @@ def hardware() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "memory_gib": _memory(),
         "gpu": gpu,
-    }
+    } | ({"processes": distributed.get_world_size()} if together else {})
 
 
 @cache

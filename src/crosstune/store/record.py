@@ -70,6 +70,7 @@ class TaskRecord(_Part):
     options: Json = {}  # of the task, such as prompt_language
     file: Json | None = None  # path and SHA-256 of a task from a user's file
     splits: Json = {}  # where each split came from
+    licences: dict[str, str] = {}  # of its data, by dataset, where they are known
 
 
 class Fingerprints(_Part):
@@ -114,6 +115,15 @@ class Unlabelled(_Part):
     compared: Whole = 0  # test examples that have a text long enough to be looked for
 
 
+class HeldOut(_Part):
+    """Text held out of a stage's training, and its loss, in mean nats a token."""
+
+    texts: Whole
+    tokens: Whole
+    before: float
+    after: float
+
+
 class SearchRecord(_Part):
     """The runs that searched a learning rate, and the one chosen by their development scores."""
 
@@ -131,6 +141,7 @@ class Cost(_Part):
     train_padded_tokens: Whole | None = None
     steps: Whole | None = None
     reuse: Json | None = None
+    engine: Json | None = None  # another library that wrote answers, and how many of them agreed with ours
     peak_memory_bytes: Whole | None = None
     load_seconds: float | None = None
     evaluate_seconds: float | None = None
@@ -211,6 +222,7 @@ class RunRecord(_Part):
     head_parameters: Whole | None = None  # of a head trained with it; None for none, and in older records
     zero_shot: bool  # nothing but source-language data was trained on
     unlabelled: Unlabelled | None = None  # text that parts of the method were trained on
+    held_out: HeldOut | None = None  # of a stage whose ``text`` has ``held_out``
     fingerprints: Fingerprints
     overlap: Overlap | None = None
     data: DataRecord = DataRecord()

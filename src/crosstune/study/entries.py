@@ -144,7 +144,11 @@ class MethodEntry(StudyPart):
         config = METHODS[name].Config
         if not config.open_ended():
             known_keys(rest, config.model_fields, f"method {name}", also=_METHOD_KEYS, slips=METHOD_SLIPS)
-        return {"name": name, "config": read_settings(config, rest, f"method {name}"), **shared}
+        try:
+            settings = read_settings(config, rest, f"method {name}")
+        except UserError as error:  # of a file that they name
+            raise invalid((), str(error)) from error
+        return {"name": name, "config": settings, **shared}
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -21,9 +21,9 @@ def found(path: Path) -> Path:
 
 
 def listed(name: str, ends: str) -> dict[str, str]:
-    """The files in one of `FOLDERS` whose names end so: path and first line."""
+    """The files in one of `FOLDERS` whose names end so: path as `found` takes it, and first line."""
     files = sorted(folder(name).glob(f"*{ends}"))
-    return {str(file): _head(file) for file in files}
+    return {f"{name}/{file.name}": _head(file) for file in files}
 
 
 def _head(file: Path) -> str:

@@ -1,7 +1,7 @@
 """What a task is: examples with a prompt and either choices or a free answer, in many languages."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -71,6 +71,11 @@ class Task(ABC):
         self.options = options if options is not None else self.Options()
         self.sources: list[dict[str, Any]] = []
         self.skipped: list[str] = []
+
+    @property
+    def licences(self) -> Mapping[str, str]:
+        """Of its data, by dataset, where they are known."""
+        return {}
 
     @abstractmethod
     def languages(self) -> list[str]:

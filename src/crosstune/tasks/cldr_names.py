@@ -8,6 +8,7 @@ import importlib.util
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Mapping
 from functools import cache
 from itertools import zip_longest
 from typing import Any, ClassVar
@@ -64,6 +65,11 @@ class CldrNames(Task):
         "dev": "English names of 12 other items a kind",
         "test": "88 further items in each language",
     }
+
+    @property
+    def licences(self) -> Mapping[str, str]:
+        """CLDR's."""
+        return {"CLDR": "Unicode License v3"}
 
     def languages(self) -> list[str]:
         """Canonical codes of the languages with a full test, English first, then by code."""

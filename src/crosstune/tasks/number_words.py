@@ -5,6 +5,7 @@ English whatever the prompt's language; the metric ``in_english`` measures exact
 """
 
 import re
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, ClassVar
 
@@ -57,6 +58,11 @@ class NumberWords(Task):
     Options = NumberWordsOptions
     options: NumberWordsOptions
     max_answer_tokens = 64
+
+    @property
+    def licences(self) -> Mapping[str, str]:
+        """That of the library that writes the numbers."""
+        return {"num2words": "LGPL 2.1"}
 
     def languages(self) -> list[str]:
         """Canonical codes of the languages num2words writes well, English first, then by code."""

@@ -66,6 +66,13 @@ class PublishedTask(Task):
     without_prompt: ClassVar[str] = "leave it out"
     Options: ClassVar[type[TaskOptions]] = PublishedOptions
 
+    @property
+    def licences(self) -> Mapping[str, str]:
+        """Those of the datasets that it names on the hub, wherever its files are read."""
+        from crosstune.data.hub import licence_of
+
+        return {name: licence for name in self.hub.values() if (licence := licence_of(name))}
+
     @abstractmethod
     def example(self, row: Row, split: Split, language: str) -> Example:
         """One example.

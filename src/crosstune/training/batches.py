@@ -3,7 +3,7 @@
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,6 +42,7 @@ class Batch:
     source: Source | None = None  # what an encoder reads before; a text for each line
     # ``[answers]``: the example whose choice each is, and 1 in ``targets`` for the right one; None for none.
     examples: Tensor | None = None
+    last: bool = True  # of the parts of an optimiser step
 
     @property
     def computed(self) -> int:
@@ -99,7 +100,8 @@ def ready_parts(
 
     ``passes`` limits the tokens of a part, and is told of each before it is made.
     """
-    for part in split(batch, passes.limit):
+    parts = split(batch, passes.limit)
+    for i, part in enumerate(parts):
         passes.begin(len(part), padded_size(part))
         read = [row for example in part for row in example.texts]
         texts = [row.text for row in read]
@@ -107,9 +109,10 @@ def ready_parts(
         sources = [row.source for row in read]
         source = Source.of(sources, lm.pad_id, lm.device) if any(sources) else None
         examples = (
-            [i for i, example in enumerate(part) for _ in example.texts] if part[0].choice_rows else None
+            [n for n, example in enumerate(part) for _ in example.texts] if part[0].choice_rows else None
         )
-        yield collate(read, for_training(lm, texts, passes.say), below, source, examples)
+        tensors = collate(read, for_training(lm, texts, passes.say), below, source, examples)
+        yield replace(tensors, last=i == len(parts) - 1)
 
 
 def collate(

@@ -4,26 +4,28 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from crosstune.errors import Diverged, UserError
+from crosstune.errors import Diverged, UserError, first_line
 from crosstune.methods.base import Method, Pass
 from crosstune.models.attention.gpu_line import KERNEL, kernel_shape
+from crosstune.models.fast.kernels import fused_kernels
 from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.rows import TrainingRow
-from crosstune.training import pairs
+from crosstune.training import pairs, parallel
 from crosstune.training.batches import order, padded_size, ready_parts, split
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.objectives import answer_loss
+from crosstune.training.optimizers import Optimizer
 from crosstune.training.reuse import Reuse
 from crosstune.training.settings import TrainSettings
 from crosstune.training.state import Best, LoopState, Trained, random_state, set_random_state
@@ -83,16 +85,16 @@ def train(
         raise UserError("there are no training examples")
     peak = settings.learning_rate if settings.learning_rate is not None else method.default_rate
     assert peak is not None, "a method without parameters is not trained"
-    saved = None if checkpoint is None else checkpoint.load()
+    saved = parallel.from_the_first(None if checkpoint is None else checkpoint.load())
     if saved is not None and saved.facts["finished"]:
         method.set_parameters(saved.tensors)
         return Trained(**saved.facts["trained"])
     total = settings.total_steps(len(rows))
     phases = method.begin_training(total)
-    optimiser = torch.optim.AdamW(_groups(method), lr=peak, weight_decay=settings.weight_decay)
-    state = LoopState(method, optimiser, Trained(learning_rate=peak), Best(method))
+    optimizer = Optimizer(method, settings, seed)
+    state = LoopState(method, optimizer, Trained(learning_rate=peak), Best(method))
     passes = passes or TokenLimit(settings.tokens_per_pass, method.attached().device, "training")
-    with _training_mode(method, settings, seed) as blocks:
+    with closing(optimizer), _training_mode(method, settings, seed, passes.recomputed) as blocks:
         if saved is not None:
             state.take(saved)
         result, best, reuse = state.trained, state.best, None
@@ -104,14 +106,22 @@ def train(
         batches = itertools.islice(batches, result.steps, None)
         while result.steps < total and not (settings.patience and best.since >= settings.patience):
             step = result.steps + 1
-            loss, tokens, padded = _gradients(method, next(batches), passes, reuse, step)
+            optimizer.begin(step, now := rate(settings, peak, *_in_phase(phases, step)))
+            loss, tokens, padded = _gradients(
+                method,
+                next(batches),
+                passes,
+                optimizer,
+                reuse,
+                step,
+                settings.gradient_checkpointing == "auto",
+            )
             if not math.isfinite(loss):
                 raise Diverged(
                     f"the loss became {loss} at step {step}; "
                     f"try a learning rate below {peak:g} or dtype: float32"
                 )
-            now = rate(settings, peak, *_in_phase(phases, step))
-            _move(method, optimiser, step, now, settings.clip, phases)
+            _move(method, optimizer, step, phases)
             result.steps, result.tokens = step, result.tokens + tokens
             result.padded_tokens += padded
             result.reuse = None if reuse is None else reuse.facts()
@@ -121,15 +131,15 @@ def train(
             every = settings.evaluate_every if step > total - phases[-1] else None
             if dev_score is not None and every is not None and (step % every == 0 or step == total):
                 with _paused(method), blocks.away():
-                    score = dev_score()
+                    score = parallel.of_the_first(dev_score, method.attached().device)
                 result.dev.append({"step": step, "score": score})
                 best.see(step, score)
             result.seconds = time.perf_counter() - began
-            if checkpoint is not None and step < total and checkpoint.due():
+            if checkpoint is not None and step < total and checkpoint.due() and parallel.rank() == 0:
                 checkpoint.save(step, state.tensors(), state.facts() | {"finished": False})
     result.chosen_step = best.put_back() if result.dev else result.steps
     result.seconds = time.perf_counter() - began
-    if checkpoint is not None:
+    if checkpoint is not None and parallel.rank() == 0:
         weights_now = {name: p.detach() for name, p in method.parameters().items()}
         checkpoint.save(result.steps, weights_now, {"finished": True, "trained": asdict(result)})
     return result
@@ -148,14 +158,18 @@ def _gradients(
     method: Method,
     batch: Sequence[TrainingRow],
     passes: TokenLimit,
+    optimizer: Optimizer,
     reuse: Reuse | None = None,
     step: int = 1,
+    auto: bool = False,
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
     Returns the loss in nats an answer token, and the tokens read, without and with padding.
     """
     before = random_state()
+    # Of several processes, gradients are whole when all are summed.
+    applied = optimizer if parallel.processes() == 1 else None
     counted = (0, 0) if reuse is None else (reuse.read, reuse.from_cache)
 
     def undo() -> None:
@@ -168,20 +182,36 @@ def _gradients(
 
     def work() -> tuple[float, int, int]:
         try:
-            return _backward(method, batch, passes, reuse, step)
+            return _backward(method, batch, passes, reuse, step, applied)
         except Exception as error:
+            if optimizer.begun:
+                raise UserError(
+                    f"training stopped while step {step} moved weights inside its backward pass "
+                    f"({first_line(error)}); lower train.tokens_per_pass, or set train.clip"
+                ) from error
             if ran_out(error) or not KERNEL.distrust(kernel_shape(method.attached()), error, passes.say):
                 raise
         # Once more on padded lines: what they do not mend is an error of its own.
         undo()
-        return _backward(method, batch, passes, reuse, step)
+        return _backward(method, batch, passes, reuse, step, applied)
 
     # Of pairs a part is no batch of its own, and nothing could be told from it.
     if not passes.measured and batch[0].pair is None and fitting.measures(method.attached()):
-        _fit(method, batch, passes, undo, reuse)
-    while (done := passes.attempt(work, undo)) is None:
-        pass
-    return done
+        _fit(method, batch, passes, undo, optimizer.to_come, reuse, auto)
+    device = method.attached().device
+    while True:
+        done = passes.attempt(work, undo)
+        # Where memory ran out in one of several processes, all do the step again.
+        failed = parallel.summed([float(done is None)], device)[0]
+        if done is not None and not failed:
+            break
+        if done is not None:
+            undo()
+    if parallel.processes() == 1:
+        return done
+    parallel.sum_gradients(method.parameters().values())
+    loss, padded = parallel.summed((done[0], done[2]), device)
+    return loss, done[1], round(padded)
 
 
 def _fit(
@@ -189,9 +219,11 @@ def _fit(
     batch: Sequence[TrainingRow],
     passes: TokenLimit,
     undo: Callable[[], None],
+    later: int,
     reuse: Reuse | None,
+    auto: bool,
 ) -> None:
-    """Lower the limit to what two parts of a batch tell of the memory."""
+    """Lower the limit to what two parts of a batch tell of the memory; ``auto`` first recomputes layers."""
     lm = method.attached()
 
     def trial(tokens: int) -> fitting.Trial:
@@ -204,39 +236,38 @@ def _fit(
         finally:
             undo()
 
-    # AdamW's two moments come with the first step.
-    moments = 8 * sum(parameter.numel() for parameter in method.parameters().values())
-    tokens = padded_size(batch)
-    fitting.fit(passes, tokens, trial, lm.device, moments)
+    def save(need: fitting.Need, room: float) -> fitting.Need:
+        # All layers that gradients reach but the top one, which computes the answers' rows alone.
+        most = lm.geometry.layers - 1 - method.lowest_layer
+        if most < 1 or need.of(tokens) <= room:
+            return need
+        kept = lm.geometry.hidden * lm.dtype.itemsize
+        saved = max(1.0, need.per_token / (most + 1) - kept)
+        passes.recomputed = min(most, math.ceil((need.of(tokens) - room) / (saved * tokens)))
+        _recompute(method, passes.recomputed)
+        passes.say(f"  activations of {passes.recomputed} of {lm.geometry.layers} layers are recomputed")
+        return fitting.Need(need.fixed, need.per_token - passes.recomputed * saved)
+
+    tokens = min(padded_size(batch), passes.limit)
+    fitting.fit(passes, tokens, trial, lm.device, later, save if auto else None)
 
 
-def _groups(method: Method) -> list[dict[str, Any]]:
-    """The parameters in their order, neighbours of one learning rate together."""
-    factors = method.rate_factors()
-    runs = itertools.groupby(method.parameters().items(), lambda item: factors.get(item[0], 1.0))
-    return [{"params": [p for _, p in run], "factor": factor} for factor, run in runs]
+def _recompute(method: Method, layers: int) -> None:
+    """Recompute the activations of so many of the lowest layers that gradients reach, and of no others."""
+    lowest = method.lowest_layer
+    for i, layer in enumerate(method.attached().layers):
+        layer.gradient_checkpointing = lowest <= i < lowest + layers
 
 
-def _move(
-    method: Method,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    rate: float,
-    clip: float,
-    phases: Sequence[int],
-) -> None:
-    """One step of the optimiser; gradients are gone after it, and behind a phase its moments."""
-    if clip:
-        torch.nn.utils.clip_grad_norm_(method.parameters().values(), clip)
-    for group in optimiser.param_groups:
-        group["lr"] = rate * group["factor"]
-    optimiser.step()
+def _move(method: Method, optimizer: Optimizer, step: int, phases: Sequence[int]) -> None:
+    """One step of the optimizer; gradients are gone after it, and behind a phase its moments."""
+    optimizer.step()
     method.with_gradients(step)
-    optimiser.zero_grad(set_to_none=True)
+    optimizer.let_go()
     method.after_step()
     if step in itertools.accumulate(phases[:-1]):
         method.next_phase()
-        optimiser.state.clear()
+        optimizer.forget()
 
 
 def _backward(
@@ -245,18 +276,21 @@ def _backward(
     passes: TokenLimit,
     reuse: Reuse | None = None,
     step: int = 1,
+    optimizer: Optimizer | None = None,
 ) -> tuple[float, int, int]:
-    """Gradients of a batch, part by part."""
+    """Gradients of a batch, part by part; in the last, ``optimizer`` may apply them as they arise."""
+    share = parallel.share(batch)
     if batch[0].pair is not None:
         return pairs.backward(method, batch, passes, reuse, step)
     lm = method.attached()
     answers, texts = sum(row.learned for row in batch), sum(len(row.text) for row in batch)
     summed, padded = 0.0, 0
-    for part in ready_parts(lm, batch, passes, reuse):
+    for part in ready_parts(lm, share, passes, reuse):
         loss = answer_loss(lm, part)
         tokens = torch.tensor(list(itertools.chain(*part.tokens)), device=part.ids.device)
         read = Pass(step, len(tokens) / texts, tokens, *part.ids.shape)
-        method.objective(loss / answers, read).backward()
+        with optimizer.last_part() if optimizer is not None and part.last else nullcontext():
+            method.objective(loss / answers, read).backward()
         method.after_backward()
         summed += float(loss.detach())
         padded += part.computed
@@ -264,21 +298,27 @@ def _backward(
 
 
 @contextmanager
-def _training_mode(method: Method, settings: TrainSettings, seed: int) -> Iterator[Blocks]:
+def _training_mode(
+    method: Method, settings: TrainSettings, seed: int, recomputed: int = 0
+) -> Iterator[Blocks]:
     """Training mode on, global randomness (dropout) seeded, checkpointing as set; all put back after."""
     model: Any = method.attached().model
-    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        torch.manual_seed(seed)
+    lm = method.attached()
+    lm.steps = None  # recorded steps of writing give their memory back
+    # A GPU's time goes elsewhere than a CPU's, and its kernels differ in rounding.
+    fused = fused_parts(model) if model.device.type == "cpu" else fused_kernels(model, lm.dtype)
+    with fused, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        torch.manual_seed(seed + parallel.rank())
         model.train()
         if settings.gradient_checkpointing:
             _checkpointing(model, "enable", {"use_reentrant": False})
             # transformers makes the embeddings' output require gradients and leaves it so when checkpointing
             # is switched off: every layer below the lowest trained one would run backward for nothing.
             model.disable_input_require_grads()
+            if settings.gradient_checkpointing == "auto":
+                _recompute(method, recomputed)
         try:
-            # A GPU's time goes elsewhere, and its kernels differ in rounding.
-            fused = fused_parts(model) if model.device.type == "cpu" else nullcontext()
-            with fused, packed_weights(method.attached(), training=True) as blocks:
+            with packed_weights(lm, training=True) as blocks:
                 yield blocks
         finally:
             if settings.gradient_checkpointing:
@@ -301,4 +341,5 @@ def _paused(method: Method) -> Iterator[None]:
         try:
             yield
         finally:
+            method.attached().steps = None
             model.train()

@@ -1,5 +1,6 @@
 """Cross-entropy of answer tokens or of labels, with only their rows ever meeting the vocabulary or a head."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from torch.utils.checkpoint import checkpoint
 from crosstune.models.fast.top_rows import means
 from crosstune.models.fast.vocabulary import VocabularyLoss
 from crosstune.models.language_model import LanguageModel
-from crosstune.training.batches import Batch
+from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.rows import TrainingRow
+from crosstune.training.batches import Batch, ready_parts
 
 # fp32 scores of a 262k vocabulary: 256 rows take 268 MB.
 ROWS_AT_ONCE = 256
@@ -53,6 +56,13 @@ def answer_loss(lm: LanguageModel, batch: Batch) -> Tensor:
     # Long answers: scores of one piece at a time, made again in the backward pass.
     losses = [checkpoint(part, rows, targets, use_reentrant=False) for rows, targets in pieces]
     return torch.stack(losses).sum()
+
+
+@torch.no_grad()
+def mean_loss(lm: LanguageModel, rows: Sequence[TrainingRow], passes: TokenLimit) -> float:
+    """Mean nats an answer token of rows that nothing is learnt from."""
+    summed = sum(float(answer_loss(lm, part)) for part in ready_parts(lm, rows, passes))
+    return summed / sum(row.learned for row in rows)
 
 
 def _head_loss(scores: Tensor, batch: Batch) -> Tensor:

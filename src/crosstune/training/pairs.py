@@ -3,9 +3,10 @@
     -log exp(q_i . t_i / T) / sum_j exp(q_i . t_j / T),    q and t of length 1, T = 0.01
 
 The mean over a batch's questions; ``symmetric`` adds the same for texts that are to find their questions, and
-halves the sum. LAReQA's baseline (Roy et al. 2020, arXiv 2004.05484, as XTREME-R trains it) learns 1/T from
-100 on; here it stays. A batch is one softmax whatever memory holds: where it takes several passes, vectors
-are computed first, and once more with gradients (Gao et al. 2021, arXiv 2101.06983), with the same dropout.
+halves the sum. A text that several questions share is no wrong one of theirs. LAReQA's baseline (Roy et al.
+2020, arXiv 2004.05484, as XTREME-R trains it) learns 1/T from 100 on; here it stays. A batch is one softmax
+whatever memory holds: where it takes several passes, vectors are computed first, and once more with gradients
+(Gao et al. 2021, arXiv 2101.06983), with the same dropout.
 """
 
 import itertools
@@ -26,10 +27,13 @@ from crosstune.training.state import random_state, set_random_state
 TEMPERATURE = 0.01
 
 
-def in_batch_loss(vectors: Tensor, symmetric: bool) -> Tensor:
-    """Mean loss of states ``[2 n, hidden]``, n questions and then the text of each; a scalar in nats."""
+def in_batch_loss(vectors: Tensor, symmetric: bool, shared: Tensor) -> Tensor:
+    """Mean loss of states ``[2 n, hidden]``, n questions and then the text of each; a scalar in nats.
+
+    ``shared``, bool ``[n, n]``, is true for two questions with one text.
+    """
     questions, texts = normalize(vectors, dim=1).chunk(2)
-    scores = questions @ texts.T / TEMPERATURE
+    scores = (questions @ texts.T / TEMPERATURE).masked_fill(shared, -torch.inf)
     own = torch.arange(len(scores), device=scores.device)
     loss = cross_entropy(scores, own)
     return (loss + cross_entropy(scores.T, own)) / 2 if symmetric else loss
@@ -49,6 +53,9 @@ def backward(
     symmetric = batch[0].pair is not None and batch[0].pair.symmetric
     texts = [TrainingRow(ids, labels=((places, i),)) for i, (ids, places) in enumerate(sides)]
     total = sum(len(text.ids) for text in texts)
+    among = [ids for ids, _ in sides[len(batch) :]]
+    same = [[i != j and one == other for j, other in enumerate(among)] for i, one in enumerate(among)]
+    shared = torch.tensor(same, device=lm.device)
 
     def parts() -> Iterator[tuple[Batch, Pass]]:
         for part in ready_parts(lm, texts, passes, reuse):
@@ -57,7 +64,7 @@ def backward(
 
     if len(split(texts, passes.limit)) == 1:
         [(part, read)] = parts()
-        loss = in_batch_loss(read_states(lm, part).float()[part.targets.argsort()], symmetric)
+        loss = in_batch_loss(read_states(lm, part).float()[part.targets.argsort()], symmetric, shared)
         method.objective(loss, read).backward()
         method.after_backward()
         return float(loss.detach()), total, part.ids.numel()
@@ -68,7 +75,7 @@ def backward(
         for part, _ in parts():
             vectors[part.targets] = read_states(lm, part).float()
     vectors.requires_grad_()
-    loss = in_batch_loss(vectors, symmetric)
+    loss = in_batch_loss(vectors, symmetric, shared)
     (slopes,) = torch.autograd.grad(loss, vectors)
     set_random_state(before)
     padded = 0

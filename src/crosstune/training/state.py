@@ -10,6 +10,7 @@ from torch import Tensor
 
 from crosstune.methods.base import Method
 from crosstune.training.checkpoint import Saved
+from crosstune.training.optimizers import Optimizer
 
 
 @dataclass
@@ -43,7 +44,9 @@ class Best:
         self.since += 1
         if score > self.score or not self.weights:
             self.score, self.step, self.since = score, step, 0
-            self.weights = {name: p.detach().clone() for name, p in self.method.parameters().items()}
+            # In the machine's memory: a GPU may have none left for a second model.
+            parameters = self.method.parameters().items()
+            self.weights = {name: p.detach().to("cpu", copy=True) for name, p in parameters}
 
     def put_back(self) -> int:
         """Set the method to them, and tell the step they are from."""
@@ -56,19 +59,19 @@ class LoopState:
     """The loop between two steps."""
 
     method: Method
-    optimiser: torch.optim.Optimizer
+    optimizer: Optimizer
     trained: Trained
     best: Best
 
     def tensors(self) -> dict[str, Tensor]:
-        """Parameters, the optimiser's moments, the method's state, the best weights, dropout's randomness."""
+        """Parameters, the optimizer's state, the method's, the best weights, dropout's randomness."""
         parameters = self.method.parameters()
         values = _prefixed("parameter", {name: p.detach() for name, p in parameters.items()})
         values |= _prefixed("method", self.method.training_state())
         values |= _prefixed("best", self.best.weights)
         values |= _prefixed("random", random_state())
-        for name, parameter in parameters.items():
-            values |= _prefixed(f"optimiser:{name}", self.optimiser.state.get(parameter, {}))
+        for name in parameters:
+            values |= _prefixed(f"optimiser:{name}", self.optimizer.state(name))
         return values
 
     def facts(self) -> dict[str, Any]:
@@ -81,12 +84,10 @@ class LoopState:
         tensors = saved.tensors
         self.method.load_training_state(_unprefixed("method", tensors))
         self.method.set_parameters(_unprefixed("parameter", tensors))
-        moments = [_unprefixed(f"optimiser:{name}", tensors) for name in self.method.parameters()]
-        groups = self.optimiser.state_dict()["param_groups"]
-        states = {i: state for i, state in enumerate(moments) if state}
-        self.optimiser.load_state_dict({"state": states, "param_groups": groups})
-        device, best = self.method.attached().device, saved.facts["best"]
-        self.best.weights = {name: x.to(device) for name, x in _unprefixed("best", tensors).items()}
+        states = {name: _unprefixed(f"optimiser:{name}", tensors) for name in self.method.parameters()}
+        self.optimizer.take(states)
+        best = saved.facts["best"]
+        self.best.weights = _unprefixed("best", tensors)
         self.best.score, self.best.step, self.best.since = best["score"], best["step"], best["since"]
         set_random_state(_unprefixed("random", tensors))
         self.trained = Trained(**saved.facts["trained"])

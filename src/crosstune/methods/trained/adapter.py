@@ -23,7 +23,7 @@ from crosstune.methods.deferred import LanguageModel, Tensor, nn
 from crosstune.methods.prompts.llama_adapter import LlamaAdapter, LlamaAdapterConfig
 from crosstune.methods.prompts.prefix import Prefix, PrefixConfig
 from crosstune.methods.prompts.soft_prompt import SoftPrompt, SoftPromptConfig
-from crosstune.methods.trained.folder import Source, finished_run, peft_folder
+from crosstune.methods.trained.folder import Source, check_sizes, finished_run, peft_folder
 from crosstune.methods.trained.tuner import GivenTuner, TunerConfig
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
@@ -111,10 +111,26 @@ class Adapter(Method[AdapterConfig]):
 
     @classmethod
     def count(cls, config: AdapterConfig, geometry: Geometry) -> int:
-        """Its tensors' entries; of a run what that trained; 0 of none."""
+        """Its tensors' entries; of a run what that trained; 0 of none.
+
+        Raises:
+            UserError: It is of a model of other sizes.
+        """
         if config.run:
-            return finished_run(config.run)[1].trained_parameters or 0
-        return sum(map(math.prod, config.source.shapes.values())) if config.path else 0
+            source, record = finished_run(config.run)
+            trained, settings = record.trained_parameters or 0, record.method.settings
+            if (kind := cls.known.get(record.method.name)) and not record.head_parameters:
+                here = kind.count(kind.Config.model_validate(settings), geometry)
+                if here != trained:
+                    raise UserError(
+                        f"adapter: {source.name} trained {trained:,} parameters of {record.model}, and would "
+                        f"have {here:,} on this model; name the model that it was trained on"
+                    )
+            return trained
+        if not config.path:
+            return 0
+        check_sizes(config.source, geometry)
+        return sum(map(math.prod, config.source.shapes.values()))
 
     @property
     def untuned(self) -> bool:
@@ -135,12 +151,25 @@ class Adapter(Method[AdapterConfig]):
         """
         self.method, state = self._run() if self.config.run else self._peft(lm.geometry)
         name = self.config.path or self.config.run
+        base = self._base()
+        if base and not same_model(base, lm.name):
+            self.remark = f"{name} was trained on {base}, and stands on {lm.name} here"
+        window = getattr(lm.model.config, "sliding_window", None)
+        if self.config.path and window and self.config.source.settings.get("peft_type") == "PREFIX_TUNING":
+            seen = f"every token sees it, where PEFT's leaves sliding layers after {window} tokens"
+            self.remark = "; ".join(filter(None, [self.remark, f"{name}: {seen}"]))
         try:
             self.method.attach(lm, seed, part.languages)
             part.undo.callback(self.method.detach)
             self.method.load_state(state)
         except UserError as error:
             raise UserError(f"adapter: {name} does not fit {lm.name}: {error}") from error
+
+    def _base(self) -> str:
+        """The model that it was trained on, where its files say so."""
+        if self.config.run:
+            return finished_run(self.config.run)[1].model
+        return str(self.config.source.settings.get("base_model_name_or_path") or "")
 
     def _run(self) -> "tuple[Method, dict[str, Tensor]]":
         source, record = finished_run(self.config.run)
@@ -217,3 +246,9 @@ def _gated(source: Source, state: "dict[str, Tensor]") -> "tuple[Method, dict[st
         length=length, layers=sorted(prompts), gate="layer", squash="none", init="random"
     )
     return LlamaAdapter(config), found
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two names may be of one model: the last parts of ids and paths, without a revision."""
+    last, also = (re.split("[/:]", name.partition("@")[0].rstrip("/"))[-1] for name in (one, other))
+    return last.casefold() == also.casefold()

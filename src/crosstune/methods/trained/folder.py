@@ -5,6 +5,7 @@ Nothing but safetensors and JSON is read, and no code.
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from crosstune.errors import UserError
 from crosstune.files import open_file, sha256_of, user_path
+from crosstune.models.geometry import Geometry
 from crosstune.models.loading.fingerprint import read_json
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _MOST_HEADER = 100_000_000
+_LAYER = re.compile(r"\.layers\.(?P<layer>\d+)\.(?P<module>.+)\.(?P<end>lora_[AB]\.weight|adaption_\w+)$")
 
 
 @dataclass(frozen=True)
@@ -66,13 +69,17 @@ class Source:
         """The tensors, on the CPU.
 
         Raises:
-            UserError: They cannot be read.
+            UserError: They cannot be read, or are no numbers.
         """
         import torch
 
         from crosstune.models.tensor_file import read_tensors
 
-        return read_tensors(self.weights, torch.device("cpu"))
+        tensors = read_tensors(self.weights, torch.device("cpu"))
+        for name, x in tensors.items():
+            if not bool(x.isfinite().all()):
+                raise UserError(f"{self.weights}: {name} holds NaN or infinite numbers; train it again")
+        return tensors
 
 
 def peft_folder(path: str, revision: str | None = None) -> Source:
@@ -98,6 +105,40 @@ def peft_folder(path: str, revision: str | None = None) -> Source:
             f"adapter: {path} has no {WEIGHTS}{pickled if any(folder.glob('*.bin')) else '; fetch it again'}"
         )
     return Source(path, read_json(folder / CONFIG), folder / WEIGHTS)
+
+
+def check_sizes(source: Source, geometry: Geometry) -> None:
+    """Refuse a folder of a model of other sizes by the shapes of its tensors, where their names tell.
+
+    Raises:
+        UserError: The tensor, its size, and the model's.
+    """
+    prompt_width = {
+        "PROMPT_TUNING": geometry.embedding or geometry.hidden,
+        "P_TUNING": geometry.embedding or geometry.hidden,
+        "PREFIX_TUNING": geometry.layers * 2 * geometry.kv_size,
+    }.get(str(source.settings.get("peft_type")))
+    for name, shape in source.shapes.items():
+        if name == "prompt_embeddings" and prompt_width and shape[-1] != prompt_width:
+            raise _other_sizes(source, name, shape[-1], prompt_width)
+        if not (match := _LAYER.search(name)):
+            continue
+        layer, module, end = int(match["layer"]), match["module"], match["end"]
+        if layer >= geometry.layers and not geometry.encoder_layers:
+            raise UserError(f"adapter: {source.name} has {name}, and this model {geometry.layers} layers")
+        if end.startswith("adaption_prompt") and shape[-1] != geometry.hidden:
+            raise _other_sizes(source, name, shape[-1], geometry.hidden)
+        for linear, inputs, outputs in () if geometry.encoder_layers else geometry.linears_of(layer):
+            wanted = inputs if end == "lora_A.weight" else outputs
+            size = shape[-1] if end == "lora_A.weight" else shape[0]
+            if linear == module and end in ("lora_A.weight", "lora_B.weight") and size != wanted:
+                raise _other_sizes(source, name, size, wanted)
+
+
+def _other_sizes(source: Source, name: str, size: int, wanted: int) -> UserError:
+    return UserError(
+        f"adapter: {source.name} is of another model: {name} is {size} wide, and this model's {wanted}"
+    )
 
 
 def finished_run(path: str) -> "tuple[Source, RunRecord]":

@@ -73,7 +73,7 @@ class GivenTuner(PeftLayers[TunerConfig]):
             raise UserError(f"it has no {name}, and this model has such a layer")
         try:
             found: Any = set_peft_model_state_dict(model, state, ADAPTER)
-        except (RuntimeError, KeyError, ValueError) as error:
+        except Exception as error:  # as in `_tuner`
             text = " ".join(str(error).split())
             raise UserError(text.partition("size mismatch for ")[2] or text) from error
         for name in found.unexpected_keys:
@@ -111,7 +111,7 @@ def _peft_settings(written: dict[str, Any]) -> Any:
         settings: Any = known(**{key: value for key, value in written.items() if key in keys})
         settings.inference_mode = False  # its tensors are told from the model's by what is trainable
         return settings
-    except (TypeError, ValueError, ImportError) as error:
+    except Exception as error:  # as in `_tuner`
         raise UserError(f"{kind}: {first_line(error)}") from error
 
 
@@ -122,7 +122,7 @@ def _tuner(root: "nn.Module", settings: Any) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return PEFT_TYPE_TO_TUNER_MAPPING[settings.peft_type](root, settings, ADAPTER)
-    except (ValueError, TypeError, RuntimeError, AssertionError, NotImplementedError) as error:
+    except Exception as error:  # whatever PEFT makes of settings that do not go together
         raise UserError(" ".join(str(error).split())) from error
 
 

@@ -1,11 +1,11 @@
 """One choice for each batch: in which form its texts go through the model, and the tensors of that form.
 
-* padded: one text a row, or one tree of texts with shared beginnings. Evaluation on a GPU; long texts; an
-  encoder-decoder's.
+* padded: one text a row, or one tree of texts with shared beginnings. Long texts on a CPU; an
+  encoder-decoder's; evaluation where no other form fits.
 * by rotation: the same, of a model that rotates long texts otherwise (LongRoPE) and reads them by themselves.
 * packed: several texts a row, with a mask. Training where no other form fits.
 * padding-free: all texts in one row, attention in groups of like length. A CPU, texts up to `LONGEST`.
-* varlen: all texts in one row, a GPU's kernel for texts of many lengths. Training on a GPU that is trusted.
+* varlen: all texts in one row, a GPU's kernel for texts of many lengths, where it is trusted.
 
 Texts that are being written stand in the slots of a cache (`crosstune.models.attention.cache`), whatever the
 device. Texts that share a row do not see each other and keep their own positions: all forms give the same.
@@ -65,9 +65,12 @@ def training_form(model: Model, longest: int, note: Note | None = None) -> Batch
 
 
 def reading_form(model: Model, longest: int) -> BatchForm:
-    """The form of a batch that is only read: a GPU's fused kernels do better on padded rows."""
+    """The form of a batch that is only read, whose longest text or tree has so many tokens."""
     if turns(model, longest):
         return BatchForm.BY_ROTATION
+    decodes = not (model.geometry.encoder or model.geometry.encoder_layers or model.geometry.apart)
+    if decodes and not _alone(model) and suits(model, longest, reading=True):
+        return BatchForm.VARLEN
     padded = model.geometry.apart or model.device.type != "cpu" or longest > LONGEST
     return BatchForm.PADDED if padded or _alone(model) else BatchForm.PADDING_FREE
 
@@ -194,7 +197,7 @@ def for_writing(model: Model, rows: int, longest: int) -> DecodingCache | OwnCac
     """Slots for so many texts being written, of so many tokens at most; a soft prompt stands in front."""
     columns = model.adaptation.front + longest
     if model.geometry.apart or turns(model, columns):
-        return OwnCaches()
+        return OwnCaches(model.device)
     return DecodingCache(model, rows, columns)
 
 

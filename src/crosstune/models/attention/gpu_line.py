@@ -7,6 +7,9 @@ follows (keys and values of a prefix, a soft prompt's tokens) is put in front of
 counted from there as well, which a prefix that every token sees does not fit: with a window shorter than the
 texts that is left to padded lines.
 
+Texts that are only read may be trees: questions on a passage, choices behind a prompt
+(`crosstune.models.attention.flash.cascade`).
+
 Before the first use, the kernel is compared with the text-by-text computation in fp32, on small random
 numbers, forward and backward, in the shape of the model's heads. Where it fails then or later, or is not
 there, that is said in one line and batches are padded.
@@ -15,7 +18,7 @@ there, that is said in one line and batches are padded.
 import inspect
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +27,9 @@ from torch import Tensor
 
 from crosstune.models.attention import cpu_line
 from crosstune.models.attention.cpu_line import PaddingFreeBatch
+from crosstune.models.attention.flash import cascade
+from crosstune.models.attention.flash.kernel import IN_PLACE, compared_in_place
+from crosstune.models.attention.trees import grow
 from crosstune.models.proof import FastWay, Note
 
 KERNEL = FastWay(
@@ -33,12 +39,21 @@ KERNEL = FastWay(
     because="16 bits and another order of sums; a wrong mask differs by as much as the numbers themselves",
     part="packing",
 )
+READING = FastWay(
+    fast="packed",
+    plain="prompts are read in padded rows",
+    tolerance=0.05,
+    because="as in training",
+    part="packing",
+)
 Shape = tuple[torch.device, torch.dtype, int, int, int, bool]
 
 
 @dataclass(frozen=True, slots=True)
 class VarlenBatch(PaddingFreeBatch):
     """A `PaddingFreeBatch` line that the flash kernel reads."""
+
+    calls: dict[tuple[Any, ...], list[cascade.Call]] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +153,30 @@ def attend(
     if n and window is not None:
         return cpu_line.attend(layout, query, key, value, scaling, front)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if layout.ends is not None or torch.is_inference_mode_enabled():
+        in_front = None if not n or front is None else (front[0].transpose(0, 1), front[1].transpose(0, 1))
+        return cascade.attend(_calls(layout, window, q.device), q, k, v, scaling, in_front, window)[None]
     where = plan(layout.lengths, layout.shared_prefix, n, q.device)
     if n or layout.shared_prefix:
         gather: Any = _Gather.apply
         front_k, front_v = (x[:0] for x in (k, v)) if front is None else (x.transpose(0, 1) for x in front)
         k, v = gather(front_k, k, where), gather(front_v, v, where)
     return kernel(q, k, v, where, scaling, window)[None]
+
+
+def _calls(layout: VarlenBatch, window: int | None, device: torch.device) -> list[cascade.Call]:
+    """What a line that is only read asks of the kernel, made once for all layers."""
+    key = (layout.shared_prefix, window is not None, device)
+    if key not in layout.calls:
+        n = layout.shared_prefix
+        plain = [length - 1 for length in layout.lengths for _ in range(length)]
+        own = iter(plain if layout.ends is None else layout.ends.tolist())
+        ends = [n + sum(layout.lengths) - 1] * n
+        for start, length, _ in layout.pieces():
+            if start >= n:
+                ends += [start + end for end in itertools.islice(own, length)]
+        layout.calls[key] = cascade.calls_of(ends, window is not None, device)
+    return layout.calls[key]
 
 
 class _Gather(torch.autograd.Function):
@@ -172,24 +205,36 @@ class _Gather(torch.autograd.Function):
 # --- whether to ------------------------------------------------------------------------------------
 
 
-def suits(lm: Any, longest: int, note: Note | None = None) -> bool:
+def suits(lm: Any, longest: int, note: Note | None = None, reading: bool = False) -> bool:
     """Whether texts of up to ``longest`` tokens (soft prompt included) are packed in training this model.
 
-    ``note`` logs one line if the kernel is wanted and not used.
+    ``note`` logs one line if the kernel is wanted and not used. With ``reading``, texts or trees of them that
+    are only read.
     """
-    config = lm.decoder.config
     if lm.device.type != "cuda" or lm.dtype not in (torch.float16, torch.bfloat16):
         return False
-    if drops_attention(lm):
+    if drops_attention(lm) and not reading:
         return False
     if {lm.layer_device(i) for i in range(lm.geometry.layers)} != {lm.device}:
         return False
-    window = getattr(config, "sliding_window", None)
+    window = getattr(lm.decoder.config, "sliding_window", None)
     # A first position that is not 0 says that a prefix stands in front.
     if lm.adaptation.first_position and window is not None and window < longest:
         return False
     shape = kernel_shape(lm)
+    if reading:
+        return READING.trusted(shape, lambda: compared_reading(*shape), note)
     return KERNEL.trusted(shape, lambda: compared(*shape), note)
+
+
+def reads_in_place(lm: Any, note: Note | None = None) -> bool:
+    """Whether steps of writing read a cache in place (`attend_in_place`)."""
+    if lm.device.type != "cuda" or lm.dtype not in (torch.float16, torch.bfloat16):
+        return False
+    if {lm.layer_device(i) for i in range(lm.geometry.layers)} != {lm.device}:
+        return False
+    shape = kernel_shape(lm)
+    return IN_PLACE.trusted(shape, lambda: compared_in_place(*shape), note)
 
 
 def drops_attention(lm: Any) -> bool:
@@ -228,3 +273,34 @@ def compared(
         exact = [x.detach().float().requires_grad_() for x in inputs]
         true = cpu_line.attend(line, exact[0], exact[1], exact[2], None, (exact[3], exact[4]) if n else None)
         yield from zip(fast, (true, *torch.autograd.grad(true, exact, up.float())), strict=True)
+
+
+@torch.inference_mode()
+def compared_reading(
+    device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, windows: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Results for texts and trees of small random numbers, each with the plain computation's in fp32."""
+    draw = torch.Generator().manual_seed(0)
+    passage = list(range(70))
+    texts = [[*passage, 100, 101], [*passage, 102, 103, 104], [*passage, 102, 105], [*passage, 106] * 2]
+    trees = [grow(texts), grow([passage[:5]]), grow([passage[:9], passage[:4]])]
+    lengths = tuple(len(tree.tokens) for tree in trees)
+    ends = torch.tensor([end for tree in trees for end in tree.ends], device=device)
+    places = torch.tensor([place for tree in trees for place in tree.positions], device=device)
+    cases = ((0, 0, None), (3, 0, None), (0, 10, None), (3, 0, 7))
+    for (shared_prefix, n, window), grown in itertools.product(cases if windows else cases[:-1], (1, 0)):
+        line = VarlenBatch(lengths, shared_prefix, device, window=window)
+        line = replace(line, places=places, ends=ends) if grown else line
+        tokens = shared_prefix + sum(lengths)
+        shapes: list[tuple[int, ...]] = [(1, h, tokens, head_dim) for h in (heads, kv_heads, kv_heads)]
+        shapes += [(kv_heads, n, head_dim)] * 2 if n else []
+        numbers = [torch.randn(*shape, generator=draw).to(device, dtype) for shape in shapes]
+        exact = [x.float() for x in numbers]
+        fast, true = (
+            run(kind, x[0], x[1], x[2], None, (x[3], x[4]) if n else None)
+            for run, kind, x in (
+                (attend, line, numbers),
+                (cpu_line.attend, replace(line, _plans={}), exact),
+            )
+        )
+        yield fast, true

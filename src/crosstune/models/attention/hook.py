@@ -30,7 +30,8 @@ Scores that are capped (Gemma 2) are written out, prompts' scores like the text'
 Which kernel computes it never changes what is computed. A prompt in front of plain causal text is causal
 order aligned at the lower right: on a GPU flash attention knows that order by itself, so no mask is made and
 grouped heads are not repeated. On a CPU, whose kernel takes masks with grouped heads, they are not repeated
-either.
+either. In a step of writing there is one query a head and no order among them: heads that share keys are the
+rows of one product, with any kernel; or a GPU's reads the cache where it stands.
 """
 
 from collections.abc import Callable
@@ -48,6 +49,7 @@ from crosstune.errors import UserError
 from crosstune.models.adaptation import Prompt, prompts_of, sees_behind
 from crosstune.models.attention import gpu_line
 from crosstune.models.attention.biases import with_alibi, with_sinks
+from crosstune.models.attention.cache import NextTokens
 from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
 from crosstune.models.attention.gpu_line import VarlenBatch
 from crosstune.models.attention.layout import Attended, in_use, pattern_of
@@ -160,6 +162,9 @@ def attention(
     is_causal = kwargs.pop("is_causal", None)
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
     attention_mask, pattern = _pattern(module, attention_mask, key, causal, alibi)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    biased = not all(x is None for x in (softcap, position_bias, alibi, s_aux))
+    stepped, attention_mask, pattern = _step(attention_mask, pattern, query, key, value, scale, biased)
     line = pattern if isinstance(pattern, PaddingFreeBatch) else None
     _refuse(module, query, key, causal, line is not None, position_bias)
     prompts = prompts_of(module)
@@ -167,7 +172,6 @@ def attention(
     joint, rows, own_query = None if inside else prompts.joint(), query.shape[2], query
     if inside and attention_mask is not None and (n := key.shape[2] - attention_mask.shape[-1]):
         attention_mask = _with_prompt(attention_mask, n, rows, key, causal)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if alibi is not None or s_aux is not None:
         scaling = scale  # of the query as it was
     if alibi is not None:
@@ -187,23 +191,14 @@ def attention(
         if position_bias is not None:
             bias = pad(position_bias, (k.shape[2] - position_bias.shape[-1], 0)).to(query.dtype)
             return grouped(k, v, _with_bias(mask, bias, causal))
-        if mask is not None and query.device.type == "cpu" and rows > 1:
+        if mask is not None and rows == mask.shape[1] == 1:
+            return _one_row(query, k, v, mask, dropout, scaling)
+        if mask is not None and query.device.type == "cpu":
             return grouped(k, v, mask)
         out, _ = sdpa_attention_forward(
             module, query, k, v, mask, dropout=dropout, scaling=scaling, is_causal=causal, **kwargs
         )
         return out
-
-    def gated(prompt: Prompt) -> Tensor:
-        assert prompt.gate is not None
-        keys, values = (x.expand(query.shape[0], -1, -1, -1) for x in prompt.keys_values())
-        if softcap is not None:
-            extra = _capped(own_query, keys, values, None, False, scale, softcap)
-        else:
-            extra = scaled_dot_product_attention(
-                own_query, keys, values, scale=scaling, enable_gqa=keys.shape[1] != query.shape[1]
-            ).transpose(1, 2)
-        return prompt.gate().to(extra.dtype)[:, None] * extra
 
     def text(front: tuple[Tensor, Tensor] | None) -> Tensor:
         if front is None:
@@ -216,15 +211,38 @@ def attention(
             return grouped(keys, values, causal_lower_right(rows, keys.shape[2]))
         return plain(keys, values, _with_prompt(attention_mask, n, rows, key, causal))
 
-    if isinstance(line, VarlenBatch) and softcap is None and query.shape[-1] == value.shape[-1]:
+    if stepped is not None:
+        out = stepped
+    elif isinstance(line, VarlenBatch) and softcap is None and query.shape[-1] == value.shape[-1]:
         out = gpu_line.attend(line, query, key, value, scaling, joint)
     elif line is not None:
         out = attend(line, query, key, value, scaling, joint, softcap)
     else:
         out = text(joint)
     for prompt in prompts.gated():
-        out = out + gated(prompt)
+        out = out + _gated(prompt, own_query, scale, softcap)
     return out, None
+
+
+def _one_row(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor, dropout: float, scaling: float | None
+) -> Tensor:
+    """``[batch, 1, heads, size]``: there is no order among queries, so heads that share keys are rows."""
+    rows = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
+    return scaled_dot_product_attention(rows, key, value, mask, dropout, scale=scaling).flatten(1, 2)[:, None]
+
+
+def _gated(prompt: Prompt, query: Tensor, scale: float, softcap: float | None) -> Tensor:
+    """What a gated prompt adds, ``[batch, rows, heads, size]``."""
+    assert prompt.gate is not None
+    keys, values = (x.expand(query.shape[0], -1, -1, -1) for x in prompt.keys_values())
+    if softcap is not None:
+        extra = _capped(query, keys, values, None, False, scale, softcap)
+    else:
+        grouped = keys.shape[1] != query.shape[1]
+        extra = scaled_dot_product_attention(query, keys, values, scale=scale, enable_gqa=grouped)
+        extra = extra.transpose(1, 2)
+    return prompt.gate().to(extra.dtype)[:, None] * extra
 
 
 def _pattern(
@@ -243,6 +261,22 @@ def _pattern(
         if not sees_behind(module):
             mask = mask & _lower_right(mask.shape[-2], mask.shape[-1], mask.device)
     return mask, pattern
+
+
+def _step(
+    mask: Tensor | None,
+    pattern: Attended | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    biased: bool,
+) -> tuple[Tensor | None, Tensor | None, Attended | None]:
+    """What a kernel that reads the cache in place gives, or else the mask and the pattern to go on with."""
+    if not isinstance(pattern, NextTokens):
+        return None, mask, pattern
+    out = pattern.attend(query, key, value, scale, biased)
+    return out, pattern.cache.seen(pattern.window) if out is None else None, pattern.cache
 
 
 def _refuse(

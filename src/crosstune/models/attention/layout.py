@@ -132,7 +132,7 @@ class Attended(Protocol):
         """Who sees whom, no prompts: boolean ``[batch, 1, rows, columns]``, or `PaddingFreeBatch.mask`."""
 
 
-def ridden(mask: Tensor, pattern: Attended) -> Tensor:
+def ridden(mask: Tensor, pattern: object) -> Tensor:
     """The mask, with the pattern it is of (`pattern_of`)."""
     setattr(mask, RIDER, pattern)
     return mask

@@ -53,6 +53,28 @@ def grow(texts: Sequence[Sequence[int]]) -> Tree:
     return Tree(tokens, positions, ends, paths)
 
 
+def runs_of(ends: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Runs of tokens without branches, in a line of trees.
+
+    Args:
+        ends: Of each token the last place in the line that sees it.
+
+    Returns:
+        Of each run its first place, the place behind its last, and how many runs it follows.
+    """
+    runs: list[tuple[int, int, int]] = []
+    around: list[int] = []  # ends of the runs that the next one follows
+    start = 0
+    for i, end in enumerate(ends):
+        if end == i or ends[i + 1] != end:
+            while around and around[-1] < start:
+                around.pop()
+            runs.append((start, i + 1, len(around)))
+            around += [end] if end > i else []
+            start = i + 1
+    return runs
+
+
 def shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two texts begin with alike."""
     most = min(len(one), len(other))

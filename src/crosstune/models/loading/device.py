@@ -50,18 +50,27 @@ def choose_device(wish: str = "auto") -> torch.device:
 
     if wish == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda", 0)
+            return torch.device("cuda", _own_gpu())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     kind, _, index = wish.partition(":")
     if kind not in _KINDS or kind == "auto" or (":" in wish and not (index.isascii() and index.isdigit())):
         raise UserError(f'unknown device "{wish}"{did_you_mean(kind, _KINDS)} (a second GPU is "cuda:1")')
     if kind == "cuda":
-        return _cuda(wish, int(index or 0))
+        return _cuda(wish, int(index or _own_gpu()))
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError(f'device "{wish}": PyTorch finds no Apple GPU on this machine; use "auto" or "cpu"')
     if index not in ("", "0"):
         raise UserError(f'device "{wish}": there is only one {kind} device; write "{kind}"')
     return torch.device(kind)
+
+
+def _own_gpu() -> int:
+    """Of several processes that train together, each has a GPU; the first one otherwise."""
+    import torch
+    from torch import distributed
+
+    together = distributed.is_available() and distributed.is_initialized()
+    return torch.cuda.current_device() if together else 0
 
 
 def _cuda(wish: str, index: int) -> torch.device:

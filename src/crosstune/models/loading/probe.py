@@ -37,6 +37,7 @@ from crosstune.models.loading.config import one_line
 from crosstune.models.loading.copies import VOCABULARY, copies
 from crosstune.models.loading.probes.encoder import examine_encoder
 from crosstune.models.loading.probes.encoder_decoder import examine_encoder_decoder
+from crosstune.models.loading.probes.independent import PROMPT, near
 from crosstune.models.parts import linear_size
 
 if TYPE_CHECKING:
@@ -44,10 +45,6 @@ if TYPE_CHECKING:
 
 Text = Sequence[int]
 Forward = Callable[[LanguageModel, Sequence[Text]], list[Tensor]]
-
-NEAR = 1e-3
-"""Of the largest logit. Sums in another order come to a few millionths in fp32, a real fault to a tenth."""
-PROMPT = 2
 
 
 def examine(config: PretrainedConfig) -> Geometry:
@@ -172,7 +169,7 @@ def check_forms(eager: Any, lm: LanguageModel) -> str:
     texts = [one, (*one[:9], *other[1:5]), other]
     wanted = [_eager(eager, text) for text in texts]
     changed = _eager(eager, (*one[:-1], (one[-1] + 1) % VOCABULARY))
-    if not _near(changed[:-1], wanted[0][:-1]):
+    if not near(changed[:-1], wanted[0][:-1]):
         raise UserError(
             f"{type(eager).__name__}: a token sees those behind it; choose a causal language model"
         )
@@ -183,9 +180,7 @@ def check_forms(eager: Any, lm: LanguageModel) -> str:
             raise
         except Exception as error:
             return f"{what}: {type(error).__name__}: {one_line(error)}"
-        if not all(
-            _near(ours, expected[-len(ours) :]) for ours, expected in zip(logits, wanted, strict=True)
-        ):
+        if not all(near(ours, expected[-len(ours) :]) for ours, expected in zip(logits, wanted, strict=True)):
             return f"{what} are not what each text is alone"
     return ""
 
@@ -238,7 +233,7 @@ def check_prompts(eager: Any, lm: LanguageModel) -> str:
         return f"{type(eager).__name__} takes no learned keys and values ({kind}{one_line(error)})"
     if set(calls) != {1}:
         return f"{type(eager).__name__} computes attention in {min(calls)} to {max(calls)} passes a layer"
-    return "" if _near(logits, wanted) else f"{type(eager).__name__} makes keys in a way that is not known"
+    return "" if near(logits, wanted) else f"{type(eager).__name__} makes keys in a way that is not known"
 
 
 def check_soft_prompt(eager: Any, lm: LanguageModel) -> str:
@@ -262,7 +257,7 @@ def check_soft_prompt(eager: Any, lm: LanguageModel) -> str:
             lm.adaptation.detach(part)
     except Exception as error:
         return f"{type(eager).__name__} takes no embeddings but those of tokens ({type(error).__name__})"
-    return "" if _near(logits, wanted) else f"{type(eager).__name__} reads embeddings in a way not known"
+    return "" if near(logits, wanted) else f"{type(eager).__name__} reads embeddings in a way not known"
 
 
 # --- the independent side ---------------------------------------------------------------------------
@@ -271,11 +266,6 @@ def check_soft_prompt(eager: Any, lm: LanguageModel) -> str:
 def _eager(model: Any, text: Text) -> Tensor:
     logits: Tensor = model(input_ids=torch.tensor([list(text)]), use_cache=False).logits[0]
     return logits
-
-
-def _near(ours: Tensor, expected: Tensor) -> bool:
-    # Not `allclose`: a NaN on either side is a difference.
-    return bool((ours - expected).abs().max() <= NEAR * expected.abs().max())
 
 
 def keys_of(

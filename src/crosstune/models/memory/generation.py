@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from crosstune.models.attention.cache import DecodingCache, OwnCaches, row_bytes
+from crosstune.models.attention.cache import LENGTHS, DecodingCache, OwnCaches, row_bytes
 from crosstune.models.attention.choose import for_writing
 from crosstune.models.attention.trees import Tree
 from crosstune.models.memory import machine
@@ -36,6 +36,7 @@ def measure(
     ``trees`` are a first batch of prompts, and ``read`` reads some into free rows, one line each. ``longest``
     is the length in tokens of the longest prompt with its answer.
     """
+    lm.steps = None  # what an earlier evaluation has left
     columns = longest + lm.adaptation.front
     width = max(len(tree.tokens) for tree in trees)
 
@@ -51,7 +52,8 @@ def measure(
         def step() -> None:
             slots = for_writing(lm, rows, longest)
             assert isinstance(slots, DecodingCache)
-            slots.live, slots.lengths = rows, [columns - 1] * rows
+            slots.lengths = [columns - 1] * rows
+            slots.state[LENGTHS, :rows] = columns - 1
             lm.best(lm.step(ids, slots))
 
         # What a step holds beside the cache is held twice: a recorded one keeps it for itself.

@@ -67,7 +67,12 @@ def measures(lm: Model) -> bool:
 
 
 def fit(
-    passes: TokenLimit, tokens: int, trial: Callable[[int], Trial], device: torch.device, later: int = 0
+    passes: TokenLimit,
+    tokens: int,
+    trial: Callable[[int], Trial],
+    device: torch.device,
+    later: int = 0,
+    save: Callable[[Need, float], Need] | None = None,
 ) -> Need | None:
     """Lower the limit of passes to what two parts of the first large batch show of a GPU's memory.
 
@@ -77,6 +82,7 @@ def fit(
         trial: Runs a part of so many of its tokens, and changes nothing.
         device: The GPU.
         later: Bytes that will be allocated later, beside the passes.
+        save: Lowers the need to some room, as far as it can.
 
     Returns:
         The measurement; None if it failed, or for batches too small to measure.
@@ -89,7 +95,10 @@ def fit(
     def measure() -> Need | None:
         bytes_of = need(trial(tokens // 8), trial(tokens // 4))
         if bytes_of is not None:
-            passes.lower_to(bytes_of.fits(SHARE * (free(device) - later)))
+            room = SHARE * (free(device) - later)
+            if save is not None:
+                bytes_of = save(bytes_of, room)
+            passes.lower_to(bytes_of.fits(room))
         return bytes_of
 
     # Where it fails the work itself goes on in smaller parts, or says what is wrong.

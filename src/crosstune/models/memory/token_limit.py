@@ -25,6 +25,8 @@ class TokenLimit:
         too_long: Texts longer than the model has positions for; counted by those who use it.
         measured: Whether memory has been measured for the limit, or the limit is another's.
         cached: Tokens of answers being written that are held for each token of the limit.
+        engine: Of another library that wrote answers: its name, and how many it wrote as this one does.
+        recomputed: How many layers' activations are recomputed in the backward pass instead of kept.
         watch: Called before each pass, with its kind and its numbers of examples and tokens.
     """
 
@@ -39,6 +41,8 @@ class TokenLimit:
         self._device, self.doing, self._note = torch.device(device).type, doing, note
         self.measured = False
         self.cached: float = CACHED
+        self.engine: dict[str, Any] | None = None
+        self.recomputed = 0
         self.watch: Callable[[TokenLimit, int, int], None] | None = None
         self._rows, self._size = 1, 0
         self._cap: tuple[int, int] | None = None
@@ -98,7 +102,7 @@ class TokenLimit:
 
     def state(self) -> dict[str, float]:
         """Limits and counts, to resume from."""
-        names = ("limit", "halvings", "tokens", "measured", "cached")
+        names = ("limit", "halvings", "tokens", "measured", "cached", "recomputed")
         return {name: getattr(self, name) for name in names}
 
     def put_back(self, state: dict[str, Any]) -> None:
@@ -106,6 +110,7 @@ class TokenLimit:
         self.limit, self.halvings, self.tokens = state["limit"], state["halvings"], state["tokens"]
         self.measured = state.get("measured", True)
         self.cached = state.get("cached", CACHED)
+        self.recomputed = state.get("recomputed", 0)
         self._hold()
 
     def cap(self, limit: int, halvings: int) -> None:

@@ -12,6 +12,7 @@ from crosstune.models.fast.norms import fused_parts
 from crosstune.models.fast.top_rows import means
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.base import refuse_nan
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.outputs.stream import Group, in_a_pass, in_batches
@@ -61,6 +62,7 @@ def answered(
         passes.tokens += sum(len(texts[i]) for i in numbers)
         with torch.inference_mode():
             states = _read(lm, [texts[i] for i in numbers], [places[i] for i in numbers], form, layer)
+            refuse_nan(bool(states.isnan().any()))
             return answer(states, numbers)
 
     with fused_parts(lm.model):

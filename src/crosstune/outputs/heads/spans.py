@@ -10,6 +10,8 @@ have no segments of their own (``token_type_ids`` are 0), and dropout in front o
 alone.
 """
 
+import itertools
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Unpack
@@ -110,9 +112,8 @@ class Spans(Output):
         )
         contexts = list(dict.fromkeys(_field(example, "context") for example in examples))
         encoded = tokenizer(contexts, add_special_tokens=False, return_offsets_mapping=True)
-        read = dict(
-            zip(contexts, zip(encoded["input_ids"], encoded["offset_mapping"], strict=True), strict=True)
-        )
+        offsets_of = map(_with_marks, contexts, encoded["offset_mapping"])
+        read = dict(zip(contexts, zip(encoded["input_ids"], offsets_of, strict=True), strict=True))
         questions = tokenizer([_field(e, "question") for e in examples], add_special_tokens=False)[
             "input_ids"
         ]
@@ -136,6 +137,21 @@ class Spans(Output):
                 )
                 for number, part in enumerate(parts)
             ]
+
+
+def _with_marks(context: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Offsets of tokens, the marks behind each among its characters.
+
+    A tokenizer that composes letters (XLM-R's) ends a token in front of the last mark on its last letter, and
+    an answer that ends there would be cut.
+    """
+    nexts = [*(start for start, _ in offsets), len(context)][1:]
+    whole = []
+    for (start, end), following in zip(offsets, nexts, strict=True):
+        behind = range(end, following) if start < end else ()
+        marks = itertools.takewhile(lambda at: unicodedata.category(context[at])[0] == "M", behind)
+        whole.append((start, end + len(list(marks))))
+    return whole
 
 
 def _most_context(parts: Sequence[range], token: int) -> int:

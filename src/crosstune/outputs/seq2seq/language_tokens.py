@@ -84,10 +84,12 @@ class LanguageTokens:
         return self.known.get("en") or next(iter(self.known.values()))
 
     def start(self, language: str) -> list[int]:
-        """Token ids that answers in a language start with."""
+        """Token ids that answers in a language start with; without tokens of languages BART's ``<s>``."""
         token = self.target(language)
-        forced = [] if token is None else [self._lm.tokenizer.convert_tokens_to_ids(token)]
-        return [self._lm.start_id, *forced]
+        if token is not None:
+            return [self._lm.start_id, self._lm.tokenizer.convert_tokens_to_ids(token)]
+        first = None if self.known else self._lm.forced_id
+        return [self._lm.start_id, *([] if first is None else [first])]
 
     def forced(self, languages: Iterable[str]) -> dict[str, str]:
         """The tokens that are forced, by language.

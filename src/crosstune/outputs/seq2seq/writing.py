@@ -5,22 +5,23 @@ padded. Rows that have ended are dropped from the cache.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from crosstune.data.example import Example
-from crosstune.metrics.language_id import identify
 from crosstune.models.attention.choose import Source
 from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.memory.token_limit import TokenLimit
-from crosstune.outputs.base import Answers
-from crosstune.outputs.generation import cut, stopped
+from crosstune.outputs.base import Answers, refuse_nan, written
+from crosstune.outputs.decoding.beams import search
+from crosstune.outputs.decoding.ends import stopped, texts
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
-from crosstune.outputs.seq2seq.beams import beam_search
 from crosstune.outputs.seq2seq.pairs import Paired
+from crosstune.outputs.settings import Beams
 from crosstune.outputs.stream import Group, in_batches
 from crosstune.tasks.base import Task
 
@@ -41,13 +42,9 @@ class WrittenPairs(Paired):
         sources, starts = self.sources(examples), [self.languages.start(e.language) for e in examples]
         longest = self.settings.max_answer_tokens or task.max_answer_tokens
         self.fits(max(map(len, starts), default=0) + longest - 1, f"task {task.name}")
-        tokens, beams = self.settings.tokens_per_pass, self.settings.beams
-        texts = write(self.model, sources, starts, longest, task.stop, tokens, beams, **stream)
-        languages = [
-            identify(text, example.language, task.source_language)
-            for example, text in zip(examples, texts, strict=True)
-        ]
-        return Answers(texts, {"answer_language": languages})
+        tokens, beams = self.settings.tokens_per_pass, self.settings.search
+        answers = write(self.model, sources, starts, longest, task.stop, tokens, beams, **stream)
+        return written(task, examples, answers)
 
 
 def write(
@@ -57,7 +54,7 @@ def write(
     max_tokens: int,
     stop: Sequence[str] = ("\n",),
     tokens_per_pass: int = 8192,
-    beams: int = 1,
+    beams: Beams | None = None,
     **stream: Unpack[Stream],
 ) -> list[str]:
     """Answers to sources of token ids, up to ``max_tokens`` or an end-of-text token, or before a stop string.
@@ -69,7 +66,7 @@ def write(
         max_tokens: Of an answer.
         stop: Strings that end one.
         tokens_per_pass: Most tokens at once, unless the stream's ``passes`` say so.
-        beams: Of a search; 1 for the likeliest token at every step.
+        beams: Of a search; None for the likeliest token at every step.
         **stream: See `Stream`.
 
     Returns:
@@ -84,15 +81,15 @@ def write(
         items = [i for group in batch for i in group.items]
         some = [sources[i] for i in items]
         begun = [starts[i] for i in items]
-        if beams > 1:
-            written = beam_search(lm, some, begun, max_tokens, beams)
-        else:
-            written = greedy(lm, some, begun, max_tokens, stop)
-        passes.tokens += sum(map(len, some)) + sum(map(len, written))
-        return [cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in written]
+        decode = greedy if beams is None else partial(beam_search, beams)
+        ids = decode(lm, some, begun, max_tokens, stop)
+        passes.tokens += sum(map(len, some)) + sum(map(len, ids))
+        return texts(lm, ids, stop)
+
+    rows = 1 if beams is None else beams.count
 
     def measure(items: list[int]) -> tuple[int, int]:
-        return beams * len(items), max(len(sources[i]) for i in items) + max_tokens
+        return rows * len(items), max(len(sources[i]) for i in items) + max_tokens
 
     return in_batches(
         [[i] for i in range(len(sources))], measure, answer, passes, stream, lambda limit: limit
@@ -130,8 +127,32 @@ def greedy(
     return answers
 
 
+@torch.inference_mode()
+def beam_search(
+    beams: Beams,
+    lm: EncoderDecoder,
+    sources: Sequence[Sequence[int]],
+    starts: Sequence[Start],
+    max_tokens: int,
+    stop: Sequence[str] = (),
+) -> list[list[int]]:
+    """As `greedy`, by beam search."""
+    encoded, cache = lm.encode(Source.of(sources, lm.pad_id, lm.device)), lm.new_cache()
+    ids = torch.tensor([list(start) for start in starts], device=lm.device)
+    first = next_scores(lm, lm.decode(ids, encoded, cache)[:, -1])
+
+    def step(rows: Tensor, newest: Tensor) -> Tensor:
+        nonlocal encoded
+        cache.batch_select_indices(rows)
+        encoded = encoded.take(rows)
+        return next_scores(lm, lm.decode(newest[:, None], encoded, cache)[:, -1])
+
+    return search(first, step, max_tokens, beams, lm.stop_ids, partial(stopped, lm, stop=stop))
+
+
 def next_scores(lm: EncoderDecoder, states: Tensor) -> Tensor:
     """Scores ``[rows, vocabulary]`` of the next token; of those that the model never writes, the lowest."""
+    refuse_nan(bool(states.isnan().any()))
     scores = lm.logits(states)
     if lm.never:
         scores[:, list(lm.never)] = -torch.inf

@@ -50,7 +50,13 @@ def group_chart(section: Section, by: Grouping, width: Width = "container") -> a
         .mark_point(filled=True, size=60, opacity=0.9)
         .encode(
             y=alt.Y("group:N", sort=order, title=None, axis=axis),
-            x=alt.X("value:Q", title=style.axis_title(section, "score"), scale=scale),
+            # Ends where the plot does: centred under a narrow plot it would be cut at the right.
+            x=alt.X(
+                "value:Q",
+                title=style.axis_title(section, "score"),
+                scale=scale,
+                axis=alt.Axis(titleAnchor="end"),
+            ),
             color=alt.Color("method:N", title=None, scale=colour, legend=style.legend_below()),
             shape=alt.Shape("method:N", title=None, scale=shape),
             tooltip=tips,

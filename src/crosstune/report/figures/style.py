@@ -127,7 +127,7 @@ def cell_scale(column: str, values: Sequence[float]) -> alt.Scale:
 
 def cells(base: alt.Chart, title: str | list[str], scale: alt.Scale, text: alt.Text) -> list[alt.Chart]:
     """Coloured cells of ``value``, and a text on each, white or black as the cell's luminance wants it."""
-    legend = alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8)
+    legend = alt.Legend(orient="bottom", gradientLength=160, gradientThickness=8, titleLimit=320)
     # At a luminance of 0.179 black and white have the same contrast with a colour: 4.58:1, the least.
     dark = "luminance(scale('color', datum.value)) < 0.179"
     colour = alt.condition(dark, alt.value("white"), alt.value("black"))

@@ -67,13 +67,18 @@ def _missing(tasks: pl.DataFrame, one_model: bool) -> list[str]:
             for row in rows
             if 0 < row["languages"] < row["expected"]
         ]
+        lacks += [
+            f"{row['title']} on {row['examples']:,} examples a language"
+            for row in rows
+            if row["examples"] is not None
+        ]
         if several := [row["title"] for row in rows if row["settings"] > 1]:
             lacks.append(f"of several settings of {', '.join(several)} that with the most languages")
         if lacks:
             name = str(method) if one_model else f"{model}, {method}"
             lines.setdefault("; ".join(lacks), []).append(name)
     if not lines:
-        return ["complete: all ten tasks in all of their languages"]
+        return ["complete: all ten tasks in all of their languages, on their whole test sets"]
     return [
         f"* incomplete, not to be compared with published means: {lacks} ({visible(', '.join(names), 200)})"
         for lacks, names in lines.items()

@@ -11,6 +11,7 @@ from typing import Any
 
 import polars as pl
 
+from crosstune.data.forms import scores_by_language, statistic_of
 from crosstune.errors import UserError, first_line
 from crosstune.store.record import RunRecord
 from crosstune.study.runs import Run
@@ -159,15 +160,16 @@ class Trackers:
         self._log(values, step)
 
     def finish(self, record: RunRecord, predictions: pl.DataFrame) -> None:
-        """The run is finished: its scores on development data, and its mean score in each language.
+        """The run is finished: its scores on development data, and its score in each language.
 
         A run that only searches has the best score on development data instead.
         """
         for point in record.dev:
             self._log({"dev/score": point["score"]}, point["step"])
-        means = predictions.group_by("language").agg(pl.col("score").mean()).sort("language")
+        statistic = statistic_of(record.task.kind, record.task.metrics[0], record.task.sums)
         steps = record.curve[-1]["step"] if record.curve else 0
-        scores = {f"score/{language}": float(score) for language, score in means.iter_rows()}
+        told = scores_by_language(predictions, statistic) if predictions.height else {}
+        scores = {f"score/{language}": score for language, score in told.items()}
         if not scores and record.dev_score is not None:
             scores = {"dev/best": record.dev_score}
         self._end(scores, steps)

@@ -23,7 +23,7 @@ from crosstune.errors import UserError
 from crosstune.languages import find
 from crosstune.metrics.ranking import average_precision
 from crosstune.tasks.base import Search, TaskOptions
-from crosstune.tasks.benchmarks.qa import ExtractiveQa, QaOptions
+from crosstune.tasks.benchmarks.qa import ExtractiveQa, QaOptions, margin
 
 Spans = Sequence[tuple[int, int]]
 
@@ -34,7 +34,8 @@ class LareqaOptions(QaOptions):
     Attributes:
         context: A candidate is its sentence and then its whole paragraph, cut where the model's positions end
             (XTREME-R: at 256 tokens); by default the sentence alone.
-        paragraphs: Only so many paragraphs of the 240, and the questions on them, for a quick look.
+        paragraphs: Only so many paragraphs of the 240, and the questions on them, for a quick look: all their
+            sentences are read, and `EvaluateSettings.limit` is of questions alone.
         question_prefix, text_prefix: Stand in front of questions and candidates ("query: " and "passage: "
             for models of the E5 family).
         layer: The states behind this layer, from 1 at the bottom; None for the last.
@@ -166,11 +167,16 @@ class Lareqa(ExtractiveQa):
         """Sentences of the paragraphs that are asked for, by paragraph."""
         if language not in self._read:
             rows = [row for row in self.rows("test", language) if not isinstance(row, BadRow)]
-            contexts, spans = dict.fromkeys(row.text("context") for row in rows), self._boundaries[language]
-            if len(contexts) != len(spans):
+            # Boundaries count the white space in front of a paragraph, and contexts are without it.
+            contexts = {row.text("context"): margin(row["context"]) for row in rows}
+            spans = [
+                [(max(a - front, 0), max(b - front, 0)) for a, b in some]
+                for front, some in zip(contexts.values(), self._boundaries[language], strict=False)
+            ]
+            if len(contexts) != (known := len(self._boundaries[language])):
                 raise UserError(
                     f"task {self.name}: {len(contexts)} paragraphs in {language}, and sentence boundaries of "
-                    f"{len(spans)}; take XQuAD's own files"
+                    f"{known}; take XQuAD's own files"
                 )
             self._read[language] = dict(list(zip(contexts, spans, strict=True))[: self.options.paragraphs])
         return self._read[language]

@@ -165,7 +165,7 @@ class ExtractiveQa(PublishedTask):
                 raise row.error(
                     f"{question}: answer {text[:60]!r} is not at character {start} of its context"
                 )
-            first = _nearest(text, context, start) + _margin(text) - _margin(context)
+            first = _nearest(text, context, start) + margin(text) - margin(context)
             spans.append((first, first + len(text.strip())))
             answers.append(_LINE_BREAK.sub(" ", text.strip()))
         if not answers:
@@ -268,7 +268,7 @@ def _nearest(text: str, context: str, start: int) -> int:
     return min((m.start() for m in re.finditer(re.escape(text), context)), key=lambda at: abs(at - start))
 
 
-def _margin(text: str) -> int:
+def margin(text: str) -> int:
     """White space in front of a text."""
     return len(text) - len(text.lstrip())
 

@@ -94,6 +94,7 @@ class Definition(BaseModel):
     name: str
     kind: Kind
     version: int = Field(default=1, ge=1)
+    licence: str | None = Field(default=None, min_length=1)
     source_language: str = "en"
     prompt: dict[str, str]
     choices: str | tuple[str, ...] = ()

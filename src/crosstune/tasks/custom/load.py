@@ -167,6 +167,10 @@ def _lacks(task: type[Task]) -> str | None:
         if first["type"] == "missing":
             return f"{name} is missing; give {what}"
         return f"{name} should be {what}; found {facts[name]!r}"[:200]
+    for name in CHECKS:
+        value = inspect.getattr_static(task, name)
+        if not callable(value) or isinstance(value, staticmethod | classmethod):
+            return f"{name} should be a method, def {name}(self, ...); found {value!r}"[:200]
     for place, metric in enumerate(task.metrics):
         if metric in CORPUS and (place or CORPUS[metric].of_choices != FORMS[task.kind].has_choices):
             kind = "choices" if CORPUS[metric].of_choices else "written answers"
@@ -179,16 +183,16 @@ def _guarded(task: type[Task], path: Path) -> type[Task]:
 
     def guard(name: str) -> Callable[..., Any]:
         method, check = getattr(task, name), CHECKS[name]
+        code = getattr(method, "__code__", None)
+        line = code.co_firstlineno if code is not None and code.co_filename == str(path) else 1
 
         @wraps(method)
         def call(self: Task, *args: Any, **kwargs: Any) -> Any:
-            with _told(path):
+            with _told(path, line):
                 value = method(self, *args, **kwargs)
             try:
                 return check(self, value, *args, **kwargs)
             except Wrong as error:
-                code = getattr(method, "__code__", None)
-                line = code.co_firstlineno if code is not None and code.co_filename == str(path) else 1
                 raise UserError(f"{path}:{line}: {name}: {error}") from None
 
         return call
@@ -198,17 +202,24 @@ def _guarded(task: type[Task], path: Path) -> type[Task]:
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """Turn an error of the user's code into one line that names the last line of the file it passed."""
+def _told(path: Path, line: int = 1) -> Iterator[None]:
+    """Turn an error of the user's code into one line that names the last line of the file it passed.
+
+    ``line`` is named where it passed none.
+    """
     try:
         yield
-    except UserError:
+    except (UserError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
-        line, trace = 1, error.__traceback__
+    except BaseException as error:
+        trace = error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == str(path):
                 line = trace.tb_lineno
             trace = trace.tb_next
-        what = " ".join(f"{type(error).__name__}: {error}".split())
+        try:
+            said = str(error)
+        except Exception:  # the user's own class
+            said = "it cannot say what it is"
+        what = " ".join(f"{type(error).__name__}: {said}".split())
         raise UserError(f"{path}:{line}: {what[:300]} (--debug shows where it arose)") from error

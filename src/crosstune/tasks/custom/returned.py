@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from unicodedata import normalize
 
-from crosstune.data.example import Example, fair_order
+from crosstune.data.example import MOST_CHOICES, Example, fair_order
 from crosstune.data.forms import form_of
 from crosstune.errors import UserError
 from crosstune.languages.table import find
@@ -76,8 +77,12 @@ def examples(task: Task, value: Any, split: str, language: str) -> list[Example]
     if len(classes) > 1 and task.metrics[0] in CORPUS:
         raise Wrong(f"{task.metrics[0]} needs the same choices in every example ({split}, {language})")
     if split == "test":
-        for example in list(checked.values())[:SCORED]:
-            task.score(example, example.answers[0])
+        scored = [task.score(e, e.answers[0])[task.metrics[0]] for e in list(checked.values())[:SCORED]]
+        if not any(scored):
+            raise Wrong(
+                f"score gives {task.metrics[0]} 0 to the right answers of the first {len(scored)} examples "
+                f"({split}, {language}); it should give 1, or more than 0"
+            )
     return sorted(checked.values(), key=lambda example: fair_order(example.id))
 
 
@@ -105,14 +110,17 @@ def _malformed(example: Example, language: str) -> Iterator[str]:
 def _pair(value: Any) -> bool:
     """Whether a field is a name and a text, which may be empty."""
     pair = isinstance(value, tuple | list) and len(value) == 2
-    return pair and not any(_no_text(text) for text in value if text != "")
+    return pair and not any(_no_text(text) for text in value if not isinstance(text, str) or text.strip())
 
 
 def _unanswerable(task: Task, example: Example) -> Iterator[str]:
     if not example.answers:
         yield "it has no answer"
     elif form_of(task.kind).has_choices:
-        if len(example.choices) < 2 or len(set(example.choices)) < len(example.choices):
+        if len(example.choices) > MOST_CHOICES:
+            yield f"{len(example.choices):,} choices; an example has {MOST_CHOICES:,} at most"
+        different = {normalize("NFC", choice).strip() for choice in example.choices}
+        if len(different) < max(2, len(example.choices)):
             yield f"it should have two or more different choices; found {_shown(example.choices)}"
         elif example.answers[0] not in example.choices:
             yield f"its answer {_shown(example.answers[0])} is none of its choices {_shown(example.choices)}"
@@ -164,7 +172,7 @@ def _no_text(value: Any) -> str | None:
     """Why a value is no text to use."""
     if not isinstance(value, str):
         return f"should be a text; found {_shown(value)}"
-    if not value:
+    if not value.strip():
         return "is empty"
     try:
         value.encode()

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from crosstune.config.environment import data_root
 from crosstune.config.yaml_file import Document
-from crosstune.data.example import Example, Split, passage_key
+from crosstune.data.example import MOST_CHOICES, Example, Split, passage_key
 from crosstune.data.forms import form_of
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import BadRow, Row, read_rows
@@ -57,6 +57,12 @@ class DefinedTask(PublishedTask):
     definition: ClassVar[Definition]
     folder: ClassVar[Path]
     without_prompt = "add one to its file"
+
+    @property
+    def licences(self) -> Mapping[str, str]:
+        """What its file says."""
+        return {self.name: self.definition.licence} if self.definition.licence else {}
+
     _commit: str | None = None  # of a dataset on the hub, once its files are here
 
     @cached_property
@@ -110,7 +116,7 @@ class DefinedTask(PublishedTask):
         choices = self._choices(row)
         answers = (self._chosen(row, choices),) if choices else self._written(row, language)
         return Example(
-            id=_text(row, self.definition.id) if self.definition.id else str(row.line),
+            id=_text(row, self.definition.id) if self.definition.id else self._numbered(row, split, language),
             language=language,
             prompt=prompt,
             answers=answers,
@@ -118,6 +124,11 @@ class DefinedTask(PublishedTask):
             fields=tuple((column, _text(row, column)) for column in fields),
             cluster=passage_key(_text(row, self.definition.cluster)) if self.definition.cluster else "",
         )
+
+    def _numbered(self, row: Row, split: Split, language: str) -> str:
+        """The line of a row, behind the number of its file in all but the first of several."""
+        place = self.places[split][language].paths.index(row.path)
+        return f"{place}:{row.line}" if place else str(row.line)
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """The definition's metric, and beside one of the whole test set a choice's accuracy."""
@@ -153,6 +164,8 @@ class DefinedTask(PublishedTask):
             choices = tuple(map(_composed, _texts(row, templates)))
             if len(choices) < 2:
                 raise row.error(f"{templates} should be a list of two or more texts")
+        if len(choices) > MOST_CHOICES:
+            raise row.error(f"{len(choices):,} choices; an example has {MOST_CHOICES:,} at most")
         if len(set(choices)) < len(choices):
             raise row.error(f"two choices are the same: {', '.join(choices)[:120]}")
         return choices
@@ -162,7 +175,10 @@ class DefinedTask(PublishedTask):
         value = _composed(_text(row, column))
         if how == "text":
             if value not in choices:
-                raise row.error(f"{column} {value[:60]!r} is none of the choices: {', '.join(choices)[:120]}")
+                raise row.error(
+                    f"{column} {value[:60]!r} is none of the choices: {', '.join(choices)[:120]}"
+                    + _number_hint(value, len(choices))
+                )
             return value
         if how == "letter":
             place = string.ascii_uppercase.find(value.upper()) if len(value) == 1 else -1
@@ -188,6 +204,15 @@ class DefinedTask(PublishedTask):
                     'answer: it could never be matched; change "stop:" or the answer'
                 )
         return answers
+
+
+def _number_hint(value: str, count: int) -> str:
+    """What to write where an answer looks like the number, or the letter, of a choice."""
+    if value.isdecimal() and int(value) <= count:
+        return "; if it is the number of a choice, add answer_is: index0, or index1 where the first is 1"
+    if len(value) == 1 and value.upper() in string.ascii_uppercase[:count]:
+        return "; if it is the letter of a choice, add answer_is: letter"
+    return ""
 
 
 def make_class(text: str, path: Path) -> type[DefinedTask]:

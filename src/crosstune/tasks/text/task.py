@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from crosstune.data.example import Example, Split
 from crosstune.errors import UserError
@@ -23,6 +23,7 @@ class TextOptions(TaskOptions):
         revision: Commit, branch or tag on the hub.
         data: Folder that UDHR and Tatoeba lie in; by default $CROSSTUNE_DATA.
         characters: Of a block, which holds whole lines; longer lines are cut, where they have spaces there.
+        held_out: Leaves every so manieth block out of training; its loss is measured before and after.
     """
 
     source: str
@@ -31,6 +32,15 @@ class TextOptions(TaskOptions):
     revision: str = "main"
     data: str | None = None
     characters: int = Field(default=500, ge=1)
+    held_out: int | None = Field(default=None, ge=2)
+
+    @model_serializer(mode="wrap")
+    def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The ids of runs are older than ``held_out``."""
+        content: dict[str, Any] = dump(self)
+        if self.held_out is None:
+            del content["held_out"]
+        return content
 
 
 class UnlabelledText(Task):
@@ -55,7 +65,10 @@ class UnlabelledText(Task):
         return sorted(self._lines)
 
     def examples(self, split: Split, language: str) -> list[Example]:
-        """The blocks of a language, in the source's order; each line is a field of its own."""
+        """The blocks of a language, in the source's order; each line is a field of its own.
+
+        The split "dev" has those that are held out of "train".
+        """
         if not self.offers(language):
             raise self.missing(language, self.languages())
         lines, facts = self._lines[language]()
@@ -64,13 +77,15 @@ class UnlabelledText(Task):
         if not texts:
             raise UserError(f"text {self.options.source}: nothing in {language}")
         source = {"split": split, "language": language, **facts, "lines": len(texts), "characters": size}
-        if source not in self.sources:
+        every = self.options.held_out
+        if split == "train" and source not in self.sources:
             self.sources.append(source)
         return [
             Example(
                 f"{language} {i}", language, "\n".join(block), ("",), (), tuple(("text", t) for t in block)
             )
             for i, block in enumerate(blocks(texts, self.options.characters))
+            if (every is not None and i % every == every - 1) == (split == "dev")
         ]
 
 

@@ -5,8 +5,8 @@ target by itself:
 
 * padded batches, and targets written token by token behind the keys and values of a source read once;
 * keys and values planted on every attention, the encoder's, the decoder's and the one between them, against
-  attention written out in `probes.encoder`; hidden vectors become the keys and values that a module makes of
-  them, and each is asked for exactly once in a forward;
+  attention written out in `probes.independent`; hidden vectors become the keys and values that a module
+  makes of them, and each is asked for exactly once in a forward;
 * embeddings in front of the source.
 
 The encoder's first token has to see its last, and no token of the decoder those behind it.
@@ -26,7 +26,7 @@ from crosstune.errors import UserError
 from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.attention.choose import Source
 from crosstune.models.loading.config import one_line
-from crosstune.models.loading.probes.encoder import PROMPT, _near, written_out
+from crosstune.models.loading.probes.independent import PROMPT, keys_of, near, written_out
 
 if TYPE_CHECKING:
     from crosstune.models.encoder_decoder import EncoderDecoder
@@ -56,10 +56,10 @@ def check_forms(eager: Any, lm: EncoderDecoder) -> str:
     name = type(eager).__name__
     wanted = [_eager(eager, *pair) for pair in zip(SOURCES, TARGETS, strict=True)]
     target = TARGETS[0]
-    if _near(_eager(eager, (5, 9, 12), target), _eager(eager, (5, 9, 13), target)):
+    if near(_eager(eager, (5, 9, 12), target), _eager(eager, (5, 9, 13), target)):
         raise UserError(f"{name}: its decoder does not see what its encoder reads")
     changed = _eager(eager, SOURCES[0], (*target[:-1], (target[-1] + 1) % 63))
-    if not _near(changed[:-1], wanted[0][:-1]):
+    if not near(changed[:-1], wanted[0][:-1]):
         raise UserError(f"{name}: a token of its decoder sees those behind it; choose another model")
     for what, form in FORMS.items():
         try:
@@ -68,7 +68,7 @@ def check_forms(eager: Any, lm: EncoderDecoder) -> str:
             raise
         except Exception as error:
             return f"{what}: {type(error).__name__}: {one_line(error)}"
-        if not all(_near(*pair) for pair in zip(logits, wanted, strict=True)):
+        if not all(near(*pair) for pair in zip(logits, wanted, strict=True)):
             return f"{what} are not what each text is alone"
     return ""
 
@@ -91,7 +91,12 @@ def check_prompts(eager: Any, lm: EncoderDecoder) -> str:
 
     part = Part("probe")
     try:
-        pairs = keys_of(eager, modules, states)
+        pairs = keys_of(
+            eager,
+            modules,
+            states,
+            lambda ids: eager(input_ids=ids, decoder_input_ids=ids, use_cache=False),
+        )
         with written_out(eager) as planted:
             planted.update(zip(modules, pairs, strict=True))
             wanted = _eager(eager, SOURCES[2], TARGETS[2])
@@ -107,7 +112,7 @@ def check_prompts(eager: Any, lm: EncoderDecoder) -> str:
         return f"{name} takes no learned keys and values ({kind}{one_line(error)})"
     if set(calls) != {1}:
         return f"{name} computes attention in {min(calls)} to {max(calls)} passes a layer"
-    return "" if _near(logits, wanted) else f"{name} makes keys in a way that is not known"
+    return "" if near(logits, wanted) else f"{name} makes keys in a way that is not known"
 
 
 def check_soft_prompt(eager: Any, lm: EncoderDecoder) -> str:
@@ -135,7 +140,7 @@ def check_soft_prompt(eager: Any, lm: EncoderDecoder) -> str:
             lm.adaptation.detach(part)
     except Exception as error:
         return f"{name} takes no embeddings but those of tokens ({type(error).__name__})"
-    return "" if _near(logits, wanted.logits[0]) else f"{name} reads embeddings in a way not known"
+    return "" if near(logits, wanted.logits[0]) else f"{name} reads embeddings in a way not known"
 
 
 # --- the independent side ---------------------------------------------------------------------------
@@ -145,35 +150,6 @@ def _eager(model: Any, source: Sequence[int], target: Sequence[int]) -> Tensor:
     ids, written = torch.tensor([list(source)]), torch.tensor([list(target)])
     logits: Tensor = model(input_ids=ids, decoder_input_ids=written, use_cache=False).logits[0]
     return logits
-
-
-def keys_of(
-    model: Any, modules: Sequence[nn.Module], states: Sequence[Tensor]
-) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values, ``[heads, n, size]``, that modules make of ``[n, hidden]`` states at position 0."""
-
-    def instead(states_in: Tensor, module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-        states_in = states_in[:, None]
-        if kwargs.get("key_value_states") is not None:
-            return args, kwargs | {"key_value_states": states_in}
-        if "hidden_states" in kwargs:
-            return args, kwargs | {"hidden_states": states_in}
-        return (states_in, *args[1:]), kwargs
-
-    handles = [
-        module.register_forward_pre_hook(functools.partial(instead, states_in), with_kwargs=True)
-        for module, states_in in zip(modules, states, strict=True)
-    ]
-    try:
-        with written_out(model) as caught:
-            caught.update(dict.fromkeys(modules))
-            ones = torch.ones(len(states[0]), 1, dtype=torch.long)
-            model(input_ids=ones, decoder_input_ids=ones, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
-    pairs = [pair for module in modules if (pair := caught[module]) is not None]
-    return [(keys[:, :, 0].transpose(0, 1), values[:, :, 0].transpose(0, 1)) for keys, values in pairs]
 
 
 # --- forms ------------------------------------------------------------------------------------------

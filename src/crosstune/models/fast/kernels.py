@@ -1,0 +1,286 @@
+"""On a GPU: norms, rotation and gates as one compiled kernel each, forward and backward, for training.
+
+In transformers these are dozens of passes over memory, many in fp32, which keep tensors of their own: with
+LoRA's update 40% of a step of 8B on an H200. Here each is a function of tensors and its gradient in closed
+form, and
+``torch.compile`` makes one kernel of it, once for all layers:
+
+    norm    y = x r u,  r = rsqrt(mean(x²) + eps)       keeps x and r
+    turn    y = x cos + (-x2, x1) sin                    keeps nothing but cosines and sines
+    gate    y = act(g) u                                 keeps g and u; act(g) is made again
+
+A weight of a norm may be trained. Each is compared with the module it stands for, forward and backward,
+before its first use, and not used where it differs or is switched off (``CROSSTUNE_GPU_OFF=fusing``). What
+cannot be compiled is computed operation by operation, and keeps as little.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from crosstune.errors import first_line
+from crosstune.models.fast.layers import in_place_of
+from crosstune.models.fast.norms import ROTATION
+from crosstune.models.memory.machine import ran_out
+from crosstune.models.proof import FastWay
+
+FUSED = FastWay(
+    fast="in closed form",
+    plain="norms, rotation and gates are transformers' own",
+    tolerance=0.02,
+    because="a bf16 number is rounded by 0.4%, and a kernel rounds once where several operations round each",
+    part="fusing",
+)
+COMPILED = FastWay(
+    fast="in one kernel",
+    plain="norms, rotation or gates are computed operation by operation",
+    tolerance=FUSED.tolerance,
+    because=FUSED.because,
+    part="fusing",
+)
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "SiLUActivation": functional.silu,
+    "SiLU": functional.silu,
+    "GELUTanh": lambda g: functional.gelu(g, approximate="tanh"),
+}
+"""By the name of its class."""
+_SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "SiLUActivation": torch.ops.aten.silu_backward,
+    "SiLU": torch.ops.aten.silu_backward,
+    "GELUTanh": lambda grad, g: torch.ops.aten.gelu_backward(grad, g, approximate="tanh"),
+}
+
+
+def norm(x: Tensor, weight: Tensor, eps: float, gemma: bool) -> tuple[Tensor, Tensor]:
+    """An RMS norm of ``[rows, width]``, and r ``[rows, 1]``; ``gemma`` multiplies by 1 + weight."""
+    scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + eps)
+    normal = x.float() * scale
+    y = (normal * (1.0 + weight.float())).to(x.dtype) if gemma else weight * normal.to(x.dtype)
+    return y, scale
+
+
+def norm_gradient(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, gemma: bool) -> Tensor:
+    """Of x: ``r (g u - x r² mean(g u x))``."""
+    wide, factor = x.float(), 1.0 + weight.float() if gemma else weight.float()
+    inner = grad.float() * factor
+    mean = (inner * wide).mean(-1, keepdim=True)
+    return ((inner - wide * mean * scale.square()) * scale).to(x.dtype)
+
+
+def norm_slopes(grad: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+    """Of the weight, fp32."""
+    return (grad.float() * (x.float() * scale)).sum(0)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``x cos + rotate_half(x) sin`` of ``[..., head_dim]``."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def gate(g: Tensor, u: Tensor, kind: str) -> Tensor:
+    """``act(g) u`` of ``[rows, inner]``."""
+    return ACTIVATIONS[kind](g) * u
+
+
+def gate_gradient(grad: Tensor, g: Tensor, u: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Of g and u."""
+    return _SLOPES[kind](grad * u, g), grad * ACTIVATIONS[kind](g)
+
+
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """One of the functions above as a kernel; compiled when it is first called, and again for any rows.
+
+    Where that fails, then or later, the function itself computes from there on.
+    """
+    made = torch.compile(function, fullgraph=True)
+    failed: list[bool] = []
+
+    def run(*args: Any) -> Any:
+        if not failed:
+            try:
+                return made(*args)
+            except Exception as error:  # of any class, as in `proof`
+                if ran_out(error):
+                    raise
+                failed.append(True)
+                COMPILED.tell(f"{function.__name__}: {first_line(error)}")
+        return function(*args)
+
+    return run
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool) -> Tensor:
+        rows = x.reshape(-1, x.shape[-1])
+        y, scale = compiled(norm)(rows, weight, eps, gemma)
+        ctx.save_for_backward(rows, weight, scale)
+        ctx.gemma = gemma
+        return y.view(x.shape)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, scale = ctx.saved_tensors
+        above, slopes = grad.reshape(x.shape), None
+        if ctx.needs_input_grad[1]:
+            slopes = compiled(norm_slopes)(above, x, scale).to(weight.dtype)
+        of_x = compiled(norm_gradient)(above, x, weight, scale, ctx.gemma).view(grad.shape)
+        return of_x, slopes, None, None
+
+
+class _Turn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return compiled(turn)(x, cos, sin)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        cos, sin = ctx.saved_tensors
+        # The gradient of one half comes through the sines of the other.
+        first, second = sin.chunk(2, -1)
+        return compiled(turn)(grad, cos, torch.cat([-second, -first], -1)), None, None
+
+
+class _Gate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, g: Tensor, u: Tensor, kind: str) -> Tensor:
+        ctx.save_for_backward(g, u)
+        ctx.kind = kind
+        size = g.shape[-1]
+        return compiled(gate)(g.reshape(-1, size), u.reshape(-1, size), kind).view(g.shape)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        g, u = ctx.saved_tensors
+        rows = [x.reshape(-1, g.shape[-1]) for x in (grad, g, u)]
+        of_g, of_u = compiled(gate_gradient)(*rows, ctx.kind)
+        return of_g.view(g.shape), of_u.view(u.shape), None
+
+
+def _norms(module: nn.Module) -> list[Callable[[Tensor], Tensor]]:
+    """What may stand for a norm: both forms that transformers has."""
+    weight: Any = getattr(module, "weight", None)
+    eps: Any = getattr(module, "eps", getattr(module, "variance_epsilon", None))
+    if not type(module).__name__.endswith("RMSNorm") or not isinstance(weight, Tensor):
+        return []
+    run: Any = _Norm.apply
+    # A weight of its own may be trained later: the module is asked for it in each call.
+    return [lambda x, gemma=gemma: run(x, module.weight, eps, gemma) for gemma in (False, True)]  # type: ignore[misc]
+
+
+def _gates(module: nn.Module) -> list[Callable[[Tensor], Tensor]]:
+    """What may stand for an MLP with a gate."""
+    kind = type(getattr(module, "act_fn", None)).__name__
+    parts = ("gate_proj", "up_proj", "down_proj")
+    if kind not in ACTIVATIONS or not all(
+        isinstance(getattr(module, name, None), nn.Module) for name in parts
+    ):
+        return []
+    one: Any = module
+    run: Any = _Gate.apply
+    return [lambda x: one.down_proj(run(one.gate_proj(x), one.up_proj(x), kind))]
+
+
+def _width(module: Any) -> int:
+    return int(module.weight.shape[0]) if hasattr(module, "weight") else int(module.gate_proj.in_features)
+
+
+def _gradients(forward: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """What a module makes of x, and the gradient of a fixed mixture of it."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        y = forward(x)
+        mixture = torch.linspace(-1, 1, y.shape[-1], device=y.device, dtype=y.dtype)
+        [grad] = torch.autograd.grad((y * mixture).sum(), x)
+    return y, grad
+
+
+def _compared(
+    module: nn.Module, fast: Callable[[Tensor], Tensor], x: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Forward and backward, for two numbers of rows: kernels are compiled once more for any number."""
+    for rows in (7, 12):
+        yield from zip(_gradients(fast, x[:rows]), _gradients(module.forward, x[:rows]), strict=True)
+
+
+def _rotation(plain: Callable[..., Any]) -> Callable[..., Any]:
+    run: Any = _Turn.apply
+
+    def turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if args or kwargs or cos.shape[-1] != q.shape[-1] or cos.ndim != q.ndim - 1:
+            return plain(q, k, cos, sin, *args, **kwargs)
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        return run(q, cos, sin), run(k, cos, sin)
+
+    return turned
+
+
+def _same_rotation(plain: Callable[..., Any], device: torch.device, dtype: torch.dtype) -> bool:
+    fast = _rotation(plain)
+
+    def compare(length: int) -> Iterator[tuple[Tensor, Tensor]]:
+        draw = torch.Generator().manual_seed(length)
+        x, cos, sin = (
+            torch.randn(*shape, length, 8, generator=draw).to(device, dtype) for shape in ((2, 3), (2,), (2,))
+        )
+
+        def both(turned: Callable[..., Any]) -> Callable[[Tensor], Tensor]:
+            return lambda x: torch.cat(turned(x, x, cos, sin), 1)
+
+        sides = [_gradients(both(turned), x) for turned in (fast, plain)]
+        return zip(*sides, strict=True)
+
+    return FUSED.trusted((plain, device, dtype), lambda: [*compare(5), *compare(9)])
+
+
+def _fast(module: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor] | None:
+    """What stands for a module; None where nothing does."""
+    candidates = [] if "forward" in vars(module) else _norms(module) or _gates(module)
+    for i, forward in enumerate(candidates):
+        device = next(module.parameters()).device
+        x = torch.randn(12, _width(module), generator=torch.Generator().manual_seed(0)).to(device, dtype)
+        key = (type(module), i, _width(module), device, dtype)
+        if FUSED.trusted(key, lambda: _compared(module, forward, x), _unsaid):  # noqa: B023
+            return forward
+    if candidates and (why := FUSED.verdicts.get(key)):
+        FUSED.tell(f"{type(module).__name__}: {why}")
+    return None
+
+
+def _unsaid(line: str) -> None:
+    """The first of two forms is most often another's."""
+
+
+@contextmanager
+def fused_kernels(model: Any, dtype: torch.dtype) -> Iterator[None]:
+    """Inside, RMS norms, gates and rotation of a 16-bit model are compiled kernels, where those are trusted.
+
+    Enter it in evaluation mode: what is compared must not draw.
+    """
+    if dtype not in (torch.bfloat16, torch.float16):
+        yield
+        return
+    found = {module: _fast(module, dtype) for module in model.modules()}
+    fast = {module: forward for module, forward in found.items() if forward is not None}
+    files = [sys.modules[name] for name in sorted({type(module).__module__ for module in model.modules()})]
+    plain = [(file, vars(file).get(ROTATION)) for file in files]
+    turned = [
+        (file, was) for file, was in plain if callable(was) and _same_rotation(was, model.device, dtype)
+    ]
+    for file, was in turned:
+        setattr(file, ROTATION, _rotation(was))
+    try:
+        with in_place_of(list(fast), list(fast.values())):
+            yield
+    finally:
+        for file, was in turned:
+            setattr(file, ROTATION, was)

@@ -1,0 +1,151 @@
+"""Norms, rotation and gates in one kernel each: transformers' numbers, and fewer tensors kept."""
+
+import logging
+
+import pytest
+import torch
+
+from crosstune.config.environment import GPU_OFF
+from crosstune.methods.adapters import lora_kernel
+from crosstune.models.fast import kernels
+from crosstune.models.fast.kernels import FUSED, fused_kernels
+from crosstune.outputs.rows import TrainingRow
+from crosstune.training.objectives import answer_loss
+from tiny_models import DEVICE, attach, collated, make_lm, near, random_ids
+
+COMPILED = kernels.compiled
+ROWS = [TrainingRow(tuple(random_ids(9 + i, i)), 2) for i in range(4)]
+
+
+@pytest.fixture(autouse=True)
+def _not_compiled(monkeypatch):
+    """Compiling takes a minute on a CPU; `test_compiled` does it."""
+    monkeypatch.setattr(FUSED, "verdicts", {})
+    monkeypatch.setattr(FUSED, "_said", set())
+    monkeypatch.setattr(kernels, "compiled", lambda function: function)
+
+
+def step(lm, method):
+    """Loss, gradients, and bytes kept for the backward pass that are not the model's."""
+    own = {p.untyped_storage().data_ptr() for p in lm.model.parameters()}
+    kept = {}
+
+    def keep(x):
+        if x.untyped_storage().data_ptr() not in own:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        loss = answer_loss(lm, collated(ROWS, torch.device(DEVICE)))
+    loss.backward()
+    method.after_backward()
+    gradients = {name: p.grad.clone() for name, p in method.parameters().items()}
+    for p in method.parameters().values():
+        p.grad = None
+    return loss, gradients, sum(kept.values())
+
+
+@pytest.mark.parametrize("case", ["lora-all", "full"])
+def test_losses_and_gradients_of_a_model(family, case):
+    """Gradients are as near to those of fp32 as those of transformers' own operations in bf16."""
+    exact = make_lm(family)
+    _, wanted, _ = step(exact, attach(exact, case))
+    lm = make_lm(family, torch.bfloat16)
+    method = attach(lm, case)
+    plain_loss, plain, plain_bytes = step(lm, method)
+    with fused_kernels(lm.model, lm.dtype):
+        replaced = [m for m in lm.model.modules() if "forward" in vars(m)]
+        loss, gradients, nbytes = step(lm, method)
+    assert len(replaced) == sum(type(m).__name__.endswith(("RMSNorm", "MLP")) for m in lm.model.modules())
+    assert not any("forward" in vars(m) for m in lm.model.modules())
+    assert nbytes < 0.85 * plain_bytes
+    near("loss of a model with fused kernels, bf16", loss, plain_loss, 0.02)
+    for name, gradient in gradients.items():
+        off, plain_off = ((x.float() - wanted[name]).norm() for x in (gradient, plain[name]))
+        assert off <= 1.3 * plain_off + 0.01 * wanted[name].norm(), name
+
+
+@pytest.mark.parametrize("part", ["norm", "norm_gradient", "turn", "gate", "gate_gradient"])
+def test_a_wrong_kernel_is_not_used(monkeypatch, caplog, part):
+    """One that gives other numbers, forward or backward, in one line each."""
+    lm = make_lm("llama", torch.bfloat16)
+    right = getattr(kernels, part)
+
+    def wrong(*args):
+        out = right(*args)
+        return (1.1 * out[0], *out[1:]) if isinstance(out, tuple) else 1.1 * out
+
+    monkeypatch.setattr(kernels, part, wrong)
+    turned = lm.layers[0].self_attn.forward.__globals__
+    before = turned["apply_rotary_pos_emb"]
+    with caplog.at_level(logging.INFO, "crosstune"), fused_kernels(lm.model, lm.dtype):
+        kinds = {type(m).__name__ for m in lm.model.modules() if "forward" in vars(m)}
+        kinds |= {"turn"} if turned["apply_rotary_pos_emb"] is not before else set()
+    lost = {"norm": "LlamaRMSNorm", "gate": "LlamaMLP", "turn": "turn"}[part.partition("_")[0]]
+    assert kinds == {"LlamaRMSNorm", "LlamaMLP", "turn"} - {lost}
+    assert "norms, rotation and gates are transformers' own" in caplog.text
+    assert turned["apply_rotary_pos_emb"] is before
+
+
+def test_what_cannot_be_compiled_is_computed_all_the_same(monkeypatch, caplog):
+    def fails(function, **options):
+        def run(*args):
+            raise RuntimeError("Cannot find a working triton installation\nand more")
+
+        return run
+
+    monkeypatch.setattr(kernels.torch, "compile", fails)
+    monkeypatch.setattr(kernels, "compiled", COMPILED.__wrapped__)
+    monkeypatch.setattr(kernels.COMPILED, "_said", set())
+    lm = make_lm("llama", torch.bfloat16)
+    with caplog.at_level(logging.INFO, "crosstune"), fused_kernels(lm.model, lm.dtype):
+        assert sum("forward" in vars(m) for m in lm.model.modules()) == 10
+    assert "operation by operation, not in one kernel (gate: Cannot find a working triton" in caplog.text
+
+
+def test_switched_off_and_in_fp32(monkeypatch):
+    lm = make_lm("llama")
+    with fused_kernels(lm.model, lm.dtype):
+        assert not any("forward" in vars(m) for m in lm.model.modules())
+    lm = make_lm("llama", torch.bfloat16)
+    monkeypatch.setenv(GPU_OFF, "fusing")
+    with fused_kernels(lm.model, lm.dtype):
+        assert not any("forward" in vars(m) for m in lm.model.modules())
+
+
+def test_lora_in_16_bits(monkeypatch):
+    """In a model on a GPU, here on a CPU: trusted there, and gradients as near to fp32's as before."""
+    assert lora_kernel.NARROW.fault(lambda: lora_kernel.compared(torch.device("cpu"), torch.bfloat16)) == ""
+    exact = make_lm("llama")
+    _, wanted, _ = step(exact, attach(exact, "lora-all"))
+    lm = make_lm("llama", torch.bfloat16)
+    method = attach(lm, "lora-all")
+    _, plain, _ = step(lm, method)
+    monkeypatch.setattr(lora_kernel, "_narrow", lambda x, result: True)
+    _, gradients, _ = step(lm, method)
+    for name, gradient in gradients.items():
+        off, plain_off = ((x - wanted[name]).norm() for x in (gradient, plain[name]))
+        assert off <= 1.3 * plain_off + 0.01 * wanted[name].norm(), name
+    for slip in ("forward", "backward"):
+        right = getattr(lora_kernel._NarrowUpdate, slip)
+
+        def wrong(ctx, *args, right=right):
+            out = right(ctx, *args)
+            return (
+                1.1 * out if isinstance(out, torch.Tensor) else (out[0], *(1.1 * x for x in out[1:4]), None)
+            )
+
+        with monkeypatch.context() as patch:
+            patch.setattr(lora_kernel._NarrowUpdate, slip, staticmethod(wrong))
+            compare = lambda: lora_kernel.compared(torch.device("cpu"), torch.bfloat16)  # noqa: E731
+            assert lora_kernel.NARROW.fault(compare) == "it gives other numbers"
+
+
+@pytest.mark.slow
+def test_compiled(monkeypatch):
+    """The gate, by PyTorch's compiler for CPUs."""
+    monkeypatch.undo()
+    monkeypatch.setattr(FUSED, "verdicts", {})
+    lm = make_lm("llama", torch.bfloat16)
+    mlp = lm.layers[0].mlp
+    assert kernels._fast(mlp, lm.dtype) is not None

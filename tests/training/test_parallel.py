@@ -1,0 +1,92 @@
+"""Two processes that train together (gloo, on CPUs) do what one does alone."""
+
+import multiprocessing
+import os
+from datetime import timedelta
+
+import pytest
+import torch
+from torch import distributed
+
+from crosstune.errors import UserError
+from crosstune.outputs.rows import Paired, TrainingRow
+from crosstune.training import parallel
+from crosstune.training.loop import train
+from crosstune.training.settings import TrainSettings
+from tiny_models import DEVICE, make_lm, make_method, random_ids
+
+# The last of four batches an epoch holds one example: nothing is left for the second process.
+ROWS = [TrainingRow(tuple(random_ids(4 + i % 9, seed=i)), 1 + i % 3) for i in range(22)]
+SETTINGS = TrainSettings(steps=6, batch_size=7, warmup_steps=1, learning_rate=0.01, evaluate_every=2)
+pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="gloo on CPUs")
+
+
+def go(case, settings, small=None, score=0.0):
+    """Curve, scores and weights, and how often memory ran out."""
+    lm = make_lm("llama", torch.bfloat16 if settings.optimizer != "adamw" else torch.float32)
+    method = make_method(case)
+    method.attach(lm, seed=1)
+
+    def check(module, args, kwargs):
+        if small is not None and kwargs["inputs_embeds"].shape[:2].numel() > small:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    lm.decoder.register_forward_pre_hook(check, with_kwargs=True)
+    result = train(method, ROWS, settings, 3, lambda: score)
+    weights = {name: x.detach().float().numpy() for name, x in method.state().items()}
+    return [point["loss"] for point in result.curve], result.dev, weights, result.padded_tokens
+
+
+def together(tmp_path, *jobs):
+    """What each of two processes makes of each job."""
+    context = multiprocessing.get_context("fork")
+    ends = [context.Pipe(False) for _ in range(2)]
+
+    def work(rank):
+        torch.set_num_threads(1)
+        distributed.init_process_group(
+            "gloo", f"file://{tmp_path}/meet", timedelta(seconds=120), world_size=2, rank=rank
+        )
+        ends[rank][1].send([go(*job(rank)) for job in jobs])
+        distributed.barrier()
+        os._exit(0)
+
+    running = [context.Process(target=work, args=(rank,)) for rank in range(2)]
+    for process in running:
+        process.start()
+    assert all(receive.poll(200) for receive, _ in ends)
+    answers = [receive.recv() for receive, _ in ends]
+    for process in running:
+        process.join()
+    return list(zip(*answers, strict=True))
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """LoRA in fp32; full fine-tuning of bf16 weights; memory that runs out in the first process alone."""
+    small = SETTINGS.model_copy(update={"optimizer": "adafactor", "learning_rate": 1e-3, "clip": 0.0})
+    plain = [go("lora", SETTINGS), go("full", small)]
+    lora, full, split = together(
+        tmp_path,
+        lambda rank: ("lora", SETTINGS, None, rank / 2),
+        lambda rank: ("full", small),
+        lambda rank: ("lora", SETTINGS, 20 if rank == 0 else None),
+    )
+    for one, (first, second), noise in (
+        (plain[0], lora, 1e-4),
+        (plain[1], full, 0.02),
+        (plain[0], split, 1e-4),
+    ):
+        assert first[0] == second[0] == pytest.approx(one[0], rel=noise)
+        assert all((first[2][name] == second[2][name]).all() for name in one[2])
+        assert all(abs(first[2][name] - x).max() <= 20 * noise * abs(x).max() for name, x in one[2].items())
+    # The first process's score counts in both; the second would have had another.
+    assert [point["score"] for point in lora[0][1]] == [point["score"] for point in lora[1][1]] == [0.0] * 3
+    # Each computes a share, and both say what all computed.
+    assert lora[0][3] == lora[1][3] == pytest.approx(plain[0][3], rel=0.3)
+
+
+def test_pairs_are_refused(monkeypatch):
+    monkeypatch.setattr(parallel, "processes", lambda: 2)
+    row = TrainingRow((3, 4), labels=(((0,), 0),), pair=Paired((5, 6), (0,)))
+    with pytest.raises(UserError, match="train it in one process"):
+        parallel.share([row])

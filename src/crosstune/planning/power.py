@@ -45,7 +45,7 @@ class Design:
         of_seeds = 2 * (sd.seed**2 + sd.seed_language**2 / languages) / seeds
         of_languages = sd.method_language**2 / languages
         of_examples = (sd.example**2 / languages + sd.shared**2) / n
-        # A method's variance between seeds is a third its own, the rest the mean over all (`SeedVariance.of`).
+        # Seeds' variance of a method: a third its own, the rest the mean over all (`SeedVariance.of`).
         weights = [OWN + 2 * (1 - OWN) / self.methods] * 2 + [2 * (1 - OWN) / self.methods] * (
             self.methods - 2
         )

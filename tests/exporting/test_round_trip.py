@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosstune.errors import UserError
 from crosstune.exporting.card import write_card
-from crosstune.exporting.folders import write_adapter, write_merged
+from crosstune.exporting.folders import _logits, write_adapter, write_merged
 from crosstune.methods import METHODS as KNOWN
 from crosstune.models.loading.load import load
 from crosstune.running.restored import method_of, restored
@@ -22,6 +22,7 @@ from crosstune.running.runner import run_study
 from crosstune.store import store as stored
 from crosstune.study.spec import Study
 from saved_model import study_of
+from tiny_encoder_decoders import make_seq2seq
 from tiny_models import all_logits, near, random_ids
 
 IDS = random_ids(30)
@@ -153,3 +154,8 @@ def test_a_folder_that_is_taken(runs: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists; name a new folder"):
         write_adapter(runs["lora"][0], tmp_path, "cpu")
     assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_encoder_decoder_is_refused_in_a_line() -> None:
+    with pytest.raises(UserError, match="tiny-mt5: encoder-decoders are not written"):
+        _logits(make_seq2seq("mt5"), torch.tensor([[5, 6]]))

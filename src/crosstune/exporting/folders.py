@@ -144,6 +144,8 @@ def _text(lm: LanguageModel) -> Tensor:
 
 
 def _logits(lm: LanguageModel, ids: Tensor) -> Tensor:
+    if lm.geometry.encoder_layers:
+        raise UserError(f"{lm.name}: encoder-decoders are not written; a study takes their runs by `run:`")
     with torch.no_grad():
         return lm.logits(lm.hidden(ids)[0]).float().cpu()
 

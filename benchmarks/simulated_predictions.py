@@ -6,6 +6,11 @@ languages, how hard the language is, example x language, method x language, meth
 method x example, method x example x language, seed (shared by all languages), seed x language and seed x
 example. Scores are right (1) with the logistic of that sum, or graded: that logistic; "f1" has spans, each
 found with that chance, and some wrong ones, whose micro-F1 is the score of a language.
+
+So that the tests are not only tried on what they are made for, effects of methods, seeds and languages may
+have Student's t distribution (`Shape.tails`), and "beta" scores have another model: a method's rate in a
+language is beta distributed around that of the language, that of a seed around the method's, moved in all
+languages by an amount from a uniform distribution; answers are independent given the rate.
 """
 
 import copy
@@ -39,7 +44,10 @@ EFFECTS = {
     "seed x example": 0.6,
 }
 OF_LANGUAGES = ("language", "method x language", "method x family")
-SLOPE = {"binary": 1.0, "graded": 2.0, "f1": 1.0}
+SLOPE = {"binary": 1.0, "graded": 2.0, "f1": 1.0, "beta": 1.0}
+HEAVY = ("method x language", "method x family", "seed", "seed x language")
+BETA = (60.0, 150.0, 0.05)
+"""Of rates: precision of a method's in a language, of a seed's, and half the width of what moves a seed's."""
 F1 = Statistic(
     ("correct", "predicted", "gold"), lambda sums, _: 2 * sums[..., 0] / (sums[..., 1] + sums[..., 2])
 )
@@ -59,7 +67,8 @@ class Shape:
         languages: Target languages.
         examples: Of each language.
         fewest: Examples of the smallest language where they are unequal, in equal steps up to ``examples``.
-        scores: "binary", "graded" or "f1".
+        scores: "binary", "graded", "f1" or "beta".
+        tails: Of effects of methods and seeds: degrees of freedom of Student's t, scaled; 0 for normal.
         level: Mean score of all methods.
         parallel: Languages share their examples.
         questions: On each passage.
@@ -75,6 +84,7 @@ class Shape:
     examples: int = 100
     fewest: int | None = None
     scores: str = "binary"
+    tails: float = 0.0
     level: float = 0.5
     parallel: bool = True
     questions: int = 1
@@ -159,6 +169,9 @@ def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Est
         if not sd[name]:
             return 0.0
         values = np.float32(sd[name]) * rng.standard_normal(size, dtype=np.float32)
+        if shape.tails and name in HEAVY:
+            chi = rng.chisquare(shape.tails, size) / (shape.tails - 2)
+            values = (values / np.sqrt(chi)).astype(np.float32)
         return values if index is None else values[..., index]
 
     columns, languages = len(base.language), shape.languages
@@ -181,6 +194,11 @@ def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Est
         if shape.source:  # No sample of others: what suits it would be a difference between the methods.
             suits[0] = 0.0
         here = np.broadcast_to(np.asarray(here + suits, dtype=np.float32), (languages,))
+        if shape.scores == "beta":
+            plain_here = special.expit(here - suits)
+            truth, scores[name] = _beta(shape, rng, plain_here, seeds, base.language)
+            truths.append(truth)
+            continue
         plain = text + here[base.language] + effect("method x example x language", None, columns)
         plain = plain + effect("method x example", base.example, examples)
         plain = plain + effect("method x passage", base.passage, passages)
@@ -210,6 +228,20 @@ def simulate(shape: Shape, rng: np.random.Generator, shift: float = 0.0, of: Est
     return Drawn(sample, np.stack(truths))
 
 
+def _beta(
+    shape: Shape, rng: np.random.Generator, rate: Floats, seeds: int, language: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], Floats]:
+    """[languages] true rates of a method, and [seeds, columns] its answers."""
+    of_method, of_seed, moved = BETA
+    truth = rate.astype(np.float64)
+    if shape.sd["method x language"]:
+        truth = rng.beta(of_method * truth, of_method * (1 - truth))
+    truth = np.clip(truth, 0.06, 0.94)
+    drawn = rng.beta(of_seed * truth, of_seed * (1 - truth), (seeds, len(truth)))
+    drawn = np.clip(drawn + rng.uniform(-moved, moved, (seeds, 1)), 0, 1)
+    return truth, (rng.random((seeds, len(language))) < drawn[:, language]).astype(np.float32)
+
+
 def _quadrature(spread: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     nodes = np.linspace(-6, 6, 121)
     weights = np.exp(-(nodes**2) / 2)
@@ -219,7 +251,8 @@ def _quadrature(spread: float) -> tuple[NDArray[np.float64], NDArray[np.float64]
 @cache
 def _expected(shape: Shape) -> Callable[[Any], Any]:
     """Mean score of a language over examples and seeds, from its logit."""
-    spread = math.sqrt(sum(size**2 for name, size in shape.sd.items() if name not in OF_LANGUAGES))
+    beta = shape.scores == "beta"
+    spread = math.sqrt(sum(v**2 for name, v in shape.sd.items() if name not in OF_LANGUAGES and not beta))
     nodes, weights = _quadrature(spread)
     grid = np.linspace(-25, 25, 2001)
     means = special.expit(SLOPE[shape.scores] * (grid[:, None] + nodes)) @ weights
@@ -230,7 +263,8 @@ def _expected(shape: Shape) -> Callable[[Any], Any]:
 
 def mean_score(shape: Shape, logit: float) -> float:
     """Mean over all languages there could be."""
-    nodes, weights = _quadrature(math.sqrt(sum(shape.sd[name] ** 2 for name in OF_LANGUAGES)))
+    of_languages = OF_LANGUAGES[:1] if shape.scores == "beta" else OF_LANGUAGES
+    nodes, weights = _quadrature(math.sqrt(sum(shape.sd[name] ** 2 for name in of_languages)))
     return float(_expected(shape)(logit + nodes) @ weights)
 
 

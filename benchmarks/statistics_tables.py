@@ -19,7 +19,8 @@ def describe(named: Mapping[str, Any]) -> str:
         f"{shape.methods} methods" if shape.methods > 2 else "",
         f"{' and '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}",
         sizes,
-        "" if shape.scores == "binary" else shape.scores.replace("f1", "micro-F1"),
+        {"binary": "", "f1": "micro-F1", "beta": "beta-binomial"}.get(shape.scores, shape.scores),
+        "heavy tails" if shape.tails else "",
         "" if shape.level == 0.5 else f"mean score {shape.level:g}",
         "" if shape.parallel else "not parallel",
         f"{shape.questions} questions a passage" if shape.questions > 1 else "",
@@ -38,13 +39,14 @@ def _hashable(value: Any) -> Any:
 def tables(found: Mapping[str, Any]) -> dict[str, str]:
     """Markdown tables by the name that docs/statistics.md has for them."""
     pairs = [
-        "| study | languages | one pair | any pair | wrongly better | coverage | power | at |",
-        "|---|---|--:|--:|--:|--:|--:|--:|",
+        "| study | languages | not tested | one pair | any pair | wrongly better | coverage | power | at |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in found["pairs"]:
         size = row["detectable"]
         power = "– | –" if size is None else f"{percent(row['power'])} | {100 * size:.1f}"
-        cells = [describe(row["shape"]), row["language_effect"]]
+        refused = row["refused"]["share"]
+        cells = [describe(row["shape"]), row["language_effect"], f"{100 * refused:.0f}" if refused else ""]
         cells += [percent(row[name]) for name in ("alone", "family", "supported", "coverage")]
         pairs.append(f"| {' | '.join(cells)} | {power} |")
     single = ["| study | test | one language | any, after Holm | coverage |", "|---|---|--:|--:|--:|"]
@@ -81,7 +83,9 @@ def tables(found: Mapping[str, Any]) -> dict[str, str]:
     return {name: "\n".join(rows) for name, rows in made.items()}
 
 
-def percent(found: Mapping[str, float]) -> str:
+def percent(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return "–"
     half = 100 * (found["high"] - found["low"]) / 2
     return f"{100 * found['share']:.1f} ± {half:.1f}"
 

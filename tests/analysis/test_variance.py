@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import detectable
 from crosstune.analysis.statistics.studentized import critical, two_sided
-from crosstune.analysis.statistics.variance import Sample
+from crosstune.analysis.statistics.variance import Sample, SeedVariance
+from crosstune.analysis.statistics.welch import corrected
 
 
 def made(scores: dict[str, np.ndarray], ids: list[list[str]]) -> PairedPredictions:
@@ -169,10 +171,10 @@ def test_both_agree_where_languages_share_some_ids() -> None:
 
 
 def own(sample: Sample, name: str, effect: str) -> float:
-    """What a method's seeds add by themselves, before it is taken to vary no less than the others."""
+    """What a method's seeds add by themselves; below 0 by chance."""
     parts = sample.method(name)
     more = parts.v_all - parts.v_language_seed if effect == "random" else 0.0
-    return max(parts.v_seed - parts.v_example_seed + more, 0.0)
+    return parts.v_seed - parts.v_example_seed + more
 
 
 @pytest.mark.parametrize("effect", ["random", "fixed"])
@@ -197,7 +199,9 @@ def test_the_variance_is_right_on_average(effect: str) -> None:
         pair = sample.pair("a", "b", effect)  # type: ignore[arg-type]
         pool = sample.seed_variance(effect)  # type: ignore[arg-type]
         assert pool is not None
-        found.append(pair.se**2 + sum(own(sample, name, effect) - pool.added[name] / 3 for name in "ab"))
+        seeds = sum(own(sample, name, effect) for name in "ab")
+        assert pool.of({"a": 3, "b": 3})[0] == pytest.approx(seeds)
+        found.append(pair.se**2)
         difference.append(pair.difference)
     cells = {"s": 3, "l": 6, "e": 20}
     truth = 2 * sum(size**2 / np.prod([cells[c] for c in axes]) for axes, size in sd.items())
@@ -214,19 +218,45 @@ def test_a_method_that_no_seed_changes_adds_no_seed_variance() -> None:
     fixed = Sample(replace(plain, seedless=frozenset({"b"})))
     assert lent.seed_variation("a", "b") == "borrowed"
     assert fixed.seed_variation("a", "b") == "measured"
-    pools = [sample.seed_variance("fixed") for sample in (lent, fixed)]
-    assert pools[0] is not None
-    assert pools[1] is not None
-    assert pools[0].added["b"] == pools[0].added["a"]  # s² of one seed
-    assert pools[1].added["b"] == 0.0
+    added, square, df = lent.seed_variance("fixed").of({"a": 3, "b": 1})  # type: ignore[union-attr]
+    parts = lent.method("a")
+    assert (square, df) == (pytest.approx(parts.v_seed * (1 + 3)), pytest.approx(2.0))  # s² of one seed
+    assert added == pytest.approx(4 * (parts.v_seed - parts.v_example_seed))
+    assert lent.pair("a", "b", "fixed").df < fixed.pair("a", "b", "fixed").df
     alone = Sample(made({name: values[:1] for name, values in scores.items()}, PARALLEL))
     assert alone.seed_variation("a", "b") == "absent"
 
 
+def test_a_method_keeps_a_third_of_its_own_variance_between_seeds() -> None:
+    of_seed = {"a": 4.0, "b": 1.0, "c": 1.0}
+    pool = SeedVariance(of_seed, of_seed, dict.fromkeys("abc", 2))
+    assert pool.of({"a": 3, "b": 3})[0] == pytest.approx(((4 + 4) / 3 + (1 + 4) / 3) / 3)
+    two = SeedVariance({"a": 4.0, "b": 1.0}, {"a": 4.0, "b": 1.0}, {"a": 2, "b": 2})
+    found, _, df = two.of({"a": 3, "b": 3})
+    assert found == pytest.approx(5 / 3)  # Welch's own
+    assert 5**2 / (4**2 / 2 + 1 / 2) < df < 4
+
+
+@pytest.mark.parametrize(("few", "share"), [(2, 0.8), (2, 0.5), (4, 0.7)])
+def test_few_seeds_keep_the_level(few: int, share: float) -> None:
+    """Normal means: with Satterthwaite's degrees of freedom 5.5 to 8% would be false."""
+    rng = np.random.default_rng(0)
+    false, plain = [], []
+    for _ in range(4000):
+        parts = [
+            (share * rng.chisquare(few) / few, float(few)),
+            ((1 - share) * rng.chisquare(100) / 100, 100.0),
+        ]
+        variance = sum(v for v, _ in parts)
+        satterthwaite = variance**2 / sum(v**2 / k for v, k in parts)
+        for out, df in ((false, corrected(variance, parts)), (plain, satterthwaite)):
+            out.append(2 * stats.norm.sf(stats.t.ppf(0.975, df) * variance**0.5))
+    assert np.mean(false) == pytest.approx(0.05, abs=0.009)
+    assert np.mean(plain) > np.mean(false) + 0.004
+
+
 @pytest.mark.parametrize("df", [1.0, 2.7, 10.0, 300.0, 1e6])
 def test_the_detectable_difference_has_the_power_it_says(df: float) -> None:
-    from scipy import stats
-
     # c4 makes a standard deviation of df degrees of freedom right on average.
     c4 = stats.chi.mean(df) / df**0.5 if df < 1e5 else 1.0
     size = float(detectable(2.0, df)) / 2.0 * c4

@@ -25,7 +25,7 @@ def likely(found: dict[str, float], truth: float) -> bool:
     return stats.binomtest(round(found["share"] * TIMES), TIMES, truth).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("scores", ["binary", "graded", "f1"])
+@pytest.mark.parametrize("scores", ["binary", "graded", "f1", "beta"])
 def test_the_simulated_truth_is_the_mean_of_many_predictions(scores: str) -> None:
     shape = Shape(seeds=(20,), languages=60, examples=300, scores=scores, level=0.4)
     gains, truths, levels = [], [], []
@@ -59,8 +59,10 @@ SMALL = [
     Shape(languages=8, examples=40),
     Shape(methods=5, seeds=(2,), languages=6, examples=30),
     Shape(questions=5, languages=6, examples=60, changed=check.PASSAGES),
-    Shape(languages=12, examples=40, families=(4, 2, 2, 2, 2), changed=(("method x family", 0.4),)),
+    Shape(languages=12, examples=40, families=(4, 2, 2, 2, 1, 1), changed=(("method x family", 0.4),)),
     Shape(seeds=(3, 1), languages=6, examples=40),
+    Shape(scores="beta", languages=6, examples=60),
+    Shape(tails=3.0, languages=8, examples=40),
 ]
 
 
@@ -71,6 +73,13 @@ def test_false_differences_are_rare_and_true_ones_found(shape: Shape) -> None:
     assert found["supported"]["low"] <= 0.025
     assert found["coverage"]["high"] >= 0.93
     assert likely(found["power"], 0.8) or 0.7 < found["power"]["share"] < 0.93
+
+
+@pytest.mark.parametrize(("examples", "refused"), [(30, 1.0), (200, 0.0)])
+def test_what_has_too_few_answers_is_not_tested(examples: int, refused: float) -> None:
+    found = check.check(Shape(examples=examples, level=0.02), "fixed", 30, more=1)
+    assert found["refused"]["share"] == pytest.approx(refused, abs=0.15)
+    assert (found["family"] is None) == (refused == 1.0)
 
 
 def test_wins_and_losses_by_language_are_rarely_false() -> None:
@@ -92,10 +101,10 @@ def test_what_is_claimed_of_more_than_means_holds() -> None:
     assert picked["by a seed that is not tested"]["low"] <= 0.025
 
 
-def test_two_languages_are_no_sample_of_others() -> None:
-    assert frame(Shape(languages=2)).sample.possible("random") == "fixed"
-    assert frame(Shape(languages=6, families=(5, 1))).sample.possible("random") == "fixed"
-    assert frame(Shape(languages=3)).sample.possible("random") == "random"
+def test_few_languages_are_no_sample_of_others() -> None:
+    assert frame(Shape(languages=5)).sample.possible("random") == "fixed"
+    assert frame(Shape(languages=8, families=(4, 1, 1, 1, 1))).sample.possible("random") == "fixed"
+    assert frame(Shape(languages=6)).sample.possible("random") == "random"
 
 
 def test_the_page_shows_the_stored_results() -> None:

@@ -361,7 +361,7 @@ def test_the_learning_rate_drives_wrong_language() -> None:
     assert outcome.verdict == "supported"
     assert (outcome.cell.a, outcome.cell.b) == ("lora lr 0.01", "lora lr 0.0001")
     assert outcome.cell.difference == pytest.approx(0.5, abs=0.03)
-    level = languages_by_rate({1e-4: 0.1, 1e-3: 0.1, 1e-2: 0.1}, examples=300)
+    level = languages_by_rate({1e-4: 0.1, 1e-3: 0.1, 1e-2: 0.1}, examples=400)
     assert verdict_of(level, **DRIVES).verdict == "contradicted"
     assert verdict_of(level, **{**DRIVES, "by": 0}).verdict == "not enough data"
     assert verdict_of(languages_by_rate({1e-4: 0.1}), **DRIVES).reason.startswith("1 value of learning_rate")

@@ -13,6 +13,8 @@ from crosstune.analysis.predictions import Predictions
 from crosstune.analysis.statistics.pairing import pair_predictions
 from crosstune.analysis.statistics.power import detectable
 from crosstune.analysis.statistics.spreads import Spreads, measured
+from crosstune.analysis.statistics.variance import OWN
+from crosstune.analysis.statistics.welch import corrected
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
 from crosstune.planning.plan import PlanGroup, StudyPlan
@@ -43,14 +45,19 @@ class Design:
         of_seeds = 2 * (sd.seed**2 + sd.seed_language**2 / languages) / seeds
         of_languages = sd.method_language**2 / languages
         of_examples = (sd.example**2 / languages + sd.shared**2) / n
+        # Seeds' variance of a method: a third its own, the rest the mean over all (`SeedVariance.of`).
+        weights = [OWN + 2 * (1 - OWN) / self.methods] * 2 + [2 * (1 - OWN) / self.methods] * (
+            self.methods - 2
+        )
         terms = (
-            (of_seeds, self.methods * (seeds - 1)),
+            (of_seeds, 4 / sum(weight**2 for weight in weights) * (seeds - 1)),
             (of_languages, languages - 1),
             (of_examples, n - 1),
         )
         variance = sum(v for v, _ in terms)
-        df = variance**2 / sum(v**2 / max(k, 1) for v, k in terms)
-        smallest = float(detectable(sqrt(variance), df, methods=max(self.methods, 2)))
+        alone = round(of_languages**2 / max(languages - 1, 1) / sum(v**2 / max(k, 1) for v, k in terms), 1)
+        df = corrected(variance, terms)
+        smallest = float(detectable(sqrt(variance), df, methods=max(self.methods, 2), alone=alone))
         return smallest if smallest < 1 else None
 
 

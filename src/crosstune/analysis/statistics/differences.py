@@ -65,6 +65,8 @@ class Difference:
         losses: Languages where b is better.
         se: Standard error of the difference.
         df: Its degrees of freedom.
+        alone: Share of what is not known of that error which this pair has for itself; the rest it has from
+            a variance pooled over methods (`crosstune.analysis.statistics.studentized`).
         language_effect: "random" if the interval is for other languages like these, "fixed" if it is for the
             mean over exactly these languages.
         seed_variation: "measured"; "borrowed" where a method has a single seed and is taken to vary as the
@@ -99,6 +101,7 @@ class Difference:
     losses: int
     se: float
     df: float
+    alone: float
     language_effect: LanguageEffect
     seed_variation: SeedVariation
 
@@ -116,7 +119,7 @@ class Difference:
     @property
     def spread(self) -> Spread:
         """The estimate by itself, which `crosstune.analysis.statistics.spread.combined` takes."""
-        return Spread(self.difference, self.se, self.df)
+        return Spread(self.difference, self.se, self.df, alone=self.alone)
 
 
 class AllPairs:
@@ -127,7 +130,7 @@ class AllPairs:
         of: What is estimated of each method: the mean over all targets for None, over some languages for
             their codes, or another `Estimand`.
         language_effect: "random": would it hold in other languages like these? "fixed": does it for exactly
-            these languages? Languages of fewer than three families are always "fixed".
+            these languages? Languages of fewer than six families are always "fixed".
         draws: Of the bootstrap; none for 0.
         seed: Of its draws.
         level: Of the intervals.
@@ -249,6 +252,7 @@ class AllPairs:
             losses=outcomes.count("loss"),
             se=spread.se,
             df=spread.df,
+            alone=spread.alone,
             language_effect=self.language_effect,
             seed_variation=sample.seed_variation(a, b),
         )
@@ -341,9 +345,10 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
     means = sample.language_means(z)
     v_examples = sample.unit_squares(z - sample.spread_out(means)) + 2 / n**2
     variance, squares = v_examples, v_examples**2 / np.maximum(units - 1, 1)
-    for pool in sample.seed_variance_by_language() or ():
-        of_seeds = sum(pool.added[m] / sample.method(m).seeds for m in (a, b))
-        variance, squares = variance + of_seeds, squares + of_seeds**2 / pool.df
+    drawn = {name: sample.method(name).seeds for name in (a, b) if not sample.method(name).seedless}
+    for pool in (sample.seed_variance_by_language() or ()) if drawn else ():
+        added, square, seeds_df = pool.of(drawn)
+        variance, squares = variance + max(added, 0.0), squares + square**2 / seeds_df
     df = np.maximum(variance**2 / squares, 1.0)
     se = np.sqrt(variance)
     right_or_wrong = sample.paired.statistic == MEAN and bool(((z == 0) | (np.abs(z) == 1)).all())

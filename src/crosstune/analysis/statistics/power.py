@@ -15,7 +15,12 @@ Floats = NDArray[np.float64]
 
 
 def detectable(
-    se: ArrayLike, df: ArrayLike, level: float = 0.95, methods: int = 2, power: float = POWER
+    se: ArrayLike,
+    df: ArrayLike,
+    level: float = 0.95,
+    methods: int = 2,
+    power: float = POWER,
+    alone: float = 0.0,
 ) -> Floats:
     """Minimum detectable difference of a two-sided t test, its standard error taken to stay as it is.
 
@@ -25,15 +30,16 @@ def detectable(
         level: Of the interval; the test is at ``1 - level``.
         methods: All pairs of how many are tested together.
         power: Probability with which the difference is to be found.
+        alone: As `crosstune.analysis.statistics.studentized.two_sided`.
 
     Returns:
         The true difference that the test finds with this power, from the noncentral t distribution; the far
         tail, where the test is significant in the wrong direction, is left out. A standard error of few
         degrees of freedom is too small on average (its square is not): it is divided by c4, which mends that.
     """
-    inverse, ratio = _ratios(level, methods, power)
+    inverse, ratio = _ratios(level, methods, power, alone if methods > 2 else 0.0)
     df = np.maximum(np.asarray(df, dtype=np.float64), 1.0)
-    cut = critical(df, level, methods) + special.ndtri(power)
+    cut = critical(df, level, methods, alone) + special.ndtri(power)
     c4 = np.sqrt(2 / df) * np.exp(special.gammaln((df + 1) / 2) - special.gammaln(df / 2))
     return np.asarray(np.asarray(se) / c4 * cut * np.interp(1 / df, inverse, ratio), dtype=np.float64)
 
@@ -46,6 +52,7 @@ def detectable_shift(
     df: ArrayLike,
     level: float = 0.95,
     methods: int = 2,
+    alone: float = 0.0,
 ) -> Floats:
     """Minimum detectable difference where the variance moves with the means.
 
@@ -61,6 +68,7 @@ def detectable_shift(
         df: Degrees of freedom of both together.
         level: As `detectable`.
         methods: As `detectable`.
+        alone: As `detectable`.
 
     Returns:
         ``[...]``; NaN where even a difference of 100 points would not be found.
@@ -72,7 +80,7 @@ def detectable_shift(
     scale = (up * (1 - up) + down * (1 - down)).mean(axis=-2)
     scale = scale / (low * (1 - low) + high * (1 - high)).mean(axis=-1)[..., None]
     v_examples, v_rest, df = (np.asarray(value)[..., None] for value in (v_examples, v_rest, df))
-    needed = detectable(np.sqrt(v_examples * scale + v_rest * scale**2), df, level, methods)
+    needed = detectable(np.sqrt(v_examples * scale + v_rest * scale**2), df, level, methods, alone=alone)
     # Means at the very ends do not vary at all: that is no evidence.
     reached = (differences >= needed) & (differences < 0.98)
     first = np.argmax(reached, axis=-1)[..., None]
@@ -86,13 +94,13 @@ def detectable_shift(
 
 
 @functools.cache
-def _ratios(level: float, methods: int, power: float) -> tuple[Floats, Floats]:
+def _ratios(level: float, methods: int, power: float, alone: float) -> tuple[Floats, Floats]:
     """What the sum of the two quantiles is short of, by 1 / df: from 1 for many to 1.2 for one.
 
     Found by halving: scipy's own inverse does not come back for some fractions of degrees of freedom.
     """
     inverse = np.linspace(1e-3, 1, 400)
-    cut = critical(1 / inverse, level, methods)
+    cut = critical(1 / inverse, level, methods, alone)
     sums = cut + special.ndtri(power)
     low, high = np.full_like(cut, 0.9), np.full_like(cut, 1.6)
     for _ in range(40):

@@ -16,6 +16,8 @@ class Spread:
         df: Degrees of freedom of the standard error.
         v_examples: The part of ``se ** 2`` that is by examples.
         most: The largest value the estimate could have, in size.
+        alone: Share of the standard error's uncertainty that is of this pair alone, not of a variance
+            pooled over methods; in tenths.
     """
 
     difference: float
@@ -23,10 +25,11 @@ class Spread:
     df: float
     v_examples: float = 0.0
     most: float = 1.0
+    alone: float = 0.0
 
     def interval(self, level: float = 0.95, methods: int = 2) -> tuple[float, float]:
         """The values that a test of all pairs of the methods would not reject."""
-        reach = float(critical(self.df, level, methods)) * self.se
+        reach = float(critical(self.df, level, methods, self.alone)) * self.se
         return max(self.difference - reach, -self.most), min(self.difference + reach, self.most)
 
     @property
@@ -36,12 +39,12 @@ class Spread:
 
     def p_at(self, value: float, methods: int = 2) -> float:
         """Two-sided, of this true value; adjusted for all pairs of the methods."""
-        return float(two_sided((self.difference - value) / self.se, self.df, methods))
+        return float(two_sided((self.difference - value) / self.se, self.df, methods, self.alone))
 
     def p_equivalent(self, margin: float, methods: int = 2) -> float:
         """Of a true value of at least ``margin`` in size: two one-sided tests (Schuirmann 1987)."""
         inside = (margin - abs(self.difference)) / self.se
-        p = float(two_sided(inside, self.df, methods)) / 2
+        p = float(two_sided(inside, self.df, methods, self.alone)) / 2
         return p if inside > 0 else 1 - p
 
 
@@ -53,10 +56,12 @@ def combined(terms: Sequence[tuple[float, Spread]]) -> Spread:
     """
     parts = [(weight**2 * spread.se**2, spread.df) for weight, spread in terms]
     variance = sum(v for v, _ in parts)
+    squares = [v**2 / df for v, df in parts]
     return Spread(
         sum(weight * spread.difference for weight, spread in terms),
         variance**0.5,
-        max(variance**2 / sum(v**2 / df for v, df in parts), 1.0),
+        max(variance**2 / sum(squares), 1.0),
         sum(weight**2 * spread.v_examples for weight, spread in terms),
         sum(abs(weight) * spread.most for weight, spread in terms),
+        round(sum(v * spread.alone for v, (_, spread) in zip(squares, terms, strict=True)) / sum(squares), 1),
     )

@@ -40,10 +40,9 @@ def measured(comparisons: Sequence[PairedPredictions]) -> tuple[Spreads, list[st
         sample = Sample(paired)
         seeds = sample.seed_variance_by_language()
         if seeds is not None:
-            drawn = [name for name in paired.methods if name not in paired.seedless]
             for key, pool in zip(("seed", "seed_language"), seeds, strict=True):
-                # No method's part is below the mean over all of them.
-                squares[key].append(min(pool.added[name] for name in drawn))
+                total = sum(pool.df.values())
+                squares[key].append(max(sum(pool.added[m] * df for m, df in pool.df.items()) / total, 0.0))
         for a, b in itertools.combinations(paired.methods, 2):
             for key, value in _of_pair(sample, a, b).items():
                 squares[key].append(value)
@@ -67,7 +66,8 @@ def _of_pair(sample: Sample, a: str, b: str) -> dict[str, float]:
     whole = sample.example_variance(rest)
     apart = max(float(of_language.mean()) - whole, 0.0) * languages / (languages - 1)
     seeds = sample.seed_variance_by_language()
-    by_seed = 0.0 if seeds is None else sum(seeds[1].added[m] / sample.method(m).seeds for m in (a, b))
+    drawn = {name: sample.method(name).seeds for name in (a, b) if not sample.method(name).seedless}
+    by_seed = 0.0 if seeds is None or not drawn else seeds[1].of(drawn)[0]
     return {
         "method_language": float(means.var(ddof=1)) - apart - by_seed,
         "example": apart * n,

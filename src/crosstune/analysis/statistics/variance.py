@@ -12,21 +12,19 @@ Examples of one passage are one unit: their residuals are summed. Languages of o
 the languages are a sample: the variance is Bell and McCaffrey's (2002) bias-reduced one for clusters, with
 their degrees of freedom; with every language in a family of its own it is the plain one.
 
-Two or three seeds say little about a method's variance between seeds, and of many pairs some are tested with
-one that came out small by chance. All methods are therefore taken to vary at least as much as they do on
-average (the pooled variance, as in Tukey's test of all pairs); of what one varies more, half is kept
-(`EXCESS`): in between lies what holds for methods that vary alike and for one that varies four times as much.
-
-Satterthwaite's degrees of freedom are too many where few seeds decide: a variance between seeds that came out
-small by chance has a small share, and the sum then seems to be known well. They are moved towards those of
-the seeds (`FEW_SEEDS`). Both constants were set by simulation (`benchmarks/statistics_check.py`).
+Two or three seeds say little about a method's variance between seeds. A third of it is therefore the method's
+own, the rest the mean over all methods (`OWN`): unbiased where methods vary alike, and with two methods of
+equally many seeds exactly their own two variances. The degrees of freedom are those of the mean squares that
+the variance is made of, not of what is left when the noise of examples is taken from them, and are corrected
+for few seeds or languages (`crosstune.analysis.statistics.welch`).
 
 Notation: V_f is the variance of the mean that resampling the factor f alone gives; V_fg that of their
 interaction. V_f holds every component that f takes part in, so the variance is put together by inclusion and
 exclusion.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -38,19 +36,18 @@ from crosstune.analysis.statistics.estimand import Estimand
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import detectable, detectable_shift
 from crosstune.analysis.statistics.spread import Spread
+from crosstune.analysis.statistics.welch import corrected
 
 LanguageEffect = Literal["random", "fixed"]
 """How languages enter the model: a random sample of languages, or exactly those measured."""
 SeedVariation = Literal["measured", "borrowed", "absent"]
 
-FEWEST_FAMILIES = 3
-"""Fewer families of languages say too little about others: the effect of languages is then fixed."""
+FEWEST_FAMILIES = 6
+"""Fewer families of languages say too little about how much others vary (Gelman and Hill 2007): the effect of
+languages is then fixed."""
 
-EXCESS = 0.5
-"""How much counts of what a method's variance between seeds is above the mean of all methods."""
-
-FEW_SEEDS: dict[LanguageEffect, float] = {"random": 10.0, "fixed": 25.0}
-"""Of the degrees of freedom beyond the k that the seeds have, k^2 / (k^2 + this) count."""
+OWN = 1 / 3
+"""How much of a method's variance between seeds is its own; the rest is the mean over all methods."""
 
 Floats = NDArray[np.float64]
 
@@ -70,10 +67,39 @@ class MethodParts(NamedTuple):
 
 
 class SeedVariance(NamedTuple):
-    """What one seed of each method adds to the variance, and the degrees of freedom of all together."""
+    """What one seed adds to the variance of each method with several seeds.
+
+    Attributes:
+        added: The estimate: the mean square of seeds less the noise of examples; may be below 0.
+        square: The mean square itself.
+        df: Its degrees of freedom.
+    """
 
     added: dict[str, float]
-    df: float
+    square: dict[str, float]
+    df: dict[str, int]
+
+    def of(self, seeds: Mapping[str, int]) -> tuple[float, float, float]:
+        """What seeds add to the variance of a sum or difference of methods.
+
+        Args:
+            seeds: The methods and how many seeds each has; one without a variance of its own has the mean.
+
+        Returns:
+            The variance, which may be below 0 by chance; the mean square in it; that one's degrees of
+            freedom by Satterthwaite.
+        """
+        total = sum(self.df.values())
+        weight = dict.fromkeys(self.df, 0.0)
+        for name, count in seeds.items():
+            kept = OWN if name in self.df else 0.0
+            for other, df in self.df.items():
+                weight[other] += ((1 - kept) * df / total + kept * (other == name)) / count
+        added, square = (sum(weight[m] * values[m] for m in weight) for values in (self.added, self.square))
+        mean = sum(self.square[m] * self.df[m] for m in weight) / total
+        terms = {m: weight[m] * (OWN * self.square[m] + (1 - OWN) * mean) for m in weight}
+        squares = sum(term**2 / self.df[m] for m, term in terms.items())
+        return added, square, sum(terms.values()) ** 2 / squares if squares else float(total)
 
 
 class Sample:
@@ -252,13 +278,27 @@ class Sample:
             language_effect: "random" takes the languages for a sample, "fixed" for all there are. The
                 standard error of a sample is never below that of the languages themselves.
         """
-        fixed = self._spread(a, b, "fixed")
+        fixed, _ = self._spread(a, b, "fixed")
         if self.possible(language_effect) == "fixed":
             return fixed
-        random = self._spread(a, b, "random")
-        return random if random.se > fixed.se else fixed
+        random, languages = self._spread(a, b, "random")
+        more = random.se**2 - fixed.se**2
+        if more <= 0:
+            return fixed
+        # What languages add is bounded at 0, and so known better than their mean square, but not as well as
+        # if it were one itself: the degrees of freedom take it to be halfway (the geometric mean).
+        mean_square = sum(v for v, _ in languages)
+        few = mean_square**2 / sum(v**2 / df for v, df in languages)
+        of_languages = min(more, mean_square) ** 0.5 * mean_square**0.5
+        df = corrected(random.se**2, [(fixed.se**2, fixed.df), (of_languages, few)])
+        squares = of_languages**2 / few
+        alone = round(squares / (squares + fixed.se**4 / fixed.df), 1)
+        return replace(random, df=df, alone=alone)
 
-    def _spread(self, a: str, b: str | None, effect: LanguageEffect) -> Spread:
+    def _spread(
+        self, a: str, b: str | None, effect: LanguageEffect
+    ) -> tuple[Spread, list[tuple[float, float]]]:
+        """With the mean squares of languages, and their degrees of freedom."""
         names = [a] if b is None else [a, b]
         one = self.method(a)
         mean, by_language = one.mean, one.by_language.mean(axis=0)
@@ -268,63 +308,65 @@ class Sample:
         v_example, v_language_example = self._examples(mean - self.spread_out(by_language))
         # Two pseudo-examples, one won and one lost (Bonett and Price 2012): where all examples agree, the
         # sample still does not show that there is no difference.
-        v_example += 2 * float((self.spread_out(self.weights / self.n) ** 2).mean())
-        units = int(self._codes.max())
-        terms = [(v_example, float(units))]
+        v_pseudo = 2 * float((self.spread_out(self.weights / self.n) ** 2).mean())
+        rest, units = v_example, max(float(self._codes.max()), 1.0)
+        few: list[tuple[float, float]] = []
         if effect == "random":
-            v_example = max(v_example - v_language_example, 0.0)
-            terms = [(v_example, float(units)), *self._language_variance(by_language)]
+            rest -= v_language_example
+            few = self._language_variance(by_language)
+        languages = few
+        drawn = {name: self.method(name).seeds for name in names if not self.method(name).seedless}
         pool = self.seed_variance(effect)
-        if pool is not None:
-            terms.append((sum(pool.added[name] / self.method(name).seeds for name in names), pool.df))
-        variance = sum(v for v, _ in terms)
-        squares = sum(v**2 / max(k, 1.0) for v, k in terms)
-        df = max(float(variance**2 / squares), 1.0) if squares else 1.0
-        if pool is not None and df > pool.df:
-            counted = pool.df**2 / (pool.df**2 + FEW_SEEDS[effect])
-            if any(self.method(name).seeds == 1 and pool.added[name] for name in names):
-                counted /= 2  # What one seed varies by is not its own, but taken from others.
-            df = pool.df + (df - pool.df) * counted
+        if pool is not None and drawn:
+            added, square, df = pool.of(drawn)
+            rest -= square - added
+            few = [*few, (square, df)]
+        # What is taken away may be more than there is by chance. The sum is not bounded part by part, which
+        # would make it too large on average (Stroup and Littell 2002).
+        known = sum(v for v, _ in few)
+        variance = v_pseudo + max(rest + known, max((v for v, _ in few), default=0.0))
+        df = corrected(variance, [(variance - known, units), *few])
         value = self.estimate(a) - (0.0 if b is None else self.estimate(b))
         most = {"mean": 1.0, "relative": float("inf")}.get(self.of.quantity, len(names))
-        return Spread(value, float(np.sqrt(variance)), df, v_example, most)
+        v_examples = min(v_example + v_pseudo, variance)
+        return Spread(value, float(np.sqrt(variance)), df, v_examples, most), languages
 
     def seed_variance(self, effect: LanguageEffect) -> SeedVariance | None:
-        """How much one seed of each method varies; see the top of this file.
-
-        A method with a single seed is taken to vary as the others do. None where no method has several seeds.
-        """
+        """How much one seed of each method varies; None where no method has several seeds."""
         if effect not in self._pools:
-            every = {name: self.method(name) for name in self.paired.methods}
-            measured = {}
-            for name, parts in every.items():
-                if parts.seeds > 1:
-                    added = parts.v_seed - parts.v_example_seed
-                    if effect == "random":
-                        added += parts.v_all - parts.v_language_seed
-                    measured[name] = added * parts.seeds
-            self._pools[effect] = _pooled(every, measured)
+            several = {name: parts for name, parts in self._all_methods() if parts.seeds > 1}
+            added = {}
+            for name, parts in several.items():
+                added[name] = (parts.v_seed - parts.v_example_seed) * parts.seeds
+                if effect == "random":
+                    added[name] += (parts.v_all - parts.v_language_seed) * parts.seeds
+            square = {name: parts.v_seed * parts.seeds for name, parts in several.items()}
+            df = {name: parts.seeds - 1 for name, parts in several.items()}
+            self._pools[effect] = SeedVariance(added, square, df) if several else None
         return self._pools[effect]
+
+    def _all_methods(self) -> list[tuple[str, MethodParts]]:
+        return [(name, self.method(name)) for name in self.paired.methods]
 
     def seed_variance_by_language(self) -> tuple[SeedVariance, SeedVariance] | None:
         """As `seed_variance`, of one language: the part all languages share, and that of each for itself.
 
         The second is pooled over the languages, which say far more about it than two or three seeds of one.
         """
-        every = {name: self.method(name) for name in self.paired.methods}
-        shared, apart = {}, {}
-        languages = len(self.n)
-        for name, parts in every.items():
-            if parts.seeds > 1:
-                main = float(parts.by_language.mean(axis=1).var(ddof=1))
-                whole = float(parts.by_language.var(axis=0, ddof=1).mean())
-                noise = float(parts.example_seed_by_language.mean()) * parts.seeds
-                shared[name] = main - noise / languages
-                apart[name] = whole - main - noise * (languages - 1) / languages
-        pools = _pooled(every, shared), _pooled(every, apart)
-        if pools[0] is None or pools[1] is None:
+        several = {name: parts for name, parts in self._all_methods() if parts.seeds > 1}
+        if not several:
             return None
-        return pools[0], pools[1]._replace(df=pools[1].df * max(languages - 1, 1))
+        languages = len(self.n)
+        shared, apart, mains, rests = {}, {}, {}, {}
+        for name, parts in several.items():
+            mains[name] = float(parts.by_language.mean(axis=1).var(ddof=1))
+            rests[name] = float(parts.by_language.var(axis=0, ddof=1).mean()) - mains[name]
+            noise = float(parts.example_seed_by_language.mean()) * parts.seeds
+            shared[name] = mains[name] - noise / languages
+            apart[name] = rests[name] - noise * (languages - 1) / languages
+        df = {name: parts.seeds - 1 for name, parts in several.items()}
+        more = {name: count * max(languages - 1, 1) for name, count in df.items()}
+        return SeedVariance(shared, mains, df), SeedVariance(apart, rests, more)
 
     def seed_variation(self, a: str, b: str) -> SeedVariation:
         """Whether the variance between seeds is in the standard error; see `Sample.pair`."""
@@ -336,23 +378,11 @@ class Sample:
     def detectable(self, spread: Spread, a: str, b: str, level: float, methods: int) -> float | None:
         """The smallest true difference found with 80% power (an estimate); None beyond 100 points."""
         if self.of.quantity != "mean":
-            smallest = float(detectable(spread.se, spread.df, level, methods))
+            smallest = float(detectable(spread.se, spread.df, level, methods, alone=spread.alone))
             return smallest if smallest <= 1 or spread.most == float("inf") else None
         one, other = (self.method(name).by_language.mean(axis=0) for name in (a, b))
         rest = spread.se**2 - spread.v_examples
-        smallest = float(detectable_shift(one, other, spread.v_examples, rest, spread.df, level, methods))
+        smallest = float(
+            detectable_shift(one, other, spread.v_examples, rest, spread.df, level, methods, spread.alone)
+        )
         return smallest if np.isfinite(smallest) else None
-
-
-def _pooled(every: dict[str, MethodParts], measured: dict[str, float]) -> SeedVariance | None:
-    """The mean over methods, and half of what a method has above it, with the df of the mean."""
-    df = {name: every[name].seeds - 1 for name in measured}
-    if not measured:
-        return None
-    total = sum(df.values())
-    mean = sum(measured[name] * df[name] for name in measured) / total
-    added = {name: mean + EXCESS * max(measured.get(name, mean) - mean, 0.0) for name in every}
-    seedless = {name for name, parts in every.items() if parts.seedless}
-    return SeedVariance(
-        {name: 0.0 if name in seedless else max(value, 0.0) for name, value in added.items()}, float(total)
-    )

@@ -11,13 +11,13 @@ from crosstune.models.attention.choose import Source
 from crosstune.models.geometry import geometry_of
 from crosstune.models.loading.load import load
 from crosstune.models.loading.probe import examine
+from eager_pairs import pair
 from tiny_encoder_decoders import (
     CONFIGS,
     SOURCES,
     TARGETS,
     VOCABULARY,
     make_seq2seq,
-    pair,
     save_seq2seq,
     seq2seq_model,
 )

@@ -302,7 +302,7 @@ def test_a_kernel_that_fails_later_gives_way(monkeypatch):
         monkeypatch.setattr(packed.KERNEL, "verdicts", verdicts)
         monkeypatch.setattr(
             "crosstune.models.attention.choose.suits",
-            lambda lm, *args: not packed.KERNEL.verdicts[packed.kernel_shape(lm)],
+            lambda lm, *args, **_: not packed.KERNEL.verdicts[packed.kernel_shape(lm)],
         )
         method = attach(lm, "lora")
         passes = TokenLimit(20, "cpu", "training", told.append)

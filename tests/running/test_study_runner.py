@@ -41,7 +41,7 @@ KEYS = {
     "versions", "hardware", "git", "cost", "device", "dtype", "kind", "search", "curve",
     "quantize", "device_map",
     "dev", "chosen_step", "started", "finished", "record_version", "method_facts", "merge",
-    "closed_by", "identifier", "unlabelled", "head_parameters", "target_language_tokens",
+    "closed_by", "held_out", "identifier", "unlabelled", "head_parameters", "target_language_tokens",
 }  # fmt: skip
 
 

@@ -155,3 +155,8 @@ def test_an_odd_seed_in_one_language_is_weighed_by_all_languages() -> None:
     table = by_language(made({"a": both[0], "b": both[1]}), "a", "b")
     se = dict(table.select("language", "se").iter_rows())
     assert se["l3"] == pytest.approx(np.median(list(se.values())), rel=0.05)
+    assert np.median(list(se.values())) > 0.03, "seeds move each language by 0.05"
+    # Detectable at Holm's first step of eight languages.
+    row = table.row(by_predicate=pl.col("language") == "l3", named=True)
+    hardest = stats.t.ppf(1 - 0.025 / 8, row["df"]) + stats.norm.ppf(0.8)
+    assert row["detectable"] > 0.9 * hardest * row["se"]

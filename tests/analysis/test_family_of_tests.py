@@ -69,6 +69,10 @@ def test_a_pair_has_one_p_value_wherever_it_is_asked_for() -> None:
     assert alone.p > alone.p_alone
     assert alone.p_at(alone.low) == pytest.approx(0.05, abs=1e-4)
     assert (alone.methods, alone.detectable) == (5, family.pair("e", "b").detectable)
+    assert alone.detectable is not None
+    # What is detectable is so among all ten pairs, not by itself.
+    by_itself = family.sample.detectable(family.sample.pair("b", "e", "fixed"), "b", "e", 0.95, 2)
+    assert alone.detectable > 1.2 * float(by_itself or 0)
 
 
 def example_values(scores: np.ndarray, weights: np.ndarray) -> np.ndarray:

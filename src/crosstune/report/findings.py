@@ -23,17 +23,21 @@ def finding(section: Section) -> str:
             f"{score}; no example was scored with all methods, so nothing is tested. {_weight(section, rows)}"
         )
     others = [row["method"] for row in rows[1:]]
-    sentence = f"{score}; {compared(tests[others[0]])}."
+    few = section.few(best["method"], others[0])
+    sentence = (
+        f"{score}; not tested against {others[0]}: {few}."
+        if few
+        else f"{score}; {compared(tests[others[0]])}."
+    )
+    testable = [name for name in others[1:] if not section.few(best["method"], name)]
     for words, wanted in (("Not significantly different either", False), ("Significantly lower", True)):
-        names = [name for name in others[1:] if (tests[name]["p"] < ALPHA) == wanted]
+        names = [name for name in testable if (tests[name]["p"] < ALPHA) == wanted]
         sentence += f" {words}: {_names(names)}." if names else ""
     if section.one_seed:
         what = "two" if len(rows) == 2 else str(len(rows))
         sentence = (
             f"Of these {what} trained models (one seed each, so nothing is said of the methods): {sentence}"
         )
-    if few := section.few(best["method"], others[0]):
-        sentence += f" Not enough data: {few}."
     effort = section.effort(best["method"], others[0])
     effort_text = f" Effort of the first two: {effort}." if effort else ""
     return f"{sentence}{effort_text} {_weight(section, rows)}"

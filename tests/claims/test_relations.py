@@ -78,6 +78,16 @@ def test_a_smaller_gap_beats(store: Store) -> None:
     assert verdict_of(store, beats="lora", quantity="relative").cell.difference != above.difference
 
 
+def test_relative_transfer_wants_a_source_score_above_chance(store: Store) -> None:
+    """Below or at chance the quotient has any size and sign, and its test means nothing."""
+    outcome = verdict_of(store, beats="lora", quantity="relative", chance=58)
+    assert outcome.verdict == "not enough data"
+    assert "not clearly above 58.0" in outcome.reason
+    (paired,) = pair_predictions(language_scores(*store), store[1])
+    with pytest.raises(UserError, match="relative transfer: prefix scores"):
+        AllPairs(paired, Estimand("relative", chance=0.7)).pair("prefix", "lora")
+
+
 def test_without_the_source_there_is_no_gap(store: Store) -> None:
     runs, rows = store
     without = [run.model_copy(update={"languages": run.languages[1:]}) for run in runs]

@@ -106,6 +106,8 @@ class _Pair:
 
     def tests(self, of: Estimand, language_effect: LanguageEffect = "random") -> FairPairs:
         """All pairs by one quantity."""
+        if of.quantity == "relative" and (why := self.paired.near_chance(self.sides, of.chance)):
+            raise NoRunsError(why)
         return FairPairs(self.paired, self.compared, of, language_effect=language_effect)
 
     def cell(self, where: str, why: str = "") -> Cell:

@@ -131,6 +131,22 @@ class PairedPredictions:
                 return f"{count:.0f} {kind} answers of {' and '.join(methods)}, fewer than {fewest}"
         return ""
 
+    def near_chance(self, methods: Sequence[str], chance: float) -> str:
+        """Whether a source score is not clearly above a guess's (by two standard errors); "" if all are.
+
+        Relative transfer divides by that difference: around 0 its size and even its sign mean nothing.
+        """
+        columns = slice(*self.offsets[self.languages.index(self.source) :][:2])
+        for method in methods:
+            values = self.scores[self.known(method)][:, columns].mean(axis=0, dtype=np.float64)
+            mean, se = values.mean(), values.std() / len(values) ** 0.5
+            if mean - chance <= 2 * se:
+                return (
+                    f"{method} scores {100 * mean:.1f} in {self.source}, "
+                    f"not clearly above {100 * chance:.1f}: there is nothing whose share could be transferred"
+                )
+        return ""
+
     def known(self, method: str) -> str:
         """The method's label.
 

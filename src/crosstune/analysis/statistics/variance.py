@@ -37,6 +37,7 @@ from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import detectable, detectable_shift
 from crosstune.analysis.statistics.spread import Spread
 from crosstune.analysis.statistics.welch import corrected
+from crosstune.errors import UserError
 
 LanguageEffect = Literal["random", "fixed"]
 """How languages enter the model: a random sample of languages, or exactly those measured."""
@@ -192,6 +193,8 @@ class Sample:
     def _method(self, name: str) -> MethodParts:
         values = self.paired.scores[self.paired.known(name)][:, self.columns].astype(np.float64)
         if self.of.quantity == "relative":
+            if why := self.paired.near_chance([name], self.of.chance):
+                raise UserError(f"relative transfer: {why}")
             values *= self.spread_out(self._slopes(self.language_means(values).mean(axis=0)))
         seeds, languages = len(values), len(self.n)
         mean = values.mean(axis=0)

@@ -34,9 +34,9 @@ def in_batch_loss(vectors: Tensor, symmetric: bool, shared: Tensor) -> Tensor:
     """
     questions, texts = normalize(vectors, dim=1).chunk(2)
     scores = (questions @ texts.T / TEMPERATURE).masked_fill(shared, -torch.inf)
-    own = torch.arange(len(scores), device=scores.device)
-    loss = cross_entropy(scores, own)
-    return (loss + cross_entropy(scores.T, own)) / 2 if symmetric else loss
+    targets = torch.arange(len(scores), device=scores.device)
+    loss = cross_entropy(scores, targets)
+    return (loss + cross_entropy(scores.T, targets)) / 2 if symmetric else loss
 
 
 def backward(

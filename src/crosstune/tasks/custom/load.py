@@ -218,8 +218,8 @@ def _told(path: Path, line: int = 1) -> Iterator[None]:
                 line = trace.tb_lineno
             trace = trace.tb_next
         try:
-            said = str(error)
+            message = str(error)
         except Exception:  # the user's own class
-            said = "it cannot say what it is"
-        what = " ".join(f"{type(error).__name__}: {said}".split())
+            message = "it cannot say what it is"
+        what = " ".join(f"{type(error).__name__}: {message}".split())
         raise UserError(f"{path}:{line}: {what[:300]} (--debug shows where it arose)") from error

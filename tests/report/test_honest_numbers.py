@@ -16,6 +16,8 @@ from crosstune.analysis.predictions import Predictions
 from crosstune.api import Results
 from crosstune.report.contents import contents
 from crosstune.report.effort import expected_validation
+from crosstune.report.findings import finding
+from crosstune.report.page.opening import at_a_glance
 from crosstune.report.sections import Section, sections
 from crosstune.report.tables import latex
 from crosstune.report.tables.tables import all_differences, differences_from, transfer
@@ -250,6 +252,12 @@ def test_a_pair_with_too_few_right_answers_is_not_enough_data_everywhere(tmp_pat
     (verdict,) = results.verdict([crosstune.Claim(claim="c", method="lora", beats="prefix")]).rows(named=True)
     assert (verdict["verdict"], verdict["reason"]) == ("not enough data", few)
     assert [few in text for text in texts] == [True] * 4
+    # No interval, mark or p value of it stands anywhere as if it had been tested.
+    assert "80% power" not in finding(part)
+    opening = {column.title: column.cells[0] for column in at_a_glance([part])}
+    assert (opening["Difference (95%)"].endswith("not tested"), opening["p"]) == (True, "–")
+    assert "not tested" in page
+    assert "n.s. (" not in page
 
 
 def test_a_method_that_is_nearly_always_wrong_is_told_from_one_that_is_not(tmp_path: Path) -> None:

@@ -43,13 +43,11 @@ def test_methods_by_languages(parts: list[Section]) -> None:
     table = paper.by_languages(part)
     assert [column.title for column in table.columns] == ["Method", "English", "ar", "de", "ru", "Mean"]
     assert table.columns[0].cells[0] == "lora r4 q,v"
-    assert table.columns[-1].cells == ["90.0", "80.0", "30.0*"] or table.columns[-1].cells == [
-        "90.0",
-        "80.0*",
-        "30.0*",
-    ]
-    worse = {row["a"] for row in part.against("lora r4 q,v").rows(named=True) if row["p"] < 0.05}
-    assert [cell.endswith("*") for cell in table.columns[-1].cells] == [m in worse for m in part.methods]
+    # The second has a small p value too, but the two have fewer than 100 wrong answers: it is not tested.
+    tests = {row["a"]: row["p"] for row in part.against("lora r4 q,v").rows(named=True)}
+    assert max(tests.values()) < 0.05
+    assert [bool(part.few(method, "lora r4 q,v")) for method in part.methods[1:]] == [True, False]
+    assert table.columns[-1].cells == ["90.0", "80.0", "30.0*"]
     assert table.columns[-1].best == [True, False, False]
     assert r"\textbf{90.0}" in latex.table(table, "x")
     assert "de German" in table.caption

@@ -272,9 +272,12 @@ class Section:
         return metric in table.columns and table[metric].is_not_null().any()
 
 
-def outcome(row: Mapping[str, Any]) -> str:
-    """Whether a is "better" or "worse" than b, or "not significant", by the p value of all pairs."""
-    if row["p"] >= ALPHA:
+def outcome(row: Mapping[str, Any], few: str = "") -> str:
+    """Whether a is "better" or "worse" than b, or "not significant", by the p value of all pairs.
+
+    ``few`` is what `Section.few` says of the pair: one with too few answers to be tested is never told apart.
+    """
+    if few or row["p"] >= ALPHA:
         return "not significant"
     return "better" if row["difference"] > 0 else "worse"
 

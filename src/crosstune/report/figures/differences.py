@@ -26,8 +26,8 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
             "high": round(100 * row["high"], 3),
             "least": -round(100 * (row["detectable"] or 1), 3),
             "most": round(100 * (row["detectable"] or 1), 3),
-            "outcome": outcome(row),
-            "p": p_value(row["p"]),
+            "outcome": outcome(row, few := section.few(row["a"], row["b"])),
+            "p": "not enough data" if few else p_value(row["p"]),
             "interval": f"{points(row['low'])} to {points(row['high'])}",
         }
         for place, reference in enumerate(section.references)

@@ -41,7 +41,9 @@ def _row(part: Section) -> tuple[str, ...]:
     tests = part.against(ranked[0]["method"]).rows(named=True) if ranked[1] else []
     test = next((row for row in tests if row["a"] == ranked[1]["method"]), None)
     between = p = "–"
-    if test is not None:
+    if test is not None and part.few(test["a"], test["b"]):
+        between = f"{points(-test['difference'])}, not tested"
+    elif test is not None:
         # Of the next against the best: its sign is turned, so that it says how far the best is ahead.
         between = f"{points(-test['difference'])} ({points(-test['high'])} to {points(-test['low'])})"
         p = ("" if test["p"] < ALPHA else "n.s., ") + p_value(test["p"]).removeprefix("p ").removeprefix("= ")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from crosstune.report.sections import ALPHA, Section
+from crosstune.report.sections import Section, outcome
 from crosstune.report.tables.tables import Column, Table
 from crosstune.report.text import language_name, percent, visible
 
@@ -101,7 +101,7 @@ def _below(section: Section, leader: str | None) -> set[str]:
     if leader is None:
         return set()
     tests = section.against(leader).rows(named=True)
-    return {row["a"] for row in tests if row["p"] < ALPHA and row["difference"] < 0}
+    return {row["a"] for row in tests if outcome(row, section.few(row["a"], leader)) == "worse"}
 
 
 def _scored(title: str, values: Sequence[float | None], marked: Sequence[bool] = ()) -> Column:

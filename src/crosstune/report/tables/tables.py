@@ -131,8 +131,8 @@ def transfer(section: Section) -> Table:
         scored(f"Mean of {targets}", "target_mean", [percent(level) for _, level in guessed]),
         *([Column("95% interval", [span(*section.intervals[row["method"]]) for row in rows])]
           if section.intervals else []),
-        *([Column("Against the best", [_marked(tests.get(row["method"])) for row in rows], media=("page",))]
-          if compared else []),
+        *([Column("Against the best", [_marked(section, tests.get(row["method"])) for row in rows],
+                  media=("page",))] if compared else []),
         Column("Gap", [percent(row["gap"]) for row in rows]),
         Column("Relative", ["–" if row["relative"] is None else f"{row['relative']:.2f}" for row in rows],
                media=relative, more=True),
@@ -198,10 +198,12 @@ def _compact(count: int | None) -> str:
     return f"{count:,}" if count < 10_000_000 else f"{count / 1e6:,.1f}M"
 
 
-def _marked(test: Mapping[str, Any] | None) -> str:
+def _marked(section: Section, test: Mapping[str, Any] | None) -> str:
     """A difference with its mark; if it is not significant, with the minimum detectable difference."""
     if test is None:
         return "–"
+    if section.few(test["a"], test["b"]):
+        return f"{points(test['difference'])} not tested"
     result = outcome(test)
     if result != "not significant":
         return f"{MARKS[result]} {points(test['difference'])}"

@@ -1,5 +1,6 @@
 """Lines for a GPU's flash kernel, a slow loop in its place: the same as text by text; kernels are proved."""
 
+import importlib.util
 import itertools
 from types import SimpleNamespace
 
@@ -22,6 +23,10 @@ from crosstune.training.settings import TrainSettings
 from tiny_models import DEVICE, FAMILIES, TRAINED, WINDOW, attach, collated, make_lm, shake
 
 LENGTHS = (4, 9, 1, 6)
+WITH_THE_KERNEL = pytest.mark.skipif(
+    importlib.util.find_spec("torch.nn.attention.varlen") is None,
+    reason="PyTorch before 2.10 has no such kernel",
+)
 
 
 def slow(q, k, v, plan, scaling, window, align=0):
@@ -169,6 +174,7 @@ def test_the_real_kernel():
     assert fault((torch.device(DEVICE, 0), *SHAPE[1:4], 64, True)) == ""
 
 
+@WITH_THE_KERNEL
 def test_pytorchs_own_checks_take_what_it_is_called_with():
     """Names, shapes and dtypes as this PyTorch wants them, there and back, on tensors without storage."""
     where = packed.plan((3, 4), 2, 1, torch.device("meta"))
@@ -224,6 +230,7 @@ def varlen_of(version):
     return {"2.10": old, "2.11": windows, "2.12": new}[version]
 
 
+@WITH_THE_KERNEL
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("version", ["2.10", "2.11", "2.12"])
 def test_the_kernel_is_called_by_the_signature_that_this_pytorch_has(monkeypatch, version, window):

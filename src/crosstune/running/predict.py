@@ -74,6 +74,8 @@ def predict(
             f"{folder}: made with version {run.task.version} of task {task.name}, this is version "
             f"{task.version}; run the study again, or write the whole prompt and add --raw"
         )
+    if form_of(task.kind).searched:
+        raise UserError(f"task {task.name} searches texts, and one text has no others to be told from")
     code = find(language).code if language else run.source_language
     prompt = text if raw else _prompt(task, text, code)
     if form_of(task.kind).has_choices and not choices:

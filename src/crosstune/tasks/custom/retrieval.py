@@ -54,13 +54,13 @@ class DefinedRetrieval(DefinedTask):
             return
         sources = self._sources
         for row in rows:
-            if isinstance(row, Row) and (other := sources.get(self._key(row))) is None:
-                which = f"{self.definition.id} {self._key(row)[:60]!r}" if self.definition.id else "such line"
-                yield row.error(f"no {which} in the file in {self.source_language}")
-            elif isinstance(row, Row):
+            if isinstance(row, BadRow):
+                yield row
+            elif (other := sources.get(self._key(row))) is not None:
                 yield row.with_fields(**{f"{SOURCE}{name}": x for name, x in other.fields.items()})
             else:
-                yield row
+                which = f"{self.definition.id} {self._key(row)[:60]!r}" if self.definition.id else "such line"
+                yield row.error(f"no {which} in the file in {self.source_language}")
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """The question, and the texts that answer it; the first is learned."""

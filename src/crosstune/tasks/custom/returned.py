@@ -77,8 +77,9 @@ def examples(task: Task, value: Any, split: str, language: str) -> list[Example]
     if len(classes) > 1 and task.metrics[0] in CORPUS:
         raise Wrong(f"{task.metrics[0]} needs the same choices in every example ({split}, {language})")
     if split == "test":
-        right = (lambda e: e.id) if form_of(task.kind).searched else (lambda e: e.answers[0])
-        scored = [task.score(e, right(e))[task.metrics[0]] for e in list(checked.values())[:SCORED]]
+        searched = form_of(task.kind).searched
+        right = [(e, e.id if searched else e.answers[0]) for e in list(checked.values())[:SCORED]]
+        scored = [task.score(e, answer)[task.metrics[0]] for e, answer in right]
         if not any(scored):
             raise Wrong(
                 f"score gives {task.metrics[0]} 0 to the right answers of the first {len(scored)} examples "

@@ -73,10 +73,11 @@ def _facts(run: RunRecord) -> str:
 
 def _use(written: Written) -> str:
     name = json.dumps(written.run.model)
+    classes = f", num_labels={written.classes}" if written.classes else ""
     if written.kind == "PEFT adapter":
         text = (
-            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({name})\n"
+            f"```python\nfrom peft import PeftModel\nfrom transformers import {written.loads}\n\n"
+            f"model = {written.loads}.from_pretrained({name}{classes})\n"
             'model = PeftModel.from_pretrained(model, "this folder")\n```\n'
         )
     elif written.gap is None:
@@ -87,7 +88,8 @@ def _use(written: Written) -> str:
             'model.load_adapter("this folder", use_safetensors=True, set_active=True)\n```\n'
         )
     else:
-        text = "A checkpoint in the form of transformers, for vLLM, SGLang and llama.cpp's converter too.\n"
+        also = "" if written.classes else ", for vLLM, SGLang and llama.cpp's converter too"
+        text = f"A checkpoint in the form of transformers (`{written.loads}`){also}.\n"
     notes = [f"{remark[0].upper()}{remark[1:]}." for remark in written.remarks]
     if written.gap is not None:
         notes.insert(

@@ -19,9 +19,11 @@ from crosstune.exporting.heads import AUTO, head_logits, headed_form, headed_mod
 from crosstune.exporting.library import write_library_form
 from crosstune.exporting.merging import merged_model, plainly_named
 from crosstune.files import user_path
+from crosstune.languages.table import find
 from crosstune.methods.adapters.bottleneck import Bottleneck
 from crosstune.methods.adapters.compacter import Compacter
 from crosstune.methods.adapters.merged import MOST_LOST
+from crosstune.methods.base import Method
 from crosstune.methods.config import INIT_TEXT
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.load import load
@@ -59,19 +61,27 @@ class Written:
     classes: int = 0
 
 
-def write_adapter(run_folder: Path, folder: Path, device: str = "auto") -> Written:
+def write_adapter(
+    run_folder: Path, folder: Path, device: str = "auto", language: str | None = None
+) -> Written:
     """Write a run as PEFT has it: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
-    Of bottleneck adapters and Compacter, which PEFT lacks, the `adapters` library's form is written.
+    Of bottleneck adapters, Compacter and MAD-X, which PEFT lacks, the `adapters` library's form is written.
+    ``language`` is that of a method which has other weights for each.
 
     Raises:
         UserError: PEFT has no form for the method, the folder is taken, or PEFT computes something else.
     """
     run = _exportable(run_folder)
     method = method_of(run)
+    code = _language(run, method, language)
     with _fresh(folder) as new:
-        with restored(run_folder, run, method, run.source_language, device=device) as lm:
+        with restored(run_folder, run, method, code, device=device) as lm:
             if isinstance(method, Bottleneck | Compacter):
+                if lm.head is not None:
+                    raise UserError(
+                        f"{method.name}: the adapters library's folder has no place for a head here"
+                    )
                 write_library_form(method, lm, new)
                 return Written(user_path(folder), run, "adapter of the adapters library", None, ())
             kind = None if lm.head is None else kind_of(run, lm)
@@ -82,11 +92,13 @@ def write_adapter(run_folder: Path, folder: Path, device: str = "auto") -> Writt
                 model = headed_model(run, kind, lm, plainly_named(lm))
                 form, loads = headed_form(form, kind, lm, model), AUTO[kind].__name__
         gap = _gap(_by_peft(form, model, ids, new), wanted, lm.dtype)
-    remarks = tuple(filter(None, [form.remark]))
+    remarks = tuple(filter(None, [form.remark, _of_language(language)]))
     return Written(user_path(folder), run, "PEFT adapter", gap, remarks, loads, _classes(kind, wanted))
 
 
-def write_merged(run_folder: Path, folder: Path, device: str = "auto") -> Written:
+def write_merged(
+    run_folder: Path, folder: Path, device: str = "auto", language: str | None = None
+) -> Written:
     """Write the model with what a run trained in its weights: config, safetensors and tokenizer.
 
     Raises:
@@ -94,8 +106,9 @@ def write_merged(run_folder: Path, folder: Path, device: str = "auto") -> Writte
     """
     run = _exportable(run_folder)
     method = method_of(run)
+    code = _language(run, method, language)
     with _fresh(folder) as new:
-        with restored(run_folder, run, method, run.source_language, device=device) as lm:
+        with restored(run_folder, run, method, code, device=device) as lm:
             kind = None if lm.head is None else kind_of(run, lm)
             ids = _text(lm)
             wanted = _logits(lm, ids, kind)
@@ -115,8 +128,12 @@ def write_merged(run_folder: Path, folder: Path, device: str = "auto") -> Writte
         if lost > MOST_LOST
         else None
     )
-    remarks = tuple(filter(None, [remark]))
+    remarks = tuple(filter(None, [remark, _of_language(language)]))
     return Written(user_path(folder), run, "merged checkpoint", gap, remarks, loads, _classes(kind, wanted))
+
+
+def _of_language(language: str | None) -> str | None:
+    return None if language is None else f"weights for {find(language).name}"
 
 
 def _classes(kind: str | None, scores: Tensor) -> int:
@@ -127,9 +144,27 @@ def _exportable(run_folder: Path) -> RunRecord:
     run = store.read_run(user_path(run_folder))
     if run.train is None:
         raise UserError(f"{run_folder}: {run.method.name} trains nothing, so there is nothing to write")
-    if run.unlabelled is not None:
-        raise UserError(f"{run_folder}: {run.method.name} has other weights for each language; no format has")
     return run
+
+
+def _language(run: RunRecord, method: Method, language: str | None) -> str:
+    """Whose weights are written.
+
+    Raises:
+        UserError: A method with other weights for each language needs one; any other has none.
+    """
+    name = run.method.name
+    code = find(language).code if language is not None else run.source_language
+    if run.unlabelled is None:
+        if language is not None:
+            raise UserError(f"{name} has the same weights for all languages; take --language out")
+    elif isinstance(method, Bottleneck):
+        if language is not None:
+            raise UserError(f"{name}: all languages are written, a folder each; take --language out")
+    elif language is None or code not in run.unlabelled.uses:
+        offered = ", ".join(run.unlabelled.uses)
+        raise UserError(f"{name} has other weights for each language; add --language, one of {offered}")
+    return code
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def kind_of(run: RunRecord, lm: LanguageModel) -> str:
         raise UserError("two_way: transformers has no causal model in which tokens see those behind them")
     if run.task.kind != "choice":
         return run.task.kind if run.task.kind in AUTO else "spans"
-    if head.get_submodule("out").out_features == 1:
+    if len(head.get_parameter("out.bias")) == 1:
         raise UserError("its head scores a prompt with one choice; transformers has no such head")
     if not lm.geometry.encoder or run.evaluate.get("pooling") not in (None, "first"):
         raise UserError(
@@ -83,7 +83,7 @@ def headed_model(run: RunRecord, kind: str, lm: LanguageModel, weights: Mapping[
     assert head is not None, "restored with the run"
     config = deepcopy(lm.model.config)
     if kind != "spans":
-        labels = _labels(run) or [f"LABEL_{i}" for i in range(head.get_submodule("out").out_features)]
+        labels = _labels(run) or [f"LABEL_{i}" for i in range(len(head.get_parameter("out.bias")))]
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
     family = config.model_type

@@ -73,7 +73,7 @@ def write_library_form(method: Bottleneck | Compacter, lm: LanguageModel, folder
     if method.config.residual != "library":
         raise UserError("mad-x: the adapters library's stack has residual: library alone")
     alone = method.config.model_copy(update={"invertible": False})
-    parts = {TASK: (alone, method.state())}
+    parts: dict[str, tuple[InsertedConfig, Mapping[str, Tensor]]] = {TASK: (alone, method.state())}
     for text, codes in method.users.items():
         name = codes[0] if " " in text else text  # a sum of several languages' is one language's own
         parts[name] = (method.config.language_adapter, method.weights[text])

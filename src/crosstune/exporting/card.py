@@ -12,6 +12,7 @@ from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predic
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
 from crosstune.exporting.folders import TOKENS, Written
+from crosstune.exporting.library import TASK
 from crosstune.files import read_text, user_path
 from crosstune.languages import find
 from crosstune.models.loading import hub
@@ -76,10 +77,11 @@ def _facts(run: RunRecord) -> str:
 
 def _use(written: Written) -> str:
     name = json.dumps(written.run.model)
+    classes = f", num_labels={written.classes}" if written.classes else ""
     if written.kind == "PEFT adapter":
         text = (
-            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({name})\n"
+            f"```python\nfrom peft import PeftModel\nfrom transformers import {written.loads}\n\n"
+            f"model = {written.loads}.from_pretrained({name}{classes})\n"
             'model = PeftModel.from_pretrained(model, "this folder")\n```\n'
         )
     elif written.gap is None:
@@ -87,16 +89,30 @@ def _use(written: Written) -> str:
             "```python\nimport adapters\nfrom transformers import AutoModelForCausalLM\n\n"
             f"model = AutoModelForCausalLM.from_pretrained({name})\n"
             "adapters.init(model)\n"
-            'model.load_adapter("this folder", use_safetensors=True, set_active=True)\n```\n'
+            f"{_loaded(written)}```\n"
         )
     else:
-        text = "A checkpoint in the form of transformers, for vLLM, SGLang and llama.cpp's converter too.\n"
+        also = "" if written.classes else ", for vLLM, SGLang and llama.cpp's converter too"
+        text = f"A checkpoint in the form of transformers (`{written.loads}`){also}.\n"
     notes = [f"{remark[0].upper()}{remark[1:]}." for remark in written.remarks]
     if written.gap is not None:
         notes.insert(
             0, f"Logits on {TOKENS} tokens differ from crosstune's by {written.gap:.1g} of the largest."
         )
     return "\n".join([text, " ".join(notes), ""]) if notes else text
+
+
+def _loaded(written: Written) -> str:
+    """The lines that load the folders of the adapters library."""
+    names = sorted(folder.name for folder in written.folder.iterdir() if folder.is_dir())
+    if not names:
+        return 'model.load_adapter("this folder", use_safetensors=True, set_active=True)\n'
+    code = next(name for name in (*reversed(written.run.languages), *names) if name in names)
+    lines = [
+        f'model.load_adapter("this folder/{name}", load_as="{name}", use_safetensors=True)\n'
+        for name in (code, TASK)
+    ]
+    return "".join([*lines, f'model.active_adapters = adapters.composition.Stack("{code}", "{TASK}")\n'])
 
 
 def _results(run: RunRecord, scores: pl.DataFrame, paired: PairedPredictions) -> str:

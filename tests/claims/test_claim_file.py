@@ -198,3 +198,16 @@ def test_sound_claims_are_read_and_judged(claim: dict[str, Any]) -> None:
     assert verdict.claim == claim["claim"]
     assert (verdict.cell.difference is None) <= (verdict.verdict == "not enough data")
     assert yaml.safe_dump(verdict.reason)
+
+
+def test_every_method_that_a_shipped_claim_judges_is_trained_by_a_ready_study() -> None:
+    """Without `full` in any of them, claims on full fine-tuning had no runs to be judged by."""
+    trained: set[tuple[str, int | None]] = set()
+    for file in (Path(__file__).parents[2] / "studies" / "paper").glob("*.yaml"):
+        for entry in yaml.safe_load(file.read_text(encoding="utf-8")).get("methods", ()):
+            facts = {"name": entry} if isinstance(entry, str) else entry
+            trained.add((facts["name"], facts.get("train", {}).get("per_label")))
+    for name in ("founding", "paper"):
+        for claim in (placed.claim for placed in read_claims(name)):
+            sides = [*claim.method, *([] if claim.against is None else [claim.against])]
+            assert {(pick.name, pick.train.get("per_label")) for pick in sides if claim.compares} <= trained

@@ -203,7 +203,9 @@ def test_sound_claims_are_read_and_judged(claim: dict[str, Any]) -> None:
 def test_every_method_that_a_shipped_claim_judges_is_trained_by_a_ready_study() -> None:
     """Without `full` in any of them, claims on full fine-tuning had no runs to be judged by."""
     trained: set[tuple[str, int | None]] = set()
-    for file in (Path(__file__).parents[2] / "studies" / "paper").glob("*.yaml"):
+    root = Path(__file__).parents[2]
+    presets = root / "src" / "crosstune" / "study" / "presets" / "paper"
+    for file in (*(root / "studies" / "paper").glob("*.yaml"), *presets.glob("*.yaml")):
         for entry in yaml.safe_load(file.read_text(encoding="utf-8")).get("methods", ()):
             facts = {"name": entry} if isinstance(entry, str) else entry
             trained.add((facts["name"], facts.get("train", {}).get("per_label")))

@@ -14,8 +14,7 @@ import torch
 from crosstune.errors import Diverged, UserError, first_line
 from crosstune.methods.base import Method, Pass
 from crosstune.models.attention.gpu_line import KERNEL, kernel_shape
-from crosstune.models.fast.kernels import fused_kernels
-from crosstune.models.fast.norms import fused_parts
+from crosstune.models.fast.kernels import fused
 from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.machine import ran_out
@@ -349,9 +348,7 @@ def _training_mode(
     model: Any = method.attached().model
     lm = method.attached()
     lm.steps = None  # recorded steps of writing give their memory back
-    # A GPU's time goes elsewhere than a CPU's, and its kernels differ in rounding.
-    fused = fused_parts(model) if model.device.type == "cpu" else fused_kernels(model, lm.dtype)
-    with fused, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+    with fused(lm), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed + parallel.rank())
         model.train()
         if settings.gradient_checkpointing:

@@ -68,16 +68,16 @@ def same_answers(
     runs: Sequence[RunRecord], reader: Predictions, languages: Collection[str]
 ) -> dict[str, int]:
     """Runs that give one answer to all examples of half of the languages or more: of how many, by run id."""
-    found = {}
+    constant_languages: dict[str, int] = {}  # how many languages all have one answer in, by run id
     for run in runs:
         table = reader.columns(run.id, ("language", "prediction", "gold"))
         if "prediction" not in table.columns:
             continue
-        one = pl.col("prediction").n_unique() == 1
-        several = (pl.col("gold").n_unique() > 1) & (pl.len() >= FEWEST)
+        one_answer = pl.col("prediction").n_unique() == 1
+        several_golds = (pl.col("gold").n_unique() > 1) & (pl.len() >= FEWEST)
         examples = table.filter(pl.col("language").is_in(list(languages)))
-        per_language = examples.group_by("language").agg(same=one & several)
+        per_language = examples.group_by("language").agg(same=one_answer & several_golds)
         same = int(per_language["same"].sum())
         if same and 2 * same >= per_language.height:
-            found[run.id] = same
-    return found
+            constant_languages[run.id] = same
+    return constant_languages

@@ -92,8 +92,9 @@ class LanguageTokens:
         number = self._lm.tokenizer.convert_tokens_to_ids(token)
         named = self._lm.decoder_start_id
         # mBART-cc25 was trained behind the language's token alone: its config names none, or a language's.
-        alone = named is None or self._lm.tokenizer.convert_ids_to_tokens(named) in self.known.values()
-        return [number] if alone else [named, number]
+        if named is None or self._lm.tokenizer.convert_ids_to_tokens(named) in self.known.values():
+            return [number]
+        return [named, number]
 
     def forced(self, languages: Iterable[str]) -> dict[str, str]:
         """The tokens that are forced, by language.

@@ -9,15 +9,13 @@ import pytest
 from scipy import linalg, stats
 
 from crosstune.analysis.statistics.clusters import units
-from crosstune.analysis.statistics.differences import AllPairs, by_language, difference
+from crosstune.analysis.statistics.differences import AllPairs, by_language
 from crosstune.analysis.statistics.pairing import pair_predictions
 from crosstune.analysis.statistics.variance import Sample
 from crosstune.analysis.transfer import language_scores
 from crosstune.store.record import RunRecord
 from paired_scores import coins, made
 from records import as_record
-
-OPEN = {"draws": 0}
 
 
 def run(run_id: str, label: str, task: str = "toy") -> RunRecord:
@@ -116,7 +114,7 @@ def test_few_languages_and_no_variance_are_no_crash() -> None:
     scores = {"a": np.stack([up, up, 1 - up, up, 1 - up])[None], "b": np.full((1, 5, 30), 0.5)}
     for last in (3, 4, 5):
         cut = {name: values[:, :last] for name, values in scores.items()}
-        found = difference(made(cut), "a", "b", **OPEN)  # type: ignore[arg-type]
+        found = AllPairs(made(cut)).pair("a", "b")
         assert 0 < found.se < 1
         assert found.language_effect == ("fixed" if last == 3 else found.language_effect)
 

@@ -242,7 +242,7 @@ def test_a_pair_with_too_few_right_answers_is_not_enough_data_everywhere(tmp_pat
     folder = write_store(tmp_path / "runs", runs, with_choices(rows))
     results = crosstune.results(folder)
     (part,) = results.sections
-    few = part.few("lora", "prefix")
+    few = part.pairs().pair("lora", "prefix").not_enough_data
     assert re.fullmatch(r"\d+ right answers of lora and prefix, fewer than 100", few)
     page = crosstune.report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
     out = io.StringIO()
@@ -265,6 +265,6 @@ def test_a_method_that_is_nearly_always_wrong_is_told_from_one_that_is_not(tmp_p
     runs, rows = simulate({"prefix": 0.03, "lora": 0.6}, languages=CODES, examples=40)
     results = crosstune.results(write_store(tmp_path / "runs", runs, with_choices(rows)))
     (part,) = results.sections
-    assert part.few("lora", "prefix") == ""
+    assert part.pairs().pair("lora", "prefix").not_enough_data == ""
     (verdict,) = results.verdict([crosstune.Claim(claim="c", method="lora", beats="prefix")]).rows(named=True)
     assert verdict["verdict"] == "supported"

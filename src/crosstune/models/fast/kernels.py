@@ -206,9 +206,9 @@ def _gates(module: nn.Module) -> list[Callable[[Tensor], Tensor]]:
         isinstance(getattr(module, name, None), nn.Module) for name in parts
     ):
         return []
-    one: Any = module
+    mlp: Any = module
     run: Any = _Gate.apply
-    return [lambda x: one.down_proj(run(one.gate_proj(x), one.up_proj(x), kind))]
+    return [lambda x: mlp.down_proj(run(mlp.gate_proj(x), mlp.up_proj(x), kind))]
 
 
 def _width(module: Any) -> int:
@@ -300,8 +300,8 @@ def fused_kernels(model: Any, dtype: torch.dtype) -> Iterator[None]:
     if dtype not in (torch.bfloat16, torch.float16):
         yield
         return
-    found = {module: _fast(module, dtype) for module in model.modules()}
-    fast = {module: forward for module, forward in found.items() if forward is not None}
+    forwards = {module: _fast(module, dtype) for module in model.modules()}
+    fast = {module: forward for module, forward in forwards.items() if forward is not None}
     files = [sys.modules[name] for name in sorted({type(module).__module__ for module in model.modules()})]
     plain = [(file, vars(file).get(ROTATION)) for file in files]
     turned = [

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from crosstune.config.mistakes import invalid
+from crosstune.config.mistakes import Loc, invalid
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.models.geometry import Geometry
 from crosstune.models.loading.known import cheap_geometry, check_model
-from crosstune.outputs.fits import check_fits, kind_on
+from crosstune.outputs.fits import OF_SOME_ANSWERS, check_fits, heeded, kind_on
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.combination import Combination
 from crosstune.study.entries import MethodEntry
 
@@ -31,7 +33,8 @@ def refusals(
     """What configs of folders, and the table of known models, tell of a study's models.
 
     Raises:
-        ValidationError: A name that is none; or every model refuses to be loaded, or a combination.
+        ValidationError: A name that is none; or every model refuses to be loaded, or a combination; or a
+            setting of evaluation has no effect on any answer.
     """
     for combination in combinations:
         method = combination.method.make()
@@ -42,6 +45,7 @@ def refusals(
                 'on it; add "train:" to its file',
             )
     refused = Refusals()
+    shapes: dict[str, Geometry | None] = {}
     for place, model in enumerate(models):
         try:
             check_model(model)
@@ -52,6 +56,7 @@ def refusals(
         except UserError as error:
             refused.models[model] = str(error)
             continue
+        shapes[model] = geometry
         if geometry is None:
             continue
         for i, combination in enumerate(combinations):
@@ -71,4 +76,26 @@ def refusals(
         if all((model, i) in refused.combinations for model in loaded):
             key = ("methods", methods.index(combination.method))
             raise invalid(key, refused.combinations[loaded[0], i])
+    if None not in shapes.values():
+        _refuse_without_effect([shape for shape in shapes.values() if shape], combinations)
     return refused
+
+
+def _refuse_without_effect(shapes: Sequence[Geometry], combinations: Sequence[Combination]) -> None:
+    """Refuse settings of evaluation that change no answer: of all tasks, or of the task that has them."""
+    tasks = list(dict.fromkeys(id(combination.task) for combination in combinations))
+    for name, what in OF_SOME_ANSWERS.items():
+        default = EvaluateSettings.model_fields[name].default
+        effective: dict[Loc, bool] = {}  # by the setting's place in the file
+        for combination in combinations:
+            task, settings = combination.task, combination.evaluate
+            if getattr(settings, name) == default:
+                continue
+            place: Loc = ("tasks", tasks.index(id(task))) if name in task.evaluate else ()
+            kinds = [(kind_on(task.task_class, shape), shape) for shape in shapes]
+            has_effect = any(name in heeded(kind, shape, settings) for kind, shape in kinds)
+            effective[place] = effective.get(place, False) or has_effect
+        for place, has_effect in effective.items():
+            if not has_effect:
+                message = f"evaluate.{name} has no effect here: it is for {what}; take it out"
+                raise invalid((*place, "evaluate", name), message)

@@ -95,7 +95,7 @@ def _norm(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
         for gemma in (True, False):
             why = NORMS.fault(lambda: [(run(probe, weight, eps, gemma), plain)])  # noqa: B023
             if not why:
-                return lambda x: run(x, weight, eps, gemma)
+                return lambda x: run(x, norm.weight, eps, gemma)  # asked each time: it may be sharded
     NORMS.tell(f"{type(norm).__name__}: {why}")
     return None
 

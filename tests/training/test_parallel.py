@@ -70,7 +70,7 @@ def together(tmp_path, *jobs):
     def work(rank):
         torch.set_num_threads(1)
         distributed.init_process_group(
-            "gloo", f"file://{tmp_path}/meet", timedelta(seconds=20), world_size=2, rank=rank
+            "gloo", f"file://{tmp_path}/meet", timedelta(seconds=120), world_size=2, rank=rank
         )
         ends[rank][1].send([go(*job(rank)) for job in jobs])
         distributed.barrier()
@@ -79,7 +79,7 @@ def together(tmp_path, *jobs):
     running = [context.Process(target=work, args=(rank,)) for rank in range(2)]
     for process in running:
         process.start()
-    assert all(receive.poll(40) for receive, _ in ends)
+    assert all(receive.poll(200) for receive, _ in ends)
     answers = [receive.recv() for receive, _ in ends]
     for process in running:
         process.join()

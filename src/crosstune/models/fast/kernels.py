@@ -14,7 +14,6 @@ cannot be compiled is computed operation by operation, and keeps as little. Trai
 steps of writing do not: whether such a kernel can stand in a recording has not been tried on a GPU.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,7 +25,7 @@ from torch.nn import functional
 
 from crosstune.errors import first_line
 from crosstune.models.fast.layers import in_place_of
-from crosstune.models.fast.norms import ROTATION, fused_parts
+from crosstune.models.fast.norms import fused_parts, rotated_by
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.proof import FastWay
 from crosstune.models.protocol import Model
@@ -302,16 +301,9 @@ def fused_kernels(model: Any, dtype: torch.dtype) -> Iterator[None]:
         return
     forwards = {module: _fast(module, dtype) for module in model.modules()}
     fast = {module: forward for module, forward in forwards.items() if forward is not None}
-    files = [sys.modules[name] for name in sorted({type(module).__module__ for module in model.modules()})]
-    plain = [(file, vars(file).get(ROTATION)) for file in files]
-    turned = [
-        (file, was) for file, was in plain if callable(was) and _same_rotation(was, model.device, dtype)
-    ]
-    for file, was in turned:
-        setattr(file, ROTATION, _rotation(was))
-    try:
-        with in_place_of(list(fast), list(fast.values())):
-            yield
-    finally:
-        for file, was in turned:
-            setattr(file, ROTATION, was)
+
+    def rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
+        return _rotation(plain) if _same_rotation(plain, model.device, dtype) else None
+
+    with rotated_by(model, rotation), in_place_of(list(fast), list(fast.values())):
+        yield

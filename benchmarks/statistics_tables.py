@@ -39,15 +39,16 @@ def _hashable(value: Any) -> Any:
 def tables(found: Mapping[str, Any]) -> dict[str, str]:
     """Markdown tables by the name that docs/statistics.md has for them."""
     pairs = [
-        "| study | languages | not tested | one pair | any pair | wrongly better | coverage | power | at |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| study | languages | not tested | one pair | any pair | wrongly better | coverage "
+        "| of a mean | power | at |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in found["pairs"]:
         size = row["detectable"]
         power = "– | –" if size is None else f"{percent(row['power'])} | {100 * size:.1f}"
         refused = row["refused"]["share"]
         cells = [describe(row["shape"]), row["language_effect"], f"{100 * refused:.0f}" if refused else ""]
-        cells += [percent(row[name]) for name in ("alone", "family", "supported", "coverage")]
+        cells += [percent(row.get(name)) for name in ("alone", "family", "supported", "coverage", "mean")]
         pairs.append(f"| {' | '.join(cells)} | {power} |")
     single = ["| study | test | one language | any, after Holm | coverage |", "|---|---|--:|--:|--:|"]
     for row in found["languages"]:

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from crosstune.analysis.statistics.bootstrap import bootstrap_means
-from crosstune.analysis.statistics.differences import by_language, difference
+from crosstune.analysis.statistics.differences import AllPairs, by_language
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.statistics.variance import Sample
 from crosstune.analysis.transfer import language_scores, transfer
@@ -103,7 +103,7 @@ def test_a_language_is_scored_by_its_sums(
 def test_a_difference_and_its_interval(
     paired: PairedPredictions, counts: dict[tuple[str, str], np.ndarray]
 ) -> None:
-    estimate = difference(paired, "ma", "mb", language_effect="fixed", draws=4000)
+    estimate = AllPairs(paired, language_effect="fixed", draws=4000).pair("ma", "mb")
 
     def plain(kept: np.ndarray) -> float:
         """Sentences are parallel: the same are kept in every language."""

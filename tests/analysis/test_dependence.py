@@ -9,15 +9,13 @@ import pytest
 from scipy import linalg, stats
 
 from crosstune.analysis.statistics.clusters import units
-from crosstune.analysis.statistics.differences import AllPairs, by_language, difference
+from crosstune.analysis.statistics.differences import AllPairs, by_language
 from crosstune.analysis.statistics.pairing import pair_predictions
 from crosstune.analysis.statistics.variance import Sample
 from crosstune.analysis.transfer import language_scores
 from crosstune.store.record import RunRecord
 from paired_scores import coins, made
 from records import as_record
-
-OPEN = {"draws": 0}
 
 
 def run(run_id: str, label: str, task: str = "toy") -> RunRecord:
@@ -44,6 +42,21 @@ def test_questions_on_a_passage_are_tested_as_their_sum() -> None:
     assert by_language(made(scores), "a", "b")["test"][0] == "mcnemar"
     found = AllPairs(paired).pair("a", "b")
     assert (found.units, found.examples) == (12, 60)
+
+
+@pytest.mark.parametrize(("passages", "few"), [(1, True), (9, True), (10, False)])
+def test_fewer_than_ten_passages_are_not_enough_data(passages: int, few: bool) -> None:
+    """One passage of 360 questions has no variance to be seen: everything would be significant."""
+    rng = np.random.default_rng(0)
+    scores = {name: coins(rng, p, 3, 5, 90) for name, p in (("a", 0.6), ("b", 0.4))}
+    paired = replace(made(scores), clusters=np.tile(np.arange(90) * passages // 90, 5))
+    family = AllPairs(paired)
+    found = family.pair("a", "b")
+    says = f"{passages} independent passage{'' if passages == 1 else 's'}, fewer than 10"
+    assert found.not_enough_data == (says if few else "")
+    assert [value is None for value in (found.p, found.low, found.detectable)] == [few] * 3
+    assert family.values()["low"].null_count() == 2 * few
+    assert family.table().select("p", "high").null_count().row(0) == (few, few)
 
 
 def test_what_shares_a_passage_or_an_id_is_one_unit() -> None:
@@ -116,7 +129,7 @@ def test_few_languages_and_no_variance_are_no_crash() -> None:
     scores = {"a": np.stack([up, up, 1 - up, up, 1 - up])[None], "b": np.full((1, 5, 30), 0.5)}
     for last in (3, 4, 5):
         cut = {name: values[:, :last] for name, values in scores.items()}
-        found = difference(made(cut), "a", "b", **OPEN)  # type: ignore[arg-type]
+        found = AllPairs(made(cut)).pair("a", "b")
         assert 0 < found.se < 1
         assert found.language_effect == ("fixed" if last == 3 else found.language_effect)
 

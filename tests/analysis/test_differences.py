@@ -7,7 +7,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as published_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from crosstune.analysis.statistics.differences import by_language, difference, differences, mcnemar
+from crosstune.analysis.statistics.differences import AllPairs, by_language, mcnemar
 from crosstune.analysis.statistics.multiplicity import holm
 from crosstune.errors import UserError
 from paired_scores import coins, made
@@ -54,7 +54,7 @@ def test_a_graded_language_is_a_paired_t_test() -> None:
 def test_the_mean_over_languages_is_unweighted_and_leaves_out_the_source() -> None:
     rng = np.random.default_rng(2)
     scores = {"a": rng.random((3, 4, 50)), "b": rng.random((2, 4, 50))}
-    found = difference(made(scores), "a", "b")
+    found = AllPairs(made(scores)).pair("a", "b")
     expected = scores["a"][:, 1:].mean() - scores["b"][:, 1:].mean()
     assert found.difference == pytest.approx(expected, abs=1e-6)
     assert (found.languages, found.examples, found.seeds_a, found.seeds_b) == (3, 150, 3, 2)
@@ -65,22 +65,22 @@ def test_the_mean_over_languages_is_unweighted_and_leaves_out_the_source() -> No
 def test_the_interval_leaves_out_nought_exactly_when_p_is_small() -> None:
     for seed in range(60):
         rng = np.random.default_rng(seed)
-        found = difference(
-            made({"a": coins(rng, 0.58, 2, 5, 40), "b": coins(rng, 0.5, 2, 5, 40)}), "a", "b", draws=2
-        )
+        paired = made({"a": coins(rng, 0.58, 2, 5, 40), "b": coins(rng, 0.5, 2, 5, 40)})
+        found = AllPairs(paired).pair("a", "b")
         assert (found.p < 0.05) == (found.low > 0 or found.high < 0)
 
 
 def test_every_pair_or_every_method_against_one() -> None:
     rng = np.random.default_rng(3)
     paired = made({k: coins(rng, p, 2, 5, 40) for k, p in zip("abc", (0.3, 0.5, 0.9), strict=True)})
-    assert differences(paired).select("a", "b").rows() == [("a", "b"), ("a", "c"), ("b", "c")]
-    table = differences(paired, "b")
+    family = AllPairs(paired)
+    assert family.table().select("a", "b").rows() == [("a", "b"), ("a", "c"), ("b", "c")]
+    table = AllPairs(paired).table("b")
     assert table.select("a", "b").rows() == [("a", "b"), ("c", "b")]
-    one = difference(paired, "c", "b")
+    one = family.pair("c", "b")
     assert table.row(1, named=True) == pytest.approx(one.__dict__)
     # A pair is the same whoever asks, and which way round.
-    row = differences(paired).row(2, named=True)
+    row = family.table().row(2, named=True)
     assert (row["p"], row["low"], row["methods"]) == (one.p, -one.high, 3)
     assert table.row(0, named=True)["p"] > table.row(0, named=True)["p_alone"]
 
@@ -88,18 +88,19 @@ def test_every_pair_or_every_method_against_one() -> None:
 def test_wrong_names_are_told() -> None:
     paired = made({"a": np.zeros((1, 2, 3)), "b": np.zeros((1, 2, 3))})
     with pytest.raises(UserError, match='no method "c"'):
-        difference(paired, "a", "c")
+        AllPairs(paired).pair("a", "c")
     with pytest.raises(UserError, match='the language "l9"'):
-        difference(paired, "a", "b", ["l9"])
+        AllPairs(paired, ["l9"])
 
 
 def test_agreement_on_everything_is_no_proof_of_equality() -> None:
     same = np.ones((1, 3, 10))
-    found = difference(made({"a": same, "b": same}), "a", "b")
+    found = AllPairs(made({"a": same, "b": same})).pair("a", "b")
     assert found.difference == 0
-    assert found.p == 1
-    assert found.low < 0 < found.high
-    assert found.detectable is None or found.detectable > 0.1
+    assert found.not_enough_data == "40 right answers of a and b, fewer than 100"
+    assert (found.p, found.low, found.detectable) == (None, None, None)
+    low, high = found.spread.interval()
+    assert low < 0 < high
     table = by_language(made({"a": same, "b": same}), "a", "b")
     assert table["outcome"].to_list() == ["tie", "tie"]
     assert (table["detectable"].fill_null(1.0) > 0.1).all()

@@ -11,8 +11,8 @@ from crosstune.analysis.statistics.bootstrap import bootstrap_means
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import detectable
 from crosstune.analysis.statistics.studentized import critical, two_sided
-from crosstune.analysis.statistics.variance import Sample, SeedVariance
-from crosstune.analysis.statistics.welch import corrected
+from crosstune.analysis.statistics.variance import Sample
+from crosstune.analysis.statistics.welch import SeedVariance, corrected
 
 
 def made(scores: dict[str, np.ndarray], ids: list[list[str]]) -> PairedPredictions:

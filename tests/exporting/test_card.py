@@ -5,16 +5,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import polars as pl
 import pytest
+from statsmodels.stats.proportion import proportion_confint
 from typer.testing import CliRunner
 
+from crosstune.analysis.statistics.differences import AllPairs
+from crosstune.analysis.statistics.pairing import pair_predictions
+from crosstune.analysis.transfer import language_scores
 from crosstune.cli.main import app
 from crosstune.errors import UserError
-from crosstune.exporting.card import write_card
+from crosstune.exporting.card import _results, write_card
 from crosstune.exporting.folders import write_adapter
 from crosstune.methods import METHODS
 from crosstune.store import store as stored
 from hub_server import COMMIT, OWNER, TOKEN, serving
+from records import as_record
+from simulated import make_run
 
 
 def test_the_card(runs: Any, tmp_path: Path) -> None:
@@ -35,9 +43,9 @@ def test_the_card(runs: Any, tmp_path: Path) -> None:
     for code, name in (("en", "English (trained on)"), ("de", "German")):
         scores = [row["score"] for row in table.iter_rows(named=True) if row["language"] == code]
         mean = sum(scores) / len(scores)
-        se = (sum((x - mean) ** 2 for x in scores) / (len(scores) - 1) / len(scores)) ** 0.5
-        low, high = max(0, mean - 1.96 * se), min(1, mean + 1.96 * se)
-        interval = f"{100 * low:.1f} to {100 * high:.1f}"
+        paired = pair_predictions(language_scores([record], table), table)[0]
+        low, high = AllPairs(paired, [code], language_effect="fixed").values().select("low", "high").row(0)
+        interval = "-" if low is None else f"{100 * low:.1f} to {100 * high:.1f}"
         assert f"| {name} | {len(scores)} | {100 * mean:.1f} | {interval} |" in rest
     for part in (
         f"run {record.id}",
@@ -48,6 +56,30 @@ def test_the_card(runs: Any, tmp_path: Path) -> None:
     assert "English names of 80 items a kind" in rest
     assert f"- base model {record.model}: not known here: look at its source\n" in rest
     assert "- data CLDR: Unicode License v3\n" in rest
+
+
+def test_questions_on_one_passage_widen_the_card_s_intervals() -> None:
+    """Five questions each, all right or all wrong: an interval of 20 passages and not of 100 questions."""
+    run = make_run("lora", "lora", 0, ["en", "de"], task="xquad", model="m", written=False)
+    record = as_record(run | {"id": "r"})
+    rows = [
+        {"run": record.id, "language": code, "example": f"{i:03}", "score": float(i // 5 % 2)}
+        for code in ("en", "de")
+        for i in range(100)
+    ]
+    spans = []
+    for passages in ([None] * 100, [f"p{i // 5}" for i in range(100)]):
+        table = pl.DataFrame(rows).with_columns(cluster=pl.Series([*passages, *passages], dtype=pl.String))
+        scores = language_scores([record], table)
+        (paired,) = pair_predictions(scores, table)
+        text = _results(record, scores, paired)
+        assert ("over test passages" in text) == (passages[0] is not None)
+        (line,) = (line for line in text.splitlines() if line.startswith("| German |"))
+        low, high = map(float, line.split(" | ")[-1].removesuffix(" |").split(" to "))
+        spans.append(high - low)
+    # Wilson's interval of 100 and of 20 answers; two more for what is not seen, and Student's t, widen both.
+    plain = [100 * float(np.ptp(proportion_confint(n / 2, n, method="wilson"))) for n in (100, 20)]
+    assert spans == [pytest.approx(plain[0], abs=1.5), pytest.approx(plain[1], abs=4)]
 
 
 @pytest.mark.parametrize(

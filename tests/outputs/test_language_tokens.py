@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from transformers import MBart50Tokenizer, NllbTokenizer
+from transformers import MBart50Tokenizer, MBartTokenizer, NllbTokenizer
+from transformers.models.mbart.modeling_mbart import shift_tokens_right
 
 from crosstune.errors import UserError
 from crosstune.outputs.seq2seq.language_tokens import LanguageTokens
@@ -48,3 +49,20 @@ def test_sources_and_answers_have_the_token_of_their_language(tokenizer, count, 
     assert (other.target("tlh"), other.source("tlh")) == (wanted["de"], wanted["de"])
     with pytest.raises(UserError, match="is none of its tokens"):
         LanguageTokens(lm, EvaluateSettings(target_language_token="xx")).target("tlh")
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"), [(MBart50Tokenizer, "</s>"), (MBartTokenizer, None), (MBartTokenizer, "ro_RO")]
+)
+def test_mbart_answers_start_as_transformers_shifts_its_labels(kind, named):
+    """mBART-50 behind its end of text and the language's token, mBART-cc25 behind the latter alone."""
+    lm = make_seq2seq("mbart")
+    lm.tokenizer = kind(vocab=[(token, -float(i)) for i, token in enumerate(SPECIAL)], tgt_lang="de_DE")
+    number = None if named is None else lm.tokenizer.convert_tokens_to_ids(named)
+    lm.model.config.decoder_start_token_id = lm.model.generation_config.decoder_start_token_id = number
+    labels = lm.tokenizer(text_target="a b", return_tensors="pt").input_ids
+    inputs = shift_tokens_right(labels, lm.tokenizer.pad_token_id)[0].tolist()
+    start = LanguageTokens(lm, EvaluateSettings()).start("de")
+    text = lm.tokenizer("a b", add_special_tokens=False).input_ids
+    assert inputs[: len(start)] == start
+    assert inputs[len(start) : len(start) + len(text)] == text

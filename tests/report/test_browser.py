@@ -173,6 +173,25 @@ def test_printed_nothing_is_missing(browser: Any, small: Path) -> None:
     page.close()
 
 
+def test_a_dark_page_is_drawn_for_paper_before_it_is_printed(browser: Any, small: Path) -> None:
+    page = browser.new_page(color_scheme="dark")
+    page.add_init_script("window.print = () => document.documentElement.dataset.called = ''")
+    open_drawn(page, small)
+    label = page.locator("figure[data-ground=dark] svg .role-axis-label text").first
+    on_dark = label.get_attribute("fill")
+    page.locator("[data-print]").click()
+    page.locator("html[data-called]").wait_for(state="attached")
+    count = page.locator("figure").count()
+    assert page.locator("figure[data-ground=light] svg").count() == count
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    label = page.locator("figure svg .role-axis-label text").first
+    assert label.get_attribute("fill") != on_dark
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    sync_api.expect(page.locator("figure[data-ground=dark]")).to_have_count(count)
+    sync_api.expect(label).to_have_attribute("fill", on_dark)
+    page.close()
+
+
 def test_charts_follow_the_colour_scheme(browser: Any, report: Path) -> None:
     page = browser.new_page(color_scheme="light")
     open_drawn(page, report)

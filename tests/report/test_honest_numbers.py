@@ -21,6 +21,7 @@ from crosstune.report.page.opening import at_a_glance
 from crosstune.report.sections import Section, sections
 from crosstune.report.tables import latex
 from crosstune.report.tables.tables import all_differences, differences_from, transfer
+from crosstune.report.tables.verdicts import interval
 from crosstune.report.terminal import results_table
 from crosstune.report.text import csv_text, points
 from crosstune.store.record import SearchRecord
@@ -242,7 +243,7 @@ def test_a_pair_with_too_few_right_answers_is_not_enough_data_everywhere(tmp_pat
     folder = write_store(tmp_path / "runs", runs, with_choices(rows))
     results = crosstune.results(folder)
     (part,) = results.sections
-    few = part.few("lora", "prefix")
+    few = part.pairs().pair("lora", "prefix").not_enough_data
     assert re.fullmatch(r"\d+ right answers of lora and prefix, fewer than 100", few)
     page = crosstune.report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
     out = io.StringIO()
@@ -252,6 +253,8 @@ def test_a_pair_with_too_few_right_answers_is_not_enough_data_everywhere(tmp_pat
     (verdict,) = results.verdict([crosstune.Claim(claim="c", method="lora", beats="prefix")]).rows(named=True)
     assert (verdict["verdict"], verdict["reason"]) == ("not enough data", few)
     assert [few in text for text in texts] == [True] * 4
+    (judged,) = results.verdicts([crosstune.Claim(claim="c", method="lora", beats="prefix")])
+    assert interval(judged.cell).endswith("\nnot tested")
     # No interval, mark or p value of it stands anywhere as if it had been tested.
     assert "80% power" not in finding(part)
     opening = {column.title: column.cells[0] for column in at_a_glance([part])}
@@ -265,6 +268,6 @@ def test_a_method_that_is_nearly_always_wrong_is_told_from_one_that_is_not(tmp_p
     runs, rows = simulate({"prefix": 0.03, "lora": 0.6}, languages=CODES, examples=40)
     results = crosstune.results(write_store(tmp_path / "runs", runs, with_choices(rows)))
     (part,) = results.sections
-    assert part.few("lora", "prefix") == ""
+    assert part.pairs().pair("lora", "prefix").not_enough_data == ""
     (verdict,) = results.verdict([crosstune.Claim(claim="c", method="lora", beats="prefix")]).rows(named=True)
     assert verdict["verdict"] == "supported"

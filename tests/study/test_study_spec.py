@@ -51,6 +51,22 @@ MISTAKES = [
         '9: languages: task "number-words" is missing; add "number-words: all"',
     ),
     ("[en, de, no]", "17", '9: languages: give "all" or a list of codes such as [en, de, sw]'),
+    (
+        "{limit: 50}",
+        "{limit: 50, piece: last}",
+        "11: evaluate.piece has no effect here: it is for tags told by a head; take it out",
+    ),
+    (
+        "{limit: 50}",
+        "{pooling: mean}",  # of a causal model without a head
+        "11: evaluate.pooling has no effect here: it is for retrieval, and choices told by a head; "
+        "take it out",
+    ),
+    (
+        "{steps: 5}",
+        "{steps: 5}, evaluate: {head: true}",
+        "3: evaluate.head has no effect here: it is for choices and tags; take it out",
+    ),
     ("steps: 60", "steps: -1", "10: train: steps should be greater than or equal to 1; found -1"),
     ("steps: 60", "step: 60", '10: unknown key "step" in train; did you mean "steps"?'),
     ("{steps: 5}", "{steps: 0}", "3: train: steps should be greater than or equal to 1; found 0"),

@@ -399,7 +399,11 @@ def test_a_language_that_cannot_be_added(tmp_path, entry, message):
 
 
 MISTAKES = [
-    ("kind: choice", "kind: chioce", "2: task: kind should be 'choice' or 'generation'; found \"chioce\""),
+    (
+        "kind: choice",
+        "kind: chioce",
+        '2: task: kind should be one of choice, generation, tags, retrieval; found "chioce"',
+    ),
     ("kind: choice", "kind: choice\nversion: 0", "3: task: version should be greater than or equal to 1"),
     ("kind: choice", "kind: choice\nversion: true", "3: task: version cannot be true"),
     (
@@ -501,7 +505,9 @@ def test_the_documentation_shows_what_there_is(tmp_path):
     text = (EXAMPLES.parent / "docs" / "custom-tasks.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert code in (EXAMPLES / "larger_number.py").read_text(encoding="utf-8")
-    first, second = (block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "kind:" in block)
+    first, second, *_ = (
+        block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "kind:" in block
+    )
     assert first in (EXAMPLES / "mood.yaml").read_text(encoding="utf-8")
     assert define(tmp_path, second).task.metrics == ("mlqa_f1",)
     table = text.partition("### Keys")[2].partition("**Files.**")[0]

@@ -84,24 +84,24 @@ _SCHEMA = {
 
 
 def _task_row(task: SuiteTask, part: pl.DataFrame) -> dict[str, Any]:
-    wanted = [find(code).code for code in task.languages.split()]
+    codes = [find(code).code for code in task.languages.split()]
     official = _official(task.metrics, part)
-    there = part.with_columns(official=official).filter(
-        pl.col("language").is_in(wanted), pl.col("official").is_not_null()
+    scored = part.with_columns(official=official).filter(
+        pl.col("language").is_in(codes), pl.col("official").is_not_null()
     )
-    groups = there.group_by("protocol", "setup", maintain_order=True)
+    groups = scored.group_by("protocol", "setup", maintain_order=True)
     tables = [table for _, table in groups]
-    chosen = max(tables, key=lambda table: table["language"].n_unique(), default=there)
+    chosen = max(tables, key=lambda table: table["language"].n_unique(), default=scored)
     # Seeds first, so that one that was not scored in all languages gives none of them another weight.
     means = chosen.group_by("language").agg(pl.col("official").mean(), pl.col("n").min())
     few = means.filter(pl.col("n") < (task.examples or 0))
-    missing = [code for code in wanted if code not in set(chosen["language"])]
+    missing = [code for code in codes if code not in set(chosen["language"])]
     return {
         "title": task.title,
         "task": task.name,
         "score": means["official"].mean(),
-        "languages": len(wanted) - len(missing),
-        "expected": len(wanted),
+        "languages": len(codes) - len(missing),
+        "expected": len(codes),
         "missing": " ".join(missing),
         "examples": few["n"].min(),
         "settings": len(tables),

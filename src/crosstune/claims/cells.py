@@ -10,7 +10,7 @@ from crosstune.analysis.statistics.estimand import Estimand
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import detectable
 from crosstune.analysis.statistics.spread import combined
-from crosstune.analysis.statistics.variance import LanguageEffect
+from crosstune.analysis.statistics.variance import LanguageEffect, near_chance
 from crosstune.claims import choose_runs as claim_runs
 from crosstune.claims.cell import Cell, corrected, counted
 from crosstune.claims.choose_runs import NoRunsError, Setup
@@ -56,19 +56,20 @@ def _places(claim: Claim, setups: Sequence[Setup], evidence: Evidence) -> list[t
     if claim.task is None:
         setups = [setup for setup in setups if evidence.measures(setup, claim.metric)] or setups
     models: list[str] = []
-    for wanted in claim.model or ():
-        known = sorted({setup.model for setup in setups if claim_runs.same_model(wanted, setup.model)})
-        models += known or [wanted]
+    for name in claim.model or ():
+        matching = {setup.model for setup in setups if claim_runs.same_model(name, setup.model)}
+        models += sorted(matching) or [name]
     places = []
     for pick in claim.method:
         sides = [claim_runs.matching(side, setups) for side in (pick, claim.against) if side is not None]
-        ran = set.intersection(*({(setup.model, setup.task) for setup in side} for side in sides))
-        named: set[tuple[str, str]] = set()
+        have_runs = set.intersection(*({(setup.model, setup.task) for setup in side} for side in sides))
+        chosen: set[tuple[str, str]] = set()
         for model, task in itertools.product(models or [""], claim.task or [""]):
-            named |= {run for run in ran if model in ("", run[0]) and task in ("", run[1])} or {(model, task)}
+            fitting = {pair for pair in have_runs if model in ("", pair[0]) and task in ("", pair[1])}
+            chosen |= fitting or {(model, task)}
         if claim.than_on is not None:
-            named = {(model, "") for model, _ in named}
-        places += [(model, task, pick) for model, task in sorted(named)]
+            chosen = {(model, "") for model, _ in chosen}
+        places += [(model, task, pick) for model, task in sorted(chosen)]
     return places
 
 
@@ -104,11 +105,13 @@ class _Pair:
         less = self.claim.metric in LOWER_IS_BETTER or self.claim.quantity == "gap"
         return (self.b.label, self.a.label) if less else (self.a.label, self.b.label)
 
-    def tests(self, of: Estimand, language_effect: LanguageEffect = "random") -> FairPairs:
+    def tests(
+        self, of: Estimand, language_effect: LanguageEffect = "random", *, small: bool = False
+    ) -> FairPairs:
         """All pairs by one quantity."""
-        if of.quantity == "relative" and (why := self.paired.near_chance(self.sides, of.chance)):
+        if of.quantity == "relative" and (why := near_chance(self.paired, self.sides, of.chance)):
             raise NoRunsError(why)
-        return FairPairs(self.paired, self.compared, of, language_effect=language_effect)
+        return FairPairs(self.paired, self.compared, of, language_effect=language_effect, small=small)
 
     def cell(self, where: str, why: str = "") -> Cell:
         """An empty cell of these runs."""
@@ -116,8 +119,15 @@ class _Pair:
         if self.left_out:
             note = f"without {', '.join(self.left_out)}, not run in all these languages: tables have fewer"
         runs = tuple(run.id for run in (*self.a.runs, *self.b.runs))
-        given = effort(self.a, self.b)
-        return Cell(where, why=why, a=self.a.label, b=self.b.label, effort=given, note=note, runs=runs)
+        return Cell(
+            where,
+            why=why,
+            a=self.a.label,
+            b=self.b.label,
+            effort=effort(self.a, self.b),
+            note=note,
+            runs=runs,
+        )
 
 
 def _pair(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evidence) -> _Pair:
@@ -138,13 +148,13 @@ def _compared(
 ) -> list[Cell]:
     pair = _pair(claim, pick, candidates, evidence)
     codes = _target_codes(claim, pair.paired)
-    of = _estimand(claim, codes)
-    tests = pair.tests(of)
+    estimand = _estimand(claim, codes)
+    tests = pair.tests(estimand)
     held_out = tests.predictions(*pair.sides)
-    short = _short_of_seeds(claim, held_out, (pair.a, pair.b))
+    too_few_seeds = _short_of_seeds(claim, held_out, (pair.a, pair.b))
     by = claim.per
     if by is None or by == "model" or by == "task" or by == "method":  # noqa: PLR1714 - so that mypy narrows it
-        why = _few_languages(claim, of) or short or held_out.few_answers(pair.sides, codes)
+        why = _few_languages(claim, estimand) or too_few_seeds
         return [_cell(pair.cell(where, why), tests.pair(*pair.sides), claim)]
     if by == "language":
         tested = tests.pair(*pair.sides)
@@ -153,11 +163,10 @@ def _compared(
         result = []
         for code in family_order(codes):
             (row,) = table.filter(language=code).rows(named=True)
-            in_it = replace(
-                tested, methods=2, languages=1, examples=row["n"], **{name: row[name] for name in names}
-            )
-            cell = pair.cell(_joined(where, code), short)
-            result.append(_cell(cell, in_it, claim, row["p"] if claim.threshold == 0 else None))
+            changed = {name: row[name] for name in names} | {"languages": 1, "examples": row["n"]}
+            of_language = replace(tested, methods=2, not_enough_data="", **changed)
+            cell = pair.cell(_joined(where, code), too_few_seeds)
+            result.append(_cell(cell, of_language, claim, row["p"] if claim.threshold == 0 else None))
         return result
     groups: dict[str, list[str]] = {}
     for code in codes:
@@ -168,11 +177,11 @@ def _compared(
     for name, group in sorted(groups.items()):
         where_in = _joined(where, name)
         if len(group) < claim.at_least:
-            few = f"{counted(len(group), 'target language')} of {name}, fewer than {claim.at_least}"
-            result.append(pair.cell(where_in, few))
+            too_few = f"{counted(len(group), 'target language')} of {name}, fewer than {claim.at_least}"
+            result.append(pair.cell(where_in, too_few))
             continue
-        tested = pair.tests(_estimand(claim, group), "fixed").pair(*pair.sides)
-        result.append(_cell(pair.cell(where_in, short), tested, claim))
+        tested = pair.tests(_estimand(claim, group), "fixed", small=True).pair(*pair.sides)
+        result.append(_cell(pair.cell(where_in, too_few_seeds), tested, claim))
     return result
 
 
@@ -187,17 +196,17 @@ def _across_tasks(
             of_task = [setup for setup in candidates if setup.task == task]
             _need_runs(claim, pick, of_task, model, task)
             pair = _pair(claim, pick, of_task, evidence)
-            of = _estimand(claim, _target_codes(claim, pair.paired))
-            tests = pair.tests(of)
-            short = _short_of_seeds(claim, tests.predictions(*pair.sides), (pair.a, pair.b))
+            estimand = _estimand(claim, _target_codes(claim, pair.paired))
+            tests = pair.tests(estimand)
+            too_few_seeds = _short_of_seeds(claim, tests.predictions(*pair.sides), (pair.a, pair.b))
             terms.append((sign / len(tasks), tests.pair(*pair.sides)))
-            cells.append(pair.cell(where, _few_languages(claim, of) or short))
+            cells.append(pair.cell(where, _few_languages(claim, estimand) or too_few_seeds))
     spread = combined([(weight, tested.spread) for weight, tested in terms])
     methods = max(tested.methods for _, tested in terms)
     low, high = spread.interval(methods=methods)
     smallest = float(detectable(spread.se, spread.df, methods=methods))
     first = terms[0][1]
-    of_all = replace(
+    over_tasks = replace(
         first,
         difference=spread.difference,
         low=low,
@@ -205,13 +214,14 @@ def _across_tasks(
         se=spread.se,
         df=spread.df,
         methods=methods,
+        not_enough_data=next((tested.not_enough_data for _, tested in terms if tested.not_enough_data), ""),
         detectable=smallest if smallest <= spread.most else None,
         languages=min(tested.languages for _, tested in terms),
         examples=sum(tested.examples for _, tested in terms),
     )
     runs = tuple(dict.fromkeys(run for cell in cells for run in cell.runs))
     why = next((cell.why for cell in cells if cell.why), "")
-    return _cell(replace(cells[0], why=why, runs=runs), of_all, claim)
+    return _cell(replace(cells[0], why=why, runs=runs), over_tasks, claim)
 
 
 def _estimand(claim: Claim, codes: Sequence[str]) -> Estimand:
@@ -227,9 +237,9 @@ def _estimand(claim: Claim, codes: Sequence[str]) -> Estimand:
     return Estimand("contrast", inside, than)
 
 
-def _few_languages(claim: Claim, of: Estimand) -> str:
+def _few_languages(claim: Claim, estimand: Estimand) -> str:
     """What to say where a mean is over fewer languages than the claim wants."""
-    fewest = min(len(codes) for codes in (of.languages or (), of.versus) if codes)
+    fewest = min(len(codes) for codes in (estimand.languages or (), estimand.versus) if codes)
     return (
         f"{counted(fewest, 'target language')}, fewer than {claim.at_least}"
         if fewest < claim.at_least
@@ -249,10 +259,10 @@ def _varied(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evi
     if len(codes) < claim.at_least:
         why = f"{counted(len(codes), 'target language')}, fewer than {claim.at_least}"
     pairs = []
-    for one, other in itertools.combinations(setups, 2):
-        tested = tests.pair(one.label, other.label)
+    for first, second in itertools.combinations(setups, 2):
+        tested = tests.pair(first.label, second.label)
         if tested.difference < 0:
-            tested = tests.pair(other.label, one.label)
+            tested = tests.pair(second.label, first.label)
         pairs.append(tested)
     widest = max(pairs, key=lambda tested: tested.difference)
     runs = tuple(run.id for setup in setups for run in setup.runs)
@@ -268,7 +278,9 @@ def _cell(base: Cell, tested: Difference, claim: Claim, p: float | None = None) 
     seeds = (tested.seeds_a, tested.seeds_b) if tested.a == base.a else (tested.seeds_b, tested.seeds_a)
     threshold = claim.threshold
     size = abs(tested.difference) if claim.equals is not None else tested.difference
-    if p is None:
+    if tested.not_enough_data:
+        base, p = replace(base, why=base.why or tested.not_enough_data), None
+    elif p is None:
         # Of a margin on both sides, the p values of two one-sided tests; doubled, as all are two-sided.
         ends = (threshold, -threshold) if claim.equals is not None else (threshold,)
         p = max(_p(tested, end) for end in ends)

@@ -13,8 +13,8 @@ from crosstune.claims.choose_runs import NoRunsError, Setup
 from crosstune.claims.file import Claim, Pick
 
 SPEED = frozenset(
-    ("seed", "tokens_per_pass", "by_length", "gradient_checkpointing", "reuse_frozen_layers", "dev_limit")
-)
+    ("seed", "tokens_per_pass", "by_length", "gradient_checkpointing", "reuse_frozen_layers", "shard")
+) | {"dev_limit"}
 """Training settings that change how fast a run is, or rounding."""
 
 RECIPE = frozenset(("weight_decay", "warmup_steps", "decay", "clip", "loss", "evaluate_every", "patience"))
@@ -32,7 +32,8 @@ class FairPairs(AllPairs):
         setups: Its setups by label, with how many settings each is the best of.
         of: What is estimated, as `AllPairs`; likewise
         language_effect: and
-        draws: of the bootstrap.
+        draws: of the bootstrap; and
+        small: with few answers.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class FairPairs(AllPairs):
         *,
         language_effect: LanguageEffect = "random",
         draws: int = 0,
+        small: bool = False,
     ) -> None:
-        super().__init__(paired, of, language_effect=language_effect, draws=draws)
+        super().__init__(paired, of, language_effect=language_effect, draws=draws, small=small)
         self._setups = setups
         self._of = of
 
@@ -68,6 +70,7 @@ class FairPairs(AllPairs):
             self._of,
             language_effect=self.language_effect,
             draws=self._draws,
+            small=self.small,
         )
 
 

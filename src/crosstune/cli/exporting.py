@@ -25,6 +25,9 @@ def export(
     merged: Annotated[
         Path | None, typer.Option(help="Write the model with what the run trained in its weights.")
     ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of a method with other weights for each language: whose to write.")
+    ] = None,
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="And upload it to the hub, as private.")
     ] = None,
@@ -70,7 +73,8 @@ def export(
     from crosstune.exporting.folders import write_adapter, write_merged
 
     run = store / target
-    written = write_merged(run, merged, device) if merged else write_adapter(run, adapter or Path(), device)
+    write, folder = (write_merged, merged) if merged else (write_adapter, adapter or Path())
+    written = write(run, folder, device, language)
     card = write_card(run, written)
     gap = (
         "are not compared"

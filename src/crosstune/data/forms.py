@@ -66,7 +66,7 @@ FORMS: dict[Kind, AnswerForm] = {
 what an encoder makes of ``generation`` where answers are parts of a context, by a head. ``tags``: a head
 tells one of the choices for each word, parted by spaces. ``retrieval``: the nearest texts by states."""
 
-CUSTOM: tuple[Kind, ...] = ("choice", "generation")
+CUSTOM: tuple[Kind, ...] = ("choice", "generation", "tags", "retrieval")
 """Those that tasks of a user's own can have."""
 
 UNLABELLED = AnswerForm("text", {})

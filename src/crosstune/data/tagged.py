@@ -1,7 +1,7 @@
-"""Sentences with a tag for each word: a word and its tag a line, or CoNLL-U."""
+"""Sentences with a tag for each word: a word and its tag a line, CoNLL's columns, or CoNLL-U."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from crosstune.data.tables import BadRow, Row, Rows, read_lines
@@ -43,6 +43,31 @@ def read_tagged(path: Path) -> Rows:
             words.append(word or tag)
             tags.append(tag.strip() if word else "O")
         yield _row(path, line, str(number), words, tags)
+
+
+def read_conll(path: Path, tags: Collection[str]) -> Rows:
+    """The same of any number of columns: the word is in the first, its tag, one of ``tags``, in the last.
+
+    Lines about a document (-DOCSTART-), and those in front of a sentence that begin with # and end in no tag,
+    are left out.
+    """
+    for number, line, block in _blocks(path):
+        rows = [text.strip().split("\t" if "\t" in text.strip() else None) for text in block]
+        above = 0
+        while above < len(rows) and _about(rows[above], tags):
+            above += 1
+        bare = next((i for i, row in enumerate(rows[above:], above) if len(row) < 2), None)
+        if bare is not None:
+            yield BadRow(f"{path}:{line + bare}: {rows[bare][0][:60]!r} has no tag behind it")
+        elif rows := rows[above:]:
+            yield _row(
+                path, line + above, str(number), [row[0] for row in rows], [row[-1].strip() for row in rows]
+            )
+
+
+def _about(row: Sequence[str], tags: Collection[str]) -> bool:
+    """Whether a line is no word of a sentence."""
+    return row[0] == "-DOCSTART-" or (row[0].startswith("#") and row[-1] not in tags)
 
 
 def read_conllu(path: Path) -> Rows:

@@ -7,9 +7,12 @@ from typing import Any
 import polars as pl
 
 from crosstune.analysis.predictions import Predictions
+from crosstune.analysis.statistics.differences import AllPairs
+from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
 from crosstune.exporting.folders import TOKENS, Written
+from crosstune.exporting.library import TASK
 from crosstune.files import read_text, user_path
 from crosstune.languages import find
 from crosstune.models.loading import hub
@@ -18,7 +21,6 @@ from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
 
 CARD = "README.md"
-_Z = 1.959964  # of a 95% interval
 
 
 def write_card(run_folder: Path, written: Written) -> Path:
@@ -28,13 +30,15 @@ def write_card(run_folder: Path, written: Written) -> Path:
         UserError: It cannot be written.
     """
     run, store = written.run, user_path(run_folder).parent
-    scores = language_scores([run], Predictions(store))
+    predictions = Predictions(store)
+    scores = language_scores([run], predictions)
+    (paired,) = pair_predictions(scores, predictions.to_pair([run]))
     parts = [
         _head(written),
         f"# {_plain(run.label)} on {_plain(run.model)}\n\nTrained and evaluated with crosstune "
         f"{run.versions.get('crosstune', '')}: {_facts(run)}\n",
         f"## Use\n\n{_use(written)}\n",
-        f"## Results\n\n{_results(run, scores)}\n",
+        f"## Results\n\n{_results(run, scores, paired)}\n",
         f"## Data\n\n{_data(run)}\n",
         f"## Licences\n\n{_licences(run)}\n",
         _study(store),
@@ -73,10 +77,11 @@ def _facts(run: RunRecord) -> str:
 
 def _use(written: Written) -> str:
     name = json.dumps(written.run.model)
+    classes = f", num_labels={written.classes}" if written.classes else ""
     if written.kind == "PEFT adapter":
         text = (
-            "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM\n\n"
-            f"model = AutoModelForCausalLM.from_pretrained({name})\n"
+            f"```python\nfrom peft import PeftModel\nfrom transformers import {written.loads}\n\n"
+            f"model = {written.loads}.from_pretrained({name}{classes})\n"
             'model = PeftModel.from_pretrained(model, "this folder")\n```\n'
         )
     elif written.gap is None:
@@ -84,10 +89,11 @@ def _use(written: Written) -> str:
             "```python\nimport adapters\nfrom transformers import AutoModelForCausalLM\n\n"
             f"model = AutoModelForCausalLM.from_pretrained({name})\n"
             "adapters.init(model)\n"
-            'model.load_adapter("this folder", use_safetensors=True, set_active=True)\n```\n'
+            f"{_loaded(written)}```\n"
         )
     else:
-        text = "A checkpoint in the form of transformers, for vLLM, SGLang and llama.cpp's converter too.\n"
+        also = "" if written.classes else ", for vLLM, SGLang and llama.cpp's converter too"
+        text = f"A checkpoint in the form of transformers (`{written.loads}`){also}.\n"
     notes = [f"{remark[0].upper()}{remark[1:]}." for remark in written.remarks]
     if written.gap is not None:
         notes.insert(
@@ -96,19 +102,32 @@ def _use(written: Written) -> str:
     return "\n".join([text, " ".join(notes), ""]) if notes else text
 
 
-def _results(run: RunRecord, scores: pl.DataFrame) -> str:
-    measure = run.task.metrics[0]
+def _loaded(written: Written) -> str:
+    """The lines that load the folders of the adapters library."""
+    names = sorted(folder.name for folder in written.folder.iterdir() if folder.is_dir())
+    if not names:
+        return 'model.load_adapter("this folder", use_safetensors=True, set_active=True)\n'
+    code = next(name for name in (*reversed(written.run.languages), *names) if name in names)
     lines = [
-        f"`{run.task.name}`, {measure} in percent, with 95% intervals over test examples:",
+        f'model.load_adapter("this folder/{name}", load_as="{name}", use_safetensors=True)\n'
+        for name in (code, TASK)
+    ]
+    return "".join([*lines, f'model.active_adapters = adapters.composition.Stack("{code}", "{TASK}")\n'])
+
+
+def _results(run: RunRecord, scores: pl.DataFrame, paired: PairedPredictions) -> str:
+    measure = run.task.metrics[0]
+    units = "examples" if paired.clusters is None else "passages"
+    lines = [
+        f"`{run.task.name}`, {measure} in percent, with 95% intervals over test {units}:",
         "",
         "| language | examples | score | interval |",
         "|---|---|---|---|",
     ]
     for row in scores.sort("is_source", descending=True, maintain_order=True).iter_rows(named=True):
-        interval = "-"
-        if row["se"] is not None:
-            low, high = (min(1.0, max(0.0, row["score"] + z * row["se"])) for z in (-_Z, _Z))
-            interval = f"{100 * low:.1f} to {100 * high:.1f}"
+        (mean,) = AllPairs(paired, [row["language"]], language_effect="fixed").values().rows(named=True)
+        few = mean["low"] is None
+        interval = "-" if few else f"{100 * mean['low']:.1f} to {100 * mean['high']:.1f}"
         name = find(row["language"]).name + (" (trained on)" if row["is_source"] else "")
         lines.append(f"| {name} | {row['n']} | {100 * row['score']:.1f} | {interval} |")
     if not run.zero_shot:

@@ -21,6 +21,7 @@ from crosstune.methods.base import Method
 from crosstune.methods.prompts.llama_adapter import LlamaAdapter
 from crosstune.methods.prompts.prefix import Prefix
 from crosstune.methods.prompts.soft_prompt import SoftPrompt
+from crosstune.methods.staged.adamergex import AdaMergeX
 from crosstune.models.language_model import LanguageModel
 
 _GATED = ("llama", "mistral")
@@ -168,6 +169,7 @@ def _ia3(method: Ia3, lm: LanguageModel) -> PeftForm:
 _TABLE = "prompt_encoder.default.embedding.weight"
 _FORMS: dict[type, Callable[[Any, LanguageModel], PeftForm]] = {
     Lora: _lora,
+    AdaMergeX: _lora,
     PeftTuner: _tuner,
     SoftPrompt: _soft_prompt,
     Prefix: _prefix,

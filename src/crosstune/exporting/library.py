@@ -5,17 +5,24 @@ what the library wrote and computed.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from crosstune.errors import UserError
 from crosstune.methods.adapters.bottleneck import Bottleneck
 from crosstune.methods.adapters.compacter import Compacter, CompacterConfig
+from crosstune.methods.adapters.inserted import InsertedConfig
+from crosstune.methods.staged.mad_x import MadX
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.tensor_file import write_tensors
 
 _ARCHITECTURES = ("llama", "mistral")
 _NAME = "crosstune"
+TASK = "task"
+"""The folder of MAD-X's task adapter; a language's is called by its code."""
 _PLACES = {"attention": "attention_adapters", "mlp": "output_adapters"}
 _ENDS = {
     "down.weight": "adapter_down.0.weight",
@@ -55,16 +62,37 @@ _OFF = {
 def write_library_form(method: Bottleneck | Compacter, lm: LanguageModel, folder: Path) -> None:
     """Write ``adapter_config.json`` and ``adapter.safetensors`` of an attached method.
 
+    Of MAD-X a folder for the task's adapter, and one for each language's.
+
     Raises:
         UserError: The library has no such adapter on this model.
     """
-    config, kind = method.config, lm.model.config.model_type
+    if not isinstance(method, MadX):
+        _write(method.name, method.config, method.state(), lm, folder)
+        return
+    if method.config.residual != "library":
+        raise UserError("mad-x: the adapters library's stack has residual: library alone")
+    alone = method.config.model_copy(update={"invertible": False})
+    parts: dict[str, tuple[InsertedConfig, Mapping[str, Tensor]]] = {TASK: (alone, method.state())}
+    for text, codes in method.users.items():
+        name = codes[0] if " " in text else text  # a sum of several languages' is one language's own
+        parts[name] = (method.config.language_adapter, method.weights[text])
+    for name, (config, state) in parts.items():
+        (folder / name).mkdir()
+        _write(method.name, config, state, lm, folder / name)
+
+
+def _write(
+    name: str, config: InsertedConfig, state: Mapping[str, Tensor], lm: LanguageModel, folder: Path
+) -> None:
+    kind = lm.model.config.model_type
     if kind not in _ARCHITECTURES:
-        raise UserError(f"{method.name}: the adapters library has it for {' and '.join(_ARCHITECTURES)} here")
+        raise UserError(f"{name}: the adapters library has it for {' and '.join(_ARCHITECTURES)} here")
     products = config if isinstance(config, CompacterConfig) else None
     if getattr(config, "invertible", False):
         raise UserError(
-            "bottleneck: the adapters library undoes an invertible adapter in its own heads alone"
+            f"{name}: the adapters library undoes an invertible adapter in its own heads alone; train it "
+            "with invertible: false"
         )
     hidden, chosen = lm.geometry.hidden, config.chosen(lm.geometry.layers)
     parallel, activation = config.placement == "parallel", config.activation or config.published.activation
@@ -96,11 +124,11 @@ def write_library_form(method: Bottleneck | Compacter, lm: LanguageModel, folder
         "version": "adapters.1.3.0",
     }
     tensors, ends = {}, _OF_PRODUCTS if products else _ENDS
-    for name, tensor in method.state().items():
-        if name == "rule":
+    for key, tensor in state.items():
+        if key == "rule":
             at = f"model.shared_parameters.{_NAME}.phm_rule"
         else:
-            layers, i, place, end = name.split(".", 3)
+            layers, i, place, end = key.split(".", 3)
             at = f"model.{layers}.{i}.{_PLACES[place]}.adapters.{_NAME}.{ends[end]}"
         tensors[at] = tensor.detach().cpu().contiguous().clone()
     write_tensors(tensors, folder / "adapter.safetensors")

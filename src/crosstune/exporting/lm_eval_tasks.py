@@ -14,7 +14,6 @@ import numpy as np
 import yaml
 
 from crosstune.data.example import Example
-from crosstune.data.forms import CUSTOM
 from crosstune.errors import UserError
 from crosstune.files import user_path, write_whole
 from crosstune.metrics.corpus import CORPUS
@@ -72,8 +71,9 @@ def write_tasks(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
     left: list[str] = []
     names: list[str] = []
     for reference, run in runs.items():
-        if run.task.kind not in CUSTOM or str((run.task.file or {}).get("path", "")).endswith(".py"):
-            why = "is a Python file" if run.task.file else f"has {run.task.kind} for answers"
+        in_python = str((run.task.file or {}).get("path", "")).endswith(".py")
+        if in_python or run.task.kind not in ("choice", "generation"):
+            why = "is a Python file" if in_python else f"has {run.task.kind} for answers"
             left.append(f"{run.task.name} is left out: it {why}, which the harness cannot take")
             continue
         again = names.count(run.task.name)

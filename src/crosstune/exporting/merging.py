@@ -30,7 +30,7 @@ def merged_model(method: Method, lm: LanguageModel) -> Iterator[tuple[dict[str, 
         raise UserError("quantised weights cannot hold what was trained; write it with --adapter")
     with ExitStack() as inside:
         share = max(_merge(part, inside) for part in parts_of(method))
-        yield _plainly_named(lm), share
+        yield plainly_named(lm), share
 
 
 def parts_of(method: Method) -> list[Method]:
@@ -59,7 +59,7 @@ def _merge(method: Method, inside: ExitStack) -> float:
     )
 
 
-def _plainly_named(lm: LanguageModel) -> dict[str, Tensor]:
+def plainly_named(lm: LanguageModel) -> dict[str, Tensor]:
     """The model's own weights, without what PEFT put around and beside them."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -1,4 +1,4 @@
-"""Scores of a ranking: the ids of what was found, the best first."""
+"""Scores of a ranking: ids, the best first."""
 
 from collections.abc import Collection, Sequence
 
@@ -8,12 +8,12 @@ def average_precision(ranking: Sequence[str], relevant: Collection[str], depth: 
 
     A perfect ranking has 1: it is divided by the number of relevant ids, at most ``depth``.
     """
-    found, total = 0, 0.0
+    hits, precisions = 0, 0.0
     for place, name in enumerate(ranking[:depth], 1):
         if name in relevant:
-            found += 1
-            total += found / place
-    return total / min(len(relevant), depth)
+            hits += 1
+            precisions += hits / place
+    return precisions / min(len(relevant), depth)
 
 
 def reciprocal_rank(ranking: Sequence[str], relevant: Collection[str], depth: int = 20) -> float:

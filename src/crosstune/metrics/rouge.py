@@ -31,8 +31,8 @@ _TOKEN = regex.compile(
 
 def tokens(text: str) -> list[str]:
     """Words in lower case, numbers and symbols; of scripts without spaces (`NO_SPACES`) single letters."""
-    found: list[str] = _TOKEN.findall(_BETWEEN.sub(" ", _DROPPED.sub("", text.lower())))
-    return found
+    words: list[str] = _TOKEN.findall(_BETWEEN.sub(" ", _DROPPED.sub("", text.lower())))
+    return words
 
 
 def rouge(answer: str, golds: Sequence[str], split: Tokenize = tokens) -> dict[str, float]:
@@ -43,32 +43,33 @@ def rouge(answer: str, golds: Sequence[str], split: Tokenize = tokens) -> dict[s
     Raises:
         ValueError: ``golds`` is empty.
     """
-    ours = split(answer)
+    answer_tokens = split(answer)
     references = [split(gold) for gold in golds]
-    scores = {f"rouge_{n}": max(_ngram_f1(ours, gold, n) for gold in references) for n in (1, 2)}
-    return scores | {"rouge_l": max(_f1(_common(ours, gold), len(ours), len(gold)) for gold in references)}
+    scores = {f"rouge_{n}": max(_ngram_f1(answer_tokens, gold, n) for gold in references) for n in (1, 2)}
+    longest = (_f1(_common(answer_tokens, gold), len(answer_tokens), len(gold)) for gold in references)
+    return scores | {"rouge_l": max(longest)}
 
 
-def _ngram_f1(ours: Sequence[str], gold: Sequence[str], n: int) -> float:
-    counts = [Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (ours, gold)]
+def _ngram_f1(answer: Sequence[str], gold: Sequence[str], n: int) -> float:
+    counts = [Counter(zip(*(words[i:] for i in range(n)), strict=False)) for words in (answer, gold)]
     return _f1((counts[0] & counts[1]).total(), counts[0].total(), counts[1].total())
 
 
-def _f1(shared: int, ours: int, gold: int) -> float:
+def _f1(shared: int, answer: int, gold: int) -> float:
     """Harmonic mean of precision and recall."""
-    return 2 * shared / (ours + gold) if shared else 0.0
+    return 2 * shared / (answer + gold) if shared else 0.0
 
 
-def _common(ours: Sequence[str], gold: Sequence[str]) -> int:
+def _common(answer: Sequence[str], gold: Sequence[str]) -> int:
     """Length of the longest common subsequence.
 
-    Bit i of ``row`` is unset where the length grows at the i-th token of ``ours`` (Hyyrö 2004).
+    Bit i of ``row`` is unset where the length grows at the i-th token of ``answer`` (Hyyrö 2004).
     """
     places: dict[str, int] = {}
-    for i, token in enumerate(ours):
+    for i, token in enumerate(answer):
         places[token] = places.get(token, 0) | 1 << i
-    row = full = (1 << len(ours)) - 1
+    row = full = (1 << len(answer)) - 1
     for token in gold:
         match = row & places.get(token, 0)
         row = ((row + match) | (row - match)) & full
-    return len(ours) - row.bit_count()
+    return len(answer) - row.bit_count()

@@ -54,18 +54,21 @@ class EncoderDecoder(LanguageModel):
         return self.model.get_encoder()
 
     @property
-    def start_id(self) -> int:
-        """The token that every answer starts behind.
-
-        Raises:
-            UserError: The model names none.
-        """
+    def decoder_start_id(self) -> int | None:
+        """The token that the model names as the one that every answer starts behind."""
         for config in (self.model.config, self.model.generation_config):
             if isinstance(token := getattr(config, "decoder_start_token_id", None), int):
                 return token
-        raise UserError(
-            f"{self.name}: its config.json has no decoder_start_token_id; add the one it was trained with"
-        )
+        return None
+
+    @property
+    def start_id(self) -> int:
+        """The same; a `UserError` where the model names none."""
+        if (token := self.decoder_start_id) is None:
+            raise UserError(
+                f"{self.name}: its config.json has no decoder_start_token_id; add the one it was trained with"
+            )
+        return token
 
     @property
     def forced_id(self) -> int | None:

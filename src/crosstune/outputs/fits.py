@@ -19,6 +19,15 @@ from crosstune.tasks.base import Task
 VLLM = ("none", "few-shot", "full", "lora", "soft-prompt")
 """Methods whose models vLLM runs (`crosstune.outputs.decoding.vllm_engine`)."""
 
+OF_SOME_ANSWERS = {
+    "head": "choices and tags",
+    "pooling": "retrieval, and choices told by a head",
+    "piece": "tags told by a head",
+    "choices": "choices and tags",
+    "beams": "written answers",
+}
+"""Settings of evaluation that have an effect on some answers alone, and on which."""
+
 
 def kind_on(task: Task | type[Task], geometry: Geometry) -> Kind:
     """The form of a task's answers on a model: an encoder points at what others write."""
@@ -67,6 +76,20 @@ def uses_head(kind: Kind, geometry: Geometry, settings: EvaluateSettings) -> boo
     wanted = bool(geometry.encoder) if settings.head is None else settings.head
     tagged = form_of(kind).tags and (bool(geometry.encoder) or settings.head is not False)
     return kind == "spans" or tagged or (form_of(kind).has_choices and wanted)
+
+
+def heeded(kind: Kind, geometry: Geometry, settings: EvaluateSettings) -> frozenset[str]:
+    """Those of `OF_SOME_ANSWERS` that change something of answers of this form on this model."""
+    form = form_of(kind)
+    if form.searched:
+        return frozenset({"pooling"})
+    if kind == "generation":
+        return frozenset({"beams"})
+    if kind == "spans":
+        return frozenset()
+    if not uses_head(kind, geometry, settings):
+        return frozenset({"head", "choices"})
+    return frozenset({"head", "choices", "piece" if form.tags else "pooling"})
 
 
 def head_shape(

@@ -13,8 +13,7 @@ from crosstune.analysis.predictions import Predictions
 from crosstune.analysis.statistics.pairing import pair_predictions
 from crosstune.analysis.statistics.power import detectable
 from crosstune.analysis.statistics.spreads import Spreads, measured
-from crosstune.analysis.statistics.variance import OWN
-from crosstune.analysis.statistics.welch import corrected
+from crosstune.analysis.statistics.welch import OWN, corrected
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
 from crosstune.planning.plan import PlanGroup, StudyPlan

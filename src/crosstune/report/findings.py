@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from crosstune.report.sections import ALPHA, Section
+from crosstune.report.sections import ALPHA, Section, outcome
 from crosstune.report.text import counted, p_value, percent
 
 
@@ -23,16 +23,17 @@ def finding(section: Section) -> str:
             f"{score}; no example was scored with all methods, so nothing is tested. {_weight(section, rows)}"
         )
     others = [row["method"] for row in rows[1:]]
-    few = section.few(best["method"], others[0])
+    few = tests[others[0]]["not_enough_data"]
     sentence = (
         f"{score}; not tested against {others[0]}: {few}."
         if few
         else f"{score}; {compared(tests[others[0]])}."
     )
-    testable = [name for name in others[1:] if not section.few(best["method"], name)]
+    testable = [name for name in others[1:] if tests[name]["p"] is not None]
     for words, wanted in (("Not significantly different either", False), ("Significantly lower", True)):
         names = [name for name in testable if (tests[name]["p"] < ALPHA) == wanted]
-        sentence += f" {words}: {_names(names)}." if names else ""
+        shown = [f"{name} (untuned)" if section.of(name)[0].method_facts.untuned else name for name in names]
+        sentence += f" {words}: {_names(shown)}." if shown else ""
     if section.one_seed:
         what = "two" if len(rows) == 2 else str(len(rows))
         sentence = (
@@ -98,8 +99,8 @@ def leader(section: Section) -> str | None:
     if not rows or section.one_seed:
         return None
     best, *others = (row["method"] for row in rows)
-    tests = {row["a"]: row["p"] for row in section.against(best).rows(named=True)}
-    better = bool(tests) and all(tests[name] < ALPHA and not section.few(best, name) for name in others)
+    tests = {row["a"]: outcome(row) for row in section.against(best).rows(named=True)}
+    better = bool(tests) and all(tests[name] == "worse" for name in others)
     return str(best) if better or not others else None
 
 
@@ -117,9 +118,10 @@ def _names(names: Sequence[str]) -> str:
 def _weight(section: Section, rows: Sequence[Mapping[str, Any]]) -> str:
     """The size of the sample; a method that no seed changes counts no seeds."""
     drawn = [row["seeds"] for row in rows if section.of(row["method"])[0].method_facts.random]
+    examples = section.scores["n"].to_list()
     parts = [
         counted(rows[0]["targets"], "target language"),
-        f"{_range(section.scores['n'].to_list())} examples each",
+        f"{_range(examples)} {'example' if max(examples) == 1 else 'examples'} each",
     ]
     if drawn:
         parts.append(f"{_range(drawn)} {'seed' if max(drawn) == 1 else 'seeds'} per method")

@@ -30,8 +30,8 @@ class Levels:
     @property
     def named(self) -> list[tuple[str, float]]:
         """Those that there are, by name."""
-        every = (("chance", self.chance), ("most frequent label", self.majority))
-        return [(name, level) for name, level in every if level is not None]
+        levels_by_name = (("chance", self.chance), ("most frequent label", self.majority))
+        return [(name, level) for name, level in levels_by_name if level is not None]
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {percent(level)}" for name, level in self.named)
@@ -44,19 +44,19 @@ def levels(runs: Sequence[RunRecord], reader: Predictions, languages: Collection
     if examples.is_empty() or not FORMS[runs[0].task.kind].has_choices:
         return Levels()
     gold = pl.col("gold")
-    count = pl.lit(None, pl.Int64)
+    choices = pl.lit(None, pl.Int64)
     if "choice_logprobs" in table.columns and table["choice_logprobs"].dtype != pl.Null:
-        count = pl.col("choice_logprobs").list.len()
+        choices = pl.col("choice_logprobs").list.len()
     # Where they were not kept, labels that repeat are the choices.
-    few = gold.n_unique().over("language") * 2 <= pl.len().over("language")
-    examples = examples.with_columns(
-        count=pl.coalesce(count, pl.when(few).then(gold.n_unique().over("language")))
-    ).filter(pl.col("count") > 0)
+    labels = gold.n_unique().over("language")
+    repeat = labels * 2 <= pl.len().over("language")
+    examples = examples.with_columns(choices=pl.coalesce(choices, pl.when(repeat).then(labels)))
+    examples = examples.filter(pl.col("choices") > 0)
     if examples.is_empty():
         return Levels()
     by_language = examples.group_by("language").agg(
-        chance=(1 / pl.col("count")).mean(),
-        majority=pl.when(gold.n_unique() <= pl.col("count").max()).then(
+        chance=(1 / pl.col("choices")).mean(),
+        majority=pl.when(gold.n_unique() <= pl.col("choices").max()).then(
             gold.unique_counts().max() / pl.len()
         ),
     )
@@ -68,16 +68,16 @@ def same_answers(
     runs: Sequence[RunRecord], reader: Predictions, languages: Collection[str]
 ) -> dict[str, int]:
     """Runs that give one answer to all examples of half of the languages or more: of how many, by run id."""
-    found = {}
+    languages_by_run = {}
     for run in runs:
         table = reader.columns(run.id, ("language", "prediction", "gold"))
         if "prediction" not in table.columns:
             continue
-        one = pl.col("prediction").n_unique() == 1
-        several = (pl.col("gold").n_unique() > 1) & (pl.len() >= FEWEST)
+        one_answer = pl.col("prediction").n_unique() == 1
+        several_right = (pl.col("gold").n_unique() > 1) & (pl.len() >= FEWEST)
         examples = table.filter(pl.col("language").is_in(list(languages)))
-        per_language = examples.group_by("language").agg(same=one & several)
+        per_language = examples.group_by("language").agg(same=one_answer & several_right)
         same = int(per_language["same"].sum())
         if same and 2 * same >= per_language.height:
-            found[run.id] = same
-    return found
+            languages_by_run[run.id] = same
+    return languages_by_run

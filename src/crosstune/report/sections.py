@@ -152,11 +152,11 @@ class Section:
 
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
-        """95% interval of each method's mean over exactly these target languages."""
+        """95% interval of each method's mean over exactly these targets; none of too few examples."""
         if self.paired is None:
             return {}
         rows = FairPairs(self.paired, self.setups, language_effect="fixed").values().rows(named=True)
-        return {row["method"]: (row["low"], row["high"]) for row in rows}
+        return {row["method"]: (row["low"], row["high"]) for row in rows if row["low"] is not None}
 
     @cached_property
     def one_seed(self) -> bool:
@@ -180,10 +180,6 @@ class Section:
     def setups(self) -> dict[str, Setup]:
         """What each method was given, by label."""
         return tried(self.runs, self.scores)
-
-    def few(self, a: str, b: str) -> str:
-        """Whether two methods have too few right or wrong answers to be tested; "" if not."""
-        return "" if self.paired is None else self.pairs().predictions(a, b).few_answers((a, b))
 
     def effort(self, a: str, b: str) -> str:
         """What two methods were given besides the method, where it differs or rates were searched."""
@@ -237,8 +233,8 @@ class Section:
                 "these runs, made by an older crosstune, do not say which questions share a passage: they "
                 "are taken as independent, and intervals are too narrow; remove the runs, run them again"
             )
-        paired = self.paired
-        few = [] if paired is None else [paired.few_answers(pair) for pair in combinations(paired.methods, 2)]
+        pairs = [] if self.paired is None else combinations(self.paired.methods, 2)
+        few = [self.pairs().predictions(a, b).not_enough_data((a, b)) for a, b in pairs]
         if few and all(few):
             result.append(f"not enough data to test any pair of methods: {few[0]}")
         if skipped:
@@ -272,12 +268,12 @@ class Section:
         return metric in table.columns and table[metric].is_not_null().any()
 
 
-def outcome(row: Mapping[str, Any], few: str = "") -> str:
+def outcome(row: Mapping[str, Any]) -> str:
     """Whether a is "better" or "worse" than b, or "not significant", by the p value of all pairs.
 
-    ``few`` is what `Section.few` says of the pair: one with too few answers to be tested is never told apart.
+    A pair with too few answers to be tested is never told apart.
     """
-    if few or row["p"] >= ALPHA:
+    if row["p"] is None or row["p"] >= ALPHA:
         return "not significant"
     return "better" if row["difference"] > 0 else "worse"
 

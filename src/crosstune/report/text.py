@@ -62,8 +62,10 @@ def points(difference: float | None, digits: int = 1) -> str:
     return "0.0" if shown == 0 else f"{shown:+.{digits}f}".replace("-", "−")
 
 
-def p_value(p: float) -> str:
-    """A p value as text: three digits, or that it is less than the least of these."""
+def p_value(p: float | None) -> str:
+    """A p value as text: three digits, or that it is less than the least of these; a dash for none."""
+    if p is None:
+        return "–"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 

@@ -68,16 +68,18 @@ def predict(
             raise UserError(f"half a character ({half}) in the text or a choice; write it in UTF-8") from None
     folder = user_path(folder)
     run = store.read_run(folder)
-    task = _task(run, task_file)
+    task = task_of(run, task_file)
     if task.version != run.task.version and not raw:
         raise UserError(
             f"{folder}: made with version {run.task.version} of task {task.name}, this is version "
             f"{task.version}; run the study again, or write the whole prompt and add --raw"
         )
+    if form_of(task.kind).searched:
+        raise UserError(f"task {task.name} searches texts, and one text has no others to be told from")
     code = find(language).code if language else run.source_language
     prompt = text if raw else _prompt(task, text, code)
     if form_of(task.kind).has_choices and not choices:
-        choices = _task_choices(task)
+        choices = choices_of(task)
     method = method_of(run)
     solved = solved_examples(method, lambda: task.examples("train", task.source_language), run.seed)
     example = Example("", code, prompt, ("",), tuple(choices))
@@ -98,7 +100,7 @@ def predict(
     return Prediction(prompt, answers.texts[0], ranked)
 
 
-def _task(run: RunRecord, task_file: str | Path | None) -> Task:
+def task_of(run: RunRecord, task_file: str | Path | None) -> Task:
     """The task a run was made with, a user's own one only if its file is still the same."""
     file = run.task.file
     if file is None:
@@ -124,7 +126,7 @@ def _prompt(task: Task, text: str, language: str) -> str:
     return render(template, **{places[0]: text})
 
 
-def _task_choices(task: Task) -> tuple[str, ...]:
+def choices_of(task: Task) -> tuple[str, ...]:
     """The choices that all questions of a task share."""
     sets = {example.choices for example in task.examples("test", task.source_language)}
     if len(sets) != 1:

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from crosstune.config.mistakes import invalid
+from crosstune.config.mistakes import Loc, invalid
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.models.geometry import Geometry
 from crosstune.models.loading.known import cheap_geometry, check_model
-from crosstune.outputs.fits import check_fits, kind_on
+from crosstune.outputs.fits import OF_SOME_ANSWERS, check_fits, heeded, kind_on
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.combination import Combination
 from crosstune.study.entries import MethodEntry
 
@@ -31,44 +33,69 @@ def refusals(
     """What configs of folders, and the table of known models, tell of a study's models.
 
     Raises:
-        ValidationError: A name that is none; or every model refuses to be loaded, or a combination.
+        ValidationError: A name that is none; or every model refuses to be loaded, or a combination; or a
+            setting of evaluation has no effect on any answer.
     """
     for combination in combinations:
-        asked = combination.method.make()
-        if (asked.trains or asked.shots) and not combination.task.task_class.has_training:
+        method = combination.method.make()
+        if (method.trains or method.shots) and not combination.task.task_class.has_training:
             raise invalid(
                 ("methods", methods.index(combination.method)),
-                f"{asked.name}: task {combination.task.name} has no training data, so only none can be run "
+                f"{method.name}: task {combination.task.name} has no training data, so only none can be run "
                 'on it; add "train:" to its file',
             )
-    found = Refusals()
-    for at, model in enumerate(models):
+    refused = Refusals()
+    shapes: dict[str, Geometry | None] = {}
+    for place, model in enumerate(models):
         try:
             check_model(model)
         except UserError as error:
-            raise invalid(("models", at), str(error)) from error
+            raise invalid(("models", place), str(error)) from error
         try:
             geometry = cheap_geometry(model)
         except UserError as error:
-            found.models[model] = str(error)
+            refused.models[model] = str(error)
             continue
+        shapes[model] = geometry
         if geometry is None:
             continue
         for i, combination in enumerate(combinations):
-            task, method = combination.task, combination.method
-            what = f"method {method.name} on {model}"
+            task, entry = combination.task, combination.method
+            subject = f"method {entry.name} on {model}"
             try:
-                METHODS[method.name].count(method.config, geometry)
-                what = model
+                METHODS[entry.name].count(entry.config, geometry)
+                subject = model
                 kind = kind_on(task.task_class, geometry)
-                check_fits(task.name, kind, method.make(), geometry, combination.evaluate)
+                check_fits(task.name, kind, entry.make(), geometry, combination.evaluate)
             except UserError as error:
-                found.combinations[model, i] = f"{what}: {error}"
-    loaded = [model for model in models if model not in found.models]
+                refused.combinations[model, i] = f"{subject}: {error}"
+    loaded = [model for model in models if model not in refused.models]
     if not loaded:
-        raise invalid(("models", 0), found.models[models[0]])
+        raise invalid(("models", 0), refused.models[models[0]])
     for i, combination in enumerate(combinations):
-        if all((model, i) in found.combinations for model in loaded):
-            place = ("methods", methods.index(combination.method))
-            raise invalid(place, found.combinations[loaded[0], i])
-    return found
+        if all((model, i) in refused.combinations for model in loaded):
+            key = ("methods", methods.index(combination.method))
+            raise invalid(key, refused.combinations[loaded[0], i])
+    if None not in shapes.values():
+        _refuse_without_effect([shape for shape in shapes.values() if shape], combinations)
+    return refused
+
+
+def _refuse_without_effect(shapes: Sequence[Geometry], combinations: Sequence[Combination]) -> None:
+    """Refuse settings of evaluation that change no answer: of all tasks, or of the task that has them."""
+    tasks = list(dict.fromkeys(id(combination.task) for combination in combinations))
+    for name, what in OF_SOME_ANSWERS.items():
+        default = EvaluateSettings.model_fields[name].default
+        effective: dict[Loc, bool] = {}  # by the setting's place in the file
+        for combination in combinations:
+            task, settings = combination.task, combination.evaluate
+            if getattr(settings, name) == default:
+                continue
+            place: Loc = ("tasks", tasks.index(id(task))) if name in task.evaluate else ()
+            kinds = [(kind_on(task.task_class, shape), shape) for shape in shapes]
+            has_effect = any(name in heeded(kind, shape, settings) for kind, shape in kinds)
+            effective[place] = effective.get(place, False) or has_effect
+        for place, has_effect in effective.items():
+            if not has_effect:
+                message = f"evaluate.{name} has no effect here: it is for {what}; take it out"
+                raise invalid((*place, "evaluate", name), message)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from crosstune.data.example import Candidate, Example, Split, fingerprint
-from crosstune.data.forms import Kind
+from crosstune.data.forms import Kind, form_of
 from crosstune.errors import UserError, did_you_mean
 from crosstune.metrics.corpus import CORPUS
 
@@ -121,8 +121,10 @@ class Task(ABC):
         return None
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
-        """Metrics of one answer. For a choice task ``answer`` is the text of the choice picked."""
+        """Metrics of one answer: of a choice task the choice picked, of retrieval the ids found."""
         main = self.metrics[0]
+        if form_of(self.kind).searched:
+            return {main: float(answer == example.id)}
         if main in CORPUS:
             return {main: CORPUS[main].alone(answer, example.answers, example.choices)}
         return {main: float(answer in example.answers)}

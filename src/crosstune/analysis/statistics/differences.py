@@ -7,7 +7,7 @@ how it did on simulated predictions.
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import special
 
-from crosstune.analysis.statistics.bootstrap import DRAWS, Factor, bootstrap_means
+from crosstune.analysis.statistics.bootstrap import Factor, bootstrap_means
 from crosstune.analysis.statistics.estimand import Estimand
 from crosstune.analysis.statistics.multiplicity import holm
 from crosstune.analysis.statistics.pairing import PairedPredictions
@@ -36,7 +36,8 @@ class Difference:
         b: Method.
         difference: a - b of the estimand, seeds averaged: most often the mean over languages (each with the
             same weight), in [-1, 1].
-        low: Lower end of the simultaneous interval: it and those of all other pairs hold together.
+        low: Lower end of the simultaneous interval: it and those of all other pairs hold together. As p, the
+            other ends and ``detectable`` it is None of a pair that is not tested (``not_enough_data``).
         high: Upper end.
         p: Two-sided, of no difference, adjusted for all pairs of the ``methods`` compared; below
             ``1 - level`` exactly when the interval leaves out 0.
@@ -69,6 +70,8 @@ class Difference:
             a variance pooled over methods (`crosstune.analysis.statistics.studentized`).
         language_effect: "random" if the interval is for other languages like these, "fixed" if it is for the
             mean over exactly these languages.
+        not_enough_data: Why the pair is not tested: too few right or wrong answers, or independent examples;
+            "" where it is.
         seed_variation: "measured"; "borrowed" where a method has a single seed and is taken to vary as the
             others do; "absent" where none has several seeds: then the test is about these trained models
             alone, not about what another seed would have given.
@@ -77,12 +80,12 @@ class Difference:
     a: str
     b: str
     difference: float
-    low: float
-    high: float
-    p: float
-    p_alone: float
-    low_alone: float
-    high_alone: float
+    low: float | None
+    high: float | None
+    p: float | None
+    p_alone: float | None
+    low_alone: float | None
+    high_alone: float | None
     methods: int
     bootstrap_low: float | None
     bootstrap_high: float | None
@@ -104,6 +107,7 @@ class Difference:
     alone: float
     language_effect: LanguageEffect
     seed_variation: SeedVariation
+    not_enough_data: str
 
     def p_at(self, value: float, *, alone: bool = False) -> float:
         """Two-sided p value of this true difference, adjusted for all pairs unless ``alone``."""
@@ -134,6 +138,7 @@ class AllPairs:
         draws: Of the bootstrap; none for 0.
         seed: Of its draws.
         level: Of the intervals.
+        small: Test with few right or wrong answers, too, as single languages are: such tests find less.
 
     Raises:
         UserError: The comparison lacks a language.
@@ -148,11 +153,12 @@ class AllPairs:
         draws: int = 0,
         seed: int = 0,
         level: float = 0.95,
+        small: bool = False,
     ) -> None:
         self.paired = paired
         self.sample = Sample(paired, of)
         self.language_effect = self.sample.possible(language_effect)
-        self.level = level
+        self.level, self.small = level, small
         self._draws, self._seed = draws if self.sample.of.quantity == "mean" else 0, seed
         self._pairs: dict[tuple[str, str], Difference] = {}
 
@@ -178,22 +184,18 @@ class AllPairs:
         """Each method's own estimate: its mean, gap or relative transfer.
 
         Returns:
-            One row a method: method, value, low, high (its own interval), p (of 0), seeds, se, df,
-            language_effect and seed_variation.
+            One row a method: method, value, low, high (its own interval), p (of 0; all three null of too few
+            independent examples), seeds, se, df, language_effect and seed_variation.
         """
         rows: list[dict[str, Any]] = []
-        # A mean of scores is not below 0.
-        least = 0.0 if self.sample.of.quantity == "mean" else -float("inf")
+        few = self.sample.few_units()
         for name in self.paired.methods:
             spread = self.sample.pair(name, None, self.language_effect)
             low, high = spread.interval(self.level)
-            row = {
-                "method": name,
-                "value": spread.difference,
-                "low": max(low, least),
-                "high": high,
-                "p": spread.p,
-            }
+            if self.sample.of.quantity == "mean":
+                low, high = spread.interval_of_score(int(self.sample.units.sum()), self.level)
+            row = {"method": name, "value": spread.difference, "low": low, "high": high, "p": spread.p}
+            row |= dict.fromkeys(("low", "high", "p")) if few else {}
             row |= {"seeds": self.sample.method(name).seeds, "se": spread.se, "df": spread.df}
             row |= {"language_effect": self.language_effect}
             rows.append(row | {"seed_variation": self.sample.seed_variation(name, name)})
@@ -224,7 +226,7 @@ class AllPairs:
         if self._draws:
             drawn = self._drawn[a] - self._drawn[b]
             percentiles = tuple(np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]).tolist())
-        return Difference(
+        tested = Difference(
             a=a,
             b=b,
             difference=spread.difference,
@@ -255,47 +257,17 @@ class AllPairs:
             alone=spread.alone,
             language_effect=self.language_effect,
             seed_variation=sample.seed_variation(a, b),
+            not_enough_data=sample.few_units() if self.small else sample.not_enough_data(a, b),
         )
+        return replace(tested, **_NOT_TESTED) if tested.not_enough_data else tested
 
 
-def difference(
-    paired: PairedPredictions,
-    a: str,
-    b: str,
-    of: Estimand | Sequence[str] | None = None,
-    *,
-    language_effect: LanguageEffect = "random",
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Difference:
-    """Test whether method a is above or below method b: one pair of `AllPairs`, and adjusted with them.
-
-    Raises:
-        UserError: The comparison lacks a method or a language.
-    """
-    family = AllPairs(paired, of, language_effect=language_effect, draws=draws, seed=seed, level=level)
-    return family.pair(a, b)
-
-
-def differences(
-    paired: PairedPredictions,
-    against: str | None = None,
-    of: Estimand | Sequence[str] | None = None,
-    *,
-    language_effect: LanguageEffect = "random",
-    draws: int = DRAWS,
-    seed: int = 0,
-    level: float = 0.95,
-) -> pl.DataFrame:
-    """All pairs of methods, or those with the method ``against`` as ``b``; see `AllPairs.table`.
-
-    P values and intervals are those of all pairs either way: a pair has the same ones in both tables.
-    """
-    family = AllPairs(paired, of, language_effect=language_effect, draws=draws, seed=seed, level=level)
-    return family.table(against)
-
-
+_NOT_TESTED: dict[str, Any] = dict.fromkeys(
+    (
+        *("low", "high", "p", "p_alone", "low_alone", "high_alone", "bootstrap_low", "bootstrap_high"),
+        *("effect_low", "effect_high", "detectable"),
+    )
+)
 _TYPES: dict[Any, Any] = {float: pl.Float64, float | None: pl.Float64, int: pl.Int64}
 _SCHEMA = {field.name: _TYPES.get(field.type, pl.String) for field in fields(Difference)}
 _FACTORS: dict[LanguageEffect, tuple[Factor, ...]] = {
@@ -343,7 +315,10 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
     n, units = sample.n, sample.units
     z = one.mean - other.mean
     means = sample.language_means(z)
-    v_examples = sample.unit_squares(z - sample.spread_out(means)) + 2 / n**2
+    apart = np.add.reduceat((z != 0).astype(np.int64), sample.starts)
+    # One won and one lost example more, of the usual size: 1 for right or wrong of one seed each.
+    usual = np.where(apart > 0, np.add.reduceat(z**2, sample.starts) / np.maximum(apart, 1), 1.0)
+    v_examples = sample.unit_squares(z - sample.spread_out(means)) + 2 * usual / n**2
     variance, squares = v_examples, v_examples**2 / np.maximum(units - 1, 1)
     drawn = {name: sample.method(name).seeds for name in (a, b) if not sample.method(name).seedless}
     for pool in (sample.seed_variance_by_language() or ()) if drawn else ():
@@ -356,7 +331,7 @@ def _by_language(sample: Sample, a: str, b: str, level: float) -> pl.DataFrame:
     exact = right_or_wrong and independent and one.seeds == other.seeds == 1
     up, down = (np.add.reduceat(side.astype(np.int64), sample.starts) for side in (z > 0, z < 0))
     # No test of signs or permutations can go below 2^(1 - k) with k differences, so the t test may not.
-    floor = np.exp2(1.0 - (up + down))
+    floor = np.exp2(1.0 - apart)
     p = mcnemar(up, down) if exact else np.maximum(two_sided(means / se, df), floor)
     p = np.where(units > 1, np.minimum(p, 1.0), 1.0)
     reach = critical(df, level) * se

@@ -17,6 +17,8 @@ from crosstune.metrics.statistic import MEAN, Statistic
 
 FEWEST_ANSWERS = 50
 """Of a method on average: with fewer right or fewer wrong ones a mean is too rare an event to test."""
+FEWEST_UNITS = 10
+"""Independent examples, or passages: fewer do not tell how much others would vary."""
 
 Counts = NDArray[np.float32]
 
@@ -110,42 +112,35 @@ class PairedPredictions:
                 )
         return [self.languages.index(code) for code in wanted]
 
-    def few_answers(self, methods: Sequence[str], languages: Sequence[str] | None = None) -> str:
-        """Whether methods have too few right or wrong answers in these languages to be tested; "" if not.
+    def few_units(self, languages: Sequence[str] | None = None) -> str:
+        """Whether these languages have too few independent examples for any interval; "" if not."""
+        units = len(np.unique(self.unit_codes[self._columns(languages)]))
+        what = "example" if self.clusters is None else "passage"
+        few = f"{units} independent {what}{'' if units == 1 else 's'}, fewer than {FEWEST_UNITS}"
+        return few if units < FEWEST_UNITS else ""
+
+    def _columns(self, languages: Sequence[str] | None) -> NDArray[np.int64]:
+        places = self.places(languages)
+        return np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in places])
+
+    def not_enough_data(self, methods: Sequence[str], languages: Sequence[str] | None = None) -> str:
+        """Why methods are not tested in these languages: too few answers or examples; "" if they are.
 
         Without a difference they share one rate, which their answers together estimate: a method without a
         wrong answer can be told from one with hundreds. Right-or-wrong and graded scores count as that many
         right answers, seeds averaged.
         """
-        if self.statistic != MEAN:
-            return ""
-        places = self.places(languages)
-        columns = np.concatenate([np.arange(self.offsets[i], self.offsets[i + 1]) for i in places])
+        columns = self._columns(languages)
         answers = len(columns) * len(methods)
         right = sum(
             float(self.scores[self.known(method)][:, columns].mean(axis=0).sum()) for method in methods
         )
         fewest = FEWEST_ANSWERS * len(methods)
         for kind, count in (("right", right), ("wrong", answers - right)):
-            if count < fewest:
-                return f"{count:.0f} {kind} answers of {' and '.join(methods)}, fewer than {fewest}"
-        return ""
-
-    def near_chance(self, methods: Sequence[str], chance: float) -> str:
-        """Whether a source score is not clearly above a guess's (by two standard errors); "" if all are.
-
-        Relative transfer divides by that difference: around 0 its size and even its sign mean nothing.
-        """
-        columns = slice(*self.offsets[self.languages.index(self.source) :][:2])
-        for method in methods:
-            values = self.scores[self.known(method)][:, columns].mean(axis=0, dtype=np.float64)
-            mean, se = values.mean(), values.std() / len(values) ** 0.5
-            if mean - chance <= 2 * se:
-                return (
-                    f"{method} scores {100 * mean:.1f} in {self.source}, "
-                    f"not clearly above {100 * chance:.1f}: there is nothing whose share could be transferred"
-                )
-        return ""
+            if self.statistic == MEAN and count < fewest:
+                shown = f"{count:.0f} {kind} answer{'' if round(count) == 1 else 's'}"
+                return f"{shown} of {' and '.join(methods)}, fewer than {fewest}"
+        return self.few_units(languages)
 
     def known(self, method: str) -> str:
         """The method's label.

@@ -32,6 +32,24 @@ class Spread:
         reach = float(critical(self.df, level, methods, self.alone)) * self.se
         return max(self.difference - reach, -self.most), min(self.difference + reach, self.most)
 
+    def interval_of_score(self, examples: int, level: float = 0.95) -> tuple[float, float]:
+        """An interval inside [0, 1] of one method's mean score, rightly lopsided near 0 and 1.
+
+        Wilson's (1927), of as many independent answers as have this standard error (Korn and Graubard 1998).
+
+        Args:
+            examples: How many independent ones there are: with no right (or no wrong) answer the standard
+                error is taken to be that of one.
+            level: Of the interval.
+        """
+        least = 1 / (examples + 2)
+        score = min(max(self.difference, least), 1 - least)
+        answers = score * (1 - score) / self.se**2
+        share = float(critical(self.df, level)) ** 2 / answers
+        centre = (self.difference + share / 2) / (1 + share)
+        reach = (self.difference * (1 - self.difference) * share + share**2 / 4) ** 0.5 / (1 + share)
+        return max(centre - reach, 0.0), min(centre + reach, 1.0)
+
     @property
     def p(self) -> float:
         """Two-sided, of no difference."""

@@ -23,7 +23,7 @@ interaction. V_f holds every component that f takes part in, so the variance is 
 exclusion.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
 
@@ -36,7 +36,7 @@ from crosstune.analysis.statistics.estimand import Estimand
 from crosstune.analysis.statistics.pairing import PairedPredictions
 from crosstune.analysis.statistics.power import detectable, detectable_shift
 from crosstune.analysis.statistics.spread import Spread
-from crosstune.analysis.statistics.welch import corrected
+from crosstune.analysis.statistics.welch import SeedVariance, corrected
 from crosstune.errors import UserError
 
 LanguageEffect = Literal["random", "fixed"]
@@ -46,9 +46,6 @@ SeedVariation = Literal["measured", "borrowed", "absent"]
 FEWEST_FAMILIES = 6
 """Fewer families of languages say too little about how much others vary (Gelman and Hill 2007): the effect of
 languages is then fixed."""
-
-OWN = 1 / 3
-"""How much of a method's variance between seeds is its own; the rest is the mean over all methods."""
 
 Floats = NDArray[np.float64]
 
@@ -65,42 +62,6 @@ class MethodParts(NamedTuple):
     v_example_seed: float
     v_all: float
     example_seed_by_language: Floats
-
-
-class SeedVariance(NamedTuple):
-    """What one seed adds to the variance of each method with several seeds.
-
-    Attributes:
-        added: The estimate: the mean square of seeds less the noise of examples; may be below 0.
-        square: The mean square itself.
-        df: Its degrees of freedom.
-    """
-
-    added: dict[str, float]
-    square: dict[str, float]
-    df: dict[str, int]
-
-    def of(self, seeds: Mapping[str, int]) -> tuple[float, float, float]:
-        """What seeds add to the variance of a sum or difference of methods.
-
-        Args:
-            seeds: The methods and how many seeds each has; one without a variance of its own has the mean.
-
-        Returns:
-            The variance, which may be below 0 by chance; the mean square in it; that one's degrees of
-            freedom by Satterthwaite.
-        """
-        total = sum(self.df.values())
-        weight = dict.fromkeys(self.df, 0.0)
-        for name, count in seeds.items():
-            kept = OWN if name in self.df else 0.0
-            for other, df in self.df.items():
-                weight[other] += ((1 - kept) * df / total + kept * (other == name)) / count
-        added, square = (sum(weight[m] * values[m] for m in weight) for values in (self.added, self.square))
-        mean = sum(self.square[m] * self.df[m] for m in weight) / total
-        terms = {m: weight[m] * (OWN * self.square[m] + (1 - OWN) * mean) for m in weight}
-        squares = sum(term**2 / self.df[m] for m, term in terms.items())
-        return added, square, sum(terms.values()) ** 2 / squares if squares else float(total)
 
 
 class Sample:
@@ -166,6 +127,18 @@ class Sample:
         """Of the languages that may be a sample."""
         return len(np.unique(self._family[np.logical_or.reduce(self._sampled)]))
 
+    def not_enough_data(self, *methods: str) -> str:
+        """`PairedPredictions.not_enough_data` in the languages that methods are compared over."""
+        return self.paired.not_enough_data(methods, self._compared_over)
+
+    def few_units(self) -> str:
+        """`PairedPredictions.few_units` of these."""
+        return self.paired.few_units(self._compared_over)
+
+    @property
+    def _compared_over(self) -> list[str] | None:
+        return None if self.of.languages is None else [*self.of.languages, *self.of.versus]
+
     def linked(self) -> list[tuple[int, list[tuple[int, NDArray[np.int64]]]]]:
         """Languages in sets that share units: one set for a parallel task, one each where none does.
 
@@ -193,7 +166,7 @@ class Sample:
     def _method(self, name: str) -> MethodParts:
         values = self.paired.scores[self.paired.known(name)][:, self.columns].astype(np.float64)
         if self.of.quantity == "relative":
-            if why := self.paired.near_chance([name], self.of.chance):
+            if why := near_chance(self.paired, [name], self.of.chance):
                 raise UserError(f"relative transfer: {why}")
             values *= self.spread_out(self._slopes(self.language_means(values).mean(axis=0)))
         seeds, languages = len(values), len(self.n)
@@ -389,3 +362,19 @@ class Sample:
             detectable_shift(one, other, spread.v_examples, rest, spread.df, level, methods, spread.alone)
         )
         return smallest if np.isfinite(smallest) else None
+
+
+def near_chance(paired: PairedPredictions, methods: Sequence[str], chance: float) -> str:
+    """Whether a source score is not clearly above a guess's (by two standard errors); "" if all are.
+
+    Relative transfer divides by that difference: around 0 its size and even its sign mean nothing.
+    """
+    source = Sample(paired, [paired.source])
+    for method in methods:
+        score = source.pair(method, None, "fixed")
+        if score.difference - chance <= 2 * score.se:
+            return (
+                f"{method} scores {100 * score.difference:.1f} in {paired.source}, "
+                f"not clearly above {100 * chance:.1f}: there is nothing whose share could be transferred"
+            )
+    return ""

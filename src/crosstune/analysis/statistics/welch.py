@@ -9,11 +9,15 @@ found by quadrature over both chi-squared distributions; nothing in it is tuned 
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special
+
+OWN = 1 / 3
+"""How much of a method's variance between seeds is its own; the rest is the mean over all methods."""
 
 LEVEL = 0.05
 _SHARES = np.linspace(0, 1, 31)
@@ -23,6 +27,42 @@ _REST = (1.0, 2.0, 4.0, 10.0, 1000.0)
 _STEPS = 25
 
 Floats = NDArray[np.float64]
+
+
+class SeedVariance(NamedTuple):
+    """What one seed adds to the variance of each method with several seeds.
+
+    Attributes:
+        added: The estimate: the mean square of seeds less the noise of examples; may be below 0.
+        square: The mean square itself.
+        df: Its degrees of freedom.
+    """
+
+    added: dict[str, float]
+    square: dict[str, float]
+    df: dict[str, int]
+
+    def of(self, seeds: Mapping[str, int]) -> tuple[float, float, float]:
+        """What seeds add to the variance of a sum or difference of methods.
+
+        Args:
+            seeds: The methods and how many seeds each has; one without a variance of its own has the mean.
+
+        Returns:
+            The variance, which may be below 0 by chance; the mean square in it; that one's degrees of
+            freedom by Satterthwaite.
+        """
+        total = sum(self.df.values())
+        weight = dict.fromkeys(self.df, 0.0)
+        for name, count in seeds.items():
+            kept = OWN if name in self.df else 0.0
+            for other, df in self.df.items():
+                weight[other] += ((1 - kept) * df / total + kept * (other == name)) / count
+        added, square = (sum(weight[m] * values[m] for m in weight) for values in (self.added, self.square))
+        mean = sum(self.square[m] * self.df[m] for m in weight) / total
+        terms = {m: weight[m] * (OWN * self.square[m] + (1 - OWN) * mean) for m in weight}
+        squares = sum(term**2 / self.df[m] for m, term in terms.items())
+        return added, square, sum(terms.values()) ** 2 / squares if squares else float(total)
 
 
 def corrected(variance: float, parts: Sequence[tuple[float, float]]) -> float:

@@ -60,9 +60,9 @@ class Retrieval(Output):
         ids, cosines = [""] * len(examples), [0.0] * len(examples)
         first, start = 0, 0
         for search in searches:
-            asked = questions[first : (first := first + len(search.questions))]
-            among = texts[start : (start := start + len(search.texts))]
-            values, places = nearest(asked, among, task.depth, self.lm.device)
+            queries = questions[first : (first := first + len(search.questions))]
+            candidates = texts[start : (start := start + len(search.texts))]
+            values, places = nearest(queries, candidates, task.depth, self.lm.device)
             for i, near, value in zip(search.numbers, places.tolist(), values[:, 0].tolist(), strict=True):
                 ids[i], cosines[i] = " ".join(search.texts[place].id for place in near), value
         if (tell := stream.get("tell")) is not None:
@@ -110,13 +110,13 @@ def nearest(questions: Tensor, texts: Tensor, depth: int, device: torch.device) 
 
     ``questions`` are unit vectors ``[questions, hidden]``; of fewer texts than ``depth`` all are found.
     """
-    found = []
+    blocks = []
     for block in questions.split(QUESTIONS):
-        asked = block.to(device)
-        values = torch.empty(len(asked), 0, device=device)
-        places = torch.empty(len(asked), 0, dtype=torch.long, device=device)
+        queries = block.to(device)
+        values = torch.empty(len(queries), 0, device=device)
+        places = torch.empty(len(queries), 0, dtype=torch.long, device=device)
         for start in range(0, len(texts), TEXTS):
-            scores = asked @ texts[start : start + TEXTS].to(device).T
+            scores = queries @ texts[start : start + TEXTS].to(device).T
             # `max` finds the first of equals, `topk` any.
             best = scores.max(1, keepdim=True) if depth == 1 else scores.topk(min(depth, scores.shape[1]))
             order = best.indices.argsort(1)
@@ -124,5 +124,5 @@ def nearest(questions: Tensor, texts: Tensor, depth: int, device: torch.device) 
             places = torch.cat([places, best.indices.gather(1, order) + start], 1)
             values, order = values.sort(dim=1, descending=True, stable=True)
             values, places = values[:, :depth], places.gather(1, order)[:, :depth]
-        found.append((values.cpu(), places.cpu()))
-    return torch.cat([values for values, _ in found]), torch.cat([places for _, places in found])
+        blocks.append((values.cpu(), places.cpu()))
+    return torch.cat([values for values, _ in blocks]), torch.cat([places for _, places in blocks])

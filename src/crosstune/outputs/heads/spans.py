@@ -50,15 +50,15 @@ class Window:
         """The best span's score and characters, of scores ``[tokens, 2]``; minus infinity where none is."""
         chosen = [scores[:, side].argsort(descending=True, stable=True)[:BEST].tolist() for side in (0, 1)]
         values: list[list[float]] = scores.tolist()
-        size, found = len(self.offsets), (float("-inf"), 0, 0)
+        size, best_span = len(self.offsets), (float("-inf"), 0, 0)
         for start in (place - self.first for place in chosen[0]):
             if not (0 <= start < size and self.best[start]):
                 continue
             for end in (place - self.first for place in chosen[1]):
                 if start <= end < min(size, start + longest):
                     score = values[self.first + start][0] + values[self.first + end][1]
-                    found = max(found, (score, self.offsets[start][0], self.offsets[end][1]))
-        return found
+                    best_span = max(best_span, (score, self.offsets[start][0], self.offsets[end][1]))
+        return best_span
 
 
 class Spans(Output):
@@ -79,20 +79,20 @@ class Spans(Output):
         head = self.lm.head
         assert head is not None, "trained with the method"
         windows = list(self._windows(examples))
-        flat = [window for some in windows for window in some]
+        flat = [window for of_example in windows for window in of_example]
         if len(flat) > len(examples):
             stream["journal"] = None  # it keeps whole examples
         longest = self.settings.max_answer_tokens or ANSWER
 
         def answer(states: Tensor, numbers: Sequence[int]) -> list[tuple[float, int, int]]:
             scores = head(states).cpu().split([len(flat[i].ids) for i in numbers])
-            return [flat[i].answer(some, longest) for i, some in zip(numbers, scores, strict=True)]
+            return [flat[i].answer(of_window, longest) for i, of_window in zip(numbers, scores, strict=True)]
 
         places = [[(place,) for place in range(len(window.ids))] for window in flat]
         spans = iter(answered(self.lm, [w.ids for w in flat], places, answer, self.settings, **stream))
         texts = []
-        for example, some in zip(examples, windows, strict=True):
-            _, start, end = max((next(spans) for _ in some), key=lambda span: span[0])
+        for example, of_example in zip(examples, windows, strict=True):
+            _, start, end = max((next(spans) for _ in of_example), key=lambda span: span[0])
             texts.append(_field(example, "context")[start:end].strip())
         languages = [
             identify(text, example.language, task.source_language)

@@ -1,10 +1,11 @@
 """Tokens of languages: mBART's ``de_DE``, NLLB's ``deu_Latn``, M2M100's ``__de__``.
 
 A translation model writes the language whose token it is started with, and without one whatever it likes:
-zero-shot generation then fails for a reason that has nothing to do with transfer. So the token of
-an example's language is forced behind the one that starts every answer, in training and in evaluation, and
-stands around the source where the tokenizer puts one there. ``evaluate.target_language_token`` switches it
-off, or names the token that stands in for languages the model has none for.
+zero-shot generation then fails for a reason that has nothing to do with transfer. So the token of an
+example's language is forced behind the one that starts every answer (alone, of mBART-cc25), in training and
+in evaluation, and stands around the source where the tokenizer puts one there.
+``evaluate.target_language_token`` switches it off, or names the token that stands in for languages the model
+has none for.
 """
 
 import re
@@ -85,11 +86,15 @@ class LanguageTokens:
 
     def start(self, language: str) -> list[int]:
         """Token ids that answers in a language start with; without tokens of languages BART's ``<s>``."""
-        token = self.target(language)
-        if token is not None:
-            return [self._lm.start_id, self._lm.tokenizer.convert_tokens_to_ids(token)]
-        first = None if self.known else self._lm.forced_id
-        return [self._lm.start_id, *([] if first is None else [first])]
+        if (token := self.target(language)) is None:
+            first = None if self.known else self._lm.forced_id
+            return [self._lm.start_id, *([] if first is None else [first])]
+        number = self._lm.tokenizer.convert_tokens_to_ids(token)
+        named = self._lm.decoder_start_id
+        # mBART-cc25 was trained behind the language's token alone: its config names none, or a language's.
+        if named is None or self._lm.tokenizer.convert_ids_to_tokens(named) in self.known.values():
+            return [number]
+        return [named, number]
 
     def forced(self, languages: Iterable[str]) -> dict[str, str]:
         """The tokens that are forced, by language.

@@ -1,5 +1,8 @@
 """Charts of paired differences: a forest plot over all targets, and one cell for each language and method."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import altair as alt
 
 from crosstune.report.figures import style
@@ -22,13 +25,8 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
             "reference": place,
             "method": visible(row["a"], 60),
             "value": round(100 * row["difference"], 3),
-            "low": round(100 * row["low"], 3),
-            "high": round(100 * row["high"], 3),
-            "least": -round(100 * (row["detectable"] or 1), 3),
-            "most": round(100 * (row["detectable"] or 1), 3),
-            "outcome": outcome(row, few := section.few(row["a"], row["b"])),
-            "p": "not enough data" if few else p_value(row["p"]),
-            "interval": f"{points(row['low'])} to {points(row['high'])}",
+            "outcome": outcome(row),
+            **_tested(row),
         }
         for place, reference in enumerate(section.references)
         for row in section.against(reference).rows(named=True)
@@ -67,6 +65,21 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
         return chart
     # A file has no menu of references, so the chart says which it is.
     return chart.properties(title=f"Difference from {visible(section.references[0], 60)}, with 95% interval")
+
+
+def _tested(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a test says of a pair; no interval of one that is not tested."""
+    if row["not_enough_data"]:
+        return {"interval": "–", "p": "not enough data"}
+    most = round(100 * (row["detectable"] or 1), 3)
+    return {
+        "low": round(100 * row["low"], 3),
+        "high": round(100 * row["high"], 3),
+        "least": -most,
+        "most": most,
+        "p": p_value(row["p"]),
+        "interval": f"{points(row['low'])} to {points(row['high'])}",
+    }
 
 
 def by_language(section: Section, reference: str, width: Width = "container") -> alt.LayerChart:

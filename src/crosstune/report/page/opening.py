@@ -41,7 +41,7 @@ def _row(part: Section) -> tuple[str, ...]:
     tests = part.against(ranked[0]["method"]).rows(named=True) if ranked[1] else []
     test = next((row for row in tests if row["a"] == ranked[1]["method"]), None)
     between = p = "–"
-    if test is not None and part.few(test["a"], test["b"]):
+    if test is not None and test["not_enough_data"]:
         between = f"{points(-test['difference'])}, not tested"
     elif test is not None:
         # Of the next against the best: its sign is turned, so that it says how far the best is ahead.

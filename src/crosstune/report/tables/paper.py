@@ -101,7 +101,7 @@ def _below(section: Section, leader: str | None) -> set[str]:
     if leader is None:
         return set()
     tests = section.against(leader).rows(named=True)
-    return {row["a"] for row in tests if outcome(row, section.few(row["a"], leader)) == "worse"}
+    return {row["a"] for row in tests if outcome(row) == "worse"}
 
 
 def _scored(title: str, values: Sequence[float | None], marked: Sequence[bool] = ()) -> Column:

@@ -27,32 +27,36 @@ def suite_table(scores: pl.DataFrame) -> Table | None:
     )
     keys = data.select("model", "method").rows()
     one_model = data["model"].n_unique() == 1
-    of = pl.DataFrame(keys, ["model", "method"], orient="row")
+    methods = pl.DataFrame(keys, ["model", "method"], orient="row")
     columns = [
         *([] if one_model else [Column("Model", [visible(model, 40) for model, _ in keys], right=False)]),
         Column("Method", [visible(method, 60) for _, method in keys], right=False),
     ]
     for task in XTREME_R:
-        rows = of.join(tasks.filter(pl.col("task") == task.name), ["model", "method"], maintain_order="left")
+        rows = methods.join(
+            tasks.filter(pl.col("task") == task.name), ["model", "method"], maintain_order="left"
+        )
         columns += _scored(task.title, rows.select("score", "languages", "expected").iter_rows())
     means = ((row["average"], row["tasks"], len(XTREME_R)) for row in data.rows(named=True))
     columns += _scored("Mean", means)
-    about = f" with {visible(keys[0][0], 80)}" if one_model else ""
+    with_model = f" with {visible(keys[0][0], 80)}" if one_model else ""
     caption = (
-        f"XTREME-R{about}: official metrics out of 100, means of languages (accuracy; chunk F1 of UDPOS and "
-        "PAN-X; mean of exact match and F1 of question answering; MRR@20 of Mewsli-X, mAP@20 of LAReQA), and "
-        "their mean"
+        f"XTREME-R{with_model}: official metrics out of 100, means of languages (accuracy; chunk F1 of UDPOS "
+        "and PAN-X; mean of exact match and F1 of question answering; MRR@20 of Mewsli-X, mAP@20 of LAReQA), "
+        "and their mean"
     )
     return Table(caption, columns, data, _missing(tasks, one_model))
 
 
 def _scored(title: str, rows: Iterable[tuple[float | None, int, int]]) -> Iterator[Column]:
     """Scores, with of how much each is; a terminal has room for a mark only."""
-    values = [(percent(score), score is not None and there < of, there, of) for score, there, of in rows]
-    starred = [f"{text}*" if less else text for text, less, _, _ in values]
-    counted = [f"{text} ({there}/{of})" if less else text for text, less, there, of in values]
+    starred, with_counts = [], []
+    for score, scored, expected in rows:
+        incomplete = score is not None and scored < expected
+        starred.append(percent(score) + "*" * incomplete)
+        with_counts.append(percent(score) + f" ({scored}/{expected})" * incomplete)
     yield Column(title, starred, media=("terminal",))
-    yield Column(title, counted, media=("page", "file"))
+    yield Column(title, with_counts, media=("page", "file"))
 
 
 def _missing(tasks: pl.DataFrame, one_model: bool) -> list[str]:

@@ -131,7 +131,7 @@ def transfer(section: Section) -> Table:
         scored(f"Mean of {targets}", "target_mean", [percent(level) for _, level in guessed]),
         *([Column("95% interval", [span(*section.intervals[row["method"]]) for row in rows])]
           if section.intervals else []),
-        *([Column("Against the best", [_marked(section, tests.get(row["method"])) for row in rows],
+        *([Column("Against the best", [_marked(tests.get(row["method"])) for row in rows],
                   media=("page",))] if compared else []),
         Column("Gap", [percent(row["gap"]) for row in rows]),
         Column("Relative", ["–" if row["relative"] is None else f"{row['relative']:.2f}" for row in rows],
@@ -198,11 +198,11 @@ def _compact(count: int | None) -> str:
     return f"{count:,}" if count < 10_000_000 else f"{count / 1e6:,.1f}M"
 
 
-def _marked(section: Section, test: Mapping[str, Any] | None) -> str:
+def _marked(test: Mapping[str, Any] | None) -> str:
     """A difference with its mark; if it is not significant, with the minimum detectable difference."""
     if test is None:
         return "–"
-    if section.few(test["a"], test["b"]):
+    if test["not_enough_data"]:
         return f"{points(test['difference'])} not tested"
     result = outcome(test)
     if result != "not significant":
@@ -307,44 +307,37 @@ def all_differences(section: Section) -> Table:
         f"target languages{_guessing(section)}; {_covers(tests)}; h is Cohen's; detectable is "
         "the minimum detectable difference at 80% power, an estimate; better, n.s. and worse count languages"
     )
-    few = [text for text in _few(section, tests) if text]
+    few = tests.filter(pl.col("not_enough_data") != "")["not_enough_data"].to_list()
     if few:
         caption += f"; not enough data: {visible(few[0])}"
-    return Table(caption, _tested(section, tests), _with_few(section, tests))
+    return Table(caption, _tested(section, tests), tests)
 
 
 def differences_from(section: Section, reference: str) -> Table:
     """Paired differences of every other method from one."""
     tests = section.against(reference)
-    data = _with_few(section, tests)
-    return Table(f"against {visible(reference, 80)}", _tested(section, tests), data, [_covers(tests)])
-
-
-def _few(section: Section, tests: pl.DataFrame) -> list[str]:
-    """Of each pair, which method has too few right or wrong answers to be tested."""
-    return [section.few(a, b) for a, b in tests.select("a", "b").iter_rows()]
-
-
-def _with_few(section: Section, tests: pl.DataFrame) -> pl.DataFrame:
-    few = _few(section, tests)
-    return tests.with_columns(pl.Series("not_enough_data", few, pl.String)) if any(few) else tests
+    return Table(f"against {visible(reference, 80)}", _tested(section, tests), tests, [_covers(tests)])
 
 
 def _tested(section: Section, tests: pl.DataFrame) -> list[Column]:
     rows = tests.rows(named=True)
-    results = [(row, outcome(row)) for row in rows]
-    few = _few(section, tests)
     words = [
-        f"not enough data: {visible(why)}" if why
-        else not_shown(row) if name == "not significant" else f"{MARKS[name]} {name}"
-        for (row, name), why in zip(results, few, strict=True)
+        f"not enough data: {visible(row['not_enough_data'])}" if row["not_enough_data"]
+        else not_shown(row) if outcome(row) == "not significant" else f"{MARKS[outcome(row)]} {outcome(row)}"
+        for row in rows
     ]  # fmt: skip
     file: tuple[Medium, ...] = ("file",)
     return [
         Column("Method", [visible(row["a"], 60) for row in rows], right=False),
         Column("Against", [visible(row["b"], 60) for row in rows], right=False, media=file),
         Column("Difference", [points(row["difference"]) for row in rows]),
-        Column("95% interval", [f"{points(row['low'])} to {points(row['high'])}" for row in rows]),
+        Column(
+            "95% interval",
+            [
+                "not tested" if row["not_enough_data"] else f"{points(row['low'])} to {points(row['high'])}"
+                for row in rows
+            ],
+        ),
         Column("p (all pairs)", [p_value(row["p"]).removeprefix("p ").removeprefix("= ") for row in rows]),
         Column("h", [f"{row['effect']:+.2f}".replace("-", "−") for row in rows]),
         Column("Detectable", [percent(row["detectable"]) for row in rows], media=file),

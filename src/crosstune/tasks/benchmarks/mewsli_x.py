@@ -48,14 +48,14 @@ def _mentions(row: Row) -> Iterator[Row]:
     if not context["text"]:
         raise row.error("the text is not filled in: run Mewsli-X's own script, which adds it")
     for mention in fields.get("mentions") or [fields["mention"]]:
-        found = {
+        columns = {
             "language": context["language"],
             "id": mention["example_id"],
             "entity": mention["entity_id"],
             "question": marked(context["text"], context["sentence_spans"], mention["mention_span"]),
             "text": None if entity is None else described(entity),
         }
-        yield Row(row.path, row.line, found)
+        yield Row(row.path, row.line, columns)
 
 
 def marked(text: str, sentences: Sequence[Mapping[str, int]], mention: Mapping[str, Any]) -> str:
@@ -158,9 +158,9 @@ class MewsliX(PublishedTask):
     def searches(self, examples: Sequence[Example]) -> list[Search]:
         """All candidates; of development pairs, their own entities."""
         questions = [Candidate(example.id, example.language, example.prompt) for example in examples]
-        known = self._candidates if all(e.cluster in self._texts for e in examples) else None
-        own = {e.cluster: Candidate(e.cluster, e.language, e.answers[0]) for e in examples}
-        return [Search(range(len(examples)), questions, known or list(own.values()))]
+        published = self._candidates if all(e.cluster in self._texts for e in examples) else None
+        entities = {e.cluster: Candidate(e.cluster, e.language, e.answers[0]) for e in examples}
+        return [Search(range(len(examples)), questions, published or list(entities.values()))]
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Of a ranking of entities."""

@@ -94,7 +94,3 @@ class Tatoeba(PublishedTask):
     def template(self, language: str) -> str | None:
         """No frame: an answer is one of many texts."""
         return None
-
-    def score(self, example: Example, answer: str) -> dict[str, float]:
-        """Whether the example's own text was found."""
-        return {"accuracy": float(answer == example.id)}

@@ -30,22 +30,39 @@ from crosstune.languages.table import add, find
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 PLACEHOLDER = re.compile(r"\{(\w+(?:\.\w+)*)\}")
 """``{column}`` or ``{column.inner}`` in a template, ``{code}`` in a file pattern."""
+TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow")
+"""Ends of files that are tables. PAN-X's and others of a word a line end in .tsv too."""
 REPOSITORY = re.compile(r"[\w-]+/[\w.-]+")
 _NEEDED = {
     "name": "what results call it",
-    "kind": " or ".join(CUSTOM),
+    "kind": f"one of {', '.join(CUSTOM)}",
     "prompt": "a text with {column} placeholders",
     "answer": "the column of the right answer",
     "test": "the files of the test examples",
 }
-_KEYS_OF: dict[Kind, tuple[str, ...]] = {
-    "choice": ("choices", "answer_is"),
-    "generation": ("normalise", "max_answer_tokens", "stop"),
+_SLIPS = {
+    **dict.fromkeys(("tags", "labels", "classes"), "all of them are called choices, and their column answer"),
+    **dict.fromkeys(("label", "target", "passage"), "the column is called answer"),
+    **dict.fromkeys(("query", "question", "text", "input"), 'write "prompt:" with the column in braces'),
+    "tokens": "the column is called words",
 }
-"""Keys that only tasks of one kind have."""
+"""Keys that are called otherwise here."""
+_KEYS_OF: dict[Kind, tuple[str, ...]] = {
+    "choice": ("prompt", "choices", "answer_is"),
+    "generation": ("prompt", "normalise", "max_answer_tokens", "stop"),
+    "tags": ("words", "choices", "answer_is"),
+    "retrieval": ("prompt", "parallel"),
+}
+"""Keys that not every kind of task has."""
+SOURCE = "source."
+"""How columns of the source language's file are called in a task whose files are parallel."""
+LINE = "line"
+"""The one column of a parallel file that is no table."""
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "choice": ("accuracy", "macro_f1", "mcc"),
     "generation": ("exact", "squad_f1", "mlqa_f1", "number_match", "entity_f1", "chrf"),
+    "tags": ("tag_accuracy", "strict_f1", "xtreme_f1"),
+    "retrieval": ("accuracy",),
 }
 """Metrics of each kind, the default first."""
 
@@ -96,9 +113,11 @@ class Definition(BaseModel):
     version: int = Field(default=1, ge=1)
     licence: str | None = Field(default=None, min_length=1)
     source_language: str = "en"
-    prompt: dict[str, str]
+    prompt: dict[str, str] = {}
+    words: str | None = None
     choices: str | tuple[str, ...] = ()
-    answer: str
+    answer: str = ""
+    parallel: bool = False
     answer_is: Literal["text", "index0", "index1", "letter"] = "text"
     id: str | None = None
     cluster: str | None = None
@@ -113,13 +132,6 @@ class Definition(BaseModel):
     max_answer_tokens: int = Field(default=32, ge=1, le=MOST_ANSWER_TOKENS)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ("\n",)
     on_bad_rows: Literal["error", "skip"] = "error"
-
-    @field_validator("kind")
-    @classmethod
-    def _kind(cls, kind: str) -> str:
-        if kind not in CUSTOM:
-            raise ValueError(f"should be {' or '.join(map(repr, CUSTOM))}")
-        return kind
 
     @field_validator("name")
     @classmethod
@@ -196,13 +208,21 @@ class Definition(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        for key in (key for kind, keys in _KEYS_OF.items() if kind != self.kind for key in keys):
-            if key in self.model_fields_set:
+        for key in dict.fromkeys(key for keys in _KEYS_OF.values() for key in keys):
+            if key in self.model_fields_set and key not in _KEYS_OF[self.kind]:
                 raise invalid((key,), f"{key} has no meaning for a task of kind {self.kind}; leave it out")
+        shared = not isinstance(self.choices, str) and not any(map(PLACEHOLDER.search, self.choices))
         if "choices" in _KEYS_OF[self.kind] and not self.choices:
-            raise invalid(
-                ("kind",), f'a task of kind {self.kind} needs "choices:", such as [positive, negative]'
+            such = (
+                "all tags, such as [O, B-PER, I-PER]"
+                if self.kind == "tags"
+                else "such as [positive, negative]"
             )
+            raise invalid(("kind",), f'a task of kind {self.kind} needs "choices:", {such}')
+        if self.kind == "tags":
+            self._check_tags(shared)
+        if self.parallel:
+            self._check_parallel()
         if (self.hub is None) != (self.revision is None):
             raise invalid(
                 ("hub" if self.revision is None else "revision",),
@@ -213,12 +233,37 @@ class Definition(BaseModel):
                 ("metric",),
                 f'metric of a {self.kind} task should be {" or ".join(known)}; found "{self.metric}"',
             )
-        shared = not isinstance(self.choices, str) and not any(map(PLACEHOLDER.search, self.choices))
         if self.scored_by in ("macro_f1", "mcc") and not shared:
             raise invalid(("metric",), f"metric {self.metric} needs choices that are the same in every row")
-        if self.source_language not in self.prompt:
+        if "prompt" in _KEYS_OF[self.kind] and self.source_language not in self.prompt:
             raise invalid(("prompt",), f"prompt: none in {self.source_language}, the source language")
         return self
+
+    def _check_tags(self, shared: bool) -> None:
+        if not shared or any(len(tag.split()) != 1 for tag in self.choices):
+            raise invalid(("choices",), "choices: a list of all tags is wanted, without spaces in them")
+        for key in ("answer", "answer_is", "id", "cluster", "language") if self.words is None else ():
+            if key in self.model_fields_set:
+                raise invalid(
+                    (key,), f'{key} is of tables; add "words:", the column of the words, or leave {key} out'
+                )
+        if self.words is None and (self.hub or PurePosixPath(self.test).suffix in TABLES):
+            raise invalid(("test",), f'{self.test} is a table; add "words:", the column of the words')
+        if self.words is not None and not self.answer:
+            raise invalid(("words",), 'words needs "answer:" beside it, the column of the tags')
+
+    def _check_parallel(self) -> None:
+        for key in ("train", "dev"):
+            if key in self.model_fields_set:
+                raise invalid(
+                    (key,), f"{key} of parallel files would be a text and itself; leave {key} or parallel out"
+                )
+        if "{code}" not in self.test or not any(name.startswith(SOURCE) for name in self._named):
+            raise invalid(
+                ("parallel",),
+                "parallel needs {code} in test:, and in prompt or answer a column of the source language's "
+                "file, such as source.text",
+            )
 
     @property
     def scored_by(self) -> str:
@@ -228,10 +273,23 @@ class Definition(BaseModel):
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns that every file must have."""
-        texts = [*self.prompt.values(), *(() if isinstance(self.choices, str) else self.choices)]
-        named = (self.choices if isinstance(self.choices, str) else None, self.answer, self.id)
-        columns = (name for text in texts for name in PLACEHOLDER.findall(text))
-        return tuple(dict.fromkeys([*columns, *(column for column in named if column)]))
+        names = (name.removeprefix(SOURCE) if self.parallel else name for name in self._named)
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def lines(self) -> bool:
+        """Whether files have one text a line, and are no tables."""
+        return self.parallel and LINE in self.columns
+
+    @property
+    def _named(self) -> tuple[str, ...]:
+        """Columns that the keys name."""
+        frame = self.kind == "retrieval" and PLACEHOLDER.search(self.answer) is not None
+        listed = isinstance(self.choices, str)
+        texts = [*self.prompt.values(), *(() if listed else self.choices), *((self.answer,) if frame else ())]
+        columns = (self.words, self.choices if listed else None, None if frame else self.answer, self.id)
+        placed = (name for text in texts for name in PLACEHOLDER.findall(text))
+        return (*placed, *(str(column) for column in columns if column))
 
 
 def read_definition(document: Document) -> Definition:
@@ -249,11 +307,14 @@ def read_definition(document: Document) -> Definition:
 def _definition(data: Any) -> Definition:
     if not isinstance(data, Mapping):
         raise invalid((), 'a task is a mapping of keys: "name:", "kind:", "prompt:", "answer:", ...')
-    known_keys(data, Definition.model_fields, "a task")
+    known_keys(data, Definition.model_fields, "a task", slips=_SLIPS)
+    if (kind := data.get("kind")) and kind not in CUSTOM:
+        raise invalid(("kind",), f'task: kind should be one of {", ".join(CUSTOM)}; found "{kind}"')
+    free = ("prompt", "answer") if data.get("kind") == "tags" else ()
     for key, what in _NEEDED.items():
-        if data.get(key) in (None, "", {}):
+        if data.get(key) in (None, "", {}) and key not in free:
             raise invalid((key,), f'a task needs "{key}:", {what}')
     settings = {key: value for key, value in data.items() if value is not None}
-    if isinstance(settings["prompt"], str):
+    if isinstance(settings.get("prompt"), str):
         settings["prompt"] = {str(settings.get("source_language", "en")): settings["prompt"]}
     return read_settings(Definition, settings, "task")

@@ -22,8 +22,8 @@ from crosstune.languages import LANGUAGES
 from crosstune.metrics.corpus import CORPUS
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.definition import NAME
+from crosstune.tasks.custom.make import make_class
 from crosstune.tasks.custom.returned import CHECKS, Wrong
-from crosstune.tasks.custom.task import make_class
 
 Name = Annotated[str, Field(pattern=f"^{NAME.pattern}$")]
 
@@ -143,6 +143,9 @@ class _Facts(BaseModel):
         description='a dict such as {"test": "test.csv"}'
     )
     Options: type[TaskOptions] = Field(description="a subclass of TaskOptions")
+    tags: tuple[Annotated[str, Field(pattern=r"^\S+$")], ...] = Field(
+        default=(), description='a tuple of texts without spaces such as ("O", "B-PER")'
+    )
     source_language: Annotated[str, AfterValidator(_canonical)] = Field(
         default="en", description="a code of crosstune list languages"
     )
@@ -171,9 +174,14 @@ def _lacks(task: type[Task]) -> str | None:
         value = inspect.getattr_static(task, name)
         if not callable(value) or isinstance(value, staticmethod | classmethod):
             return f"{name} should be a method, def {name}(self, ...); found {value!r}"[:200]
+    form = FORMS[task.kind]
+    if form.tags and not task.tags:
+        return "tags is missing; give a tuple of all tags"
     for place, metric in enumerate(task.metrics):
-        if metric in CORPUS and (place or CORPUS[metric].of_choices != FORMS[task.kind].has_choices):
-            kind = "choices" if CORPUS[metric].of_choices else "written answers"
+        if metric in CORPUS and (
+            place or CORPUS[metric].of_choices != (None if form.tags else form.has_choices)
+        ):
+            kind = {True: "choices", False: "written answers", None: "tags"}[CORPUS[metric].of_choices]
             return f"metrics: {metric} is of a whole test set of {kind}, and comes first"
     return None
 

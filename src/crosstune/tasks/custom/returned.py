@@ -77,7 +77,9 @@ def examples(task: Task, value: Any, split: str, language: str) -> list[Example]
     if len(classes) > 1 and task.metrics[0] in CORPUS:
         raise Wrong(f"{task.metrics[0]} needs the same choices in every example ({split}, {language})")
     if split == "test":
-        scored = [task.score(e, e.answers[0])[task.metrics[0]] for e in list(checked.values())[:SCORED]]
+        searched = form_of(task.kind).searched
+        right = [(e, e.id if searched else e.answers[0]) for e in list(checked.values())[:SCORED]]
+        scored = [task.score(e, answer)[task.metrics[0]] for e, answer in right]
         if not any(scored):
             raise Wrong(
                 f"score gives {task.metrics[0]} 0 to the right answers of the first {len(scored)} examples "
@@ -114,9 +116,21 @@ def _pair(value: Any) -> bool:
 
 
 def _unanswerable(task: Task, example: Example) -> Iterator[str]:
+    form = form_of(task.kind)
     if not example.answers:
         yield "it has no answer"
-    elif form_of(task.kind).has_choices:
+    elif form.searched:
+        return
+    elif form.tags:
+        words, tags = example.prompt.split(" "), example.answers[0].split(" ")
+        if len(words) != len(tags) or not all(words):
+            yield f"{len(words)} words and {len(tags)} tags, each parted by one space"
+        elif odd := [tag for tag in tags if tag not in task.tags]:
+            yield f"unknown tag {_shown(odd[0])}"
+        elif tuple(example.choices) != tuple(task.tags):
+            yield "its choices should be the task's tags"
+        return
+    elif form.has_choices:
         if len(example.choices) > MOST_CHOICES:
             yield f"{len(example.choices):,} choices; an example has {MOST_CHOICES:,} at most"
         different = {normalize("NFC", choice).strip() for choice in example.choices}

@@ -7,23 +7,19 @@ import math
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from crosstune.config.environment import data_root
-from crosstune.config.yaml_file import Document
 from crosstune.data.example import MOST_CHOICES, Example, Split, passage_key
-from crosstune.data.forms import form_of
-from crosstune.data.source import FileLayout
-from crosstune.data.tables import BadRow, Row, read_rows
+from crosstune.data.tables import Row
 from crosstune.errors import UserError
-from crosstune.languages.table import find
 from crosstune.metrics import mlqa, squad
 from crosstune.metrics.numbers import find_number, number_match
-from crosstune.tasks.custom.definition import PLACEHOLDER, Definition, read_definition
+from crosstune.tasks.custom.definition import PLACEHOLDER, Definition
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
@@ -112,23 +108,34 @@ class DefinedTask(PublishedTask):
     def example(self, row: Row, split: Split, language: str) -> Example:
         """One row: its prompt, and its answer among the choices or in its own words."""
         template = self.wording(language)["prompt"]
-        prompt, fields = _filled(template, row).rstrip(), dict.fromkeys(PLACEHOLDER.findall(template))
+        prompt, fields = filled(template, row).rstrip(), dict.fromkeys(PLACEHOLDER.findall(template))
         choices = self._choices(row)
         answers = (self._chosen(row, choices),) if choices else self._written(row, language)
         return Example(
-            id=_text(row, self.definition.id) if self.definition.id else self._numbered(row, split, language),
+            id=self.name_of(row, split, language),
             language=language,
             prompt=prompt,
             answers=answers,
             choices=choices,
-            fields=tuple((column, _text(row, column)) for column in fields),
-            cluster=passage_key(_text(row, self.definition.cluster)) if self.definition.cluster else "",
+            fields=tuple((column, text_of(row, column)) for column in fields),
+            cluster=self.cluster_of(row),
         )
 
-    def _numbered(self, row: Row, split: Split, language: str) -> str:
-        """The line of a row, behind the number of its file in all but the first of several."""
+    def name_of(self, row: Row, split: Split, language: str) -> str:
+        """An example's id: of its column, or the number of its row or sentence.
+
+        Behind the number of its file in all but the first of several.
+        """
+        if self.definition.id:
+            return text_of(row, self.definition.id)
+        sentence = self.definition.kind == "tags" and self.definition.words is None
+        name = str(row["id"] if sentence else row.line)
         place = self.places[split][language].paths.index(row.path)
-        return f"{place}:{row.line}" if place else str(row.line)
+        return f"{place}:{name}" if place else name
+
+    def cluster_of(self, row: Row) -> str:
+        """What its column says."""
+        return passage_key(text_of(row, self.definition.cluster)) if self.definition.cluster else ""
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """The definition's metric, and beside one of the whole test set a choice's accuracy."""
@@ -159,9 +166,9 @@ class DefinedTask(PublishedTask):
     def _choices(self, row: Row) -> tuple[str, ...]:
         templates = self.definition.choices
         if not isinstance(templates, str):
-            choices = tuple(_composed(_filled(choice, row).strip()) for choice in templates)
+            choices = tuple(_composed(filled(choice, row).strip()) for choice in templates)
         else:
-            choices = tuple(map(_composed, _texts(row, templates)))
+            choices = tuple(map(_composed, texts_of(row, templates)))
             if len(choices) < 2:
                 raise row.error(f"{templates} should be a list of two or more texts")
         if len(choices) > MOST_CHOICES:
@@ -172,12 +179,12 @@ class DefinedTask(PublishedTask):
 
     def _chosen(self, row: Row, choices: tuple[str, ...]) -> str:
         column, how = self.definition.answer, self.definition.answer_is
-        value = _composed(_text(row, column))
+        value = _composed(text_of(row, column))
         if how == "text":
             if value not in choices:
                 raise row.error(
                     f"{column} {value[:60]!r} is none of the choices: {', '.join(choices)[:120]}"
-                    + _number_hint(value, len(choices))
+                    + number_hint(value, len(choices))
                 )
             return value
         if how == "letter":
@@ -192,7 +199,7 @@ class DefinedTask(PublishedTask):
         return choices[place]
 
     def _written(self, row: Row, language: str) -> tuple[str, ...]:
-        answers = _texts(row, self.definition.answer)
+        answers = texts_of(row, self.definition.answer)
         if self.definition.scored_by == "number_match":
             for answer in answers:
                 if find_number(answer, language) is None:
@@ -206,7 +213,7 @@ class DefinedTask(PublishedTask):
         return answers
 
 
-def _number_hint(value: str, count: int) -> str:
+def number_hint(value: str, count: int) -> str:
     """What to write where an answer looks like the number, or the letter, of a choice."""
     if value.isdecimal() and int(value) <= count:
         return "; if it is the number of a choice, add answer_is: index0, or index1 where the first is 1"
@@ -215,72 +222,9 @@ def _number_hint(value: str, count: int) -> str:
     return ""
 
 
-def make_class(text: str, path: Path) -> type[DefinedTask]:
-    """The task that a YAML file's text describes; its path serves messages, and the data lie beside it.
-
-    Raises:
-        UserError: One line, ``<file>:<line>: <what is wrong>``, for the first mistake.
-    """
-    definition = read_definition(Document(text, str(path)))
-    more = ("accuracy",) if form_of(definition.kind).has_choices else ()
-    metrics_ = tuple(dict.fromkeys((definition.scored_by, *more)))
-    layouts_ = {split: _layouts(definition, split) for split in get_args(Split)}
-
-    class Options(DefinedOptions):
-        """With the definition's own default."""
-
-        on_bad_rows: Literal["error", "skip"] = definition.on_bad_rows
-
-    class Defined(DefinedTask):
-        """The task as all others are: a class with its facts."""
-
-        name = definition.name
-        version = definition.version
-        kind = definition.kind
-        metrics = metrics_
-        summary = f"from {path.name}"
-        source_language = definition.source_language
-        max_answer_tokens = definition.max_answer_tokens
-        stop = definition.stop
-        has_training = definition.train is not None
-        layouts = layouts_
-        split_names: ClassVar[dict[Split, str]] = {
-            split: forms[0].files for split, forms in layouts_.items() if forms
-        }
-
-    Defined.Options, Defined.definition, Defined.folder = Options, definition, path.parent
-    return Defined
-
-
-def _layouts(definition: Definition, split: Split) -> tuple[FileLayout, ...]:
-    """Where the files of a split are."""
-    files = getattr(definition, split)
-    if files is None:
-        return ()
-    if definition.language is None or "{code}" in files:
-        return (FileLayout(files, definition.columns),)
-    read = partial(_of_many_languages, definition)
-    return (FileLayout(files, column=definition.language, read=read),)
-
-
-def _of_many_languages(definition: Definition, path: Path) -> Iterator[Row | BadRow]:
-    """Rows of a file with a column of languages, each called by its canonical code."""
-    column = definition.language or ""
-    for row in read_rows(path, (*definition.columns, column)):
-        if isinstance(row, BadRow):
-            yield row
-            continue
-        try:
-            yield Row(row.path, row.line, row.fields | {column: find(row.text(column)).code})
-        except BadRow as bad:
-            yield bad
-        except UserError as error:
-            yield row.error(f"{column}: {error}")
-
-
-def _filled(template: str, row: Row) -> str:
+def filled(template: str, row: Row) -> str:
     """The template with each column's text in its place, in one pass: a text is never a template."""
-    return PLACEHOLDER.sub(lambda match: _text(row, match[1]), template)
+    return PLACEHOLDER.sub(lambda match: text_of(row, match[1]), template)
 
 
 def _composed(text: str) -> str:
@@ -288,7 +232,7 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _text(row: Row, column: str) -> str:
+def text_of(row: Row, column: str) -> str:
     """A column's text, or its number as text."""
     value = row.fields.get(column)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -298,12 +242,12 @@ def _text(row: Row, column: str) -> str:
     return row.text(column)
 
 
-def _texts(row: Row, column: str) -> tuple[str, ...]:
+def texts_of(row: Row, column: str) -> tuple[str, ...]:
     """A column's one text, or all of its list of them."""
     value = row.fields.get(column)
     if not isinstance(value, list):
-        return (_text(row, column),)
+        return (text_of(row, column),)
     if not value:
         raise row.error(f"{column} is an empty list")
     entries = Row(row.path, row.line, {f"{column}[{i}]": text for i, text in enumerate(value)})
-    return tuple(_text(entries, name) for name in entries.fields)
+    return tuple(text_of(entries, name) for name in entries.fields)

@@ -2,6 +2,8 @@
 (() => {
   // Charts take the page's colours, and are drawn again when the reader switches between light and dark.
   const dark = matchMedia("(prefers-color-scheme: dark)");
+  let paper = false; // Drawn to be printed: on light ground, as wide as it needs, without pixels.
+  const PAGE = 900; // Height of a printed page, in pixels.
   const config = () => {
     const style = getComputedStyle(document.documentElement);
     const colour = (name) => style.getPropertyValue(name).trim();
@@ -86,8 +88,12 @@
         const least = Number(place.dataset.least);
         place.style.minWidth = `${Math.max(300, 210 + ((least - 210) * filter.methods.size) / filter.of)}px`;
       } else place.style.minWidth = `${place.dataset.least}px`;
-      if (dark.matches) spec = replaced(spec, new Map(Object.entries(onDark)));
-      const result = await vegaEmbed(place, spec, { ...options(), renderer: size(spec) > BIG ? "canvas" : "svg" });
+      const ground = dark.matches && !paper ? "dark" : "light";
+      if (ground === "dark") spec = replaced(spec, new Map(Object.entries(onDark)));
+      if (paper && spec.width === "container") spec.width = Math.max(place.clientWidth, parseInt(place.style.minWidth));
+      const result = await vegaEmbed(place, spec, { ...options(), renderer: size(spec) > BIG && !paper ? "canvas" : "svg" });
+      figure.dataset.ground = ground;
+      figure.toggleAttribute("data-tall", place.firstElementChild.offsetHeight > PAGE);
       drawn.set(figure, result);
       await choose(figure);
     } catch (error) {
@@ -111,10 +117,23 @@
   // Printed, every chart is there: those that nobody came near are drawn before, and a button waits for them.
   const unread = new Set(); // Predictions that are not shown yet.
   const rest = () => Promise.all([...unread].map((show) => show()).concat([...document.querySelectorAll("figure:not([data-drawn])")].map((figure) => { near.unobserve(figure); return draw(figure); })));
+  const setPaper = (on) => {
+    paper = on;
+    document.documentElement.toggleAttribute("data-paper", on);
+  };
   addEventListener("beforeprint", rest);
+  addEventListener("afterprint", () => {
+    if (!paper) return;
+    setPaper(false);
+    [...drawn.keys()].forEach(draw);
+  });
   for (const button of document.querySelectorAll("[data-print]")) {
     button.closest("li").hidden = false;
-    button.addEventListener("click", () => rest().then(() => print()));
+    button.addEventListener("click", async () => {
+      setPaper(true);
+      await Promise.all([rest(), ...[...drawn.keys()].map(draw)]);
+      print();
+    });
   }
 
   // A section's filter: which languages and methods its figures and its table of languages show.

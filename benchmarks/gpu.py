@@ -63,11 +63,11 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     "train-lora-packed": partial(training_row, name="lora", packed=True),
     **{name: EVALUATION[name] for name in ("decode-8", "decode-64", "score-passages", "score")},
     "train-full-8bit": partial(training_row, name="full-8bit"),
+    "grid": grid_row,
     **{f"train-{name}": partial(training_row, name=name) for name in METHODS if name not in FIRST},
     **EVALUATION,
     "prefix-mask": mask_row,
     "packing": packing_row,
-    "grid": grid_row,
 }
 NAMES = tuple(ROWS)
 

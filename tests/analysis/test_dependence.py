@@ -44,6 +44,21 @@ def test_questions_on_a_passage_are_tested_as_their_sum() -> None:
     assert (found.units, found.examples) == (12, 60)
 
 
+@pytest.mark.parametrize(("passages", "few"), [(1, True), (9, True), (10, False)])
+def test_fewer_than_ten_passages_are_not_enough_data(passages: int, few: bool) -> None:
+    """One passage of 360 questions has no variance to be seen: everything would be significant."""
+    rng = np.random.default_rng(0)
+    scores = {name: coins(rng, p, 3, 5, 90) for name, p in (("a", 0.6), ("b", 0.4))}
+    paired = replace(made(scores), clusters=np.tile(np.arange(90) * passages // 90, 5))
+    family = AllPairs(paired)
+    found = family.pair("a", "b")
+    says = f"{passages} independent passage{'' if passages == 1 else 's'}, fewer than 10"
+    assert found.not_enough_data == (says if few else "")
+    assert [value is None for value in (found.p, found.low, found.detectable)] == [few] * 3
+    assert family.values()["low"].null_count() == 2 * few
+    assert family.table().select("p", "high").null_count().row(0) == (few, few)
+
+
 def test_what_shares_a_passage_or_an_id_is_one_unit() -> None:
     language = np.array([0, 0, 0, 1, 1, 1])
     example = np.array([0, 1, 2, 0, 3, 4])

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_paired
 
 from crosstune.analysis.statistics.differences import AllPairs
@@ -127,6 +128,17 @@ def test_means_have_intervals() -> None:
     for row in table.rows(named=True):
         assert row["value"] == pytest.approx(scores[row["method"]][:, 1:].mean(), abs=1e-6)
         assert row["low"] < row["value"] < row["high"]
+
+
+@pytest.mark.parametrize(("right", "answers"), [(50, 100), (3, 400), (1998, 2000)])
+def test_the_interval_of_a_mean_is_wilsons(right: int, answers: int) -> None:
+    score = right / answers
+    spread = Spread(score, (score * (1 - score) / answers) ** 0.5, 1e6)
+    published = proportion_confint(right, answers, method="wilson")
+    assert spread.interval_of_score(answers) == pytest.approx(published, abs=1e-4)
+    # Without a right answer there is no such standard error; two examples that are not seen stand for it.
+    low, high = Spread(0.0, 2**0.5 / answers, 1e6).interval_of_score(answers)
+    assert (low, high > 3 / answers) == (0.0, True)
 
 
 def test_equivalence_is_two_one_sided_tests() -> None:

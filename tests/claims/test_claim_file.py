@@ -198,3 +198,22 @@ def test_sound_claims_are_read_and_judged(claim: dict[str, Any]) -> None:
     assert verdict.claim == claim["claim"]
     assert (verdict.cell.difference is None) <= (verdict.verdict == "not enough data")
     assert yaml.safe_dump(verdict.reason)
+
+
+def test_every_method_that_a_shipped_claim_judges_is_trained_by_a_ready_study() -> None:
+    """Without `full` in any of them, claims on full fine-tuning had no runs to be judged by."""
+    root = Path(__file__).parents[2]
+    presets = root / "src" / "crosstune" / "study" / "presets"
+    together: list[set[tuple[str, int | None]]] = []
+    for file in (root / "studies" / "paper").glob("*.yaml"):
+        study = yaml.safe_load(file.read_text(encoding="utf-8"))
+        names = [study["preset"]] if isinstance(study["preset"], str) else study["preset"]
+        parts = [yaml.safe_load((presets / f"{name}.yaml").read_text(encoding="utf-8")) for name in names]
+        entries = [entry for part in (study, *parts) for entry in part.get("methods", ())]
+        facts = [{"name": entry} if isinstance(entry, str) else entry for entry in entries]
+        together.append({(entry["name"], entry.get("train", {}).get("per_label")) for entry in facts})
+    for name in ("founding", "paper"):
+        for claim in (placed.claim for placed in read_claims(name)):
+            sides = [*claim.method, *([] if claim.against is None else [claim.against])]
+            wanted = {(pick.name, pick.train.get("per_label")) for pick in sides if claim.compares}
+            assert any(wanted <= methods for methods in together), claim.claim

@@ -123,6 +123,11 @@ def test_a_lead_may_be_larger_on_some_tasks() -> None:
     alone = [verdict_of(whole, beats="lora", task=task).cell.difference or 0.0 for task in leads]
     assert more.cell.difference == pytest.approx((alone[0] + alone[1] - alone[2] - alone[3]) / 2)
     assert verdict_of(whole, **claim, by=30).verdict == "contradicted"
+    # Too few right answers on one task: not tested, on whichever of them.
+    rare = simulate({"prefix": 0.02, "lora": 0.02}, task="rare", examples=20)
+    store = [*whole[0], *rare[0]], pl.concat([whole[1], rare[1]])
+    untested = verdict_of(store, **claim | {"than_on": ["topics", "rare"]})
+    assert (untested.verdict, "right answers of" in untested.reason) == ("not enough data", True)
     missing = verdict_of(whole, **claim | {"than_on": ["none such"]})
     assert missing.reason == "no zero-shot runs on none such with demo:tiny"
 

@@ -13,13 +13,15 @@ from rich.console import Console
 from crosstune.errors import UserError
 from crosstune.exporting.card import write_card
 from crosstune.exporting.folders import write_adapter, write_merged
+from crosstune.exporting.heads import headed_model, their_logits
+from crosstune.methods.head import HeadShape, Probe, WithHead
 from crosstune.models.language_model import LanguageModel
 from crosstune.running.restored import method_of, restored
 from crosstune.running.runner import run_study
 from crosstune.store import store as stored
 from crosstune.study.spec import Study
 from saved_model import study_of
-from tiny_encoders import save_encoder
+from tiny_encoders import make_encoder, save_encoder
 from tiny_models import near
 
 LORA = {"name": "lora", "rank": 3, "target_modules": "all-linear"}
@@ -97,6 +99,19 @@ def test_the_same_scores(runs: Any, tmp_path: Path, family: str, task: str, meth
     with torch.no_grad():
         near(f"adapter, {family} {task} {method}", adapted(**read).logits.view(wanted.shape), wanted, 1e-5)
     assert f"num_labels={wanted.shape[-1]})" in write_card(folder, written).read_text()
+
+
+def test_a_head_of_spans(runs: Any) -> None:
+    lm = make_encoder("bert")
+    method = WithHead(Probe(), HeadShape(2))
+    method.attach(lm, seed=1)
+    record = stored.read_run(next(iter(runs.values())))
+    model = headed_model(record, "spans", lm, lm.model.state_dict())
+    with torch.no_grad():
+        theirs = their_logits(model(torch.tensor([IDS])))
+    assert type(model).__name__ == "BertForQuestionAnswering"
+    near("a head of spans", theirs, own_scores(lm, classes=False), 1e-5)
+    method.detach()
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -140,6 +141,54 @@ def test_lora_in_16_bits(monkeypatch):
             patch.setattr(lora_kernel._NarrowUpdate, slip, staticmethod(wrong))
             compare = lambda: lora_kernel.compared(torch.device("cpu"), torch.bfloat16)  # noqa: E731
             assert lora_kernel.NARROW.fault(compare) == "it gives other numbers"
+
+
+def test_all_layers_and_batches_take_the_same_kernels(monkeypatch):
+    """A function is compiled anew for tensors of another rank, another width, or with gradients: in vain."""
+    kinds = set()
+
+    def record(function):
+        def run(*args):
+            tensors = [x for x in map(kernels._for_any_rows, args) if isinstance(x, torch.Tensor)]
+            assert not any(x.requires_grad for x in tensors)
+            assert all(x._dynamo_weak_dynamic_indices == {0} for x in tensors if x.dim() > 1)
+            kinds.add((function.__name__, *((x.shape[1:] if x.dim() > 1 else x.shape) for x in tensors)))
+            return function(*args)
+
+        return run
+
+    monkeypatch.setattr(kernels, "compiled", record)
+    lm = make_lm("qwen3", torch.bfloat16)
+    with fused_kernels(lm.model, lm.dtype):
+        kinds.clear()
+        step(lm, attach(lm, "full"))
+        # Hidden states, queries and keys have norms of two widths, and are turned as two numbers of heads.
+        functions = ("gate", "gate_gradient", "norm", "norm_gradient", "norm_slopes", "turn")
+        of = {name: sum(kind[0] == name for kind in kinds) for name in functions}
+        assert list(of.values()) == [1, 1, 2, 2, 2, 2]
+        with torch.inference_mode():
+            lm.hidden(torch.tensor([random_ids(7), random_ids(7, 1)]))
+        assert len(kinds) == sum(of.values())
+
+
+@pytest.mark.slow
+def test_each_function_is_compiled_a_few_times_at_most(monkeypatch):
+    """By PyTorch's own count, without the time that making the kernels takes."""
+    monkeypatch.setattr(kernels.torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(kernels, "compiled", COMPILED)
+    COMPILED.cache_clear()
+    torch._dynamo.reset()
+    counted = torch._dynamo.utils.counters["stats"]
+    counted.clear()
+    lm = make_lm("llama", torch.bfloat16)
+    method = attach(lm, "full")
+    with fused_kernels(lm.model, lm.dtype):
+        for rows in (ROWS, ROWS[:3], ROWS[:2]):
+            answer_loss(lm, collated(rows, torch.device("cpu"))).backward()
+            method.after_backward()
+    COMPILED.cache_clear()
+    assert counted["unique_graphs"] == 7
+    assert not kernels.COMPILED._said
 
 
 @pytest.mark.slow

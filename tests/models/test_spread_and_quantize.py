@@ -163,7 +163,7 @@ def test_a_device_map_needs_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @needs_bitsandbytes
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+@pytest.mark.parametrize("bits", ["4bit", pytest.param("8bit", marks=pytest.mark.slow)])
 def test_every_method_trains_on_packed_weights(bits: str, tmp_path: Path) -> None:
     lm = load(str(save_model(tmp_path / "m")), device="cpu", dtype="float32", quantize=bits)
     assert lm.quantized

@@ -9,6 +9,8 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
 from crosstune.methods.few_shot import FewShot, FewShotConfig
+from crosstune.models.loading.load import load
+from crosstune.outputs.decoding.ends import stopped, texts, unanswered
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.fits import check_fits
 from crosstune.outputs.registry import output_of
@@ -16,6 +18,7 @@ from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.prepared import shown_first
 from crosstune.tasks.base import Task
 from crosstune.tasks.exemplars import with_exemplars
+from saved_model import save_model
 
 TEMPLATE = (
     "{{ bos_token }}{% for turn in messages %}{{ turn['role'] }}: {{ turn['content'] | trim }}\n{% endfor %}"
@@ -158,3 +161,26 @@ def test_a_template_that_writes_the_date_reads_the_same_every_day(lm):
 def test_no_run_id_changes_without_it():
     assert {"chat_template", "system_prompt"}.isdisjoint(EvaluateSettings().model_dump())
     assert EvaluateSettings(chat_template="auto").model_dump()["chat_template"] == "auto"
+
+
+@pytest.mark.parametrize(
+    ("template", "written", "answer", "over"),
+    [
+        ("{{ messages[0]['content'] }}", "<think>\nIs it?\nYes.\n</think>\n\nBern\nSo", "Bern", True),
+        ("{{ messages[0]['content'] }}<think>\n", "Is it?\nYes.</think>\nBern\nSo", "Bern", True),
+        ("{{ messages[0]['content'] }}<think>\n", "Is it?\nYes.</think>\nBe", "Be", False),
+        ("{{ messages[0]['content'] }}", "<think>\nIs it?\n", "<think>", False),
+        ("{{ messages[0]['content'] }}", "Bern\n</think>", "Bern", True),
+    ],
+)
+def test_a_thought_is_no_part_of_an_answer(tmp_path, template, written, answer, over):
+    lm = load(str(save_model(tmp_path)), device="cpu")
+    lm.tokenizer.chat_template = template
+    lm.tokens.as_chat(True)
+    ids = lm.tokenizer(written, add_special_tokens=False)["input_ids"]
+    assert texts(lm, [ids], ("\n",)) == [answer]
+    assert any(stopped(lm, ids[:end], ("\n",)) for end in range(1, len(ids) + 1)) == over
+    told = unanswered(texts(lm, [ids, ids], ("\n",)))
+    assert told == (
+        "2 of 2 answers end within <think>: raise evaluate.max_answer_tokens" if answer == "<think>" else ""
+    )

@@ -21,6 +21,7 @@ from crosstune.report.page.opening import at_a_glance
 from crosstune.report.sections import Section, sections
 from crosstune.report.tables import latex
 from crosstune.report.tables.tables import all_differences, differences_from, transfer
+from crosstune.report.tables.verdicts import interval
 from crosstune.report.terminal import results_table
 from crosstune.report.text import csv_text, points
 from crosstune.store.record import SearchRecord
@@ -252,6 +253,8 @@ def test_a_pair_with_too_few_right_answers_is_not_enough_data_everywhere(tmp_pat
     (verdict,) = results.verdict([crosstune.Claim(claim="c", method="lora", beats="prefix")]).rows(named=True)
     assert (verdict["verdict"], verdict["reason"]) == ("not enough data", few)
     assert [few in text for text in texts] == [True] * 4
+    (judged,) = results.verdicts([crosstune.Claim(claim="c", method="lora", beats="prefix")])
+    assert interval(judged.cell).endswith("\nnot tested")
     # No interval, mark or p value of it stands anywhere as if it had been tested.
     assert "80% power" not in finding(part)
     opening = {column.title: column.cells[0] for column in at_a_glance([part])}

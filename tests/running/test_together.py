@@ -19,7 +19,9 @@ TRAIN = {"steps": 3, "batch_size": 4, "limit": 10, "evaluate_every": 2}
 def started(model: Path, store: Path, rank: int | None = None, port: int = 0) -> "subprocess.Popen[str]":
     """A process that runs the study: one of two, or by itself."""
     file = store.with_suffix(f".{rank}.yaml")
-    study = study_of(model, store, methods=["none", "lora", {"name": "full", "layers": 1}], train=TRAIN)
+    sharded = {} if rank is None else {"train": {"shard": True}}
+    methods = ["none", "lora", {"name": "full", "layers": 1} | sharded]
+    study = study_of(model, store, methods=methods, train=TRAIN)
     file.write_text(yaml.safe_dump(study))
     torchrun = {
         "RANK": str(rank),
@@ -44,12 +46,15 @@ def test_two_processes_make_a_study(model: Path, tmp_path: Path) -> None:
     for process in [started(model, tmp_path / "alone"), *both]:
         said, _ = process.communicate(timeout=600)
         assert process.returncode == 0, said
-    alone = {file.parent.name: RunRecord.read(file) for file in (tmp_path / "alone").glob("*/run.json")}
+    records = [RunRecord.read(file) for file in tmp_path.glob("*/*/run.json")]
+    alone = {record.method.name: record for record in records if "processes" not in record.hardware}
     assert len(alone) == 3
-    for run_id, record in alone.items():
-        together = RunRecord.read(tmp_path / "both" / run_id / "run.json")
+    for together in (record for record in records if "processes" in record.hardware):
+        record = alone.pop(together.method.name)
+        assert (record.id == together.id) == (record.method.name != "full")  # whose weights are sharded
         assert together.hardware["processes"] == 2
         losses = [[point.get("loss") for point in one.curve] for one in (together, record)]
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
         assert together.cost.train_tokens == record.cost.train_tokens
         assert len(together.dev) == len(record.dev)
+    assert not alone

@@ -87,6 +87,7 @@ def test_labels_say_what_differs_and_are_unique() -> None:
             {"name": "prefix", "layers": [0, 1], "init": "random"},
             {"name": "lora", "rank": 8, "train": {"learning_rate": 3e-3}},
             {"name": "lora", "train": {"learning_rate": 1e-3}},
+            {"name": "bottleneck", "invertible": True},
             {"name": "prefix", "init_text": "a long beginning, the same in both"},
             {"name": "prefix", "init_text": "a long beginning, the same in the two"},
         ],
@@ -97,6 +98,7 @@ def test_labels_say_what_differs_and_are_unique() -> None:
         "prefix layers 0,1 random",
         "lora rank 8 lr 0.003",
         "lora",
+        "bottleneck invertible",
         "prefix init text a long beginning, the... (1)",
         "prefix init text a long beginning, the... (2)",
     ]

@@ -230,6 +230,11 @@ def test_whole_runs(family: str, tmp_path: Path) -> None:
             TAGS.replace("strict_f1", "f1") + "test: x\n",
             "metric of a tags task should be tag_acc",
         ),
+        (
+            TAGS.replace("choices", "labels"),
+            r'unknown key "labels" in a task; all of them are called choices',
+        ),
+        ("name: x\nkind: ner\ntest: x\n", r'yaml:2: task: kind should be one of choice, .*; found "ner"'),
         (RETRIEVAL + "answer: a\ntest: x.tsv\n", 'a task needs "prompt:"'),
         (
             RETRIEVAL + 'prompt: "{q}"\nanswer: a\nwords: w\ntest: x.tsv\n',

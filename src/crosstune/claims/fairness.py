@@ -13,8 +13,8 @@ from crosstune.claims.choose_runs import NoRunsError, Setup
 from crosstune.claims.file import Claim, Pick
 
 SPEED = frozenset(
-    ("seed", "tokens_per_pass", "by_length", "gradient_checkpointing", "reuse_frozen_layers", "dev_limit")
-)
+    ("seed", "tokens_per_pass", "by_length", "gradient_checkpointing", "reuse_frozen_layers", "shard")
+) | {"dev_limit"}
 """Training settings that change how fast a run is, or rounding."""
 
 RECIPE = frozenset(("weight_decay", "warmup_steps", "decay", "clip", "loss", "evaluate_every", "patience"))

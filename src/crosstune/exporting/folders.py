@@ -217,10 +217,10 @@ def _by_peft(form: PeftForm, base: Any, ids: Tensor, folder: Path) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model: Any = peft.get_peft_model(base, form.config)
-        there = dict((*model.named_parameters(), *model.named_buffers()))
+        tensors = dict((*model.named_parameters(), *model.named_buffers()))
         with torch.no_grad():
             for name, value in form.values.items():
-                there[name].data = value.to(there[name].device).view(there[name].shape)
+                tensors[name].data = value.to(tensors[name].device).view(tensors[name].shape)
         model.save_pretrained(folder)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's own card, which says nothing
         model.eval()

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crosstune.models.attention.choose import lay_out, reading_form, turns
 from crosstune.models.attention.trees import grow
-from crosstune.models.fast.norms import fused_parts
+from crosstune.models.fast.kernels import fused
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.choices import ROWS_AT_ONCE
@@ -59,7 +59,7 @@ def likelihoods(
 
     passes = TokenLimit(tokens_per_pass, lm.device)
     fill = partial(in_a_pass, device=lm.device)
-    with fused_parts(lm.model):
+    with fused(lm):
         return in_batches(list(together.values()), measure, answer, passes, {}, fill, form.fills_up)
 
 

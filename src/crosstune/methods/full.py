@@ -6,7 +6,7 @@ their rounded values are put into the model after each step. Optimizers that nee
 themselves (`crosstune.training.optimizers`). Trained parameters: all that are chosen (tied embeddings once).
 """
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
@@ -14,6 +14,9 @@ from crosstune.methods.config import Layered
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
 from crosstune.models.geometry import Geometry
+
+if TYPE_CHECKING:
+    from crosstune.models.fast.shards import Shards
 
 
 class FullConfig(Layered):
@@ -39,6 +42,7 @@ class Full(Method[FullConfig]):
     Config = FullConfig
 
     masters: "dict[str, nn.Parameter]"
+    shards: "Shards | None" = None  # in sharded training
 
     @property
     def default_rate(self) -> float:
@@ -88,6 +92,9 @@ class Full(Method[FullConfig]):
 
     def use_masters(self, wanted: bool) -> None:
         """Make the fp32 masters, from the weights as they are now."""
+        if self.shards is not None:
+            self.masters = self.shards.rows
+            return
         copied = self.weights if wanted else {}
         self.masters = {name: nn.Parameter(w.detach().float().clone()) for name, w in copied.items()}
 
@@ -97,6 +104,8 @@ class Full(Method[FullConfig]):
 
     def after_backward(self) -> None:
         """Add the model's gradients to the masters' in fp32."""
+        if self.shards is not None:
+            return self.shards.after_backward()
         for name, master in self.masters.items():
             weight = self.weights[name]
             if weight.grad is not None:
@@ -106,6 +115,8 @@ class Full(Method[FullConfig]):
 
     def after_step(self) -> None:
         """Round the masters into the model."""
+        if self.shards is not None:
+            return self.shards.after_step()
         with torch.no_grad():
             for name, master in self.masters.items():
                 self.weights[name].copy_(master)

@@ -19,7 +19,7 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.models.attention.choose import BatchForm, lay_out, reading_form, turns
 from crosstune.models.attention.trees import Shared, grow
-from crosstune.models.fast.norms import fused_parts
+from crosstune.models.fast.kernels import fused
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import TokenLimit
@@ -179,7 +179,7 @@ def score_choices(
 
         fitting.fit(passes, size_of(batch, form.fills_up), trial, lm.device)
 
-    with fused_parts(lm.model):
+    with fused(lm):
         fill, fitted = partial(in_a_pass, device=lm.device), fit if fitting.measures(lm) else None
         return in_batches(groups, measure, answer, passes, stream, fill, form.fills_up, fitted)
 

@@ -29,7 +29,7 @@ from crosstune.models.memory.token_limit import CACHED, TokenLimit
 from crosstune.outputs.base import Answers, Output, refuse_nan, written
 from crosstune.outputs.decoding import vllm_engine
 from crosstune.outputs.decoding.beams import search
-from crosstune.outputs.decoding.ends import stopped, texts
+from crosstune.outputs.decoding.ends import stopped, texts, unanswered
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import Beams
@@ -59,6 +59,8 @@ class Generation(Output):
         if self.settings.engine == "vllm":
             return written(task, examples, self._by_vllm(task, prompts, longest, **stream))
         answers = generate(self.lm, prompts, longest, task.stop, tokens, beams, **stream)
+        if (passes := stream.get("passes")) is not None and (line := unanswered(answers)):
+            passes.say(line)
         return written(task, examples, answers)
 
     def _by_vllm(

@@ -91,7 +91,7 @@ def _time_steps(run: Run, method: Method, data: TaskData) -> dict[str, Any]:
     steps = max(STEPS, run.train.total_steps(len(rows)))
     first = {"steps": steps, "epochs": None, "evaluate_every": None, "patience": None}
     # Of a few steps nothing is read twice: those of later epochs take at most what is measured.
-    first |= {"reuse_frozen_layers": False}
+    first |= {"reuse_frozen_layers": False, "shard": False}
     times: list[float] = []
 
     def after_step(progress: Progress) -> None:

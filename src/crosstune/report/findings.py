@@ -118,9 +118,10 @@ def _names(names: Sequence[str]) -> str:
 def _weight(section: Section, rows: Sequence[Mapping[str, Any]]) -> str:
     """The size of the sample; a method that no seed changes counts no seeds."""
     drawn = [row["seeds"] for row in rows if section.of(row["method"])[0].method_facts.random]
+    examples = section.scores["n"].to_list()
     parts = [
         counted(rows[0]["targets"], "target language"),
-        f"{_range(section.scores['n'].to_list())} examples each",
+        f"{_range(examples)} {'example' if max(examples) == 1 else 'examples'} each",
     ]
     if drawn:
         parts.append(f"{_range(drawn)} {'seed' if max(drawn) == 1 else 'seeds'} per method")

@@ -183,7 +183,7 @@ class MethodEntry(StudyPart):
         return self.budget or study or None
 
     def label(self, budget: int | Literal[False] | None) -> str:
-        """Such as "prefix", "prefix kv", "lora rank 8 lr 0.003", "lora 1.23M"."""
+        """Such as "prefix", "prefix kv", "few-shot turns", "lora rank 8 lr 0.003", "lora 1.23M"."""
         if self.title is not None:
             return self.title
         config, default = self.config, METHODS[self.name].Config()
@@ -201,7 +201,7 @@ class MethodEntry(StudyPart):
         for name, value in (*settings.items(), *train.items()):
             plain = {"learning_rate": "lr"}.get(name, name.replace("_", " "))
             choice = name in settings and isinstance(value, str) and name != "init_text"
-            parts.append(str(value) if choice else f"{plain} {_short(value)}")
+            parts.append(str(value) if choice else plain if value is True else f"{plain} {_short(value)}")
         return " ".join(parts)
 
     def as_written(self) -> dict[str, Any]:

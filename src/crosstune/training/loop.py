@@ -4,18 +4,17 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from crosstune.errors import Diverged, UserError, first_line
 from crosstune.methods.base import Method, Pass
 from crosstune.models.attention.gpu_line import KERNEL, kernel_shape
-from crosstune.models.fast.kernels import fused_kernels
-from crosstune.models.fast.norms import fused_parts
+from crosstune.models.fast.kernels import fused
 from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.machine import ran_out
@@ -28,7 +27,11 @@ from crosstune.training.objectives import answer_loss
 from crosstune.training.optimizers import Optimizer
 from crosstune.training.reuse import Reuse
 from crosstune.training.settings import TrainSettings
+from crosstune.training.sharding import sharded
 from crosstune.training.state import Best, LoopState, Trained, random_state, set_random_state
+
+if TYPE_CHECKING:
+    from crosstune.models.fast.shards import Shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,10 +94,12 @@ def train(
         return Trained(**saved.facts["trained"])
     total = settings.total_steps(len(rows))
     phases = method.begin_training(total)
-    optimizer = Optimizer(method, settings, seed)
-    state = LoopState(method, optimizer, Trained(learning_rate=peak), Best(method))
     passes = passes or TokenLimit(settings.tokens_per_pass, method.attached().device, "training")
-    with closing(optimizer), _training_mode(method, settings, seed, passes.recomputed) as blocks:
+    with ExitStack() as training:
+        blocks = training.enter_context(_training_mode(method, settings, seed, passes.recomputed))
+        shards = training.enter_context(sharded(method)) if settings.shard else None
+        optimizer = training.enter_context(closing(Optimizer(method, settings, seed, shards)))
+        state = LoopState(method, optimizer, Trained(learning_rate=peak), Best(method), shards)
         if saved is not None:
             state.take(saved)
         result, best, reuse = state.trained, state.best, None
@@ -102,8 +107,8 @@ def train(
             with _paused(method):
                 reuse = Reuse(method, rows[0], result.reuse)
         began = time.perf_counter() - result.seconds
-        batches = order(rows, settings.batch_size, seed, settings.by_length)
-        batches = itertools.islice(batches, result.steps, None)
+        endless = order(rows, settings.batch_size, seed, settings.by_length)
+        batches = itertools.islice(endless, result.steps, None)
         while result.steps < total and not (settings.patience and best.since >= settings.patience):
             step = result.steps + 1
             optimizer.begin(step, now := rate(settings, peak, *_in_phase(phases, step)))
@@ -115,6 +120,7 @@ def train(
                 reuse,
                 step,
                 settings.gradient_checkpointing == "auto",
+                shards,
             )
             if not math.isfinite(loss):
                 raise Diverged(
@@ -122,27 +128,34 @@ def train(
                     f"try a learning rate below {peak:g} or dtype: float32"
                 )
             _move(method, optimizer, step, phases)
-            result.steps, result.tokens = step, result.tokens + tokens
-            result.padded_tokens += padded
+            result.add(step, tokens, padded)
             result.reuse = None if reuse is None else reuse.facts()
             result.curve.append({"step": step, "loss": loss, "learning_rate": now})
             if tell is not None:
                 tell(Progress(step, total, loss, result.tokens, time.perf_counter() - began))
             every = settings.evaluate_every if step > total - phases[-1] else None
             if dev_score is not None and every is not None and (step % every == 0 or step == total):
-                with _paused(method), blocks.away():
+                with _paused(method), (shards or blocks).away():
                     score = parallel.of_the_first(dev_score, method.attached().device)
                 result.dev.append({"step": step, "score": score})
                 best.see(step, score)
             result.seconds = time.perf_counter() - began
-            if checkpoint is not None and step < total and checkpoint.due() and parallel.rank() == 0:
-                checkpoint.save(step, state.tensors(), state.facts() | {"finished": False})
-    result.chosen_step = best.put_back() if result.dev else result.steps
+            _save(checkpoint, step, total, state)
+        result.chosen_step = best.put_back() if result.dev else result.steps
     result.seconds = time.perf_counter() - began
     if checkpoint is not None and parallel.rank() == 0:
         weights_now = {name: p.detach() for name, p in method.parameters().items()}
         checkpoint.save(result.steps, weights_now, {"finished": True, "trained": asdict(result)})
     return result
+
+
+def _save(checkpoint: Checkpoint | None, step: int, total: int, state: LoopState) -> None:
+    """Write a checkpoint if it is time; the first process alone, of what all of them gather."""
+    due = step < total and checkpoint is not None and parallel.rank() == 0 and checkpoint.due()
+    if due if state.shards is None else parallel.most(due, state.method.attached().device):
+        tensors = state.tensors()
+        if checkpoint is not None and due:
+            checkpoint.save(step, tensors, state.facts() | {"finished": False})
 
 
 def _in_phase(phases: Sequence[int], step: int) -> tuple[int, int]:
@@ -162,11 +175,13 @@ def _gradients(
     reuse: Reuse | None = None,
     step: int = 1,
     auto: bool = False,
+    shards: "Shards | None" = None,
 ) -> tuple[float, int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
     Returns the loss in nats an answer token, and the tokens read, without and with padding.
     """
+    device = method.attached().device
     before = random_state()
     # Of several processes, gradients are whole when all are summed.
     applied = optimizer if parallel.processes() == 1 else None
@@ -196,10 +211,10 @@ def _gradients(
         return _backward(method, batch, passes, reuse, step, applied)
 
     # Of pairs a part is no batch of its own, and nothing could be told from it.
-    if not passes.measured and batch[0].pair is None and fitting.measures(method.attached()):
+    alone = shards is None and batch[0].pair is None
+    if not passes.measured and alone and fitting.measures(method.attached()):
         _fit(method, batch, passes, undo, optimizer.to_come, reuse, auto)
-    device = method.attached().device
-    while True:
+    while shards is None:
         done = passes.attempt(work, undo)
         # Where memory ran out in one of several processes, all do the step again.
         failed = parallel.summed([float(done is None)], device)[0]
@@ -207,11 +222,39 @@ def _gradients(
             break
         if done is not None:
             undo()
+    else:
+        done = _together(method, batch, passes, step)
     if parallel.processes() == 1:
         return done
-    parallel.sum_gradients(method.parameters().values())
+    rows = {} if shards is None else shards.collect()
+    parallel.sum_gradients(p for name, p in method.parameters().items() if name not in rows)
     loss, padded = parallel.summed((done[0], done[2]), device)
     return loss, done[1], round(padded)
+
+
+def _together(
+    method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, step: int
+) -> tuple[float, int, int]:
+    """Gradients with sharded weights: all processes gather them together, so all make as many passes.
+
+    Raises:
+        SystemExit: Whatever fails here, memory too: the other processes wait for this one until it ends.
+    """
+    lm = method.attached()
+    try:
+        own = len(split(parallel.share(batch), passes.limit))
+        most = parallel.most(own, lm.device)
+        done = _backward(method, batch, passes, None, step)
+        for _ in range(most - own):
+            for part in ready_parts(lm, batch[:1], passes):
+                (answer_loss(lm, part) * 0.0).backward()
+                method.after_backward()
+    except Exception as error:
+        raise SystemExit(
+            f"training with train.shard stopped at step {step}: {first_line(error)}; where memory ran out, "
+            "lower train.tokens_per_pass; the same command resumes"
+        ) from error
+    return done
 
 
 def _fit(
@@ -305,9 +348,7 @@ def _training_mode(
     model: Any = method.attached().model
     lm = method.attached()
     lm.steps = None  # recorded steps of writing give their memory back
-    # A GPU's time goes elsewhere than a CPU's, and its kernels differ in rounding.
-    fused = fused_parts(model) if model.device.type == "cpu" else fused_kernels(model, lm.dtype)
-    with fused, torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+    with fused(lm), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed + parallel.rank())
         model.train()
         if settings.gradient_checkpointing:
@@ -318,7 +359,8 @@ def _training_mode(
             if settings.gradient_checkpointing == "auto":
                 _recompute(method, recomputed)
         try:
-            with packed_weights(lm, training=True) as blocks:
+            # Blocks hold whole weights.
+            with nullcontext(Blocks(lm, True)) if settings.shard else packed_weights(lm, True) as blocks:
                 yield blocks
         finally:
             if settings.gradient_checkpointing:

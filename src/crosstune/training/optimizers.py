@@ -22,7 +22,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,11 @@ from torch import Tensor, nn
 from crosstune.errors import UserError
 from crosstune.methods.base import Method
 from crosstune.models.loading.quantize import needs_package
+from crosstune.training import parallel
 from crosstune.training.settings import OptimizerName, TrainSettings
+
+if TYPE_CHECKING:
+    from crosstune.models.fast.shards import Shards
 
 MOMENTS: dict[OptimizerName, int] = {"adamw": 8, "adamw-8bit": 2, "adafactor": 0}
 """Bytes that an optimizer keeps of a parameter, its scales and Adafactor's rows and columns left out."""
@@ -43,12 +47,16 @@ class Optimizer:
         method: Attached to a model.
         settings: Which optimizer, weight decay, clipping.
         seed: Of stochastic rounding.
+        shards: Of whose rows each process steps its own.
 
     Raises:
         UserError: A package is missing, or the model is in fp16, which is not rounded stochastically.
     """
 
-    def __init__(self, method: Method, settings: TrainSettings, seed: int) -> None:
+    def __init__(
+        self, method: Method, settings: TrainSettings, seed: int, shards: "Shards | None" = None
+    ) -> None:
+        self._rows = {} if shards is None else shards.rows
         method.use_masters(settings.optimizer == "adamw")
         self._parameters = method.parameters()
         self._factors, self._clip, self._name = method.rate_factors(), settings.clip, settings.optimizer
@@ -119,14 +127,21 @@ class Optimizer:
 
     def _clip_gradients(self) -> None:
         parameters = self._parameters.values()
-        if not self._narrow():
+        if not self._narrow() and not self._rows:
             torch.nn.utils.clip_grad_norm_(parameters, self._clip)
             return
         # In fp32, which PyTorch's own function does not offer.
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norms = [torch.linalg.vector_norm(g, dtype=torch.float32).to(gradients[0].device) for g in gradients]
-        factor = (self._clip / (torch.linalg.vector_norm(torch.stack(norms)) + 1e-6)).clamp(max=1.0)
-        for gradient in gradients:
+        gradients = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
+        device = next(iter(gradients.values())).device
+        norms = {
+            name: torch.linalg.vector_norm(g, dtype=torch.float32).to(device) for name, g in gradients.items()
+        }
+        if self._rows:  # each process has the gradients of its own
+            squares = sum(float(norms.pop(name)) ** 2 for name in self._rows if name in norms)
+            norms["rows"] = torch.tensor(parallel.summed([squares], device), device=device).sqrt()[0]
+        norm = torch.linalg.vector_norm(torch.stack([*norms.values()]))
+        factor = (self._clip / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in gradients.values():
             gradient.mul_(factor.to(gradient.device))
 
     @torch.no_grad()
@@ -159,9 +174,10 @@ class Optimizer:
             one.state.clear()
 
     def close(self) -> None:
-        """Leave the weights to themselves."""
+        """Leave the weights to themselves, and let go of the moments: sharded weights become whole next."""
         for hook in self._hooks:
             hook.remove()
+        self.forget()
 
     def state(self, name: str) -> dict[str, Tensor]:
         """What is kept of a parameter; whole numbers as int64."""

@@ -65,6 +65,13 @@ def summed(numbers: Sequence[float], device: torch.device) -> list[float]:
     return [float(x) for x in sums]
 
 
+def most(number: int, device: torch.device) -> int:
+    """The largest of all processes' numbers."""
+    largest = torch.tensor(number, device=device)
+    distributed.all_reduce(largest, distributed.ReduceOp.MAX)
+    return int(largest)
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Give every process the sum of all processes' gradients; without one, as if it were 0."""
     if processes() == 1:

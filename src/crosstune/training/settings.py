@@ -48,6 +48,8 @@ class TrainSettings(BaseModel):
             below for each training text, for later epochs and for the study's other runs with the same
             model. No effect on methods that adapt the lowest layer. Pays off from the second epoch on;
             results differ by rounding from those without it, but do not depend on the cache's content.
+        shard: Of processes that torchrun starts together, each keeps a part of every layer's weights while it
+            trains, and of what is trained its fp32 copy, gradients and moments (PyTorch's FSDP2).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,6 +74,7 @@ class TrainSettings(BaseModel):
     patience: int | None = Field(default=None, ge=1)
     gradient_checkpointing: bool | Literal["auto"] = False
     reuse_frozen_layers: bool = False
+    shard: bool = False
 
     @field_validator("limit", mode="plain")
     @classmethod
@@ -92,6 +95,12 @@ class TrainSettings(BaseModel):
                 raise ValueError(f"give {one} or {other}, not both")
         if self.patience is not None and self.evaluate_every is None:
             raise ValueError("patience needs evaluate_every")
+        if self.shard and (
+            self.optimizer != "adamw" or self.reuse_frozen_layers or self.gradient_checkpointing == "auto"
+        ):
+            raise ValueError(
+                "shard goes with optimizer: adamw, and no reuse_frozen_layers or gradient_checkpointing: auto"
+            )
         return self
 
     def facts(self) -> dict[str, Any]:
@@ -104,6 +113,8 @@ class TrainSettings(BaseModel):
             del content["reuse_frozen_layers"]
         if self.optimizer == "adamw":
             del content["optimizer"]
+        if not self.shard:
+            del content["shard"]
         return content
 
     def identity(self) -> dict[str, Any]:

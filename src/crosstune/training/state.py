@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from crosstune.methods.base import Method
 from crosstune.training.checkpoint import Saved
 from crosstune.training.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from crosstune.models.fast.shards import Shards
 
 
 @dataclass
@@ -29,6 +32,10 @@ class Trained:
     dev: list[dict[str, float]] = field(default_factory=list)
     # What was reused of frozen layers (`crosstune.training.reuse`), if that was asked for.
     reuse: dict[str, Any] | None = None
+
+    def add(self, step: int, tokens: int, padded: int) -> None:
+        """A step was taken, and read so many tokens, without and with padding."""
+        self.steps, self.tokens, self.padded_tokens = step, self.tokens + tokens, self.padded_tokens + padded
 
 
 class Best:
@@ -62,17 +69,29 @@ class LoopState:
     optimizer: Optimizer
     trained: Trained
     best: Best
+    shards: "Shards | None" = None
 
     def tensors(self) -> dict[str, Tensor]:
         """Parameters, the optimizer's state, the method's, the best weights, dropout's randomness."""
         parameters = self.method.parameters()
-        values = _prefixed("parameter", {name: p.detach() for name, p in parameters.items()})
+        values = _prefixed("parameter", self._whole({name: p.detach() for name, p in parameters.items()}))
         values |= _prefixed("method", self.method.training_state())
-        values |= _prefixed("best", self.best.weights)
+        values |= _prefixed("best", self._whole(self.best.weights))
         values |= _prefixed("random", random_state())
         for name in parameters:
-            values |= _prefixed(f"optimiser:{name}", self.optimizer.state(name))
+            moments = {key: self._whole({name: x})[name] for key, x in self.optimizer.state(name).items()}
+            values |= _prefixed(f"optimiser:{name}", moments)
         return values
+
+    def _whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of sharded weights all rows."""
+        whole = None if self.shards is None else self.shards.whole
+        return tensors if whole is None else {name: whole(name, x) for name, x in tensors.items()}
+
+    def _own(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Of sharded weights this process's rows."""
+        part = None if self.shards is None else self.shards.part
+        return tensors if part is None else {name: part(name, x) for name, x in tensors.items()}
 
     def facts(self) -> dict[str, Any]:
         """Numbers, as JSON knows them."""
@@ -83,11 +102,13 @@ class LoopState:
         """Go on from a checkpoint."""
         tensors = saved.tensors
         self.method.load_training_state(_unprefixed("method", tensors))
-        self.method.set_parameters(_unprefixed("parameter", tensors))
+        self.method.set_parameters(self._own(_unprefixed("parameter", tensors)))
         states = {name: _unprefixed(f"optimiser:{name}", tensors) for name in self.method.parameters()}
-        self.optimizer.take(states)
+        self.optimizer.take(
+            {n: {key: self._own({n: x})[n] for key, x in of.items()} for n, of in states.items()}
+        )
         best = saved.facts["best"]
-        self.best.weights = _unprefixed("best", tensors)
+        self.best.weights = self._own(_unprefixed("best", tensors))
         self.best.score, self.best.step, self.best.since = best["score"], best["step"], best["since"]
         set_random_state(_unprefixed("random", tensors))
         self.trained = Trained(**saved.facts["trained"])

@@ -231,24 +231,24 @@ class Adapter(Method[AdapterConfig]):
 
 def _gated(source: Source, state: "dict[str, Tensor]") -> "tuple[Method, dict[str, Tensor]]":
     """LLaMA-Adapter as PEFT has it: one gate a layer, as it is, in the last layers."""
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, x in state.items():
         if not (match := _GATED.search(name)):
             raise UserError(f"adapter: {source.name}: {name} is no adaption prompt")
         layer, what = match.groups()
         prompt = what == "adaption_prompt"
-        found[f"layers.{layer}.{'prompt' if prompt else 'gate'}"] = x.float()[0] if prompt else x.float()
-    prompts = {int(name.split(".")[1]): x for name, x in found.items() if name.endswith("prompt")}
+        tensors[f"layers.{layer}.{'prompt' if prompt else 'gate'}"] = x.float()[0] if prompt else x.float()
+    prompts = {int(name.split(".")[1]): x for name, x in tensors.items() if name.endswith("prompt")}
     if not prompts:
         raise UserError(f"adapter: {source.name} has no prompts")
     length = len(next(iter(prompts.values())))
     config = LlamaAdapterConfig(
         length=length, layers=sorted(prompts), gate="layer", squash="none", init="random"
     )
-    return LlamaAdapter(config), found
+    return LlamaAdapter(config), tensors
 
 
-def same_model(one: str, other: str) -> bool:
+def same_model(name: str, other: str) -> bool:
     """Whether two names may be of one model: the last parts of ids and paths, without a revision."""
-    last, also = (re.split("[/:]", name.partition("@")[0].rstrip("/"))[-1] for name in (one, other))
-    return last.casefold() == also.casefold()
+    ends = [re.split("[/:]", id_.partition("@")[0].rstrip("/"))[-1].casefold() for id_ in (name, other)]
+    return ends[0] == ends[1]

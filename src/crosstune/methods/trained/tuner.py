@@ -67,16 +67,15 @@ class GivenTuner(PeftLayers[TunerConfig]):
 
         model: Any = nn.Module()
         model.base_model, model.peft_config = self.tuner, self.tuner.peft_config
-        # What PEFT would save of these layers.
-        own = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
-        for name in sorted(own.keys() - state.keys()):
+        saved_by_peft = get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+        for name in sorted(saved_by_peft.keys() - state.keys()):
             raise UserError(f"it has no {name}, and this model has such a layer")
         try:
-            found: Any = set_peft_model_state_dict(model, state, ADAPTER)
+            loaded: Any = set_peft_model_state_dict(model, state, ADAPTER)
         except Exception as error:  # as in `_tuner`
             text = " ".join(str(error).split())
             raise UserError(text.partition("size mismatch for ")[2] or text) from error
-        for name in found.unexpected_keys:
+        for name in loaded.unexpected_keys:
             raise UserError(f"{name} belongs to no layer of this model's")
 
 

@@ -170,11 +170,11 @@ def _calls(layout: VarlenBatch, window: int | None, device: torch.device) -> lis
     if key not in layout.calls:
         n = layout.shared_prefix
         plain = [length - 1 for length in layout.lengths for _ in range(length)]
-        own = iter(plain if layout.ends is None else layout.ends.tolist())
+        ends_of_texts = iter(plain if layout.ends is None else layout.ends.tolist())
         ends = [n + sum(layout.lengths) - 1] * n
         for start, length, _ in layout.pieces():
             if start >= n:
-                ends += [start + end for end in itertools.islice(own, length)]
+                ends += [start + end for end in itertools.islice(ends_of_texts, length)]
         layout.calls[key] = cascade.calls_of(ends, window is not None, device)
     return layout.calls[key]
 

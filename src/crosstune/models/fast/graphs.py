@@ -204,13 +204,13 @@ def fetch(tokens: Tensor) -> Callable[[], list[int]]:
         numbers: list[int] = tokens.tolist()
         return lambda: numbers
     with torch.cuda.device(tokens.device):
-        host, there = tokens.to("cpu", non_blocking=True), torch.cuda.Event()
-        there.record()
+        on_host, copied = tokens.to("cpu", non_blocking=True), torch.cuda.Event()
+        copied.record()
 
     def wait() -> list[int]:
-        there.synchronize()
-        arrived: list[int] = host.tolist()
-        return arrived
+        copied.synchronize()
+        numbers: list[int] = on_host.tolist()
+        return numbers
 
     return wait
 
@@ -221,7 +221,7 @@ class Trace(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Any] = []
-        self._made: set[int] = set()
+        self._results: set[int] = set()  # addresses of what its operations have made
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Note an operation."""
@@ -230,14 +230,14 @@ class Trace(TorchDispatchMode):
         self.calls.append((str(func), *map(self._name, inputs)))
         out = func(*args, **(kwargs or {}))
         results = {x.untyped_storage().data_ptr() for x in tree_leaves(out) if isinstance(x, Tensor)}
-        self._made |= results - taken
+        self._results |= results - taken
         return out
 
     def _name(self, x: Any) -> Any:
         if not isinstance(x, Tensor):
             return str(x)
-        made = x.untyped_storage().data_ptr() in self._made
-        return (tuple(x.shape), x.stride(), None if made else x.data_ptr())
+        is_result = x.untyped_storage().data_ptr() in self._results
+        return (tuple(x.shape), x.stride(), None if is_result else x.data_ptr())
 
 
 class CudaRecorder:

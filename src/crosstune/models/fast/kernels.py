@@ -1,9 +1,8 @@
-"""On a GPU: norms, rotation and gates as one compiled kernel each, forward and backward, for training.
+"""On a GPU: norms, rotation and gates as one compiled kernel each, forward and backward.
 
 In transformers these are dozens of passes over memory, many in fp32, which keep tensors of their own: with
 LoRA's update 40% of a step of 8B on an H200. Here each is a function of tensors and its gradient in closed
-form, and
-``torch.compile`` makes one kernel of it, once for all layers:
+form, and ``torch.compile`` makes one kernel of it, once for all layers:
 
     norm    y = x r u,  r = rsqrt(mean(x²) + eps)       keeps x and r
     turn    y = x cos + (-x2, x1) sin                    keeps nothing but cosines and sines
@@ -11,10 +10,10 @@ form, and
 
 A weight of a norm may be trained. Each is compared with the module it stands for, forward and backward,
 before its first use, and not used where it differs or is switched off (``CROSSTUNE_GPU_OFF=fusing``). What
-cannot be compiled is computed operation by operation, and keeps as little.
+cannot be compiled is computed operation by operation, and keeps as little. Training and scoring use them;
+steps of writing do not: whether such a kernel can stand in a recording has not been tried on a GPU.
 """
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,9 +25,10 @@ from torch.nn import functional
 
 from crosstune.errors import first_line
 from crosstune.models.fast.layers import in_place_of
-from crosstune.models.fast.norms import ROTATION
+from crosstune.models.fast.norms import fused_parts, rotated_by
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.proof import FastWay
+from crosstune.models.protocol import Model
 
 FUSED = FastWay(
     fast="in closed form",
@@ -79,9 +79,9 @@ def norm_slopes(grad: Tensor, x: Tensor, scale: Tensor) -> Tensor:
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """``x cos + rotate_half(x) sin`` of ``[..., head_dim]``."""
+    """``x cos + rotate_half(x) sin`` of ``[tokens, heads, head_dim]`` and ``[tokens, head_dim]``."""
     first, second = x.chunk(2, -1)
-    return x * cos + torch.cat([-second, first], -1) * sin
+    return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
 
 
 def gate(g: Tensor, u: Tensor, kind: str) -> Tensor:
@@ -96,17 +96,17 @@ def gate_gradient(grad: Tensor, g: Tensor, u: Tensor, kind: str) -> tuple[Tensor
 
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One of the functions above as a kernel; compiled when it is first called, and again for any rows.
+    """One of the functions above as a kernel; compiled when it is first called, for any number of rows.
 
     Where that fails, then or later, the function itself computes from there on.
     """
-    made = torch.compile(function, fullgraph=True)
+    kernel = torch.compile(function, fullgraph=True)
     failed: list[bool] = []
 
     def run(*args: Any) -> Any:
         if not failed:
             try:
-                return made(*args)
+                return kernel(*map(_for_any_rows, args))
             except Exception as error:  # of any class, as in `proof`
                 if ran_out(error):
                     raise
@@ -115,6 +115,18 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args)
 
     return run
+
+
+def _for_any_rows(x: Any) -> Any:
+    """What PyTorch does not compile anew for: rows of another number, and tensors with gradients or without.
+
+    It gives up after eight times, which a rotation reached in its second step.
+    """
+    if isinstance(x, Tensor):
+        x = x.detach()
+        if x.dim() > 1:
+            torch._dynamo.maybe_mark_dynamic(x, 0)
+    return x
 
 
 class _Norm(torch.autograd.Function):
@@ -140,14 +152,22 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return compiled(turn)(x, cos, sin)  # type: ignore[no-any-return]
+        return _turned(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         cos, sin = ctx.saved_tensors
         # The gradient of one half comes through the sines of the other.
         first, second = sin.chunk(2, -1)
-        return compiled(turn)(grad, cos, torch.cat([-second, -first], -1)), None, None
+        return _turned(grad, cos, torch.cat([-second, -first], -1)), None, None
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`turn` of ``[texts, heads, tokens, head_dim]``: projections and flash attention hold them by tokens."""
+    tokens = x.transpose(1, 2)
+    cos, sin = (y.expand(len(x), -1, -1).reshape(-1, y.shape[-1]) for y in (cos, sin))
+    out = compiled(turn)(tokens.reshape(-1, *tokens.shape[2:]), cos, sin)
+    return out.view(tokens.shape).transpose(1, 2)  # type: ignore[no-any-return]
 
 
 class _Gate(torch.autograd.Function):
@@ -185,9 +205,9 @@ def _gates(module: nn.Module) -> list[Callable[[Tensor], Tensor]]:
         isinstance(getattr(module, name, None), nn.Module) for name in parts
     ):
         return []
-    one: Any = module
+    mlp: Any = module
     run: Any = _Gate.apply
-    return [lambda x: one.down_proj(run(one.gate_proj(x), one.up_proj(x), kind))]
+    return [lambda x: mlp.down_proj(run(mlp.gate_proj(x), mlp.up_proj(x), kind))]
 
 
 def _width(module: Any) -> int:
@@ -218,7 +238,6 @@ def _rotation(plain: Callable[..., Any]) -> Callable[..., Any]:
     def turned(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> Any:
         if args or kwargs or cos.shape[-1] != q.shape[-1] or cos.ndim != q.ndim - 1:
             return plain(q, k, cos, sin, *args, **kwargs)
-        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
         return run(q, cos, sin), run(k, cos, sin)
 
     return turned
@@ -261,6 +280,17 @@ def _unsaid(line: str) -> None:
 
 
 @contextmanager
+def fused(lm: Model) -> Iterator[None]:
+    """Inside, norms and rotation compute in fewer passes over memory, on a GPU gates too.
+
+    A GPU's time goes elsewhere than a CPU's, and its kernels differ in rounding.
+    """
+    on_cpu = lm.device.type == "cpu"
+    with fused_parts(lm.model) if on_cpu else fused_kernels(lm.model, lm.dtype):
+        yield
+
+
+@contextmanager
 def fused_kernels(model: Any, dtype: torch.dtype) -> Iterator[None]:
     """Inside, RMS norms, gates and rotation of a 16-bit model are compiled kernels, where those are trusted.
 
@@ -269,18 +299,11 @@ def fused_kernels(model: Any, dtype: torch.dtype) -> Iterator[None]:
     if dtype not in (torch.bfloat16, torch.float16):
         yield
         return
-    found = {module: _fast(module, dtype) for module in model.modules()}
-    fast = {module: forward for module, forward in found.items() if forward is not None}
-    files = [sys.modules[name] for name in sorted({type(module).__module__ for module in model.modules()})]
-    plain = [(file, vars(file).get(ROTATION)) for file in files]
-    turned = [
-        (file, was) for file, was in plain if callable(was) and _same_rotation(was, model.device, dtype)
-    ]
-    for file, was in turned:
-        setattr(file, ROTATION, _rotation(was))
-    try:
-        with in_place_of(list(fast), list(fast.values())):
-            yield
-    finally:
-        for file, was in turned:
-            setattr(file, ROTATION, was)
+    forwards = {module: _fast(module, dtype) for module in model.modules()}
+    fast = {module: forward for module, forward in forwards.items() if forward is not None}
+
+    def rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
+        return _rotation(plain) if _same_rotation(plain, model.device, dtype) else None
+
+    with rotated_by(model, rotation), in_place_of(list(fast), list(fast.values())):
+        yield

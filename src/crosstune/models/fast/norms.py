@@ -95,7 +95,7 @@ def _norm(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
         for gemma in (True, False):
             why = NORMS.fault(lambda: [(run(probe, weight, eps, gemma), plain)])  # noqa: B023
             if not why:
-                return lambda x: run(x, weight, eps, gemma)
+                return lambda x: run(x, norm.weight, eps, gemma)  # asked each time: it may be sharded
     NORMS.tell(f"{type(norm).__name__}: {why}")
     return None
 
@@ -126,19 +126,29 @@ def _rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
 
 
 @contextmanager
+def rotated_by(
+    model: nn.Module, fast: Callable[[Callable[..., Any]], Callable[..., Any] | None]
+) -> Iterator[None]:
+    """Inside, a model's attention rotates by what ``fast`` gives for its own function, None for that itself.
+
+    It finds the function by name, in the file that it was written in.
+    """
+    files = [sys.modules[name] for name in sorted({type(module).__module__ for module in model.modules()})]
+    plain = {file: vars(file)[ROTATION] for file in files if callable(vars(file).get(ROTATION))}
+    chosen = {file: fast(function) or function for file, function in plain.items()}
+    for file, function in chosen.items():
+        setattr(file, ROTATION, function)
+    try:
+        yield
+    finally:
+        for file, function in plain.items():
+            setattr(file, ROTATION, function)
+
+
+@contextmanager
 def fused_parts(model: nn.Module) -> Iterator[None]:
     """Inside, a model's frozen RMS norms and its rotation compute the same in fewer passes over memory."""
     norms = [m for m in model.modules() if type(m).__name__.endswith("RMSNorm") and "forward" not in vars(m)]
     fast = {norm: forward for norm in norms if (forward := _norm(norm)) is not None}
-    # A model's attention finds its rotation by name, in the file that it was written in.
-    files = [sys.modules[name] for name in sorted({type(module).__module__ for module in model.modules()})]
-    plain = [(file, vars(file).get(ROTATION)) for file in files]
-    turned = [(file, was, _rotation(was)) for file, was in plain if callable(was)]
-    for file, was, turn in turned:
-        setattr(file, ROTATION, turn or was)
-    try:
-        with in_place_of(list(fast), list(fast.values())):
-            yield
-    finally:
-        for file, was, _ in turned:
-            setattr(file, ROTATION, was)
+    with rotated_by(model, _rotation), in_place_of(list(fast), list(fast.values())):
+        yield

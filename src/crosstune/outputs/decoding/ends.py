@@ -1,27 +1,56 @@
-"""Where an answer ends: before the first of some strings."""
+"""Where an answer starts and ends: behind what the model thought first, before the first of some strings."""
 
 from collections.abc import Sequence
 
 from crosstune.models.language_model import LanguageModel
 
+OPEN, CLOSE = "<think>", "</think>"
+"""What a thought stands between, in the templates of Qwen, DeepSeek, SmolLM and others."""
+
 
 def cut(text: str, stop: Sequence[str]) -> str:
-    """The text before the first stop string, an opening line break skipped."""
-    text = text.lstrip()
+    """The text before the first stop string, an opening line break skipped, and a thought that has an end."""
+    answer = _behind_thought(text)
+    text = (text if answer is None else answer).lstrip()
     ends = [at for s in stop if (at := text.find(s)) >= 0]
     return text[: min(ends)] if ends else text
 
 
 def stopped(lm: LanguageModel, ids: Sequence[int], stop: Sequence[str]) -> bool:
-    """Whether a stop string has been written (after something else than white space)."""
+    """Whether a stop string has been written, after something else than white space and no open thought."""
     # Only what its last token can have completed is looked at first: a letter is four tokens at most.
     near = ids[-4 * (max(map(len, stop), default=0) + 1) :]
     if not any(s in lm.tokenizer.decode(near, skip_special_tokens=True) for s in stop):
         return False
-    text = lm.tokenizer.decode(ids, skip_special_tokens=True).lstrip()
-    return any(s in text for s in stop)
+    answer = _behind_thought(_whole(lm, ids))
+    return answer is not None and any(s in answer.lstrip() for s in stop)
 
 
 def texts(lm: LanguageModel, answers: Sequence[Sequence[int]], stop: Sequence[str]) -> list[str]:
     """Answers of token ids as strings, cut before a stop string, without surrounding white space."""
-    return [cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in answers]
+    return [cut(_whole(lm, ids), stop).strip() for ids in answers]
+
+
+def unanswered(answers: Sequence[str]) -> str:
+    """What to tell of answers that end within a thought; empty where none does."""
+    count = sum(answer.startswith(OPEN) for answer in answers)
+    return (
+        f"{count} of {len(answers)} answers end within {OPEN}: raise evaluate.max_answer_tokens"
+        if count
+        else ""
+    )
+
+
+def _whole(lm: LanguageModel, ids: Sequence[int]) -> str:
+    """All that was written, with the opening of a thought that the chat template wrote."""
+    text: str = lm.tokenizer.decode(ids, skip_special_tokens=True)
+    begun = lm.tokens.in_chat and lm.tokens.as_read("").rstrip().endswith(OPEN)
+    return OPEN + text if begun else text
+
+
+def _behind_thought(text: str) -> str | None:
+    """The text behind a thought at its beginning; None where the thought has no end."""
+    if not text.lstrip().startswith(OPEN):
+        return text
+    _, closed, answer = text.partition(CLOSE)
+    return answer if closed else None

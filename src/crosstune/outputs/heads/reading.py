@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from crosstune.models.attention.choose import BatchForm, lay_out, reading_form, ways
-from crosstune.models.fast.norms import fused_parts
+from crosstune.models.fast.kernels import fused
 from crosstune.models.fast.top_rows import means
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory.token_limit import TokenLimit
@@ -65,7 +65,7 @@ def answered(
             refuse_nan(bool(states.isnan().any()))
             return answer(states, numbers)
 
-    with fused_parts(lm.model):
+    with fused(lm):
         fill = partial(in_a_pass, device=lm.device)
         groups = [[i] for i in range(len(texts))]
         return in_batches(groups, measure, batch, passes, stream, fill, form.fills_up)

@@ -6,7 +6,7 @@ import polars as pl
 
 from crosstune.claims.judge import Verdict, verdict_table
 from crosstune.report.tables.tables import Column, Table
-from crosstune.report.tables.verdicts import why
+from crosstune.report.tables.verdicts import interval, why
 from crosstune.report.text import points, visible
 
 
@@ -21,7 +21,7 @@ def claims_table(verdicts: Sequence[Verdict]) -> Table:
         Column("Verdict", [verdict.verdict for verdict in verdicts], right=False),
         Column("Claim", [visible(verdict.claim, 300) for verdict in verdicts], right=False, wide=True),
         Column("Difference", [points(cell.difference) for cell in cells]),
-        Column("95% interval", known([f"{points(cell.low)} to {points(cell.high)}" for cell in cells])),
+        Column("95% interval", [interval(cell).rpartition("\n")[2] for cell in cells]),
         Column("Languages", known([str(cell.languages) for cell in cells])),
         Column("Examples", known([f"{cell.examples:,}" for cell in cells])),
         Column("Seeds", known([f"{cell.seeds_a}, {cell.seeds_b}" for cell in cells])),

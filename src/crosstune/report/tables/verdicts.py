@@ -73,6 +73,8 @@ def interval(cell: Cell) -> str:
     """Such as "+2.1" above "+1.0 to +3.2"; "–" where there is no difference."""
     if cell.difference is None:
         return "–"
+    if cell.low is None:
+        return f"{points(cell.difference)}\nnot tested"
     return f"{points(cell.difference)}\n{points(cell.low)} to {points(cell.high)}"
 
 

@@ -40,6 +40,13 @@ _NEEDED = {
     "answer": "the column of the right answer",
     "test": "the files of the test examples",
 }
+_SLIPS = {
+    **dict.fromkeys(("tags", "labels", "classes"), "all of them are called choices, and their column answer"),
+    **dict.fromkeys(("label", "target", "passage"), "the column is called answer"),
+    **dict.fromkeys(("query", "question", "text", "input"), 'write "prompt:" with the column in braces'),
+    "tokens": "the column is called words",
+}
+"""Keys that are called otherwise here."""
 _KEYS_OF: dict[Kind, tuple[str, ...]] = {
     "choice": ("prompt", "choices", "answer_is"),
     "generation": ("prompt", "normalise", "max_answer_tokens", "stop"),
@@ -125,13 +132,6 @@ class Definition(BaseModel):
     max_answer_tokens: int = Field(default=32, ge=1, le=MOST_ANSWER_TOKENS)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ("\n",)
     on_bad_rows: Literal["error", "skip"] = "error"
-
-    @field_validator("kind")
-    @classmethod
-    def _kind(cls, kind: str) -> str:
-        if kind not in CUSTOM:
-            raise ValueError(f"should be one of {', '.join(CUSTOM)}")
-        return kind
 
     @field_validator("name")
     @classmethod
@@ -307,7 +307,9 @@ def read_definition(document: Document) -> Definition:
 def _definition(data: Any) -> Definition:
     if not isinstance(data, Mapping):
         raise invalid((), 'a task is a mapping of keys: "name:", "kind:", "prompt:", "answer:", ...')
-    known_keys(data, Definition.model_fields, "a task")
+    known_keys(data, Definition.model_fields, "a task", slips=_SLIPS)
+    if (kind := data.get("kind")) and kind not in CUSTOM:
+        raise invalid(("kind",), f'task: kind should be one of {", ".join(CUSTOM)}; found "{kind}"')
     free = ("prompt", "answer") if data.get("kind") == "tags" else ()
     for key, what in _NEEDED.items():
         if data.get(key) in (None, "", {}) and key not in free:

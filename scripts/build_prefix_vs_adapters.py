@@ -58,7 +58,9 @@ def signed(value: float) -> str:
 
 
 def interval(tested: Difference) -> str:
-    """A difference and its interval, in points."""
+    """A difference and its interval, in points; one that is not tested has no interval."""
+    if tested.low is None or tested.high is None:
+        return f"{signed(tested.difference)}, not tested"
     return f"{signed(tested.difference)} ({signed(tested.low)} to {signed(tested.high)})"
 
 

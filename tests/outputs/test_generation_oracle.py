@@ -140,6 +140,7 @@ class Script:
 
     def __init__(self, lm, texts: list[list[int]]):
         self.tokenizer, self.stop_ids, self.pad_id, self.device = lm.tokenizer, lm.stop_ids, 0, lm.device
+        self.tokens = lm.tokens
         self.geometry, self.adaptation = replace(lm.geometry, hidden=1, layers=0), Adaptation([])
         self.texts, self.count, self.steps = texts, 0, None
 

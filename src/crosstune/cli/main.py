@@ -1,5 +1,6 @@
 """The command line: verbs that call the Python API, and nothing else. Heavy imports wait for their verb."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -333,6 +334,8 @@ def main() -> NoReturn:
     Exit codes: 0 done, 2 a mistake in what was given, 130 Ctrl-C, 143 SIGTERM.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    # Where it is installed, PEFT imports it, and it then tells of a kernel of its own that nobody asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         app(args=arguments, prog_name="crosstune")
     except UserError as error:

@@ -51,7 +51,7 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
         "value:Q": ("Difference, points", "+.2f"),
         "interval:N": "95% interval",
         "p:N": "All pairs",
-        "most:Q": ("Detectable, points", ".2f"),
+        "detectable:N": "Detectable, points",
     }
     dots = base.mark_point(filled=True, size=80, opacity=1).encode(
         x=alt.X("value:Q", scale=scale, title=title),
@@ -68,15 +68,17 @@ def forest(section: Section, width: Width = "container") -> alt.LayerChart:
 
 
 def _tested(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a test says of a pair; no interval of one that is not tested."""
+    """What a test says of a pair; the interval and band of one that is not tested have no length."""
     if row["not_enough_data"]:
-        return {"interval": "–", "p": "not enough data"}
+        ends = dict.fromkeys(("low", "high", "least", "most"), round(100 * row["difference"], 3))
+        return {**ends, "interval": "–", "detectable": "–", "p": "not enough data"}
     most = round(100 * (row["detectable"] or 1), 3)
     return {
         "low": round(100 * row["low"], 3),
         "high": round(100 * row["high"], 3),
         "least": -most,
         "most": most,
+        "detectable": f"{most:.2f}",
         "p": p_value(row["p"]),
         "interval": f"{points(row['low'])} to {points(row['high'])}",
     }

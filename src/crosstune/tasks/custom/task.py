@@ -50,6 +50,7 @@ class DefinedOptions(PublishedOptions):
 class DefinedTask(PublishedTask):
     """The task of one `Definition`, whose file lies in ``folder``; `make_class` makes a subclass for each."""
 
+    Options = DefinedOptions
     definition: ClassVar[Definition]
     folder: ClassVar[Path]
     without_prompt = "add one to its file"

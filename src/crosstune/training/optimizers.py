@@ -214,7 +214,7 @@ def _wide(parameter: nn.Parameter) -> nn.Parameter:
 
 def _adamw_8bit(weight_decay: float) -> Any:
     needs_package("bitsandbytes", "train.optimizer: adamw-8bit", "quantize")
-    from bitsandbytes.optim import AdamW8bit
+    from bitsandbytes.optim.adamw import AdamW8bit
 
     return partial(AdamW8bit, lr=0.0, weight_decay=weight_decay)
 

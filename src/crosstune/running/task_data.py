@@ -99,6 +99,15 @@ class TaskData:
         lines += [
             f"the {name} of {n} test examples is in the training data" for name, n in leaks.items() if n
         ]
+        if (
+            form_of(self.task.kind).tags
+            and self.task.metrics[0].endswith("_f1")
+            and (empty := [code for code, examples in self.test.items() if _all_outside(examples)])
+        ):
+            lines.append(
+                f"{self.task.metrics[0]} tells nothing in {', '.join(empty)}, where all tags are O: it is 100 if "
+                "no name is predicted, else 0"
+            )
         counts = [repeats(examples) for examples in self.test.values()]
         if again := sum(count["repeated"] for count in counts):
             against = sum(count["conflicting"] for count in counts)
@@ -185,6 +194,11 @@ def read_data(
         untrained=untrained,
         unscored=unscored,
     )
+
+
+def _all_outside(examples: Sequence[Example]) -> bool:
+    """Whether sentences have no name among their tags."""
+    return all(set(example.answers[0].split(" ")) == {"O"} for example in examples)
 
 
 def _untrained(task: Task) -> bool:

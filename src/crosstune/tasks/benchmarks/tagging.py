@@ -25,14 +25,18 @@ class TaggingOptions(PublishedOptions):
     """Settings of tagging tasks.
 
     Attributes:
-        metric: Share of words that are right; F1 as XTREME computes it; or F1 of strict IOB2.
+        metric: Share of words that are right; or F1 as XTREME computes it.
     """
 
-    metric: Literal["tag_accuracy", "xtreme_f1", "strict_f1"] = "tag_accuracy"
+    metric: Literal["tag_accuracy", "xtreme_f1"] = "tag_accuracy"
 
 
-class NamesOptions(TaggingOptions):
-    """Settings of tasks of names."""
+class NamesOptions(PublishedOptions):
+    """Settings of tasks of names.
+
+    Attributes:
+        metric: As of other tags; or F1 of strict IOB2.
+    """
 
     metric: Literal["tag_accuracy", "xtreme_f1", "strict_f1"] = "xtreme_f1"
 
@@ -45,11 +49,11 @@ class Tagging(PublishedTask):
     prompts = ""
     metrics: tuple[str, ...] = ("tag_accuracy",)  # type: ignore[misc]  # of the instance: as the options say
     Options = TaggingOptions
-    options: TaggingOptions
+    options: TaggingOptions | NamesOptions
     split_names: ClassVar[dict[Split, str]] = {"train": "train", "dev": "dev", "test": "test"}
     numbered: ClassVar[tuple[str, ...]] = ()  # what tags are that are numbers, as on the hub
 
-    def __init__(self, options: TaggingOptions | None = None) -> None:
+    def __init__(self, options: TaggingOptions | NamesOptions | None = None) -> None:
         super().__init__(options)
         self.metrics = (self.options.metric,)
 

@@ -1,4 +1,4 @@
-"""Which examples a run trains on (so many, a share, so many of each label) and which of a passage it tests."""
+"""Which examples a run trains on (so many, a share, so many a label), and which of a passage it tests."""
 
 import random
 from collections import Counter

@@ -89,8 +89,8 @@ def write_tasks(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
 def _write(folder: Path, name: str, reference: str, run: RunRecord) -> Iterable[Path]:
     """The files of one task; a task of the harness a language."""
     task = _task(reference)
-    chosen = {key: run.evaluate.get(key) for key in ("limit", "per_cluster")}
-    data = read_data(task, run.languages, EvaluateSettings(**chosen), with_dev=False, trains=False)
+    chosen = EvaluateSettings(limit=run.evaluate.get("limit"), per_cluster=run.evaluate.get("per_cluster"))
+    data = read_data(task, run.languages, chosen, with_dev=False, trains=False)
     files = {"test": ""}
     if shown := data.train.get(task.source_language, [])[:EXEMPLARS]:
         files["train"] = f"{name}.train.jsonl"

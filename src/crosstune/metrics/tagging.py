@@ -48,8 +48,8 @@ def cannot_score(metric: str, tags: Sequence[str]) -> str:
         for tag in tags:
             if tag != "O" and (tag[:2] not in ("B-", "I-") or tag[2:] not in begun):
                 return (
-                    f"strict_f1 reads O, B-X and I-X, each I-X with a B-X, and {tag} would be in no name; take "
-                    "tag_accuracy, or write the tags in IOB2"
+                    f"strict_f1 reads O, B-X and I-X, each I-X with a B-X, and {tag} would be in no name; "
+                    "take tag_accuracy, or write the tags in IOB2"
                 )
     if metric == "xtreme_f1" and (odd := [tag for tag in tags if tag[0] == "O" and tag != "O"]):
         return f"xtreme_f1 takes a first letter O for no name, and {odd[0]} has it; call that tag otherwise"

@@ -106,8 +106,8 @@ class TaskData:
             and (empty := [code for code, examples in self.test.items() if _all_outside(examples)])
         ):
             lines.append(
-                f"{self.task.metrics[0]} tells nothing in {', '.join(empty)}, where all tags are O: it is 100 if "
-                "no name is predicted, else 0"
+                f"{self.task.metrics[0]} tells nothing in {', '.join(empty)}, where all tags are O: it is "
+                "100 if no name is predicted, else 0"
             )
         counts = [repeats(examples) for examples in self.test.values()]
         if again := sum(count["repeated"] for count in counts):

@@ -12,6 +12,7 @@ from crosstune.data.example import Example, Split
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import Row
 from crosstune.data.tagged import read_conllu, read_tagged, without_spaces
+from crosstune.tasks.base import TaskOptions
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 UPOS = (
@@ -48,7 +49,7 @@ class Tagging(PublishedTask):
     kind = "tags"
     prompts = ""
     metrics: tuple[str, ...] = ("tag_accuracy",)  # type: ignore[misc]  # of the instance: as the options say
-    Options = TaggingOptions
+    Options: ClassVar[type[TaskOptions]] = TaggingOptions
     options: TaggingOptions | NamesOptions
     split_names: ClassVar[dict[Split, str]] = {"train": "train", "dev": "dev", "test": "test"}
     numbered: ClassVar[tuple[str, ...]] = ()  # what tags are that are numbers, as on the hub

@@ -55,8 +55,8 @@ def udhr(data: str | None) -> Mapping[str, Lines]:
         return as_text(content, file / name).splitlines(), {"files": [f"{UDHR}/{name}"]}
 
     sources: dict[str, Lines] = {}
-    # "deu_1901" is a second text of its language, "lin_tones" another spelling; of Greek, Haitian, Chichewa and
-    # Persian there are second texts alone, of which the first ("ell_monotonic") is today's spelling.
+    # "deu_1901" is a second text of its language, "lin_tones" another spelling. Greek, Haitian, Chichewa and
+    # Persian have second texts alone: the first of them ("ell_monotonic") is today's spelling.
     stems = {name: PurePosixPath(name).stem for name in names}
     by_name = {name: _code(stem) for name, stem in stems.items()}
     others = {name: _code(stems[name].partition("_")[0]) for name, code in by_name.items() if code is None}

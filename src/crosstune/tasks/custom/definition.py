@@ -26,6 +26,7 @@ from crosstune.data.example import MOST_ANSWER_TOKENS
 from crosstune.data.forms import CUSTOM, Kind
 from crosstune.errors import UserError
 from crosstune.languages.table import add, find
+from crosstune.metrics.tagging import cannot_score
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 PLACEHOLDER = re.compile(r"\{(\w+(?:\.\w+)*)\}")
@@ -242,6 +243,8 @@ class Definition(BaseModel):
     def _check_tags(self, shared: bool) -> None:
         if not shared or any(len(tag.split()) != 1 for tag in self.choices):
             raise invalid(("choices",), "choices: a list of all tags is wanted, without spaces in them")
+        if why := cannot_score(self.metric, self.choices):
+            raise invalid(("metric",), why)
         for key in ("answer", "answer_is", "id", "cluster", "language") if self.words is None else ():
             if key in self.model_fields_set:
                 raise invalid(
@@ -279,7 +282,7 @@ class Definition(BaseModel):
     @property
     def lines(self) -> bool:
         """Whether files have one text a line, and are no tables."""
-        return self.parallel and LINE in self.columns
+        return self.parallel and LINE in self.columns and PurePosixPath(self.test).suffix not in TABLES
 
     @property
     def _named(self) -> tuple[str, ...]:

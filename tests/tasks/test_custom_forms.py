@@ -141,16 +141,25 @@ def test_a_text_may_answer_several_questions_and_a_question_have_several(tmp_pat
     examples = [e for code in ("en", "de") for e in task.examples("test", code)]
     assert task.layer == 2
     english, german = task.searches(examples)
-    assert {t.id: t.text for t in english.texts} in (
-        {"1": "On the hill.", "1.2": "Up there.", "2": "Ada."},
-        {"1": "On the hill.", "1.2": "Up there.", "3": "Ada."},
-    )
-    assert len(german.texts) == 3
+    assert {t.text for t in english.texts} == {"On the hill.", "Up there.", "Ada."}
+    assert len(english.texts) == len(german.texts) == len({t.id for t in english.texts}) == 3
     by_id = {e.id: e for e in examples if e.language == "en"}
-    name = next(t.id for t in english.texts if t.text == "Ada.")
     assert by_id["2"].prompt == "query: Who?"
-    assert [task.score(by_id[i], name)["accuracy"] for i in "123"] == [0, 1, 1]
-    assert [task.score(by_id["1"], name)["accuracy"] for name in ("1", "1.2", "9")] == [1, 1, 0]
+    for text, scores in {"Ada.": [0, 1, 1], "Up there.": [1, 0, 0], "Eva.": [0, 0, 0]}.items():
+        assert [task.score(by_id[i], text)["accuracy"] for i in "123"] == scores
+
+
+def test_a_text_of_training_data_and_of_test_data_is_told_from_others(tmp_path: Path) -> None:
+    """What an answer is called must not depend on what was read before."""
+    rows = {"train": "a\tAda.\nb\tEva.\n", "en": "c\tIda.\nd\tAda.\n"}
+    for name, text in rows.items():
+        (tmp_path / f"{name}.tsv").write_text(f"q\ta\n{text}")
+    task = task_of(tmp_path, RETRIEVAL + 'prompt: "{q}"\nanswer: a\ntrain: train.tsv\ntest: "{code}.tsv"\n')
+    task.examples("train", "en")
+    examples = task.examples("test", "en")
+    (search,) = task.searches(examples)
+    right = {e.prompt: [t.text for t in search.texts if task.score(e, t.id)["accuracy"]] for e in examples}
+    assert right == {"c": ["Ida."], "d": ["Ada."]}
 
 
 def test_parallel_files_of_lines_and_of_tables(tmp_path: Path) -> None:
@@ -170,8 +179,14 @@ def test_parallel_files_of_lines_and_of_tables(tmp_path: Path) -> None:
         }
     with (tmp_path / "de.devtest").open("a") as file:
         file.write("Noch eine.\n")
-    with pytest.raises(UserError, match=r"de\.devtest:4: no such line in the file in en \(or set"):
+    with pytest.raises(UserError, match=r"de\.devtest:4: no such line in the file in en; lines are"):
         task_of(tmp_path, RETRIEVAL + lines).examples("test", "de")
+    (tmp_path / "de.devtest").write_text("Wo ist es?\n")
+    with pytest.raises(UserError, match=r"en\.devtest:2: no such line in the file in de; lines are"):
+        task_of(tmp_path, RETRIEVAL + lines).examples("test", "de")
+    pl.DataFrame([{"key": "a", "text": text} for text in "xy"]).write_parquet(tmp_path / "en.parquet")
+    with pytest.raises(UserError, match=r"en\.parquet:2: key 'a' again, first on line 1"):
+        task_of(tmp_path, RETRIEVAL + tables).examples("test", "de")
 
 
 @pytest.mark.parametrize("family", ["decoder", "encoder"])

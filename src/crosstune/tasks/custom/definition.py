@@ -279,7 +279,7 @@ class Definition(BaseModel):
     @property
     def lines(self) -> bool:
         """Whether files have one text a line, and are no tables."""
-        return self.parallel and LINE in self.columns
+        return self.parallel and LINE in self.columns and PurePosixPath(self.test).suffix not in TABLES
 
     @property
     def _named(self) -> tuple[str, ...]:

@@ -47,20 +47,36 @@ class DefinedRetrieval(DefinedTask):
         return offered
 
     def rows(self, split: Split, language: str) -> Iterator[Row | BadRow]:
-        """With the columns of the same row in the source language's file, where files are parallel."""
+        """With the columns of the same row in the source language's file, where files are parallel.
+
+        Without ids rows are the same by their lines: then each file must have the lines of the other.
+        """
         rows = super().rows(split, language)
         if not self.definition.parallel:
             yield from rows
             return
-        sources = self._sources
+        left = dict(self._sources)
         for row in rows:
             if isinstance(row, BadRow):
                 yield row
-            elif (other := sources.get(self._key(row))) is not None:
-                yield row.with_fields(**{f"{SOURCE}{name}": x for name, x in other.fields.items()})
-            else:
-                which = f"{self.definition.id} {self._key(row)[:60]!r}" if self.definition.id else "such line"
-                yield row.error(f"no {which} in the file in {self.source_language}")
+                continue
+            try:
+                key = self.name_of(row, split, language)
+            except BadRow as bad:
+                yield bad
+                continue
+            if (other := self._sources.get(key)) is None:
+                yield self._alone(row, key, self.source_language)
+                continue
+            left.pop(key, None)
+            yield row.with_fields(**{f"{SOURCE}{name}": x for name, x in other.fields.items()})
+        if self.definition.id is None:
+            yield from (self._alone(row, key, language) for key, row in left.items())
+
+    def _alone(self, row: Row, key: str, language: str) -> BadRow:
+        if self.definition.id:
+            return row.error(f"no {self.definition.id} {key[:60]!r} in the file in {language}")
+        return row.error(f"no such line in the file in {language}; lines are translations of each other")
 
     def example(self, row: Row, split: Split, language: str) -> Example:
         """The question, and the texts that answer it; the first is learned."""
@@ -68,7 +84,7 @@ class DefinedRetrieval(DefinedTask):
         frame = PLACEHOLDER.search(answer)
         answers = (filled(answer, row).strip(),) if frame else texts_of(row, answer)
         columns = dict.fromkeys(PLACEHOLDER.findall(f"{template} {answer}"))
-        example = Example(
+        return Example(
             self.name_of(row, split, language),
             language,
             filled(template, row).strip(),
@@ -76,45 +92,32 @@ class DefinedRetrieval(DefinedTask):
             fields=tuple((column, filled(f"{{{column}}}", row)) for column in columns),
             cluster=self.cluster_of(row),
         )
-        for i, text in enumerate(answers):
-            name = f"{example.id}.{i + 1}" if i else example.id
-            self._names.setdefault(language, {}).setdefault(text, name)
-        return example
 
     def searches(self, examples: Sequence[Example]) -> list[Search]:
-        """Each text of a language once, called after the first example that it answers."""
+        """Each text of a language once; what is found is called by its own text, which `score` looks for."""
         by_language: dict[str, list[int]] = {}
         for i, example in enumerate(examples):
             by_language.setdefault(example.language, []).append(i)
         searches = []
         for language, numbers in by_language.items():
-            asked = [examples[i] for i in numbers]
-            texts = dict.fromkeys(text for example in asked for text in example.answers)
-            names = self._names[language]
-            searches.append(
-                Search(
-                    numbers,
-                    [Candidate(example.id, language, example.prompt) for example in asked],
-                    [Candidate(names[text], language, text) for text in texts],
-                )
-            )
+            texts = dict.fromkeys(text for i in numbers for text in examples[i].answers)
+            questions = [Candidate(examples[i].id, language, examples[i].prompt) for i in numbers]
+            searches.append(Search(numbers, questions, [Candidate(text, language, text) for text in texts]))
         return searches
 
     def score(self, example: Example, answer: str) -> dict[str, float]:
         """Whether a text that answers the question was found."""
-        names = self._names[example.language]
-        return {"accuracy": float(answer in {names[text] for text in example.answers})}
-
-    @cached_property
-    def _names(self) -> dict[str, dict[str, str]]:
-        """Of each text read so far, by language: the id of the first example that it answers."""
-        return {}
+        return {"accuracy": float(answer in example.answers)}
 
     @cached_property
     def _sources(self) -> Mapping[str, Row]:
-        rows = super().rows(self.options.evaluate_on, self.source_language)
-        return {self._key(row): row for row in rows if isinstance(row, Row)}
-
-    def _key(self, row: Row) -> str:
-        """What is the same in all languages."""
-        return str(row.fields.get(self.definition.id, "") if self.definition.id else row.line).strip()
+        split, language = self.options.evaluate_on, self.source_language
+        sources: dict[str, Row] = {}
+        for row in super().rows(split, language):
+            if isinstance(row, BadRow):
+                continue
+            key = self.name_of(row, split, language)
+            if key in sources:
+                raise row.error(f"{self.definition.id} {key[:60]!r} again, first on line {sources[key].line}")
+            sources[key] = row
+        return sources

@@ -8,7 +8,7 @@ import torch
 from crosstune.models.attention import choose, cpu_line, gpu_line
 from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.choose import BatchForm
-from crosstune.models.attention.flash import kernel, next_tokens
+from crosstune.models.attention.flash import cascade, kernel, next_tokens
 from crosstune.models.attention.flash.next_tokens import NextTokens
 from crosstune.models.attention.gpu_line import VarlenBatch
 from crosstune.models.attention.layout import pattern_of
@@ -78,7 +78,7 @@ def test_two_softmaxes_merged_are_one():
         (x.softmax(-1) @ v, x.logsumexp(-1))
         for x, v in zip(scores.split((2, 7), 1), values.split((2, 7)), strict=True)
     ]
-    mixed, total = kernel.merged(*parts[0], *parts[1])
+    mixed, total = cascade.merged(*parts[0], *parts[1])
     torch.testing.assert_close(mixed, scores.softmax(-1) @ values)
     torch.testing.assert_close(total, scores.logsumexp(-1))
 

@@ -104,5 +104,12 @@ def attend(
     mixed = out.float()
     for rows, more, of_more in parts:
         at = slice(None) if rows is None else rows
-        mixed[at], scores[at] = kernel.merged(mixed[at], scores[at], more.float(), of_more)
+        mixed[at], scores[at] = merged(mixed[at], scores[at], more.float(), of_more)
     return mixed.to(q.dtype)
+
+
+def merged(one: Tensor, of_one: Tensor, other: Tensor, of_other: Tensor) -> tuple[Tensor, Tensor]:
+    """One softmax over what two were over: mixed values ``[..., d]`` and log-sum-exps of scores ``[...]``."""
+    both = torch.logaddexp(of_one, of_other)
+    shares = [(x - both).exp()[..., None] for x in (of_one, of_other)]
+    return one * shares[0] + other * shares[1], both

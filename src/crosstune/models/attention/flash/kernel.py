@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from crosstune.models.fast.kernels import compiled
 from crosstune.models.proof import FastWay
 
 IN_PLACE = FastWay(
@@ -110,15 +109,9 @@ def attend_in_place(
         return out
     front_k, front_v, around = shared
     more, of_more = flash(query, front_k, front_v, around, (len(query), len(front_k)), scaling, (-1, -1))
-    put_together = compiled(merged) if query.device.type == "cuda" else merged
-    return put_together(out.float(), scores, more.float(), of_more)[0].to(out.dtype)
-
-
-def merged(one: Tensor, of_one: Tensor, other: Tensor, of_other: Tensor) -> tuple[Tensor, Tensor]:
-    """One softmax over what two were over: mixed values ``[..., d]`` and log-sum-exps of scores ``[...]``."""
-    both = torch.logaddexp(of_one, of_other)
-    shares = [(x - both).exp()[..., None] for x in (of_one, of_other)]
-    return one * shares[0] + other * shares[1], both
+    # One softmax over both: their shares are as their sums of exponentials.
+    share = torch.sigmoid(scores - of_more)[..., None]
+    return torch.lerp(more.float(), out.float(), share).to(out.dtype)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,19 +7,16 @@ end, then leaves the prefix alone. Page tables would share whole pages of 256 to
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 from weakref import WeakSet
 
 from torch import Tensor
 
 from crosstune.models.attention.flash import kernel
 
-if TYPE_CHECKING:
-    from crosstune.models.attention.cache import DecodingCache
-
 SHARED = 16384
 """Tokens of a prefix in all rows together from which one for all is faster: of 8B 64 MiB a layer, 23
-microseconds of an H100's memory, where two more kernels take 10."""
+microseconds of an H100's memory, where eight more kernels take 16."""
 _biased: WeakSet[Any] = WeakSet()  # models whose scores the kernel does not know
 
 
@@ -39,7 +36,7 @@ class NextTokens:
 
     two_way: ClassVar[bool] = False
 
-    cache: "DecodingCache"
+    cache: Any  # the `DecodingCache` that made it
     window: int | None  # tokens that the newest sees, itself included; None for all
 
     def attend(

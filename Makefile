@@ -20,9 +20,9 @@ demo: $(VENV)/ready
 	$(VENV)/bin/crosstune run studies/demo.yaml
 	$(VENV)/bin/crosstune report runs/demo
 
-# Files side by side, each in one process, which has one thread.
+# Files side by side, in the order of tests/conftest.py, each in one process, which has one thread.
 test: $(VENV)/ready
-	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # What a GPU can run of them: tiny models, each method and each fast way against its plain one.
 test-gpu: $(VENV)/ready

@@ -61,9 +61,14 @@ def log_of(store: Path) -> Path:
     return store.with_name(f"{store.name}.log")
 
 
-def call(folder: Path, *words: str) -> tuple[int, str, str]:
+def called(folder: Path, *words: str, **environment: str) -> BaseProcess:
+    """A process that runs a command in a folder, which gets its ``.stdout`` and ``.stderr``."""
+    return started(_call, folder, words, environment)
+
+
+def call(folder: Path, *words: str, **environment: str) -> tuple[int, str, str]:
     """Exit code, standard output and standard error of a command; it runs in a folder."""
-    code = ended(started(_call, folder, words))
+    code = ended(called(folder, *words, **environment))
     out, err = (folder / name for name in (".stdout", ".stderr"))
     result = code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")
     out.unlink()
@@ -143,9 +148,10 @@ def _run(study: Study, before: Before, environment: dict[str, str]) -> None:
             sys.exit(2)
 
 
-def _call(folder: Path, words: tuple[str, ...]) -> None:
+def _call(folder: Path, words: tuple[str, ...], environment: dict[str, str]) -> None:
     os.chdir(folder)
-    os.environ["COLUMNS"] = "200"
+    os.environ.update(environment, COLUMNS="200")
+    torch.set_num_threads(1)
     sys.argv = ["crosstune", *words]
     with (
         (folder / ".stdout").open("w") as out,

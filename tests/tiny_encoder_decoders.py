@@ -18,9 +18,9 @@ from transformers import (
 
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.encoder_decoder import EncoderDecoder
-from crosstune.models.geometry import as_loaded, geometry_of
+from crosstune.models.geometry import Geometry, as_loaded, geometry_of
 from saved_model import byte_tokenizer
-from tiny_models import DEVICE
+from tiny_models import DEVICE, copied
 
 VOCABULARY = 268  # the bytes', and tokens of languages
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -63,6 +63,7 @@ SOURCES = [[3 + (7 * i * i + 5 * i + n) % 250 for i in range(n)] for n in (17, 9
 TARGETS = [[3 + (5 * i * i + 3 * i + n) % 250 for i in range(n)] for n in (4, 8, 6)]
 
 
+@copied
 def seq2seq_model(family: str, dtype: torch.dtype, implementation: str, seed: int = 0) -> Any:
     """The transformers model alone; the same weights whatever the attention implementation."""
     model = AutoModelForSeq2SeqLM.from_config(CONFIGS[family](), attn_implementation=implementation)
@@ -94,15 +95,20 @@ def randomise(model: Any, seed: int = 0) -> None:
             model.final_logits_bias.copy_(torch.randn(model.final_logits_bias.shape, generator=draw))
 
 
+@copied
+def seq2seq_geometry(family: str) -> Geometry:
+    """The shape of `seq2seq_model`."""
+    return as_loaded(geometry_of(CONFIGS[family]()), seq2seq_model(family, torch.float32, IMPLEMENTATION))
+
+
 def make_seq2seq(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> EncoderDecoder:
     """A frozen, hooked tiny encoder-decoder with random weights."""
-    model = seq2seq_model(family, dtype, IMPLEMENTATION, seed)
     return EncoderDecoder(
-        model=model,
+        model=seq2seq_model(family, dtype, IMPLEMENTATION, seed),
         tokenizer=seq2seq_tokenizer(),
         name=f"tiny-{family}",
         revision="0",
-        geometry=as_loaded(geometry_of(CONFIGS[family]()), model),
+        geometry=seq2seq_geometry(family),
     )
 
 

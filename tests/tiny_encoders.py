@@ -24,10 +24,10 @@ from transformers import (
 from transformers.masking_utils import eager_mask
 
 from crosstune.models.attention.hook import IMPLEMENTATION
-from crosstune.models.geometry import geometry_of
+from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
 from saved_model import byte_tokenizer
-from tiny_models import DEVICE
+from tiny_models import DEVICE, copied
 
 WINDOW = 8
 SIZES: dict[str, Any] = {
@@ -71,6 +71,7 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 WRITTEN_OUT = "test-encoders"
 
 
+@copied
 def encoder_model(family: str, dtype: torch.dtype, implementation: str, seed: int = 0) -> Any:
     """The transformers model alone; the same weights whatever the attention implementation."""
     config = CONFIGS[family]()
@@ -87,6 +88,12 @@ def encoder_model(family: str, dtype: torch.dtype, implementation: str, seed: in
     return model.to(DEVICE, dtype).requires_grad_(False).eval()
 
 
+@copied
+def encoder_geometry(family: str) -> Geometry:
+    """The shape of `encoder_model`."""
+    return geometry_of(CONFIGS[family]())
+
+
 def make_encoder(family: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> LanguageModel:
     """A frozen, hooked tiny encoder with random weights."""
     return LanguageModel(
@@ -94,7 +101,7 @@ def make_encoder(family: str, dtype: torch.dtype = torch.float32, seed: int = 0)
         tokenizer=encoder_tokenizer(),
         name=f"tiny-{family}",
         revision="0",
-        geometry=geometry_of(CONFIGS[family]()),
+        geometry=encoder_geometry(family),
     )
 
 

@@ -1,7 +1,9 @@
 """Tiny random models of four families, methods attached to them, and a record of how close things came."""
 
+import copy
+import functools
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,7 +23,7 @@ from crosstune.methods.base import Method
 from crosstune.methods.staged.stage import Staged
 from crosstune.models.attention.choose import BatchForm, lay_out
 from crosstune.models.attention.hook import IMPLEMENTATION
-from crosstune.models.geometry import geometry_of
+from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.batches import Batch, collate
@@ -145,12 +147,33 @@ def randomise(model: torch.nn.Module, gemma: bool, seed: int) -> None:
                 parameter.copy_(1.3 * noise * parameter.shape[-1] ** -0.5)
 
 
+def copied(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Make each thing once, and give copies of it: building a tiny model anew takes several times as long."""
+    first: dict[str, Any] = {}
+
+    @functools.wraps(make)
+    def copy_of(*args: Any, **kwargs: Any) -> Any:
+        key = repr((args, sorted(kwargs.items())))
+        if key not in first:
+            first[key] = make(*args, **kwargs)
+        return copy.deepcopy(first[key])
+
+    return copy_of
+
+
+@copied
 def tiny_model(family: str, dtype: torch.dtype, seed: int, implementation: str, **changes: Any) -> Any:
     """The transformers model alone; the same weights whatever the attention implementation."""
     config = CONFIGS[family](**changes)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=implementation)
     randomise(model, family == "gemma3", seed)
     return model.to(DEVICE, dtype).requires_grad_(False).eval()
+
+
+@copied
+def tiny_geometry(family: str, **changes: Any) -> Geometry:
+    """The shape of `tiny_model`."""
+    return geometry_of(CONFIGS[family](**changes))
 
 
 def make_lm(
@@ -174,7 +197,7 @@ def make_lm(
         tokenizer=tokenizer(),
         name=f"tiny-{family}",
         revision="0",
-        geometry=geometry_of(CONFIGS[family](**changes)),
+        geometry=tiny_geometry(family, **changes),
     )
 
 

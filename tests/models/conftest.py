@@ -63,15 +63,24 @@ def tiny_config() -> Callable[[str], Any]:
     return lambda family: FAMILIES[family]()
 
 
+@pytest.fixture(scope="session")
+def save_in() -> Callable[..., Path]:
+    """``save_in(folder, family)``: save a tiny model of a family."""
+
+    def save(folder: Path, family: str = "llama", **options: Any) -> Path:
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(FAMILIES[family]()).save_pretrained(folder, **options)
+        byte_tokenizer().save_pretrained(folder)
+        return folder
+
+    return save
+
+
 @pytest.fixture
-def save_tiny(tmp_path: Path) -> Callable[..., Path]:
+def save_tiny(tmp_path: Path, save_in: Callable[..., Path]) -> Callable[..., Path]:
     """Save a tiny model of a family and give its folder."""
 
     def save(family: str = "llama", folder: str = "model", **options: Any) -> Path:
-        torch.manual_seed(0)
-        target = tmp_path / folder
-        AutoModelForCausalLM.from_config(FAMILIES[family]()).save_pretrained(target, **options)
-        byte_tokenizer().save_pretrained(target)
-        return target
+        return save_in(tmp_path / folder, family, **options)
 
     return save

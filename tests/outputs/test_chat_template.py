@@ -167,8 +167,8 @@ def test_no_run_id_changes_without_it():
     ("template", "written", "answer", "over"),
     [
         ("{{ messages[0]['content'] }}", "<think>\nIs it?\nYes.\n</think>\n\nBern\nSo", "Bern", True),
-        ("{{ messages[0]['content'] }}<think>\n", "Is it?\nYes.</think>\nBern\nSo", "Bern", True),
-        ("{{ messages[0]['content'] }}<think>\n", "Is it?\nYes.</think>\nBe", "Be", False),
+        ("{{ messages[0]['content'] }}<think>\n", "<think>Is it?\nYes.</think>\nBern\nSo", "Bern", True),
+        ("{{ messages[0]['content'] }}<think>\n", "Be", "Be", False),
         ("{{ messages[0]['content'] }}", "<think>\nIs it?\n", "<think>", False),
         ("{{ messages[0]['content'] }}", "Bern\n</think>", "Bern", True),
     ],
@@ -177,6 +177,7 @@ def test_a_thought_is_no_part_of_an_answer(tmp_path, template, written, answer, 
     lm = load(str(save_model(tmp_path)), device="cpu")
     lm.tokenizer.chat_template = template
     lm.tokens.as_chat(True)
+    assert lm.tokens.as_read("Why?") == "Why?" + "<think>\n\n</think>\n\n" * ("<think>" in template)
     ids = lm.tokenizer(written, add_special_tokens=False)["input_ids"]
     assert texts(lm, [ids], ("\n",)) == [answer]
     assert any(stopped(lm, ids[:end], ("\n",)) for end in range(1, len(ids) + 1)) == over

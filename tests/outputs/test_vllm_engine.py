@@ -95,16 +95,17 @@ def test_answers_are_ours(vllm, saved, case):
     assert asked.get("max_lora_rank") == (8 if case == "lora" else None)
 
 
-def test_a_stop_string_in_front_of_all_else(vllm):
+def test_a_stop_string_in_front_of_all_else_or_in_a_thought(vllm):
     """Where vLLM stops and crosstune goes on, the prompt is asked again without stop strings."""
     asked = []
 
     def write(prompts, stop):
         asked.append((list(prompts), stop))
-        return ["" if stop else "\n yes\nno", *["x\n"] * (len(prompts) - 1)]
+        whole = {1: "\n yes\nno", 2: "x\n", 3: "<think>\nIs it?\n</think>\nyes\n"}
+        return [whole[i].partition("\n")[0] if stop else whole[i] for ((i),) in prompts]
 
-    assert vllm_engine._cut(write, [[1], [2]], ("\n",)) == ["yes", "x"]
-    assert asked == [([[1], [2]], ("\n",)), ([[1]], ())]
+    assert vllm_engine._cut(write, [[1], [2], [3]], ("\n",)) == ["yes", "x", "yes"]
+    assert asked == [([[1], [2], [3]], ("\n",)), ([[1], [3]], ())]
 
 
 def test_answers_that_differ_are_counted(vllm, saved, monkeypatch):

@@ -9,11 +9,22 @@ import pytest
 
 from crosstune.analysis.statistics.spreads import Spreads, measured
 from crosstune.cli import main as cli
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.planning.plan import PlanGroup
-from crosstune.planning.power import Design, designs, fewest_languages, lines, of_store, whole_seconds
+from crosstune.planning.power import (
+    Design,
+    designs,
+    fewest_languages,
+    lines,
+    of_store,
+    passages,
+    whole_seconds,
+)
+from crosstune.study.entries import TaskEntry
 from paired_scores import made
 from saved_model import study_of, write_study
 from simulated import simulate, write_store
+from squad_json import CONTEXT, article, qa, squad, write
 
 
 @pytest.mark.parametrize(
@@ -114,3 +125,17 @@ def test_the_cost_of_a_design_is_that_of_the_whole_study_whatever_is_done() -> N
 
     assert whole_seconds([group(0, 100.0), group(8, 20.0), group(0, None, True)]) == 200.0
     assert whole_seconds([group(0, 100.0), group(10, 0.0)]) is None  # what is done is not estimated
+
+
+def test_questions_on_a_passage_count_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CROSSTUNE_DATA", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    entry = TaskEntry.model_validate("xquad")
+    assert passages(entry, "de", EvaluateSettings()) is None  # no data here
+    articles = [article(*(qa(f"{i}-{k}") for k in range(4)), context=f"{CONTEXT} {i}.") for i in range(5)]
+    write(tmp_path, "xquad/xquad.de.json", squad(*articles))
+    for settings, wanted in (({}, 5), ({"limit": 7}, 4), ({"per_cluster": 2}, 5)):
+        different, line = passages(entry, "de", EvaluateSettings(**settings)) or (0, "")
+        assert different == wanted
+        assert f"on {wanted} passages, and count as so many" in line
+    assert passages(entry, "de", EvaluateSettings(per_cluster=1)) is None  # each on its own

@@ -14,6 +14,8 @@ from rich.console import Console
 import crosstune
 from crosstune.analysis.predictions import Predictions
 from crosstune.api import Results
+from crosstune.claims.file import Claim, PlacedClaim
+from crosstune.claims.judge import judge
 from crosstune.report.contents import contents
 from crosstune.report.effort import expected_validation
 from crosstune.report.findings import finding
@@ -183,6 +185,26 @@ def test_a_run_that_always_says_the_same_is_named(store: Any) -> None:
     line = "lora, seed 1, gives one and the same answer to all examples in 5 of 5 target languages"
     assert line in part.warnings
     assert not any("one and the same answer" in text for text in sections(runs, rows)[0].warnings)
+
+
+def test_methods_with_the_very_same_answers_are_named(store: Any) -> None:
+    """In the report, in results and in verdicts; not where all are right, or where only scores are alike."""
+    runs, rows = store
+    twins = {run.id: run for run in runs if run.label in ("lora", "prefix") and run.seed == 1}
+    right = pl.col("score") == 1
+    wrong = rows.with_columns(prediction=pl.when(right).then("gold").otherwise(pl.lit("none of them")))
+    copied = wrong.filter(run=next(iter(twins)))
+    alike = pl.concat(
+        [wrong.filter(~pl.col("run").is_in(list(twins)))]
+        + [copied.with_columns(run=pl.lit(run_id)) for run_id in twins]
+    )
+    (part,) = sections(runs, alike)
+    (line,) = [text for text in part.warnings if "the same answers to all examples" in text]
+    assert line.startswith(("lora and prefix give", "prefix and lora give"))
+    assert not any("same answers to all" in text for text in sections(runs, wrong)[0].warnings)
+    claim = PlacedClaim(Claim.model_validate({"claim": "c", "method": "prefix", "beats": "lora"}), "x:1")
+    assert "prefix and lora give the same answers to all" in judge([claim], runs, alike)[0].cell.note
+    assert "same answers" not in judge([claim], runs, wrong)[0].cell.note
 
 
 def test_effort_stands_beside_each_comparison(section: Section, store: Any) -> None:

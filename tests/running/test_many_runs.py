@@ -1,4 +1,4 @@
-"""A store of 200 real runs: made, planned, read and checked, with few reads and in memory that stays flat."""
+"""A store of 200 runs: planned, read and checked, with few reads and in memory that stays flat."""
 
 import io
 import json
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 import crosstune
 from crosstune.analysis.transfer import language_scores, transfer
 from crosstune.running.runner import run_study
+from crosstune.store import store
 from crosstune.study.runs import expand
 from crosstune.study.spec import Study
 from saved_model import study_of, write_study
@@ -52,23 +54,33 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def many(model: Path, folder: Path) -> Made:
-    """All runs, each trained and evaluated."""
-    options = settings(model, folder / "many", SEEDS)
+def few(model: Path, folder: Path) -> Made:
+    """A tenth of the runs, each trained and evaluated."""
+    options = settings(model, folder / "few", SEEDS // 10)
     study = Study(**options)
     done = run_study(study, console=Console(file=io.StringIO())).done
-    assert len(set(done)) == RUNS
-    return Made(study, write_study(folder / "many.yaml", options))
+    assert len(set(done)) == RUNS // 10
+    return Made(study, write_study(folder / "few.yaml", options))
 
 
 @pytest.fixture(scope="module")
-def few(model: Path, folder: Path, many: Made) -> Made:
-    """A tenth of them in a store of their own."""
-    options = settings(model, folder / "few", SEEDS // 10)
+def many(model: Path, folder: Path, few: Made) -> Made:
+    """All runs: what a seed of the few gave stands for ten seeds."""
+    options = settings(model, folder / "many", SEEDS)
     study = Study(**options)
+    trained = {(run.label, run.seed): few.study.folder / run.id for run in expand(few.study)}
     for run in expand(study):
-        shutil.copytree(many.study.folder / run.id, study.folder / run.id)
-    return Made(study, write_study(folder / "few.yaml", options))
+        like = trained[run.label, run.seed % (SEEDS // 10)]
+        record = store.read_run(like)
+        train = {**(record.train or {}), "seed": run.seed}
+        store.save(
+            study.folder,
+            record.model_copy(update={"id": run.id, "seed": run.seed, "train": train}),
+            pl.read_parquet(like / store.PREDICTIONS),
+            partial(shutil.copyfile, like / store.WEIGHTS),
+        )
+    assert len(store.finished(study.folder)) == RUNS
+    return Made(study, write_study(folder / "many.yaml", options))
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,27 @@ def test_what_does_not_fit_one_model_runs_on_the_others(model: Path, tmp_path: P
     }
 
 
+def test_what_does_not_fit_one_task_runs_on_the_others(model: Path, tmp_path: Path) -> None:
+    for name, keys in {"tags": "train: t.conll\n", "bare": ""}.items():
+        text = f"name: {name}\nkind: tags\nchoices: [A, B]\n{keys}test: 'test_{{code}}.conll'\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    for file in ("t", "test_en", "test_de"):
+        (tmp_path / f"{file}.conll").write_text("x A\ny B\n")
+    tasks = [str(tmp_path / "tags.yaml"), str(tmp_path / "bare.yaml"), "cldr-names"]
+    spec = study([str(model)], tmp_path, tasks=tasks, languages=["de"])
+    plan = plan_study(spec)
+    reasons = (
+        f"{model}: task tags: its answers are told by a head, which method none does not train",
+        f"{model}: task bare: its answers are told by a head, which method none does not train",
+        "lora: task bare has no training data, so only none can be run on it",
+    )
+    assert [told.startswith(reason) for told, reason in zip(plan.refused, reasons, strict=True)] == [True] * 3
+    with pytest.raises(UserError, match="3 of 6 runs failed, the others are kept in"):
+        run_study(spec, console=Console(file=io.StringIO(), width=400))
+    done = {(run.task.name, run.method.name) for run in store.read_runs(spec.folder)}
+    assert done == {("tags", "lora"), ("cldr-names", "none"), ("cldr-names", "lora")}
+
+
 def test_a_combination_that_fits_no_model_is_a_mistake_of_the_file(tmp_path: Path) -> None:
     encoders = [str(save_encoder(tmp_path / name)) for name in ("one", "two")]
     with pytest.raises(Exception, match=f"{encoders[0]}: few-shot: an encoder learns nothing"):

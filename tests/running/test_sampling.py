@@ -1,4 +1,4 @@
-"""Which training examples a run gets: so many, a share, or so many of each label."""
+"""Which examples a run trains on (so many, a share, so many a label), and which of a passage it tests."""
 
 import random
 from collections import Counter
@@ -7,6 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from crosstune.data.example import Example
+from crosstune.errors import UserError
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.sampling import draw
 from crosstune.training.settings import TrainSettings
 
@@ -59,3 +61,26 @@ def test_limits_that_are_none(limit: object) -> None:
         TrainSettings(limit=limit)
     with pytest.raises(ValidationError, match="limit or per_label, not both"):
         TrainSettings(limit=3, per_label=3)
+
+
+PASSAGES = [Example(f"{i}", "en", f"{i}?", ("x",), cluster=name) for i, name in enumerate("aaaabbcaab")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        ({}, "0123456789"),
+        ({"limit": 3}, "012"),
+        ({"per_cluster": 1}, "046"),
+        ({"per_cluster": 2}, "01456"),
+        ({"per_cluster": 2, "limit": 3}, "014"),
+        ({"per_cluster": 9, "limit": 50}, "0123456789"),
+    ],
+)
+def test_tests_take_so_many_of_each_passage(settings: dict[str, int], chosen: str) -> None:
+    assert ids(EvaluateSettings(**settings).chosen(PASSAGES)) == list(chosen)
+
+
+def test_tests_without_passages_have_none_to_choose_of() -> None:
+    with pytest.raises(UserError, match=r"per_cluster .* test example 0 names no passage; leave it out"):
+        EvaluateSettings(per_cluster=1).chosen(FREE)

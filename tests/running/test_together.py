@@ -1,28 +1,26 @@
 """A study by two processes as torchrun starts them: the runs that one process makes, to rounding."""
 
-import os
 import socket
-import subprocess
-import sys
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import yaml
 
 from crosstune.store.record import RunRecord
-from saved_model import study_of
+from other_process import called, ended
+from saved_model import study_of, write_study
 from tiny_models import DEVICE
 
 TRAIN = {"steps": 3, "batch_size": 4, "limit": 10, "evaluate_every": 2}
 
 
-def started(model: Path, store: Path, rank: int | None = None, port: int = 0) -> "subprocess.Popen[str]":
+def run(model: Path, store: Path, rank: int | None = None, port: int = 0) -> BaseProcess:
     """A process that runs the study: one of two, or by itself."""
-    file = store.with_suffix(f".{rank}.yaml")
     sharded = {} if rank is None else {"train": {"shard": True}}
     methods = ["none", "lora", {"name": "full", "layers": 1} | sharded]
-    study = study_of(model, store, methods=methods, train=TRAIN)
-    file.write_text(yaml.safe_dump(study))
+    folder = store.with_name(f"{store.name} {rank}")
+    folder.mkdir()
+    file = write_study(folder / "x.yaml", study_of(model, store, methods=methods, train=TRAIN))
     torchrun = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -31,9 +29,7 @@ def started(model: Path, store: Path, rank: int | None = None, port: int = 0) ->
         "MASTER_PORT": str(port),
         "TORCHELASTIC_RUN_ID": "x",
     }
-    env = os.environ | {"OMP_NUM_THREADS": "1"} | ({} if rank is None else torchrun)
-    command = [sys.executable, "-m", "crosstune", "run", str(file)]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return called(folder, "run", str(file), **({} if rank is None else torchrun))
 
 
 @pytest.mark.slow
@@ -42,10 +38,9 @@ def test_two_processes_make_a_study(model: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    both = [started(model, tmp_path / "both", rank, port) for rank in range(2)]
-    for process in [started(model, tmp_path / "alone"), *both]:
-        said, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, said
+    both = [run(model, tmp_path / "both", rank, port) for rank in range(2)]
+    for process in [run(model, tmp_path / "alone"), *both]:
+        assert ended(process) == 0, [file.read_text() for file in tmp_path.glob("*/.stderr")]
     records = [RunRecord.read(file) for file in tmp_path.glob("*/*/run.json")]
     alone = {record.method.name: record for record in records if "processes" not in record.hardware}
     assert len(alone) == 3

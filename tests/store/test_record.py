@@ -52,6 +52,19 @@ def test_few_shot_draws_but_is_untuned(tmp_path: Path) -> None:
     assert (told.trains, told.random, told.untuned) == (False, True, True)
 
 
+def test_an_older_label_is_read_as_one_of_today(tmp_path: Path) -> None:
+    """Else the seeds of one method would have two names."""
+    content = json.loads((OLD / "untrained.json").read_text())
+    content["method"] = {"name": "few-shot", "k": 4, "turns": True}
+    content |= {"label": "few-shot k 2 turns True", "train": {"by_length": True}}
+    for label, read in {
+        "few-shot turns True by length True": "few-shot turns by length",
+        "True": "True",
+    }.items():
+        (tmp_path / "run.json").write_text(json.dumps(content | {"label": label}))
+        assert RunRecord.read(tmp_path / "run.json").label == read
+
+
 def test_a_record_says_what_its_method_is_whatever_its_name(tmp_path: Path) -> None:
     content = RunRecord.read(OLD / "untrained.json").model_dump(mode="json")
     content["method_facts"] = {"trains": False, "random": True, "untuned": False}

@@ -62,7 +62,8 @@ def test_the_same_search_serves_other_studies(model: Path) -> None:
     def searches(**changes: Any) -> set[str]:
         return {run.id for run in expand(study(model, **changes)) if run.kind == "search"}
 
-    assert searches() == searches(languages=["fr"], seeds=[4], name="other")
+    per_cluster = {"limit": 4, "max_answer_tokens": 4, "per_cluster": 1}
+    assert searches() == searches(languages=["fr"], seeds=[4], name="other", evaluate=per_cluster)
     assert not searches() & searches(seeds=[5])
 
 

@@ -245,6 +245,12 @@ def test_whole_runs(family: str, tmp_path: Path) -> None:
             TAGS.replace("strict_f1", "f1") + "test: x\n",
             "metric of a tags task should be tag_acc",
         ),
+        (TAGS.replace("B-PER", "PER") + "test: x\n", r"yaml:4: task: strict_f1 reads .*, and PER would be"),
+        (TAGS.replace("B-PER, ", "") + "test: x\n", "each I-X with a B-X, and I-PER would be in no name"),
+        (
+            TAGS.replace("B-PER", "ORG").replace("strict", "xtreme") + "test: x\n",
+            "a first letter O for no name, and ORG has it",
+        ),
         (
             TAGS.replace("choices", "labels"),
             r'unknown key "labels" in a task; all of them are called choices',

@@ -48,11 +48,14 @@ def test_tatoeba_and_the_declaration(tmp_path: Path) -> None:
     assert lines(task, "sw") == ["one swh", "two swh"]
     (tmp_path / "udhr").mkdir()
     with zipfile.ZipFile(tmp_path / "udhr" / "udhr2.zip", "w") as archive:
-        for name in ("eng", "swh", "deu_1901", "cmn_hant", "por_BR", "por_PT", "007"):
+        more = ("deu", "ell_monotonic", "ell_polytonic", "aka_akuapem", "aka_asante")
+        for name in ("eng", "swh", "deu_1901", "cmn_hant", "por_BR", "por_PT", "007", *more):
             archive.writestr(f"udhr2/{name}.txt", f"Article 1\n{name}")
     task = text("udhr", data=str(tmp_path))
-    assert task.languages() == ["en", "pt", "sw", "zh-Hant"]
-    assert lines(task, "pt") == ["Article 1", "por_BR"]
+    assert task.languages() == ["ak", "de", "el", "en", "pt", "sw", "tw", "zh-Hant"]
+    files = {"pt": "por_BR", "de": "deu", "el": "ell_monotonic", "tw": "aka_asante", "ak": "aka_akuapem"}
+    for code, name in files.items():
+        assert lines(task, code) == ["Article 1", name]
 
 
 def test_blocks_hold_whole_lines_and_lose_nothing() -> None:

@@ -33,7 +33,6 @@ NEAR = 1e-4
 GRADIENTS_NEAR = 2e-3
 """Of a tensor's largest gradient: a sum over all logits, most of which cancel."""
 PROMPT = 3
-LENGTH = {"soft-prompt": PROMPT, "prefix-hidden": PROMPT, "prefix-kv": PROMPT, "llama-adapter": PROMPT}
 # Every way a method reaches a model: name -> (method, settings).
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
@@ -64,6 +63,10 @@ def own_way(name: str) -> bool:
 # A method without a case here has one of its default settings.
 _WITH_A_CASE = {name for name, _ in CASES.values()}
 CASES |= {name: (name, {}) for name in METHODS if own_way(name) and name not in _WITH_A_CASE}
+# What changes weights, or what a token is by itself, knows of no other token: `none` is read in every form,
+# and so is all that has keys of its own.
+OF_ONE_TOKEN = {"lora", "peft-loha", "bottleneck", "bottleneck-parallel", "compacter", "ia3"}
+WITHOUT_KEYS = {"a text alone", "texts in one line", "last rows alone", "decoding steps"}
 RIGHT, SLOW, REFUSED, WRONG = "right", "right one text per row", "refused", "WRONG"
 
 
@@ -274,54 +277,59 @@ def _compare(case: str, method: Any, lm: LanguageModel, logits: Callable[[Any], 
     if lm.geometry.encoder_layers:
         texts = [(text, target[:n]) for text, target, n in zip(texts, draws, (4, 8, 6), strict=True)]
     forms = _forms(lm)
-    with torch.no_grad():
+    if (case in OF_ONE_TOKEN or method.trains_weights) and not lm.geometry.encoder_layers:
+        forms = {form: read for form, read in forms.items() if form in WITHOUT_KEYS}
+    # Masters of weights are stepped, not computed with; the forms see them in the weights.
+    learns = method.trains and not method.trains_weights
+    with torch.set_grad_enabled(learns):
         wanted = [logits(text) for text in texts]
-        with method.evaluating():
-            for form, read in forms.items():
-                try:
-                    found = read(lm, texts)
-                except Exception as error:
-                    return f"{WRONG}: {form}: {type(error).__name__}: {error}".replace("\n", " ")[:200]
-                for ours, theirs in zip(found, wanted, strict=True):
-                    if gap := apart(ours, theirs[-len(ours) :]):
-                        return f"{WRONG}: {form}: logits are off by {gap:.2g} of the largest"
+    with torch.no_grad(), method.evaluating():
+        for form, read in forms.items():
+            try:
+                found = read(lm, texts)
+            except Exception as error:
+                return f"{WRONG}: {form}: {type(error).__name__}: {error}".replace("\n", " ")[:200]
+            for ours, theirs in zip(found, wanted, strict=True):
+                if gap := apart(ours, theirs[-len(ours) :]):
+                    return f"{WRONG}: {form}: logits are off by {gap:.2g} of the largest"
     if method.trains:
-        with torch.no_grad():
-            found = forms["a text alone"](lm, texts)
+        with torch.set_grad_enabled(learns):
+            found = forms["padded rows" if lm.geometry.encoder_layers else "texts in one line"](lm, texts)
         for ours, theirs in zip(found, wanted, strict=True):
             if gap := apart(ours, theirs):
                 return f"{WRONG}: in training logits are off by {gap:.2g} of the largest"
-        if gap := _gradients(method, lm, texts, logits):
+        if learns and (gap := _gradients(method, found, wanted)):
             return f"{WRONG}: gradients are off by {gap:.2g} of the largest"
     return RIGHT
 
 
 def apart(ours: Tensor, theirs: Tensor, near: float = NEAR) -> float:
     """The largest difference, of the largest entry; 0 where that is noise."""
+    ours, theirs = ours.detach(), theirs.detach()
     if not (ours.isfinite().all() and theirs.isfinite().all()):
         return float("inf")
     gap = float((ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-6))
     return gap if gap > near else 0.0
 
 
-def _gradients(method: Any, lm: LanguageModel, texts: list[Any], logits: Callable[[Any], Tensor]) -> float:
-    """How far the gradients of a batch are from those of its texts one by one."""
+def _gradients(method: Any, found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """How far the gradients of a batch are from those of its texts one by one.
+
+    Args:
+        method: Of which all parameters are compared.
+        found: Logits of each text, of the batch.
+        wanted: The same, of each text by itself.
+    """
     parameters = list(method.parameters().values())
 
-    def loss(rows: Sequence[Tensor]) -> Tensor:
+    def gradients(rows: Sequence[Tensor]) -> Iterator[Tensor]:
         flat = torch.cat([row.flatten() for row in rows])
-        return (flat.float() * torch.linspace(-1, 1, len(flat))).sum()
+        loss = (flat.float() * torch.linspace(-1, 1, len(flat))).sum()
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        return (torch.zeros_like(p) if g is None else g for p, g in zip(parameters, grads, strict=True))
 
-    if method.trains_weights:
-        return 0.0  # its masters are stepped, not computed with; the forms above saw them in the weights
-    together = _forms(lm)["padded rows" if lm.geometry.encoder_layers else "texts in one line"]
-    found = torch.autograd.grad(loss(together(lm, texts)), parameters, allow_unused=True)
-    wanted = torch.autograd.grad(loss([logits(text) for text in texts]), parameters, allow_unused=True)
-    gaps = [
-        apart(*(torch.zeros_like(p) if g is None else g for g in pair), near=GRADIENTS_NEAR)
-        for p, pair in zip(parameters, zip(found, wanted, strict=True), strict=True)
-    ]
-    return max(gaps)
+    pairs = zip(gradients(found), gradients(wanted), strict=True)
+    return max(apart(ours, theirs, near=GRADIENTS_NEAR) for ours, theirs in pairs)
 
 
 # --- forms ------------------------------------------------------------------------------------------
@@ -363,7 +371,9 @@ def _masked(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
 
 
 def _few_rows(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
-    return [lm.logits(lm.hidden(torch.tensor([text]), rows=torch.tensor([len(text) - 1]))) for text in texts]
+    placed = lay_out(BatchForm.PADDED, [grow([text]) for text in texts], lm.pad_id, lm.device)
+    rows = torch.tensor([start + len(text) - 1 for start, text in zip(placed.starts, texts, strict=True)])
+    return list(lm.logits(lm.hidden(placed.ids, placed.layout, rows=rows))[:, None])
 
 
 def _decoding(lm: LanguageModel, texts: list[list[int]]) -> list[Tensor]:
@@ -380,6 +390,6 @@ FORMS: dict[str, Callable[[LanguageModel, list[list[int]]], list[Tensor]]] = {
     "texts in one line": _in_line,
     "branches in one line": functools.partial(_in_line, branched=True),
     "branches by a mask": _masked,
-    "its last row alone": _few_rows,
+    "last rows alone": _few_rows,
     "decoding steps": _decoding,
 }

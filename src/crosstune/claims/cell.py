@@ -35,7 +35,7 @@ class Cell:
         seeds_a: Seeds of a.
         seeds_b: Seeds of b.
         effort: What each side was given besides the method, where that differs: "best of 10 rates against 1".
-        note: What keeps its numbers from being those of a table.
+        note: What keeps its numbers from being those of a table, or makes them doubtful.
         runs: Ids of the compared runs.
     """
 

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from crosstune.analysis.answers import ALIKE
 from crosstune.analysis.groups import family_order, group_of
 from crosstune.analysis.statistics.differences import Difference, by_language
 from crosstune.analysis.statistics.estimand import Estimand
@@ -98,6 +99,7 @@ class _Pair:
     compared: dict[str, Setup]
     paired: PairedPredictions
     left_out: list[str]
+    alike: bool  # all answers of one side are the other's
 
     @property
     def sides(self) -> tuple[str, str]:
@@ -115,9 +117,10 @@ class _Pair:
 
     def cell(self, where: str, why: str = "") -> Cell:
         """An empty cell of these runs."""
-        note = ""
+        notes = [f"{self.a.label} and {self.b.label} {ALIKE}"] if self.alike else []
         if self.left_out:
-            note = f"without {', '.join(self.left_out)}, not run in all these languages: tables have fewer"
+            left_out = ", ".join(self.left_out)
+            notes.append(f"without {left_out}, not run in all these languages: tables have fewer")
         runs = tuple(run.id for run in (*self.a.runs, *self.b.runs))
         return Cell(
             where,
@@ -125,7 +128,7 @@ class _Pair:
             a=self.a.label,
             b=self.b.label,
             effort=effort(self.a, self.b),
-            note=note,
+            note="; ".join(notes),
             runs=runs,
         )
 
@@ -140,7 +143,8 @@ def _pair(claim: Claim, pick: Pick, candidates: Sequence[Setup], evidence: Evide
         raise NoRunsError(
             f"not every run was scored in {paired.source}, from which the {claim.quantity} is taken"
         )
-    return _Pair(claim, a, b, compared, paired, evidence.left_out((a, b), compared))
+    left_out = evidence.left_out((a, b), compared)
+    return _Pair(claim, a, b, compared, paired, left_out, evidence.answer_alike((a, b)))
 
 
 def _compared(

@@ -6,6 +6,7 @@ from typing import Any
 import polars as pl
 
 from crosstune.analysis.answer_language import UNDECIDED
+from crosstune.analysis.answers import answers_of, signature
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
 from crosstune.claims.choose_runs import NoRunsError, Setup, searched, setups
@@ -67,6 +68,15 @@ class Evidence:
             and other.label not in compared
             and not self._languages_of(other) >= wanted
         ]
+
+    def answer_alike(self, setups: Sequence[Setup]) -> bool:
+        """Whether two setups have a run each with the very same answers (`signature`)."""
+        shared = frozenset.intersection(*map(self._languages_of, setups))
+        keys = [
+            {signature(answers_of(run.id, self._predictions), shared) for run in setup.runs}
+            for setup in setups
+        ]
+        return bool(set.intersection(*keys) - {None})
 
     def _languages_of(self, setup: Setup) -> frozenset[str]:
         return frozenset.intersection(*(self._languages[run.id] for run in setup.runs))

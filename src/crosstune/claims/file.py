@@ -91,6 +91,13 @@ class Pick(BaseModel):
         return " ".join((self.name, *(f"{key.replace('_', ' ')} {value}" for key, value in pairs), *most))
 
 
+_SLIPS = dict.fromkeys(
+    ("than", "against", "other", "baseline", "versus", "vs", "over", "worse_than"),
+    'the other method stands behind "beats:", "matches:" or "equals:"',
+)
+"""Keys that are called otherwise here."""
+
+
 class Claim(BaseModel):
     """One claim, with exactly one of `RELATIONS`.
 
@@ -165,7 +172,7 @@ class Claim(BaseModel):
     def _read(cls, raw: Any) -> Any:
         if not isinstance(raw, Mapping):
             raise invalid((), f'a claim is a mapping of keys: "claim:", "method:", ...; found {shown(raw)}')
-        known_keys(raw, cls.model_fields, "a claim")
+        known_keys(raw, cls.model_fields, "a claim", slips=_SLIPS)
         for key, example in (("claim", "Prefix tuning beats LoRA."), ("method", "prefix")):
             needed = key == "claim" or all(raw.get(stated) is None for stated in STATED)
             if needed and raw.get(key) in (None, "", [], {}):

@@ -17,6 +17,7 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.files import user_path, write_whole
 from crosstune.metrics.corpus import CORPUS
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.task_data import read_data
 from crosstune.store import store as stored
 from crosstune.store.record import RunRecord
@@ -88,7 +89,8 @@ def write_tasks(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
 def _write(folder: Path, name: str, reference: str, run: RunRecord) -> Iterable[Path]:
     """The files of one task; a task of the harness a language."""
     task = _task(reference)
-    data = read_data(task, run.languages, run.evaluate.get("limit"), with_dev=False, trains=False)
+    chosen = EvaluateSettings(limit=run.evaluate.get("limit"), per_cluster=run.evaluate.get("per_cluster"))
+    data = read_data(task, run.languages, chosen, with_dev=False, trains=False)
     files = {"test": ""}
     if shown := data.train.get(task.source_language, [])[:EXEMPLARS]:
         files["train"] = f"{name}.train.jsonl"

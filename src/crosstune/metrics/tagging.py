@@ -41,6 +41,21 @@ def strict_chunks(tags: Sequence[str]) -> set[Chunk]:
     return spans
 
 
+def cannot_score(metric: str, tags: Sequence[str]) -> str:
+    """Why a metric of chunks would take some tags for others; "" where it reads them all."""
+    if metric == "strict_f1":
+        begun = {tag[2:] for tag in tags if tag.startswith("B-")}
+        for tag in tags:
+            if tag != "O" and (tag[:2] not in ("B-", "I-") or tag[2:] not in begun):
+                return (
+                    f"strict_f1 reads O, B-X and I-X, each I-X with a B-X, and {tag} would be in no name; "
+                    "take tag_accuracy, or write the tags in IOB2"
+                )
+    if metric == "xtreme_f1" and (odd := [tag for tag in tags if tag[0] == "O" and tag != "O"]):
+        return f"xtreme_f1 takes a first letter O for no name, and {odd[0]} has it; call that tag otherwise"
+    return ""
+
+
 def tag_sums(answer: str, golds: Sequence[str], choices: Sequence[str]) -> list[float]:
     """Of a sentence's tags: right words and words; in both readings, chunks shared, told and gold."""
     told, gold = answer.split(" "), golds[0].split(" ")

@@ -20,6 +20,9 @@ ONE_DATE = """
 """In front of a chat template that writes the day's date, which is then always Llama 3's default: else a
 prompt would be another every day, and so would what is made of it."""
 
+OPEN, CLOSE = "<think>", "</think>"
+"""What a thought stands between, in the templates of Qwen, DeepSeek, SmolLM and others."""
+
 
 class Tokens:
     """A tokenizer of Hugging Face and the ids it gave, for an embedding of so many rows.
@@ -102,7 +105,9 @@ class Tokens:
             )
         except Exception as error:  # jinja's, and whatever a template raises
             raise UserError(f"the chat template cannot be used: {first_line(error)}") from error
-        return shown
+        # Left open, it would be in this thought that training puts the answers, and choices are compared.
+        bare = shown.rstrip()
+        return f"{bare}\n\n{CLOSE}\n\n" if bare.endswith(OPEN) else shown
 
     def prompts(self, texts: Sequence[str], language: str | None = None) -> list[list[int]]:
         """Token ids of whole prompts, with the beginning-of-text token where the model has one.

@@ -57,8 +57,9 @@ class Generation(Output):
         longest = self.settings.max_answer_tokens or task.max_answer_tokens
         tokens, beams = self.settings.tokens_per_pass, self.settings.search
         if self.settings.engine == "vllm":
-            return written(task, examples, self._by_vllm(task, prompts, longest, **stream))
-        answers = generate(self.lm, prompts, longest, task.stop, tokens, beams, **stream)
+            answers = self._by_vllm(task, prompts, longest, **stream)
+        else:
+            answers = generate(self.lm, prompts, longest, task.stop, tokens, beams, **stream)
         if (passes := stream.get("passes")) is not None and (line := unanswered(answers)):
             passes.say(line)
         return written(task, examples, answers)

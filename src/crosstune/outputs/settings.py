@@ -1,5 +1,7 @@
 """How a run is evaluated."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
@@ -12,7 +14,8 @@ from pydantic import (
     model_validator,
 )
 
-from crosstune.data.example import MOST_ANSWER_TOKENS
+from crosstune.data.example import MOST_ANSWER_TOKENS, Example
+from crosstune.errors import UserError
 
 PROMPT_END = 300
 """Characters of a prompt that predictions hold by default."""
@@ -40,6 +43,9 @@ class EvaluateSettings(BaseModel):
 
     Attributes:
         limit: Test examples a language: the first so many of the task's fixed order; None for all.
+        per_cluster: Test examples of one cluster at most (the questions on one passage): the first so many of
+            each, before ``limit``; None for all. 24 questions on 24 of LAReQA's paragraphs are on 13 or so of
+            them, and with one of each on all.
         choices: How choices are compared: "label" by the probability of the whole label, exactly;
             "label-per-token" by that divided by its length in tokens; "first-token" by the first
             token of each label alone (training then writes only that token).
@@ -76,6 +82,7 @@ class EvaluateSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     limit: int | None = Field(default=None, ge=1)
+    per_cluster: int | None = Field(default=None, ge=1)
     choices: Literal["label", "label-per-token", "first-token"] = "label"
     tokens_per_pass: int = Field(default=8192, ge=1)
     max_answer_tokens: int | None = Field(default=None, ge=1, le=MOST_ANSWER_TOKENS)
@@ -104,6 +111,27 @@ class EvaluateSettings(BaseModel):
         """How beams are searched; None for greedy answers."""
         return None if self.beams == 1 else Beams(self.beams, self.length_penalty, self.early_stopping)
 
+    def chosen(self, examples: Sequence[Example]) -> list[Example]:
+        """Those of a language's test examples that are tested, in their order.
+
+        Raises:
+            UserError: ``per_cluster`` is set, and an example names no cluster.
+        """
+        if self.per_cluster is None:
+            return list(examples[: self.limit])
+        seen: Counter[str] = Counter()
+        kept = []
+        for example in examples:
+            if not example.cluster:
+                raise UserError(
+                    "evaluate.per_cluster is of tasks that ask several questions on one passage, and test "
+                    f"example {example.id} names no passage; leave it out"
+                )
+            seen[example.cluster] += 1
+            if seen[example.cluster] <= self.per_cluster:
+                kept.append(example)
+        return kept[: self.limit]
+
     def kept(self, prompt: str) -> str | None:
         """What predictions hold of a prompt."""
         if self.prompts == "none":
@@ -115,6 +143,7 @@ class EvaluateSettings(BaseModel):
         """A setting that older records lack is left out at its default, and so are the ids of runs."""
         content: dict[str, Any] = dump(self)
         newer = (
+            "per_cluster",
             "on_too_long",
             "head",
             "pooling",
@@ -130,6 +159,6 @@ class EvaluateSettings(BaseModel):
             "system_prompt",
         )
         for name in newer:
-            if content[name] == type(self).model_fields[name].default:
+            if name in content and content[name] == type(self).model_fields[name].default:
                 del content[name]
         return content

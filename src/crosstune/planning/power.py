@@ -16,8 +16,10 @@ from crosstune.analysis.statistics.spreads import Spreads, measured
 from crosstune.analysis.statistics.welch import OWN, corrected
 from crosstune.analysis.transfer import language_scores
 from crosstune.errors import UserError
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.planning.plan import PlanGroup, StudyPlan
 from crosstune.store.store import read_runs
+from crosstune.study.entries import TaskEntry
 from crosstune.study.spec import Study
 
 ASSUMED = Spreads()
@@ -182,12 +184,35 @@ def of_study(study: Study, planned: StudyPlan, wanted: float, store: Path | None
             )
             continue
         seconds = whole_seconds([group for group in planned.groups if group.task == task.name])
-        limit = of_task[0].evaluate.limit
+        evaluate = of_task[0].evaluate
         spreads, origin = (ASSUMED, "assumed") if store is None else of_store(store, task.name)
-        known_sizes = len(of_task), len(targets), limit, len(study.seeds)
+        on_passages = passages(task, sorted(targets)[0], evaluate)
+        examples = evaluate.limit if on_passages is None else on_passages[0]
+        known_sizes = len(of_task), len(targets), examples, len(study.seeds)
         sizes = lines(*known_sizes, wanted, seconds, spreads, origin)
+        if on_passages is not None:
+            sizes.insert(0, on_passages[1])
         result += [f"{task.name}: {line}" for line in sizes]
     return result
+
+
+def passages(task: TaskEntry, language: str, evaluate: EvaluateSettings) -> tuple[int, str] | None:
+    """On how many passages the examples of a language are, and a line that says so.
+
+    None where each example is on its own, or the task's data cannot be read here.
+    """
+    try:
+        chosen = evaluate.chosen(task.make().examples("test", language))
+    except UserError:
+        return None
+    different = len({example.cluster or example.id for example in chosen})
+    if different == len(chosen):
+        return None
+    line = (
+        f"{len(chosen):,} examples of a language are on {different:,} passages, and count as so many below: "
+        "those on one passage tell little more than one of them (evaluate.per_cluster: 1 takes one of each)"
+    )
+    return different, line
 
 
 def whole_seconds(groups: Sequence[PlanGroup]) -> float | None:

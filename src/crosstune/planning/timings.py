@@ -56,12 +56,13 @@ def step_key(run: Run) -> str:
 
 def answer_key(run: Run) -> str:
     """Equal for runs whose test examples cost the same."""
-    return _key(run, run.evaluate.model_dump(mode="json", exclude={"limit"}))
+    return _key(run, run.evaluate.model_dump(mode="json", exclude={"limit", "per_cluster"}))
 
 
 def test_key(run: Run) -> str:
     """Equal for runs with the same test examples."""
-    return _text([_task(run), sorted(run.languages), run.evaluate.limit])
+    tested = (run.evaluate.limit, run.evaluate.per_cluster)
+    return _text([_task(run), sorted(run.languages), tested[0] if tested[1] is None else tested])
 
 
 def read(run: Run, revision: str | None = None) -> Measured | None:

@@ -1,4 +1,4 @@
-"""What needs no skill: chance, the most frequent label, and runs that always give the same answer."""
+"""What needs no skill: chance, and the most frequent label."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -9,9 +9,6 @@ from crosstune.analysis.predictions import Predictions
 from crosstune.data.forms import FORMS
 from crosstune.report.text import percent
 from crosstune.store.record import RunRecord
-
-FEWEST = 10
-"""Examples of a language in which one and the same answer is no accident."""
 
 
 @dataclass(frozen=True)
@@ -62,22 +59,3 @@ def levels(runs: Sequence[RunRecord], reader: Predictions, languages: Collection
     )
     means = by_language.select("chance", "majority").mean().row(0)
     return Levels(means[0], means[1] if by_language["majority"].null_count() == 0 else None)
-
-
-def same_answers(
-    runs: Sequence[RunRecord], reader: Predictions, languages: Collection[str]
-) -> dict[str, int]:
-    """Runs that give one answer to all examples of half of the languages or more: of how many, by run id."""
-    languages_by_run = {}
-    for run in runs:
-        table = reader.columns(run.id, ("language", "prediction", "gold"))
-        if "prediction" not in table.columns:
-            continue
-        one_answer = pl.col("prediction").n_unique() == 1
-        several_right = (pl.col("gold").n_unique() > 1) & (pl.len() >= FEWEST)
-        examples = table.filter(pl.col("language").is_in(list(languages)))
-        per_language = examples.group_by("language").agg(same=one_answer & several_right)
-        same = int(per_language["same"].sum())
-        if same and 2 * same >= per_language.height:
-            languages_by_run[run.id] = same
-    return languages_by_run

@@ -11,6 +11,7 @@ from typing import Any
 import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT
+from crosstune.analysis.answers import ALIKE, FEWEST, Answers, answers_of, signature
 from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.clusters import ON_PASSAGES
 from crosstune.analysis.statistics.differences import by_language
@@ -27,7 +28,7 @@ from crosstune.claims.choose_runs import Setup
 from crosstune.claims.fairness import FairPairs, effort
 from crosstune.data.forms import FORMS
 from crosstune.report.effort import expected_validation, tried, unequal
-from crosstune.report.levels import Levels, levels, same_answers
+from crosstune.report.levels import Levels, levels
 from crosstune.report.text import counted, language_name, visible
 from crosstune.store.record import RunRecord
 
@@ -170,11 +171,35 @@ class Section:
         return Levels() if self.reader is None else levels(self.runs, self.reader, self.targets)
 
     @cached_property
+    def _answers(self) -> dict[str, dict[str, Answers]]:
+        """Each run's answers in the target languages."""
+        answers = (
+            {} if self.reader is None else {run.id: answers_of(run.id, self.reader) for run in self.runs}
+        )
+        targets = set(self.targets)
+        return {
+            run: {code: x for code, x in of_run.items() if code in targets} for run, of_run in answers.items()
+        }
+
+    @cached_property
     def same_answers(self) -> dict[str, int]:
-        """`crosstune.report.levels.same_answers` of its runs, of a task that has choices."""
-        if self.reader is None or not FORMS[self.runs[0].task.kind].has_choices:
+        """Runs with one answer to all examples of half of the languages or more: of how many, by id."""
+        if not FORMS[self.runs[0].task.kind].has_choices:
             return {}
-        return same_answers(self.runs, self.reader, self.targets)
+        counts = {
+            run: sum(x.constant and x.examples >= FEWEST for x in of_run.values())
+            for run, of_run in self._answers.items()
+        }
+        return {run: n for run, n in counts.items() if n and 2 * n >= len(self._answers[run])}
+
+    @property
+    def _alike(self) -> list[str]:
+        """What is to be said of methods that answer alike."""
+        methods: dict[Any, dict[str, None]] = {}
+        for run, label in self.scores.select("run", "method").unique(maintain_order=True).iter_rows():
+            if (key := signature(self._answers.get(run, {}), self.targets)) is not None:
+                methods.setdefault(key, {})[visible(label, 60)] = None
+        return [f"{' and '.join(names)} {ALIKE}" for names in methods.values() if len(names) > 1]
 
     @cached_property
     def setups(self) -> dict[str, Setup]:
@@ -246,6 +271,7 @@ class Section:
             for run in self.runs
             if run.id in self.same_answers
         ]
+        result += self._alike
         return [*result, *(visible(line, 400) for line in unequal(self.setups))]
 
     @property

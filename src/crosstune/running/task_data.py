@@ -10,6 +10,7 @@ from crosstune.data.leaks import overlap, repeats
 from crosstune.errors import UserError
 from crosstune.languages import find
 from crosstune.metrics.language_id import measurable
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.runs import Run
 from crosstune.tasks.base import Task
 from crosstune.training.settings import TrainSettings
@@ -26,7 +27,7 @@ class TaskData:
     # Training examples by language: the source language's, and those that ``train.languages`` names.
     train: dict[str, list[Example]]
     dev: list[Example]  # source-language development examples; empty when no run asks for any
-    test: dict[str, list[Example]]  # test examples by language, the limit applied
+    test: dict[str, list[Example]]  # test examples by language, those that are chosen
     fingerprints: dict[str, Any]  # of train (by language), dev, and test (by language)
     # Why there is no training data, which only runs that need none may go without; empty where there is.
     untrained: str = ""
@@ -99,6 +100,15 @@ class TaskData:
         lines += [
             f"the {name} of {n} test examples is in the training data" for name, n in leaks.items() if n
         ]
+        if (
+            form_of(self.task.kind).tags
+            and self.task.metrics[0].endswith("_f1")
+            and (empty := [code for code, examples in self.test.items() if _all_outside(examples)])
+        ):
+            lines.append(
+                f"{self.task.metrics[0]} tells nothing in {', '.join(empty)}, where all tags are O: it is "
+                "100 if no name is predicted, else 0"
+            )
         counts = [repeats(examples) for examples in self.test.values()]
         if again := sum(count["repeated"] for count in counts):
             against = sum(count["conflicting"] for count in counts)
@@ -126,18 +136,18 @@ def read_for(task: Task, runs: Sequence[Run]) -> TaskData:
     with_dev = any(run.train is not None and run.train.evaluate_every for run in runs)
     trains = any(run.train is not None or run.new_method().shots for run in runs)
     settings = [run.train for run in runs]
-    return read_data(task, tested.languages, tested.evaluate.limit, with_dev, settings, trains)
+    return read_data(task, tested.languages, tested.evaluate, with_dev, settings, trains)
 
 
 def read_data(
     task: Task,
     languages: Sequence[str],
-    limit: int | None,
+    evaluate: EvaluateSettings,
     with_dev: bool,
     settings: Sequence[TrainSettings | None] = (),
     trains: bool = True,
 ) -> TaskData:
-    """Read a task's splits: tests in some languages, at most ``limit`` examples each (None: all).
+    """Read a task's splits: tests in some languages, of each the examples that ``evaluate`` chooses.
 
     The development split is the source language's, always. ``settings`` may name further training languages.
     Where nothing ``trains``, training data serves to find test examples in it, and may be missing. Where the
@@ -164,7 +174,7 @@ def read_data(
     unscored = ""
     for language in languages:
         try:
-            test[language] = task.examples("test", language)[:limit]
+            test[language] = evaluate.chosen(task.examples("test", language))
             if not test[language]:
                 raise UserError(f"task {task.name}: its test split in {language} is empty")
         except UserError as error:
@@ -185,6 +195,11 @@ def read_data(
         untrained=untrained,
         unscored=unscored,
     )
+
+
+def _all_outside(examples: Sequence[Example]) -> bool:
+    """Whether sentences have no name among their tags."""
+    return all(set(example.answers[0].split(" ")) == {"O"} for example in examples)
 
 
 def _untrained(task: Task) -> bool:

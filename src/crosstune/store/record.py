@@ -6,6 +6,7 @@ method or a library decides the keys of (settings, options, versions) stays a ma
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, Self
 
@@ -248,6 +249,8 @@ class RunRecord(_Part):
             return data
         if not _finite(data):
             raise ValueError("a number in it is infinite, or none")
+        if label := _label(data):
+            data = {**data, "label": label}
         version = data.get("record_version")
         if version is None:
             return {**data, "record_version": RECORD_VERSION, "method_facts": _facts_by_name(data)}
@@ -295,6 +298,17 @@ class RunRecord(_Part):
             return cls.model_validate_json(text)
         except ValidationError as error:
             raise UserError(f"{file}: {_mistake(error, text)}") from None
+
+
+def _label(data: Json) -> Any:
+    """A record's label as it is written today: older ones have True behind a setting that is on."""
+    label = data.get("label")
+    if isinstance(label, str) and " True" in label:
+        settings = json.dumps([data.get("method"), data.get("train")], default=str)
+        for name in re.findall(r'"(\w+)": true', settings):
+            plain = name.replace("_", " ")
+            label = re.sub(rf"\b{plain} True\b", plain, label)
+    return label
 
 
 def _finite(data: Any) -> bool:

@@ -33,17 +33,9 @@ def refusals(
     """What configs of folders, and the table of known models, tell of a study's models.
 
     Raises:
-        ValidationError: A name that is none; or every model refuses to be loaded, or a combination; or a
-            setting of evaluation has no effect on any answer.
+        ValidationError: A name that is none; or every model refuses to be loaded; or a method fits no task on
+            any model; or a setting of evaluation has no effect on any answer.
     """
-    for combination in combinations:
-        method = combination.method.make()
-        if (method.trains or method.shots) and not combination.task.task_class.has_training:
-            raise invalid(
-                ("methods", methods.index(combination.method)),
-                f"{method.name}: task {combination.task.name} has no training data, so only none can be run "
-                'on it; add "train:" to its file',
-            )
     refused = Refusals()
     shapes: dict[str, Geometry | None] = {}
     for place, model in enumerate(models):
@@ -57,25 +49,36 @@ def refusals(
             refused.models[model] = str(error)
             continue
         shapes[model] = geometry
-        if geometry is None:
-            continue
         for i, combination in enumerate(combinations):
             task, entry = combination.task, combination.method
+            method = entry.make()
+            if (method.trains or method.shots) and not task.task_class.has_training:
+                refused.combinations[model, i] = (
+                    f"{entry.name}: task {task.name} has no training data, so only none can be run on it; "
+                    'add "train:" to its file'
+                )
+            if geometry is None or (model, i) in refused.combinations:
+                continue
             subject = f"method {entry.name} on {model}"
             try:
                 METHODS[entry.name].count(entry.config, geometry)
                 subject = model
                 kind = kind_on(task.task_class, geometry)
-                check_fits(task.name, kind, entry.make(), geometry, combination.evaluate)
+                check_fits(task.name, kind, method, geometry, combination.evaluate)
             except UserError as error:
                 refused.combinations[model, i] = f"{subject}: {error}"
     loaded = [model for model in models if model not in refused.models]
     if not loaded:
         raise invalid(("models", 0), refused.models[models[0]])
+    places: dict[int, list[int]] = {}  # of each method's combinations
     for i, combination in enumerate(combinations):
-        if all((model, i) in refused.combinations for model in loaded):
-            key = ("methods", methods.index(combination.method))
-            raise invalid(key, refused.combinations[loaded[0], i])
+        places.setdefault(id(combination.method), []).append(i)
+    for number, entry in enumerate(methods):
+        reasons = [
+            refused.combinations.get((model, i)) for model in loaded for i in places.get(id(entry), ())
+        ]
+        if reasons and reasons[0] and all(reasons):
+            raise invalid(("methods", number), reasons[0])
     if None not in shapes.values():
         _refuse_without_effect([shape for shape in shapes.values() if shape], combinations)
     return refused

@@ -221,7 +221,9 @@ def _search_run(base: Run, rate: float) -> Run:
     train, stages = base.train.model_copy(update=update), base.stages
     if stages is not None:
         stages = stages.of((base.task.task_class.source_language,))
-    return replace(base, kind="search", languages=(), train=train, stages=stages)
+    # A search tests nothing. (What ``limit`` says has always been in its id, and stays there.)
+    evaluate = base.evaluate.model_copy(update={"per_cluster": None})
+    return replace(base, kind="search", languages=(), train=train, evaluate=evaluate, stages=stages)
 
 
 def resolve(run: Run, finished: Mapping[str, RunRecord]) -> Run:

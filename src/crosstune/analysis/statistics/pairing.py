@@ -117,6 +117,8 @@ class PairedPredictions:
         units = len(np.unique(self.unit_codes[self._columns(languages)]))
         what = "example" if self.clusters is None else "passage"
         few = f"{units} independent {what}{'' if units == 1 else 's'}, fewer than {FEWEST_UNITS}"
+        if self.clusters is not None:
+            few += " (evaluate.per_cluster: 1 tests one question on each)"
         return few if units < FEWEST_UNITS else ""
 
     def _columns(self, languages: Sequence[str] | None) -> NDArray[np.int64]:

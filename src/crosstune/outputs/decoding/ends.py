@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 
 from crosstune.models.language_model import LanguageModel
-
-OPEN, CLOSE = "<think>", "</think>"
-"""What a thought stands between, in the templates of Qwen, DeepSeek, SmolLM and others."""
+from crosstune.models.tokens import CLOSE, OPEN
 
 
 def cut(text: str, stop: Sequence[str]) -> str:
@@ -22,13 +20,13 @@ def stopped(lm: LanguageModel, ids: Sequence[int], stop: Sequence[str]) -> bool:
     near = ids[-4 * (max(map(len, stop), default=0) + 1) :]
     if not any(s in lm.tokenizer.decode(near, skip_special_tokens=True) for s in stop):
         return False
-    answer = _behind_thought(_whole(lm, ids))
+    answer = _behind_thought(lm.tokenizer.decode(ids, skip_special_tokens=True))
     return answer is not None and any(s in answer.lstrip() for s in stop)
 
 
 def texts(lm: LanguageModel, answers: Sequence[Sequence[int]], stop: Sequence[str]) -> list[str]:
     """Answers of token ids as strings, cut before a stop string, without surrounding white space."""
-    return [cut(_whole(lm, ids), stop).strip() for ids in answers]
+    return [cut(lm.tokenizer.decode(ids, skip_special_tokens=True), stop).strip() for ids in answers]
 
 
 def unanswered(answers: Sequence[str]) -> str:
@@ -39,13 +37,6 @@ def unanswered(answers: Sequence[str]) -> str:
         if count
         else ""
     )
-
-
-def _whole(lm: LanguageModel, ids: Sequence[int]) -> str:
-    """All that was written, with the opening of a thought that the chat template wrote."""
-    text: str = lm.tokenizer.decode(ids, skip_special_tokens=True)
-    begun = lm.tokens.in_chat and lm.tokens.as_read("").rstrip().endswith(OPEN)
-    return OPEN + text if begun else text
 
 
 def _behind_thought(text: str) -> str | None:

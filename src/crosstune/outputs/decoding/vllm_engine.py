@@ -20,6 +20,7 @@ import torch
 from crosstune.errors import UserError, first_line
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.tensor_file import write_tensors
+from crosstune.models.tokens import OPEN
 from crosstune.outputs.decoding.ends import cut
 
 # Prompts that crosstune answers too.
@@ -64,12 +65,16 @@ def _cut(
     prompts: Sequence[Sequence[int]],
     stop: Sequence[str],
 ) -> list[str]:
-    """Answers as ours are cut: not at a stop string in front of all else, where vLLM stops."""
-    texts = [cut(text, stop).strip() for text in write(prompts, stop)]
-    empty = [i for i, text in enumerate(texts) if not text] if stop else []
-    for i, text in zip(empty, write([prompts[i] for i in empty], ()) if empty else (), strict=True):
-        texts[i] = cut(text, stop).strip()
-    return texts
+    """Answers as ours are cut: not in front of all else or in a thought, where vLLM stops."""
+    texts = write(prompts, stop)
+    early = [i for i, text in enumerate(texts) if _stopped_early(text, stop)] if stop else []
+    for i, text in zip(early, write([prompts[i] for i in early], ()) if early else (), strict=True):
+        texts[i] = text
+    return [cut(text, stop).strip() for text in texts]
+
+
+def _stopped_early(text: str, stop: Sequence[str]) -> bool:
+    return text.lstrip().startswith(OPEN) or not cut(text, stop).strip()
 
 
 def _engine(

@@ -12,6 +12,7 @@ from crosstune.data.example import Example, Split
 from crosstune.data.source import FileLayout
 from crosstune.data.tables import Row
 from crosstune.data.tagged import read_conllu, read_tagged, without_spaces
+from crosstune.tasks.base import TaskOptions
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
 UPOS = (
@@ -25,14 +26,18 @@ class TaggingOptions(PublishedOptions):
     """Settings of tagging tasks.
 
     Attributes:
-        metric: Share of words that are right; F1 as XTREME computes it; or F1 of strict IOB2.
+        metric: Share of words that are right; or F1 as XTREME computes it.
     """
 
-    metric: Literal["tag_accuracy", "xtreme_f1", "strict_f1"] = "tag_accuracy"
+    metric: Literal["tag_accuracy", "xtreme_f1"] = "tag_accuracy"
 
 
-class NamesOptions(TaggingOptions):
-    """Settings of tasks of names."""
+class NamesOptions(PublishedOptions):
+    """Settings of tasks of names.
+
+    Attributes:
+        metric: As of other tags; or F1 of strict IOB2.
+    """
 
     metric: Literal["tag_accuracy", "xtreme_f1", "strict_f1"] = "xtreme_f1"
 
@@ -44,12 +49,12 @@ class Tagging(PublishedTask):
     kind = "tags"
     prompts = ""
     metrics: tuple[str, ...] = ("tag_accuracy",)  # type: ignore[misc]  # of the instance: as the options say
-    Options = TaggingOptions
-    options: TaggingOptions
+    Options: ClassVar[type[TaskOptions]] = TaggingOptions
+    options: TaggingOptions | NamesOptions
     split_names: ClassVar[dict[Split, str]] = {"train": "train", "dev": "dev", "test": "test"}
     numbered: ClassVar[tuple[str, ...]] = ()  # what tags are that are numbers, as on the hub
 
-    def __init__(self, options: TaggingOptions | None = None) -> None:
+    def __init__(self, options: TaggingOptions | NamesOptions | None = None) -> None:
         super().__init__(options)
         self.metrics = (self.options.metric,)
 

@@ -20,6 +20,7 @@ from crosstune.errors import UserError
 from crosstune.files import MOST_TEXT, as_text, read_bytes, user_path
 from crosstune.languages import LANGUAGES
 from crosstune.metrics.corpus import CORPUS
+from crosstune.metrics.tagging import cannot_score
 from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.custom.definition import NAME
 from crosstune.tasks.custom.make import make_class
@@ -175,8 +176,10 @@ def _lacks(task: type[Task]) -> str | None:
         if not callable(value) or isinstance(value, staticmethod | classmethod):
             return f"{name} should be a method, def {name}(self, ...); found {value!r}"[:200]
     form = FORMS[task.kind]
-    if form.tags and not task.tags:
-        return "tags is missing; give a tuple of all tags"
+    if form.tags:
+        whys = [f"metrics: {why}" for metric in task.metrics if (why := cannot_score(metric, task.tags))]
+        if not task.tags or whys:
+            return whys[0] if task.tags else "tags is missing; give a tuple of all tags"
     for place, metric in enumerate(task.metrics):
         if metric in CORPUS and (
             place or CORPUS[metric].of_choices != (None if form.tags else form.has_choices)

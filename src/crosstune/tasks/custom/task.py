@@ -92,7 +92,7 @@ class DefinedTask(PublishedTask):
             UserError: There is none, or a file's name does not say which language it holds.
         """
         split, root = self.options.evaluate_on, self.data_folder
-        read = {path for place in self.places[split].values() for path in place.paths}
+        read = {path for of in self.places.values() for place in of.values() for path in place.paths}
         for layout in self.layouts[split]:
             for path in sorted(root.glob(layout.files.replace("{code}", "*"))):
                 if path not in read and path.is_file() and not path.name.startswith("."):

@@ -55,9 +55,13 @@ def udhr(data: str | None) -> Mapping[str, Lines]:
         return as_text(content, file / name).splitlines(), {"files": [f"{UDHR}/{name}"]}
 
     sources: dict[str, Lines] = {}
-    for name in names:
-        # "deu_1901" is a second text of its language, "lin_tones" another spelling.
-        if (code := _code(PurePosixPath(name).stem)) is not None:
+    # "deu_1901" is a second text of its language, "lin_tones" another spelling. Greek, Haitian, Chichewa and
+    # Persian have second texts alone: the first of them ("ell_monotonic") is today's spelling.
+    stems = {name: PurePosixPath(name).stem for name in names}
+    by_name = {name: _code(stem) for name, stem in stems.items()}
+    others = {name: _code(stems[name].partition("_")[0]) for name, code in by_name.items() if code is None}
+    for name, code in (*by_name.items(), *others.items()):
+        if code is not None:
             sources.setdefault(code, partial(read, name))
     return sources
 
@@ -128,7 +132,7 @@ def _plain(path: Path) -> Rows:
 
 def _code(name: str) -> str | None:
     try:
-        return find(name).code
+        return find("twi" if name == "aka_asante" else name).code
     except UserError:
         return None
 

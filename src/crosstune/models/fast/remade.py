@@ -5,8 +5,8 @@ its own inputs are kept anyway, and one pass over memory gives the same bits aga
 with LoRA on q and v, 30% where all weights are trained.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,9 +22,14 @@ def made_by(y: Tensor, recipe: Callable[[], Tensor]) -> None:
     setattr(y.untyped_storage(), _RECIPE, recipe)
 
 
-def made_again() -> AbstractContextManager[None]:
+@contextmanager
+def made_again() -> Iterator[None]:
     """Inside, of tensors kept for a backward pass those that were `made_by` something are let go."""
-    return torch.autograd.graph.saved_tensors_hooks(_pack, _unpack)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(_pack, _unpack):
+            yield
+    finally:
+        _newest.clear()
 
 
 def _pack(x: Tensor) -> Any:

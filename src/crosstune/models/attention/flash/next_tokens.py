@@ -57,6 +57,8 @@ class NextTokens:
                 _biased.add(self.cache.lm.model)
             return None
         places = self.cache.at(query.device)
-        where, rows = places.for_kernel(n), query[:, :, 0]
+        (keys, values), (ends, firsts, used) = flat, places.for_kernel(n)
         front = None if shared is None else (*shared, places.around(len(shared[0])))
-        return kernel.attend_in_place(rows, *flat, *where, longest, scaling, window, front)[:, None]
+        rows = query[:, :, 0]
+        out = kernel.attend_in_place(rows, keys, values, ends, firsts, used, longest, scaling, window, front)
+        return out[:, None]

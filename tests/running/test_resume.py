@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from crosstune.models.loading.load import load
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.execute import LoadedModel, execute
 from crosstune.running.progress import display
 from crosstune.running.task_data import read_data
@@ -93,9 +94,9 @@ def test_work_of_other_data_is_not_gone_on_from(
     loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
     work, log = tmp_path / "work", io.StringIO()
     shown = display(Console(file=log, width=200), 1, 0)
-    data = read_data(run.task.make(), run.languages, 4, True, [run.train])
+    data = read_data(run.task.make(), run.languages, EvaluateSettings(limit=4), True, [run.train])
     execute(run, loaded, data, shown, work)
-    changed = read_data(run.task.make(), run.languages, 4, True, [run.train])
+    changed = read_data(run.task.make(), run.languages, EvaluateSettings(limit=4), True, [run.train])
     changed.fingerprints["train"]["en"] = "another"
     outcome = execute(run, loaded, changed, shown, work)
     assert outcome.record.cost.resumed == 0
@@ -111,7 +112,7 @@ def test_a_work_folder_that_cannot_be_made(model: Path, tmp_path: Path) -> None:
     run = expand(study(model, tmp_path / "store", LORA, "cldr-names"))[0]
     loaded = LoadedModel(load(run.model, device="cpu", dtype="float32"), 0.0)
     log = io.StringIO()
-    data = read_data(run.task.make(), run.languages, 2, True, [run.train])
+    data = read_data(run.task.make(), run.languages, EvaluateSettings(limit=2), True, [run.train])
     (tmp_path / "file").write_text("")
     shown = display(Console(file=log, width=200), 1, 0)
     outcome = execute(run, loaded, data, shown, tmp_path / "file" / "work")

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from crosstune.data.forms import FORMS
 from crosstune.models.loading.load import load
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.execute import LoadedModel, RunResult, execute
 from crosstune.running.progress import Display, display
 from crosstune.running.task_data import TaskData, read_data
@@ -41,7 +42,7 @@ def search_of(run: Run) -> Run:
 
 
 def data_of(run: Run) -> TaskData:
-    return read_data(run.task.make(), ["en", "de"], 3, True, [run.train])
+    return read_data(run.task.make(), ["en", "de"], EvaluateSettings(limit=3), True, [run.train])
 
 
 def quiet() -> tuple[Display, io.StringIO]:

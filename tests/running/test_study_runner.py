@@ -19,6 +19,7 @@ from crosstune.data.example import Example
 from crosstune.errors import UserError
 from crosstune.languages import LANGUAGES
 from crosstune.methods import METHODS
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running import execute, prepared, progress, worker
 from crosstune.running.interrupts import Stopped
 from crosstune.running.predict import predict
@@ -395,9 +396,9 @@ class Leaky(Task):
 
 def test_target_language_data_in_training_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="training example 2 is in de, not in en: the result would"):
-        read_data(Leaky(), ["en", "de"], None, False)
+        read_data(Leaky(), ["en", "de"], EvaluateSettings(), False)
     monkeypatch.setattr(Leaky, "bad", "en")
-    assert read_data(Leaky(), ["en", "de"], None, False).overlap(None)["prompts"] == 2
+    assert read_data(Leaky(), ["en", "de"], EvaluateSettings(), False).overlap(None)["prompts"] == 2
 
 
 def test_changed_examples_are_noticed(small: Study, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -470,7 +471,7 @@ def test_every_registered_task_leaks_nothing() -> None:
         if task.kind == "tags":
             continue  # published sentences of a few words ("Thanks!") repeat; run.json has their number
         try:
-            shared = read_data(task, languages[:12], None, False).overlap(None)
+            shared = read_data(task, languages[:4], EvaluateSettings(), False).overlap(None)
         except UserError:
             continue  # some of its files are not here
         assert shared["prompts"] == 0, name

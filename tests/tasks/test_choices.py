@@ -9,6 +9,7 @@ import pytest
 
 from crosstune.data.tables import BadRow
 from crosstune.errors import UserError
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.task_data import read_data
 from crosstune.tasks import make_task
 
@@ -215,8 +216,8 @@ def test_the_published_schemas():
 def test_models_as_they_are_need_no_training_data(tmp_path):
     write(tmp_path, "xwinograd/dataset.tsv", schema())
     task = make_task("xwinograd", {"data": str(tmp_path)})
-    data = read_data(task, ["ja"], None, False, [None], trains=False)
+    data = read_data(task, ["ja"], EvaluateSettings(), False, [None], trains=False)
     assert (data.train_for(None), len(data.test["ja"])) == ([], 1)
     assert data.remarks()[0].startswith("tests are not compared with training data: ")
     with pytest.raises(UserError, match=r"looked for winogrande/train_xl\.jsonl|allenai/winogrande"):
-        read_data(task, ["ja"], None, False, [None])
+        read_data(task, ["ja"], EvaluateSettings(), False, [None])

@@ -16,6 +16,7 @@ from crosstune.errors import UserError
 from crosstune.languages import table
 from crosstune.metrics.corpus import CORPUS
 from crosstune.metrics.language_id import measurable
+from crosstune.outputs.settings import EvaluateSettings
 from crosstune.running.task_data import read_data
 from crosstune.study.runs import expand
 from crosstune.study.spec import read_study
@@ -576,6 +577,6 @@ def test_a_task_without_training_data_takes_untuned_methods_alone(tmp_path):
         (tmp_path / "study.yaml").write_text(f"{study}- {method}\n", encoding="utf-8")
         with pytest.raises(UserError, match=rf"study.yaml:6: {method}: task nested has no training data"):
             read_study(tmp_path / "study.yaml")
-    data = read_data(make(tmp_path, NESTED.replace("{suffix}", ".jsonl")), ["en"], None, False)
+    data = read_data(make(tmp_path, NESTED.replace("{suffix}", ".jsonl")), ["en"], EvaluateSettings(), False)
     assert (data.train, data.of(None)["train"]) == ({"en": []}, {})
     assert data.overlap(None)["prompts"] == 0

@@ -74,6 +74,18 @@ def repeats(examples: Iterable[Example]) -> dict[str, int]:
 def normalised(text: str) -> str:
     """Letters and digits only, case-folded, words separated by one space."""
     plain = unicodedata.normalize("NFKC", text).casefold()
-    # Marks stay: in many scripts they are the vowels.
-    letters = "".join(c if unicodedata.category(c)[0] in "LMN" else " " for c in plain)
-    return " ".join(letters.split())
+    return " ".join(plain.translate(_LETTERS).split())
+
+
+class _Letters(dict[int, int]):
+    """Of each character the letter, mark or digit that it is, or a space; filled as characters are met.
+
+    Marks stay: in many scripts they are the vowels.
+    """
+
+    def __missing__(self, code: int) -> int:
+        self[code] = code if unicodedata.category(chr(code))[0] in "LMN" else ord(" ")
+        return self[code]
+
+
+_LETTERS = _Letters()

@@ -12,7 +12,7 @@ from typing import Any
 from crosstune.data.example import Split
 from crosstune.data.tables import BadRow, Row, Rows, changed, read_rows
 from crosstune.errors import UserError
-from crosstune.languages.table import find
+from crosstune.languages.table import lookup
 
 Reader = Callable[[Path], Rows]
 
@@ -171,7 +171,5 @@ def _path_pattern(files: str) -> re.Pattern[str]:
 
 
 def _canonical(code: str) -> str | None:
-    try:
-        return find(code).code
-    except UserError:
-        return None
+    language = lookup(code)
+    return None if language is None else language.code

@@ -97,23 +97,36 @@ def find(code: str) -> Language:
     Raises:
         UserError: Nothing in the table is called so; the nearest name is suggested.
     """
-    key = _key(code)
-    index = _index()
+    if (row := lookup(code)) is not None:
+        return row
+    base, script = _base_and_script(_key(code))
+    if base is None:
+        raise UserError(f"unknown language {code!r}{did_you_mean(_key(code), _index())}")
+    codes = [row.code for row in LANGUAGES.values() if row.code.split("-")[0] == base]
+    raise UserError(
+        f'no variety of {LANGUAGES[base].name} in script "{script}" for {code!r}; use {" or ".join(codes)}'
+    )
+
+
+def lookup(code: str) -> Language | None:
+    """What `find` gives; None where nothing is called so, without a search for the nearest name."""
+    key, index = _key(code), _index()
     if key in index:
         return LANGUAGES[index[key]]
-    if (tag := _TAG.fullmatch(key)) and (base := index.get(tag[1])):
-        script = (tag[2] or _SCRIPT_OF_REGION.get((base, (tag[3] or "").upper()), "")).title()
-        script = _SAME_SCRIPT.get(script, script)
-        if not script or script == LANGUAGES[base].script:
-            return LANGUAGES[base]
-        if variety := LANGUAGES.get(f"{base}-{script}"):
-            return variety
-        codes = [row.code for row in LANGUAGES.values() if row.code.split("-")[0] == base]
-        raise UserError(
-            f'no variety of {LANGUAGES[base].name} in script "{script}" for {code!r}; '
-            f"use {' or '.join(codes)}"
-        )
-    raise UserError(f"unknown language {code!r}{did_you_mean(_key(code), index)}")
+    base, script = _base_and_script(key)
+    if base is None or not script or script == LANGUAGES[base].script:
+        return None if base is None else LANGUAGES[base]
+    return LANGUAGES.get(f"{base}-{script}")
+
+
+def _base_and_script(key: str) -> tuple[str | None, str]:
+    """Of a tag: the canonical code of its language, and the script that it asks for, if any."""
+    tag = _TAG.fullmatch(key)
+    base = _index().get(tag[1]) if tag else None
+    if tag is None or base is None:
+        return None, ""
+    script = (tag[2] or _SCRIPT_OF_REGION.get((base, (tag[3] or "").upper()), "")).title()
+    return base, _SAME_SCRIPT.get(script, script)
 
 
 def add(code: str, name: str, family: str, script: str, resource: int | None = None) -> None:

@@ -159,6 +159,6 @@ class EvaluateSettings(BaseModel):
             "system_prompt",
         )
         for name in newer:
-            if content[name] == type(self).model_fields[name].default:
+            if name in content and content[name] == type(self).model_fields[name].default:
                 del content[name]
         return content

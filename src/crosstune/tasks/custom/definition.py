@@ -44,10 +44,15 @@ _NEEDED = {
 _SLIPS = {
     **dict.fromkeys(("tags", "labels", "classes"), "all of them are called choices, and their column answer"),
     **dict.fromkeys(("label", "target", "passage"), "the column is called answer"),
-    **dict.fromkeys(("query", "question", "text", "input"), 'write "prompt:" with the column in braces'),
-    "tokens": "the column is called words",
+    **dict.fromkeys(
+        ("query", "question", "text", "sentence", "input"), 'write "prompt:" with the column in braces'
+    ),
 }
 """Keys that are called otherwise here."""
+_SLIPS_OF_TAGS = dict.fromkeys(
+    ("tokens", "text", "sentence", "input"),
+    "the column of the words is called words, that of their tags answer",
+)
 _KEYS_OF: dict[Kind, tuple[str, ...]] = {
     "choice": ("prompt", "choices", "answer_is"),
     "generation": ("prompt", "normalise", "max_answer_tokens", "stop"),
@@ -310,7 +315,8 @@ def read_definition(document: Document) -> Definition:
 def _definition(data: Any) -> Definition:
     if not isinstance(data, Mapping):
         raise invalid((), 'a task is a mapping of keys: "name:", "kind:", "prompt:", "answer:", ...')
-    known_keys(data, Definition.model_fields, "a task", slips=_SLIPS)
+    slips = _SLIPS | _SLIPS_OF_TAGS if data.get("kind") == "tags" else _SLIPS
+    known_keys(data, Definition.model_fields, "a task", slips=slips)
     if (kind := data.get("kind")) and kind not in CUSTOM:
         raise invalid(("kind",), f'task: kind should be one of {", ".join(CUSTOM)}; found "{kind}"')
     free = ("prompt", "answer") if data.get("kind") == "tags" else ()

@@ -92,12 +92,12 @@ def test_damaged_cache_is_made_again(tiny, tmp_path):
     assert kept(tmp_path) == [folder.name]
 
 
-@pytest.mark.parametrize("marker", ["", "[]", "{}", '{"gguf_sha256": "another"}'])
-def test_folder_with_another_marker_is_made_again(tiny, marker):
+def test_folder_with_another_marker_is_made_again(tiny):
     folder = prepare(NAME)
-    (folder / "crosstune.json").write_text(marker)
-    assert prepare(NAME) == folder
-    assert len(tiny) == 2
+    for times, marker in enumerate(("", "[]", "{}", '{"gguf_sha256": "another"}'), start=2):
+        (folder / "crosstune.json").write_text(marker)
+        assert prepare(NAME) == folder
+        assert len(tiny) == times, marker
 
 
 def test_wrong_bytes_leave_nothing_behind(tiny, tmp_path):

@@ -33,7 +33,6 @@ NEAR = 1e-4
 GRADIENTS_NEAR = 2e-3
 """Of a tensor's largest gradient: a sum over all logits, most of which cancel."""
 PROMPT = 3
-LENGTH = {"soft-prompt": PROMPT, "prefix-hidden": PROMPT, "prefix-kv": PROMPT, "llama-adapter": PROMPT}
 # Every way a method reaches a model: name -> (method, settings).
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "none": ("none", {}),
@@ -64,6 +63,10 @@ def own_way(name: str) -> bool:
 # A method without a case here has one of its default settings.
 _WITH_A_CASE = {name for name, _ in CASES.values()}
 CASES |= {name: (name, {}) for name in METHODS if own_way(name) and name not in _WITH_A_CASE}
+# What changes weights, or what a token is by itself, knows of no other token: `none` is read in every form,
+# and so is all that has keys of its own.
+OF_ONE_TOKEN = {"lora", "peft-loha", "bottleneck", "bottleneck-parallel", "compacter", "ia3"}
+WITHOUT_KEYS = {"a text alone", "texts in one line", "last rows alone", "decoding steps"}
 RIGHT, SLOW, REFUSED, WRONG = "right", "right one text per row", "refused", "WRONG"
 
 
@@ -273,10 +276,9 @@ def _compare(case: str, method: Any, lm: LanguageModel, logits: Callable[[Any], 
     texts = [one, branch, other]
     if lm.geometry.encoder_layers:
         texts = [(text, target[:n]) for text, target, n in zip(texts, draws, (4, 8, 6), strict=True)]
-    # Changed weights are the same model with other numbers: `none` reads it in every form.
-    forms = {
-        form: read for form, read in _forms(lm).items() if form in OF_WEIGHTS or not method.trains_weights
-    }
+    forms = _forms(lm)
+    if (case in OF_ONE_TOKEN or method.trains_weights) and not lm.geometry.encoder_layers:
+        forms = {form: read for form, read in forms.items() if form in WITHOUT_KEYS}
     # Masters of weights are stepped, not computed with; the forms see them in the weights.
     learns = method.trains and not method.trains_weights
     with torch.set_grad_enabled(learns):
@@ -391,5 +393,3 @@ FORMS: dict[str, Callable[[LanguageModel, list[list[int]]], list[Tensor]]] = {
     "last rows alone": _few_rows,
     "decoding steps": _decoding,
 }
-OF_WEIGHTS = ("a text alone", "padded rows", "texts in one line", "decoding steps")
-"""The forms in which a model with changed weights is read."""

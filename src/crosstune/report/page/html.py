@@ -67,6 +67,31 @@ def render(
     models = across_models(runs, scores)
     room = SAMPLES_BYTES // len(parts)
     vega, script = vega_bundle(), (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            facts=facts(parts),
+            finding=overall_finding(parts),
+            glance=at_a_glance(parts) if len(parts) > 1 else [],
+            verdicts=verdicts_view(verdicts) if verdicts else None,
+            suite=[(item.id, item.title, item.table()) for item in across_tasks(scores) if item.table],
+            models=[figure for item in models for figure in drawn(item)],
+            views=[view(number, part, predictions, room) for number, part in enumerate(parts, 1)],
+            settings=settings_view(parts),
+            hashes=[_csp_hash(text) for text in (vega, script)],
+            vega=Markup(vega),
+            script=Markup(script),
+            colours=embedded_json(ON_DARK),
+            style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        )
+    )
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    """Keeps its templates: compiling them takes as long as filling in a small report."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -75,22 +100,7 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["visible"] = visible
-    return environment.get_template("report.html.j2").render(
-        title=title,
-        facts=facts(parts),
-        finding=overall_finding(parts),
-        glance=at_a_glance(parts) if len(parts) > 1 else [],
-        verdicts=verdicts_view(verdicts) if verdicts else None,
-        suite=[(item.id, item.title, item.table()) for item in across_tasks(scores) if item.table],
-        models=[figure for item in models for figure in drawn(item)],
-        views=[view(number, part, predictions, room) for number, part in enumerate(parts, 1)],
-        settings=settings_view(parts),
-        hashes=[_csp_hash(text) for text in (vega, script)],
-        vega=Markup(vega),
-        script=Markup(script),
-        colours=embedded_json(ON_DARK),
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
-    )
+    return environment
 
 
 @functools.cache

@@ -88,14 +88,13 @@ def training(
     optimiser = full * (itemsize + 4 * masters + moments)
     # Of a layer and token: both norms' input, in fp32 if not fused; rotated queries, keys, values, what
     # attention gives; the gate and the up projection, and if not fused the activation. Trained weights keep
-    # their inputs.
+    # their inputs (a norm's is in 16 bits), and LoRA the first norm's output; fused, these are made again.
     fused = fused and ours
     norms = 2 * (itemsize if fused else 4) * g.hidden
     heads = itemsize * (2 * g.q_size + 2 * g.kv_size)
     inner = itemsize * (2 if fused else 3) * g.intermediate
-    inputs = itemsize * (2 * g.hidden + g.q_size + g.intermediate) if whole else 0
-    # LoRA keeps its input, the first norm's output.
-    inputs += itemsize * g.hidden if method == "lora" else 0
+    trained = {"full": 4 * g.hidden + g.intermediate, "lora": g.hidden}
+    inputs = 0 if fused else itemsize * trained.get(method, 0)
     layer = norms + heads + inner + inputs
     kept = layer + g.layers * itemsize * g.hidden if checkpointing else g.layers * layer
     # Scores, their fp32 form and its gradient: of answers alone, or of every token.

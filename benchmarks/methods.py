@@ -15,7 +15,9 @@ from typing import Any
 import torch
 import transformers
 
+from crosstune.errors import UserError
 from crosstune.methods import METHODS
+from crosstune.methods.adapters.peft_tuner import TYPES
 from crosstune.models.loading.load import load
 from crosstune.outputs.evaluate import evaluate
 from crosstune.outputs.registry import OUTPUTS
@@ -42,10 +44,19 @@ METHOD_SETTINGS: dict[str, dict[str, Any]] = {
     "adamergex": {},
     "full-norms": {"name": "full", "only": "norms"},
     "stack": {"stack": ["lora", {"name": "prefix", "length": 10}]},
-    "adalora": {"name": "peft", "type": "ADALORA", "init_r": 6, "target_r": 4},
-    "vera": {"name": "peft", "type": "VERA"},
-    "oft": {"name": "peft", "type": "OFT", "r": 0, "oft_block_size": 32},
-    "loha": {"name": "peft", "type": "LOHA", "r": 4},
+}
+# PEFT's tuners: sizes where its default does not fit the model, and those that are compared above.
+TUNERS: dict[str, dict[str, Any]] = {
+    "ADALORA": {"init_r": 6, "target_r": 4},
+    "C3A": {"block_size": 64},
+    "LOHA": {"r": 4},
+    "OFT": {"r": 0, "oft_block_size": 32},
+    "VBLORA": {"vector_length": 64},
+}
+METHOD_SETTINGS |= {
+    kind.lower(): {"name": "peft", "type": kind} | TUNERS.get(kind, {})
+    for kind in TYPES
+    if kind not in ("DORA", "IA3", "LORA")
 }
 
 
@@ -93,7 +104,11 @@ def main() -> None:
     best = {name: (float("inf"), float("inf")) for name in names}
     for _ in range(args.rounds):
         for name in names:
-            step, answers = timed(name, lm)
+            try:
+                step, answers = timed(name, lm)
+            except UserError as error:
+                print(f"{name}: {error}")
+                continue
             best[name] = min(best[name][0], step), min(best[name][1], answers)
     print(f"{'method':<22} {'step':>7} {'/ LoRA':>7} {'evaluation':>11} {'/ none':>7}")
     for name, (step, answers) in best.items():

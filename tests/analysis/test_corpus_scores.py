@@ -100,6 +100,13 @@ def test_a_language_is_scored_by_its_sums(
         assert row["target_mean"] == pytest.approx(expected[row["method"][1:]], rel=1e-12)
 
 
+@pytest.mark.filterwarnings("error")
+def test_one_sentence_has_no_standard_error(study: tuple[list[RunRecord], pl.DataFrame]) -> None:
+    runs, rows = study
+    first = rows.unique(["run", "language"], keep="first", maintain_order=True)
+    assert language_scores(runs, first)["se"].to_list() == [None] * first.height
+
+
 def test_a_difference_and_its_interval(
     paired: PairedPredictions, counts: dict[tuple[str, str], np.ndarray]
 ) -> None:

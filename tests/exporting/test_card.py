@@ -16,8 +16,8 @@ from crosstune.analysis.statistics.pairing import pair_predictions
 from crosstune.analysis.transfer import language_scores
 from crosstune.cli.main import app
 from crosstune.errors import UserError
-from crosstune.exporting.card import _results, write_card
-from crosstune.exporting.folders import write_adapter
+from crosstune.exporting.card import _results, _use, write_card
+from crosstune.exporting.folders import Written, write_adapter
 from crosstune.methods import METHODS
 from crosstune.store import store as stored
 from hub_server import COMMIT, OWNER, TOKEN, serving
@@ -53,6 +53,9 @@ def test_the_card(runs: Any, tmp_path: Path) -> None:
         "PeftModel.from_pretrained",
     ):
         assert part in rest
+    demo = Written(folder, record.model_copy(update={"model": "demo:e5-small"}), "PEFT adapter", 0.0, ())
+    assert "loading.demo import prepare\n" in _use(demo)
+    assert 'from_pretrained(prepare("demo:e5-small"))' in _use(demo), "transformers does not know that name"
     assert "English names of 80 items a kind" in rest
     assert f"- base model {record.model}: not known here: look at its source\n" in rest
     assert "- data CLDR: Unicode License v3\n" in rest

@@ -1,19 +1,21 @@
 """Recorded decoding steps, a tape in place of a CUDA graph: the same answers, or plain steps and a line."""
 
+import functools
 from weakref import ref
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from crosstune.config.environment import GPU_OFF
 from crosstune.errors import UserError
 from crosstune.models.attention.cache import DecodingCache
 from crosstune.models.attention.trees import grow
-from crosstune.models.fast import graphs
+from crosstune.models.fast import graphs, kernels
 from crosstune.models.proof import wanted
 from crosstune.outputs import generation
-from tape import TapeRecorder
-from tiny_models import DEVICE, SCORED, attach, random_ids
+from tape import Tape, TapeRecorder
+from tiny_models import DEVICE, SCORED, attach, make_lm, random_ids
 
 PROMPTS = [random_ids(n, seed=n) for n in (2, 5, 7, 8, 13, 30, 19, 17, 22)]
 TOKENS = 14
@@ -164,6 +166,45 @@ def test_what_cannot_be_recorded_is_said_once_and_computed(tiny_lm, monkeypatch,
     assert f"({why})" in told[0]
     assert recordings is None or recorder.recordings == recordings
     assert graphs.RECORDED.verdicts[ref(lm.model)] == why
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_compiled_kernels_are_part_of_recordings(monkeypatch, fails):
+    """As PyTorch's, they refuse to run where operations are looked at; recorded without where they fail."""
+    ran = set()
+
+    def compile_(function, fullgraph):
+        def kernel(*args):
+            modes = {type(mode) for mode in _get_current_dispatch_mode_stack()}
+            if graphs.Trace in modes:
+                raise RuntimeError("found no compiled frames")
+            ran.add((function.__name__, Tape in modes))
+            return function(*args)
+
+        return kernel
+
+    monkeypatch.setattr(kernels.torch, "compile", compile_)
+    monkeypatch.setattr(kernels, "compiled", functools.cache(kernels.compiled.__wrapped__))
+    monkeypatch.setattr(kernels.FUSED, "verdicts", {})
+
+    class Recorder(TapeRecorder):
+        def record(self, work):
+            replay = super().record(work)
+            if fails and any(taped for _, taped in ran):
+                ran.clear()
+                raise RuntimeError("operation not permitted when stream is capturing")
+            return replay
+
+    lm, told, recorder = make_lm("llama", torch.bfloat16), [], Recorder()
+    with kernels.fused_kernels(lm.model, lm.dtype):
+        assert kernels.in_use(lm.model)
+        wanted = batched(lm)
+        answers, steps = decode(lm, monkeypatch, recorder, told)
+    assert not kernels.in_use(lm.model)
+    assert answers == wanted
+    assert any(steps.recorded.values())
+    assert {name for name, taped in ran if taped} == (set() if fails else {"norm", "turn", "gate"})
+    assert ["in a recorded step: operation not permitted" in line for line in told] == [True] * fails
 
 
 def test_the_tape_repeats_what_python_did():

@@ -50,11 +50,20 @@ def go(case, settings, small=None, score=0.0, dtype=torch.float32, checkpoint=No
             raise Killed
 
     lm.decoder.register_forward_pre_hook(check, with_kwargs=True)
+
+    def dev_score():
+        if isinstance(score, Exception):
+            raise score
+        return score
+
     kept = None if checkpoint is None else Checkpoint(checkpoint, "this", lambda line: None)
     try:
-        result = train(method, ROWS, settings, 3, lambda: score, tell, None, kept)
+        result = train(method, ROWS, settings, 3, dev_score, tell, None, kept)
     except Killed:
         return None
+    except (ValueError, UserError) as error:
+        method.detach()
+        return str(error), [before[name][0] is p for name, p in lm.model.named_parameters()]
     weights = {name: x.detach().float().numpy().copy() for name, x in method.state().items()}
     method.detach()
     after = dict(lm.model.named_parameters())
@@ -133,6 +142,22 @@ def test_sharded_weights_train_as_whole_ones_do(tmp_path, monkeypatch):
         assert first[0] == second[0] == pytest.approx(one[0], rel=noise)
         assert all((first[2][name] == second[2][name]).all() for name in one[2])
         assert all(abs(first[2][name] - x).max() <= 20 * noise * abs(x).max() for name, x in one[2].items())
+
+
+def test_a_score_that_fails_in_the_first_process_fails_in_both(tmp_path):
+    """Neither waits for the other, sharded weights are whole again, and the next training goes well."""
+    fails, one = ValueError("no such column\nand more"), SETTINGS.model_copy(update={"steps": 2})
+    *failed, after = together(
+        tmp_path,
+        lambda rank: ("lora", one, None, fails),
+        lambda rank: ("full", one.model_copy(update={"shard": True}), None, fails),
+        lambda rank: ("lora", one),
+    )
+    for (first, own), (second, theirs) in failed:
+        assert first == str(fails)
+        assert second == "scoring development data failed in the first process: no such column"
+        assert all([*own, *theirs])
+    assert after[0][0] == after[1][0]
 
 
 @pytest.mark.parametrize(

@@ -227,18 +227,22 @@ def _mean_scores(predictions: pl.DataFrame, statistics: Mapping[str, Statistic])
     ]
     if rows:
         keys = ["run", "language"]
-        means = means.update(pl.DataFrame(rows, [*keys, "score", "se"], orient="row"), keys)
+        schema = dict.fromkeys(keys, pl.String) | dict.fromkeys(("score", "se"), pl.Float64)
+        means = means.update(pl.DataFrame(rows, schema, orient="row"), keys)
     return means.drop("distinct")
 
 
-def _corpus_score(statistic: Statistic, predictions: pl.DataFrame) -> tuple[float, float]:
-    """A score of one run in one language that is no mean over examples, and its standard error."""
+def _corpus_score(statistic: Statistic, predictions: pl.DataFrame) -> tuple[float, float | None]:
+    """A score of one run in one language that is no mean over examples, and its standard error.
+
+    Of one example there is none.
+    """
     score = statistic.of(predictions)
     if not math.isfinite(score):
         run, language = predictions.select("run", "language").row(0)
         raise UserError(f"run {run}, language {language}: its score is no number")
     values = statistic.per_example(predictions.select(statistic.columns).to_numpy().astype(np.float64))
-    return score, float(values.std(ddof=1) / math.sqrt(len(values)))
+    return score, float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
 def _protocols(runs: Sequence[RunRecord], counts: Mapping[str, Mapping[str, int]]) -> dict[str, str]:

@@ -92,7 +92,7 @@ class Pick(BaseModel):
 
 
 _SLIPS = dict.fromkeys(
-    ("than", "against", "other", "baseline", "versus", "vs", "over", "worse_than"),
+    ("better_than", "than", "against", "other", "baseline", "versus", "vs", "over", "worse_than"),
     'the other method stands behind "beats:", "matches:" or "equals:"',
 )
 """Keys that are called otherwise here."""

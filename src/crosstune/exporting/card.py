@@ -76,17 +76,19 @@ def _facts(run: RunRecord) -> str:
 
 
 def _use(written: Written) -> str:
-    name = json.dumps(written.run.model)
+    name, first = json.dumps(written.run.model), ""
+    if written.run.model in DEMOS:  # transformers knows it by its folder alone
+        name, first = f"prepare({name})", "from crosstune.models.loading.demo import prepare\n"
     classes = f", num_labels={written.classes}" if written.classes else ""
     if written.kind == "PEFT adapter":
         text = (
-            f"```python\nfrom peft import PeftModel\nfrom transformers import {written.loads}\n\n"
+            f"```python\n{first}from peft import PeftModel\nfrom transformers import {written.loads}\n\n"
             f"model = {written.loads}.from_pretrained({name}{classes})\n"
             'model = PeftModel.from_pretrained(model, "this folder")\n```\n'
         )
     elif written.gap is None:
         text = (
-            "```python\nimport adapters\nfrom transformers import AutoModelForCausalLM\n\n"
+            f"```python\nimport adapters\n{first}from transformers import AutoModelForCausalLM\n\n"
             f"model = AutoModelForCausalLM.from_pretrained({name})\n"
             "adapters.init(model)\n"
             f"{_loaded(written)}```\n"

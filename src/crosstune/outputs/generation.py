@@ -20,7 +20,7 @@ from crosstune.models.attention.cache import DecodingCache, OwnCaches
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out, reading_form, turns
 from crosstune.models.attention.trees import Shared, Tree, grow
 from crosstune.models.fast.graphs import fetch, stepper
-from crosstune.models.fast.norms import fused_parts
+from crosstune.models.fast.kernels import fused
 from crosstune.models.fast.weights import packed_weights
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import generation as budget
@@ -125,7 +125,7 @@ def generate(
         trees = [grow([prompts[i] for i in group.items]) for group in batch]
         budget.measure(lm, passes, trees, longest, partial(_read, lm, form=BatchForm.PADDED))
 
-    with fused_parts(lm.model), packed_weights(lm):
+    with fused(lm), packed_weights(lm):
         budget.keep_to_memory(lm, passes, longest, rows * len(prompts))
         one_per_row = lm.geometry.apart or turns(lm, lm.adaptation.front + longest)
         fitted = fit if fitting.measures(lm) and not one_per_row else None

@@ -136,7 +136,7 @@ def train(
             every = settings.evaluate_every if step > total - phases[-1] else None
             if dev_score is not None and every is not None and (step % every == 0 or step == total):
                 with _paused(method), (shards or blocks).away():
-                    score = parallel.of_the_first(dev_score, method.attached().device)
+                    score = parallel.of_the_first(dev_score)
                 result.dev.append({"step": step, "score": score})
                 best.see(step, score)
             result.seconds = time.perf_counter() - began

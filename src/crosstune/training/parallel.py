@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from crosstune.errors import UserError
+from crosstune.errors import UserError, first_line
 from crosstune.outputs.rows import TrainingRow
 
 # Numbers in one message: small gradients go together, and no second copy of a large model's is made.
 _AT_ONCE = 2**25
+EVERYWHERE = "training stopped in all processes"
+"""Noted on an error behind which no process waits for another."""
 
 
 def join() -> None:
@@ -100,9 +102,28 @@ def _sum(parameters: Sequence[nn.Parameter]) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def of_the_first(score: Callable[[], float], device: torch.device) -> float:
-    """A score that the first process computes and all take."""
-    return summed([score() if rank() == 0 else 0.0], device)[0]
+def of_the_first(score: Callable[[], float]) -> float:
+    """A score that the first process computes and all take.
+
+    Raises:
+        UserError: It failed there; the first process raises that error itself, with `EVERYWHERE` noted on it.
+    """
+    if processes() == 1:
+        return score()
+    failed: Exception | None = None
+    outcome = 0.0, ""
+    if rank() == 0:
+        try:
+            outcome = score(), ""
+        except Exception as error:  # of any class: the others would wait for this process's next message
+            error.add_note(EVERYWHERE)
+            failed, outcome = error, (0.0, first_line(error))
+    value, why = from_the_first(outcome)
+    if failed is not None:
+        raise failed
+    if why:
+        raise UserError(f"scoring development data failed in the first process: {why}")
+    return float(value)
 
 
 def from_the_first(content: Any = None) -> Any:

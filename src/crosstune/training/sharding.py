@@ -39,8 +39,9 @@ def sharded(method: Method) -> "Iterator[Shards]":
     # Behind any other error than one that all processes have, the others are not there to give their parts.
     try:
         yield shards
-    except UserError:
-        shards.close()
+    except Exception as error:
+        if isinstance(error, UserError) or parallel.EVERYWHERE in getattr(error, "__notes__", ()):
+            shards.close()
         raise
     shards.close()
     if isinstance(tuned, Full):

@@ -52,7 +52,7 @@ class Difference:
         languages: How many.
         families: Families of these languages.
         examples: How many, of all languages together.
-        units: How many of these are independent: examples, or passages with several questions.
+        units: Of these, independent ones of each language: examples, or passages with several questions.
         seeds_a: Seeds of a.
         seeds_b: Seeds of b.
         effect: Cohen's h, 2 asin(sqrt(A)) - 2 asin(sqrt(B)) of the two mean scores (Cohen 1988: 0.2 is

@@ -1,7 +1,8 @@
 """The cache of texts that are being written: memory set aside once, rows that end make room for others.
 
 A row holds one text from its first column on, whatever the lengths of its neighbours; a learned prefix
-stands in front of it, written once for all texts that come and go. So decoding reads keys and values in place
+stands in front of it, written once for all texts that come and go, or is kept once for all rows where that
+is faster (`flash.next_tokens.shares`). So decoding reads keys and values in place
 and copies nothing but the newest token's. What changes from step to step is in `state`, on the model's
 device: each row's newest token, how many tokens the row holds, and how many more may be written.
 
@@ -19,8 +20,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from crosstune.models.attention import gpu_line
-from crosstune.models.attention.flash import kernel
 from crosstune.models.attention.flash.kernel import Places
+from crosstune.models.attention.flash.next_tokens import NextTokens, shares
 from crosstune.models.attention.layout import ridden
 from crosstune.models.protocol import Model
 
@@ -120,37 +121,6 @@ def _width(prompt: tuple[Tensor, Tensor] | None) -> int:
     return 0 if prompt is None else prompt[0].shape[1]
 
 
-@dataclass(frozen=True, slots=True)
-class NextTokens:
-    """Who sees whom in a step, for a kernel that reads the cache in place (`flash.kernel`).
-
-    It rides on a mask of one number (`crosstune.models.attention.layout.ridden`).
-    """
-
-    two_way: ClassVar[bool] = False
-
-    cache: "DecodingCache"
-    window: int | None  # tokens that the newest sees, itself included; None for all
-
-    def attend(
-        self, query: Tensor, key: Tensor, value: Tensor, scaling: float, biased: bool
-    ) -> Tensor | None:
-        """``[rows, 1, heads, size]`` of queries ``[rows, heads, 1, size]``.
-
-        ``key`` and ``value`` are what the cache handed to this layer. None where the kernel does not fit:
-        they are something else, scores are ``biased``, or the window would hide the prefix.
-        """
-        handed, flat, n = self.cache.handed
-        longest = n + self.cache.fixed_columns
-        window = None if self.window is None or self.window >= longest else self.window
-        same = key is handed[0] and value is handed[1] and key.shape[-1] == value.shape[-1]
-        if biased or not same or (n and window is not None):
-            self.cache.in_place = False  # of no layer from the next step on
-            return None
-        where = self.cache.at(query.device).for_kernel(n)
-        return kernel.attend_in_place(query[:, :, 0], *flat, *where, longest, scaling, window)[:, None]
-
-
 @dataclass
 class DecodingCache:
     """Keys and values of so many rows of texts being written, and the attention of their next tokens.
@@ -184,26 +154,43 @@ class DecodingCache:
         self.state = torch.zeros(3, max(self.rows, STATES), dtype=torch.long, device=device)
         self._firsts = torch.zeros(self.state.shape[1] + 1, dtype=torch.long, device=device)
         self._at: dict[torch.device, Places] = {}
-        self.prompts_inside = self.lm.geometry.cached is None
+        # By layer: of prompts that all rows share, keys and values ``[n, kv_heads, size]``.
+        self.shared: dict[int, tuple[Tensor, Tensor]] = {}
         if self.rounded is None:
             self.rounded = device.type == "cuda"
         self.fit(self.rows, self.columns)
 
     def fit(self, rows: int, columns: int) -> bool:
         """Empty it and cut its memory into other rows; False, and nothing done, where that is too small."""
-        prompts = _fronts(self.lm)
+        prompts, in_place = _fronts(self.lm), gpu_line.reads_in_place(self.lm)
+        shared: list[tuple[Tensor, Tensor] | None] = [None] * len(prompts)
+        if in_place and shares(self.lm, rows, columns, max(map(_width, prompts), default=0)):
+            prompts, shared = shared, prompts
         width = columns + max(map(_width, prompts), default=0)
         held = [store.shape[0] for store in self.keys.values()]
         if rows > self.state.shape[1] or any(rows * width > tokens for tokens in held):
             return False
         self.rows, self.columns, self.width, self._prompts = rows, columns, width, prompts
-        self.in_place = gpu_line.reads_in_place(self.lm)
-        self.lengths = []
+        self.in_place, self.lengths = in_place, []
+        self._share(shared)
+        self.prompts_inside = self.lm.geometry.cached is None and not self.shared
         self.state.zero_()
         torch.mul(torch.arange(len(self._firsts), device=self._firsts.device), width, out=self._firsts)
         for i in self.keys:
             self._put_prompt(i)
         return True
+
+    def _share(self, prompts: "list[tuple[Tensor, Tensor] | None]") -> None:
+        """Keep these for all rows, by layer: where recorded steps look for them, if they are as long."""
+        before, self.shared = self.shared, {}
+        for i, prompt in enumerate(prompts):
+            if prompt is not None:
+                keys, values = (
+                    x.detach().transpose(0, 1).clone(memory_format=torch.contiguous_format) for x in prompt
+                )
+                if i in before and [x.shape for x in before[i]] == [keys.shape, values.shape]:
+                    keys, values = before[i][0].copy_(keys), before[i][1].copy_(values)
+                self.shared[i] = keys, values
 
     @property
     def extent(self) -> int:
@@ -369,7 +356,7 @@ class DecodingCache:
         all_values[newest] = values[:, :, 0]
         end = n + min(self.fixed_columns, self.columns)
         rows = [self._by_row(x)[: len(newest), :end].transpose(1, 2) for x in (all_keys, all_values)]
-        self.handed = (rows[0], rows[1]), (all_keys, all_values), n
+        self.handed = (rows[0], rows[1]), (all_keys, all_values), n, self.shared.get(layer_idx)
         return rows[0], rows[1]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:

@@ -49,8 +49,8 @@ from crosstune.errors import UserError
 from crosstune.models.adaptation import Prompt, prompts_of, sees_behind
 from crosstune.models.attention import gpu_line
 from crosstune.models.attention.biases import with_alibi, with_sinks
-from crosstune.models.attention.cache import NextTokens
 from crosstune.models.attention.cpu_line import PaddingFreeBatch, attend
+from crosstune.models.attention.flash.next_tokens import NextTokens
 from crosstune.models.attention.gpu_line import VarlenBatch
 from crosstune.models.attention.layout import Attended, in_use, pattern_of
 from crosstune.models.attention.own_keys import Captured, capturing

@@ -14,11 +14,13 @@ compared again on other numbers, which detects a recording that repeats one of i
 the model starts to write, the first step that would be replayed is plain once more, and its operations,
 numbers and addresses are compared with those it was recorded from: another method, merged weights or a part
 that is switched off make other ones, and everything is recorded anew. If anything fails, all further steps of
-this model are plain, and one line is logged.
+this model are plain, and one line is logged; where compiled kernels are part of its steps
+(`crosstune.models.fast.kernels`), recordings are tried without them first.
 """
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -29,6 +31,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from crosstune.models.attention.cache import IDS, LEFT, DecodingCache, OwnCaches
+from crosstune.models.fast import kernels
 from crosstune.models.proof import FastWay, Note
 from crosstune.models.protocol import Model
 
@@ -89,6 +92,8 @@ class Steps:
         self._traces: dict[tuple[int, ...], list[Any]] = {}
         self._replays: dict[tuple[int, ...], Callable[[], Tensor]] = {}
         self.recorded: dict[tuple[int, ...], bool] = {}
+        # How the model is read: where compiled kernels failed in a recording, without them.
+        self._read: Callable[[], AbstractContextManager[None]] = nullcontext
         self._unsure: set[tuple[int, ...]] = set()  # shapes of which it may not be the same any more
 
     def begin(self) -> None:
@@ -135,7 +140,8 @@ class Steps:
         """States ``[rows, hidden]`` that tokens were chosen from; a text that has ended stays as it is."""
         lm, state = self._model, self.slots.state[:, : shape[0]]
         lengths = self.slots.begin(shape)
-        hidden = lm.read_next(state[IDS], lengths, self.slots)
+        with self._read():
+            hidden = lm.read_next(state[IDS], lengths, self.slots)
         lengths += state[LEFT] > 0
         self._choose(state, lm.best(hidden))
         return hidden
@@ -153,7 +159,7 @@ class Steps:
 
     def _look(self, shape: tuple[int, ...], work: Callable[[], Tensor]) -> None:
         """A plain step, and what it is made of: the same as when it was recorded, or all is forgotten."""
-        with Trace() as trace:
+        with kernels.operation_by_operation(), Trace() as trace:
             work()
         if shape in self._unsure:
             if trace.calls != self._traces[shape]:
@@ -165,9 +171,13 @@ class Steps:
         """A computed step, compared with its recording, which is made first if it does not exist."""
         state, extent = self.slots.state, self.slots.extent
         before = state.clone()
+        compiles = self._read is nullcontext and kernels.in_use(self._model.model)
 
         def compare() -> Iterator[tuple[Tensor, Tensor]]:
             # Repeating a step writes the same keys to the same places; its state is put back.
+            if shape not in self._replays:
+                work()  # what is compiled is compiled here: a rehearsal must not wait for anything
+                state.copy_(before)
             plain = work() if shape in self._replays else recorder.rehearse(work)
             after = state.clone()
             state.copy_(before)
@@ -183,11 +193,15 @@ class Steps:
         if not why:
             self.recorded[shape] = shape in self.recorded
             return
-        self._recorder = None
         self._forget()
-        self._model.steps = None
-        RECORDED.verdicts[ref(self._model.model)] = why
-        RECORDED.tell(why, self._note)
+        if compiles:
+            self._read = kernels.operation_by_operation
+            kernels.COMPILED.tell(f"in a recorded step: {why}", self._note)
+        else:
+            self._recorder = None
+            self._model.steps = None
+            RECORDED.verdicts[ref(self._model.model)] = why
+            RECORDED.tell(why, self._note)
         state.copy_(before)
         work()
 

@@ -10,13 +10,17 @@ form, and ``torch.compile`` makes one kernel of it, once for all layers:
 
 A weight of a norm may be trained. Each is compared with the module it stands for, forward and backward,
 before its first use, and not used where it differs or is switched off (``CROSSTUNE_GPU_OFF=fusing``). What
-cannot be compiled is computed operation by operation, and keeps as little. Training and scoring use them;
-steps of writing do not: whether such a kernel can stand in a recording has not been tried on a GPU.
+cannot be compiled is computed operation by operation, and keeps as little. A recorded step of writing that
+fails with them is recorded once more without (`crosstune.models.fast.graphs`).
+
+What they return is not kept for the backward pass where a product after them needs it (LoRA's input, the
+inputs of trained weights): it is made again from what they keep (`crosstune.models.fast.remade`).
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from contextvars import ContextVar
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -26,6 +30,7 @@ from torch.nn import functional
 from crosstune.errors import first_line
 from crosstune.models.fast.layers import in_place_of
 from crosstune.models.fast.norms import fused_parts, rotated_by
+from crosstune.models.fast.remade import made_again, made_by
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.proof import FastWay
 from crosstune.models.protocol import Model
@@ -55,6 +60,8 @@ _SLOPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "SiLU": torch.ops.aten.silu_backward,
     "GELUTanh": lambda grad, g: torch.ops.aten.gelu_backward(grad, g, approximate="tanh"),
 }
+
+_BY_OPERATION = ContextVar("computed operation by operation", default=False)
 
 
 def norm(x: Tensor, weight: Tensor, eps: float, gemma: bool) -> tuple[Tensor, Tensor]:
@@ -104,7 +111,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     failed: list[bool] = []
 
     def run(*args: Any) -> Any:
-        if not failed:
+        if not failed and not _BY_OPERATION.get():
             try:
                 return kernel(*map(_for_any_rows, args))
             except Exception as error:  # of any class, as in `proof`
@@ -115,6 +122,21 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args)
 
     return run
+
+
+@contextmanager
+def operation_by_operation() -> Iterator[None]:
+    """Inside, no kernel is compiled or used: PyTorch refuses them where each operation is to be seen."""
+    token = _BY_OPERATION.set(True)
+    try:
+        yield
+    finally:
+        _BY_OPERATION.reset(token)
+
+
+def in_use(model: nn.Module) -> bool:
+    """Whether a part of the model is computed by what is here."""
+    return any(getattr(vars(m).get("forward"), "__module__", "") == __name__ for m in model.modules())
 
 
 def _for_any_rows(x: Any) -> Any:
@@ -129,11 +151,21 @@ def _for_any_rows(x: Any) -> Any:
     return x
 
 
+def _norm_again(*args: Any) -> Tensor:
+    return compiled(norm)(*args)[0]  # type: ignore[no-any-return]
+
+
+def _gate_again(*args: Any) -> Tensor:
+    return compiled(gate)(*args)  # type: ignore[no-any-return]
+
+
 class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         y, scale = compiled(norm)(rows, weight, eps, gemma)
+        if any(ctx.needs_input_grad):
+            made_by(y, partial(_norm_again, rows, weight, eps, gemma))
         ctx.save_for_backward(rows, weight, scale)
         ctx.gemma = gemma
         return y.view(x.shape)  # type: ignore[no-any-return]
@@ -175,8 +207,11 @@ class _Gate(torch.autograd.Function):
     def forward(ctx: Any, g: Tensor, u: Tensor, kind: str) -> Tensor:
         ctx.save_for_backward(g, u)
         ctx.kind = kind
-        size = g.shape[-1]
-        return compiled(gate)(g.reshape(-1, size), u.reshape(-1, size), kind).view(g.shape)  # type: ignore[no-any-return]
+        args = g.reshape(-1, g.shape[-1]), u.reshape(-1, u.shape[-1]), kind
+        y = compiled(gate)(*args)
+        if any(ctx.needs_input_grad):
+            made_by(y, partial(_gate_again, *args))
+        return y.view(g.shape)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -305,5 +340,5 @@ def fused_kernels(model: Any, dtype: torch.dtype) -> Iterator[None]:
     def rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
         return _rotation(plain) if _same_rotation(plain, model.device, dtype) else None
 
-    with rotated_by(model, rotation), in_place_of(list(fast), list(fast.values())):
+    with rotated_by(model, rotation), in_place_of(list(fast), list(fast.values())), made_again():
         yield

@@ -80,6 +80,7 @@ def attend_in_place(
     longest: int,
     scaling: float,
     window: int | None,
+    shared: tuple[Tensor, Tensor, tuple[Tensor, Tensor]] | None = None,
 ) -> Tensor:
     """Attention of one token of each of many texts to what a cache holds of it, read where it stands.
 
@@ -95,13 +96,22 @@ def attend_in_place(
         longest: No text has more.
         scaling: Factor of the scores before the softmax.
         window: Tokens that are seen, the newest among them; None for all.
+        shared: Keys and values that all texts see besides, ``[n, kv_heads, head_dim]``, and where queries and
+            these begin and end, ``[2]`` int32 each.
 
     Returns:
         As ``query``.
     """
     # With no window at all there is no order either, and heads that share keys are read together.
     sides = (-1, -1) if window is None else (window - 1, 0)
-    return flash(query, keys, values, (ends, firsts), (1, longest), scaling, sides, used)[0]
+    out, scores = flash(query, keys, values, (ends, firsts), (1, longest), scaling, sides, used)
+    if shared is None:
+        return out
+    front_k, front_v, around = shared
+    more, of_more = flash(query, front_k, front_v, around, (len(query), len(front_k)), scaling, (-1, -1))
+    # One softmax over both: their shares are as their sums of exponentials.
+    share = torch.sigmoid(scores - of_more)[..., None]
+    return torch.lerp(more.float(), out.float(), share).to(out.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,13 @@ class Places:
             self._known["kernel", n] = ends, self.firsts.to(torch.int32), used
         return cast(tuple[Tensor, Tensor, Tensor], self._known["kernel", n])
 
+    def around(self, n: int) -> tuple[Tensor, Tensor]:
+        """``[2]`` int32 each: where all queries begin and end, and ``n`` keys that they share."""
+        if ("around", n) not in self._known:
+            ends = torch.arange(2, dtype=torch.int32, device=self.firsts.device)
+            self._known["around", n] = ends * len(self.lengths), ends * n
+        return cast(tuple[Tensor, Tensor], self._known["around", n])
+
 
 def compared_in_place(
     device: torch.device, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int, windows: bool
@@ -144,8 +161,15 @@ def compared_in_place(
     k, v = (x.view(texts, width, kv_heads, head_dim).transpose(1, 2) for x in (k, v))
     scores = q.view(texts, kv_heads, heads // kv_heads, head_dim) @ k.transpose(2, 3) * scaling
     column = torch.arange(width)
+    # The first text's first keys as a prefix that all share.
+    around = Places(firsts, used).around(10)
+    shared = numbers[1][:10], numbers[2][:10], around
+    prefix = q.view(texts, kv_heads, -1, head_dim) @ k[0, :, :10].mT * scaling
+    with_prefix = torch.cat([v[:1, :, :10].expand(texts, -1, -1, -1), v], 2)
     for window in (None, 20) if windows else (None,):
-        fast = attend_in_place(numbers[0], numbers[1], numbers[2], ends, firsts, used, 512, scaling, window)
         seen = (column < lengths[:, None]) & (column >= lengths[:, None] - (window or width))
-        weights = scores.masked_fill(~seen[:, None, None], -torch.inf).softmax(-1)
-        yield fast.cpu(), (weights @ v).flatten(1, 2)
+        own = scores.masked_fill(~seen[:, None, None], -torch.inf)
+        for front, all_scores, all_v in ((None, own, v), (shared, torch.cat([prefix, own], -1), with_prefix)):
+            where = ends, firsts, used, 512, scaling, window, front
+            fast = attend_in_place(numbers[0], numbers[1], numbers[2], *where)
+            yield fast.cpu(), (all_scores.softmax(-1) @ all_v).flatten(1, 2)

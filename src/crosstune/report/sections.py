@@ -172,32 +172,41 @@ class Section:
 
     @cached_property
     def _answers(self) -> dict[str, dict[str, Answers]]:
-        """Each run's answers in the target languages."""
-        answers = (
-            {} if self.reader is None else {run.id: answers_of(run.id, self.reader) for run in self.runs}
-        )
-        targets = set(self.targets)
-        return {
-            run: {code: x for code, x in of_run.items() if code in targets} for run, of_run in answers.items()
-        }
+        """Runs' answers in the target languages, as far as they have been read."""
+        return {}
+
+    def _answers_in_targets(self, run: str) -> dict[str, Answers]:
+        if run not in self._answers:
+            answers = {} if self.reader is None else answers_of(run, self.reader)
+            self._answers[run] = {code: answers[code] for code in self.targets if code in answers}
+        return self._answers[run]
 
     @cached_property
     def same_answers(self) -> dict[str, int]:
         """Runs with one answer to all examples of half of the languages or more: of how many, by id."""
         if not FORMS[self.runs[0].task.kind].has_choices:
             return {}
+        answers = {run.id: self._answers_in_targets(run.id) for run in self.runs}
         counts = {
             run: sum(x.constant and x.examples >= FEWEST for x in of_run.values())
-            for run, of_run in self._answers.items()
+            for run, of_run in answers.items()
         }
-        return {run: n for run, n in counts.items() if n and 2 * n >= len(self._answers[run])}
+        return {run: n for run, n in counts.items() if n and 2 * n >= len(answers[run])}
 
     @property
     def _alike(self) -> list[str]:
         """What is to be said of methods that answer alike."""
         methods: dict[Any, dict[str, None]] = {}
-        for run, label in self.scores.select("run", "method").unique(maintain_order=True).iter_rows():
-            if (key := signature(self._answers.get(run, {}), self.targets)) is not None:
+        # The same answers have the same scores: the files of other runs are not read for this.
+        by_scores = (
+            self.scores.filter(pl.col("language").is_in(self.targets))
+            .sort("language")
+            .group_by("run", "method", maintain_order=True)
+            .agg(pl.col("score"))
+            .filter(pl.col("method").n_unique().over("score") > 1)
+        )
+        for run, label in by_scores.select("run", "method").iter_rows():
+            if (key := signature(self._answers_in_targets(run), self.targets)) is not None:
                 methods.setdefault(key, {})[visible(label, 60)] = None
         return [f"{' and '.join(names)} {ALIKE}" for names in methods.values() if len(names) > 1]
 

@@ -167,7 +167,7 @@ def test_plan_of_what_is_not_done_yet(many: Made, model: Path, folder: Path) -> 
 def test_results(many: Made, few: Made) -> None:
     told, small = (command(built.study.folder, "results", str(built.study.folder)) for built in (many, few))
     assert f"{SEEDS} seeds per method" in " ".join(told.text.split())
-    # These models score nothing with any method. Only then are answers read, to find methods that answer alike.
+    # Methods that score alike, as these do, have their answers read as well: are they the same?
     light_and_flat(told, small, most_reads=3)
     assert told.opened == {
         "run.json": RUNS,

@@ -1,5 +1,6 @@
 """Fixtures for tests on tiny random models."""
 
+import contextlib
 import gc
 import os
 import sys
@@ -11,6 +12,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # One thread for each worker, and for what it starts: read when torch is imported.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     gc.disable()  # until all is imported and collected: what is made by then stays
+
+with contextlib.suppress(ImportError):
+    # PEFT's BOFT imports it by way of torch's builder of extensions, and it refuses a process in which the standard
+    # library's distutils was imported first, as some test may.
+    import setuptools  # noqa: F401
 
 import pytest
 from hypothesis import HealthCheck, settings

@@ -14,8 +14,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     gc.disable()  # until all is imported and collected: what is made by then stays
 
 with contextlib.suppress(ImportError):
-    # PEFT's BOFT imports it by way of torch's builder of extensions, and it refuses a process in which the standard
-    # library's distutils was imported first, as some test may.
+    # PEFT's BOFT imports it by way of torch's builder of extensions, and it refuses a process in which the
+    # standard library's distutils was imported first, as some test may.
     import setuptools  # noqa: F401
 
 import pytest

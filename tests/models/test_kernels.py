@@ -49,6 +49,18 @@ def step(lm, method):
     return loss, gradients, sum(kept.values())
 
 
+def test_what_was_written_to_is_kept():
+    """Its recipe would give what it was before."""
+    x = torch.randn(4, 8)
+    y = x * 2
+    remade.made_by(y, lambda: x * 2)
+    part = y.view(2, 16)[:, :8]
+    assert remade._unpack(remade._pack(part)).equal(part)
+    assert remade._pack(part) is not part
+    y.detach().add_(1)
+    assert remade._pack(part) is part
+
+
 @pytest.mark.parametrize("case", ["lora-all", "full"])
 def test_losses_and_gradients_of_a_model(family, case, monkeypatch):
     """Gradients are as near to those of fp32 as those of transformers' own operations in bf16."""

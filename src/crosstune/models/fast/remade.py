@@ -18,8 +18,8 @@ _newest: dict[Callable[[], Tensor], Tensor] = {}
 
 
 def made_by(y: Tensor, recipe: Callable[[], Tensor]) -> None:
-    """``recipe`` gives ``y`` again. It is kept on y's memory, so as long as that is y's."""
-    setattr(y.untyped_storage(), _RECIPE, recipe)
+    """``recipe`` gives ``y`` again. It is kept on its memory, until that is let go or written to."""
+    setattr(y.untyped_storage(), _RECIPE, (recipe, y._version))
 
 
 @contextmanager
@@ -34,8 +34,10 @@ def made_again() -> Iterator[None]:
 
 def _pack(x: Tensor) -> Any:
     _newest.clear()
-    recipe = getattr(x.untyped_storage(), _RECIPE, None)
-    return x if recipe is None else (recipe, x.shape, x.stride(), x.storage_offset())
+    recipe, version = getattr(x.untyped_storage(), _RECIPE, (None, 0))
+    if recipe is None or x._version != version:
+        return x
+    return recipe, x.shape, x.stride(), x.storage_offset()
 
 
 def _unpack(kept: Any) -> Tensor:

@@ -202,6 +202,16 @@ def test_methods_with_the_very_same_answers_are_named(store: Any) -> None:
     (line,) = [text for text in part.warnings if "the same answers to all examples" in text]
     assert line.startswith(("lora and prefix give", "prefix and lora give"))
     assert not any("same answers to all" in text for text in sections(runs, wrong)[0].warnings)
+    rates = [
+        run.model_copy(
+            update={"train": {**(run.train or {}), "learning_rate": 0.1 if run.label == "lora" else 0.2}}
+        )
+        for run in runs
+    ]
+    one_method = [run.model_copy(update={"method": runs[0].method}) for run in rates]
+    assert any("same answers to all" in text for text in sections(one_method, alike)[0].warnings)
+    same_rate = [run.model_copy(update={"train": runs[0].train, "method": runs[0].method}) for run in runs]
+    assert not any("same answers to all" in text for text in sections(same_rate, alike)[0].warnings)
     claim = PlacedClaim(Claim.model_validate({"claim": "c", "method": "prefix", "beats": "lora"}), "x:1")
     assert "prefix and lora give the same answers to all" in judge([claim], runs, alike)[0].cell.note
     assert "same answers" not in judge([claim], runs, wrong)[0].cell.note

@@ -196,7 +196,8 @@ class Section:
     @property
     def _alike(self) -> list[str]:
         """What is to be said of methods that answer alike."""
-        methods: dict[Any, dict[str, None]] = {}
+        trained = {run.id: str((run.method, (run.train or {}).get("learning_rate"))) for run in self.runs}
+        methods: dict[Any, dict[str, str]] = {}
         # The same answers have the same scores: the files of other runs are not read for this.
         by_scores = (
             self.scores.filter(pl.col("language").is_in(self.targets))
@@ -207,8 +208,9 @@ class Section:
         )
         for run, label in by_scores.select("run", "method").iter_rows():
             if (key := signature(self._answers_in_targets(run), self.targets)) is not None:
-                methods.setdefault(key, {})[visible(label, 60)] = None
-        return [f"{' and '.join(names)} {ALIKE}" for names in methods.values() if len(names) > 1]
+                methods.setdefault(key, {})[visible(label, 60)] = trained[run]
+        # A rate that was given and the same one found by a search are one method.
+        return [f"{' and '.join(names)} {ALIKE}" for names in methods.values() if len({*names.values()}) > 1]
 
     @cached_property
     def setups(self) -> dict[str, Setup]:

@@ -19,7 +19,8 @@ _newest: dict[Callable[[], Tensor], Tensor] = {}
 
 def made_by(y: Tensor, recipe: Callable[[], Tensor]) -> None:
     """``recipe`` gives ``y`` again. It is kept on its memory, until that is let go or written to."""
-    setattr(y.untyped_storage(), _RECIPE, (recipe, y._version))
+    if not y.is_inference():  # which is kept for no backward pass, and counts no writes
+        setattr(y.untyped_storage(), _RECIPE, (recipe, y._version))
 
 
 @contextmanager

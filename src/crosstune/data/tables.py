@@ -72,6 +72,14 @@ class Row:
 Rows = Iterable[Row | BadRow]
 
 
+def usable(rows: Rows) -> Iterator[Row]:
+    """The same rows; the first that cannot be read is raised as the `BadRow` that it is."""
+    for row in rows:
+        if isinstance(row, BadRow):
+            raise row
+        yield row
+
+
 def changed(rows: Rows, change: Callable[[Row], Row]) -> Iterator[Row | BadRow]:
     """The same rows, with ``change`` applied to those that can be read."""
     return (change(row) if isinstance(row, Row) else row for row in rows)

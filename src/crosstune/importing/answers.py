@@ -5,9 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from crosstune.data.tables import BadRow, Row
-from crosstune.errors import UserError
-from crosstune.languages import find
+from crosstune.data.tables import Row
 
 LONGEST_NAME = 200
 
@@ -39,17 +37,6 @@ class Answer:
     document: str = ""
     cluster: str | None = None
     metric: str = "score"
-
-
-def whole(row: Row | BadRow) -> Row:
-    """The row.
-
-    Raises:
-        BadRow: It could not be read.
-    """
-    if isinstance(row, BadRow):
-        raise row
-    return row
 
 
 def score_of(row: Row, name: str) -> float:
@@ -87,14 +74,6 @@ def text_of(value: Any) -> str:
     """Any value as text that a file can hold."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace").decode()
-
-
-def language_code(name: str) -> str:
-    """Its canonical code, or the name as it stands."""
-    try:
-        return find(name).code
-    except UserError:
-        return name
 
 
 def short(value: Any) -> str:

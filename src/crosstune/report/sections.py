@@ -24,12 +24,13 @@ from crosstune.analysis.transfer import (
     seed_means,
     transfer,
 )
+from crosstune.claims.cell import counted
 from crosstune.claims.choose_runs import Setup
 from crosstune.claims.fairness import FairPairs, effort
 from crosstune.data.forms import FORMS
 from crosstune.report.effort import expected_validation, tried, unequal
 from crosstune.report.levels import Levels, levels
-from crosstune.report.text import counted, language_name, visible
+from crosstune.report.text import language_name, visible
 from crosstune.store.record import RunRecord
 
 IN_ENGLISH = "metric.in_english"

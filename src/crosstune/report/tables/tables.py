@@ -7,15 +7,16 @@ from typing import Any, Literal
 import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
-from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
+from crosstune.analysis.groups import Grouping, family_order, group_means, group_of
 from crosstune.analysis.statistics.bootstrap import DRAWS
 from crosstune.analysis.transfer import comparable
+from crosstune.claims.cell import counted
+from crosstune.languages.table import lookup
 from crosstune.report.effort import seeds_left_out
 from crosstune.report.findings import not_shown
 from crosstune.report.sections import IN_ENGLISH, Section, outcome
 from crosstune.report.text import (
     GROUPINGS,
-    counted,
     group_name,
     language_name,
     p_value,
@@ -251,7 +252,7 @@ def languages(section: Section) -> Table:
     shared = set(comparable(section.scores)["language"])
     source = scores["source_language"][0]
     codes = family_order(examples)
-    known = [language_or_none(code) for code in codes]
+    known = [lookup(code) for code in codes]
     marks = [" ".join(("source",) * (code == source) + ("○",) * (code not in shared)) for code in codes]
     page: tuple[Medium, ...] = ("page",)
     columns = [

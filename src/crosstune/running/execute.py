@@ -1,8 +1,9 @@
 """One run: attach, train, evaluate, detach; and the record of it."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -257,25 +258,32 @@ def _train(
         return statistic_of(task.kind, task.metrics[0], sums_in(table.columns)).of(table)
 
     wanted = dev_score if settings.evaluate_every is not None else None
-    parallel.from_the_first((run, stages))
     checkpoint = resume.checkpoint(learning, answering)
-    return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)
+    with parallel.ended_together():
+        parallel.from_the_first((run.id, settings, stages))
+        return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)
 
 
-def follow(study: Study) -> None:
+@parallel.ended_together()
+def follow(study: Study, runs: Sequence[Run]) -> None:
     """Train along with the first process (`crosstune.training.parallel`), which does all else alone."""
     loaded: dict[str, LanguageModel] = {}
+    by_id = {run.id: run for run in runs}
     while (job := parallel.from_the_first()) is not None:
-        run, stages = job
+        run_id, settings, stages = job
+        # A learning rate may have been chosen meanwhile.
+        run = replace(by_id[run_id], train=settings)
         if run.model not in loaded:
-            loaded = {run.model: load_for(study, run.model).lm}
+            loaded.clear()  # the old one's memory first
+            loaded[run.model] = load_for(study, run.model).lm
         lm, data = loaded[run.model], read_for(run.task.make(), [run])
         method = method_of(run, lm, data)
         if stages is not None:
             stages.give(without_head(method))
-        passes = TokenLimit(run.train.tokens_per_pass, lm.device, "training")
-        # What stops the first process in training stops this one too; the first says it.
-        with suppress(UserError), attached(method, lm, run.seed, data.task.source_language):
+        passes = TokenLimit(settings.tokens_per_pass, lm.device, "training")
+        with attached(method, lm, run.seed, data.task.source_language):
             rows = training_rows(run, lm, data, passes)
-            scored = None if run.train.evaluate_every is None else float
-            train(method, rows, run.train, run.seed, scored, passes=passes)
+            scored = None if settings.evaluate_every is None else float
+            # What stops the first process in training stops this one too; the first says it.
+            with suppress(Exception), parallel.ended_together():
+                train(method, rows, settings, run.seed, scored, passes=passes)

@@ -46,7 +46,7 @@ class Optimizer:
     Args:
         method: Attached to a model.
         settings: Which optimizer, weight decay, clipping.
-        seed: Of stochastic rounding.
+        seed: Of stochastic rounding, and of dropout in each of several processes.
         shards: Of whose rows each process steps its own.
 
     Raises:
@@ -90,6 +90,7 @@ class Optimizer:
     def begin(self, step: int, rate: float) -> None:
         """The number (from 1) and the learning rate of the next step."""
         self._step = step
+        parallel.begin_step(self._seed, step)
         for name, one in self._of.items():
             for group in one.param_groups:
                 group["lr"] = rate * group.get("factor", self._factors.get(name, 1.0))

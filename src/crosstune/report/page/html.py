@@ -9,6 +9,7 @@ import functools
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 
 import jinja2
@@ -113,7 +114,7 @@ def vega_bundle() -> str:
     time of a small report.
     """
     code, version = "window.vegaEmbed = vegaEmbed;", vegalite_version()
-    kept = cache_root() / f"vega-{vl_convert.__version__}-{version}.js"
+    kept = cache_root() / f"vega-{metadata.version('vl-convert-python')}-{version}.js"
     with suppress(OSError, ValueError):
         digest, _, bundle = kept.read_bytes().decode().partition("\n")
         if digest == _csp_hash(bundle):

@@ -237,8 +237,8 @@ class LanguageModel:
     def room(self) -> int | None:
         """The most tokens of a text that there are positions for; None where the config does not say."""
         positions = getattr(self.decoder.config, "max_position_embeddings", None)
-        fixed = isinstance(positions, int)
-        return positions - self.first_position - self.adaptation.front if fixed else None
+        room = self.first_position + self.adaptation.front
+        return positions - room if isinstance(positions, int) else None
 
     def _positions(self, length: int, layout: TextLayout | None) -> Tensor:
         positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions

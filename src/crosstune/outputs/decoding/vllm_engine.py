@@ -28,7 +28,6 @@ import torch
 from crosstune.errors import UserError, first_line
 from crosstune.models.attention.cache import row_bytes
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.memory.machine import at_hand
 from crosstune.models.tensor_file import write_tensors
 from crosstune.models.tokens import OPEN
 from crosstune.outputs.decoding.ends import texts
@@ -37,9 +36,8 @@ from crosstune.outputs.decoding.ends import texts
 COMPARED = 32
 # Of a GPU's memory that is free; the model itself stays loaded beside the engine.
 SHARE = 0.9
-# On a CPU: answers written at once, and bytes of their keys and values, of which there may be fewer.
-AT_ONCE, CPU_CACHE = 64, 4 << 30
-BLOCK = 128  # of tokens in its cache
+# On a CPU: answers written at once, and tokens in the cache (crosstune's own holds as many), in blocks.
+AT_ONCE, CPU_CACHE, BLOCK = 64, 16_384, 128
 # Ranks that vLLM sets memory aside for.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 # Longest text that an engine is ready for at least, so that the next task finds it long enough.
@@ -121,20 +119,20 @@ def _whole(
 
 
 @dataclass(frozen=True)
-class _Weights:
+class Weights:
     """What an engine is loaded with."""
 
     model: str
-    revision: str | None
     dtype: str
-    embeds: bool  # whether prompts are embeddings
-    rank: int  # of LoRA; 0 without
+    revision: str | None = None
+    embeds: bool = False  # whether prompts are embeddings
+    rank: int = 0  # of LoRA; 0 without
 
 
 class Engine:
     """vLLM with a model's weights; its processes end when it is no longer referred to."""
 
-    def __init__(self, lm: LanguageModel, weights: _Weights, length: int) -> None:
+    def __init__(self, lm: LanguageModel, weights: Weights, length: int, share: float = SHARE) -> None:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # it would tell its makers of every start
         import vllm
@@ -150,13 +148,12 @@ class Engine:
             options |= {"enable_lora": True, "max_lora_rank": weights.rank}
         if lm.device.type == "cuda":
             free, total = torch.cuda.mem_get_info(lm.device)
-            options["gpu_memory_utilization"] = round(SHARE * free / total, 2)
+            options["gpu_memory_utilization"] = round(share * free / total, 2)
         else:
             # Compiling takes minutes there, and its own cache nearly all of the machine's memory.
-            row = row_bytes(lm, length + BLOCK)
-            room = max(2 * row, min(AT_ONCE * row, CPU_CACHE, (at_hand() or 4 * CPU_CACHE) // 4))
+            tokens = max(CPU_CACHE, 2 * (length + BLOCK))
             options |= {"enforce_eager": True, "max_num_seqs": AT_ONCE}
-            options["kv_cache_memory_bytes"] = room
+            options["kv_cache_memory_bytes"] = row_bytes(lm, tokens)
         with _started_alone(lm.device):
             self._llm = vllm.LLM(**options)
         self._adapters = 0
@@ -197,7 +194,7 @@ def _engine(lm: LanguageModel, longest: int) -> Engine:
     """The engine that is kept on a model, if it has these weights and takes such texts; or a new one."""
     methods = {part.name for part in lm.adaptation.parts}
     config = lm.model.config
-    weights = _Weights(
+    weights = Weights(
         model=config._name_or_path,
         revision=getattr(config, "_commit_hash", None),
         dtype=str(lm.dtype).split(".")[-1],
@@ -211,13 +208,13 @@ def _engine(lm: LanguageModel, longest: int) -> Engine:
     window = getattr(lm.decoder.config, "max_position_embeddings", None)
     length = max(longest, min(READY_FOR, window)) if isinstance(window, int) else longest
     if "full" not in methods:
-        lm.engine = Engine(lm, weights, length)
-        return lm.engine
+        lm.engine = engine = Engine(lm, weights, length)
+        return engine
     with tempfile.TemporaryDirectory(prefix="crosstune-vllm-") as folder:
         lm.model.save_pretrained(folder)
         lm.tokenizer.save_pretrained(folder)
-        lm.engine = Engine(lm, replace(weights, model=folder, revision=None), length)
-    return lm.engine
+        lm.engine = engine = Engine(lm, replace(weights, model=folder, revision=None), length)
+    return engine
 
 
 @contextmanager
@@ -227,7 +224,9 @@ def _started_alone(device: torch.device) -> Iterator[None]:
     A script without ``if __name__ == "__main__"`` would start its study once more in each of them.
     """
     main, variable = sys.modules["__main__"], "CUDA_VISIBLE_DEVICES"
-    hidden = {name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__}
+    hidden: dict[str, Any] = {
+        name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__
+    }
     main.__dict__["__spec__"] = None
     visible = os.environ.get(variable)
     if device.index:
@@ -269,7 +268,12 @@ def _write_lora(lm: LanguageModel, folder: Path) -> None:
         tensors[f"base_model.model.{name}.lora_B.weight"] = scaled.contiguous().cpu()
     names = sorted({name.split(".")[-3] for name in tensors})
     rank = max(len(matrix) for name, matrix in tensors.items() if name.endswith("lora_A.weight"))
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "target_modules": names}
+    config: dict[str, Any] = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "bias": "none",
+        "target_modules": names,
+    }
     config |= {"r": rank, "lora_alpha": rank}
     (folder / "adapter_config.json").write_text(json.dumps(config))
     write_tensors(tensors, folder / "adapter_model.safetensors")

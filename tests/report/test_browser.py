@@ -136,6 +136,9 @@ def test_a_reader_picks_families_scripts_and_methods(browser: Any, report: Path)
     assert rects.count() == 24 * 5
     bar = section.locator("[data-filter]")
     bar.locator("select[data-by=family]").select_option("Indo-European")
+    sync_api.expect(rects).not_to_have_count(24 * 5)
+    assert rects.count() > 2 * 5
+    sync_api.expect(figure.locator("text", has_text="Indo-European")).to_have_count(1)
     bar.locator("select[data-by=script]").select_option("Cyrillic")
     sync_api.expect(rects).to_have_count(1 * 5)  # Russian
     assert "1 of 24 languages" in bar.inner_text()

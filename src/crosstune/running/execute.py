@@ -42,6 +42,7 @@ from crosstune.store.record import Cost, HeldOut, RunRecord
 from crosstune.study.runs import Run
 from crosstune.study.spec import Study
 from crosstune.training import parallel
+from crosstune.training.checkpoint import TensorFile
 from crosstune.training.loop import train
 from crosstune.training.objectives import mean_loss
 from crosstune.training.settings import TrainSettings
@@ -83,12 +84,17 @@ class RunResult:
 
     record: RunRecord  # its run.json
     predictions: pl.DataFrame  # one row an example
-    weights: dict[str, Tensor] | None  # the trained tensors on the CPU; None where nothing is trained
+    # The trained tensors on the CPU, or the file that they are in; None where nothing is trained.
+    weights: dict[str, Tensor] | TensorFile | None
 
     def save(self, folder: Path) -> None:
         """Write it into the store."""
-        write = None if self.weights is None else partial(write_tensors, self.weights)
-        store.save(folder, self.record, self.predictions, write)
+        weights = self.weights
+        if isinstance(weights, TensorFile):
+            store.save(folder, self.record, self.predictions, weights.taken_to)
+        else:
+            write = None if weights is None else partial(write_tensors, weights)
+            store.save(folder, self.record, self.predictions, write)
 
     def summary(self) -> str:
         """Such as "en 71.2, mean of 21 other languages 55.3, 34 s"; of a search run, "dev 71.2, 34 s"."""
@@ -169,10 +175,7 @@ def execute(
             answering.tokens = answering.too_long = 0  # from here on those of test examples
             if run.kind == "result":
                 table, seconds = _evaluate(run, method, data, shown, resume, answering)
-            weights = None
-            if trained is not None:
-                # Copies: detaching may put other bits into the same tensors.
-                weights = {name: x.to("cpu", copy=True).contiguous() for name, x in method.state().items()}
+            weights = None if trained is None else _weights(method, resume)
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
@@ -209,6 +212,19 @@ def _evaluate(
         table = predictions(run, method, data, data.test, **stream)
     before = 0.0 if journal is None else journal.seconds
     return table, before + time.perf_counter() - began
+
+
+def _weights(method: Method, resume: ResumeFolder) -> dict[str, Tensor] | TensorFile:
+    """What a trained method keeps: the file its training ended with, if that holds the same tensors."""
+    state, parameters, file = method.state(), method.parameters(), resume.trained
+    same = state.keys() == parameters.keys() and all(
+        x.dtype == parameters[name].dtype and x.is_set_to(parameters[name].detach())
+        for name, x in state.items()
+    )
+    if file is not None and same:
+        return file
+    # Copies: detaching may put other bits into the same tensors.
+    return {name: x.to("cpu", copy=True).contiguous() for name, x in state.items()}
 
 
 def _count(run: Run, method: Method, lm: LanguageModel) -> int:

@@ -57,9 +57,9 @@ class StudyFile:
         errors = []
         for loc, message in problems:
             keys = tuple(map(str, loc))
-            changes = [key for key in self._changes if keys[: len(key)] == key]
-            if changes := changes or [key for key in self._changes if keys == key[:1] and keys in self._new]:
-                return UserError(f"--set {'.'.join(max(changes, key=len))}: {message}")
+            for key in sorted(self._changes, key=len, reverse=True):
+                if keys[: len(key)] == key or (keys == key[:1] and keys in self._new):
+                    return UserError(f"--set {'.'.join(key)}: {message}")
             number = self._source(loc)
             document = self._documents[number]
             path = _steps(loc, document.data)

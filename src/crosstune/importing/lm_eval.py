@@ -25,25 +25,16 @@ _CODE = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{4})?")
 
 @dataclass(frozen=True)
 class Samples:
-    """What the lines of a file do not say.
+    """What the lines of a file do not say."""
 
-    Attributes:
-        model: The model all methods share.
-        method: What is compared; by default the folders that tell the files apart.
-        task: Name for the tasks of all languages together; what is left of each task's name by default.
-        language: By default from the end of the task's name: xnli_de, belebele_fra_Latn.
-        metric: By default the first of each file's.
-        filter: By default the only one of each file.
-        seed: Of the method's training.
-    """
-
-    model: str = "imported"
-    method: str | None = None
+    model: str = "imported"  # the model all methods share
+    method: str | None = None  # what is compared; by default the folders that tell the files apart
+    # Name for the tasks of all languages together; what is left of each task's name by default.
     task: str | None = None
-    language: str | None = None
-    metric: str | None = None
-    filter: str | None = None
-    seed: int = 0
+    language: str | None = None  # by default from the end of the task's name: xnli_de, belebele_fra_Latn
+    metric: str | None = None  # by default the first of each file's
+    filter: str | None = None  # by default the only one of each file
+    seed: int = 0  # of the method's training
 
 
 def is_samples(path: Path) -> bool:

@@ -8,13 +8,9 @@ from crosstune.methods.deferred import Tensor
 
 
 class Composite(Method[Settings]):
-    """Methods that are attached together. Only the first may have several phases.
+    """Methods that are attached together. Only the first may have several phases."""
 
-    Attributes:
-        inner: The methods, in the order in which they are attached.
-    """
-
-    inner: Sequence[Method[Any]]
+    inner: Sequence[Method[Any]]  # the methods, in the order in which they are attached
 
     @property
     def lowest_layer(self) -> int:

@@ -26,17 +26,11 @@ SPREAD = 0.02
 
 @dataclass(frozen=True)
 class HeadShape:
-    """Which head.
+    """Which head."""
 
-    Attributes:
-        classes: Scores of each state.
-        dense: Whether there is a layer in between.
-        two_way: Layers of a causal model in which tokens see those behind them.
-    """
-
-    classes: int
-    dense: bool = False
-    two_way: tuple[int, ...] = ()
+    classes: int  # scores of each state
+    dense: bool = False  # whether there is a layer in between
+    two_way: tuple[int, ...] = ()  # layers of a causal model in which tokens see those behind them
 
     def count(self, hidden: int) -> int:
         """Its parameters on states of a width."""

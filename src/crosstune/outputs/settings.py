@@ -17,18 +17,13 @@ PROMPT_END = 300
 
 @dataclass(frozen=True, slots=True)
 class Beams:
-    """A beam search.
+    """A beam search."""
 
-    Attributes:
-        count: Beams a text.
-        length_penalty: Exponent of an answer's length in tokens, the ending one included.
-        early_stopping: True ends the search of a text when as many answers as beams have ended; False when
-            its best open answer, by its length now, is worse than all of those; "never" when it would also be
-            worse by the greatest length.
-    """
-
-    count: int
-    length_penalty: float = 1.0
+    count: int  # beams a text
+    length_penalty: float = 1.0  # exponent of an answer's length in tokens, the ending one included
+    # True ends the search of a text when as many answers as beams have ended; False when its best open
+    # answer, by its length now, is worse than all of those; "never" when it would also be worse by the
+    # greatest length.
     early_stopping: bool | Literal["never"] = False
 
 

@@ -19,7 +19,7 @@ from crosstune.models.geometry import as_loaded
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import demo, hub
 from crosstune.models.loading.config import foreseen, one_line, read_config
-from crosstune.models.loading.device import DeviceMap, choose_device, choose_dtype
+from crosstune.models.loading.device import DeviceMap, choose_device, choose_dtype, together
 from crosstune.models.loading.fingerprint import SETTINGS, fingerprint, read_json, weight_files
 from crosstune.models.loading.known import KNOWN, geometry_in, hub_id_of
 from crosstune.models.loading.log_noise import without_notices
@@ -224,6 +224,8 @@ def _places(where: torch.device, wish: str, device_map: Any) -> Any:
     """The device map, if it can be had here."""
     if device_map is None:
         return None
+    if together():
+        raise UserError("device_map spreads a model over GPUs, of which each of several processes has one")
     needs_package("accelerate", "device_map", "spread")
     if isinstance(device_map, str):
         if device_map not in get_args(DeviceMap):

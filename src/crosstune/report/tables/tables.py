@@ -33,46 +33,27 @@ MARKS = {"better": "▲", "worse": "▼", "not significant": "n.s."}
 
 @dataclass(frozen=True)
 class Column:
-    """One column as shown; every text in it is harmless (`crosstune.report.text.visible`).
+    """One column as shown; every text in it is harmless (`crosstune.report.text.visible`)."""
 
-    Attributes:
-        title: Its heading.
-        cells: Text of each row.
-        right: Cells end on the right, as numbers do.
-        wide: Cells wrap.
-        media: Where the column is shown.
-        notes: What stands beside each cell, less prominent; not in files.
-        best: Which cells are emphasised.
-        more: The page shows it only to readers who ask for all columns.
-        foot: What stands under the rows on the page, a cell a line: levels to compare with.
-    """
-
-    title: str
-    cells: Sequence[str]
-    right: bool = True
-    wide: bool = False
-    media: tuple[Medium, ...] = ("terminal", "page", "file")
-    notes: Sequence[str] = ()
-    best: Sequence[bool] = ()
-    more: bool = False
-    foot: Sequence[str] = ()
+    title: str  # its heading
+    cells: Sequence[str]  # text of each row
+    right: bool = True  # cells end on the right, as numbers do
+    wide: bool = False  # cells wrap
+    media: tuple[Medium, ...] = ("terminal", "page", "file")  # where the column is shown
+    notes: Sequence[str] = ()  # what stands beside each cell, less prominent; not in files
+    best: Sequence[bool] = ()  # which cells are emphasised
+    more: bool = False  # the page shows it only to readers who ask for all columns
+    foot: Sequence[str] = ()  # what stands under the rows on the page, a cell a line: levels to compare with
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table, for people and for programs.
+    """One table, for people and for programs."""
 
-    Attributes:
-        caption: What it shows.
-        columns: As shown.
-        data: The same numbers, and more, in full precision.
-        notes: What a reader has to know of the columns, on the page and in the terminal.
-    """
-
-    caption: str
-    columns: Sequence[Column]
-    data: pl.DataFrame
-    notes: Sequence[str] = ()
+    caption: str  # what it shows
+    columns: Sequence[Column]  # as shown
+    data: pl.DataFrame  # the same numbers, and more, in full precision
+    notes: Sequence[str] = ()  # what a reader has to know of the columns, on the page and in the terminal
 
     def shown(self, medium: Medium) -> list[Column]:
         """The columns of a medium, in order."""

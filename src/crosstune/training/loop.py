@@ -20,6 +20,7 @@ from crosstune.models.fast.weights import Blocks, packed_weights
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.outputs.decoding import vllm_engine
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training import pairs, parallel
 from crosstune.training.batches import order, padded_size, ready_parts, split
@@ -357,7 +358,7 @@ def _training_mode(
     """Training mode on, global randomness (dropout) seeded, checkpointing as set; all put back after."""
     model: Any = method.attached().model
     lm = method.attached()
-    lm.steps = None  # recorded steps of writing give their memory back
+    vllm_engine.free(lm)
     with fused(lm), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
         torch.manual_seed(seed)
         model.train()

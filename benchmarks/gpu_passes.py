@@ -7,7 +7,8 @@ own (`crosstune.models.fast.kernels`). Counted as the code runs, each operation'
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,8 @@ from torch.utils._pytree import tree_leaves
 from transformers.models.llama import modeling_llama as llama
 
 from crosstune.methods.adapters.lora_kernel import _NarrowUpdate
+from crosstune.models.attention import gpu_line
+from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.fast import kernels
 from crosstune.models.proof import FastWay
 from random_model import llama_config
@@ -31,7 +34,7 @@ class Flash(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Keeps what a flash kernel keeps."""
-        out = torch.empty_like(q.transpose(1, 2))
+        out = torch.empty_like(q)
         ctx.save_for_backward(q, k, v, out)
         return out
 
@@ -40,6 +43,17 @@ class Flash(torch.autograd.Function):
         """Of queries, keys and values."""
         q, k, v, _ = ctx.saved_tensors
         return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+
+
+@contextmanager
+def uncounted_attention() -> Iterator[None]:
+    """Inside, crosstune's attention of texts in a line has `Flash` for a kernel."""
+    kernel = gpu_line.kernel
+    gpu_line.kernel = lambda q, k, v, *args: Flash.apply(q, k, v)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        gpu_line.kernel = kernel
 
 
 class WithLora(nn.Module):
@@ -100,15 +114,13 @@ class Passes(TorchDispatchMode):
 def passes(lora: bool = True) -> tuple[Counter[str], Counter[str]]:
     """Bytes a token, forward and backward, of a layer whose input needs a gradient."""
     config = llama_config("8b")
-    config._attn_implementation = "counted"
-    llama.ALL_ATTENTION_FUNCTIONS.register(
-        "counted", lambda module, q, k, v, *args, **kwargs: (Flash.apply(q, k, v), None)
-    )
+    config._attn_implementation = IMPLEMENTATION
     counted = Passes()
     compiled, trusted = kernels.compiled, FastWay.trusted
     kernels.compiled, FastWay.trusted = counted.kernel, lambda *args: True  # type: ignore[assignment, method-assign]
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), uncounted_attention():
+            mask = gpu_line.VarlenBatch((TOKENS,), device=torch.device("meta")).mask(None)
             layer: Any = llama.LlamaDecoderLayer(config, 0).bfloat16().requires_grad_(False)
             layer.device = torch.device("meta")
             for name in ("q_proj", "v_proj") if lora else ():
@@ -118,7 +130,7 @@ def passes(lora: bool = True) -> tuple[Counter[str], Counter[str]]:
             )
             with kernels.fused_kernels(layer, torch.bfloat16):
                 with counted:
-                    y = layer(x.requires_grad_(), position_embeddings=(cos, sin))
+                    y = layer(x.requires_grad_(), attention_mask=mask, position_embeddings=(cos, sin))
                 forward = counted.read.copy()
                 counted.read.clear()
                 with counted:

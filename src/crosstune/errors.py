@@ -39,6 +39,10 @@ class Diverged(UserError):  # noqa: N818 - what a training did, an error only wh
     """A training whose loss is not finite. The same settings would diverge again."""
 
 
+class NotHere(UserError):  # noqa: N818 - of how a command was started, no error of a run
+    """What cannot be done by the processes that were started, and could be by others."""
+
+
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     """``'; did you mean "lora"?'`` for the nearest known name, or the known names when none is near."""
     names = sorted(known)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from crosstune.metrics.corpus import CORPUS, corpus_statistic
-from crosstune.metrics.tagging import chunks, strict_chunks, tag_sums
+from crosstune.metrics.tagging import begins_with_i, chunks, strict_chunks, tag_sums, unopened_names
 
 SEQEVAL = json.loads((Path(__file__).parent / "seqeval_1_2_2.json").read_text())
 
@@ -31,6 +31,24 @@ def test_chunks_are_those_of_seqeval(case):
 def test_xtreme_f1_is_no_accuracy(told, gold, accuracy, xtreme):
     scores = {name: CORPUS[name].alone(told, (gold,), ()) for name in ("tag_accuracy", "xtreme_f1")}
     assert scores == pytest.approx({"tag_accuracy": accuracy, "xtreme_f1": xtreme})
+
+
+@pytest.mark.parametrize(
+    ("tags", "first"),
+    [
+        ("O I-PER I-PER O", "I-PER"),
+        ("B-PER I-LOC", "I-LOC"),
+        ("B-PER I-PER I-PER O B-LOC B-PER I-PER", ""),
+        ("NOUN VERB", ""),
+    ],
+)
+def test_names_that_the_strict_reading_leaves_out_are_told(tags, first):
+    assert begins_with_i(tags.split()) == first
+    if "NOUN" not in tags:
+        assert bool(first) == (chunks(tags.split()) != strict_chunks(tags.split()))
+    lines = unopened_names([tags, "B-PER O"])
+    assert len(lines) == bool(first)
+    assert not first or "as 1 test sentences have" in lines[0]
 
 
 def test_a_corpus_is_scored_by_its_sums():

@@ -6,6 +6,7 @@ import torch
 from crosstune.errors import UserError
 from crosstune.models.loading import device as module
 from crosstune.models.loading.device import choose_device, choose_dtype
+from crosstune.models.loading.load import _places
 
 CPU = torch.device("cpu")
 
@@ -40,6 +41,23 @@ def test_cuda_that_is_not_there(monkeypatch):
     assert choose_device("cuda:1") == torch.device("cuda", 1)
     with pytest.raises(UserError, match='2 GPUs, numbered from 0; use "cuda:1" or lower'):
         choose_device("cuda:2")
+
+
+def test_each_of_several_processes_has_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    for rank in range(2):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", rank)
+    with pytest.raises(UserError, match="each of several processes has a GPU of its own"):
+        choose_device("cuda:0")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 3 of this machine has no GPU, there are 2"):
+        choose_device("auto")
+    with pytest.raises(UserError, match="device_map spreads"):
+        _places(CPU, "auto", "auto")
 
 
 def test_dtypes():

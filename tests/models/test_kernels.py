@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from crosstune.config.environment import GPU_OFF
 from crosstune.methods.adapters import lora_kernel
@@ -34,7 +35,7 @@ def step(lm, method):
 
     def keep(x):
         packed = remade._pack(x)
-        for saved in [packed] if packed is x else packed[0].args:  # made again from those
+        for saved in [x] if isinstance(packed[0], torch.Tensor) else packed[0].args:  # made again from those
             if isinstance(saved, torch.Tensor) and saved.untyped_storage().data_ptr() not in own:
                 kept[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
         return packed
@@ -49,16 +50,44 @@ def step(lm, method):
     return loss, gradients, sum(kept.values())
 
 
-def test_what_was_written_to_is_kept():
-    """Its recipe would give what it was before."""
+def test_what_was_written_to_is_kept_or_refused():
+    """Its recipe would give what it was before, or of other inputs; PyTorch does not look inside of hooks."""
     x = torch.randn(4, 8)
     y = x * 2
-    remade.made_by(y, lambda: x * 2)
+    remade.made_by(y, partial(torch.mul, x, 2))
     part = y.view(2, 16)[:, :8]
-    assert remade._unpack(remade._pack(part)).equal(part)
-    assert remade._pack(part) is not part
+    again = remade._pack(part)
+    assert remade._unpack(again).equal(part)
+    assert remade._unpack(again) is not part
     y.detach().add_(1)
-    assert remade._pack(part) is part
+    kept = remade._pack(part)
+    assert remade._unpack(kept) is part
+    for written, packed in ((y, kept), (x, again)):
+        written.add_(1)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            remade._unpack(packed)
+
+
+def test_what_a_model_may_do_with_a_norm():
+    """Change what it gave in place; checkpoint it. A second derivative, which it has not, is refused."""
+    weight, other = torch.randn(8), torch.randn(8, 8).requires_grad_()
+    x = torch.randn(5, 8).requires_grad_()
+
+    def norm(x):
+        return kernels._Norm.apply(x, weight, 1e-6, False)
+
+    def gradients(y):
+        return torch.autograd.grad((y @ other).square().sum(), (x, other))
+
+    with remade.made_again():
+        want = gradients(norm(x) * 3)
+        in_place = gradients(norm(x).mul_(3))
+        again = gradients(checkpoint(lambda x: norm(x) * 3, x, use_reentrant=False))
+        assert all(map(torch.equal, want, in_place))
+        assert all(map(torch.equal, want, again))
+        (slope,) = torch.autograd.grad(norm(x).square().sum(), x, create_graph=True)
+        with pytest.raises(RuntimeError):
+            torch.autograd.grad(slope.sum(), x)
 
 
 @pytest.mark.parametrize("case", ["lora-all", "full"])
@@ -86,7 +115,7 @@ def test_losses_and_gradients_of_a_model(family, case, monkeypatch):
         assert off <= 1.3 * plain_off + 0.01 * wanted[name].norm(), name
 
 
-@pytest.mark.parametrize("part", ["norm", "norm_gradient", "turn", "gate", "gate_gradient"])
+@pytest.mark.parametrize("part", ["norm", "norm_gradient", "turn", "turn_gradient", "gate", "gate_gradient"])
 def test_a_wrong_kernel_is_not_used(monkeypatch, caplog, part):
     """One that gives other numbers, forward or backward, in one line each."""
     lm = make_lm("llama", torch.bfloat16)
@@ -182,9 +211,9 @@ def test_all_layers_and_batches_take_the_same_kernels(monkeypatch):
         kinds.clear()
         step(lm, attach(lm, "full"))
         # Hidden states, queries and keys have norms of two widths, and are turned as two numbers of heads.
-        functions = ("gate", "gate_gradient", "norm", "norm_gradient", "norm_slopes", "turn")
+        functions = ("gate", "gate_gradient", "norm", "norm_gradient", "norm_slopes", "turn", "turn_gradient")
         of = {name: sum(kind[0] == name for kind in kinds) for name in functions}
-        assert list(of.values()) == [1, 1, 2, 2, 2, 2]
+        assert list(of.values()) == [1, 1, 2, 2, 2, 2, 2]
         with torch.inference_mode():
             lm.hidden(torch.tensor([random_ids(7), random_ids(7, 1)]))
         assert len(kinds) == sum(of.values())
@@ -206,7 +235,7 @@ def test_each_function_is_compiled_a_few_times_at_most(monkeypatch):
             answer_loss(lm, collated(rows, torch.device("cpu"))).backward()
             method.after_backward()
     COMPILED.cache_clear()
-    assert counted["unique_graphs"] == 7
+    assert counted["unique_graphs"] == 9
     assert not kernels.COMPILED._said
 
 

@@ -261,21 +261,20 @@ def test_a_mistake_in_python_is_told_too(model: Path, tmp_path: Path) -> None:
         Study(**study_of(model, tmp_path, tasks=["none.yaml"]))
 
 
-def test_an_unusable_test_in_the_source_does_not_stop_the_others(model: Path, tmp_path: Path) -> None:
+def test_a_missing_test_in_the_source_does_not_stop_the_others_and_a_damaged_one_does(
+    model: Path, tmp_path: Path
+) -> None:
     write_data(tmp_path, "jsonl")
     (tmp_path / "weather.yaml").write_text(CHOICE.replace("SUFFIX", "jsonl"), encoding="utf-8")
-    (tmp_path / "test_en.jsonl").write_text("{}\n", encoding="utf-8")
+    test = tmp_path / "test_en.jsonl"
+    test.write_text("{}\n", encoding="utf-8")
     study = study_with(tmp_path, model, [{"file": "weather.yaml"}], methods=["none"], languages=["de"])
-    log = io.StringIO()
-    (run,) = run_study(study, console=Console(file=log, width=300)).done
-    record = store.read_run(study.folder / run)
-    assert record.languages == ["de"]
-    assert record.data.model_extra is not None
-    assert "test_en.jsonl:1" in record.data.model_extra["source_test_left_out"]
-    assert "no scores in en, and no gaps to it: " in log.getvalue()
-    alone = study_with(tmp_path, model, [{"file": "weather.yaml"}], methods=["none"], languages=["en"])
     with pytest.raises(UserError, match=r"test_en\.jsonl:1"):
-        go(alone)
+        go(study)
+    test.unlink()
+    study = study_with(tmp_path, model, [{"file": "weather.yaml"}], methods=["none"], languages=["de"])
+    (run,) = go(study)
+    assert store.read_run(study.folder / run).languages == ["de"]
 
 
 def test_written_answers_of_beams_are_a_protocol_of_their_own(model: Path, tmp_path: Path) -> None:

@@ -242,3 +242,6 @@ def test_without_ray(long: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r'needs Ray: pip install "crosstune\[ray\]"'):
         go(long)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    with pytest.raises(UserError, match="both start processes"):
+        go(long)

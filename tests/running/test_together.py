@@ -11,6 +11,22 @@ from other_process import called, ended
 from saved_model import study_of, write_study
 from tiny_models import DEVICE
 
+# Of a file of the user's own: its class can be sent to no other process.
+TASK = """
+from crosstune.tasks.base import Example, Task
+
+class Order(Task):
+    name, version, kind, metrics = "order", 1, "choice", ("accuracy",)
+    summary = "a test's own"
+    split_names = {"train": "made", "dev": "made", "test": "made"}
+
+    def languages(self):
+        return ["en", "de", "ru"]
+
+    def examples(self, split, language):
+        prompts = [f"{split} {language} {i}?" for i in range(11)]
+        return [Example(prompt, language, prompt, (prompt[2],), ("a", "v", "s")) for prompt in prompts]
+"""
 TRAIN = {"steps": 3, "batch_size": 4, "limit": 10, "evaluate_every": 2}
 
 
@@ -20,7 +36,8 @@ def run(model: Path, store: Path, rank: int | None = None, port: int = 0) -> Bas
     methods = ["none", "lora", {"name": "full", "layers": 1} | sharded]
     folder = store.with_name(f"{store.name} {rank}")
     folder.mkdir()
-    file = write_study(folder / "x.yaml", study_of(model, store, methods=methods, train=TRAIN))
+    tasks = [str(folder.with_name("order.py"))]
+    file = write_study(folder / "x.yaml", study_of(model, store, tasks=tasks, methods=methods, train=TRAIN))
     torchrun = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -38,6 +55,7 @@ def test_two_processes_make_a_study(model: Path, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    (tmp_path / "order.py").write_text(TASK, encoding="utf-8")
     both = [run(model, tmp_path / "both", rank, port) for rank in range(2)]
     for process in [run(model, tmp_path / "alone"), *both]:
         assert ended(process) == 0, [file.read_text() for file in tmp_path.glob("*/.stderr")]

@@ -287,6 +287,11 @@ def test_mistakes_in_the_file(tmp_path: Path, text: str, message: str) -> None:
         ({"tokens": ["a"], "ner": {"tags": [3]}}, "answer_is: index0\n", "unknown tag '3'; known: "),
         ({"tokens": ["a", None], "ner": {"tags": ["O", "O"]}}, "", r"tokens\[1\] is missing"),
         ({"tokens": ["a"]}, "", "no column ner.tags; it has tokens"),
+        (
+            {"tokens": ["a"], "ner": {"tags": ["I-PER"]}},
+            "",
+            "en.jsonl:1: I-PER begins a name, which strict_f1",
+        ),
     ],
 )
 def test_mistakes_in_the_data(tmp_path: Path, row: dict[str, Any], more: str, message: str) -> None:

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crosstune.analysis.groups import group_of, language_or_none
+from crosstune.analysis.groups import group_of
 from crosstune.errors import UserError
 from crosstune.languages import table
 from crosstune.metrics.corpus import CORPUS
@@ -338,7 +338,6 @@ def clean_table():
     for code in list(table.ADDED):
         del table.ADDED[code], table.LANGUAGES[code], table._ALIASES[code]
     table._index.cache_clear()
-    language_or_none.cache_clear()
 
 
 @pytest.mark.usefixtures("clean_table")

@@ -10,7 +10,9 @@ import torch
 
 from crosstune.config.environment import CHECKPOINT_SECONDS
 from crosstune.errors import UserError
+from crosstune.files import sha256_of
 from crosstune.models.memory.token_limit import TokenLimit
+from crosstune.models.tensor_file import read_tensors
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.checkpoint import Checkpoint
 from crosstune.training.loop import Progress, train
@@ -96,7 +98,22 @@ def test_stopped_after_any_step(
         assert notes.pop() == f"  training resumes after step {step}"
     # Of a finished one nothing is done again.
     same(go(lm, case, settings, Checkpoint(folder, "x", notes.append), stop_after=-1), wanted)
-    assert [file.name[:20] for file in folder.iterdir()] == ["checkpoint-000000005"]
+    assert {file.name[:20] for file in folder.iterdir()} == {"checkpoint-000000005"}
+
+
+def test_finished_weights_are_written_once(
+    tiny_lm: Callable[..., Any], tmp_path: Path, notes: list[str]
+) -> None:
+    """In the model's dtype and not as fp32 copies: the file can be the run's."""
+    checkpoint = Checkpoint(tmp_path, "x", notes.append)
+    state, _ = go(tiny_lm("llama", torch.bfloat16), "full", FIVE, checkpoint)
+    kept = checkpoint.finished
+    assert kept is not None
+    assert kept.taken_to(tmp_path / "weights.safetensors") == sha256_of(kept.path)
+    assert kept.path.samefile(tmp_path / "weights.safetensors")
+    written = read_tensors(kept.path, torch.device("cpu"))
+    assert written.keys() == state.keys()
+    assert all(x.dtype == torch.bfloat16 and torch.equal(x, state[name].cpu()) for name, x in written.items())
 
 
 def test_stopped_again_and_again(tiny_lm: Callable[..., Any], tmp_path: Path, notes: list[str]) -> None:
@@ -129,7 +146,7 @@ def test_patience_is_counted_over_a_stop(
 def stopped_at_two(lm: Any, folder: Path, notes: list[str]) -> Path:
     with pytest.raises(Killed):
         go(lm, "lora", FIVE, Checkpoint(folder, "x", notes.append), stop_after=2)
-    return next(folder.iterdir())
+    return next(folder.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("harm", ["a bit", "cut", "empty", "half written"])
@@ -148,7 +165,7 @@ def test_a_damaged_checkpoint_is_not_used(
     else:
         file.write_bytes(content[: len(content) // 3 if harm == "cut" else 0])
     same(go(lm, "lora", FIVE, Checkpoint(tmp_path, "x", notes.append)), go(lm, "lora", FIVE))
-    assert [file.name[:20] for file in tmp_path.iterdir()] == ["checkpoint-000000005"]
+    assert {file.name[:20] for file in tmp_path.iterdir()} == {"checkpoint-000000005"}
     assert notes == ([] if harm == "half written" else [f"  {file.name} is damaged and is not used"])
 
 

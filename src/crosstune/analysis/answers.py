@@ -12,19 +12,12 @@ FEWEST = 10
 
 
 class Answers(NamedTuple):
-    """A run's answers in one language.
+    """A run's answers in one language."""
 
-    Attributes:
-        examples: How many.
-        key: A hash of them; another run's is the same if all its answers are.
-        constant: Whether they are one and the same, and the right ones are not.
-        wrong: Whether one of them is.
-    """
-
-    examples: int
-    key: int
-    constant: bool
-    wrong: bool
+    examples: int  # how many
+    key: int  # a hash of them; another run's is the same if all its answers are
+    constant: bool  # whether they are one and the same, and the right ones are not
+    wrong: bool  # whether one of them is
 
 
 def answers_of(run_id: str, reader: Predictions) -> dict[str, Answers]:

@@ -7,7 +7,6 @@ base model will have read most of the unseen scripts. A method that was also tra
 (``zero_shot`` is false) is grouped like those it is compared with, by the source language alone.
 """
 
-import functools
 from collections.abc import Iterable
 from typing import Literal, get_args
 
@@ -16,7 +15,7 @@ import polars as pl
 from crosstune.analysis.answer_language import CORRECT, RATES, UNDECIDED
 from crosstune.analysis.transfer import COMPARISON, ROW, comparable, seed_means
 from crosstune.errors import UserError, did_you_mean
-from crosstune.languages.table import Language, find, order_by_family
+from crosstune.languages.table import lookup, order_by_family
 
 Grouping = Literal["family", "branch", "script", "resource", "seen_script", "macroarea"]
 
@@ -25,20 +24,11 @@ ALL = "all"
 SEEN, UNSEEN = "seen script", "unseen script"
 
 
-@functools.cache
-def language_or_none(code: str) -> Language | None:
-    """The language table's row of a code, or None: results in an unlisted language are still results."""
-    try:
-        return find(code)
-    except UserError:
-        return None
-
-
 def family_order(codes: Iterable[str]) -> list[str]:
     """Codes with the languages of a family side by side; those the language table lacks at the end."""
     unique = sorted(set(codes))
-    listed = [code for code in unique if language_or_none(code) is not None]
-    return order_by_family(listed) + [code for code in unique if language_or_none(code) is None]
+    listed = [code for code in unique if lookup(code) is not None]
+    return order_by_family(listed) + [code for code in unique if lookup(code) is None]
 
 
 def group_of(code: str, by: Grouping, source: str = "en") -> str:
@@ -49,7 +39,7 @@ def group_of(code: str, by: Grouping, source: str = "en") -> str:
     if by == "seen_script":
         script, seen = group_of(code, "script"), group_of(source, "script")
         return UNKNOWN if UNKNOWN in (script, seen) else SEEN if script == seen else UNSEEN
-    value = getattr(language_or_none(code), by, None)
+    value = getattr(lookup(code), by, None)
     if value is None or value == "":
         return UNKNOWN
     return f"class {value}" if by == "resource" else str(value)

@@ -13,51 +13,31 @@ ALPHA = 0.05
 
 @dataclass(frozen=True)
 class Cell:
-    """One of the comparisons that decide a claim.
+    """One of the comparisons that decide a claim."""
 
-    Attributes:
-        where: What distinguishes it from the claim's other cells, such as "xnli, Uralic".
-        outcome: "yes" if the difference is significantly on the claim's side of its threshold, "no" if
-            significantly on the other, otherwise "open".
-        why: Why it is open, unless only because of the interval.
-        a: Label of the method the claim is about.
-        b: Label of the other method.
-        difference: Of the claim's quantity: most often the mean of a - b over languages, in [-1, 1]; null
-            without data.
-        holds: Whether it is on the claim's side of the threshold.
-        low: Lower end of its 95% interval.
-        high: Upper end.
-        p: Two-sided, for a true difference equal to the threshold.
-        p_corrected: The p value that decides the outcome; see `corrected`.
-        detectable: Minimum detectable distance from the threshold, at 80% power.
-        languages: Number of target languages.
-        examples: Number of examples in all languages.
-        seeds_a: Seeds of a.
-        seeds_b: Seeds of b.
-        effort: What each side was given besides the method, where that differs: "best of 10 rates against 1".
-        note: What keeps its numbers from being those of a table, or makes them doubtful.
-        runs: Ids of the compared runs.
-    """
-
-    where: str
+    where: str  # what distinguishes it from the claim's other cells, such as "xnli, Uralic"
+    # "yes" if the difference is significantly on the claim's side of its threshold, "no" if significantly on
+    # the other, otherwise "open".
     outcome: Outcome = "open"
-    why: str = ""
-    a: str = ""
-    b: str = ""
+    why: str = ""  # why it is open, unless only because of the interval
+    a: str = ""  # label of the method the claim is about
+    b: str = ""  # label of the other method
+    # Of the claim's quantity: most often the mean of a - b over languages, in [-1, 1]; null without data.
     difference: float | None = None
-    holds: bool = False
-    low: float | None = None
-    high: float | None = None
-    p: float | None = None
-    p_corrected: float | None = None
-    detectable: float | None = None
-    languages: int = 0
-    examples: int = 0
-    seeds_a: int = 0
-    seeds_b: int = 0
+    holds: bool = False  # whether it is on the claim's side of the threshold
+    low: float | None = None  # lower end of its 95% interval
+    high: float | None = None  # upper end
+    p: float | None = None  # two-sided, for a true difference equal to the threshold
+    p_corrected: float | None = None  # the p value that decides the outcome; see `corrected`
+    detectable: float | None = None  # minimum detectable distance from the threshold, at 80% power
+    languages: int = 0  # number of target languages
+    examples: int = 0  # number of examples in all languages
+    seeds_a: int = 0  # seeds of a
+    seeds_b: int = 0  # seeds of b
+    # What each side was given besides the method, where that differs: "best of 10 rates against 1".
     effort: str = ""
-    note: str = ""
-    runs: tuple[str, ...] = ()
+    note: str = ""  # what keeps its numbers from being those of a table, or makes them doubtful
+    runs: tuple[str, ...] = ()  # ids of the compared runs
 
 
 def corrected(cells: Sequence[Cell], quantifier: Quantifier) -> list[Cell]:

@@ -18,12 +18,7 @@ class NoRunsError(Exception):
 
 @dataclass(frozen=True)
 class Setup:
-    """Runs that differ only in the seed.
-
-    Attributes:
-        tried: Of how many settings this is the best by score on development data; 1 if none were searched.
-        selected_on: Seeds whose scores chose it.
-    """
+    """Runs that differ only in the seed."""
 
     model: str
     task: str
@@ -32,8 +27,9 @@ class Setup:
     label: str
     examples: int
     runs: tuple[RunRecord, ...]
+    # Of how many settings this is the best by score on development data; 1 if none were searched.
     tried: int = 1
-    selected_on: frozenset[int] = frozenset()
+    selected_on: frozenset[int] = frozenset()  # seeds whose scores chose it
 
     @property
     def first(self) -> RunRecord:

@@ -29,38 +29,25 @@ Ruling = Literal["supported", "contradicted", "not enough data", "literature"]
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on a claim.
+    """The verdict on a claim."""
 
-    Attributes:
-        claim: Text of the claim.
-        source: Where it was made.
-        place: Its file and line ("paper.yaml:12").
-        verdict: "supported", "contradicted", "not enough data"; "literature" where no result can decide.
-        reason: In one sentence.
-        threshold: The difference must be above it, in [-1, 1].
-        metric: What the difference is of (`Claim.measured`).
-        p: Two-sided p value of the verdict, corrected over the claim's cells; None for not enough data.
-        cell: Of the cells that make the verdict the extreme one: of "every" the lowest difference, of "some"
-            the highest, of "most" the middle one. It has no difference where there are no runs.
-        cells: All of them.
-        runs: Ids of all compared runs.
-        p_together: ``p`` after Holm correction over all claims with data that are judged together.
-        frozen: When the claim was fixed, and whether before its runs; "" if it was not.
-    """
-
-    claim: str
-    source: str
-    place: str
-    verdict: Ruling
-    reason: str
-    threshold: float
-    metric: str
+    claim: str  # text of the claim
+    source: str  # where it was made
+    place: str  # its file and line ("paper.yaml:12")
+    verdict: Ruling  # "supported", "contradicted", "not enough data"; "literature" where no result can decide
+    reason: str  # in one sentence
+    threshold: float  # the difference must be above it, in [-1, 1]
+    metric: str  # what the difference is of (`Claim.measured`)
+    # Two-sided p value of the verdict, corrected over the claim's cells; None for not enough data.
     p: float | None
+    # Of the cells that make the verdict the extreme one: of "every" the lowest difference, of "some" the
+    # highest, of "most" the middle one. It has no difference where there are no runs.
     cell: Cell
-    cells: tuple[Cell, ...]
-    runs: tuple[str, ...]
+    cells: tuple[Cell, ...]  # all of them
+    runs: tuple[str, ...]  # ids of all compared runs
+    # ``p`` after Holm correction over all claims with data that are judged together.
     p_together: float | None = None
-    frozen: str = ""
+    frozen: str = ""  # when the claim was fixed, and whether before its runs; "" if it was not
 
 
 def judge(

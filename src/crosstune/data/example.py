@@ -15,44 +15,31 @@ MOST_CHOICES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One of the texts that are searched, or a question that they are searched for.
+    """One of the texts that are searched, or a question that they are searched for."""
 
-    Attributes:
-        id: Without spaces.
-        language: Canonical code; a part of a method that is one language's is active for it.
-        text: Its text.
-    """
-
-    id: str
-    language: str
-    text: str
+    id: str  # without spaces
+    language: str  # canonical code; a part of a method that is one language's is active for it
+    text: str  # its text
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    r"""One question, its prompt already written out.
+    """One question, its prompt already written out."""
 
-    Attributes:
-        id: The same in every language where the task is parallel.
-        language: Canonical code of the language table (`crosstune.languages`).
-        prompt: Text that ends where the answer starts, without trailing space ("...\nTopic:").
-        answers: Acceptable answers without leading space; the first is the one training writes.
-        choices: What is scored, for a choice task (each without leading space); empty for a free answer.
-        fields: The dataset's own texts by name, such as ("premise", "..."): what overlap with training data
-            and repeated questions are looked for in.
-        span: Of the first answer, if it is a part of the field ``context``: its first character there, and
-            the one behind its last.
-        cluster: What it shares with examples that are not independent of it, such as a key of its passage;
-            empty where it stands alone. Tests of significance need it; it decides nothing in a run.
-    """
-
-    id: str
-    language: str
-    prompt: str
-    answers: tuple[str, ...]
+    id: str  # the same in every language where the task is parallel
+    language: str  # canonical code of the language table (`crosstune.languages`)
+    prompt: str  # text that ends where the answer starts, without trailing space ("...\nTopic:")
+    answers: tuple[str, ...]  # acceptable answers without leading space; the first is the one training writes
+    # What is scored, for a choice task (each without leading space); empty for a free answer.
     choices: tuple[str, ...] = ()
+    # The dataset's own texts by name, such as ("premise", "..."): what overlap with training data and
+    # repeated questions are looked for in.
     fields: tuple[tuple[str, str], ...] = ()
+    # What it shares with examples that are not independent of it, such as a key of its passage; empty where
+    # it stands alone. Tests of significance need it; it decides nothing in a run.
     cluster: str = field(default="", compare=False)
+    # Of the first answer, if it is a part of the field ``context``: its first character there, and the one
+    # behind its last.
     span: tuple[int, int] | None = field(default=None, compare=False)
 
     @property

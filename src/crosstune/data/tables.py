@@ -27,17 +27,11 @@ class BadRow(UserError):  # noqa: N818 - it is a row as much as an error
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a table.
+    """One row of a table."""
 
-    Attributes:
-        path: The file.
-        line: Its line in the file, from 1 (of a parquet file, the row).
-        fields: By column name, as published: texts, or in JSON and parquet whatever is there.
-    """
-
-    path: Path
-    line: int
-    fields: dict[str, Any]
+    path: Path  # the file
+    line: int  # its line in the file, from 1 (of a parquet file, the row)
+    fields: dict[str, Any]  # by column name, as published: texts, or in JSON and parquet whatever is there
 
     def __getitem__(self, column: str) -> Any:
         return self.fields[column]
@@ -70,6 +64,14 @@ class Row:
 
 
 Rows = Iterable[Row | BadRow]
+
+
+def usable(rows: Rows) -> Iterator[Row]:
+    """The same rows; the first that cannot be read is raised as the `BadRow` that it is."""
+    for row in rows:
+        if isinstance(row, BadRow):
+            raise row
+        yield row
 
 
 def changed(rows: Rows, change: Callable[[Row], Row]) -> Iterator[Row | BadRow]:

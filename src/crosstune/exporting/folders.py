@@ -40,25 +40,16 @@ TOKENS = 8
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """What was written."""
 
-    Attributes:
-        folder: Where.
-        run: Of which run.
-        kind: "PEFT adapter", "adapter of the adapters library" or "merged checkpoint".
-        loads: The class of transformers that loads it, or the model below it.
-        classes: Of its head; 0 without one.
-        gap: Largest difference of its logits from ours, of the largest; None where they were not computed.
-        remarks: What else there is to know of it.
-    """
-
-    folder: Path
-    run: RunRecord
-    kind: str
+    folder: Path  # where
+    run: RunRecord  # of which run
+    kind: str  # "PEFT adapter", "adapter of the adapters library" or "merged checkpoint"
+    # Largest difference of its logits from ours, of the largest; None where they were not computed.
     gap: float | None
-    remarks: tuple[str, ...]
-    loads: str = _CAUSAL
-    classes: int = 0
+    remarks: tuple[str, ...]  # what else there is to know of it
+    loads: str = _CAUSAL  # the class of transformers that loads it, or the model below it
+    classes: int = 0  # of its head; 0 without one
 
 
 def write_adapter(

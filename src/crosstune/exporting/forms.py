@@ -30,17 +30,11 @@ _GATED = ("llama", "mistral")
 
 @dataclass(frozen=True)
 class PeftForm:
-    """A method as PEFT has it.
+    """A method as PEFT has it."""
 
-    Attributes:
-        config: PEFT's.
-        values: By name in PEFT's model.
-        remark: What holds of it there and not here; None where nothing does.
-    """
-
-    config: Any
-    values: dict[str, Tensor]
-    remark: str | None = None
+    config: Any  # PEFT's
+    values: dict[str, Tensor]  # by name in PEFT's model
+    remark: str | None = None  # what holds of it there and not here; None where nothing does
 
 
 def peft_form(method: Method, lm: LanguageModel) -> PeftForm:

@@ -5,51 +5,26 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from crosstune.data.tables import BadRow, Row
-from crosstune.errors import UserError
-from crosstune.languages import find
+from crosstune.data.tables import Row
 
 LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An example's answer and score.
+    """An example's answer and score."""
 
-    Attributes:
-        run: Model, task, method and seed; answers that share them make one run.
-        language: Canonical code where the language table has it, otherwise as written.
-        example: Id; methods are compared on equal ids, and languages that share ids on parallel examples.
-        score: In [0, 1].
-        prediction: What was answered.
-        gold: What would have been right.
-        choices: Log-probability of each choice; None where there were none.
-        document: Hash or text of what was asked, to tell test sets apart; "" where it is not known.
-        cluster: What examples that are not independent share, such as a passage; None for independent ones.
-        metric: What the score measures.
-    """
-
-    run: tuple[str, str, str, int]
-    language: str
-    example: str
-    score: float
-    prediction: str = ""
-    gold: str = ""
-    choices: tuple[float, ...] | None = None
-    document: str = ""
+    run: tuple[str, str, str, int]  # model, task, method and seed; answers that share them make one run
+    language: str  # canonical code where the language table has it, otherwise as written
+    example: str  # id; methods are compared on equal ids, and languages that share ids on parallel examples
+    score: float  # in [0, 1]
+    prediction: str = ""  # what was answered
+    gold: str = ""  # what would have been right
+    choices: tuple[float, ...] | None = None  # log-probability of each choice; None where there were none
+    document: str = ""  # hash or text of what was asked, to tell test sets apart; "" where it is not known
+    # What examples that are not independent share, such as a passage; None for independent ones.
     cluster: str | None = None
-    metric: str = "score"
-
-
-def whole(row: Row | BadRow) -> Row:
-    """The row.
-
-    Raises:
-        BadRow: It could not be read.
-    """
-    if isinstance(row, BadRow):
-        raise row
-    return row
+    metric: str = "score"  # what the score measures
 
 
 def score_of(row: Row, name: str) -> float:
@@ -87,14 +62,6 @@ def text_of(value: Any) -> str:
     """Any value as text that a file can hold."""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text.encode("utf-8", "replace").decode()
-
-
-def language_code(name: str) -> str:
-    """Its canonical code, or the name as it stands."""
-    try:
-        return find(name).code
-    except UserError:
-        return name
 
 
 def short(value: Any) -> str:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from crosstune.data.tables import Row, read_rows
+from crosstune.data.tables import Row, read_rows, usable
 from crosstune.errors import UserError, did_you_mean
-from crosstune.importing.answers import Answer, language_code, name_of, score_of, text_of, whole
-from crosstune.languages import find
+from crosstune.importing.answers import Answer, name_of, score_of, text_of
+from crosstune.languages.table import canonical, lookup
 
 NEEDED = ("doc_id", "filtered_resps")
 _FILE = re.compile(r"samples_(?P<task>.+?)(?:_\d{4}-\d\d-\d\dT[\d.:\-]+)?\.jsonl")
@@ -25,25 +25,16 @@ _CODE = re.compile(r"[A-Za-z]{2,3}(?:[_-][A-Za-z]{4})?")
 
 @dataclass(frozen=True)
 class Samples:
-    """What the lines of a file do not say.
+    """What the lines of a file do not say."""
 
-    Attributes:
-        model: The model all methods share.
-        method: What is compared; by default the folders that tell the files apart.
-        task: Name for the tasks of all languages together; what is left of each task's name by default.
-        language: By default from the end of the task's name: xnli_de, belebele_fra_Latn.
-        metric: By default the first of each file's.
-        filter: By default the only one of each file.
-        seed: Of the method's training.
-    """
-
-    model: str = "imported"
-    method: str | None = None
+    model: str = "imported"  # the model all methods share
+    method: str | None = None  # what is compared; by default the folders that tell the files apart
+    # Name for the tasks of all languages together; what is left of each task's name by default.
     task: str | None = None
-    language: str | None = None
-    metric: str | None = None
-    filter: str | None = None
-    seed: int = 0
+    language: str | None = None  # by default from the end of the task's name: xnli_de, belebele_fra_Latn
+    metric: str | None = None  # by default the first of each file's
+    filter: str | None = None  # by default the only one of each file
+    seed: int = 0  # of the method's training
 
 
 def is_samples(path: Path) -> bool:
@@ -74,7 +65,7 @@ def read_samples(path: Path, about: Samples, method: str) -> Iterator[Answer]:
     name = match["task"] if (match := _FILE.fullmatch(path.name)) else path.stem
     base, language = _language(path, name, about)
     run = (about.model, about.task or base, about.method or method, about.seed)
-    rows = _filtered(path, [whole(row) for row in read_rows(path, NEEDED)], about.filter)
+    rows = _filtered(path, list(usable(read_rows(path, NEEDED))), about.filter)
     metric = about.metric or _metric(rows[0])
     for row in rows:
         if metric not in row.fields:
@@ -100,15 +91,12 @@ def read_samples(path: Path, about: Samples, method: str) -> Iterator[Answer]:
 def _language(path: Path, name: str, about: Samples) -> tuple[str, str]:
     """A task's name without its language, and the language."""
     if about.language is not None:
-        return name, language_code(about.language)
+        return name, canonical(about.language)
     parts = name.split("_")
     for count in (2, 1):
         code = "_".join(parts[-count:])
-        if len(parts) > count and _CODE.fullmatch(code):
-            try:
-                return "_".join(parts[:-count]), find(code).code
-            except UserError:
-                continue
+        if len(parts) > count and _CODE.fullmatch(code) and (language := lookup(code)) is not None:
+            return "_".join(parts[:-count]), language.code
     raise UserError(f"{path}: no language at the end of the task's name, {name}; add --language")
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from crosstune.data.tables import Row, read_rows
-from crosstune.importing.answers import Answer, language_code, name_of, score_of, text_of, whole
+from crosstune.data.tables import Row, read_rows, usable
+from crosstune.importing.answers import Answer, name_of, score_of, text_of
+from crosstune.languages.table import canonical
 
 COLUMNS = ("language", "example", "method", "score")
 OPTIONAL = ("model", "task", "seed", "prediction", "gold", "cluster")
@@ -21,7 +22,7 @@ def read_table(path: Path, model: str, task: str) -> Iterator[Answer]:
     Raises:
         UserError: Not such a table, or a row that cannot be used; file and line are named.
     """
-    for row in map(whole, read_rows(path, COLUMNS)):
+    for row in usable(read_rows(path, COLUMNS)):
         yield Answer(
             run=(
                 name_of(row, "model") if "model" in row.fields else model,
@@ -29,7 +30,7 @@ def read_table(path: Path, model: str, task: str) -> Iterator[Answer]:
                 name_of(row, "method"),
                 _seed(row),
             ),
-            language=language_code(name_of(row, "language")),
+            language=canonical(name_of(row, "language")),
             example=name_of(row, "example"),
             score=score_of(row, "score"),
             prediction=text_of(row.fields.get("prediction") or ""),

@@ -119,6 +119,12 @@ def lookup(code: str) -> Language | None:
     return LANGUAGES.get(f"{base}-{script}")
 
 
+def canonical(code: str) -> str:
+    """The canonical code of a variety; what the table lacks stays as it is."""
+    row = lookup(code)
+    return code if row is None else row.code
+
+
 def _base_and_script(key: str) -> tuple[str | None, str]:
     """Of a tag: the canonical code of its language, and the script that it asks for, if any."""
     tag = _TAG.fullmatch(key)

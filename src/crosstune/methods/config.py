@@ -1,16 +1,10 @@
 """Settings that methods share: which layers, how many prompt tokens."""
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, model_validator
 
+from crosstune.config.newer import WithNewer
 from crosstune.errors import UserError
 from crosstune.models.geometry import Geometry, Side
 
@@ -22,24 +16,10 @@ INIT_TEXT = (
 )
 
 
-class MethodConfig(BaseModel):
-    """Settings of a method, as written in a study file. Unknown keys are errors.
-
-    Attributes:
-        newer: Settings that the ids of runs are older than: left out of what is written at their defaults.
-    """
+class MethodConfig(WithNewer):
+    """Settings of a method, as written in a study file. Unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    newer: ClassVar[tuple[str, ...]] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        content: dict[str, Any] = dump(self)
-        fields = type(self).model_fields
-        for name in {name for kind in type(self).__mro__ for name in vars(kind).get("newer", ())}:
-            if getattr(self, name) == fields[name].get_default(call_default_factory=True):
-                content.pop(name, None)
-        return content
 
     @classmethod
     def open_ended(cls) -> bool:

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from crosstune.methods.base import Method, Pass
+from crosstune.methods.base import Method
+from crosstune.methods.composite import Composite
 from crosstune.methods.config import MethodConfig
 from crosstune.methods.deferred import LanguageModel, Tensor, nn, torch
 from crosstune.models.adaptation import Part
@@ -25,17 +26,11 @@ SPREAD = 0.02
 
 @dataclass(frozen=True)
 class HeadShape:
-    """Which head.
+    """Which head."""
 
-    Attributes:
-        classes: Scores of each state.
-        dense: Whether there is a layer in between.
-        two_way: Layers of a causal model in which tokens see those behind them.
-    """
-
-    classes: int
-    dense: bool = False
-    two_way: tuple[int, ...] = ()
+    classes: int  # scores of each state
+    dense: bool = False  # whether there is a layer in between
+    two_way: tuple[int, ...] = ()  # layers of a causal model in which tokens see those behind them
 
     def count(self, hidden: int) -> int:
         """Its parameters on states of a width."""
@@ -81,7 +76,7 @@ class Probe(Method[MethodConfig]):
         return {}
 
 
-class WithHead(Method[MethodConfig]):
+class WithHead(Composite[MethodConfig]):
     """A method, and a head that is trained with it.
 
     Args:
@@ -95,6 +90,7 @@ class WithHead(Method[MethodConfig]):
     def __init__(self, method: Method[Any], shape: HeadShape) -> None:
         super().__init__(method.config)
         self.method, self.shape, self.shots = method, shape, method.shots
+        self.inner = (method,)
 
     @property
     def default_rate(self) -> float | None:
@@ -105,11 +101,6 @@ class WithHead(Method[MethodConfig]):
     def trains(self) -> bool:
         """The method's."""
         return self.method.trains
-
-    @property
-    def lowest_layer(self) -> int:
-        """The method's."""
-        return self.method.lowest_layer
 
     @classmethod
     def count(cls, config: MethodConfig, geometry: Geometry) -> int:
@@ -138,29 +129,9 @@ class WithHead(Method[MethodConfig]):
         head = {f"{PREFIX}{name}": p for name, p in self.head.named_parameters()}
         return self.method.parameters() | head
 
-    def objective(self, loss: Tensor, of: Pass) -> Tensor:
-        """The method's."""
-        return self.method.objective(loss, of)
-
     def rate_factors(self) -> dict[str, float]:
         """The method's."""
         return self.method.rate_factors()
-
-    def use_masters(self, wanted: bool) -> None:
-        """The method's."""
-        self.method.use_masters(wanted)
-
-    def begin_training(self, steps: int) -> list[int]:
-        """The method's."""
-        return self.method.begin_training(steps)
-
-    def next_phase(self) -> None:
-        """The method's; the head stays as it is."""
-        self.method.next_phase()
-
-    def with_gradients(self, step: int) -> None:
-        """The method's."""
-        self.method.with_gradients(step)
 
     def training_state(self) -> dict[str, Tensor]:
         """The method's."""
@@ -169,14 +140,6 @@ class WithHead(Method[MethodConfig]):
     def load_training_state(self, state: dict[str, Tensor]) -> None:
         """The method's."""
         self.method.load_training_state(state)
-
-    def after_backward(self) -> None:
-        """The method's."""
-        self.method.after_backward()
-
-    def after_step(self) -> None:
-        """The method's."""
-        self.method.after_step()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -195,13 +158,6 @@ class WithHead(Method[MethodConfig]):
         heads = {name: x for name, x in state.items() if name.startswith(PREFIX)}
         self.method.load_state({name: x for name, x in state.items() if name not in heads})
         self.head.load_state_dict({name.removeprefix(PREFIX): x for name, x in heads.items()})
-
-    def set_parameters(self, values: Mapping[str, Tensor]) -> None:
-        """Of both."""
-        with torch.no_grad():
-            for name, parameter in self.parameters().items():
-                parameter.copy_(values[name])
-        self.after_step()
 
 
 def without_head(method: Method) -> Method:

@@ -40,14 +40,7 @@ Settings = TypeVar("Settings", bound=SparseConfig, default=SparseConfig)
 
 
 class Sparse(Method[Settings]):
-    """Few weights move, wherever they are.
-
-    Attributes:
-        tensors: The model's weights, by their own names.
-        originals: Their values before, in the model's dtype.
-        changes: The trained changes, fp32.
-        masks: True where a change may be; None while all may.
-    """
+    """Few weights move, wherever they are."""
 
     name = "sparse"
     trains_weights = True
@@ -58,10 +51,10 @@ class Sparse(Method[Settings]):
     stacking = "alone"
     Config = SparseConfig
 
-    tensors: dict[str, Tensor]
-    originals: dict[str, Tensor]
-    changes: "dict[str, nn.Parameter]"
-    masks: dict[str, Tensor] | None = None
+    tensors: dict[str, Tensor]  # the model's weights, by their own names
+    originals: dict[str, Tensor]  # their values before, in the model's dtype
+    changes: "dict[str, nn.Parameter]"  # the trained changes, fp32
+    masks: dict[str, Tensor] | None = None  # true where a change may be; None while all may
 
     @classmethod
     def count(cls, config: SparseConfig, geometry: Geometry) -> int:

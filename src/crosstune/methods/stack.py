@@ -24,7 +24,8 @@ from pydantic import (
 
 from crosstune.config.mistakes import invalid, known_keys, named, read_settings
 from crosstune.errors import UserError
-from crosstune.methods.base import Merge, Method, Pass
+from crosstune.methods.base import Merge, Method
+from crosstune.methods.composite import Composite
 from crosstune.methods.config import MethodConfig
 from crosstune.methods.deferred import LanguageModel, Tensor, nn
 from crosstune.methods.head import Probe
@@ -108,7 +109,7 @@ class StackConfig(MethodConfig):
         return self
 
 
-class Stack(Method[StackConfig]):
+class Stack(Composite[StackConfig]):
     """Methods that are attached one on top of the other.
 
     Attributes:
@@ -124,6 +125,7 @@ class Stack(Method[StackConfig]):
     def __init__(self, config: StackConfig | None = None) -> None:
         super().__init__(config)
         self.methods = {f"{i}.{part.name}": part.make() for i, part in enumerate(self.config.stack)}
+        self.inner = (*self.methods.values(),)
 
     @property
     def default_rate(self) -> float:
@@ -147,11 +149,6 @@ class Stack(Method[StackConfig]):
             method.attach(lm, seed + 1000 * i, part.languages)
             part.undo.callback(method.detach)
 
-    @property
-    def lowest_layer(self) -> int:
-        """The lowest of all."""
-        return min(method.lowest_layer for method in self.methods.values())
-
     def parameters(self) -> "dict[str, nn.Parameter]":
         """Of all, each name behind its method's place and name: ``1.prefix.layers.0``."""
         return _joined({at: method.parameters() for at, method in self.methods.items()})
@@ -165,23 +162,6 @@ class Stack(Method[StackConfig]):
             for name in method.parameters()
         }
 
-    def begin_training(self, steps: int) -> list[int]:
-        """Of each; what stacks has one phase."""
-        for method in self.methods.values():
-            method.begin_training(steps)
-        return [steps]
-
-    def objective(self, loss: Tensor, of: Pass) -> Tensor:
-        """Each method's of what those before it make of the loss."""
-        for method in self.methods.values():
-            loss = method.objective(loss, of)
-        return loss
-
-    def with_gradients(self, step: int) -> None:
-        """Of each."""
-        for method in self.methods.values():
-            method.with_gradients(step)
-
     def training_state(self) -> dict[str, Tensor]:
         """Of all, named as the parameters."""
         return _joined({at: method.training_state() for at, method in self.methods.items()})
@@ -190,16 +170,6 @@ class Stack(Method[StackConfig]):
         """Of each."""
         for at, method in self.methods.items():
             method.load_training_state(_of(at, state))
-
-    def after_backward(self) -> None:
-        """Of each."""
-        for method in self.methods.values():
-            method.after_backward()
-
-    def after_step(self) -> None:
-        """Of each."""
-        for method in self.methods.values():
-            method.after_step()
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

@@ -27,8 +27,8 @@ def read_tensors(file: Path, device: "torch.device") -> "dict[str, Tensor]":
         raise UserError(f"{file} cannot be read: {error}") from error
 
 
-def write_tensors(tensors: Mapping[str, "Tensor"], at: Path, facts: Mapping[str, str] | None = None) -> None:
-    """Write a file of tensors, with some texts in its head.
+def write_tensors(tensors: Mapping[str, "Tensor"], at: Path) -> None:
+    """Write a file of tensors.
 
     Raises:
         OSError: The disk is full or cannot be written. Safetensors itself says so in words only.
@@ -37,7 +37,7 @@ def write_tensors(tensors: Mapping[str, "Tensor"], at: Path, facts: Mapping[str,
     from safetensors.torch import save_file
 
     try:
-        save_file(dict(tensors), at, metadata=None if facts is None else dict(facts))
+        save_file(dict(tensors), at)
     except SafetensorError as error:
         text = str(error)
         number = text.partition("os error ")[2].partition(")")[0]

@@ -1,4 +1,4 @@
 """Forms of answers: what rows train them, how a model computes them, what is kept of each.
 
-May import `tasks`, `methods`, `data`, `models`, `metrics`, `languages`.
+May import `tasks`, `methods`, `data`, `models`, `metrics`, `languages`, `config`.
 """

@@ -7,7 +7,7 @@ what they share: each branch sees what it follows and itself, and its tokens are
 forward. Equal to running every prompt-plus-label on its own.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Unpack
@@ -45,21 +45,7 @@ class Choice(Output):
         Raises:
             UserError: ``loss: choices`` with choices that start alike.
         """
-
-        def starts(choices: Sequence[str]) -> tuple[int, ...]:
-            return tuple(self.lm.tokens.answer(choice)[0] for choice in choices)
-
-        among_choices = loss == "choices"
-        for choices in {example.choices for example in examples} if among_choices else ():
-            if len(set(starts(choices))) < len(choices):
-                raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
-
-        def learned(example: Example) -> tuple[list[int], tuple[int, ...]]:
-            answer = self.lm.tokens.answer(example.answers[0])
-            if self.settings.choices == "first-token":
-                answer = answer[:1]
-            return answer, starts(example.choices) if among_choices else ()
-
+        learned = learned_choice(examples, self.lm.tokens.answer, self.settings, loss)
         return answer_rows(self.lm, examples, learned)
 
     def answers(self, task: Task, examples: Sequence[Example], **stream: Unpack[Stream]) -> Answers:
@@ -105,12 +91,46 @@ def by_word(example: Example) -> Iterator[Example]:
         yield replace(example, id=f"{example.id}:{i}", prompt=prompt, answers=(tag,))
 
 
+def learned_choice(
+    examples: Sequence[Example], tokens: Callable[[str], list[int]], settings: EvaluateSettings, loss: str
+) -> Callable[[Example], tuple[list[int], tuple[int, ...]]]:
+    """What gives an example's learned token ids, and those they are chosen from; see `Choice.rows`."""
+
+    def starts(choices: Sequence[str]) -> tuple[int, ...]:
+        return tuple(tokens(choice)[0] for choice in choices)
+
+    among_choices = loss == "choices"
+    for choices in {example.choices for example in examples} if among_choices else ():
+        if len(set(starts(choices))) < len(choices):
+            raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
+
+    def learned(example: Example) -> tuple[list[int], tuple[int, ...]]:
+        answer = tokens(example.answers[0])
+        if settings.choices == "first-token":
+            answer = answer[:1]
+        return answer, starts(example.choices) if among_choices else ()
+
+    return learned
+
+
+Labels = tuple[tuple[int, ...], ...]
+"""Token ids of each choice of a question."""
+
+
+def first_tokens(labels: Labels) -> Labels:
+    """The labels' first tokens, which have to differ."""
+    firsts = tuple(label[:1] for label in labels)
+    if len(set(firsts)) < len(firsts):
+        raise UserError("choices: first-token, but two labels start with the same token; use choices: label")
+    return firsts
+
+
 @dataclass(frozen=True, slots=True)
 class ChoiceItem:
     """One question: token ids of its prompt and of each label."""
 
     prompt: list[int]
-    labels: tuple[tuple[int, ...], ...]
+    labels: Labels
 
     @property
     def width(self) -> int:
@@ -142,12 +162,7 @@ def score_choices(
             "an empty prompt, and the model's tokenizer puts nothing in front: no label can be scored"
         )
     if settings.choices == "first-token":
-        items = [ChoiceItem(i.prompt, tuple(label[:1] for label in i.labels)) for i in items]
-        for item in items:
-            if len(set(item.labels)) < len(item.labels):
-                raise UserError(
-                    "choices: first-token, but two labels start with the same token; use choices: label"
-                )
+        items = [replace(item, labels=first_tokens(item.labels)) for item in items]
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
 
     lm.steps = None  # recorded steps of writing give their memory back

@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from torch import nn
 
@@ -41,8 +42,6 @@ def fitted(
     written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
 
     def answer(example: Example) -> int:
-        if lm.geometry.encoder or lm.geometry.encoder_layers:
-            return _beside(lm, example) if lm.geometry.encoder else 0
         return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
 
     fitting = _fitted(lm, examples, answer, answer, settings, passes, "texts", mentioned=passes.too_long > 0)
@@ -63,13 +62,9 @@ def fitted_rows(
     lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
 
     def answer(example: Example) -> int:
-        if lm.geometry.encoder or lm.geometry.encoder_layers:
-            return _beside(lm, example) if lm.geometry.encoder else 0
         return len(lm.tokens.answer(example.answers[0])) + (not example.choices)
 
     def most(example: Example) -> int:
-        if lm.geometry.encoder:
-            return _beside(lm, example)
         return len(example.answers[0].encode()) + 1
 
     fitting = _fitted(lm, examples, answer, most, settings, passes, "training texts")
@@ -79,7 +74,12 @@ def fitted_rows(
 
 
 def _beside(lm: LanguageModel, example: Example) -> int:
-    """Tokens that an encoder reads beside a prompt: its longest choice and what parts the two, or a mask."""
+    """Tokens that an encoder reads beside a prompt: its longest choice and what parts the two, or a mask.
+
+    An encoder in front of a decoder reads the prompt alone.
+    """
+    if not lm.geometry.encoder:
+        return 0
     if not reads_pairs(lm):
         return MASK
     return max(len(lm.tokens.answer(choice)) for choice in example.choices) + SEPARATORS
@@ -95,7 +95,9 @@ def _fitted(
     what: str,
     mentioned: bool = False,
 ) -> list[Example]:
-    """Those that fit beside their answer (at ``most`` so many tokens), and what becomes of the others."""
+    """Those that fit beside what is written (at ``most`` so many tokens), and what becomes of the others."""
+    if lm.geometry.encoder or lm.geometry.encoder_layers:
+        answer_of = most = partial(_beside, lm)
     positions = getattr(lm.decoder.config, "max_position_embeddings", None)
     if follows_longest(lm):
         positions = lm.geometry.same_rotation

@@ -3,17 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-    model_validator,
-)
+from pydantic import ConfigDict, Field, model_validator
 
+from crosstune.config.newer import WithNewer
 from crosstune.data.example import MOST_ANSWER_TOKENS, Example
 from crosstune.errors import UserError
 
@@ -23,22 +17,17 @@ PROMPT_END = 300
 
 @dataclass(frozen=True, slots=True)
 class Beams:
-    """A beam search.
+    """A beam search."""
 
-    Attributes:
-        count: Beams a text.
-        length_penalty: Exponent of an answer's length in tokens, the ending one included.
-        early_stopping: True ends the search of a text when as many answers as beams have ended; False when
-            its best open answer, by its length now, is worse than all of those; "never" when it would also be
-            worse by the greatest length.
-    """
-
-    count: int
-    length_penalty: float = 1.0
+    count: int  # beams a text
+    length_penalty: float = 1.0  # exponent of an answer's length in tokens, the ending one included
+    # True ends the search of a text when as many answers as beams have ended; False when its best open
+    # answer, by its length now, is worse than all of those; "never" when it would also be worse by the
+    # greatest length.
     early_stopping: bool | Literal["never"] = False
 
 
-class EvaluateSettings(BaseModel):
+class EvaluateSettings(WithNewer):
     """Settings of evaluation, the same for every run that is compared.
 
     Attributes:
@@ -80,6 +69,10 @@ class EvaluateSettings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    newer = (
+        *("per_cluster", "on_too_long", "head", "pooling", "piece", "two_way", "target_language_token"),
+        *("beams", "length_penalty", "early_stopping", "engine", "prompts", "chat_template", "system_prompt"),
+    )
 
     limit: int | None = Field(default=None, ge=1)
     per_cluster: int | None = Field(default=None, ge=1)
@@ -137,28 +130,3 @@ class EvaluateSettings(BaseModel):
         if self.prompts == "none":
             return None
         return prompt if self.prompts == "whole" or len(prompt) <= PROMPT_END else f"…{prompt[-PROMPT_END:]}"
-
-    @model_serializer(mode="wrap")
-    def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A setting that older records lack is left out at its default, and so are the ids of runs."""
-        content: dict[str, Any] = dump(self)
-        newer = (
-            "per_cluster",
-            "on_too_long",
-            "head",
-            "pooling",
-            "piece",
-            "two_way",
-            "target_language_token",
-            "beams",
-            "length_penalty",
-            "early_stopping",
-            "engine",
-            "prompts",
-            "chat_template",
-            "system_prompt",
-        )
-        for name in newer:
-            if name in content and content[name] == type(self).model_fields[name].default:
-                del content[name]
-        return content

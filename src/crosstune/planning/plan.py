@@ -26,34 +26,20 @@ _LOOKED_AT = 5
 
 @dataclass(frozen=True)
 class PlanGroup:
-    """The runs of one model, task and method, seeds and searched rates together.
+    """The runs of one model, task and method, seeds and searched rates together."""
 
-    Attributes:
-        model: As the study names it.
-        task: Its name.
-        method: The label.
-        kind: "result", "search" or "stage".
-        parameters: Trained; None where the model's shape cannot be had without asking the network.
-        runs: How many.
-        done: Of these, in the store.
-        failed: Of these, tried without success.
-        seconds: Estimated for the runs that are not done; None without anything to estimate from.
-        peak_bytes: Estimated memory; None likewise.
-        basis: "finished runs", "calibration", or None.
-        refused: Whether the model is refused, or does not fit task and method: nothing of it can be made.
-    """
-
-    model: str
-    task: str
-    method: str
-    kind: str
-    parameters: int | None
-    runs: int
-    done: int
-    failed: int
-    seconds: float | None
-    peak_bytes: int | None
-    basis: str | None
+    model: str  # as the study names it
+    task: str  # its name
+    method: str  # the label
+    kind: str  # "result", "search" or "stage"
+    parameters: int | None  # trained; None where the model's shape cannot be had without asking the network
+    runs: int  # how many
+    done: int  # of these, in the store
+    failed: int  # of these, tried without success
+    seconds: float | None  # estimated for the runs that are not done; None without anything to estimate from
+    peak_bytes: int | None  # estimated memory; None likewise
+    basis: str | None  # "finished runs", "calibration", or None
+    # Whether the model is refused, or does not fit task and method: nothing of it can be made.
     refused: bool = False
 
     @property
@@ -64,28 +50,18 @@ class PlanGroup:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """All groups of a study.
+    """All groups of a study."""
 
-    Attributes:
-        study: Its name.
-        store: Where its results go.
-        device: Kind of device.
-        dtype: Of the frozen weights.
-        groups: In the order they are run.
-        load_seconds: Estimated for loading the models that runs still need.
-        hints: One line for each method whose nearest size is not near its budget.
-        broken: One line for each finished run whose record cannot be read; ``crosstune run`` makes it again.
-        refused: Why runs cannot be made, one line for each model, or for what of a task does not fit it.
-    """
-
-    study: str
-    store: Path
-    device: str
-    dtype: str
-    groups: list[PlanGroup]
-    load_seconds: float
-    hints: list[str]
+    study: str  # its name
+    store: Path  # where its results go
+    device: str  # kind of device
+    dtype: str  # of the frozen weights
+    groups: list[PlanGroup]  # in the order they are run
+    load_seconds: float  # estimated for loading the models that runs still need
+    hints: list[str]  # one line for each method whose nearest size is not near its budget
+    # One line for each finished run whose record cannot be read; ``crosstune run`` makes it again.
     broken: list[str]
+    # Why runs cannot be made, one line for each model, or for what of a task does not fit it.
     refused: list[str]
 
     @property

@@ -27,22 +27,16 @@ _PER_STEP = (
 
 @dataclass
 class Measured:
-    """Figures of one model on this machine.
+    """Figures of one model on this machine."""
 
-    Attributes:
-        revision: Of the model that was measured.
-        load_seconds: To load it.
-        steps: By `step_key`: ``seconds`` of one training step, ``examples`` trained on, ``dev`` examples that
-            one score on development data takes, ``peak_bytes``.
-        answers: By `answer_key`: ``seconds`` of one test example, ``peak_bytes``.
-        tests: By `test_key`: test examples in all languages.
-    """
-
-    revision: str
-    load_seconds: float = 0.0
+    revision: str  # of the model that was measured
+    load_seconds: float = 0.0  # to load it
+    # By `step_key`: ``seconds`` of one training step, ``examples`` trained on, ``dev`` examples that one
+    # score on development data takes, ``peak_bytes``.
     steps: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # By `answer_key`: ``seconds`` of one test example, ``peak_bytes``.
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
-    tests: dict[str, int] = field(default_factory=dict)
+    tests: dict[str, int] = field(default_factory=dict)  # by `test_key`: test examples in all languages
 
 
 def step_key(run: Run) -> str:

@@ -31,29 +31,18 @@ WIDTH = 420
 
 @dataclass(frozen=True)
 class Item:
-    """A figure, a table, or both of the same numbers. Nothing is drawn or computed before it is asked for.
+    """A figure, a table, or both of the same numbers. Nothing is drawn or computed before it is asked for."""
 
-    Attributes:
-        id: Unique in a section; the end of a file's name.
-        place: Where it stands in the page; "files" for in none.
-        title: In words.
-        chart: Draws it at a width.
-        table: Makes it.
-        panels: Of a figure that the page splits into several: title and chart of each.
-        width: In a file or a notebook, in pixels.
-        least: Narrowest readable width in the page, in pixels.
-        numbers: No table has the chart's numbers: the page puts one below it.
-    """
-
-    id: str
-    place: str
-    title: str
-    chart: "Callable[[Width], Any] | None" = None
-    table: Callable[[], Table] | None = None
+    id: str  # unique in a section; the end of a file's name
+    place: str  # where it stands in the page; "files" for in none
+    title: str  # in words
+    chart: "Callable[[Width], Any] | None" = None  # draws it at a width
+    table: Callable[[], Table] | None = None  # makes it
+    # Of a figure that the page splits into several: title and chart of each.
     panels: Callable[[], list[tuple[str, Any]]] | None = None
-    width: int = WIDTH
-    least: int = 300
-    numbers: bool = False
+    width: int = WIDTH  # in a file or a notebook, in pixels
+    least: int = 300  # narrowest readable width in the page, in pixels
+    numbers: bool = False  # no table has the chart's numbers: the page puts one below it
 
 
 def _figure(name: str, *arguments: Any) -> "Callable[[Width], Any]":

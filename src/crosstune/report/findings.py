@@ -4,8 +4,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from crosstune.claims.cell import counted
 from crosstune.report.sections import ALPHA, Section, outcome
-from crosstune.report.text import counted, p_value, percent
+from crosstune.report.text import p_value, percent
 
 
 def finding(section: Section) -> str:

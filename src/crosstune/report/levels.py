@@ -13,15 +13,10 @@ from crosstune.store.record import RunRecord
 
 @dataclass(frozen=True)
 class Levels:
-    """Scores in [0, 1], as means over target languages; None where there is no such level.
+    """Scores in [0, 1], as means over target languages; None where there is no such level."""
 
-    Attributes:
-        chance: Of picking one of the choices blindly.
-        majority: Of always picking the label that is right most often, where labels are the same for all
-            examples.
-    """
-
-    chance: float | None = None
+    chance: float | None = None  # of picking one of the choices blindly
+    # Of always picking the label that is right most often, where labels are the same for all examples.
     majority: float | None = None
 
     @property

@@ -24,12 +24,13 @@ from crosstune.analysis.transfer import (
     seed_means,
     transfer,
 )
+from crosstune.claims.cell import counted
 from crosstune.claims.choose_runs import Setup
 from crosstune.claims.fairness import FairPairs, effort
 from crosstune.data.forms import FORMS
 from crosstune.report.effort import expected_validation, tried, unequal
 from crosstune.report.levels import Levels, levels
-from crosstune.report.text import counted, language_name, visible
+from crosstune.report.text import language_name, visible
 from crosstune.store.record import RunRecord
 
 IN_ENGLISH = "metric.in_english"
@@ -39,26 +40,18 @@ MOST_REFERENCES = 8
 
 @dataclass(frozen=True)
 class Section:
-    """The runs of one model on one task under one protocol.
-
-    Attributes:
-        note: What sets the section apart where a model and task have several protocols, else "".
-        runs: Records of its runs, by method and seed.
-        scores: Its rows of `crosstune.analysis.transfer.language_scores`.
-        table: Its rows of `crosstune.analysis.transfer.transfer`, best mean over targets first.
-        paired: Its scores example by example; None where its runs share no target language.
-        reader: Where its predictions are read.
-    """
+    """The runs of one model on one task under one protocol."""
 
     model: str
     task: str
     protocol: str
-    note: str
-    runs: list[RunRecord]
-    scores: pl.DataFrame
-    table: pl.DataFrame
+    note: str  # what sets the section apart where a model and task have several protocols, else ""
+    runs: list[RunRecord]  # records of its runs, by method and seed
+    scores: pl.DataFrame  # its rows of `crosstune.analysis.transfer.language_scores`
+    table: pl.DataFrame  # its rows of `crosstune.analysis.transfer.transfer`, best mean over targets first
+    # Its scores example by example; None where its runs share no target language.
     paired: PairedPredictions | None = None
-    reader: Predictions | None = None
+    reader: Predictions | None = None  # where its predictions are read
     _pairs: dict[int, FairPairs] = field(default_factory=dict, repr=False, compare=False)
     _against: dict[str, pl.DataFrame] = field(default_factory=dict, repr=False, compare=False)
 

@@ -10,8 +10,9 @@ import polars.selectors
 from babel import Locale
 from markupsafe import Markup
 
-from crosstune.analysis.groups import Grouping, language_or_none
+from crosstune.analysis.groups import Grouping
 from crosstune.errors import ACTS
+from crosstune.languages.table import lookup
 
 _NAMES = {"\n": "⏎", "\r": "⏎", "\t": "⇥"}
 # What could end a script element, or a line of it, or is no character at all.
@@ -35,11 +36,6 @@ def embedded_json(value: Any) -> Markup:
     """JSON that is safe inside a script element: no character of it can end the element or open a comment."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(_ACTIVE.sub(lambda char: f"\\u{ord(char[0]):04x}", text))
-
-
-def counted(count: int, thing: str) -> str:
-    """A number with its noun, in the plural unless it is one."""
-    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -89,7 +85,7 @@ def slug(*parts: object) -> str:
 
 def language_name(code: str) -> str:
     """The language's English name, or its code where the language table lacks it, as `visible` shows it."""
-    language = language_or_none(code)
+    language = lookup(code)
     return visible(code if language is None else language.name, 60)
 
 

@@ -1,8 +1,9 @@
 """One run: attach, train, evaluate, detach; and the record of it."""
 
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from crosstune.store.record import Cost, HeldOut, RunRecord
 from crosstune.study.runs import Run
 from crosstune.study.spec import Study
 from crosstune.training import parallel
+from crosstune.training.checkpoint import TensorFile
 from crosstune.training.loop import train
 from crosstune.training.objectives import mean_loss
 from crosstune.training.settings import TrainSettings
@@ -82,12 +84,17 @@ class RunResult:
 
     record: RunRecord  # its run.json
     predictions: pl.DataFrame  # one row an example
-    weights: dict[str, Tensor] | None  # the trained tensors on the CPU; None where nothing is trained
+    # The trained tensors on the CPU, or the file that they are in; None where nothing is trained.
+    weights: dict[str, Tensor] | TensorFile | None
 
     def save(self, folder: Path) -> None:
         """Write it into the store."""
-        write = None if self.weights is None else partial(write_tensors, self.weights)
-        store.save(folder, self.record, self.predictions, write)
+        weights = self.weights
+        if isinstance(weights, TensorFile):
+            store.save(folder, self.record, self.predictions, weights.taken_to)
+        else:
+            write = None if weights is None else partial(write_tensors, weights)
+            store.save(folder, self.record, self.predictions, write)
 
     def summary(self) -> str:
         """Such as "en 71.2, mean of 21 other languages 55.3, 34 s"; of a search run, "dev 71.2, 34 s"."""
@@ -168,10 +175,7 @@ def execute(
             answering.tokens = answering.too_long = 0  # from here on those of test examples
             if run.kind == "result":
                 table, seconds = _evaluate(run, method, data, shown, resume, answering)
-            weights = None
-            if trained is not None:
-                # Copies: detaching may put other bits into the same tensors.
-                weights = {name: x.to("cpu", copy=True).contiguous() for name, x in method.state().items()}
+            weights = None if trained is None else _weights(method, resume)
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise
@@ -210,6 +214,19 @@ def _evaluate(
     return table, before + time.perf_counter() - began
 
 
+def _weights(method: Method, resume: ResumeFolder) -> dict[str, Tensor] | TensorFile:
+    """What a trained method keeps: the file its training ended with, if that holds the same tensors."""
+    state, parameters, file = method.state(), method.parameters(), resume.trained
+    same = state.keys() == parameters.keys() and all(
+        x.dtype == parameters[name].dtype and x.is_set_to(parameters[name].detach())
+        for name, x in state.items()
+    )
+    if file is not None and same:
+        return file
+    # Copies: detaching may put other bits into the same tensors.
+    return {name: x.to("cpu", copy=True).contiguous() for name, x in state.items()}
+
+
 def _count(run: Run, method: Method, lm: LanguageModel) -> int:
     """Trained parameters but for a head's: the closed form, which must be what is attached."""
     count = METHODS[run.method].count(run.config, lm.geometry)
@@ -241,25 +258,32 @@ def _train(
         return statistic_of(task.kind, task.metrics[0], sums_in(table.columns)).of(table)
 
     wanted = dev_score if settings.evaluate_every is not None else None
-    parallel.from_the_first((run, stages))
     checkpoint = resume.checkpoint(learning, answering)
-    return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)
+    with parallel.ended_together():
+        parallel.from_the_first((run.id, settings, stages))
+        return train(method, rows, settings, run.seed, wanted, shown.trained, learning, checkpoint)
 
 
-def follow(study: Study) -> None:
+@parallel.ended_together()
+def follow(study: Study, runs: Sequence[Run]) -> None:
     """Train along with the first process (`crosstune.training.parallel`), which does all else alone."""
     loaded: dict[str, LanguageModel] = {}
+    by_id = {run.id: run for run in runs}
     while (job := parallel.from_the_first()) is not None:
-        run, stages = job
+        run_id, settings, stages = job
+        # A learning rate may have been chosen meanwhile.
+        run = replace(by_id[run_id], train=settings)
         if run.model not in loaded:
-            loaded = {run.model: load_for(study, run.model).lm}
+            loaded.clear()  # the old one's memory first
+            loaded[run.model] = load_for(study, run.model).lm
         lm, data = loaded[run.model], read_for(run.task.make(), [run])
         method = method_of(run, lm, data)
         if stages is not None:
             stages.give(without_head(method))
-        passes = TokenLimit(run.train.tokens_per_pass, lm.device, "training")
-        # What stops the first process in training stops this one too; the first says it.
-        with suppress(UserError), attached(method, lm, run.seed, data.task.source_language):
+        passes = TokenLimit(settings.tokens_per_pass, lm.device, "training")
+        with attached(method, lm, run.seed, data.task.source_language):
             rows = training_rows(run, lm, data, passes)
-            scored = None if run.train.evaluate_every is None else float
-            train(method, rows, run.train, run.seed, scored, passes=passes)
+            scored = None if settings.evaluate_every is None else float
+            # What stops the first process in training stops this one too; the first says it.
+            with suppress(Exception), parallel.ended_together():
+                train(method, rows, settings, run.seed, scored, passes=passes)

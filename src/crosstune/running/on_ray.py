@@ -109,6 +109,8 @@ def run_on_ray(
     """
     console = Console(stderr=True) if console is None else console
     environment.check()
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise UserError("torchrun and --executor ray both start processes; take one of the two")
     began, ray = time.perf_counter(), _ray()
     stored.open_store(study.folder, study.to_yaml())
     with Interrupts() as interrupts, _cluster(ray, address):

@@ -56,7 +56,7 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
     runs = expand(study)
     parallel.join()
     if parallel.rank():
-        follow(study)
+        follow(study, runs)
         raise SystemExit  # what comes after a study is the first process's to do
     say = _saying(console)
     for line in study.absent:
@@ -69,7 +69,8 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
         with display(console, len(runs), len(worker.finished), interrupts.check) as shown:
             try:
                 worker.go(shown)
-                parallel.from_the_first()  # nothing is left to follow
+                with parallel.ended_together():
+                    parallel.from_the_first()  # nothing is left to follow
             except KeyboardInterrupt:
                 raise Stopped(
                     f"stopped; {len(worker.finished)} of {len(runs)} runs finished and kept in "

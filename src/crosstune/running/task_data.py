@@ -10,6 +10,7 @@ from crosstune.data.leaks import overlap, repeats
 from crosstune.errors import UserError
 from crosstune.languages import find
 from crosstune.metrics.language_id import measurable
+from crosstune.metrics.tagging import unopened_names
 from crosstune.outputs.settings import EvaluateSettings
 from crosstune.study.runs import Run
 from crosstune.tasks.base import Task
@@ -31,8 +32,6 @@ class TaskData:
     fingerprints: dict[str, Any]  # of train (by language), dev, and test (by language)
     # Why there is no training data, which only runs that need none may go without; empty where there is.
     untrained: str = ""
-    # Why the source language has no test, which target languages go without; empty where it has.
-    unscored: str = ""
     _overlaps: dict[tuple[str, ...], dict[str, Any]] = field(default_factory=dict)
 
     def train_for(self, settings: TrainSettings | None) -> list[Example]:
@@ -70,7 +69,6 @@ class TaskData:
             "skipped_rows": len(self.task.skipped),
             "skipped": self.task.skipped[:SKIPPED_SHOWN],
             "repeats": {name: counts for name, counts in seen.items() if any(counts.values())},
-            **({"source_test_left_out": self.unscored} if self.unscored else {}),
         }
 
     def _sources(self, settings: TrainSettings | None) -> list[dict[str, Any]]:
@@ -82,8 +80,6 @@ class TaskData:
     def remarks(self) -> list[str]:
         """What a person should know of the data before any result: a line each, most often none."""
         lines = []
-        if self.unscored:
-            lines.append(f"no scores in {self.task.source_language}, and no gaps to it: {self.unscored}")
         if self.untrained:
             lines.append(f"tests are not compared with training data: {self.untrained}")
         if self.task.skipped:
@@ -100,6 +96,8 @@ class TaskData:
         lines += [
             f"the {name} of {n} test examples is in the training data" for name, n in leaks.items() if n
         ]
+        if self.task.metrics[0] == "strict_f1":
+            lines += unopened_names(example.answers[0] for some in self.test.values() for example in some)
         if (
             form_of(self.task.kind).tags
             and self.task.metrics[0].endswith("_f1")
@@ -150,8 +148,7 @@ def read_data(
     """Read a task's splits: tests in some languages, of each the examples that ``evaluate`` chooses.
 
     The development split is the source language's, always. ``settings`` may name further training languages.
-    Where nothing ``trains``, training data serves to find test examples in it, and may be missing. Where the
-    source language is tested beside others, its test may be unusable: the others are scored without it.
+    Where nothing ``trains``, training data serves to find test examples in it, and may be missing.
 
     Raises:
         UserError: A split is missing, damaged or empty, or holds another language than it should.
@@ -171,17 +168,10 @@ def read_data(
         train, untrained = {code: [] for code in wanted}, str(error)
     dev = _in_language(task, "development", source, task.examples("dev", source)) if with_dev else []
     test: dict[str, list[Example]] = {}
-    unscored = ""
     for language in languages:
-        try:
-            test[language] = evaluate.chosen(task.examples("test", language))
-            if not test[language]:
-                raise UserError(f"task {task.name}: its test split in {language} is empty")
-        except UserError as error:
-            if language != source or len(languages) == 1:
-                raise
-            test.pop(language, None)
-            unscored = str(error)
+        test[language] = evaluate.chosen(task.examples("test", language))
+        if not test[language]:
+            raise UserError(f"task {task.name}: its test split in {language} is empty")
     return TaskData(
         task=task,
         train=train,
@@ -193,7 +183,6 @@ def read_data(
             "test": {language: fingerprint(examples) for language, examples in test.items()},
         },
         untrained=untrained,
-        unscored=unscored,
     )
 
 

@@ -7,6 +7,7 @@ so that each model is loaded once and each task's data is read once.
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from crosstune.store.record import RunRecord
 from crosstune.study.entries import TaskEntry
 from crosstune.study.runs import Run, resolve
 from crosstune.study.spec import Study
+from crosstune.training import parallel
 
 POLL = 1.0
 """Seconds between looks at what other processes have finished."""
@@ -283,11 +285,13 @@ class Worker:
         try:
             run = resolve(run, self.finished)
             self.trackers.begin(run)
-            with Meter(_gpus(loaded.lm)) as meter:
+            # Counters tell of this machine alone.
+            measured = parallel.on_this_machine() == parallel.processes()
+            with Meter(_gpus(loaded.lm)) if measured else nullcontext() as meter:
                 need = run.stages
                 stages = None if need is None else FinishedStages(self.store, need.uses, need.runs)
                 result = execute(run, loaded, data, self.shown, folder, self._searched(run), stages)
-            joules = meter.joules
+            joules = None if meter is None else meter.joules
             result.record.cost.energy_joules = None if joules is None else sum(joules.values())
             result.record.cost.energy_of = sorted(joules or ())
         except Exception as error:
@@ -386,6 +390,7 @@ def _stages(run: Run) -> tuple[str, ...]:
 
 
 def _gpus(lm: LanguageModel) -> list[int]:
-    """PyTorch's numbers of the NVIDIA GPUs that hold a model."""
+    """PyTorch's numbers of the NVIDIA GPUs that hold a model; of several processes all of theirs."""
     devices = {parameter.device for parameter in lm.model.parameters()}
-    return sorted(device.index or 0 for device in devices if device.type == "cuda")
+    own = sorted(device.index or 0 for device in devices if device.type == "cuda")
+    return [*range(parallel.processes())] if own and parallel.processes() > 1 else own

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from crosstune.errors import Diverged, UserError
+from crosstune.errors import Diverged, NotHere, UserError
 from crosstune.files import open_file, write_text
 from crosstune.store import provenance
 from crosstune.store.store import RUN_ID
@@ -34,12 +34,16 @@ _NOTE = TypeAdapter(Failure)
 def keep(store: Path, run_id: str, name: str, error: Exception) -> Failure:
     """Record that a run failed, and why. An error that is no `UserError` keeps its traceback.
 
+    What other processes could do (`NotHere`) is not recorded: they try it without being told to.
+
     Raises:
         UserError: The disk is full or cannot be written.
     """
     known = isinstance(error, UserError)
     text = str(error) if known else f"{type(error).__name__}: {error}"
     failure = Failure(run_id, name, " ".join(text.split()), provenance.now(), isinstance(error, Diverged))
+    if isinstance(error, NotHere):
+        return failure
     content = asdict(failure) | {
         "traceback": None if known else "".join(traceback.format_exception(error)),
         "versions": provenance.versions(),

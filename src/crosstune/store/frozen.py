@@ -16,21 +16,13 @@ FROZEN = "frozen-claims.json"
 
 @dataclass(frozen=True)
 class Frozen:
-    """A file of claims as it was.
+    """A file of claims as it was."""
 
-    Attributes:
-        name: The file's.
-        sha256: Of its bytes.
-        at: UTC, ISO 8601, to the second.
-        runs: Ids of the runs that were finished by then.
-        text: The file's content.
-    """
-
-    name: str
-    sha256: str
-    at: str
-    runs: tuple[str, ...]
-    text: str
+    name: str  # the file's
+    sha256: str  # of its bytes
+    at: str  # UTC, ISO 8601, to the second
+    runs: tuple[str, ...]  # ids of the runs that were finished by then
+    text: str  # the file's content
 
     @property
     def day(self) -> str:

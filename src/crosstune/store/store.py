@@ -90,12 +90,12 @@ def save(
     store: Path,
     run: RunRecord,
     predictions: pl.DataFrame,
-    write_weights: Callable[[Path], None] | None = None,
+    write_weights: Callable[[Path], str | None] | None = None,
 ) -> Path:
     """Write a finished run, and give its folder; a run of the same id is replaced.
 
     ``predictions`` has one row an example; ``write_weights`` writes the trained tensors to the path it is
-    given.
+    given, and returns the file's SHA-256 if that is known.
 
     Raises:
         UserError: The disk is full or cannot be written; nothing of the run is left then.
@@ -111,12 +111,13 @@ def save(
         table = io.BytesIO()
         predictions.write_parquet(table, compression="zstd")
         write_synced(work / PREDICTIONS, table.getvalue())
+        known: dict[str, str | None] = {}
         if write_weights is not None:
-            write_weights(work / WEIGHTS)
+            known[WEIGHTS] = write_weights(work / WEIGHTS)
             # safetensors makes it its owner's only; let it be as open as the files beside it.
             (work / WEIGHTS).chmod((work / RUN).stat().st_mode)
             sync(work / WEIGHTS)
-        sums = {file.name: sha256_of(file) for file in sorted(work.iterdir())}
+        sums = {file.name: known.get(file.name) or sha256_of(file) for file in sorted(work.iterdir())}
         write_synced(work / CHECKSUMS, json.dumps(sums, indent=1).encode())
         put(work, target)
     return target

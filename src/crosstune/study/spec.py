@@ -58,8 +58,8 @@ class Study(StudyPart):
         tasks: Names, or a name with options and ``train``/``evaluate`` settings for that task; for a task of
             your own, its file in place of the name (docs/custom-tasks.md).
         methods: Names, or a name with settings and ``train`` settings for that method.
-        languages: "all", a list, or one of these for each task. The source language is always included
-            (`crosstune.running.task_data.read_data` goes without an unusable test in it).
+        languages: "all", a list, or one of these for each task. The source language is included
+            wherever the task has a test in it.
         train: Training settings of every run. A task's own come before these, a method's own before both.
         search: Learning rates to choose from, on source-language development data, for every trained method
             that names no rate of its own and has no search of its own.

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
+from crosstune.config.newer import WithNewer
 from crosstune.data.example import Candidate, Example, Split, fingerprint
 from crosstune.data.forms import Kind, form_of
 from crosstune.errors import UserError, did_you_mean
@@ -15,7 +16,7 @@ from crosstune.metrics.corpus import CORPUS
 __all__ = ["Example", "Kind", "Split", "Task", "TaskOptions", "fingerprint"]
 
 
-class TaskOptions(BaseModel):
+class TaskOptions(WithNewer):
     """Settings of a task that a study file may change. Tasks extend it; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -45,7 +46,7 @@ class Task(ABC):
         stop: Texts that end one.
         extractive: Whether an answer is a part of the field ``context`` of its example, at `Example.span`.
         tags: Of a task that tags words, all there are.
-        layer: Of a task of retrieval, behind which layer states are read; None for the last.
+        layer: Of a task of retrieval, behind which layer states are read, by its option; None for the last.
         depth: And how many texts are found for each question.
         sources: Where the examples read so far came from, one entry a split and language.
         skipped: One line for each row left out, where the options allow that.
@@ -71,6 +72,7 @@ class Task(ABC):
         self.options = options if options is not None else self.Options()
         self.sources: list[dict[str, Any]] = []
         self.skipped: list[str] = []
+        self.layer = getattr(self.options, "layer", self.layer)
 
     @property
     def licences(self) -> Mapping[str, str]:

@@ -6,7 +6,7 @@ English whatever the prompt's language; the metric ``in_english`` measures exact
 
 import re
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, ClassVar
 
 from num2words import num2words  # type: ignore[import-untyped]
@@ -93,6 +93,7 @@ class NumberWords(Task):
         }
 
 
+@lru_cache(1 << 15)
 def number_in_words(number: int, language: str) -> tuple[str, ...]:
     """Accepted ways to write a number from 0 to 9999 in one of the task's languages, the usual one first."""
     entry = _languages()[language]

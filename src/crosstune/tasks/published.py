@@ -52,7 +52,7 @@ class PublishedTask(Task):
         options: The task's settings; a subclass with options of its own declares their type here.
         layouts: Of each split, tried in order.
         hub: Of each split, the entry of ``hub_datasets.toml``.
-        prompts: Name of the file of prompts.
+        prompts: Name of the file of prompts; "" for none.
         may_be_blank: Columns that are blank in some published rows: such rows are left out and counted, even
             where ``on_bad_rows`` stops at any other.
         without_prompt: What an error suggests for a language without a prompt.
@@ -167,8 +167,8 @@ class PublishedTask(Task):
         return languages
 
     def template(self, language: str) -> str | None:
-        """The prompt with its places still open."""
-        return str(self.wording(language)["prompt"])
+        """The prompt with its places still open; None of a task without prompts."""
+        return str(self.wording(language)["prompt"]) if self.prompts else None
 
     # --- files ------------------------------------------------------------------------------
 

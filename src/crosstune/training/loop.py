@@ -211,17 +211,11 @@ def _gradients(
         return _backward(method, batch, passes, reuse, step, applied)
 
     # Of pairs a part is no batch of its own, and nothing could be told from it.
-    alone = shards is None and batch[0].pair is None
-    if not passes.measured and alone and fitting.measures(method.attached()):
-        _fit(method, batch, passes, undo, optimizer.to_come, reuse, auto)
-    while shards is None:
-        done = passes.attempt(work, undo)
-        # Where memory ran out in one of several processes, all do the step again.
-        failed = parallel.summed([float(done is None)], device)[0]
-        if done is not None and not failed:
-            break
-        if done is not None:
-            undo()
+    alone, own = shards is None and batch[0].pair is None, parallel.share(batch)
+    if not passes.measured and alone and own and fitting.measures(method.attached()):
+        _fit(method, own, passes, undo, optimizer.to_come, reuse, auto)
+    if shards is None:
+        done = parallel.in_all(partial(passes.attempt, work, undo), undo, device)
     else:
         done = _together(method, batch, passes, step)
     if parallel.processes() == 1:
@@ -240,9 +234,9 @@ def _together(
     Raises:
         SystemExit: Whatever fails here, memory too: the other processes wait for this one until it ends.
     """
-    lm = method.attached()
+    lm, share = method.attached(), parallel.share(batch)
     try:
-        own = len(split(parallel.share(batch), passes.limit))
+        own = len(split(share, passes.limit))
         most = parallel.most(own, lm.device)
         done = _backward(method, batch, passes, None, step)
         for _ in range(most - own):
@@ -266,7 +260,10 @@ def _fit(
     reuse: Reuse | None,
     auto: bool,
 ) -> None:
-    """Lower the limit to what two parts of a batch tell of the memory; ``auto`` first recomputes layers."""
+    """Lower the limit to what two parts of a batch tell of the memory; ``auto`` first recomputes layers.
+
+    Of several processes, ``batch`` is what this one computes.
+    """
     lm = method.attached()
 
     def trial(tokens: int) -> fitting.Trial:
@@ -274,7 +271,7 @@ def _fit(
         part = split(batch, tokens)[-1]
         size = padded_size(part)
         try:
-            work = partial(_backward, method, part, passes, reuse)
+            work = partial(_backward, method, part, passes, reuse, own=part)
             return fitting.Trial(size, fitting.peak(lm.device, work))
         finally:
             undo()
@@ -320,15 +317,19 @@ def _backward(
     reuse: Reuse | None = None,
     step: int = 1,
     optimizer: Optimizer | None = None,
+    own: Sequence[TrainingRow] | None = None,
 ) -> tuple[float, int, int]:
-    """Gradients of a batch, part by part; in the last, ``optimizer`` may apply them as they arise."""
-    share = parallel.share(batch)
+    """Gradients of a batch, part by part; in the last, ``optimizer`` may apply them as they arise.
+
+    ``own`` are those of its examples that this process computes, by default its `parallel.share`.
+    """
+    own = parallel.share(batch) if own is None else own
     if batch[0].pair is not None:
         return pairs.backward(method, batch, passes, reuse, step)
     lm = method.attached()
     answers, texts = sum(row.learned for row in batch), sum(len(row.text) for row in batch)
     summed, padded = 0.0, 0
-    for part in ready_parts(lm, share, passes, reuse):
+    for part in ready_parts(lm, own, passes, reuse):
         loss = answer_loss(lm, part)
         tokens = torch.tensor(list(itertools.chain(*part.tokens)), device=part.ids.device)
         read = Pass(step, len(tokens) / texts, tokens, *part.ids.shape)
@@ -349,7 +350,7 @@ def _training_mode(
     lm = method.attached()
     lm.steps = None  # recorded steps of writing give their memory back
     with fused(lm), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
-        torch.manual_seed(seed + parallel.rank())
+        torch.manual_seed(seed)
         model.train()
         if settings.gradient_checkpointing:
             _checkpointing(model, "enable", {"use_reentrant": False})

@@ -46,7 +46,7 @@ class Optimizer:
     Args:
         method: Attached to a model.
         settings: Which optimizer, weight decay, clipping.
-        seed: Of stochastic rounding.
+        seed: Of stochastic rounding, and of dropout in each of several processes.
         shards: Of whose rows each process steps its own.
 
     Raises:
@@ -56,7 +56,7 @@ class Optimizer:
     def __init__(
         self, method: Method, settings: TrainSettings, seed: int, shards: "Shards | None" = None
     ) -> None:
-        self._rows = {} if shards is None else shards.rows
+        self._rows, self._method = {} if shards is None else shards.rows, method
         method.use_masters(settings.optimizer == "adamw")
         self._parameters = method.parameters()
         self._factors, self._clip, self._name = method.rate_factors(), settings.clip, settings.optimizer
@@ -92,6 +92,7 @@ class Optimizer:
     def begin(self, step: int, rate: float) -> None:
         """The number (from 1) and the learning rate of the next step."""
         self._step = step
+        parallel.begin_step(self._seed, step)
         for name, one in self._of.items():
             for group in one.param_groups:
                 group["lr"] = rate * group.get("factor", self._factors.get(name, 1.0))
@@ -176,10 +177,11 @@ class Optimizer:
             one.state.clear()
 
     def close(self) -> None:
-        """Leave the weights to themselves, and let go of the moments: sharded weights become whole next."""
+        """Leave the weights to themselves; let go of moments and fp32 copies: evaluation has their memory."""
         for hook in self._hooks:
             hook.remove()
         self.forget()
+        self._method.use_masters(False)
 
     def state(self, name: str) -> dict[str, Tensor]:
         """What is kept of a parameter; whole numbers as int64."""

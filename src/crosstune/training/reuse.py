@@ -27,6 +27,7 @@ from crosstune.models.fast.layers import EntryStates
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.proof import FastWay
 from crosstune.outputs.rows import TrainingRow
+from crosstune.training import parallel
 
 # Names of rates in configs; a classifier's is no part of a decoder.
 _DROPS = re.compile(r"(?!classifier|summary)\w*(?:drop(?:out)?|layerdrop|pdrop)(?:_rate|_prob)?")
@@ -66,6 +67,8 @@ class Reuse:
         self._states = self._lm.activation_cache
         self._states.begin()
         self.layer, self.why_not, self._shared = method.lowest_layer, "", False
+        # Of several processes the first counts on.
+        before = None if parallel.rank() else before
         self.read: int = 0 if before is None else before["texts_read"]
         self.from_cache: int = 0 if before is None else before["texts_kept"]
         if self.layer == 0:
@@ -93,9 +96,11 @@ class Reuse:
         self._check(sample.texts[0].text)
 
     def facts(self) -> dict[str, Any]:
-        """For the record of the run."""
-        facts = {"layers": self.layer, "texts_read": self.read, "texts_kept": self.from_cache}
-        return facts | ({"why_not": self.why_not} if self.why_not else {"bytes": self._states.held})
+        """For the record of the run; of several processes all together."""
+        counts = self.read, self.from_cache, self._states.held
+        read, kept, held = map(int, parallel.summed(counts, self._lm.device))
+        facts = {"layers": self.layer, "texts_read": read, "texts_kept": kept}
+        return facts | ({"why_not": self.why_not} if self.why_not else {"bytes": held})
 
     def below(self, texts: Sequence[Text]) -> tuple[int, list[Tensor]] | None:
         """The layer to enter at, and what it receives of each text, ``[tokens, hidden]`` on the CPU.

@@ -108,14 +108,9 @@ class TrainSettings(BaseModel):
 
         Otherwise new seeds of an old setup would count as another setup.
         """
-        content = self.model_dump(mode="json")
-        if not self.reuse_frozen_layers:
-            del content["reuse_frozen_layers"]
-        if self.optimizer == "adamw":
-            del content["optimizer"]
-        if not self.shard:
-            del content["shard"]
-        return content
+        newer, fields = ("reuse_frozen_layers", "optimizer", "shard"), type(self).model_fields
+        at_default = {name for name in newer if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude=at_default)
 
     def identity(self) -> dict[str, Any]:
         """What enters a run's id: settings added later only where they differ from the default."""

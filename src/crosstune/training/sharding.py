@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from crosstune.errors import UserError
+from crosstune.errors import NotHere, UserError
 from crosstune.methods.base import Method
 from crosstune.methods.full import Full
 from crosstune.methods.head import without_head
@@ -19,11 +19,12 @@ def sharded(method: Method) -> "Iterator[Shards]":
     """Inside, each process has a part of the model's weights; behind it all of them again.
 
     Raises:
-        UserError: There is one process alone, or the method's or the model's weights cannot be sharded.
+        UserError: The method's or the model's weights cannot be sharded.
+        NotHere: There is one process alone.
     """
     lm, tuned = method.attached(), without_head(method)
     if parallel.processes() == 1:
-        raise UserError("train.shard: this is one process; start several with torchrun (docs/gpu.md)")
+        raise NotHere("train.shard: this is one process; start several with torchrun (docs/gpu.md)")
     if tuned.trains_weights and not isinstance(tuned, Full):
         raise UserError(f"train.shard: {tuned.name} trains weights that stay whole; take full, or shard out")
     if lm.quantized or lm.geometry.encoder_layers:
@@ -40,7 +41,7 @@ def sharded(method: Method) -> "Iterator[Shards]":
     try:
         yield shards
     except Exception as error:
-        if isinstance(error, UserError) or parallel.EVERYWHERE in getattr(error, "__notes__", ()):
+        if parallel.everywhere(error):
             shards.close()
         raise
     shards.close()

@@ -29,84 +29,59 @@ from crosstune.metrics.statistic import MEAN
 
 @dataclass(frozen=True)
 class Difference:
-    """How far method a is above method b.
-
-    Attributes:
-        a: Method.
-        b: Method.
-        difference: a - b of the estimand, seeds averaged: most often the mean over languages (each with the
-            same weight), in [-1, 1].
-        low: Lower end of the simultaneous interval: it and those of all other pairs hold together. As p, the
-            other ends and ``detectable`` it is None of a pair that is not tested (``not_enough_data``).
-        high: Upper end.
-        p: Two-sided, of no difference, adjusted for all pairs of the ``methods`` compared; below
-            ``1 - level`` exactly when the interval leaves out 0.
-        p_alone: The same if this were the only pair.
-        low_alone: Lower end of its interval then.
-        high_alone: Upper end.
-        methods: How many methods make the family of tests.
-        bootstrap_low: Lower end of the percentile interval of the hierarchical bootstrap over languages
-            (where they are taken for a sample), seeds and examples: to compare with papers that give it;
-            too narrow with few seeds (`crosstune.analysis.statistics.bootstrap`). Of means only.
-        bootstrap_high: Its upper end.
-        languages: How many.
-        families: Families of these languages.
-        examples: How many, of all languages together.
-        units: Of these, independent ones of each language: examples, or passages with several questions.
-        seeds_a: Seeds of a.
-        seeds_b: Seeds of b.
-        effect: Cohen's h, 2 asin(sqrt(A)) - 2 asin(sqrt(B)) of the two mean scores (Cohen 1988: 0.2 is
-            small, 0.5 medium, 0.8 large). Of means only.
-        effect_low: h of the interval's lower end, at the mean level of the two scores; likewise
-        effect_high: of its upper end.
-        detectable: The smallest true difference that this sample shows with 80% power among all pairs, an
-            estimate; None where not even 100 points would be shown.
-        wins: Languages where a is better, by test after Holm (`by_language`).
-        ties: Languages where neither is.
-        losses: Languages where b is better.
-        se: Standard error of the difference.
-        df: Its degrees of freedom.
-        alone: Share of what is not known of that error which this pair has for itself; the rest it has from
-            a variance pooled over methods (`crosstune.analysis.statistics.studentized`).
-        language_effect: "random" if the interval is for other languages like these, "fixed" if it is for the
-            mean over exactly these languages.
-        not_enough_data: Why the pair is not tested: too few right or wrong answers, or independent examples;
-            "" where it is.
-        seed_variation: "measured"; "borrowed" where a method has a single seed and is taken to vary as the
-            others do; "absent" where none has several seeds: then the test is about these trained models
-            alone, not about what another seed would have given.
-    """
+    """How far method a is above method b."""
 
     a: str
     b: str
+    # a - b of the estimand, seeds averaged: most often the mean over languages (each with the same weight),
+    # in [-1, 1].
     difference: float
+    # Lower end of the simultaneous interval: it and those of all other pairs hold together. As p, the other
+    # ends and ``detectable`` it is None of a pair that is not tested (``not_enough_data``).
     low: float | None
-    high: float | None
+    high: float | None  # upper end
+    # Two-sided, of no difference, adjusted for all pairs of the ``methods`` compared; below ``1 - level``
+    # exactly when the interval leaves out 0.
     p: float | None
-    p_alone: float | None
-    low_alone: float | None
-    high_alone: float | None
-    methods: int
+    p_alone: float | None  # the same if this were the only pair
+    low_alone: float | None  # lower end of its interval then
+    high_alone: float | None  # upper end
+    methods: int  # how many methods make the family of tests
+    # Lower end of the percentile interval of the hierarchical bootstrap over languages (where they are taken
+    # for a sample), seeds and examples: to compare with papers that give it; too narrow with few seeds
+    # (`crosstune.analysis.statistics.bootstrap`). Of means only.
     bootstrap_low: float | None
-    bootstrap_high: float | None
-    languages: int
-    families: int
-    examples: int
-    units: int
-    seeds_a: int
-    seeds_b: int
+    bootstrap_high: float | None  # its upper end
+    languages: int  # how many
+    families: int  # families of these languages
+    examples: int  # how many, of all languages together
+    units: int  # of these, independent ones of each language: examples, or passages with several questions
+    seeds_a: int  # seeds of a
+    seeds_b: int  # seeds of b
+    # Cohen's h, 2 asin(sqrt(A)) - 2 asin(sqrt(B)) of the two mean scores (Cohen 1988: 0.2 is small, 0.5
+    # medium, 0.8 large). Of means only.
     effect: float | None
-    effect_low: float | None
-    effect_high: float | None
+    effect_low: float | None  # h of the interval's lower end, at the mean level of the two scores
+    effect_high: float | None  # h of its upper end
+    # The smallest true difference that this sample shows with 80% power among all pairs, an estimate; None
+    # where not even 100 points would be shown.
     detectable: float | None
-    wins: int
-    ties: int
-    losses: int
-    se: float
-    df: float
+    wins: int  # languages where a is better, by test after Holm (`by_language`)
+    ties: int  # languages where neither is
+    losses: int  # languages where b is better
+    se: float  # standard error of the difference
+    df: float  # its degrees of freedom
+    # Share of what is not known of that error which this pair has for itself; the rest it has from a variance
+    # pooled over methods (`crosstune.analysis.statistics.studentized`).
     alone: float
+    # "random" if the interval is for other languages like these, "fixed" if it is for the mean over exactly
+    # these languages.
     language_effect: LanguageEffect
+    # "measured"; "borrowed" where a method has a single seed and is taken to vary as the others do; "absent"
+    # where none has several seeds: then the test is about these trained models alone, not about what another
+    # seed would have given.
     seed_variation: SeedVariation
+    # Why the pair is not tested: too few right or wrong answers, or independent examples; "" where it is.
     not_enough_data: str
 
     def p_at(self, value: float, *, alone: bool = False) -> float:

@@ -24,21 +24,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Estimand:
-    """One number a method has; methods are compared by it, and it is compared with 0.
+    """One number a method has; methods are compared by it, and it is compared with 0."""
 
-    Attributes:
-        quantity: "mean" over target languages; "gap", the source score minus that mean; "relative" transfer,
-            ``(mean - chance) / (source - chance)``; "contrast", the mean over ``languages`` minus that over
-            ``versus``: its difference between methods is the interaction of method and group.
-        languages: Codes; all targets by default.
-        versus: Of "contrast", the other group.
-        chance: Of "relative", the score of a guess.
-    """
-
+    # "mean" over target languages; "gap", the source score minus that mean; "relative" transfer, ``(mean -
+    # chance) / (source - chance)``; "contrast", the mean over ``languages`` minus that over ``versus``: its
+    # difference between methods is the interaction of method and group.
     quantity: Quantity = "mean"
-    languages: Sequence[str] | None = None
-    versus: Sequence[str] = ()
-    chance: float = 0.0
+    languages: Sequence[str] | None = None  # codes; all targets by default
+    versus: Sequence[str] = ()  # of "contrast", the other group
+    chance: float = 0.0  # of "relative", the score of a guess
 
     def parts(self, paired: PairedPredictions) -> list[Part]:
         """Groups of languages with their weights.

@@ -25,42 +25,32 @@ Counts = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class PairedPredictions:
-    """Scores of one comparison (model, task, protocol), paired example by example.
+    """Scores of one comparison (model, task, protocol), paired example by example."""
 
-    Attributes:
-        model: As in the runs.
-        task: As in the runs.
-        protocol: What the runs share; see `crosstune.analysis.transfer`.
-        source: Source language.
-        methods: Labels, unique inside the comparison (column ``method`` of ``language_scores``), sorted.
-        languages: Codes that every run of the comparison was scored on, sorted; the source where it is one.
-        offsets: [languages + 1]; language i has the columns ``offsets[i]:offsets[i + 1]``.
-        examples: [columns]; example ids, sorted inside a language. Parallel tasks share ids across languages.
-        scores: Method to float32 [seeds, columns], whose mean over a language's columns is its score: the
-            examples' scores, in [0, 1], or of a score that is no mean, `Statistic.per_example`.
-        seeds: Method to the seeds of its rows, ascending.
-        seedless: Methods that no seed changes; their one row stands for every seed.
-        statistic: What a score of many examples is.
-        counts: Where that is no mean: method to float32 [seeds, columns, columns of the statistic].
-        clusters: [columns]; a number that examples share which are not independent, such as those on one
-            passage (`crosstune.analysis.statistics.clusters`); None where each is on its own.
-        families: Language to its family; one that is missing is a family of its own.
-    """
-
-    model: str
-    task: str
-    protocol: str
-    source: str
+    model: str  # as in the runs
+    task: str  # as in the runs
+    protocol: str  # what the runs share; see `crosstune.analysis.transfer`
+    source: str  # source language
+    # Labels, unique inside the comparison (column ``method`` of ``language_scores``), sorted.
     methods: list[str]
+    # Codes that every run of the comparison was scored on, sorted; the source where it is one.
     languages: list[str]
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.int64]  # [languages + 1]; language i has the columns ``offsets[i]:offsets[i + 1]``
+    # [columns]; example ids, sorted inside a language. Parallel tasks share ids across languages.
     examples: NDArray[np.object_]
+    # Method to float32 [seeds, columns], whose mean over a language's columns is its score: the examples'
+    # scores, in [0, 1], or of a score that is no mean, `Statistic.per_example`.
     scores: dict[str, NDArray[np.float32]]
-    seeds: dict[str, tuple[int, ...]]
+    seeds: dict[str, tuple[int, ...]]  # method to the seeds of its rows, ascending
+    # Methods that no seed changes; their one row stands for every seed.
     seedless: frozenset[str] = frozenset()
-    statistic: Statistic = MEAN
+    statistic: Statistic = MEAN  # what a score of many examples is
+    # Where that is no mean: method to float32 [seeds, columns, columns of the statistic].
     counts: dict[str, Counts] = field(default_factory=dict)
+    # [columns]; a number that examples share which are not independent, such as those on one passage
+    # (`crosstune.analysis.statistics.clusters`); None where each is on its own.
     clusters: NDArray[np.int64] | None = None
+    # Language to its family; one that is missing is a family of its own.
     families: dict[str, str] = field(default_factory=dict)
 
     def summed(self, method: str) -> Counts:

@@ -8,23 +8,15 @@ from crosstune.analysis.statistics.studentized import critical, two_sided
 
 @dataclass(frozen=True)
 class Spread:
-    """An estimate, its standard error and the degrees of freedom of that.
+    """An estimate, its standard error and the degrees of freedom of that."""
 
-    Attributes:
-        difference: The estimate.
-        se: Its standard error.
-        df: Degrees of freedom of the standard error.
-        v_examples: The part of ``se ** 2`` that is by examples.
-        most: The largest value the estimate could have, in size.
-        alone: Share of the standard error's uncertainty that is of this pair alone, not of a variance
-            pooled over methods; in tenths.
-    """
-
-    difference: float
-    se: float
-    df: float
-    v_examples: float = 0.0
-    most: float = 1.0
+    difference: float  # the estimate
+    se: float  # its standard error
+    df: float  # degrees of freedom of the standard error
+    v_examples: float = 0.0  # the part of ``se ** 2`` that is by examples
+    most: float = 1.0  # the largest value the estimate could have, in size
+    # Share of the standard error's uncertainty that is of this pair alone, not of a variance pooled over
+    # methods; in tenths.
     alone: float = 0.0
 
     def interval(self, level: float = 0.95, methods: int = 2) -> tuple[float, float]:

@@ -13,21 +13,14 @@ from crosstune.analysis.statistics.variance import Sample
 
 @dataclass(frozen=True)
 class Spreads:
-    """Standard deviations, in scores from 0 to 1; the defaults are close to those of docs/statistics.md.
+    """Standard deviations, in scores from 0 to 1; the defaults are close to those of docs/statistics.md."""
 
-    Attributes:
-        seed: Of a method's mean over languages, between training seeds.
-        seed_language: Of one language beside that, between training seeds.
-        method_language: Of the difference of two methods, between languages.
-        example: Of the difference of two methods, between examples of a language, beside ``shared``.
-        shared: Of what the translations of an example share of that.
-    """
-
-    seed: float = 0.026
-    seed_language: float = 0.02
-    method_language: float = 0.04
+    seed: float = 0.026  # of a method's mean over languages, between training seeds
+    seed_language: float = 0.02  # of one language beside that, between training seeds
+    method_language: float = 0.04  # of the difference of two methods, between languages
+    # Of the difference of two methods, between examples of a language, beside ``shared``.
     example: float = 0.45
-    shared: float = 0.15
+    shared: float = 0.15  # of what the translations of an example share of that
 
 
 def measured(comparisons: Sequence[PairedPredictions]) -> tuple[Spreads, list[str]]:

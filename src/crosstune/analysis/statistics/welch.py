@@ -30,17 +30,12 @@ Floats = NDArray[np.float64]
 
 
 class SeedVariance(NamedTuple):
-    """What one seed adds to the variance of each method with several seeds.
+    """What one seed adds to the variance of each method with several seeds."""
 
-    Attributes:
-        added: The estimate: the mean square of seeds less the noise of examples; may be below 0.
-        square: The mean square itself.
-        df: Its degrees of freedom.
-    """
-
+    # The estimate: the mean square of seeds less the noise of examples; may be below 0.
     added: dict[str, float]
-    square: dict[str, float]
-    df: dict[str, int]
+    square: dict[str, float]  # the mean square itself
+    df: dict[str, int]  # its degrees of freedom
 
     def of(self, seeds: Mapping[str, int]) -> tuple[float, float, float]:
         """What seeds add to the variance of a sum or difference of methods.

@@ -29,19 +29,13 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Scaled:
-    """A linear layer that is scaled.
+    """A linear layer that is scaled."""
 
-    Attributes:
-        projection: Where it is.
-        input: Whether its input is scaled; else its output.
-        vectors: Each with the columns of the output that it scales, None for all.
-        folded: Whether the vectors are in its weight now.
-    """
-
-    projection: "Projection"
-    input: bool
+    projection: "Projection"  # where it is
+    input: bool  # whether its input is scaled; else its output
+    # Each with the columns of the output that it scales, None for all.
     vectors: "list[tuple[nn.Parameter, Tensor | None]]"
-    folded: bool = False
+    folded: bool = False  # whether the vectors are in its weight now
 
     def scale(self, width: int) -> Tensor:
         """Fp32 ``[width]`` of the input or output."""

@@ -109,16 +109,11 @@ Settings = TypeVar("Settings", bound=InsertedConfig)
 
 
 class Inserted(Method[Settings]):
-    """A method that adds adapters.
-
-    Attributes:
-        tensors: The parameters, by name.
-        active: Whether the adapters do anything now.
-    """
+    """A method that adds adapters."""
 
     size = "width"
-    tensors: "dict[str, nn.Parameter]"
-    active: bool
+    tensors: "dict[str, nn.Parameter]"  # the parameters, by name
+    active: bool  # whether the adapters do anything now
 
     @abstractmethod
     def projections(self, name: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:

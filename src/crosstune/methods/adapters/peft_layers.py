@@ -19,18 +19,12 @@ Settings = TypeVar("Settings", bound=MethodConfig)
 
 
 class PeftLayers(Method[Settings]):
-    """A method whose layers are PEFT's, in fp32 over a model of any dtype.
-
-    Attributes:
-        wrapped: PEFT's layers, by name.
-        trained: Their tensors that are trained, by name.
-        drawn: The others that came with them.
-    """
+    """A method whose layers are PEFT's, in fp32 over a model of any dtype."""
 
     stacking = "once"
-    wrapped: dict[str, Any]
-    trained: "dict[str, nn.Parameter]"
-    drawn: dict[str, Tensor]
+    wrapped: dict[str, Any]  # PEFT's layers, by name
+    trained: "dict[str, nn.Parameter]"  # their tensors that are trained, by name
+    drawn: dict[str, Tensor]  # the others that came with them
 
     @property
     def mergeable(self) -> bool:

@@ -9,13 +9,9 @@ from crosstune.methods.deferred import LanguageModel, Tensor, torch
 
 
 class Planted(Method[Settings]):
-    """A prompt in the attention of each chosen layer, and of each chosen part of an encoder-decoder.
+    """A prompt in the attention of each chosen layer, and of each chosen part of an encoder-decoder."""
 
-    Attributes:
-        layers: Numbers of the attention modules, ascending (`crosstune.methods.config.Placed`).
-    """
-
-    layers: list[int]
+    layers: list[int]  # numbers of the attention modules, ascending (`crosstune.methods.config.Placed`)
     _projected: dict[int, tuple[Tensor, Tensor]] | None = None
 
     @abstractmethod

@@ -73,15 +73,11 @@ Settings = TypeVar("Settings", bound=StagedConfig, default=Any)
 
 
 class Staged(Method[Settings]):
-    """A method with a stage.
+    """A method with a stage."""
 
-    Attributes:
-        uses: By language of examples, the language whose stage it gets; None for none. Set before `attach`.
-        weights: By language of the text, what its stage trained; empty to attach untrained parts, as for
-            timing.
-    """
-
+    # By language of examples, the language whose stage it gets; None for none. Set before `attach`.
     uses: Mapping[str, str | None] = {}
+    # By language of the text, what its stage trained; empty to attach untrained parts, as for timing.
     weights: Mapping[str, Mapping[str, Tensor]] = {}
 
     @property

@@ -29,17 +29,11 @@ _LAYER = re.compile(r"\.layers\.(?P<layer>\d+)\.(?P<module>.+)\.(?P<end>lora_[AB
 
 @dataclass(frozen=True)
 class Source:
-    """A trained adapter's files.
+    """A trained adapter's files."""
 
-    Attributes:
-        name: For people, as the study has it.
-        settings: PEFT's config, or the method's of a run with its name.
-        weights: The file of its tensors.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    weights: Path
+    name: str  # for people, as the study has it
+    settings: Mapping[str, Any]  # PEFT's config, or the method's of a run with its name
+    weights: Path  # the file of its tensors
 
     @cached_property
     def content(self) -> str:

@@ -40,15 +40,10 @@ def power(count: int, least: int, most: int) -> int:
 
 @dataclass
 class OwnCache:
-    """What a model that keeps more than keys and values keeps of one text, of transformers' own making.
+    """What a model that keeps more than keys and values keeps of one text, of transformers' own making."""
 
-    Attributes:
-        cache: What it keeps.
-        ids: ``[1, tokens]`` of the text.
-    """
-
-    cache: Any = None
-    ids: Tensor | None = None
+    cache: Any = None  # what it keeps
+    ids: Tensor | None = None  # ``[1, tokens]`` of the text
 
 
 @dataclass
@@ -123,15 +118,7 @@ def _width(prompt: tuple[Tensor, Tensor] | None) -> int:
 
 @dataclass
 class DecodingCache:
-    """Keys and values of so many rows of texts being written, and the attention of their next tokens.
-
-    Attributes:
-        lm: A model with whatever methods left on it.
-        rows: Texts at once.
-        columns: Tokens of the longest, soft prompt included.
-        lengths: Of each row in use, the most tokens that it holds, a prefix left out; None for an empty one.
-        rounded: Whether rows and columns of a step are rounded up; None for on a GPU alone.
-    """
+    """Keys and values of so many rows of texts being written, and the attention of their next tokens."""
 
     # What transformers asks of every cache.
     is_sliding: ClassVar[list[bool]] = []
@@ -140,11 +127,12 @@ class DecodingCache:
     # What a forward that only reads keeps its keys and values in.
     reader: ClassVar[type[DynamicCache]] = DynamicCache
 
-    lm: Model
-    rows: int
-    columns: int
+    lm: Model  # a model with whatever methods left on it
+    rows: int  # texts at once
+    columns: int  # tokens of the longest, soft prompt included
+    # Of each row in use, the most tokens that it holds, a prefix left out; None for an empty one.
     lengths: list[int | None] = field(default_factory=list)
-    rounded: bool | None = None
+    rounded: bool | None = None  # whether rows and columns of a step are rounded up; None for on a GPU alone
 
     def __post_init__(self) -> None:
         # By layer: ``[rows * width, kv_heads, size]``, row behind row.

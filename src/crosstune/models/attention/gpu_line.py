@@ -152,14 +152,17 @@ def attend(
     window = None if layout.window is None or layout.window >= text else layout.window
     if n and window is not None:
         return cpu_line.attend(layout, query, key, value, scaling, front)
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    # Squeezed: the gradient of an index is a copy into zeros, by heads, which is copied once more.
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     if layout.ends is not None or torch.is_inference_mode_enabled():
         in_front = None if not n or front is None else (front[0].transpose(0, 1), front[1].transpose(0, 1))
         return cascade.attend(_calls(layout, window, q.device), q, k, v, scaling, in_front, window)[None]
     where = plan(layout.lengths, layout.shared_prefix, n, q.device)
     if n or layout.shared_prefix:
         gather: Any = _Gather.apply
-        front_k, front_v = (x[:0] for x in (k, v)) if front is None else (x.transpose(0, 1) for x in front)
+        # New, as a piece of `k` would have a gradient of its size.
+        nothing = [x.new_empty(0, *x.shape[1:]) for x in (k, v)]
+        front_k, front_v = nothing if front is None else (x.transpose(0, 1) for x in front)
         k, v = gather(front_k, k, where), gather(front_v, v, where)
     return kernel(q, k, v, where, scaling, window)[None]
 

@@ -78,18 +78,13 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class TwoWayLayout:
-    """Lines that hold texts, each token of which sees all tokens of its own text: an encoder's.
-
-    Attributes:
-        texts: ``[batch, length]``: number of each token's text in its line; -1 for padding.
-        positions: ``[batch, length]``: place of each token in its own text.
-    """
+    """Lines that hold texts, each token of which sees all tokens of its own text: an encoder's."""
 
     prompts_inside: ClassVar[bool] = False
     two_way: ClassVar[bool] = True
 
-    texts: Tensor
-    positions: Tensor
+    texts: Tensor  # ``[batch, length]``: number of each token's text in its line; -1 for padding
+    positions: Tensor  # ``[batch, length]``: place of each token in its own text
 
     def mask(self, window: int | None) -> Tensor:
         """As `Layout.mask`; a window is counted to either side. Padding sees padding."""

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from crosstune.errors import first_line
@@ -91,6 +92,12 @@ def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
 
 
+def turn_gradient(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Of x: of one half through the sines of the other."""
+    first, second = (grad * sin[:, None]).chunk(2, -1)
+    return grad * cos[:, None] + torch.cat([second, -first], -1)
+
+
 def gate(g: Tensor, u: Tensor, kind: str) -> Tensor:
     """``act(g) u`` of ``[rows, inner]``."""
     return ACTIVATIONS[kind](g) * u
@@ -151,6 +158,11 @@ def _for_any_rows(x: Any) -> Any:
     return x
 
 
+def _shaped(y: Tensor, x: Tensor) -> Tensor:
+    """``y`` in the shape of ``x``, and not as a view, which autograd would let nobody change in place."""
+    return torch.ops.aten._unsafe_view(y, x.shape)  # type: ignore[no-any-return]
+
+
 def _norm_again(*args: Any) -> Tensor:
     return compiled(norm)(*args)[0]  # type: ignore[no-any-return]
 
@@ -168,9 +180,10 @@ class _Norm(torch.autograd.Function):
             made_by(y, partial(_norm_again, rows, weight, eps, gemma))
         ctx.save_for_backward(rows, weight, scale)
         ctx.gemma = gemma
-        return y.view(x.shape)  # type: ignore[no-any-return]
+        return _shaped(y, x)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
         above, slopes = grad.reshape(x.shape), None
@@ -184,21 +197,19 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        return _turned(turn, x, cos, sin)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cos, sin = ctx.saved_tensors
-        # The gradient of one half comes through the sines of the other.
-        first, second = sin.chunk(2, -1)
-        return _turned(grad, cos, torch.cat([-second, -first], -1)), None, None
+        return _turned(turn_gradient, grad, *ctx.saved_tensors), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`turn` of ``[texts, heads, tokens, head_dim]``: projections and flash attention hold them by tokens."""
+def _turned(function: Callable[..., Tensor], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`turn` or its gradient, of ``[texts, heads, tokens, head_dim]``: they are held by tokens."""
     tokens = x.transpose(1, 2)
     cos, sin = (y.expand(len(x), -1, -1).reshape(-1, y.shape[-1]) for y in (cos, sin))
-    out = compiled(turn)(tokens.reshape(-1, *tokens.shape[2:]), cos, sin)
+    out = compiled(function)(tokens.reshape(-1, *tokens.shape[2:]), cos, sin)
     return out.view(tokens.shape).transpose(1, 2)  # type: ignore[no-any-return]
 
 
@@ -211,9 +222,10 @@ class _Gate(torch.autograd.Function):
         y = compiled(gate)(*args)
         if any(ctx.needs_input_grad):
             made_by(y, partial(_gate_again, *args))
-        return y.view(g.shape)  # type: ignore[no-any-return]
+        return _shaped(y, g)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         g, u = ctx.saved_tensors
         rows = [x.reshape(-1, g.shape[-1]) for x in (grad, g, u)]

@@ -9,6 +9,7 @@ FSDP2 is put around a layer's forward and not on the model's own modules, which 
 again: outside of training, and while development data is scored, the model is whole and as it was.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class Shards:
         self._root: Any = _Gathered(lm.decoder.forward, [gathered for gathered, _ in self._layers])
         fully_shard(self._root, mesh=self._mesh)
         self._outside = {name: weight for name, weight in trained.items() if name not in self._sharded}
+        self._reached: set[str] = set()  # those of them that a step's loss depends on
         wholes = {name: weight.detach().float() for name, weight in self._outside.items()}
         self._shapes = {name: x.shape for name, x in (self._sharded | wholes).items()}
         self.rows = {name: nn.Parameter(self._local(x)) for name, x in (self._sharded | wholes).items()}
@@ -153,6 +155,8 @@ class Shards:
     def after_backward(self) -> None:
         """Take over the gradients of trained weights outside of the layers; once a pass, in all processes."""
         for name, weight in self._outside.items():
+            if weight.grad is not None:
+                self._reached.add(name)
             grad = torch.zeros_like(weight) if weight.grad is None else weight.grad
             part = DTensor.from_local(grad.float(), self._mesh, [Partial()], run_check=False)
             summed, row = part.redistribute(placements=[Shard(0)]).to_local(), self.rows[name]
@@ -164,6 +168,12 @@ class Shards:
         for name, sharded in self._sharded.items():
             self.rows[name].grad = None if sharded.grad is None else sharded.grad.to_local()
             sharded.grad = None
+        flags = [int(name in self._reached) for name in self._outside]
+        reached = torch.tensor(flags, device=self._lm.device)
+        distributed.all_reduce(reached)
+        for name in itertools.compress(self._outside, (reached == 0).tolist()):
+            self.rows[name].grad = None  # and not 0: no process has one
+        self._reached.clear()
         return self.rows
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -56,6 +57,8 @@ def choose_device(wish: str = "auto") -> torch.device:
     if kind not in _KINDS or kind == "auto" or (":" in wish and not (index.isascii() and index.isdigit())):
         raise UserError(f'unknown device "{wish}"{did_you_mean(kind, _KINDS)} (a second GPU is "cuda:1")')
     if kind == "cuda":
+        if index and together():
+            raise UserError(f'device "{wish}": each of several processes has a GPU of its own; write "cuda"')
         return _cuda(wish, int(index or _own_gpu()))
     if kind == "mps" and not torch.backends.mps.is_available():
         raise UserError(f'device "{wish}": PyTorch finds no Apple GPU on this machine; use "auto" or "cpu"')
@@ -64,13 +67,28 @@ def choose_device(wish: str = "auto") -> torch.device:
     return torch.device(kind)
 
 
-def _own_gpu() -> int:
-    """Of several processes that train together, each has a GPU; the first one otherwise."""
-    import torch
+def together() -> bool:
+    """Whether several processes train together."""
     from torch import distributed
 
-    together = distributed.is_available() and distributed.is_initialized()
-    return torch.cuda.current_device() if together else 0
+    return distributed.is_available() and distributed.is_initialized()
+
+
+def _own_gpu() -> int:
+    """Of several processes that train together, each has a GPU; the first one otherwise.
+
+    Raises:
+        UserError: There are fewer GPUs than processes.
+    """
+    import torch
+
+    number, count = int(os.environ.get("LOCAL_RANK", "0")) if together() else 0, torch.cuda.device_count()
+    if number and number >= count:
+        raise UserError(
+            f"process {number + 1} of this machine has no GPU, there are {count}; start as many processes "
+            "with torchrun --nproc-per-node, or set device: cpu"
+        )
+    return number
 
 
 def _cuda(wish: str, index: int) -> torch.device:

@@ -19,9 +19,9 @@ from crosstune.models.geometry import as_loaded
 from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading import demo, hub
 from crosstune.models.loading.config import foreseen, one_line, read_config
-from crosstune.models.loading.device import DeviceMap, choose_device, choose_dtype
+from crosstune.models.loading.device import DeviceMap, choose_device, choose_dtype, together
 from crosstune.models.loading.fingerprint import SETTINGS, fingerprint, read_json, weight_files
-from crosstune.models.loading.known import ALIASES, KNOWN, geometry_in
+from crosstune.models.loading.known import KNOWN, geometry_in, hub_id_of
 from crosstune.models.loading.log_noise import without_notices
 from crosstune.models.loading.quantize import keep_gradients, needs_package, quantization
 
@@ -136,9 +136,8 @@ def _locate(name: str, revision: str | None) -> tuple[Path, str]:
 
 def _instead(name: str, folder: Path) -> str:
     """What to write instead of a name that is nothing."""
-    ids = [alias for alias, known in ALIASES.items() if known == name.lower() and "/" in alias]
-    if ids:
-        return f"to load it, give its hub id, {ids[0]}"
+    if hub_id := hub_id_of(name):
+        return f"to load it, give its hub id, {hub_id}"
     if folder.exists():
         return "it is a file; give the folder that holds config.json"
     if len(folder.parts) > 1:
@@ -225,6 +224,8 @@ def _places(where: torch.device, wish: str, device_map: Any) -> Any:
     """The device map, if it can be had here."""
     if device_map is None:
         return None
+    if together():
+        raise UserError("device_map spreads a model over GPUs, of which each of several processes has one")
     needs_package("accelerate", "device_map", "spread")
     if isinstance(device_map, str):
         if device_map not in get_args(DeviceMap):

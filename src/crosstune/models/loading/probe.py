@@ -27,17 +27,17 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from crosstune.errors import UserError
-from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.attention.choose import BatchForm, for_writing, lay_out
 from crosstune.models.attention.trees import grow
 from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.geometry import Geometry, geometry_of
 from crosstune.models.language_model import LanguageModel
-from crosstune.models.loading.config import one_line
 from crosstune.models.loading.copies import VOCABULARY, copies
+from crosstune.models.loading.probes import planted
 from crosstune.models.loading.probes.encoder import examine_encoder
 from crosstune.models.loading.probes.encoder_decoder import examine_encoder_decoder
 from crosstune.models.loading.probes.independent import PROMPT, near
+from crosstune.models.loading.probes.planted import first_fault, refuse_unknown
 from crosstune.models.parts import linear_size
 
 if TYPE_CHECKING:
@@ -72,10 +72,7 @@ def examine(config: PretrainedConfig) -> Geometry:
             known: dict[str, Any] = {"apart": fault, "long_rotation": False}
             shape, lm.geometry = (replace(x, **known) for x in (shape, lm.geometry))
             if check_forms(eager, lm):
-                raise UserError(
-                    f"{type(eager).__name__} computes in a way that crosstune does not know ({fault}); "
-                    "choose another model or report it"
-                )
+                refuse_unknown(eager, fault)
         faults = check_prompts(eager, lm), check_soft_prompt(eager, lm)
         return replace(shape, no_prompts=faults[0], no_soft_prompt=faults[1])
 
@@ -173,91 +170,42 @@ def check_forms(eager: Any, lm: LanguageModel) -> str:
         raise UserError(
             f"{type(eager).__name__}: a token sees those behind it; choose a causal language model"
         )
-    for what, form in FORMS.items():
-        try:
-            logits = form(lm, texts)
-        except UserError:
-            raise
-        except Exception as error:
-            return f"{what}: {type(error).__name__}: {one_line(error)}"
-        if not all(near(ours, expected[-len(ours) :]) for ours, expected in zip(logits, wanted, strict=True)):
-            return f"{what} are not what each text is alone"
-    return ""
+    return first_fault({what: functools.partial(form, lm, texts) for what, form in FORMS.items()}, wanted)
 
 
 def check_prompts(eager: Any, lm: LanguageModel) -> str:
-    """Hold planted keys and values against a cache that holds them.
-
-    Returns:
-        Why methods that plant some cannot be used; empty where they can.
-    """
-    if len(lm.attentions) < lm.geometry.layers:
-        return f"{type(eager).__name__} has layers without attention"
-    names = {id(module): name for name, module in lm.model.named_modules()}
-    attentions = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
+    """Hold planted keys and values against a cache that holds them; why they cannot be, or nothing."""
     text = (5, 9, 12, 33, 7)  # all of it in the window, with the prompt in front
-    generator = torch.Generator().manual_seed(1)
-    states = [torch.randn(PROMPT, lm.geometry.hidden, generator=generator) for _ in attentions]
-    calls = [0] * len(attentions)
-    try:
+
+    def plain(attentions: Sequence[nn.Module], states: Sequence[Tensor]) -> Tensor | None:
         pairs = keys_of(eager, attentions, states)
         if len(pairs) < len(attentions):
-            return f"{type(eager).__name__} has layers that attend to the keys of others"
+            return None
         cache = DynamicCache()
         for i, (keys, values) in enumerate(pairs):
             cache.update(keys[None], values[None], i)
-        wanted = eager(
+        logits: Tensor = eager(
             input_ids=torch.tensor([text]),
             past_key_values=cache,
             attention_mask=torch.ones(1, PROMPT + len(text), dtype=torch.long),
             position_ids=torch.arange(PROMPT, PROMPT + len(text))[None],
             use_cache=True,
         ).logits[0]
+        return logits
 
-        def source(i: int) -> tuple[Tensor, Tensor]:
-            calls[i] += 1
-            return lm.keys_values(i, states[i])
-
-        lm.learn_calls()
-        part = Part("probe", shift=PROMPT)
-        with lm.adaptation.attaching(part):
-            part.prompts = {i: Prompt(functools.partial(source, i)) for i in range(len(attentions))}
-        try:
-            logits = _alone(lm, [text])[0]
-        finally:
-            lm.adaptation.detach(part)
-    except Exception as error:
-        if lm.geometry.apart:
-            return f"{type(eager).__name__} keeps more than keys and values of a text"
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return f"{type(eager).__name__} takes no learned keys and values ({kind}{one_line(error)})"
-    if set(calls) != {1}:
-        return f"{type(eager).__name__} computes attention in {min(calls)} to {max(calls)} passes a layer"
-    return "" if near(logits, wanted) else f"{type(eager).__name__} makes keys in a way that is not known"
+    return planted.check_prompts(eager, lm, plain, lambda: _alone(lm, [text])[0], shift=PROMPT)
 
 
 def check_soft_prompt(eager: Any, lm: LanguageModel) -> str:
-    """Hold embeddings in front of the text against the same as input embeddings.
-
-    Returns:
-        Why a soft prompt cannot be used; empty where it can.
-    """
-    generator = torch.Generator().manual_seed(2)
-    prompt = torch.randn(PROMPT, lm.geometry.embedding or lm.geometry.hidden, generator=generator)
+    """Hold embeddings in front of the text against the same as input embeddings."""
     text = torch.tensor([[5, 9, 12, 33, 7]])
-    try:
+
+    def plain(prompt: Tensor) -> Tensor:
         embeds = torch.cat([prompt[None], eager.get_input_embeddings()(text)], dim=1)
-        wanted = eager(inputs_embeds=embeds, use_cache=False).logits[0, PROMPT:]
-        part = Part("probe")
-        with lm.adaptation.attaching(part):
-            part.soft_prompt = prompt
-        try:
-            logits = _alone(lm, text.tolist())[0]
-        finally:
-            lm.adaptation.detach(part)
-    except Exception as error:
-        return f"{type(eager).__name__} takes no embeddings but those of tokens ({type(error).__name__})"
-    return "" if near(logits, wanted) else f"{type(eager).__name__} reads embeddings in a way not known"
+        logits: Tensor = eager(inputs_embeds=embeds, use_cache=False).logits[0, PROMPT:]
+        return logits
+
+    return planted.check_soft_prompt(eager, lm, plain, lambda: _alone(lm, text.tolist())[0])
 
 
 # --- the independent side ---------------------------------------------------------------------------

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from crosstune.data.example import Example
 from crosstune.errors import UserError
-from crosstune.metrics.language_id import identify
-from crosstune.outputs.base import Answers, Output
+from crosstune.outputs.base import Answers, Output, written
 from crosstune.outputs.heads.reading import answered
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows, TrainingRow
@@ -94,11 +93,7 @@ class Spans(Output):
         for example, of_example in zip(examples, windows, strict=True):
             _, start, end = max((next(spans) for _ in of_example), key=lambda span: span[0])
             texts.append(_field(example, "context")[start:end].strip())
-        languages = [
-            identify(text, example.language, task.source_language)
-            for text, example in zip(texts, examples, strict=True)
-        ]
-        return Answers(texts, {"answer_language": languages})
+        return written(task, examples, texts)
 
     def _windows(self, examples: Sequence[Example]) -> Iterator[list[Window]]:
         tokenizer = self.lm.tokenizer

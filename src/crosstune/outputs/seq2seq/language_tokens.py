@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from crosstune.errors import UserError, did_you_mean
-from crosstune.languages.table import find
+from crosstune.languages.table import lookup
 from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.outputs.settings import EvaluateSettings
 
@@ -38,11 +38,9 @@ class LanguageTokens:
         scheme = next((pattern for english, pattern in SCHEMES.items() if english in added), None)
         known: dict[str, str] = {}
         for token in sorted(added, key=added.__getitem__) if scheme is not None else ():
-            if (match := scheme.fullmatch(token)) is not None:  # type: ignore[union-attr]
-                try:
-                    known.setdefault(find(match[1]).code, token)
-                except UserError:  # a language that the table lacks
-                    continue
+            match = scheme.fullmatch(token)  # type: ignore[union-attr]
+            if match is not None and (language := lookup(match[1])) is not None:
+                known.setdefault(language.code, token)
         return known
 
     def target(self, language: str) -> str | None:

@@ -6,19 +6,18 @@ question's keys and values.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from crosstune.data.example import Example
-from crosstune.errors import UserError
 from crosstune.models.attention.choose import Source
 from crosstune.models.encoder_decoder import EncoderDecoder
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers, picked
-from crosstune.outputs.choices import ROWS_AT_ONCE
+from crosstune.outputs.choices import ROWS_AT_ONCE, Labels, first_tokens, learned_choice
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows
 from crosstune.outputs.seq2seq.pairs import Paired
@@ -33,7 +32,7 @@ class Question:
 
     source: list[int]
     start: list[int]
-    choices: tuple[tuple[int, ...], ...]
+    choices: Labels
 
     @property
     def width(self) -> int:
@@ -50,22 +49,7 @@ class ScoredPairs(Paired):
         Raises:
             UserError: ``loss: choices`` with choices that start alike.
         """
-
-        def starts(choices: Sequence[str]) -> tuple[int, ...]:
-            return tuple(self.target(choice)[0] for choice in choices)
-
-        among_choices = loss == "choices"
-        for choices in {example.choices for example in examples} if among_choices else ():
-            if len(set(starts(choices))) < len(choices):
-                raise UserError("loss: choices, but two labels start with the same token; use loss: answer")
-
-        def learned(example: Example) -> tuple[list[int], tuple[int, ...]]:
-            answer = self.target(example.answers[0])
-            if self.settings.choices == "first-token":
-                answer = answer[:1]
-            return answer, starts(example.choices) if among_choices else ()
-
-        return self.pair_rows(examples, learned)
+        return self.pair_rows(examples, learned_choice(examples, self.target, self.settings, loss))
 
     def answers(self, task: Task, examples: Sequence[Example], **stream: Unpack[Stream]) -> Answers:
         """The choices picked, and the log-probabilities of all."""
@@ -92,13 +76,7 @@ def score(
         UserError: ``first-token`` with choices that start alike; one question is more than memory holds.
     """
     if settings.choices == "first-token":
-        questions = [
-            Question(q.source, q.start, tuple(choice[:1] for choice in q.choices)) for q in questions
-        ]
-        if any(len(set(q.choices)) < len(q.choices) for q in questions):
-            raise UserError(
-                "choices: first-token, but two labels start with the same token; use choices: label"
-            )
+        questions = [replace(q, choices=first_tokens(q.choices)) for q in questions]
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
 
     def answer(batch: list[Group]) -> list[list[float]]:
@@ -147,9 +125,7 @@ def _score(lm: EncoderDecoder, questions: Sequence[Question], per_token: bool) -
     return sums
 
 
-def _logprobs(
-    lm: EncoderDecoder, states: Tensor, choices: Sequence[tuple[tuple[int, ...], ...]]
-) -> list[Tensor]:
+def _logprobs(lm: EncoderDecoder, states: Tensor, choices: Sequence[Labels]) -> list[Tensor]:
     """Of each question's state ``[questions, hidden]``: log-probability of the first token of its choices."""
     pieces = [torch.log_softmax(lm.logits(part), -1).cpu() for part in states.split(ROWS_AT_ONCE)]
     return [

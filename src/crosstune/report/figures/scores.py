@@ -10,10 +10,11 @@ from typing import Any
 import altair as alt
 import polars as pl
 
+from crosstune.claims.cell import counted
 from crosstune.report.figures import style
 from crosstune.report.figures.style import ACCENT, MUTED, Width
 from crosstune.report.sections import Section
-from crosstune.report.text import counted, visible
+from crosstune.report.text import visible
 
 CURVE_POINTS = 200
 ALL_CURVE_POINTS = 6_000

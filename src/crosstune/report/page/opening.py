@@ -5,9 +5,10 @@ from contextlib import suppress
 from datetime import date
 
 from crosstune.analysis.transfer import comparable
+from crosstune.claims.cell import counted
 from crosstune.report.sections import ALPHA, Section
 from crosstune.report.tables.tables import Column
-from crosstune.report.text import counted, p_value, percent, points, visible
+from crosstune.report.text import p_value, percent, points, visible
 
 
 def facts(parts: Sequence[Section]) -> str:

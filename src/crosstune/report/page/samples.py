@@ -8,8 +8,9 @@ from typing import Any
 
 import polars as pl
 
-from crosstune.analysis.groups import family_order, language_or_none
+from crosstune.analysis.groups import family_order
 from crosstune.analysis.predictions import Predictions
+from crosstune.languages.table import lookup
 from crosstune.report.sections import Section
 from crosstune.report.text import embedded_json, language_name, visible
 
@@ -93,7 +94,7 @@ def side_by_side(section: Section, predictions: Predictions) -> dict[str, Any]:
 
 def markup(code: str) -> dict[str, str]:
     """HTML's ``lang`` and ``dir`` for text in a language."""
-    known = language_or_none(code)
+    known = lookup(code)
     right_to_left = known is not None and known.script in RIGHT_TO_LEFT
     return {
         "code": visible(code, 30),

@@ -7,15 +7,16 @@ from typing import Any, Literal
 import polars as pl
 
 from crosstune.analysis.answer_language import CORRECT, SOURCE, UNDECIDED
-from crosstune.analysis.groups import Grouping, family_order, group_means, group_of, language_or_none
+from crosstune.analysis.groups import Grouping, family_order, group_means, group_of
 from crosstune.analysis.statistics.bootstrap import DRAWS
 from crosstune.analysis.transfer import comparable
+from crosstune.claims.cell import counted
+from crosstune.languages.table import lookup
 from crosstune.report.effort import seeds_left_out
 from crosstune.report.findings import not_shown
 from crosstune.report.sections import IN_ENGLISH, Section, outcome
 from crosstune.report.text import (
     GROUPINGS,
-    counted,
     group_name,
     language_name,
     p_value,
@@ -32,46 +33,27 @@ MARKS = {"better": "▲", "worse": "▼", "not significant": "n.s."}
 
 @dataclass(frozen=True)
 class Column:
-    """One column as shown; every text in it is harmless (`crosstune.report.text.visible`).
+    """One column as shown; every text in it is harmless (`crosstune.report.text.visible`)."""
 
-    Attributes:
-        title: Its heading.
-        cells: Text of each row.
-        right: Cells end on the right, as numbers do.
-        wide: Cells wrap.
-        media: Where the column is shown.
-        notes: What stands beside each cell, less prominent; not in files.
-        best: Which cells are emphasised.
-        more: The page shows it only to readers who ask for all columns.
-        foot: What stands under the rows on the page, a cell a line: levels to compare with.
-    """
-
-    title: str
-    cells: Sequence[str]
-    right: bool = True
-    wide: bool = False
-    media: tuple[Medium, ...] = ("terminal", "page", "file")
-    notes: Sequence[str] = ()
-    best: Sequence[bool] = ()
-    more: bool = False
-    foot: Sequence[str] = ()
+    title: str  # its heading
+    cells: Sequence[str]  # text of each row
+    right: bool = True  # cells end on the right, as numbers do
+    wide: bool = False  # cells wrap
+    media: tuple[Medium, ...] = ("terminal", "page", "file")  # where the column is shown
+    notes: Sequence[str] = ()  # what stands beside each cell, less prominent; not in files
+    best: Sequence[bool] = ()  # which cells are emphasised
+    more: bool = False  # the page shows it only to readers who ask for all columns
+    foot: Sequence[str] = ()  # what stands under the rows on the page, a cell a line: levels to compare with
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table, for people and for programs.
+    """One table, for people and for programs."""
 
-    Attributes:
-        caption: What it shows.
-        columns: As shown.
-        data: The same numbers, and more, in full precision.
-        notes: What a reader has to know of the columns, on the page and in the terminal.
-    """
-
-    caption: str
-    columns: Sequence[Column]
-    data: pl.DataFrame
-    notes: Sequence[str] = ()
+    caption: str  # what it shows
+    columns: Sequence[Column]  # as shown
+    data: pl.DataFrame  # the same numbers, and more, in full precision
+    notes: Sequence[str] = ()  # what a reader has to know of the columns, on the page and in the terminal
 
     def shown(self, medium: Medium) -> list[Column]:
         """The columns of a medium, in order."""
@@ -251,7 +233,7 @@ def languages(section: Section) -> Table:
     shared = set(comparable(section.scores)["language"])
     source = scores["source_language"][0]
     codes = family_order(examples)
-    known = [language_or_none(code) for code in codes]
+    known = [lookup(code) for code in codes]
     marks = [" ".join(("source",) * (code == source) + ("○",) * (code not in shared)) for code in codes]
     page: tuple[Medium, ...] = ("page",)
     columns = [

@@ -8,9 +8,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from crosstune.claims.cell import ALPHA, Cell
+from crosstune.claims.cell import ALPHA, Cell, counted
 from crosstune.claims.judge import Ruling, Verdict
-from crosstune.report.text import counted, p_value, points, visible
+from crosstune.report.text import p_value, points, visible
 
 ORDER: tuple[Ruling, ...] = ("supported", "contradicted", "not enough data", "literature")
 SIGNS = {"supported": "✓", "contradicted": "✗", "not enough data": "?", "literature": "·"}
@@ -82,7 +82,7 @@ def sample(cell: Cell) -> str:
     """Languages, examples and seeds behind a cell."""
     if cell.difference is None:
         return "–"
-    languages = f"{cell.languages:,} language{'' if cell.languages == 1 else 's'}"
+    languages = counted(cell.languages, "language")
     return f"{languages}\n{cell.examples:,} examples\nseeds {cell.seeds_a}, {cell.seeds_b}"
 
 

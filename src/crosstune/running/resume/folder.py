@@ -18,7 +18,7 @@ from crosstune.running.resume.attempts import attempt
 from crosstune.running.task_data import TaskData
 from crosstune.store import provenance
 from crosstune.study.runs import Run
-from crosstune.training.checkpoint import Checkpoint
+from crosstune.training.checkpoint import Checkpoint, TensorFile
 
 _JOURNAL = "journal.jsonl"
 
@@ -35,6 +35,7 @@ class ResumeFolder:
     def __init__(self, folder: Path | None, made_for: str, note: Callable[[str], None]) -> None:
         self._folder, self._made_for, self._note = folder, made_for, note
         self._counted = False
+        self._checkpoint: Checkpoint | None = None
         self.resumed = 0
         if folder is None:
             return
@@ -49,7 +50,13 @@ class ResumeFolder:
         """Of the training."""
         if self._folder is None:
             return None
-        return Checkpoint(self._folder, self._made_for, self._note, passes, self._count)
+        self._checkpoint = Checkpoint(self._folder, self._made_for, self._note, passes, self._count)
+        return self._checkpoint
+
+    @property
+    def trained(self) -> TensorFile | None:
+        """The file of the parameters that training has ended with, where one could be written."""
+        return None if self._checkpoint is None else self._checkpoint.finished
 
     @contextmanager
     def attempt(self, *passes: TokenLimit) -> Iterator[None]:
@@ -74,7 +81,9 @@ class ResumeFolder:
         if self._folder is None:
             yield None
             return
-        name = f"{self._made_for} {_digest(weights)}"
+        # Gigabytes in full fine-tuning: what is on disk has its digest.
+        digest = _digest(weights) if self.trained is None else self.trained.sha256
+        name = f"{self._made_for} {digest}"
         journal: Journal[Any] = Journal(self._folder / _JOURNAL, name, self._note, self._count)
         try:
             yield journal

@@ -79,10 +79,6 @@ class Lareqa(ExtractiveQa):
         ),
     }
 
-    def __init__(self, options: TaskOptions | None = None) -> None:
-        super().__init__(options)
-        self.layer = self.options.layer
-
     def languages(self) -> list[str]:
         """Those whose paragraphs and sentence boundaries are both here."""
         return [code for code in super().languages() if code in self._boundaries]

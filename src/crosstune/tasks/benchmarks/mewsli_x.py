@@ -16,9 +16,9 @@ from pydantic import Field
 
 from crosstune.data.example import Candidate, Example, Split, fair_order
 from crosstune.data.source import FileLayout
-from crosstune.data.tables import BadRow, Row, Rows, read_rows
+from crosstune.data.tables import BadRow, Row, Rows, read_rows, usable
 from crosstune.errors import UserError
-from crosstune.languages import find
+from crosstune.languages.table import canonical
 from crosstune.metrics.ranking import reciprocal_rank
 from crosstune.tasks.base import Search
 from crosstune.tasks.published import PublishedOptions, PublishedTask
@@ -122,14 +122,6 @@ class MewsliX(PublishedTask):
         ),
     }
 
-    def __init__(self, options: MewsliXOptions | None = None) -> None:
-        super().__init__(options)
-        self.layer = self.options.layer
-
-    def template(self, language: str) -> str | None:
-        """No frame: an answer is some of many texts."""
-        return None
-
     def examples(self, split: Split, language: str) -> list[Example]:
         """Mentions; those of dev are a part of the training pairs, by the entity."""
         if split == "test":
@@ -173,20 +165,11 @@ class MewsliX(PublishedTask):
         if path is None:
             raise UserError(f"task {self.name} needs the candidates: {files[0]}")
         candidates = []
-        for row in read_rows(path, ("entity_id", "description", "description_language")):
-            if isinstance(row, BadRow):
-                raise row
+        for row in usable(read_rows(path, ("entity_id", "description", "description_language"))):
             text = f"{self.options.text_prefix}{described(row.fields)}"
-            candidates.append(Candidate(row.text("entity_id"), _code(row["description_language"]), text))
+            candidates.append(Candidate(row.text("entity_id"), canonical(row["description_language"]), text))
         return candidates
 
     @cached_property
     def _texts(self) -> dict[str, str]:
         return {candidate.id: candidate.text for candidate in self._candidates}
-
-
-def _code(language: str) -> str:
-    try:
-        return find(language).code
-    except UserError:
-        return language

@@ -15,9 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
-
-from pydantic import SerializerFunctionWrapHandler, model_serializer
+from typing import ClassVar, Literal
 
 from crosstune.data.example import Example, Split, fair_order, passage_key
 from crosstune.data.source import FileLayout, local_layouts
@@ -60,15 +58,9 @@ class MlqaOptions(QaOptions):
         question_language: Of the questions, where it is not the paragraph's: one of MLQA's 49 pairs.
     """
 
-    question_language: Literal["ar", "de", "en", "es", "hi", "vi", "zh"] | None = None
+    newer = ("question_language",)
 
-    @model_serializer(mode="wrap")
-    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Ids of runs are older than the option: they are left as they were at its default."""
-        content: dict[str, Any] = dump(self)
-        if self.question_language is None:
-            del content["question_language"]
-        return content
+    question_language: Literal["ar", "de", "en", "es", "hi", "vi", "zh"] | None = None
 
 
 class TydiQaOptions(QaOptions):

@@ -66,10 +66,6 @@ class Tatoeba(PublishedTask):
         "test": (FileLayout("tatoeba/tatoeba.{code}-eng.eng", read=_pairs),)
     }
 
-    def __init__(self, options: TatoebaOptions | None = None) -> None:
-        super().__init__(options)
-        self.layer = self.options.layer
-
     def examples(self, split: Split, language: str) -> list[Example]:
         """Pairs of sentences; of training questions and what answers them."""
         if split == "test":
@@ -90,7 +86,3 @@ class Tatoeba(PublishedTask):
         sides = [f"{self.options.prefix}{row.text(side)}" for side in ("sentence", "english")]
         question, text = sides if self.options.direction == "to-english" else sides[::-1]
         return Example(row["id"], language, question, (text,))
-
-    def template(self, language: str) -> str | None:
-        """No frame: an answer is one of many texts."""
-        return None

@@ -29,10 +29,6 @@ class DefinedRetrieval(DefinedTask):
     Options = RetrievalOptions
     options: RetrievalOptions
 
-    def __init__(self, options: RetrievalOptions | None = None) -> None:
-        super().__init__(options)
-        self.layer = self.options.layer
-
     def template(self, language: str) -> str | None:
         """No frame: an answer is one of many texts."""
         return None

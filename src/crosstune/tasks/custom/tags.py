@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from crosstune.data.example import Example, Split
 from crosstune.data.tables import Row
 from crosstune.data.tagged import without_spaces
+from crosstune.metrics.tagging import begins_with_i
 from crosstune.tasks.custom.task import DefinedTask, number_hint, texts_of
 
 WORDS = "words"
@@ -29,6 +30,10 @@ class DefinedTags(DefinedTask):
         words, tags = without_spaces(words, [self._tag(row, tag) for tag in told])
         if not words:
             raise row.error("a sentence without words")
+        if self.metrics[0] == "strict_f1" and (tag := begins_with_i(tags)):
+            raise row.error(
+                f"{tag} begins a name, which strict_f1 does not count; write B-{tag[2:]}, or take xtreme_f1"
+            )
         text = " ".join(words)
         return Example(
             self.name_of(row, split, language),

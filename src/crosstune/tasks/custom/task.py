@@ -102,6 +102,10 @@ class DefinedTask(PublishedTask):
                     )
         return super().languages()
 
+    def template(self, language: str) -> str | None:
+        """The file's prompt."""
+        return str(self.wording(language)["prompt"])
+
     def wordings(self) -> Mapping[str, Mapping[str, Any]]:
         """The file's prompts by language."""
         return {code: {"prompt": text} for code, text in self.definition.prompt.items()}

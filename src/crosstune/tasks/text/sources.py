@@ -13,10 +13,10 @@ from pathlib import Path, PurePosixPath
 from crosstune.config.environment import data_root
 from crosstune.data.hub import fetch_files
 from crosstune.data.source import FileLayout, Place, find_places
-from crosstune.data.tables import BadRow, Row, Rows, read_lines, read_rows
+from crosstune.data.tables import BadRow, Row, Rows, read_lines, read_rows, usable
 from crosstune.errors import UserError
 from crosstune.files import as_text, read_bytes, user_path
-from crosstune.languages import LANGUAGES, find
+from crosstune.languages.table import LANGUAGES, lookup
 
 Lines = Callable[[], tuple[Iterable[str], dict[str, object]]]
 """Reads the lines of one language; with them what to record of where they came from."""
@@ -111,9 +111,7 @@ def _local(root: Path, layouts: Iterable[FileLayout], wanted: str) -> Mapping[st
 
 
 def _texts(rows: Rows, column: str) -> Iterator[str]:
-    for row in rows:
-        if isinstance(row, BadRow):
-            raise row
+    for row in usable(rows):
         if isinstance(value := row.fields.get(column), str):
             yield from value.splitlines()
         else:
@@ -131,10 +129,8 @@ def _plain(path: Path) -> Rows:
 
 
 def _code(name: str) -> str | None:
-    try:
-        return find("twi" if name == "aka_asante" else name).code
-    except UserError:
-        return None
+    language = lookup("twi" if name == "aka_asante" else name)
+    return None if language is None else language.code
 
 
 def source_of(

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from crosstune.data.example import Example, Split
 from crosstune.errors import UserError
@@ -26,6 +26,8 @@ class TextOptions(TaskOptions):
         held_out: Leaves every so manieth block out of training; its loss is measured before and after.
     """
 
+    newer = ("held_out",)
+
     source: str
     files: str | None = None
     column: str = "text"
@@ -33,14 +35,6 @@ class TextOptions(TaskOptions):
     data: str | None = None
     characters: int = Field(default=500, ge=1)
     held_out: int | None = Field(default=None, ge=2)
-
-    @model_serializer(mode="wrap")
-    def _without_newer_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """The ids of runs are older than ``held_out``."""
-        content: dict[str, Any] = dump(self)
-        if self.held_out is None:
-            del content["held_out"]
-        return content
 
 
 class UnlabelledText(Task):

@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from crosstune.errors import UserError
-from crosstune.models.adaptation import Part, Prompt
 from crosstune.models.attention.choose import Source
-from crosstune.models.loading.config import one_line
+from crosstune.models.loading.probes import planted
 from crosstune.models.loading.probes.independent import PROMPT, keys_of, near, written_out
+from crosstune.models.loading.probes.planted import first_fault, refuse_unknown
 
 if TYPE_CHECKING:
     from crosstune.models.encoder_decoder import EncoderDecoder
@@ -43,11 +43,7 @@ def examine_encoder_decoder(shape: Geometry, eager: Any, lm: EncoderDecoder) -> 
     Raises:
         UserError: crosstune would compute something else, or cannot compute it.
     """
-    if fault := check_forms(eager, lm):
-        raise UserError(
-            f"{type(eager).__name__} computes in a way that crosstune does not know ({fault}); "
-            "choose another encoder-decoder or report it"
-        )
+    refuse_unknown(eager, check_forms(eager, lm), "encoder-decoder")
     return replace(shape, no_prompts=check_prompts(eager, lm), no_soft_prompt=check_soft_prompt(eager, lm))
 
 
@@ -61,86 +57,42 @@ def check_forms(eager: Any, lm: EncoderDecoder) -> str:
     changed = _eager(eager, SOURCES[0], (*target[:-1], (target[-1] + 1) % 63))
     if not near(changed[:-1], wanted[0][:-1]):
         raise UserError(f"{name}: a token of its decoder sees those behind it; choose another model")
-    for what, form in FORMS.items():
-        try:
-            logits = form(lm)
-        except UserError:
-            raise
-        except Exception as error:
-            return f"{what}: {type(error).__name__}: {one_line(error)}"
-        if not all(near(*pair) for pair in zip(logits, wanted, strict=True)):
-            return f"{what} are not what each text is alone"
-    return ""
+    return first_fault({what: functools.partial(form, lm) for what, form in FORMS.items()}, wanted)
 
 
 def check_prompts(eager: Any, lm: EncoderDecoder) -> str:
     """Why methods that plant keys and values cannot be used; empty where they can."""
-    name = type(eager).__name__
-    names = {id(module): name for name, module in lm.model.named_modules()}
-    modules = [eager.get_submodule(names[id(module)]) for module in lm.attentions]
-    shape = lm.geometry
-    if len(modules) < 2 * shape.layers - shape.encoder_layers:
-        return f"{name} has layers without attention"
-    draw = torch.Generator().manual_seed(1)
-    states = [torch.randn(PROMPT, shape.hidden, generator=draw) for _ in modules]
-    calls = [0] * len(modules)
 
-    def source(i: int) -> tuple[Tensor, Tensor]:
-        calls[i] += 1
-        return lm.keys_values(i, states[i])
-
-    part = Part("probe")
-    try:
+    def plain(modules: Sequence[nn.Module], states: Sequence[Tensor]) -> Tensor:
         pairs = keys_of(
-            eager,
-            modules,
-            states,
-            lambda ids: eager(input_ids=ids, decoder_input_ids=ids, use_cache=False),
+            eager, modules, states, lambda ids: eager(input_ids=ids, decoder_input_ids=ids, use_cache=False)
         )
-        with written_out(eager) as planted:
-            planted.update(zip(modules, pairs, strict=True))
-            wanted = _eager(eager, SOURCES[2], TARGETS[2])
-        lm.learn_calls()
-        with lm.adaptation.attaching(part):
-            part.prompts = {i: Prompt(functools.partial(source, i)) for i in range(len(modules))}
-        try:
-            logits = _read(lm, [SOURCES[2]], [TARGETS[2]])[0]
-        finally:
-            lm.adaptation.detach(part)
-    except Exception as error:
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return f"{name} takes no learned keys and values ({kind}{one_line(error)})"
-    if set(calls) != {1}:
-        return f"{name} computes attention in {min(calls)} to {max(calls)} passes a layer"
-    return "" if near(logits, wanted) else f"{name} makes keys in a way that is not known"
+        with written_out(eager) as attended:
+            attended.update(zip(modules, pairs, strict=True))
+            return _eager(eager, SOURCES[2], TARGETS[2])
+
+    return planted.check_prompts(eager, lm, plain, lambda: _read(lm, [SOURCES[2]], [TARGETS[2]])[0])
 
 
 def check_soft_prompt(eager: Any, lm: EncoderDecoder) -> str:
     """Why a soft prompt cannot be used; empty where it can."""
-    name, draw = type(eager).__name__, torch.Generator().manual_seed(2)
-    prompt = torch.randn(PROMPT, lm.geometry.hidden, generator=draw)
-    part, encoder = Part("probe"), eager.get_encoder()
 
-    def instead(module: nn.Module, args: Any, embeds: Tensor) -> Tensor:
-        return torch.cat([prompt[None] / getattr(encoder, "embed_scale", 1.0), embeds[:, PROMPT:]], dim=1)
-
-    try:
-        handle = encoder.get_input_embeddings().register_forward_hook(instead)
+    def plain(prompt: Tensor) -> Tensor:
+        encoder = eager.get_encoder()
+        front = prompt[None] / getattr(encoder, "embed_scale", 1.0)
+        handle = encoder.get_input_embeddings().register_forward_hook(
+            lambda module, args, embeds: torch.cat([front, embeds[:, PROMPT:]], dim=1)
+        )
         try:
             # Of the source alone: the decoder may share the table.
             read = encoder(input_ids=torch.tensor([[1] * PROMPT + list(SOURCES[2])]))
         finally:
             handle.remove()
-        wanted = eager(encoder_outputs=read, decoder_input_ids=torch.tensor([TARGETS[2]]), use_cache=False)
-        with lm.adaptation.attaching(part):
-            part.soft_prompt = prompt
-        try:
-            logits = _read(lm, SOURCES, TARGETS)[2]
-        finally:
-            lm.adaptation.detach(part)
-    except Exception as error:
-        return f"{name} takes no embeddings but those of tokens ({type(error).__name__})"
-    return "" if near(logits, wanted.logits[0]) else f"{name} reads embeddings in a way not known"
+        target = torch.tensor([TARGETS[2]])
+        logits: Tensor = eager(encoder_outputs=read, decoder_input_ids=target, use_cache=False).logits[0]
+        return logits
+
+    return planted.check_soft_prompt(eager, lm, plain, lambda: _padded(lm)[2])
 
 
 # --- the independent side ---------------------------------------------------------------------------

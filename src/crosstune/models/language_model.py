@@ -52,7 +52,7 @@ class LanguageModel:
         head: What makes scores of states, while one is trained or used; None for the model's own words.
         remarks: What a person should know of the model before any result: a line each, most often none.
         activation_cache: Of training texts, for as long as the model lives (`crosstune.training.reuse`).
-        steps: Recorded steps of writing and their cache, until their memory is needed (`fast.graphs`).
+        steps, engine: What writes answers, until its memory is needed: recorded steps (`fast.graphs`), vLLM.
     """
 
     model: PreTrainedModel
@@ -68,6 +68,7 @@ class LanguageModel:
     remarks: list[str] = field(default_factory=list, repr=False)
     activation_cache: ActivationCache = field(default_factory=ActivationCache, repr=False)
     steps: Any = field(default=None, repr=False)
+    engine: Any = field(default=None, repr=False)
     _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -237,9 +238,8 @@ class LanguageModel:
     def room(self) -> int | None:
         """The most tokens of a text that there are positions for; None where the config does not say."""
         positions = getattr(self.decoder.config, "max_position_embeddings", None)
-        if not isinstance(positions, int):
-            return None
-        return positions - self.first_position - self.adaptation.front
+        room = self.first_position + self.adaptation.front
+        return positions - room if isinstance(positions, int) else None
 
     def _positions(self, length: int, layout: TextLayout | None) -> Tensor:
         positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions

@@ -65,10 +65,12 @@ class Optimizer:
         # What the library steps, by name: the parameter, or the fp32 copy that there is during its step.
         self._wide = {name: _wide(p) for name, p in self._parameters.items()}
         if settings.optimizer == "adamw":
-            # On a CPU one pass over memory in place of ten; a GPU has its own default.
-            fused = all(p.device.type == "cpu" for p in self._parameters.values()) or None
             every: torch.optim.Optimizer = torch.optim.AdamW(
-                self._groups(), lr=0.0, weight_decay=settings.weight_decay, fused=fused
+                self._groups(),
+                lr=0.0,
+                weight_decay=settings.weight_decay,
+                # One pass over memory in place of ten, and no temporary copies of all weights.
+                fused=True if method.attached().device.type in ("cpu", "cuda") else None,
             )
             self._of = dict.fromkeys(self._parameters, every)
         else:

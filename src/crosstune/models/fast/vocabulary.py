@@ -57,7 +57,7 @@ def likeliest(scores: Tensor) -> Tensor:
     if scores.device.type != "cpu":
         return scores.argmax(-1)
     width = math.gcd(scores.shape[-1], 512)
-    blocks = scores.unflatten(-1, (scores.shape[-1] // width, width))
+    blocks: Tensor = scores.unflatten(-1, (scores.shape[-1] // width, width))
     block = blocks.amax(-1).float().argmax(-1, keepdim=True)
-    inside = blocks.take_along_dim(block[..., None], 1)[:, 0].float().argmax(-1, keepdim=True)
+    inside: Tensor = blocks.take_along_dim(block[..., None], 1)[:, 0].float().argmax(-1, keepdim=True)
     return (block * width + inside)[:, 0]

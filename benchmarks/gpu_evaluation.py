@@ -22,6 +22,8 @@ from crosstune.models.fast import graphs
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs import generation
 from crosstune.outputs.choices import ChoiceItem, score_choices
+from crosstune.outputs.decoding.ends import texts
+from crosstune.outputs.decoding.vllm_engine import Engine, Weights
 from crosstune.outputs.settings import EvaluateSettings
 from gpu_rows import Bench, nothing
 from harness import Agreement, Block, Cost, Row, Setting
@@ -270,17 +272,14 @@ def vllm_row(bench: Bench) -> Row:
     prompts = bench.texts(MANY * bench.options.batch, seed=4)
 
     def theirs(setting: Setting, folder: Path) -> Callable[[int], Block]:
-        from vllm import LLM, SamplingParams
-
         bench.lm.model.save_pretrained(folder)
         bench.lm.tokenizer.save_pretrained(folder)
-        # Beside the model itself, which is left of a third of the card.
-        engine = LLM(model=str(folder), dtype=setting.dtype, gpu_memory_utilization=0.5, seed=0)
+        length = max(map(len, prompts)) + 1 + bench.options.new_tokens
+        # Half of what is free, as our side needs the rest.
+        engine = Engine(bench.lm, Weights(str(folder), setting.dtype), length, share=0.5)
 
         def write(n: int) -> list[str]:
-            how = SamplingParams(temperature=0.0, max_tokens=n, ignore_eos=False)
-            fed = [{"prompt_token_ids": prompt} for prompt in prompts]
-            return [one.outputs[0].text.strip() for one in engine.generate(fed, how, use_tqdm=False)]
+            return texts(bench.lm, engine.write(bench.lm, prompts, n, ()), ())
 
         def block(size: int) -> Block:
             return apart(bench, write)

@@ -135,7 +135,7 @@ def plan(
         typer.Option("--from", metavar="DIR", help="With --power: finished runs that tell how scores vary."),
     ] = None,
 ) -> None:
-    """Show the runs of a study, their progress, and the estimated time and memory.
+    """Show the runs of a study, progress, estimated time and memory.
 
     Estimates come from similar finished runs, or from a calibration on this machine.
 
@@ -205,10 +205,10 @@ app.command()(init)
 
 @app.command()
 def demo() -> None:
-    """Run the demo, five methods on two tasks in 23 languages, and write its report: minutes on two cores.
+    """Run the demo and write its report: minutes on two cores.
 
-    The model, Gemma 3 270M, comes from PyPI (300 MB; Google's Gemma Terms of Use apply). Results go to
-    runs/demo; the same command resumes.
+    Five methods on two tasks, each in English and 23 other languages. The model, Gemma 3 270M, comes from
+    PyPI (240 MB; Google's Gemma Terms of Use apply). Results go to runs/demo; the same command resumes.
     """
     run(Path("studies", "demo.yaml"))
     report(Path("runs", "demo"))
@@ -219,7 +219,9 @@ app.command("import")(import_results)
 
 @app.command()
 def check(store: StoreFolder) -> None:
-    """Audit a store: every file of every run, and what lies beside them. Nothing is changed.
+    """Audit a store: every file of every run.
+
+    What lies beside them is named, and nothing is changed.
 
     Exit code 2 if a file is damaged; crosstune run moves damaged runs aside and repeats them.
 
@@ -272,7 +274,7 @@ def list_(
         typer.Argument(help="What to list."),
     ],
 ) -> None:
-    """List the methods, tasks, models, languages, presets, claims, ready studies or documentation there are.
+    """List methods, tasks, models, languages and the like.
 
     Example: crosstune list languages
     """

@@ -26,6 +26,7 @@ from crosstune.models.family import stack_of, uncached
 from crosstune.models.fast.activation_cache import ActivationCache
 from crosstune.models.fast.layers import EntryStates, entered_at, in_place_of, left_at, unhooked
 from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
+from crosstune.models.fast.vocabulary import likeliest
 from crosstune.models.geometry import Geometry
 from crosstune.models.parts import Parts
 from crosstune.models.tokens import Tokens
@@ -51,7 +52,7 @@ class LanguageModel:
         head: What makes scores of states, while one is trained or used; None for the model's own words.
         remarks: What a person should know of the model before any result: a line each, most often none.
         activation_cache: Of training texts, for as long as the model lives (`crosstune.training.reuse`).
-        steps: Recorded steps of writing and their cache, until their memory is needed (`fast.graphs`).
+        steps, engine: What writes answers, until its memory is needed: recorded steps (`fast.graphs`), vLLM.
     """
 
     model: PreTrainedModel
@@ -67,6 +68,7 @@ class LanguageModel:
     remarks: list[str] = field(default_factory=list, repr=False)
     activation_cache: ActivationCache = field(default_factory=ActivationCache, repr=False)
     steps: Any = field(default=None, repr=False)
+    engine: Any = field(default=None, repr=False)
     _calls: list[dict[str, Any]] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
@@ -236,9 +238,8 @@ class LanguageModel:
     def room(self) -> int | None:
         """The most tokens of a text that there are positions for; None where the config does not say."""
         positions = getattr(self.decoder.config, "max_position_embeddings", None)
-        if not isinstance(positions, int):
-            return None
-        return positions - self.first_position - self.adaptation.front
+        room = self.first_position + self.adaptation.front
+        return positions - room if isinstance(positions, int) else None
 
     def _positions(self, length: int, layout: TextLayout | None) -> Tensor:
         positions = torch.arange(length, device=self.device)[None] if layout is None else layout.positions
@@ -349,7 +350,7 @@ class LanguageModel:
         if self.geometry.encoder or not self.parts.plain_scores:
             return self.logits(rows).argmax(-1)
         head: Any = self.model.get_output_embeddings()
-        return cast(Tensor, head(rows.to(head.weight.device)).argmax(-1)).to(rows.device)
+        return likeliest(head(rows.to(head.weight.device))).to(rows.device)
 
     def check(self) -> None:
         """Compare with the model's own forward once, on five tokens.
@@ -360,8 +361,7 @@ class LanguageModel:
         """
         # RoBERTa's own positions pass over padding.
         pad = self.model.config.pad_token_id if self.geometry.encoder else None
-        tokens = [token for token in range(self.geometry.vocabulary) if token != pad][:5]
-        ids = torch.tensor([tokens], device=self.device)
+        ids = torch.tensor([[i for i in range(self.geometry.vocabulary) if i != pad][:5]], device=self.device)
         bare = self.geometry.encoder == "bare"
         with torch.inference_mode():
             hidden = self.hidden(ids)[0]

@@ -24,6 +24,7 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.memory import measure as fitting
 from crosstune.models.memory.token_limit import TokenLimit
 from crosstune.outputs.base import Answers, Output, picked
+from crosstune.outputs.decoding import vllm_engine
 from crosstune.outputs.journal import Stream
 from crosstune.outputs.rows import Rows, answer_rows
 from crosstune.outputs.settings import EvaluateSettings
@@ -165,7 +166,7 @@ def score_choices(
         items = [replace(item, labels=first_tokens(item.labels)) for item in items]
     passes = stream.get("passes") or TokenLimit(settings.tokens_per_pass, lm.device)
 
-    lm.steps = None  # recorded steps of writing give their memory back
+    vllm_engine.free(lm)
     widths = [item.width for item in items]
     front = lm.adaptation.front
     together = Shared([item.prompt for item in items], widths, lm.geometry.attention_balance)

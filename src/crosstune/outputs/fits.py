@@ -19,6 +19,8 @@ from crosstune.tasks.base import Task
 VLLM = ("none", "few-shot", "full", "lora", "soft-prompt")
 """Methods whose models vLLM runs (`crosstune.outputs.decoding.vllm_engine`)."""
 
+VLLM_RANK = 512  # of LoRA, the most
+
 OF_SOME_ANSWERS = {
     "head": "choices and tags",
     "pooling": "retrieval, and choices told by a head",
@@ -61,6 +63,8 @@ def _check_vllm(
         raise UserError(
             f"{method.name}: evaluate.engine: vllm runs {', '.join(VLLM[:-1])} and {VLLM[-1]}; take it out"
         )
+    if getattr(method.config, "rank", 0) > VLLM_RANK:
+        raise UserError(f"{method.name}: evaluate.engine: vllm takes ranks up to {VLLM_RANK}; take it out")
     if settings.search is not None:
         raise UserError("evaluate.engine: vllm writes greedy answers here; take engine or beams out")
     if find_spec("vllm") is None:

@@ -7,7 +7,7 @@ the last whole one.
 """
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Unpack
 
@@ -51,6 +51,11 @@ class Generation(Output):
         end = [] if last is None else [last]
         return answer_rows(self.lm, examples, lambda example: (tokens.answer(example.answers[0]) + end, ()))
 
+    def check(self, languages: Iterable[str]) -> None:
+        """Refuse a model that vLLM would not load as it is."""
+        if self.settings.engine == "vllm":
+            vllm_engine.check(self.lm)
+
     def answers(self, task: Task, examples: Sequence[Example], **stream: Unpack[Stream]) -> Answers:
         """The texts written, and the language that each was identified as (`identify`)."""
         prompts = self.lm.tokens.prompts([example.prompt for example in examples])
@@ -70,11 +75,12 @@ class Generation(Output):
         """Answers by vLLM, all at once; what agreed with ours is noted on the passes."""
         passes = stream.get("passes") or TokenLimit(self.settings.tokens_per_pass, self.lm.device)
         ours = partial(generate, self.lm, max_tokens=longest, stop=task.stop, passes=passes)
-        answers, passes.engine = vllm_engine.answers(self.lm, prompts, longest, task.stop, ours)
-        passes.tokens += sum(map(len, prompts))
+        before = passes.tokens
+        ids, passes.engine = vllm_engine.answers(self.lm, prompts, longest, task.stop, ours)
+        passes.tokens = before + sum(map(len, prompts)) + sum(map(len, ids))
         if (tell := stream.get("tell")) is not None:
             tell(len(prompts))
-        return answers
+        return texts(self.lm, ids, task.stop)
 
 
 def generate(

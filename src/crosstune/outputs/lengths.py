@@ -39,7 +39,8 @@ def fitted(
         UserError: One is too long and may be neither shortened nor left out.
     """
     lm.tokens.as_chat(settings.chat_template, settings.system_prompt)
-    written = (settings.max_answer_tokens or task.max_answer_tokens) - 1
+    # The last token is not read again; vLLM has a position for it all the same.
+    written = (settings.max_answer_tokens or task.max_answer_tokens) - (settings.engine == "crosstune")
 
     def answer(example: Example) -> int:
         return max((len(lm.tokens.answer(choice)) - 1 for choice in example.choices), default=written)
@@ -141,10 +142,10 @@ def follows_longest(lm: LanguageModel) -> bool:
 def refuses(lm: LanguageModel, settings: EvaluateSettings) -> bool:
     """Whether a text that is too long is an error.
 
-    Without a setting it is where positions are learned, one row each, and not computed; or where what is
-    computed depends on the longest text of a batch (dynamic NTK).
+    Without a setting it is where positions are learned, one row each, and not computed; where what is
+    computed depends on the longest text of a batch (dynamic NTK); or where vLLM reads it.
     """
-    if settings.on_too_long is not None or follows_longest(lm):
+    if settings.on_too_long is not None or follows_longest(lm) or settings.engine == "vllm":
         return settings.on_too_long in ("error", None)
     return any(
         isinstance(module, nn.Embedding) and name.split(".")[-1] in _TABLES

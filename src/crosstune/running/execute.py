@@ -252,9 +252,11 @@ def _train(
     stages: FinishedStages | None,
 ) -> Trained:
     dev = {data.task.source_language: data.dev[: settings.dev_limit]}
+    # Weights change from one evaluation to the next, and another engine would load them each time.
+    here = replace(run, evaluate=run.evaluate.model_copy(update={"engine": "crosstune"}))
 
     def dev_score() -> float:
-        table, task = predictions(run, method, data, dev, passes=answering), data.task
+        table, task = predictions(here, method, data, dev, passes=answering), data.task
         return statistic_of(task.kind, task.metrics[0], sums_in(table.columns)).of(table)
 
     wanted = dev_score if settings.evaluate_every is not None else None

@@ -61,6 +61,8 @@ def predict(
         UserError: No such run, damaged weights, a model that has changed since, a text that does not fit.
     """
     for words in (text, *choices):
+        if not words.strip():
+            raise UserError("the text or a choice is empty; give words to ask")
         try:
             words.encode()
         except UnicodeEncodeError as error:

@@ -27,6 +27,8 @@ from crosstune.tasks.custom.load import load_task
 
 EXEMPLARS = 100
 """Training examples of the source language that are written for the harness's few-shot prompts."""
+_TESTED = ("limit", "per_cluster", "max_answer_tokens")
+"""Settings of evaluation that a task of the harness has: under others it is another."""
 _READER = "crosstune_tables"
 _READ = '''"""Reads the tables beside it; where crosstune is installed, its runs are models of the harness."""
 
@@ -65,13 +67,16 @@ def write_tasks(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
         UserError: No task can be written, a task's data cannot be read, or the folder cannot be written.
     """
     runs: dict[str, RunRecord] = {}
+    languages: dict[str, dict[str, None]] = {}  # of all runs that were tested alike
     for run in stored.read_runs(store):
-        runs.setdefault(json.dumps(_reference(run), sort_keys=True), run)
+        alike = json.dumps([_reference(run), *map(run.evaluate.get, _TESTED)], sort_keys=True)
+        runs.setdefault(alike, run)
+        languages.setdefault(alike, {}).update(dict.fromkeys(run.languages))
     folder = user_path(folder)
     written: list[Path] = []
     left: list[str] = []
     names: list[str] = []
-    for reference, run in runs.items():
+    for alike, run in runs.items():
         in_python = str((run.task.file or {}).get("path", "")).endswith(".py")
         if in_python or run.task.kind not in ("choice", "generation"):
             why = "is a Python file" if in_python else f"has {run.task.kind} for answers"
@@ -80,17 +85,18 @@ def write_tasks(store: Path, folder: Path) -> tuple[list[Path], list[str]]:
         again = names.count(run.task.name)
         names.append(run.task.name)
         name = f"crosstune_{run.task.name}" + (f"_{again + 1}" if again else "")
-        written += _write(folder, name, reference, run)
+        written += _write(folder, name, run, [*languages[alike]])
     if not written:
         raise UserError("; ".join(left))
     return [_put(folder / f"{_READER}.py", _READ), *written], left
 
 
-def _write(folder: Path, name: str, reference: str, run: RunRecord) -> Iterable[Path]:
+def _write(folder: Path, name: str, run: RunRecord, languages: Sequence[str]) -> Iterable[Path]:
     """The files of one task; a task of the harness a language."""
+    reference = json.dumps(_reference(run), sort_keys=True)
     task = _task(reference)
     chosen = EvaluateSettings(limit=run.evaluate.get("limit"), per_cluster=run.evaluate.get("per_cluster"))
-    data = read_data(task, run.languages, chosen, with_dev=False, trains=False)
+    data = read_data(task, languages, chosen, with_dev=False, trains=False)
     files = {"test": ""}
     if shown := data.train.get(task.source_language, [])[:EXEMPLARS]:
         files["train"] = f"{name}.train.jsonl"
@@ -98,12 +104,13 @@ def _write(folder: Path, name: str, reference: str, run: RunRecord) -> Iterable[
     for code, examples in data.test.items():
         files["test"] = f"{name}_{code}.jsonl"
         yield _put(folder / files["test"], _lines(examples, reference))
-        definition = _definition(f"{name}_{code}", task, files)
+        longest = run.evaluate.get("max_answer_tokens") or task.max_answer_tokens
+        definition = _definition(f"{name}_{code}", task, files, longest)
         text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True)
         yield _put(folder / f"{name}_{code}.yaml", text)
 
 
-def _definition(name: str, task: Task, files: Mapping[str, str]) -> dict[str, Any]:
+def _definition(name: str, task: Task, files: Mapping[str, str], longest: int) -> dict[str, Any]:
     """A task as the harness's YAML says it."""
     main = task.metrics[0]
     choices = task.kind == "choice"
@@ -122,7 +129,7 @@ def _definition(name: str, task: Task, files: Mapping[str, str]) -> dict[str, An
     if choices:
         content["doc_to_choice"] = "choices"
     else:
-        stop = {"until": list(task.stop), "max_gen_toks": task.max_answer_tokens, "do_sample": False}
+        stop = {"until": list(task.stop), "max_gen_toks": longest, "do_sample": False}
         content["generation_kwargs"] = stop
     if not choices or main in CORPUS:
         content["process_results"] = _Function(f"{__name__}.{scored.__name__}")
@@ -174,8 +181,7 @@ def _task(reference: str) -> Task:
     name, options, file = json.loads(reference)
     if file is None:
         return make_task(name, options)
-    loaded = load_task(file["path"], sha256=file["sha256"], of="the exported task").task
-    return loaded(loaded.Options.model_validate(options))
+    return load_task(file["path"], sha256=file["sha256"], of="the exported task").make(options)
 
 
 def _reference(run: RunRecord) -> list[Any]:

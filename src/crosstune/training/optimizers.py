@@ -66,7 +66,11 @@ class Optimizer:
         self._wide = {name: _wide(p) for name, p in self._parameters.items()}
         if settings.optimizer == "adamw":
             every: torch.optim.Optimizer = torch.optim.AdamW(
-                self._groups(), lr=0.0, weight_decay=settings.weight_decay
+                self._groups(),
+                lr=0.0,
+                weight_decay=settings.weight_decay,
+                # One pass over memory in place of ten, and no temporary copies of all weights.
+                fused=True if method.attached().device.type in ("cpu", "cuda") else None,
             )
             self._of = dict.fromkeys(self._parameters, every)
         else:

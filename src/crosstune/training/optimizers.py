@@ -69,8 +69,8 @@ class Optimizer:
                 self._groups(),
                 lr=0.0,
                 weight_decay=settings.weight_decay,
-                # One kernel, and no temporary copies of all weights.
-                fused=True if method.attached().device.type == "cuda" else None,
+                # One pass over memory in place of ten, and no temporary copies of all weights.
+                fused=True if method.attached().device.type in ("cpu", "cuda") else None,
             )
             self._of = dict.fromkeys(self._parameters, every)
         else:

@@ -10,11 +10,7 @@ from crosstune.cli.printing import print_csv, print_json, say, show
 from crosstune.files import user_path
 
 
-def verdict(
-    store: StoreFolder,
-    claims: Claims = None,
-    form: Form = "table",
-) -> None:
+def verdict(store: StoreFolder, claims: Claims = None, form: Form = "table") -> None:
     """Hold results against claims.
 
     Each is supported, contradicted, or there is not enough data. By default these are the claims that

@@ -15,8 +15,7 @@ _TASKS = "lm-eval-tasks"
 def export(
     store: StoreFolder,
     target: Annotated[
-        str,
-        typer.Argument(metavar="FOLDER|RUN", help="Where the files go; with the next two, a run's id."),
+        str, typer.Argument(metavar="FOLDER|RUN", help="Where the files go; with the next two, a run's id.")
     ],
     *,
     adapter: Annotated[

@@ -13,14 +13,7 @@ from crosstune.cli.exporting import export
 from crosstune.cli.importing import import_results
 from crosstune.cli.options import Changes, Claims, Form, Limit, Seeds, StoreFolder, read_changed
 from crosstune.cli.params import params
-from crosstune.cli.printing import (
-    complain,
-    print_csv,
-    print_json,
-    print_runs,
-    say,
-    show,
-)
+from crosstune.cli.printing import complain, print_csv, print_json, print_runs, say, show
 from crosstune.cli.starting import init
 from crosstune.errors import UserError
 from crosstune.files import user_path

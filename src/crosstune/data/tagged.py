@@ -7,25 +7,10 @@ from pathlib import Path
 from crosstune.data.tables import BadRow, Row, Rows, read_lines
 
 # XTREME's order for parts of a fused word that are equally near the root.
-PARTS = [
-    "VERB",
-    "NOUN",
-    "PROPN",
-    "PRON",
-    "ADJ",
-    "NUM",
-    "ADV",
-    "INTJ",
-    "AUX",
-    "ADP",
-    "DET",
-    "PART",
-    "CCONJ",
-    "SCONJ",
-    "X",
-    "PUNCT",
-    "SYM",
-]
+PARTS = (
+    "VERB", "NOUN", "PROPN", "PRON", "ADJ", "NUM", "ADV", "INTJ", "AUX", "ADP", "DET", "PART", "CCONJ",
+    "SCONJ", "X", "PUNCT", "SYM",
+)  # fmt: skip
 _GONE = re.compile(r"[\s\u200c]")
 _COLUMNS = 10
 _CODE = re.compile(r"[a-z]{2,}(?:-[a-z]+)*:(?=\S)")

@@ -21,11 +21,12 @@ from crosstune.methods.adapters.lora_kernel import _NarrowUpdate
 from crosstune.models.attention import gpu_line
 from crosstune.models.attention.hook import IMPLEMENTATION
 from crosstune.models.fast import kernels
+from crosstune.models.fast.products import sum_of
 from crosstune.models.proof import FastWay
 from random_model import llama_config
 
 TOKENS, RANK = 64, 4
-PRODUCTS = ("aten.mm", "aten.linear", "aten.bmm", "aten.addmm")
+PRODUCTS = ("aten.mm", "aten.linear", "aten.bmm", "aten.addmm", "aten.addmm_")
 
 
 class Flash(torch.autograd.Function):
@@ -69,7 +70,7 @@ class WithLora(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         run: Any = _NarrowUpdate.apply
-        updated: Tensor = run(self.base(x), x, self.a, self.b, 1.0)
+        updated: Tensor = run(self.base(x), x, self.a, self.b, 1.0, sum_of(x))
         return updated
 
 
@@ -103,11 +104,15 @@ class Passes(TorchDispatchMode):
         name = str(func).rpartition(".")[0]
         tensors = [x for x in (*args, out) if isinstance(x, Tensor)]
         product = name in PRODUCTS and not any(RANK in x.shape for x in tensors)
-        if not self.inside and not product and not name.startswith("aten.empty"):
+        if product and name == "aten.addmm_":
+            self.count("sums that products add to", args[0])  # read once more than a product writes
+        elif not self.inside and not product and not name.startswith("aten.empty"):
+            name = "LoRA" if name in PRODUCTS else name
             if not view:
-                self.count("LoRA" if name in PRODUCTS else name, args, out)
+                self.count(name, args, out)
             elif func._schema.is_mutable:
                 self.count(name, args)
+                self.count(name, args[0])  # read and written
         return out
 
 

@@ -168,7 +168,7 @@ def trainer(
     fill: int,
     setting: Setting,
     out: str,
-    optimizer: str = "adamw_torch",
+    optimizer: str = "adamw_torch_fused",  # its default
     packed: bool = False,
 ) -> tuple[Trainer, Clock]:
     """A Trainer over rows in order, and the clock that its steps start and stop.

@@ -14,7 +14,7 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.loading.known import KNOWN
 from crosstune.models.loading.load import load
 
-_TINY = Geometry(2, 64, 4, 2, 32, 96, 512, tied=False, parameters=0)
+_TINY = Geometry(2, 128, 4, 2, 32, 96, 512, tied=False, parameters=0)
 SHAPES = {
     "tiny": _TINY,
     "1b": KNOWN["llama-3.2-1b"],

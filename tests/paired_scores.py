@@ -1,8 +1,10 @@
 """Scores of methods in languages as paired predictions."""
 
 import numpy as np
+import polars as pl
 
 from crosstune.analysis.statistics.pairing import PairedPredictions
+from crosstune.metrics.statistic import Statistic
 
 
 def made(
@@ -24,6 +26,12 @@ def made(
         seeds={k: tuple(range(len(v))) for k, v in scores.items()},
         seedless=seedless,
     )
+
+
+def resampled(statistic: Statistic, predictions: pl.DataFrame, times: np.ndarray) -> np.ndarray:
+    """Scores ``[draws]`` of resampled tables; ``times [draws, rows]`` is how often each row is drawn."""
+    added = predictions.select(statistic.columns).to_numpy().astype(np.float64)
+    return statistic.value(times @ added, times.sum(axis=-1))
 
 
 def coins(rng: np.random.Generator, p: float, *shape: int) -> np.ndarray:

@@ -8,11 +8,12 @@ import os
 import secrets
 import shutil
 import stat
+import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crosstune.errors import UserError
 
@@ -29,6 +30,11 @@ SUMS = "checksums.json"
 
 T = TypeVar("T")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def table_beside(module: str, name: str) -> dict[str, Any]:
+    """The TOML file of a name that lies beside a module, whose ``__file__`` is given."""
+    return tomllib.loads(Path(module).with_name(name).read_text(encoding="utf-8"))
 
 
 def user_path(name: str | Path) -> Path:

@@ -217,6 +217,6 @@ def test_passes_over_memory_of_8b(gpu):
     """As docs name them: with LoRA, and what LoRA adds; nothing is copied or cast but small numbers."""
     module = importlib.import_module("gpu_passes")
     (forward, backward), plain = module.passes(), module.passes(lora=False)
-    assert [round(side.total() / 1000) for side in (forward, backward)] == [216, 456]
-    assert [round(side.total() / 1000) for side in plain] == [189, 337]
+    assert [round(side.total() / 1000) for side in (forward, backward)] == [226, 374]
+    assert [round(side.total() / 1000) for side in plain] == [189, 288]
     assert max(side[name] for side in (forward, backward) for name in ("aten._to_copy", "aten.clone")) < 100

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from crosstune.config.environment import GPU_OFF
 from crosstune.methods.adapters import lora_kernel
-from crosstune.models.fast import kernels, remade
+from crosstune.models.fast import kernels, products, remade
 from crosstune.models.fast.kernels import FUSED, fused_kernels
 from crosstune.outputs.rows import TrainingRow
 from crosstune.training.objectives import answer_loss
@@ -26,6 +26,11 @@ def _not_compiled(monkeypatch):
     monkeypatch.setattr(FUSED, "verdicts", {})
     monkeypatch.setattr(FUSED, "_said", set())
     monkeypatch.setattr(kernels, "compiled", lambda function: function)
+
+
+def replaced_in(lm):
+    """Modules that something stands for, linear layers left out."""
+    return [m for m in lm.model.modules() if "forward" in vars(m) and type(m) is not torch.nn.Linear]
 
 
 def step(lm, method):
@@ -90,6 +95,43 @@ def test_what_a_model_may_do_with_a_norm():
             torch.autograd.grad(slope.sum(), x)
 
 
+def test_products_add_their_gradients_to_one_sum(monkeypatch):
+    """Of each backward pass, whatever reads the tensor besides, changes it, or is asked for alone."""
+    draw = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(8, generator=draw), torch.randn(2, 5, 8, generator=draw).requires_grad_()
+    a, b = (torch.randn(shape, generator=draw).requires_grad_() for shape in ((2, 8), (6, 2)))
+    layers = [torch.nn.Linear(8, 6) for _ in range(3)]
+    torch.nn.ModuleList(layers[:2]).requires_grad_(False)
+    run = lora_kernel._NarrowUpdate.apply
+
+    def losses(first, second, trained, sum_of):
+        y = kernels._Norm.apply(x, weight, 1e-6, False)
+        outs = [run(first(y), y, a, b, 0.5, sum_of(y)), second(y), trained(y), y * 2]
+        yield sum(out.square().sum() for out in outs)
+        yield outs[0].square().sum()
+        yield second(y.mul_(3)).square().sum()
+
+    wanted = losses(*layers, lambda y: None)
+    added = losses(*map(products.adding, layers), products.sum_of)
+    for want, got in zip(wanted, added, strict=True):
+        torch.testing.assert_close(got, want)
+        for inputs in ([a], [x], [x, a, b], [x]):  # the first leaves a sum that nothing takes up
+            slopes = [
+                torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+                for loss in (want, got)
+            ]
+            for slope, exact in zip(*slopes, strict=True):
+                assert (slope is None) == (exact is None)
+                assert slope is None or torch.allclose(slope, exact, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        assert products.sum_of(kernels._Norm.apply(x, weight, 1e-6, False)) is None
+    norm = kernels._norms(make_lm("llama").layers[0].input_layernorm)[0]
+    compare = lambda: products.compared(norm, 64, torch.device("cpu"), torch.float32)  # noqa: E731
+    assert FUSED.fault(compare) == ""
+    monkeypatch.setattr(products.Sum, "add", lambda self, left, right: setattr(self, "_rows", left @ right))
+    assert FUSED.fault(compare) != ""
+
+
 @pytest.mark.parametrize("case", ["lora-all", "full"])
 def test_losses_and_gradients_of_a_model(family, case, monkeypatch):
     """Gradients are as near to those of fp32 as those of transformers' own operations in bf16."""
@@ -99,12 +141,13 @@ def test_losses_and_gradients_of_a_model(family, case, monkeypatch):
     method = attach(lm, case)
     plain_loss, plain, plain_bytes = step(lm, method)
     with fused_kernels(lm.model, lm.dtype):
-        replaced = [m for m in lm.model.modules() if "forward" in vars(m)]
+        replaced = replaced_in(lm)
         loss, gradients, nbytes = step(lm, method)
         # What is made again are the same bits, and what is kept in its place is kept anyway.
         monkeypatch.setattr(kernels, "made_by", lambda *args: None)
         same_loss, same, more_bytes = step(lm, method)
-    assert len(replaced) == sum(type(m).__name__.endswith(("RMSNorm", "MLP")) for m in lm.model.modules())
+    kinds = [type(m).__name__ for m in lm.model.modules() if type(m) is not torch.nn.Linear]
+    assert len(replaced) == sum(kind.endswith(("RMSNorm", "MLP")) for kind in kinds)
     assert not any("forward" in vars(m) for m in lm.model.modules())
     assert same_loss == loss
     assert all(same[name].equal(gradient) for name, gradient in gradients.items())
@@ -129,7 +172,7 @@ def test_a_wrong_kernel_is_not_used(monkeypatch, caplog, part):
     turned = vars(sys.modules[type(lm.layers[0].self_attn).__module__])
     before = turned["apply_rotary_pos_emb"]
     with caplog.at_level(logging.INFO, "crosstune"), fused_kernels(lm.model, lm.dtype):
-        kinds = {type(m).__name__ for m in lm.model.modules() if "forward" in vars(m)}
+        kinds = {type(m).__name__ for m in replaced_in(lm)}
         kinds |= {"turn"} if turned["apply_rotary_pos_emb"] is not before else set()
     lost = {"norm": "LlamaRMSNorm", "gate": "LlamaMLP", "turn": "turn"}[part.partition("_")[0]]
     assert kinds == {"LlamaRMSNorm", "LlamaMLP", "turn"} - {lost}
@@ -149,7 +192,7 @@ def test_what_cannot_be_compiled_is_computed_all_the_same(monkeypatch, caplog):
     monkeypatch.setattr(kernels.COMPILED, "_said", set())
     lm = make_lm("llama", torch.bfloat16)
     with caplog.at_level(logging.INFO, "crosstune"), fused_kernels(lm.model, lm.dtype):
-        assert sum("forward" in vars(m) for m in lm.model.modules()) == 10
+        assert len(replaced_in(lm)) == 10
     assert "operation by operation, not in one kernel (gate: Cannot find a working triton" in caplog.text
 
 

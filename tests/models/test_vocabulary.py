@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from crosstune.models.fast import vocabulary
-from crosstune.models.fast.vocabulary import VocabularyLoss
+from crosstune.models.fast.vocabulary import VocabularyLoss, likeliest
 
 
 @pytest.mark.parametrize("columns", [7, 50, 1000])
@@ -25,3 +25,13 @@ def test_equals_cross_entropy(monkeypatch, dtype, columns):
     assert float(loss.detach()) == pytest.approx(float(wanted.detach()), rel=tolerance)
     error = (hidden.grad.double() - exact.grad).norm() / exact.grad.norm()
     assert float(error) < tolerance
+
+
+@pytest.mark.parametrize("columns", [7, 96, 1024, 1536])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_likeliest_is_the_first_of_the_largest(dtype, columns):
+    # Few different scores: most rows have ties, in one block and across blocks.
+    scores = torch.randint(-3, 4, (40, columns), generator=torch.Generator().manual_seed(columns)).to(dtype)
+    scores[0], scores[1, columns // 2 :] = -torch.inf, torch.nan
+    assert torch.equal(likeliest(scores), scores.argmax(-1))
+    assert likeliest(scores[:0]).shape == (0,)

@@ -16,9 +16,11 @@ from crosstune.analysis.predictions import Predictions
 from crosstune.api import Results
 from crosstune.claims.file import Claim, PlacedClaim
 from crosstune.claims.judge import judge
+from crosstune.metrics.corpus import CORPUS
 from crosstune.report.contents import contents
 from crosstune.report.effort import expected_validation
 from crosstune.report.findings import finding
+from crosstune.report.levels import levels
 from crosstune.report.page.opening import at_a_glance
 from crosstune.report.sections import Section, sections
 from crosstune.report.tables import latex
@@ -168,6 +170,25 @@ def test_chance_and_the_most_frequent_label_stand_by_every_score(section: Sectio
         if item.id in ("gap", "heatmap", "family"):
             assert item.chart is not None
             assert said in str(item.chart(400).to_dict()), item.id
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "mcc"])
+def test_levels_are_those_of_the_metric(metric: str) -> None:
+    runs, rows = simulate({"lora": 0.6}, languages=CODES, examples=200)
+    rows = with_choices(rows, labels=5)
+    task = runs[0].task.model_copy(update={"metrics": [metric, "accuracy"]})
+    guessed = levels([runs[0].model_copy(update={"task": task})], Predictions(rows), ["de", "sw"])
+    golds = rows.filter(run=runs[0].id, language="de")["gold"].to_list()
+    assert sorted(set(golds)) == ["0", "2", "4"], "three of five classes"
+
+    def score(answers: list[str]) -> float:
+        each = [CORPUS[metric].sums(a, [g], list("01234")) for a, g in zip(answers, golds, strict=True)]
+        return float(CORPUS[metric].value(np.sum(each, axis=0)))
+
+    draws = np.random.default_rng(0)
+    blind = [score(draws.choice(list("01234"), len(golds)).tolist()) for _ in range(50)]
+    assert guessed.chance == pytest.approx(np.mean(blind), abs=0.012)
+    assert guessed.majority == pytest.approx(score(["0"] * len(golds)))
 
 
 def test_free_answers_have_no_level(section: Section) -> None:

@@ -13,8 +13,10 @@ from crosstune.analysis.predictions import as_predictions
 from crosstune.analysis.transfer import language_scores, transfer
 from crosstune.claims.file import read_claims
 from crosstune.claims.judge import Verdict, judge
+from crosstune.config.environment import CACHE
 from crosstune.errors import UserError
 from crosstune.report.findings import finding, leader, overall_finding
+from crosstune.report.page import html
 from crosstune.report.page.html import render, write_report
 from crosstune.report.sections import sections
 from crosstune.report.text import embedded_json, points
@@ -354,3 +356,16 @@ def test_curves_of_what_was_swept() -> None:
     for rate, percent in (("0.001", 20), ("0.01", 40), ("0.1", 60)):
         cells = f'<td>{points_at[0]["method"]}</td><td class="n">{rate}</td><td class="n">{percent}</td>'
         assert html.count(cells) == 1
+
+
+def test_a_kept_script_that_was_harmed_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = html.vega_bundle()
+    monkeypatch.setenv(CACHE, str(tmp_path))
+    kept = html._kept_bundle()
+    kept.write_text(f"{html._csp_hash(wanted)}\n{wanted[:-1]}", encoding="utf-8")
+    for made_again in (True, False):
+        html.vega_bundle.cache_clear()
+        with monkeypatch.context() as without:
+            if not made_again:
+                without.setattr(html.vl_convert, "javascript_bundle", None)
+            assert html.vega_bundle() == wanted

@@ -168,6 +168,7 @@ def test_changes_hold_whatever_tasks_and_methods_say(tmp_path: Path) -> None:
     [
         ({"train.stepz": 3}, '--set train.stepz: unknown key "stepz" in train; did you mean "steps"?'),
         ({"train.steps": "x"}, "--set train.steps: train: steps should be a whole number"),
+        ({"trian.steps": 3}, '--set trian.steps: unknown key "trian" in a study; did you mean "train"?'),
         ({"modell": "x"}, '--set modell: unknown key "modell" in a study; did you mean "model"?'),
     ],
 )

@@ -100,6 +100,16 @@ def test_tags_from_every_format(tmp_path: Path, suffix: str) -> None:
     assert task.score(example, "I-PER O") == {"strict_f1": 0.0}
 
 
+@pytest.mark.parametrize("code", ["", "de:"])
+def test_wikiann_as_xtreme_has_it_and_as_it_was_published(tmp_path: Path, code: str) -> None:
+    words = "".join(f"{code}{word}\t{tag}\n" for word, tag in (("de:Bob", "B-PER"), (":", "O")))
+    (tmp_path / "train-en.tsv").write_text("Bob\tB-PER\n", encoding="utf-8")
+    (tmp_path / "test-de.tsv").write_text(f"{words}\n{words}", encoding="utf-8")
+    task = task_of(tmp_path, TAGS + 'train: "train-{code}.tsv"\ntest: "test-{code}.tsv"\n')
+    examples = task.examples("test", "de")
+    assert [(e.prompt, e.answers) for e in examples] == [("de:Bob :", ("B-PER O",))] * 2
+
+
 @pytest.mark.parametrize("name", ["my-names", "my-hub-names", "my-questions", "my-translations"])
 def test_the_page_as_it_stands(tmp_path: Path, name: str) -> None:
     (text,) = re.findall(rf"```yaml\n(name: {name}\n.*?)```", PAGE.read_text(encoding="utf-8"), re.S)

@@ -12,17 +12,11 @@ from typing import Any
 
 import polars as pl
 
+from crosstune.files import table_beside
 from crosstune.languages import find
 
 FEWEST_TASKS = 4
 """Of the suite that results of one model and method need before they are shown as such."""
-
-_UDPOS = "af ar bg de el en es et eu fa fi fr he hi hu id it ja kk ko mr nl pt ru ta te th tl tr ur vi yo zh"
-_TATOEBA = (
-    "af ar bg bn de el es et eu fa fi fr he hi hu id it ja jv ka kk ko ml mr nl pt ru sw ta te th tl tr ur "
-    "vi zh"
-)
-_XQUAD = "ar de el en es hi ru th tr vi zh"
 
 
 @dataclass(frozen=True)
@@ -31,23 +25,12 @@ class SuiteTask:
 
     title: str  # as the paper writes it
     name: str  # of the task here
-    metrics: tuple[str, ...]  # whose mean is the official score
+    metrics: list[str]  # whose mean is the official score
     languages: str  # canonical codes
     examples: int | None = None  # of each language's test set, where all have as many
 
 
-XTREME_R = (
-    SuiteTask("XNLI", "xnli", ("accuracy",), "ar bg de el en es fr hi ru sw th tr ur vi zh", 5010),
-    SuiteTask("XCOPA", "xcopa", ("accuracy",), "et ht id it qu sw ta th tr vi zh", 500),
-    SuiteTask("UDPOS", "udpos", ("xtreme_f1",), f"{_UDPOS} lt pl ro uk wo"),
-    SuiteTask("PAN-X", "panx", ("xtreme_f1",), f"{_TATOEBA} en ms my yo az gu lt pa pl qu ro uk"),
-    SuiteTask("XQuAD", "xquad", ("squad_exact", "squad_f1"), f"{_XQUAD} ro", 1190),
-    SuiteTask("MLQA", "mlqa", ("mlqa_exact", "mlqa_f1"), "ar de en es hi vi zh"),
-    SuiteTask("TyDiQA-GoldP", "tydiqa", ("squad_exact", "squad_f1"), "ar bn en fi id ko ru sw te"),
-    SuiteTask("Tatoeba", "tatoeba", ("accuracy",), f"{_TATOEBA} az lt pl ro uk"),
-    SuiteTask("Mewsli-X", "mewsli-x", ("mrr_at_20",), "ar de en es fa ja pl ro ta tr uk"),
-    SuiteTask("LAReQA", "lareqa", ("map_at_20",), _XQUAD, 1190),
-)
+XTREME_R = [SuiteTask(title, **entry) for title, entry in table_beside(__file__, "xtreme_r.toml").items()]
 
 
 def suite_scores(scores: pl.DataFrame) -> pl.DataFrame:

@@ -362,8 +362,7 @@ def _codes(raw: Any, key: str) -> tuple[str, ...]:
             if value not in groups.values():
                 known = set(groups.values())
                 raise invalid(
-                    (key, by),
-                    f"{key}: no {by} {shown(value)} in the table{did_you_mean(str(value), known)}",
+                    (key, by), f"{key}: no {by} {shown(value)} in the table{did_you_mean(str(value), known)}"
                 )
         codes = [code for code in codes if groups[code] in wanted]
     if not codes:

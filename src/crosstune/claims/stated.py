@@ -29,11 +29,11 @@ def as_stated(claim: Claim, runs: Sequence[RunRecord]) -> tuple[bool, str, tuple
     """
     assert claim.setup is not None
     selected = list(_selected(claim, runs))
-    for wanted, name in (*_with_kind(claim.model, "model"), *_with_kind(claim.task, "task")):
-        fits = (
-            same_model(wanted, run.model) if name == "model" else wanted == run.task.name for run in selected
-        )
-        if not any(fits):
+    for wanted in claim.model or ():
+        if not any(same_model(wanted, run.model) for run in selected):
+            raise NoRunsError(f"no runs of {wanted}")
+    for wanted in claim.task or ():
+        if not any(wanted == run.task.name for run in selected):
             raise NoRunsError(f"no runs of {wanted}")
     for pick in claim.method:
         if not any(selects(pick, [run]) for run in selected):
@@ -48,10 +48,6 @@ def as_stated(claim: Claim, runs: Sequence[RunRecord]) -> tuple[bool, str, tuple
         f"not so in {len(wrong)} of {len(ids)} runs: {first.label} on {first.task.name} has {text}",
         ids,
     )
-
-
-def _with_kind(names: Collection[str] | None, what: str) -> Iterator[tuple[str, str]]:
-    return ((name, what) for name in names or ())
 
 
 def _selected(claim: Claim, runs: Sequence[RunRecord]) -> Iterator[RunRecord]:

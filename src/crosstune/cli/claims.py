@@ -10,15 +10,12 @@ from crosstune.cli.printing import print_csv, print_json, say, show
 from crosstune.files import user_path
 
 
-def verdict(
-    store: StoreFolder,
-    claims: Claims = None,
-    form: Form = "table",
-) -> None:
-    """Hold results against claims: supported, contradicted, or not enough data.
+def verdict(store: StoreFolder, claims: Claims = None, form: Form = "table") -> None:
+    """Hold results against claims.
 
-    By default every claim that crosstune ships about a model of these results. csv has one row a claim; json
-    has every comparison a claim was judged by as well. What each verdict means is in docs/claims.md.
+    Each is supported, contradicted, or there is not enough data. By default these are the claims that
+    crosstune ships about a model of these results. csv has one row a claim; json has every comparison a claim
+    was judged by as well. What each verdict means is in docs/claims.md.
 
     Example: crosstune verdict runs/demo --claims demo
     """
@@ -48,10 +45,10 @@ def freeze(
     ],
     store: Annotated[Path, typer.Option(help="Folder that the study will run into; made where missing.")],
 ) -> None:
-    """Fix claims before results exist: a copy and its hash go into the store, and the page says so.
+    """Fix claims before results exist.
 
-    Verdicts on claims of a file that changed since say that. To prove the date to others, publish the hash
-    that is printed.
+    A copy and its hash go into the store, and the page says so. Verdicts on claims of a file that changed
+    since say that. To prove the date to others, publish the hash that is printed.
 
     Example: crosstune freeze my_claims.yaml --store runs/mine
     """

@@ -15,8 +15,7 @@ _TASKS = "lm-eval-tasks"
 def export(
     store: StoreFolder,
     target: Annotated[
-        str,
-        typer.Argument(metavar="FOLDER|RUN", help="Where the files go; with the next two, a run's id."),
+        str, typer.Argument(metavar="FOLDER|RUN", help="Where the files go; with the next two, a run's id.")
     ],
     *,
     adapter: Annotated[
@@ -40,10 +39,10 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write figures (SVG, PDF, PNG) and tables (CSV, LaTeX) of results; or a trained run for other programs.
+    """Write figures and tables, or a trained run for other programs.
 
-    What is written of a run computes what the run computed: its logits are compared. The folder has a card
-    with the results by language.
+    Figures are SVG, PDF and PNG, tables CSV and LaTeX. What is written of a run computes what the run
+    computed: its logits are compared. The folder has a card with the results by language.
 
     Example: crosstune export runs/demo paper --format pdf --format tex
 

@@ -30,10 +30,11 @@ def import_results(
     seed: Annotated[int | None, typer.Option(min=0, help="Of the method's training.")] = None,
     source: Annotated[str, typer.Option(help="Language that methods were trained in.")] = "en",
 ) -> None:
-    """Put results of another program into a store: they get the same tests, page and verdicts.
+    """Put results of another program into a store.
 
-    A table (CSV, TSV, JSON lines, parquet) has columns language, example, method and score, and may have
-    model, task, seed, prediction, gold and cluster. lm-evaluation-harness writes samples with --log_samples.
+    They get the same tests, page and verdicts. A table (CSV, TSV, JSON lines, parquet) has columns language,
+    example, method and score, and may have model, task, seed, prediction, gold and cluster.
+    lm-evaluation-harness writes samples with --log_samples.
 
     Example: crosstune import lm_eval_output/ --store runs/theirs --model meta-llama/Llama-3.1-8B
     """

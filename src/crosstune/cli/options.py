@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
 Form = Annotated[Literal["table", "csv", "json"], typer.Option("--format", help="How to print them.")]
 Claims = Annotated[
-    list[str] | None,
-    typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable."),
+    list[str] | None, typer.Option(help="A file of claims, or a name from crosstune list claims; repeatable.")
 ]
 StoreFolder = Annotated[
     Path, typer.Argument(metavar="DIR", help="Folder a study ran into, such as runs/demo.")

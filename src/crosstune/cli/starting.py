@@ -30,7 +30,9 @@ def init(
         "study.yaml"
     ),
 ) -> None:
-    """Write a study: asks for the model, the tasks, the methods and the languages. Enter takes the default.
+    """Write a study from the answers to four questions.
+
+    Asks for the model, the tasks, the methods and the languages. Enter takes the default.
 
     Example: crosstune init mine.yaml
     """

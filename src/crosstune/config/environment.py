@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 from crosstune.errors import UserError, did_you_mean
 from crosstune.files import user_path
@@ -17,8 +17,12 @@ CHECKPOINT_SECONDS = "CROSSTUNE_CHECKPOINT_SECONDS"
 STATES_GB = "CROSSTUNE_STATES_GB"
 """Most gigabytes of cached activations of frozen layers, 0 for none."""
 GPU_OFF = "CROSSTUNE_GPU_OFF"
-"""Names of `GPU_PARTS` to switch off, with commas between them."""
-GPU_PARTS = ("graphs", "packing", "fitting", "fusing")
+"""Names of `GpuPart` to switch off, with commas between them."""
+GpuPart = Literal["graphs", "packing", "fitting", "fusing"]
+"""``graphs``: recorded decoding steps (`crosstune.models.fast.graphs`). ``packing``: no padding in training
+(`crosstune.models.attention.gpu_line`). ``fitting``: memory measured before the first large step of training
+and the first large batch of evaluation (`crosstune.models.memory.measure`). ``fusing``: norms, rotation and
+gates in one kernel each, and LoRA's update in 16 bits, in training (`crosstune.models.fast.kernels`)."""
 """What only a GPU uses and can be switched off (`crosstune.models.proof`)."""
 
 NAMES = (CACHE, DATA, CHECKPOINT_SECONDS, STATES_GB, GPU_OFF)
@@ -78,7 +82,7 @@ def states_gigabytes() -> float | None:
     return _number(STATES_GB, "gigabytes; 0 keeps no states")
 
 
-def gpu_off(parts: Sequence[str] = GPU_PARTS) -> list[str]:
+def gpu_off() -> list[str]:
     """Names of the parts that `GPU_OFF` switches off.
 
     Raises:
@@ -86,8 +90,8 @@ def gpu_off(parts: Sequence[str] = GPU_PARTS) -> list[str]:
     """
     names = [name.strip() for name in os.environ.get(GPU_OFF, "").split(",") if name.strip()]
     for name in names:
-        if name not in parts:
-            raise UserError(f'{GPU_OFF}: "{name}"{did_you_mean(name, parts)}')
+        if name not in get_args(GpuPart):
+            raise UserError(f'{GPU_OFF}: "{name}"{did_you_mean(name, get_args(GpuPart))}')
     return names
 
 

@@ -4,11 +4,9 @@ Files are fetched as they were published and read without any code of the reposi
 script would have to unpack is taken from the branch ``refs/convert/parquet``, the hub's conversion of it.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
-from importlib.resources import files
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -17,6 +15,7 @@ from huggingface_hub import errors
 
 from crosstune.data.example import Split
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import table_beside
 from crosstune.languages.table import find
 from crosstune.models.loading.hub import HTTP_ERROR, explained
 
@@ -82,7 +81,7 @@ def hub_entry(name: str) -> HubEntry:
     Raises:
         UserError: No such dataset, or one that has to be brought as local files; it says where from.
     """
-    table = tomllib.loads((files(__package__) / "hub_datasets.toml").read_text(encoding="utf-8"))
+    table = table_beside(__file__, "hub_datasets.toml")
     elsewhere: dict[str, str] = table.pop("not_fetched")
     if name in elsewhere:
         raise UserError(f"{name} cannot be fetched from the hub: {elsewhere[name]}")

@@ -1,7 +1,6 @@
 """Where a benchmark's files lie on this machine (``local_datasets.toml``), and the shape of their rows."""
 
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -12,6 +11,7 @@ from typing import Any
 from crosstune.data.example import Split
 from crosstune.data.tables import BadRow, Row, Rows, changed, read_rows
 from crosstune.errors import UserError
+from crosstune.files import table_beside
 from crosstune.languages.table import lookup
 
 Reader = Callable[[Path], Rows]
@@ -43,7 +43,7 @@ class FileLayout:
 @cache
 def local_datasets() -> dict[str, Any]:
     """The parsed ``local_datasets.toml``; callers do not change it."""
-    return tomllib.loads(Path(__file__).with_name("local_datasets.toml").read_text(encoding="utf-8"))
+    return table_beside(__file__, "local_datasets.toml")
 
 
 def local_layouts(dataset: str, **readers: Reader) -> dict[Split, tuple[FileLayout, ...]]:

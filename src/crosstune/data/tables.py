@@ -249,6 +249,8 @@ def _json_lines(path: Path, columns: Sequence[str]) -> list[Row | BadRow]:
         if isinstance(line, BadRow):
             rows.append(line)
             continue
+        if not line.strip():
+            continue
         try:
             value = json.loads(line, object_pairs_hook=_no_key_twice, parse_constant=_no_number)
         except (ValueError, RecursionError) as error:

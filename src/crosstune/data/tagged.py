@@ -7,27 +7,13 @@ from pathlib import Path
 from crosstune.data.tables import BadRow, Row, Rows, read_lines
 
 # XTREME's order for parts of a fused word that are equally near the root.
-PARTS = [
-    "VERB",
-    "NOUN",
-    "PROPN",
-    "PRON",
-    "ADJ",
-    "NUM",
-    "ADV",
-    "INTJ",
-    "AUX",
-    "ADP",
-    "DET",
-    "PART",
-    "CCONJ",
-    "SCONJ",
-    "X",
-    "PUNCT",
-    "SYM",
-]
+PARTS = (
+    "VERB", "NOUN", "PROPN", "PRON", "ADJ", "NUM", "ADV", "INTJ", "AUX", "ADP", "DET", "PART", "CCONJ",
+    "SCONJ", "X", "PUNCT", "SYM",
+)  # fmt: skip
 _GONE = re.compile(r"[\s\u200c]")
 _COLUMNS = 10
+_CODE = re.compile(r"[a-z]{2,}(?:-[a-z]+)*:(?=\S)")
 
 
 def read_tagged(path: Path) -> Rows:
@@ -49,9 +35,13 @@ def read_conll(path: Path, tags: Collection[str]) -> Rows:
     """The same of any number of columns: the word is in the first, its tag, one of ``tags``, in the last.
 
     Lines about a document (-DOCSTART-), and those in front of a sentence that begin with # and end in no tag,
-    are left out.
+    are left out. So is the code of the language that WikiANN puts in front of every word (``de:Berlin``).
     """
-    for number, line, block in _blocks(path):
+    blocks = list(_blocks(path))
+    code = _CODE.match(blocks[0][2][0]) if blocks else None
+    if code and all(text.startswith(code.group()) for _, _, block in blocks for text in block):
+        blocks = [(n, line, [text[code.end() :] for text in block]) for n, line, block in blocks]
+    for number, line, block in blocks:
         rows = [text.strip().split("\t" if "\t" in text.strip() else None) for text in block]
         above = 0
         while above < len(rows) and _about(rows[above], tags):

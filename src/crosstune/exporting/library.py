@@ -37,26 +37,6 @@ _ENDS = {
 }
 # Compacter's projections have other names for their biases, and share one tensor.
 _OF_PRODUCTS = _ENDS | {"down.bias": "adapter_down.0.b", "up.bias": "adapter_up.b"}
-# What the library has for adapters of other kinds.
-_OFF = {
-    "cross_adapter": False,
-    "factorized_phm_W": True,
-    "factorized_phm_rule": False,
-    "hypercomplex_nonlinearity": "glorot-uniform",
-    "init_weights_seed": None,
-    "inv_adapter": None,
-    "inv_adapter_reduction_factor": None,
-    "learn_phm": True,
-    "ln_after": False,
-    "ln_before": False,
-    "phm_bias": True,
-    "phm_c_init": "normal",
-    "phm_init_range": 0.0001,
-    "shared_W_phm": False,
-    "shared_phm_rule": True,
-    "stochastic_depth": 0.0,
-    "use_gating": False,
-}
 
 
 def write_library_form(method: Bottleneck | Compacter, lm: LanguageModel, folder: Path) -> None:
@@ -96,7 +76,9 @@ def _write(
         )
     hidden, chosen = lm.geometry.hidden, config.chosen(lm.geometry.layers)
     parallel, activation = config.placement == "parallel", config.activation or config.published.activation
-    settings = _OFF | {
+    # What the library has for adapters of other kinds.
+    off = json.loads(Path(__file__).with_name("adapters_defaults.json").read_text(encoding="utf-8"))
+    settings = off | {
         "adapter_residual_before_ln": False,
         "dropout": config.dropout,
         "init_weights": "mam_adapter" if parallel else "bert",

@@ -181,8 +181,7 @@ def _task(reference: str) -> Task:
     name, options, file = json.loads(reference)
     if file is None:
         return make_task(name, options)
-    loaded = load_task(file["path"], sha256=file["sha256"], of="the exported task").task
-    return loaded(loaded.Options.model_validate(options))
+    return load_task(file["path"], sha256=file["sha256"], of="the exported task").make(options)
 
 
 def _reference(run: RunRecord) -> list[Any]:

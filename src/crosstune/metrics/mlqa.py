@@ -18,31 +18,17 @@ import string
 import unicodedata
 from collections.abc import Sequence
 
+from crosstune.files import table_beside
 from crosstune.metrics.squad import best, token_f1
 
 OFFICIAL_LANGUAGES = frozenset({"ar", "de", "en", "es", "hi", "vi", "zh"})
 
-_ARTICLES = {
-    "de": "ein eine einen einem eines einer der die das den dem des",
-    "en": "a an the",
-    "es": "un una unos unas el la los las",
-    "vi": "của là cái chiếc những",
-    "ca": "el la els les un una uns unes",
-    "el": "ο η το οι τα του της των τον την τη τους τις ένας μία μια ένα ενός μιας μίας έναν",
-    "fr": "le la les un une des",
-    "hu": "a az egy",
-    "it": "il lo la i gli le un uno una",
-    "nl": "de het een",
-    "pt": "o a os as um uma uns umas",
-    "ro": "un o unui unei niște nişte",
+_ARTICLE = {
+    code: re.compile(rf"\b(?:{words.replace(' ', '|')})\b")
+    for code, words in table_beside(__file__, "words.toml")["articles"].items()
 }
-_ARTICLE = {code: re.compile(rf"\b(?:{words.replace(' ', '|')})\b") for code, words in _ARTICLES.items()}
 _ARTICLE["ar"] = re.compile("ال")
-_ELIDED = {
-    "ca": re.compile(r"\bl['’]"),
-    "fr": re.compile(r"\bl['’]"),
-    "it": re.compile(r"\b(?:l|un)['’]"),
-}
+_ELIDED = {"ca": re.compile(r"\bl['’]"), "fr": re.compile(r"\bl['’]"), "it": re.compile(r"\b(?:l|un)['’]")}
 
 _MLQA_HAN = re.compile("([\u4e00-\u9fa5])")
 # Blocks of scripts without spaces between words, their digits left out.

@@ -33,22 +33,10 @@ from functools import cache
 from babel import Locale, UnknownLocaleError
 
 from crosstune.errors import UserError
+from crosstune.files import table_beside
 
 # What MGSM's worked examples write before and after the final number, by language.
-ANSWER_WORDS: dict[str, tuple[str, str]] = {
-    "bn": ("উত্তর হল ", "।"),
-    "de": ("Die Antwort lautet ", "."),
-    "en": ("The answer is ", "."),
-    "es": ("La respuesta es ", "."),
-    "fr": ("La réponse est ", "."),
-    "ja": ("答えは", "です。"),
-    "ru": ("Ответ — ", "."),
-    "sw": ("Jibu ni ", "."),
-    "te": ("సమాధానం ", "."),
-    "th": ("คำตอบคือ ", ""),
-    "zh": ("答案是 ", "。"),
-}
-
+ANSWER_WORDS: dict[str, tuple[str, str]] = table_beside(__file__, "words.toml")["answers"]
 _DIGIT = re.compile(r"\d")
 _SIGNS = str.maketrans("，．－−＋＝＄￥％＃", ",.--+=$¥%#")
 _CURRENCY = "$€£¥₹৳฿₽₩₺₫₪₦₱"

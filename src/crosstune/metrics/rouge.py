@@ -14,6 +14,8 @@ import regex  # type: ignore[import-untyped]
 
 Tokenize = Callable[[str], list[str]]
 
+ROUGE = ("rouge_l", "rouge_1", "rouge_2")
+
 NO_SPACES = ("Han", "Hiragana", "Katakana", "Thai", "Lao", "Khmer", "Myanmar")
 """Scripts, by their Unicode names, whose words are not set off by space."""
 

@@ -34,12 +34,6 @@ class Statistic:
         sums = np.array([predictions[column].sum() for column in self.columns], dtype=np.float64)
         return float(self.value(sums, np.array(float(predictions.height))))
 
-    def resampled(self, predictions: pl.DataFrame, times: NDArray[np.generic]) -> Floats:
-        """Scores ``[draws]`` of resampled tables; ``times [draws, rows]`` is how often each row is drawn."""
-        added = predictions.select(self.columns).to_numpy().astype(np.float64)
-        weights = times.astype(np.float64)
-        return self.value(weights @ added, weights.sum(axis=-1))
-
     def per_example(self, counts: Floats) -> Floats:
         """What each example adds to the score of all: values whose mean is that score.
 

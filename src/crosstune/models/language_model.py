@@ -26,6 +26,7 @@ from crosstune.models.family import stack_of, uncached
 from crosstune.models.fast.activation_cache import ActivationCache
 from crosstune.models.fast.layers import EntryStates, entered_at, in_place_of, left_at, unhooked
 from crosstune.models.fast.top_rows import TOP_ROWS, has_top_rows, take, top_rows
+from crosstune.models.fast.vocabulary import likeliest
 from crosstune.models.geometry import Geometry
 from crosstune.models.parts import Parts
 from crosstune.models.tokens import Tokens
@@ -349,7 +350,7 @@ class LanguageModel:
         if self.geometry.encoder or not self.parts.plain_scores:
             return self.logits(rows).argmax(-1)
         head: Any = self.model.get_output_embeddings()
-        return cast(Tensor, head(rows.to(head.weight.device)).argmax(-1)).to(rows.device)
+        return likeliest(head(rows.to(head.weight.device))).to(rows.device)
 
     def check(self) -> None:
         """Compare with the model's own forward once, on five tokens.
@@ -360,8 +361,7 @@ class LanguageModel:
         """
         # RoBERTa's own positions pass over padding.
         pad = self.model.config.pad_token_id if self.geometry.encoder else None
-        tokens = [token for token in range(self.geometry.vocabulary) if token != pad][:5]
-        ids = torch.tensor([tokens], device=self.device)
+        ids = torch.tensor([[i for i in range(self.geometry.vocabulary) if i != pad][:5]], device=self.device)
         bare = self.geometry.encoder == "bare"
         with torch.inference_mode():
             hidden = self.hidden(ids)[0]

@@ -9,31 +9,25 @@ always uses the plain way, which only costs time.
 import logging
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from crosstune.config.environment import GPU_OFF, gpu_off
+from crosstune.config.environment import GPU_OFF, GpuPart, gpu_off
 from crosstune.errors import first_line
 
 T = TypeVar("T")
 Note = Callable[[str], None]
-
-Part = Literal["graphs", "packing", "fitting", "fusing"]
-"""``graphs``: recorded decoding steps (`crosstune.models.fast.graphs`). ``packing``: no padding in training
-(`crosstune.models.attention.gpu_line`). ``fitting``: memory measured before the first large step of training
-and the first large batch of evaluation (`crosstune.models.memory.measure`). ``fusing``: norms, rotation and
-gates in one kernel each, and LoRA's update in 16 bits, in training (`crosstune.models.fast.kernels`)."""
 
 _log = logging.getLogger("crosstune")
 TOLD: dict[str, None] = {}
 """Lines of all that was tried in this process and not used, for run.json."""
 
 
-def wanted(part: Part) -> bool:
+def wanted(part: GpuPart) -> bool:
     """Whether a part is not switched off; a `UserError` if the environment variable names something else."""
-    return part not in gpu_off(get_args(Part))
+    return part not in gpu_off()
 
 
 @dataclass(eq=False)
@@ -45,7 +39,7 @@ class FastWay:
     # Largest difference that is trusted, as a share of the plain way's largest number; 0 for the same bits.
     tolerance: float
     because: str  # why that much
-    part: Part | None = None  # its name among those that can be switched off, if it is one
+    part: GpuPart | None = None  # its name among those that can be switched off, if it is one
     # By what was tried (a model, a shape): why it is not used; empty where it is.
     verdicts: dict[Hashable, str] = field(default_factory=dict)
     _said: set[str] = field(default_factory=set)
@@ -69,10 +63,7 @@ class FastWay:
         return "" if right else "it gives other numbers"
 
     def trusted(
-        self,
-        key: Hashable,
-        compare: Callable[[], Iterable[tuple[Tensor, Tensor]]],
-        note: Note | None = None,
+        self, key: Hashable, compare: Callable[[], Iterable[tuple[Tensor, Tensor]]], note: Note | None = None
     ) -> bool:
         """Whether to use it: compared, as in `fault`, the first time for each ``key``.
 

@@ -13,9 +13,9 @@ from crosstune.store.record import RunRecord
 
 @dataclass(frozen=True)
 class Levels:
-    """Scores in [0, 1], as means over target languages; None where there is no such level."""
+    """Scores by the runs' metric, as means over target languages; None where there is no such level."""
 
-    chance: float | None = None  # of picking one of the choices blindly
+    chance: float | None = None  # of picking one of the choices blindly; by macro F1, of the counts expected
     # Of always picking the label that is right most often, where labels are the same for all examples.
     majority: float | None = None
 
@@ -46,11 +46,17 @@ def levels(runs: Sequence[RunRecord], reader: Predictions, languages: Collection
     examples = examples.filter(pl.col("choices") > 0)
     if examples.is_empty():
         return Levels()
+    share = gold.unique_counts() / pl.len()  # of each class that is right at least once
+    blind, frequent = (1 / pl.col("choices")).mean(), share.max()
+    if (metric := runs[0].task.metrics[0]) == "mcc":
+        blind = frequent = pl.lit(0.0)
+    elif metric == "macro_f1":
+        blind, frequent = (
+            (2 * share * blind / (share + blind)).sum() * blind,
+            2 * frequent / (1 + frequent) / gold.n_unique(),
+        )
     by_language = examples.group_by("language").agg(
-        chance=(1 / pl.col("choices")).mean(),
-        majority=pl.when(gold.n_unique() <= pl.col("choices").max()).then(
-            gold.unique_counts().max() / pl.len()
-        ),
+        chance=blind, majority=pl.when(gold.n_unique() <= pl.col("choices").max()).then(frequent)
     )
     means = by_language.select("chance", "majority").mean().row(0)
     return Levels(means[0], means[1] if by_language["majority"].null_count() == 0 else None)

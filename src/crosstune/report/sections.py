@@ -16,14 +16,7 @@ from crosstune.analysis.predictions import Predictions, as_predictions
 from crosstune.analysis.statistics.clusters import ON_PASSAGES
 from crosstune.analysis.statistics.differences import by_language
 from crosstune.analysis.statistics.pairing import PairedPredictions, pair_predictions
-from crosstune.analysis.transfer import (
-    COMPARISON,
-    SCORING,
-    comparable,
-    language_scores,
-    seed_means,
-    transfer,
-)
+from crosstune.analysis.transfer import COMPARISON, SCORING, comparable, language_scores, seed_means, transfer
 from crosstune.claims.cell import counted
 from crosstune.claims.choose_runs import Setup
 from crosstune.claims.fairness import FairPairs, effort

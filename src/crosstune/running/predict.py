@@ -61,6 +61,8 @@ def predict(
         UserError: No such run, damaged weights, a model that has changed since, a text that does not fit.
     """
     for words in (text, *choices):
+        if not words.strip():
+            raise UserError("the text or a choice is empty; give words to ask")
         try:
             words.encode()
         except UnicodeEncodeError as error:
@@ -111,8 +113,7 @@ def task_of(run: RunRecord, task_file: str | Path | None) -> Task:
             f"run {run.id} was made with a Python task, which predict would run; if you trust it, add "
             f"--task {path}"
         )
-    loaded = load_task(path, sha256=file["sha256"], of=f"run {run.id}")
-    return loaded.task(loaded.task.Options.model_validate(run.task.options))
+    return load_task(path, sha256=file["sha256"], of=f"run {run.id}").make(run.task.options)
 
 
 def _prompt(task: Task, text: str, language: str) -> str:

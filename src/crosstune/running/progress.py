@@ -124,11 +124,7 @@ class BarDisplay(Display):
         self._step(progress)
         # Resumed training does not start at step 1.
         self.bars.update(
-            self.training,
-            total=progress.total,
-            completed=progress.step,
-            visible=True,
-            says=_speed(progress),
+            self.training, total=progress.total, completed=progress.step, visible=True, says=_speed(progress)
         )
 
     def evaluating(self, total: int) -> None:

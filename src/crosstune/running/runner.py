@@ -82,10 +82,8 @@ def run_study(study: Study, *, console: Console | None = None, retry_failed: boo
     if worker.failed:
         some = next(iter(worker.failed.values()))
         again = "; --retry-failed runs them again" if before else ""
-        raise UserError(
-            f"{len(worker.failed)} of {len(runs)} runs failed, the others are kept in {study.folder}; "
-            f"{some}{again}"
-        )
+        kept = f", the others are kept in {study.folder}" if len(worker.failed) < len(runs) else ""
+        raise UserError(f"{len(worker.failed)} of {len(runs)} runs failed{kept}; {some}{again}")
     if not worker.done:
         say(f"nothing to do: all {len(runs)} runs of {study.name} are finished in {study.folder}")
     return Summary(

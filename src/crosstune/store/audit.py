@@ -37,7 +37,7 @@ def audit(store: Path, forms: Collection[str] = ()) -> Audit:
         UserError: There is no such folder, or no store in it.
     """
     if not store.is_dir():
-        raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
+        raise stored.no_store(store)
     kinds, problems, size = [], [], 0
     for folder in _runs(store):
         try:

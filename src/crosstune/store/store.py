@@ -187,6 +187,13 @@ def read_run(folder: Path) -> RunRecord:
     return run
 
 
+def no_store(store: Path) -> UserError:
+    """The error for what is no folder of runs."""
+    if store.is_file():
+        return UserError(f"{store} is a file: give the folder of its results, such as runs/{store.stem}")
+    return UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
+
+
 def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
     """The records of a store's runs, oldest first; ``kind`` None for all.
 
@@ -194,7 +201,7 @@ def read_runs(store: Path, kind: Kind | None = "result") -> list[RunRecord]:
         UserError: No store, no runs in it, or a damaged file (named).
     """
     if not store.is_dir():
-        raise UserError(f"no store {store}: run a study first (crosstune run studies/demo.yaml)")
+        raise no_store(store)
     for folder in store.iterdir():
         named = RUN_ID.fullmatch(folder.name) and (folder / RUN).is_file()
         if named and not (folder / CHECKSUMS).is_file():

@@ -45,6 +45,8 @@ class StudyFile:
         for other in self._documents[1:]:
             self.data = _merge(self.data, other.data)
         self._changes = {tuple(key.split(".")): value for key, value in (changes or {}).items()}
+        in_files = self.data if isinstance(self.data, Mapping) else ()
+        self._new = {(key[0],) for key in self._changes if key[0] not in in_files}
         for keys, value in self._changes.items():
             _change(self.data, keys, value)
         whole = len(self._documents) == 1 and not changes
@@ -54,9 +56,10 @@ class StudyFile:
         """The error for the first problem, with its file and line, or the change that it is of."""
         errors = []
         for loc, message in problems:
-            if (keys := tuple(map(str, loc)))[:1] and any(keys[: len(key)] == key for key in self._changes):
-                key = max((key for key in self._changes if keys[: len(key)] == key), key=len)
-                return UserError(f"--set {'.'.join(key)}: {message}")
+            keys = tuple(map(str, loc))
+            for key in sorted(self._changes, key=len, reverse=True):
+                if keys[: len(key)] == key or (keys == key[:1] and keys in self._new):
+                    return UserError(f"--set {'.'.join(key)}: {message}")
             number = self._source(loc)
             document = self._documents[number]
             path = _steps(loc, document.data)

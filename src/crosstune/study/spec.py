@@ -41,7 +41,7 @@ from crosstune.tasks.custom.definition import NewLanguages
 from crosstune.training.settings import ONE_OF, TrainSettings
 
 _NEEDED = {"name": "demo", "models": "demo:gemma-3-270m", "tasks": "cldr-names", "methods": "lora"}
-_LISTS = ("models", "tasks", "methods", "seeds", "trackers")
+_LISTS = ("models", "tasks", "methods", "trackers")
 
 
 class Study(StudyPart):
@@ -155,6 +155,10 @@ class Study(StudyPart):
     @field_validator("seeds", mode="before")
     @classmethod
     def _seeds(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise invalid(
+                (), f"seeds: {value} may mean one seed or so many; write a list, [{value}] or [0, 1, 2]"
+            )
         for i, seed in enumerate(value if isinstance(value, list | tuple) else ()):
             if isinstance(seed, bool):
                 raise invalid((), "seeds: true and false are no seeds; give whole numbers")

@@ -18,12 +18,7 @@ from crosstune.tasks.base import Task, TaskOptions
 from crosstune.tasks.prompts import load_prompts, render
 
 # Numbers of each length (digits) in test, dev and train; there are only 10 and 90 of the short ones.
-SIZES: dict[int, tuple[int, int, int]] = {
-    1: (4, 2, 4),
-    2: (26, 13, 51),
-    3: (70, 35, 600),
-    4: (100, 50, 1345),
-}
+SIZES: dict[int, tuple[int, int, int]] = {1: (4, 2, 4), 2: (26, 13, 51), 3: (70, 35, 600), 4: (100, 50, 1345)}
 
 
 class NumberWordsOptions(TaskOptions):

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from crosstune.errors import Diverged, UserError, first_line
 from crosstune.methods.base import Method, Pass
@@ -113,7 +114,7 @@ def train(
         while result.steps < total and not (settings.patience and best.since >= settings.patience):
             step = result.steps + 1
             optimizer.begin(step, now := rate(settings, peak, *_in_phase(phases, step)))
-            loss, tokens, padded = _gradients(
+            losses, tokens, padded = _gradients(
                 method,
                 next(batches),
                 passes,
@@ -123,11 +124,9 @@ def train(
                 settings.gradient_checkpointing == "auto",
                 shards,
             )
-            if not math.isfinite(loss):
-                raise Diverged(
-                    f"the loss became {loss} at step {step}; "
-                    f"try a learning rate below {peak:g} or dtype: float32"
-                )
+            optimizer.step()
+            # Waits for a GPU, which has that step to do meanwhile.
+            loss = _finite(losses(), step, peak)
             _move(method, optimizer, step, phases)
             result.add(step, tokens, padded)
             result.reuse = None if reuse is None else reuse.facts()
@@ -148,6 +147,14 @@ def train(
         weights_now = {name: p.detach() for name, p in method.parameters().items()}
         checkpoint.save(result.steps, weights_now, {"finished": True, "trained": asdict(result)})
     return result
+
+
+def _finite(loss: float, step: int, peak: float) -> float:
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the loss became {loss} at step {step}; try a learning rate below {peak:g} or dtype: float32"
+        )
+    return loss
 
 
 def _save(checkpoint: Checkpoint | None, step: int, total: int, state: LoopState) -> None:
@@ -177,10 +184,10 @@ def _gradients(
     step: int = 1,
     auto: bool = False,
     shards: "Shards | None" = None,
-) -> tuple[float, int, int]:
+) -> tuple[Callable[[], float], int, int]:
     """Gradients of one optimiser step, in smaller parts where memory runs out.
 
-    Returns the loss in nats an answer token, and the tokens read, without and with padding.
+    Returns what gives the loss in nats an answer token, and the tokens read, without and with padding.
     """
     device = method.attached().device
     before = random_state()
@@ -196,7 +203,7 @@ def _gradients(
         if reuse is not None:
             reuse.give_way(counted)
 
-    def work() -> tuple[float, int, int]:
+    def work() -> tuple[Callable[[], float], int, int]:
         try:
             return _backward(method, batch, passes, reuse, step, applied)
         except Exception as error:
@@ -223,13 +230,13 @@ def _gradients(
         return done
     rows = {} if shards is None else shards.collect()
     parallel.sum_gradients(p for name, p in method.parameters().items() if name not in rows)
-    loss, padded = parallel.summed((done[0], done[2]), device)
-    return loss, done[1], round(padded)
+    loss, padded = parallel.summed((done[0](), done[2]), device)
+    return lambda: loss, done[1], round(padded)
 
 
 def _together(
     method: Method, batch: Sequence[TrainingRow], passes: TokenLimit, step: int
-) -> tuple[float, int, int]:
+) -> tuple[Callable[[], float], int, int]:
     """Gradients with sharded weights: all processes gather them together, so all make as many passes.
 
     Raises:
@@ -301,8 +308,7 @@ def _recompute(method: Method, layers: int) -> None:
 
 
 def _move(method: Method, optimizer: Optimizer, step: int, phases: Sequence[int]) -> None:
-    """One step of the optimizer; gradients are gone after it, and behind a phase its moments."""
-    optimizer.step()
+    """What a method does behind a step; gradients are gone after it, and behind a phase the moments."""
     method.with_gradients(step)
     optimizer.let_go()
     method.after_step()
@@ -319,27 +325,30 @@ def _backward(
     step: int = 1,
     optimizer: Optimizer | None = None,
     own: Sequence[TrainingRow] | None = None,
-) -> tuple[float, int, int]:
+) -> tuple[Callable[[], float], int, int]:
     """Gradients of a batch, part by part; in the last, ``optimizer`` may apply them as they arise.
 
-    ``own`` are those of its examples that this process computes, by default its `parallel.share`.
+    ``own`` are those of its examples that this process computes, by default its `parallel.share`. Nothing
+    here waits for a GPU but what is put on it, before each forward.
     """
     own = parallel.share(batch) if own is None else own
     if batch[0].pair is not None:
         return pairs.backward(method, batch, passes, reuse, step)
     lm = method.attached()
     answers, texts = sum(row.learned for row in batch), sum(len(row.text) for row in batch)
-    summed, padded = 0.0, 0
+    losses: list[Tensor] = []
+    padded = 0
     for part in ready_parts(lm, own, passes, reuse):
-        loss = answer_loss(lm, part)
         tokens = torch.tensor(list(itertools.chain(*part.tokens)), device=part.ids.device)
         read = Pass(step, len(tokens) / texts, tokens, *part.ids.shape)
+        loss = answer_loss(lm, part)
         with optimizer.last_part() if optimizer is not None and part.last else nullcontext():
             method.objective(loss / answers, read).backward()
         method.after_backward()
-        summed += float(loss.detach())
+        losses.append(loss.detach())
         padded += part.computed
-    return summed / answers, texts + sum(len(row.source) for row in batch), padded
+    texts += sum(len(row.source) for row in batch)
+    return lambda: sum(x.item() for x in losses) / answers, texts, padded
 
 
 @contextmanager

@@ -66,7 +66,11 @@ class Optimizer:
         self._wide = {name: _wide(p) for name, p in self._parameters.items()}
         if settings.optimizer == "adamw":
             every: torch.optim.Optimizer = torch.optim.AdamW(
-                self._groups(), lr=0.0, weight_decay=settings.weight_decay
+                self._groups(),
+                lr=0.0,
+                weight_decay=settings.weight_decay,
+                # One pass over memory in place of ten, and no temporary copies of all weights.
+                fused=True if method.attached().device.type in ("cpu", "cuda") else None,
             )
             self._of = dict.fromkeys(self._parameters, every)
         else:
@@ -199,9 +203,10 @@ def round_stochastically(values: Tensor, into: Tensor, generator: torch.Generato
 
     bf16 is the upper half of fp32. A random number is added to the lower half: only the carry counts.
     """
-    bits = values.view(torch.int32)
+    bits = values.contiguous().view(torch.int32)
     noise = torch.randint(1 << 16, bits.shape, generator=generator, device=bits.device, dtype=torch.int32)
-    into.copy_(bits.add_(noise).bitwise_and_(-(1 << 16)).view(torch.float32))
+    upper = bits.add_(noise).view(-1).view(torch.int16)[1::2]  # of each number; a pass less than masking
+    into.view(torch.int16).copy_(upper.view(into.shape))
 
 
 def _wide(parameter: nn.Parameter) -> nn.Parameter:

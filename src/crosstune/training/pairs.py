@@ -10,7 +10,7 @@ whatever memory holds: where it takes several passes, vectors are computed first
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -45,8 +45,11 @@ def backward(
     passes: TokenLimit,
     reuse: Reuse | None = None,
     step: int = 1,
-) -> tuple[float, int, int]:
-    """Gradients of a batch of pairs; returns the loss, and the tokens read, without and with padding."""
+) -> tuple[Callable[[], float], int, int]:
+    """Gradients of a batch of pairs.
+
+    Returns what gives the loss, and the tokens read, without and with padding.
+    """
     lm = method.attached()
     sides = [(row.ids, row.labels[0][0]) for row in batch]
     sides += [(row.pair.ids, row.pair.places) for row in batch if row.pair is not None]
@@ -67,7 +70,7 @@ def backward(
         loss = in_batch_loss(read_states(lm, part).float()[part.targets.argsort()], symmetric, shared)
         method.objective(loss, read).backward()
         method.after_backward()
-        return float(loss.detach()), total, part.ids.numel()
+        return loss.detach().item, total, part.ids.numel()
 
     before = random_state()
     vectors = torch.empty(len(texts), lm.geometry.hidden, device=lm.device)
@@ -85,4 +88,4 @@ def backward(
         method.objective(linear, read).backward()
         method.after_backward()
         padded += part.ids.numel()
-    return float(loss.detach()), total, padded
+    return loss.detach().item, total, padded

@@ -257,12 +257,7 @@ def _cohen_h(a: float, b: float) -> float:
 
 
 def by_language(
-    paired: PairedPredictions,
-    a: str,
-    b: str,
-    languages: Sequence[str] | None = None,
-    *,
-    level: float = 0.95,
+    paired: PairedPredictions, a: str, b: str, languages: Sequence[str] | None = None, *, level: float = 0.95
 ) -> pl.DataFrame:
     """Test method a against method b in each language.
 

@@ -16,7 +16,7 @@ with ``|W|`` computed once and ``W A'`` by the layer itself. Where B is 0 they a
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora.layer import Linear
@@ -24,6 +24,7 @@ from peft.tuners.lora.variants import DoraLinearVariant
 from peft.utils.other import transpose
 from torch import Tensor, nn
 
+from crosstune.models.fast.products import Sum, sum_of
 from crosstune.models.proof import FastWay
 
 
@@ -82,11 +83,13 @@ class _NarrowUpdate(torch.autograd.Function):
     """The update in 16-bit products, whose sums a GPU keeps in fp32: no fp32 copies of ``[rows, ...]``."""
 
     @staticmethod
-    def forward(ctx: Any, result: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, result: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float, sums: Sum | None = None
+    ) -> Tensor:
         rows, a, b = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
         inner = rows @ a.T
         ctx.save_for_backward(rows, inner, a, b)
-        ctx.scale = scale
+        ctx.scale, ctx.sum = scale, sums
         updated = torch.empty_like(result, memory_format=torch.contiguous_format)
         torch.addmm(result.flatten(0, -2), inner, b.T, alpha=scale, out=updated.view(-1, updated.shape[-1]))
         return updated
@@ -97,8 +100,12 @@ class _NarrowUpdate(torch.autograd.Function):
         above = grad.flatten(0, -2)
         grad_inner = (above @ b).mul_(ctx.scale)
         grad_a, grad_b = grad_inner.T @ rows, above.T @ inner
-        grad_x = (grad_inner @ a).view(*grad.shape[:-1], -1) if ctx.needs_input_grad[1] else None
-        return grad, grad_x, grad_a.float(), grad_b.float().mul_(ctx.scale), None
+        grad_x = None
+        if ctx.sum is not None:
+            ctx.sum.add(grad_inner, a)
+        elif ctx.needs_input_grad[1]:
+            grad_x = (grad_inner @ a).view(*grad.shape[:-1], -1)
+        return grad, grad_x, grad_a.float(), grad_b.float().mul_(ctx.scale), None, None
 
 
 NARROW = FastWay(
@@ -143,8 +150,11 @@ class Update:
         dropout = module.lora_dropout[active_adapter]
         if not isinstance(dropout, nn.Identity):
             x = dropout(x.float())
-        run: Any = _NarrowUpdate.apply if _narrow(x, result) else _Update.apply
-        updated: Tensor = run(result, x, a, b, module.scaling[active_adapter])
+        scale = module.scaling[active_adapter]
+        narrow, wide = cast(Any, _NarrowUpdate.apply), cast(Any, _Update.apply)
+        updated: Tensor = (
+            narrow(result, x, a, b, scale, sum_of(x)) if _narrow(x, result) else wide(result, x, a, b, scale)
+        )
         return updated
 
     @staticmethod

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ConfigDict, model_validator
 
 from crosstune.errors import UserError, did_you_mean
+from crosstune.files import table_beside
 from crosstune.methods.adapters.lora import Targeted, targets
 from crosstune.methods.adapters.peft_layers import ADAPTER, PeftLayers
 from crosstune.methods.base import Pass
@@ -39,35 +40,9 @@ NORMS = "LN_TUNING"
 UNMERGED = frozenset({"LILY", NORMS})
 """Those that PEFT cannot merge, and norms, of which trained copies take the place."""
 
-REFUSED = {
-    **dict.fromkeys(("PROMPT_TUNING", "P_TUNING", "CPT", "MULTITASK_PROMPT_TUNING"), "use soft-prompt"),
-    **dict.fromkeys(("PREFIX_TUNING", "CARTRIDGE"), "use prefix"),
-    "ADAPTION_PROMPT": "use llama-adapter",
-    **dict.fromkeys(("POLY", "XLORA"), "it routes by task ids, of which a study has one"),
-    "FROD": "it decomposes the weights together, and cannot be counted without them",
-    "OSF": "it trains whole weights in place; use full",
-    "PVERA": "it draws at random in evaluation, and differs from its own merged form",
-    "BEFT": "it trains biases, which these linear layers do not all have",
-    "ADAMSS": "it needs scikit-learn and a schedule of its own",
-    "SHADOW": "it is a second model beside the first",
-    "TRAINABLE_TOKENS": "it trains embeddings of chosen tokens",
-}
+_REFUSED = table_beside(__file__, "peft_refused.toml")
+REFUSED: dict[str, str] = _REFUSED["types"]
 """Why a type of PEFT's is not taken, and what is."""
-
-_NOT_TAKEN = {
-    "bias": "biases are not trained beside it",
-    "modules_to_save": "whole modules are trained by full",
-    "target_parameters": "give target_modules",
-    "trainable_token_indices": "embeddings stay as they are",
-    "layers_to_transform": "give layers",
-    "layers_pattern": "give layers",
-    "layer_replication": "the model keeps its layers",
-    "task_type": "it is a causal language model",
-    "inference_mode": "it is trained, then evaluated",
-    "exclude_modules": "give target_modules",
-    "total_step": "it is the number of steps that training has",
-    "rank_pattern": "training finds it",
-}
 KEEPS_WEIGHTS = (True, False, "gaussian", "orthogonal")
 
 
@@ -92,8 +67,8 @@ class PeftConfig(Targeted):
         if self.type == NORMS and self.target_modules != type(self).model_fields["target_modules"].default:
             raise ValueError(f"type {NORMS} trains all norms of layers; leave target_modules out")
         for key, value in (self.model_extra or {}).items():
-            if key in _NOT_TAKEN:
-                raise ValueError(f"{key} is not taken: {_NOT_TAKEN[key]}")
+            if key in _REFUSED["settings"]:
+                raise ValueError(f"{key} is not taken: {_REFUSED['settings'][key]}")
             if key == "init_lora_weights" and value not in KEEPS_WEIGHTS:
                 raise ValueError(f"init_lora_weights {value!r} changes the model's own weights; leave it out")
         return self

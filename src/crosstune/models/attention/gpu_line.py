@@ -60,7 +60,8 @@ class VarlenBatch(PaddingFreeBatch):
 class KernelPlan:
     """Where the kernel finds what, made once for all layers."""
 
-    # ``[keys]``: of each key of each text, its place among those in front and then the line's.
+    # ``[keys]``: of each key of each text, its place among those in front and then the line's; empty where
+    # no text follows anything.
     columns: Tensor
     home: Tensor  # ``[line]``: of each of the line's tokens, its place among ``columns`` in its own text
     of_front: Tensor  # ``[texts, front]``: places among ``columns`` of what stands in front of all
@@ -88,6 +89,8 @@ def plan(lengths: tuple[int, ...], shared_prefix: int, front: int, device: torch
             of_shared_prefix.append(range(at + front, at + front + seen))
         ends_q.append(len(home))
         ends_k.append(len(columns))
+    if not (front or shared_prefix):
+        columns, home = [], []  # keys stay where they are
 
     def places(rows: Sequence[Sequence[int]]) -> Tensor:
         return torch.tensor([list(row) for row in rows], dtype=torch.long, device=device)

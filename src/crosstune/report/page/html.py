@@ -113,18 +113,21 @@ def vega_bundle() -> str:
     It is kept between reports, under its versions and with its checksum: making it takes a quarter of the
     time of a small report.
     """
-    code, version = "window.vegaEmbed = vegaEmbed;", vegalite_version()
-    kept = cache_root() / f"vega-{metadata.version('vl-convert-python')}-{version}.js"
-    with suppress(OSError, ValueError):
-        digest, _, bundle = kept.read_bytes().decode().partition("\n")
+    with suppress(OSError, ValueError, UserError):  # not there, damaged, or no home
+        digest, _, bundle = _kept_bundle().read_bytes().decode().partition("\n")
         if digest == _csp_hash(bundle):
             return bundle
-    bundle = vl_convert.javascript_bundle(code, vl_version=version)
+    code = "window.vegaEmbed = vegaEmbed;"
+    bundle = vl_convert.javascript_bundle(code, vl_version=vegalite_version())
     # Inside a string or a pattern a slash may be escaped; as it stands it would end the script element.
     bundle = bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-    with suppress(OSError):  # no folder that can be written: made again the next time
-        write_whole(kept, f"{_csp_hash(bundle)}\n{bundle}")
+    with suppress(OSError, UserError):  # nothing can be kept: made again the next time
+        write_whole(_kept_bundle(), f"{_csp_hash(bundle)}\n{bundle}")
     return bundle
+
+
+def _kept_bundle() -> Path:
+    return cache_root() / f"vega-{metadata.version('vl-convert-python')}-{vegalite_version()}.js"
 
 
 def _csp_hash(script: str) -> str:

@@ -4,67 +4,14 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
+from crosstune.files import table_beside
 from crosstune.report.tables.tables import Column, Table
 
 LONG = 40
 """Rows from which a table may break over pages (``longtable``)."""
 
-_SPECIAL = {
-    **{char: rf"\{char}" for char in "{}$&#_%"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"{\char34}",
-    "`": r"{\char96}",
-    # After a line end either would be read as that command's argument.
-    "[": "{[}",
-    "*": "{*}",
-}
-_KNOWN = {
-    "–": r"\textendash{}",
-    "—": r"\textemdash{}",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "…": r"\ldots{}",
-    "·": r"$\cdot$",
-    "†": r"\dag{}",
-    "‘": "{\\char96}",
-    "’": "'",
-    "ʼ": "'",
-    "ʻ": "{\\char96}",
-    "“": "``",
-    "”": "''",
-    "\u00a0": "~",
-    "ß": r"\ss{}",
-    "ø": r"\o{}",
-    "Ø": r"\O{}",
-    "æ": r"\ae{}",
-    "Æ": r"\AE{}",
-    "œ": r"\oe{}",
-    "Œ": r"\OE{}",
-    "ł": r"\l{}",
-    "Ł": r"\L{}",
-    "ı": r"\i{}",
-}
-_ACCENTS = {
-    "\u0300": "`",
-    "\u0301": "'",
-    "\u0302": "^",
-    "\u0303": "~",
-    "\u0304": "=",
-    "\u0306": "u",
-    "\u0307": ".",
-    "\u0308": '"',
-    "\u030a": "r",
-    "\u030b": "H",
-    "\u030c": "v",
-    "\u0323": "d",
-    "\u0327": "c",
-    "\u0328": "k",
-}
+_TABLE = table_beside(__file__, "latex.toml")
+_CHARACTERS, _ACCENTS = _TABLE["characters"], _TABLE["accents"]
 
 
 def escape(text: str) -> str:
@@ -74,10 +21,8 @@ def escape(text: str) -> str:
 
 
 def _shown(char: str) -> str:
-    if char in _SPECIAL:
-        return _SPECIAL[char]
-    if char in _KNOWN:
-        return _KNOWN[char]
+    if char in _CHARACTERS:
+        return str(_CHARACTERS[char])
     if " " <= char <= "~":
         return char
     if char in "\t\r\n":

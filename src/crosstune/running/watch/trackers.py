@@ -116,11 +116,7 @@ class Trackio:
 
 
 Tracker = TensorBoard | WandB | Trackio
-KINDS: dict[str, Callable[[Path], Tracker]] = {
-    "tensorboard": TensorBoard,
-    "wandb": WandB,
-    "trackio": Trackio,
-}
+KINDS: dict[str, Callable[[Path], Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "trackio": Trackio}
 
 
 class Trackers:

@@ -221,13 +221,7 @@ def _one_of(row: Row, column: str, values: Sequence[str]) -> int:
 
 
 def _answered(
-    row: Row,
-    key: str,
-    language: str,
-    prompt: str,
-    choices: Sequence[str],
-    right: int,
-    cluster: str = "",
+    row: Row, key: str, language: str, prompt: str, choices: Sequence[str], right: int, cluster: str = ""
 ) -> Example:
     """An example with choices of its own."""
     if len(set(choices)) < len(choices):

@@ -79,6 +79,11 @@ class Lareqa(ExtractiveQa):
         ),
     }
 
+    def __init__(self, options: LareqaOptions | None = None) -> None:
+        super().__init__(options)
+        self._read: dict[str, dict[str, Spans]] = {}
+        self._tests: dict[str, list[Row | BadRow]] = {}
+
     def languages(self) -> list[str]:
         """Those whose paragraphs and sentence boundaries are both here."""
         return [code for code in super().languages() if code in self._boundaries]
@@ -176,14 +181,6 @@ class Lareqa(ExtractiveQa):
                 )
             self._read[language] = dict(list(zip(contexts, spans, strict=True))[: self.options.paragraphs])
         return self._read[language]
-
-    @cached_property
-    def _read(self) -> dict[str, dict[str, Spans]]:
-        return {}
-
-    @cached_property
-    def _tests(self) -> dict[str, list[Row | BadRow]]:
-        return {}
 
     @cached_property
     def _candidates(self) -> list[Candidate]:

@@ -20,11 +20,10 @@ from crosstune.files import read_text, user_path
 from crosstune.languages import LANGUAGES
 from crosstune.metrics.corpus import CORPUS
 from crosstune.metrics.language_confusion import passes
-from crosstune.metrics.rouge import Tokenize, rouge, tokens
+from crosstune.metrics.rouge import ROUGE, Tokenize, rouge, tokens
 from crosstune.tasks.prompts import render
 from crosstune.tasks.published import PublishedOptions, PublishedTask
 
-ROUGE = ("rouge_l", "rouge_1", "rouge_2")
 PASSES = ("line_pass", "word_pass")
 
 

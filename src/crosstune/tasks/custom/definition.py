@@ -20,19 +20,20 @@ from pydantic import (
     model_validator,
 )
 
-from crosstune.config.mistakes import invalid, known_keys, read_settings, reworded
+from crosstune.config.mistakes import invalid, known_keys, read_settings, reworded, shown
 from crosstune.config.yaml_file import Document
 from crosstune.data.example import MOST_ANSWER_TOKENS
 from crosstune.data.forms import CUSTOM, Kind
 from crosstune.errors import UserError
 from crosstune.languages.table import add, find
+from crosstune.metrics.rouge import ROUGE
 from crosstune.metrics.tagging import cannot_score
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 PLACEHOLDER = re.compile(r"\{(\w+(?:\.\w+)*)\}")
 """``{column}`` or ``{column.inner}`` in a template, ``{code}`` in a file pattern."""
 TABLES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".arrow")
-"""Ends of files that are tables. PAN-X's and others of a word a line end in .tsv too."""
+"""Ends of files that are tables. Files with a word a line, such as PAN-X's, end in .tsv too."""
 REPOSITORY = re.compile(r"[\w-]+/[\w.-]+")
 _NEEDED = {
     "name": "what results call it",
@@ -66,7 +67,7 @@ LINE = "line"
 """The one column of a parallel file that is no table."""
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "choice": ("accuracy", "macro_f1", "mcc"),
-    "generation": ("exact", "squad_f1", "mlqa_f1", "number_match", "entity_f1", "chrf"),
+    "generation": ("exact", "squad_f1", "mlqa_f1", "number_match", "entity_f1", "chrf", *ROUGE),
     "tags": ("tag_accuracy", "strict_f1", "xtreme_f1"),
     "retrieval": ("accuracy",),
 }
@@ -176,9 +177,12 @@ class Definition(BaseModel):
     def _choices(cls, value: Any) -> Any:
         if isinstance(value, list):
             for i, choice in enumerate(value):
-                if not isinstance(choice, str) or not choice.strip():
+                if choice is None or (isinstance(choice, str) and not choice.strip()):
+                    raise invalid((i,), f"choices: entry {i + 1} is empty")
+                if not isinstance(choice, str):
+                    quoted = "{column}" if isinstance(choice, Mapping) else shown(choice)
                     raise invalid(
-                        (i,), f'choices: entry {i + 1} is no text; put quotes around it, as in "{{column}}"'
+                        (i,), f'choices: entry {i + 1} is no text; put quotes around it, as in "{quoted}"'
                     )
             if len(value) < 2 or len(set(value)) < len(value):
                 raise invalid((), "choices: two or more different ones are wanted")
@@ -255,7 +259,7 @@ class Definition(BaseModel):
                 raise invalid(
                     (key,), f'{key} is of tables; add "words:", the column of the words, or leave {key} out'
                 )
-        if self.words is None and (self.hub or PurePosixPath(self.test).suffix in TABLES):
+        if self.words is None and (self.hub or PurePosixPath(self.test).suffix in {*TABLES} - {".tsv"}):
             raise invalid(("test",), f'{self.test} is a table; add "words:", the column of the words')
         if self.words is not None and not self.answer:
             raise invalid(("words",), 'words needs "answer:" beside it, the column of the tags')

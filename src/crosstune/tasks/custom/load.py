@@ -40,6 +40,10 @@ class TaskFile:
     sha256: str
     task: type[Task]
 
+    def make(self, options: Mapping[str, Any]) -> Task:
+        """The task with options as run.json has them."""
+        return self.task(self.task.Options.model_validate(options))
+
 
 def load_task(path: str | Path, sha256: str | None = None, of: str = "") -> TaskFile:
     """Read a user's task (docs/custom-tasks.md). A Python file is run: load none that you have not read.

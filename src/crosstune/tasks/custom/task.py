@@ -9,7 +9,7 @@ import string
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar, Literal
 
@@ -19,8 +19,14 @@ from crosstune.data.tables import Row
 from crosstune.errors import UserError
 from crosstune.metrics import mlqa, squad
 from crosstune.metrics.numbers import find_number, number_match
+from crosstune.metrics.rouge import ROUGE, rouge
 from crosstune.tasks.custom.definition import PLACEHOLDER, Definition
 from crosstune.tasks.published import PublishedOptions, PublishedTask
+
+
+def _rouge(name: str, answer: str, golds: Sequence[str], language: str) -> float:
+    return rouge(answer, golds)[name]
+
 
 METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
     "accuracy": lambda answer, golds, _: float(answer in golds),
@@ -30,6 +36,7 @@ METRICS: dict[str, Callable[[str, Sequence[str], str], float]] = {
     "number_match": lambda answer, golds, language: max(
         number_match(answer, gold, language) for gold in golds
     ),
+    **{name: partial(_rouge, name) for name in ROUGE},
 }
 """How one answer is scored, from the answer, its golds and their language; beside those of `CORPUS`."""
 

@@ -4,10 +4,10 @@ Imports nothing of its neighbours.
 """
 
 import re
-import tomllib
 from functools import cache
-from importlib.resources import files
 from typing import Any
+
+from crosstune.files import table_beside
 
 _PLACE = re.compile(r"\{(\w+)\}")
 
@@ -15,7 +15,7 @@ _PLACE = re.compile(r"\{(\w+)\}")
 @cache
 def load_prompts(name: str) -> dict[str, Any]:
     """The parsed ``<name>.toml`` of this folder. Read once; callers do not change it."""
-    return tomllib.loads((files(__package__) / f"{name}.toml").read_text(encoding="utf-8"))
+    return table_beside(__file__, f"{name}.toml")
 
 
 def render(template: str, /, **values: str) -> str:

@@ -79,10 +79,7 @@ def written_out(model: Any) -> Iterator[dict[Any, tuple[Tensor, Tensor] | None]]
 
 
 def keys_of(
-    model: Any,
-    modules: Sequence[nn.Module],
-    states: Sequence[Tensor],
-    forward: Callable[[Tensor], object],
+    model: Any, modules: Sequence[nn.Module], states: Sequence[Tensor], forward: Callable[[Tensor], object]
 ) -> list[tuple[Tensor, Tensor]]:
     """Keys and values, ``[kv_heads, n, size]``, that modules make of ``[n, hidden]`` states at position 0.
 

@@ -8,13 +8,12 @@ GPU_TESTS := tests/oracles tests/methods tests/models tests/outputs tests/traini
 .PHONY: demo test test-gpu lint docs lock clean
 
 # Everything but torch is pinned by hash in requirements.lock. torch is pinned by version: its builds
-# (CPU, CUDA, Mac) differ by machine, and so do their hashes and what they bring along. Python compiles a
-# module when it is first imported: compiling all of them at once takes most of a minute, for a quarter that is used.
+# (CPU, CUDA, Mac) differ by machine, and so do their hashes and what they bring along.
 $(VENV)/ready: requirements.lock requirements-torch.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile --require-hashes --no-deps -r requirements.lock
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile -r requirements-torch.txt
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-compile --no-deps --editable .
+	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 demo: $(VENV)/ready

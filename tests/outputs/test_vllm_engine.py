@@ -46,12 +46,18 @@ class Process:
         self.ended += 1
 
 
+def main_script():
+    """What new processes would run again: the module's name and file."""
+    main = sys.modules["__main__"]
+    return main.__spec__, getattr(main, "__file__", None)
+
+
 class LLM:
     started: ClassVar[list[Process]] = []
 
     def __init__(self, model, dtype, max_model_len, **options):
-        visible, main = os.environ.get("CUDA_VISIBLE_DEVICES"), sys.modules["__main__"]
-        state = {"visible": visible, "hidden": main.__spec__ is None and not hasattr(main, "__file__")}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        state = {"visible": visible, "hidden": main_script() == (None, None)}
         process = Process(model=model, length=max_model_len, **state, **options)
         self.llm_engine = SimpleNamespace(engine_core=process)
         self.started.append(process)
@@ -141,7 +147,9 @@ def compared(lm, case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_what_is_handed_over_gives_our_answers(vllm, saved, case):
+def test_what_is_handed_over_gives_our_answers(vllm, saved, case, monkeypatch):
+    for name, value in {"__spec__": "a module", "__file__": "a file"}.items():
+        monkeypatch.setattr(sys.modules["__main__"], name, value, raising=False)
     lm = load(str(saved), device="cpu", dtype="float32")
     bare = written(lm, "crosstune")
     ours, theirs, passes = compared(lm, case)
@@ -156,7 +164,7 @@ def test_what_is_handed_over_gives_our_answers(vllm, saved, case):
     assert options["length"] == 256
     assert options["kv_cache_memory_bytes"] == 16_384 * 2 * 2 * 2 * 32 * 4
     assert options["hidden"]
-    assert sys.modules["__main__"].__spec__ is not None or hasattr(sys.modules["__main__"], "__file__")
+    assert main_script() == ("a module", "a file")
     # As crosstune counts: prompts and what was written.
     before = TokenLimit(8192)
     written(lm, "crosstune", before)

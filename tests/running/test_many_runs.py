@@ -63,6 +63,10 @@ def few(model: Path, folder: Path) -> Made:
     return Made(study, write_study(folder / "few.yaml", options))
 
 
+def _copy(file: Path, at: Path) -> None:
+    shutil.copyfile(file, at)
+
+
 @pytest.fixture(scope="module")
 def many(model: Path, folder: Path, few: Made) -> Made:
     """All runs: what a seed of the few gave stands for ten seeds."""
@@ -77,7 +81,7 @@ def many(model: Path, folder: Path, few: Made) -> Made:
             study.folder,
             record.model_copy(update={"id": run.id, "seed": run.seed, "train": train}),
             pl.read_parquet(like / store.PREDICTIONS),
-            partial(shutil.copyfile, like / store.WEIGHTS),
+            partial(_copy, like / store.WEIGHTS),
         )
     assert len(store.finished(study.folder)) == RUNS
     return Made(study, write_study(folder / "many.yaml", options))

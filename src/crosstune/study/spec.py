@@ -159,7 +159,7 @@ class Study(StudyPart):
             raise invalid(
                 (), f"seeds: {value} may mean one seed or so many; write a list, [{value}] or [0, 1, 2]"
             )
-        for i, seed in enumerate(value if isinstance(value, list | tuple) else ()):
+        for i, seed in enumerate(value if isinstance(value, list | tuple) else (value,)):
             if isinstance(seed, bool):
                 raise invalid((), "seeds: true and false are no seeds; give whole numbers")
             if isinstance(seed, int) and not 0 <= seed < 2**63:

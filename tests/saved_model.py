@@ -21,8 +21,8 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def save_model(folder: Path, seed: int = 0) -> Path:
-    """Write the model and its tokenizer; another seed gives other weights."""
+def save_model(folder: Path, seed: int = 0, **changes: int) -> Path:
+    """Write the model and its tokenizer; another seed gives other weights, ``changes`` another config."""
     tokenizer = byte_tokenizer()
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
@@ -33,10 +33,10 @@ def save_model(folder: Path, seed: int = 0) -> Path:
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=16,
         pad_token_id=0,
         bos_token_id=1,
         eos_token_id=2,
+        **{"head_dim": 16, **changes},
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     return folder

@@ -15,7 +15,7 @@ from typing import ClassVar
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from crosstune.errors import UserError
 from crosstune.methods import METHODS
@@ -28,7 +28,7 @@ from crosstune.outputs.decoding.ends import texts
 from crosstune.outputs.fits import VLLM, VLLM_RANK, check_fits
 from crosstune.outputs.generation import Generation
 from crosstune.outputs.settings import EvaluateSettings
-from saved_model import byte_tokenizer
+from saved_model import save_model
 from tiny_models import make_method, shake
 
 TASK = SimpleNamespace(max_answer_tokens=12, stop=("\n", " a"), source_language="en")
@@ -106,24 +106,7 @@ def vllm(monkeypatch):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """Heads of 32, as vLLM's kernels for CPUs have none of 16."""
-    folder, tokenizer = tmp_path_factory.mktemp("model"), byte_tokenizer()
-    tokenizer.save_pretrained(folder)
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=96,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=256,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
+    return save_model(tmp_path_factory.mktemp("model"), head_dim=32, max_position_embeddings=256)
 
 
 def written(lm, engine, passes=None):

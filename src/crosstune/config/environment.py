@@ -19,11 +19,14 @@ STATES_GB = "CROSSTUNE_STATES_GB"
 GPU_OFF = "CROSSTUNE_GPU_OFF"
 """Names of `GpuPart` to switch off, with commas between them."""
 GpuPart = Literal["graphs", "packing", "fitting", "fusing"]
-"""``graphs``: recorded decoding steps (`crosstune.models.fast.graphs`). ``packing``: no padding in training
+"""What only a GPU uses and can be switched off (`crosstune.models.proof`).
+
+``graphs``: recorded decoding steps (`crosstune.models.fast.graphs`). ``packing``: no padding in training
 (`crosstune.models.attention.gpu_line`). ``fitting``: memory measured before the first large step of training
 and the first large batch of evaluation (`crosstune.models.memory.measure`). ``fusing``: norms, rotation and
-gates in one kernel each, and LoRA's update in 16 bits, in training (`crosstune.models.fast.kernels`)."""
-"""What only a GPU uses and can be switched off (`crosstune.models.proof`)."""
+gates in one kernel each (`crosstune.models.fast.kernels`), gradients summed within products
+(`crosstune.models.fast.products`), and LoRA's update in 16 bits.
+"""
 
 NAMES = (CACHE, DATA, CHECKPOINT_SECONDS, STATES_GB, GPU_OFF)
 _DEFAULT_DATA = "../shared/data"

@@ -33,6 +33,7 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.tensor_file import write_tensors
 from crosstune.models.tokens import OPEN
 from crosstune.outputs.decoding.ends import texts
+from crosstune.outputs.fits import VLLM_RANK
 
 # Prompts that crosstune answers too.
 COMPARED = 32
@@ -44,7 +45,7 @@ AT_ONCE, CPU_CACHE, BLOCK = 64, 16_384, 128
 GUARD = """cat > /dev/null
 for process; do grep -Eq 'VLLM|spawn_main' /proc/$process/cmdline 2> /dev/null && kill -9 $process; done"""
 # Ranks that vLLM sets memory aside for.
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+RANKS = (8, 16, 32, 64, 128, 256, 320, VLLM_RANK)
 # Longest text that an engine is ready for at least, so that the next task finds it long enough.
 READY_FOR = 2048
 

@@ -25,9 +25,9 @@ from crosstune.outputs import fits
 from crosstune.outputs.choices import ChoiceItem, score_choices
 from crosstune.outputs.decoding import vllm_engine
 from crosstune.outputs.decoding.ends import texts
-from crosstune.outputs.fits import VLLM, VLLM_RANK, check_fits
+from crosstune.outputs.fits import VLLM, check_fits
 from crosstune.outputs.generation import Generation
-from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.settings import VLLM_RANK, EvaluateSettings
 from saved_model import save_model
 from tiny_models import make_method, shake
 

@@ -13,13 +13,11 @@ from crosstune.methods.base import Method
 from crosstune.methods.head import HeadShape
 from crosstune.methods.staged.stage import Staged
 from crosstune.models.geometry import Geometry
-from crosstune.outputs.settings import EvaluateSettings
+from crosstune.outputs.settings import VLLM_RANK, EvaluateSettings
 from crosstune.tasks.base import Task
 
 VLLM = ("none", "few-shot", "full", "lora", "soft-prompt")
 """Methods whose models vLLM runs (`crosstune.outputs.decoding.vllm_engine`)."""
-
-VLLM_RANK = 512  # of LoRA, the most
 
 OF_SOME_ANSWERS = {
     "head": "choices and tags",

@@ -13,6 +13,8 @@ from crosstune.errors import UserError
 
 PROMPT_END = 300
 """Characters of a prompt that predictions hold by default."""
+VLLM_RANK = 512
+"""The highest rank of LoRA that vLLM takes."""
 
 
 @dataclass(frozen=True, slots=True)

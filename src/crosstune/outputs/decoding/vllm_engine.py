@@ -33,7 +33,7 @@ from crosstune.models.language_model import LanguageModel
 from crosstune.models.tensor_file import write_tensors
 from crosstune.models.tokens import OPEN
 from crosstune.outputs.decoding.ends import texts
-from crosstune.outputs.fits import VLLM_RANK
+from crosstune.outputs.settings import VLLM_RANK
 
 # Prompts that crosstune answers too.
 COMPARED = 32
